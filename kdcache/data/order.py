@@ -1,0 +1,74 @@
+"""Each view's own random order of the samples, near to the order on disk where the shards are many."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt64
+
+from kdcache.views.random import Stream, words
+
+SHARDS_A_WINDOW = 64
+
+
+def order(
+    key_hash: UInt64[np.ndarray, "n"], windows: Int32[np.ndarray, "n"], seed: int, group: int
+) -> Int64[np.ndarray, "n"]:
+    """The samples of a group of views in their order: row p is sample `order[p]`.
+
+    Sorted by (the window's rank in this group, a 64-bit Philox word of the sample, key hash): windows follow each
+    other in random order, samples are shuffled inside theirs.
+
+    Args:
+        key_hash: ascending, as an index has them; ties of the Philox word fall back to this order.
+        windows: each sample's window, numbered from 0.
+        group: number of the group of views that share this order.
+    """
+    draws = words(seed, Stream.ORDER, key_hash, group, 1)[:, 0].astype(np.uint64)
+    by_word = np.argsort(draws[:, 0] | (draws[:, 1] << np.uint64(32)), kind="stable")
+    count = int(windows.max()) + 1 if len(windows) else 0
+    if count <= 1:
+        return by_word.astype(np.int64)
+    window_draws = words(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0]
+    window_word = window_draws[:, 0].astype(np.uint64) | (window_draws[:, 1].astype(np.uint64) << np.uint64(32))
+    rank = np.empty(count, np.int32)
+    rank[np.argsort(window_word, kind="stable")] = np.arange(count, dtype=np.int32)
+    by_window = np.argsort(rank[windows[by_word]], kind="stable")
+    return by_word[by_window].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A partition of the samples, kept with a view set: `ids` per sample, and why there is only one, if so."""
+
+    ids: Int32[np.ndarray, "n"]
+    warning: str | None = None
+
+
+def derive_windows(
+    shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], shards: int
+) -> Windows:
+    """Windows of about 64 neighbouring shards; one window for few shards, or where windows differ in their labels.
+
+    A window whose labels are far from the whole's would feed the student a few classes at a time. Far means a total
+    variation distance above 0.1 plus twice what sampling alone gives.
+    """
+    count = max(1, round(shards / SHARDS_A_WINDOW))
+    one = np.zeros(len(shard), np.int32)
+    if count == 1 or len(shard) == 0:
+        return Windows(one)
+    ids = (shard.astype(np.int64) * count // shards).astype(np.int32)
+    classes, labels = np.unique(label, return_inverse=True)
+    table = np.zeros((count, len(classes)))
+    np.add.at(table, (ids, labels), 1)
+    size = table.sum(axis=1, keepdims=True)
+    whole = table.sum(axis=0) / table.sum()
+    distance = 0.5 * np.abs(table / np.maximum(size, 1) - whole).sum(axis=1)
+    by_chance = np.sqrt(whole * (1 - whole) / (2 * np.pi * np.maximum(size, 1))).sum(axis=1)
+    if np.any(distance > 0.1 + 2 * by_chance):
+        return Windows(
+            one,
+            f"The shards come in class order (neighbouring shards differ from the whole by up to "
+            f"{distance.max():.0%} of their labels), so samples are shuffled over all of them and reading is "
+            f"random access; write the shards in random order (kdcache import does) to read them in sequence.",
+        )
+    return Windows(ids)

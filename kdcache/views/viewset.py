@@ -1,0 +1,84 @@
+"""A view set: samples, policy, seed and windows, which together fix every view."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from kdcache.data.index import Index
+from kdcache.data.order import order
+from kdcache.views.plan import Plan, make_plan
+from kdcache.views.policy import Policy
+
+
+class Span(NamedTuple):
+    """Rows start..stop-1 of a view. `start` is even, `stop` is even or the view's end: pairs are never split."""
+
+    view: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of a span's rows before any pixel.
+
+    Attributes:
+        samples: positions in the index.
+        plan: their augmentation.
+        labels: own label and, where the row is mixed, the partner's; -1 for none.
+    """
+
+    samples: Int64[np.ndarray, "b"]
+    plan: Plan
+    labels: Int64[np.ndarray, "b 2"]
+
+    @property
+    def weight(self) -> Float32[np.ndarray, "b"]:
+        """Each row's share of itself, 1 where it is not mixed."""
+        return self.plan.row_weight()
+
+
+class ViewSet:
+    """Every view of some samples under one policy and seed: a pure function from spans to rows."""
+
+    def __init__(
+        self, index: Index, policy: Policy, seed: int, windows: Int32[np.ndarray, "n"]
+    ) -> None:
+        self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
+        # An order is 8 bytes a sample and takes a second a million to make; spans come view by view.
+        self._order = lru_cache(maxsize=2)(self._make_order)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def order(self, view: int) -> Int64[np.ndarray, "n"]:
+        """The samples in the order of `view`."""
+        return self._order(view)
+
+    def _make_order(self, group: int) -> Int64[np.ndarray, "n"]:
+        return order(np.asarray(self.index.key_hash), self.windows, self.seed, group)
+
+    def rows(self, span: Span) -> Rows:
+        """Samples, plan and labels of a span."""
+        view, start, stop = span
+        if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
+            raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")
+        samples = self.order(view)[start:stop]
+        index = self.index
+        plan = make_plan(
+            self.policy,
+            self.seed,
+            view,
+            np.asarray(index.key_hash[samples]),
+            index.height[samples].astype(np.int64),
+            index.width[samples].astype(np.int64),
+        )
+        own = index.label[samples].astype(np.int64)
+        labels = np.stack([own, np.full_like(own, -1)], axis=1)
+        mixed = plan.row_weight() < 1
+        partner = np.arange(len(samples)) ^ 1
+        labels[mixed, 1] = own[partner[mixed]]
+        return Rows(samples, plan, labels)
