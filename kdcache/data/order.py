@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt64
+from jaxtyping import Int32, Int64, UInt32, UInt64
 
 from kdcache.views.random import Stream, words
 
@@ -23,17 +23,20 @@ def order(
         windows: each sample's window, numbered from 0.
         group: number of the group of views that share this order.
     """
-    draws = words(seed, Stream.ORDER, key_hash, group, 1)[:, 0].astype(np.uint64)
-    by_word = np.argsort(draws[:, 0] | (draws[:, 1] << np.uint64(32)), kind="stable")
+    by_word = np.argsort(_word64(words(seed, Stream.ORDER, key_hash, group, 1)[:, 0]), kind="stable")
     count = int(windows.max()) + 1 if len(windows) else 0
     if count <= 1:
         return by_word.astype(np.int64)
     window_draws = words(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0]
-    window_word = window_draws[:, 0].astype(np.uint64) | (window_draws[:, 1].astype(np.uint64) << np.uint64(32))
+    window_word = _word64(window_draws)
     rank = np.empty(count, np.int32)
     rank[np.argsort(window_word, kind="stable")] = np.arange(count, dtype=np.int32)
     by_window = np.argsort(rank[windows[by_word]], kind="stable")
     return by_word[by_window].astype(np.int64)
+
+
+def _word64(draws: UInt32[np.ndarray, "n 4"]) -> UInt64[np.ndarray, "n"]:
+    return draws[:, 0].astype(np.uint64) | (draws[:, 1].astype(np.uint64) << np.uint64(32))
 
 
 @dataclass(frozen=True)

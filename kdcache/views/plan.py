@@ -95,7 +95,7 @@ def _crop_boxes(
     ratio = exactmath.exp(log_low + (log_high - log_low) * unit(draws[:, :, 1]))
     box_width = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     box_height = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-    fits = (0 < box_width) & (box_width <= image_width) & (0 < box_height) & (box_height <= image_height)
+    fits = (box_width > 0) & (box_width <= image_width) & (box_height > 0) & (box_height <= image_height)
     first = fits.argmax(axis=1)[:, None]
     found = fits.any(axis=1)
 

@@ -5,7 +5,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from kdcache.errors import ConfigError
 
@@ -56,8 +56,9 @@ class Policy:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1.")
         for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"policy.{name} is {getattr(self, name)}: alpha is 0 (off) or positive.")
+            alpha = getattr(self, name)
+            if alpha != 0 and not 1e-3 <= alpha < math.inf:
+                raise ConfigError(f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001.")
         if self.interpolation not in INTERPOLATIONS:
             raise ConfigError(
                 f"policy.interpolation is {self.interpolation!r}: use {' or '.join(INTERPOLATIONS)}."
@@ -78,11 +79,14 @@ class Policy:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value != field.default:
-                out[field.name] = list(value) if isinstance(value, tuple) else value
+                # 1 and 1.0 are the same policy, so they must be the same text.
+                if isinstance(value, tuple):
+                    value = [float(part) for part in value]
+                out[field.name] = float(value) if isinstance(field.default, float) else value
         return out
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Self:
+    def from_json(cls, values: Mapping[str, Any]) -> "Policy":
         """The policy that `values` describe; ConfigError names an unknown key, with the nearest, or a wrong type."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         read: dict[str, Any] = {}

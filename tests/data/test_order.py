@@ -1,0 +1,71 @@
+"""Each group of views has its own order of the samples, made of windows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.data.order import derive_windows, order
+
+
+def keys_of(count):
+    return np.sort(np.random.default_rng(0).integers(0, 2**64, count, dtype=np.uint64))
+
+
+@given(st.integers(0, 200), st.integers(1, 5), st.integers(0, 2**32 - 1), st.integers(0, 1000))
+def test_an_order_is_a_permutation_with_windows_in_one_piece(count, windows, seed, group):
+    ids = np.random.default_rng(1).integers(0, windows, count).astype(np.int32)
+    samples = order(keys_of(count), ids, seed, group)
+    assert np.array_equal(np.sort(samples), np.arange(count))
+    changes = np.count_nonzero(np.diff(ids[samples]))
+    assert changes == max(0, len(np.unique(ids)) - 1)
+
+
+def test_groups_and_seeds_have_different_orders():
+    keys, ids = keys_of(500), np.zeros(500, np.int32)
+    orders = [order(keys, ids, seed, group) for seed, group in ((0, 0), (0, 1), (1, 0))]
+    for i in range(3):
+        for j in range(i):
+            assert np.mean(orders[i] == orders[j]) < 0.05
+
+
+def test_windows_follow_each_other_in_another_sequence_in_each_group():
+    keys = keys_of(1000)
+    ids = np.random.default_rng(1).integers(0, 8, 1000).astype(np.int32)
+    sequences = set()
+    for group in range(5):
+        samples = order(keys, ids, 0, group)
+        sequences.add(tuple(dict.fromkeys(ids[samples].tolist())))
+    assert len(sequences) == 5
+
+
+def test_a_partners_rank_depends_on_the_whole_but_the_relative_order_of_two_samples_does_not():
+    keys = keys_of(300)
+    kept = np.random.default_rng(2).random(300) < 0.5
+    whole = order(keys, np.zeros(300, np.int32), 3, 4)
+    part = order(keys[kept], np.zeros(int(kept.sum()), np.int32), 3, 4)
+    assert np.array_equal(keys[kept][part], keys[whole][kept[whole]])
+
+
+@pytest.mark.parametrize(("shards", "expected"), [(1, 1), (64, 1), (95, 1), (97, 2), (1000, 16)])
+def test_windows_hold_about_sixty_four_neighbouring_shards(shards, expected):
+    shard = np.repeat(np.arange(shards, dtype=np.int32), 20)
+    label = np.random.default_rng(0).integers(0, 4, len(shard)).astype(np.int32)
+    windows = derive_windows(shard, label, shards)
+    assert windows.warning is None
+    assert windows.ids.max() + 1 == expected
+    assert (np.diff(windows.ids) >= 0).all()
+    assert np.bincount(windows.ids[::20]).max() <= 96
+
+
+def test_shards_in_class_order_make_one_window_and_a_warning():
+    shard = np.repeat(np.arange(200, dtype=np.int32), 50)
+    windows = derive_windows(shard, (shard // 20).astype(np.int32), 200)
+    assert windows.ids.max() == 0
+    assert "class order" in windows.warning
+
+
+def test_many_classes_in_random_order_are_no_class_order():
+    shard = np.repeat(np.arange(200, dtype=np.int32), 50)
+    label = np.random.default_rng(0).integers(0, 1000, len(shard)).astype(np.int32)
+    assert derive_windows(shard, label, 200).ids.max() == 2

@@ -1,0 +1,96 @@
+"""Mixing obeys the plan, pair by pair, and is timm's."""
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.views.mix import mix, normalise
+
+
+def pixels_of(rows, size=8, seed=0):
+    return torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_mixup_blends_neighbours_and_leaves_the_odd_row():
+    pixels = pixels_of(5)
+    weight = torch.tensor([0.25, 1.0])
+    got = mix(pixels, weight, torch.zeros(2, 4, dtype=torch.int32), 8)
+    x = pixels.to(torch.float32)
+    assert torch.equal(got[0], x[0] * 0.25 + x[1] * 0.75)
+    assert torch.equal(got[1], x[1] * 0.25 + x[0] * 0.75)
+    assert torch.equal(got[2:], x[2:])
+
+
+def test_cutmix_swaps_one_box():
+    pixels = pixels_of(4)
+    cut = torch.tensor([[0, 0, 0, 0], [2, 3, 5, 8]], dtype=torch.int32)
+    got = mix(pixels, torch.tensor([1.0, 1 - 15 / 64]), cut, 8)
+    expected = pixels.to(torch.float32)
+    expected[2, :, 2:5, 3:8], expected[3, :, 2:5, 3:8] = (
+        expected[3, :, 2:5, 3:8].clone(),
+        expected[2, :, 2:5, 3:8].clone(),
+    )
+    assert torch.equal(got, expected)
+
+
+def test_the_cut_box_scales_with_the_rendered_size():
+    pixels = torch.stack([torch.zeros(3, 12, 12), torch.full((3, 12, 12), 200)]).to(torch.uint8)
+    cut = torch.tensor([[0, 4, 4, 8]], dtype=torch.int32)
+    got = mix(pixels, torch.tensor([1 - 16 / 64]), cut, 8)
+    assert (got[0, :, 0:6, 6:12] == 200).all()
+    assert got[0].sum() == 3 * 36 * 200
+
+
+def test_a_pairs_pixels_do_not_depend_on_the_batch():
+    pixels = pixels_of(64, size=9)
+    rng = np.random.default_rng(0)
+    weight = torch.from_numpy(rng.random(32, dtype=np.float32))
+    cut = torch.zeros(32, 4, dtype=torch.int32)
+    cut[::3] = torch.tensor([1, 2, 6, 9], dtype=torch.int32)
+    whole = mix(pixels, weight, cut, 9)
+    for pair in range(32):
+        alone = mix(pixels[2 * pair : 2 * pair + 2], weight[pair : pair + 1], cut[pair : pair + 1], 9)
+        assert torch.equal(alone, whole[2 * pair : 2 * pair + 2])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pair_is_mixed_as_timm_mixes_it(seed):
+    from timm.data.mixup import Mixup
+
+    pixels = pixels_of(2, size=16, seed=seed)
+    np.random.seed(seed)  # noqa: NPY002 (timm draws from NumPy's global state)
+    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode="pair", num_classes=4, label_smoothing=0)
+    weight, use_cutmix = mixup._params_per_elem(1)
+    cut = np.zeros((1, 4), np.int32)
+    state = np.random.get_state()  # noqa: NPY002
+    if use_cutmix[0]:
+        from timm.data.mixup import cutmix_bbox_and_lam
+
+        (top, bottom, left, right), lam = cutmix_bbox_and_lam((3, 16, 16), weight[0])
+        weight[0], cut[0] = lam, (top, left, bottom, right)
+    np.random.set_state(state)  # noqa: NPY002
+    mixup._params_per_elem = lambda count, drawn=mixup._params_per_elem: (
+        np.array([weight[0] if not use_cutmix[0] else 0.5], np.float32),
+        use_cutmix,
+    )
+    got = mix(pixels, torch.from_numpy(weight.astype(np.float32)), torch.from_numpy(cut), 16)
+    x = pixels.to(torch.float32)
+    if use_cutmix[0]:
+        top, left, bottom, right = cut[0]
+        expected = x.clone()
+        expected[0, :, top:bottom, left:right] = x[1, :, top:bottom, left:right]
+        expected[1, :, top:bottom, left:right] = x[0, :, top:bottom, left:right]
+        assert torch.equal(got, expected)
+    else:
+        theirs = x.clone()
+        mixup._mix_pair(theirs)
+        assert torch.allclose(got, theirs, atol=1e-4)
+
+
+def test_normalise_is_torchvisions():
+    from torchvision.transforms import functional
+
+    pixels = pixels_of(2).to(torch.float32)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = functional.normalize(pixels / 255, mean, std)
+    assert torch.allclose(normalise(pixels, mean, std), expected, atol=1e-6)
