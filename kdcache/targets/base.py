@@ -1,0 +1,147 @@
+"""What every kind of targets can do: the teacher's answers (`Targets`) and the way they are stored (`Coding`).
+
+A `Coding` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed shape (one
+chunk), and unpacks them again. It knows nothing of files; the cache knows nothing of probabilities.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from kdcache.errors import ModelError, UsageError
+
+#: The uncompressed bytes that one chunk of one array may have.
+MAX_CHUNK_BYTES = 64 * 2**20
+
+#: How far the probabilities of an answer may sum from 1 (half precision teachers, 21,841 classes).
+SUM_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a chunk, as it is handed to the store.
+
+    `shape` is the shape of one chunk and `axis` the direction in which the chunks of a view follow each other.
+    `shuffle` says how the bytes are rearranged before compression.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    axis: int = 0
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "noshuffle"
+
+    @property
+    def nbytes(self) -> int:
+        """Uncompressed bytes of one chunk."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+class Targets(ABC):
+    """A teacher's answers to consecutive rows, decoded."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> Self:
+        """Some consecutive rows (no step)."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same answers on another device."""
+
+    @classmethod
+    @abstractmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Several answers (at least one), one after the other."""
+
+    @abstractmethod
+    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+        """Log-probabilities of every class, float32, built on the device where the targets lie; always finite.
+
+        Raises UsageError where the targets cannot give them at this temperature or number of classes.
+        """
+
+    @abstractmethod
+    def label_log_prob(self) -> Float[Tensor, "b 2"]:
+        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+
+
+class Coding(ABC):
+    """How one kind of targets is kept and stored; a frozen value."""
+
+    kind: str
+    num_classes: int
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Everything that changes what is stored, as plain JSON values; `make_coding` takes them back."""
+
+    @abstractmethod
+    def keep(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Targets:
+        """What is kept of a batch of answers, before quantisation, on the host.
+
+        `labels` are each row's own label and its mixing partner's, -1 where there is none. Raises ModelError where
+        the answers are no log-probabilities, UsageError where a label is not among the classes.
+        """
+
+    @abstractmethod
+    def arrays(self, rows: int) -> dict[str, ArraySpec]:
+        """The arrays of one chunk of `rows` rows, by name."""
+
+    @abstractmethod
+    def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
+        """The arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
+
+    @abstractmethod
+    def unpack(
+        self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]
+    ) -> Targets:
+        """The first `count` rows of a chunk. `labels` must be those that `keep` was given.
+
+        Raises CorruptError where the arrays contradict themselves or the labels.
+        """
+
+    def chunk_rows(self, block_rows: int) -> int:
+        """Rows of a chunk: `block_rows` halved until no array has more than `MAX_CHUNK_BYTES`."""
+        rows = block_rows
+        while rows % 2 == 0 and max(spec.nbytes for spec in self.arrays(rows).values()) > MAX_CHUNK_BYTES:
+            rows //= 2
+        return rows
+
+    def identity(self) -> dict[str, Any]:
+        """The kind and its parameters, as they enter a teacher's identity."""
+        return {"kind": self.kind, **self.parameters()}
+
+    def check_answers(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> None:
+        """Raise where `keep` was given something else than log-probabilities and labels of this many classes."""
+        classes = log_probs.shape[1]
+        if classes != self.num_classes:
+            raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")
+        off = torch.logsumexp(log_probs, 1).abs()
+        # NaN compares false, so that it is refused as well.
+        if not bool((off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()):
+            raise ModelError(
+                "The teacher's answers are not log-probabilities: they hold NaN or infinity, or do not sum to 1. "
+                "Use --precision fp32 or bf16, and check the weights."
+            )
+        if bool((labels >= classes).any()):
+            raise UsageError(
+                f"Label {int(labels.max())} is not among the teacher's {classes} classes. "
+                "Use a teacher of the data set's classes, or --label-space none to ignore the labels."
+            )
+
+
+def check_slice(rows: slice, length: int) -> tuple[int, int]:
+    """Start and stop of a slice of consecutive rows."""
+    start, stop, step = rows.indices(length)
+    if step != 1:
+        raise IndexError("targets are sliced as consecutive rows")
+    return start, max(start, stop)

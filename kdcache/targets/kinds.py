@@ -1,0 +1,31 @@
+"""The kinds of targets by name."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from kdcache.errors import UsageError
+from kdcache.targets.base import Coding
+from kdcache.targets.full import FullCoding
+from kdcache.targets.topk_coding import TopKCoding
+
+#: kind -> its coding, a dataclass of num_classes and the parameters
+KINDS: Mapping[str, type[TopKCoding] | type[FullCoding]] = {"topk": TopKCoding, "full": FullCoding}
+
+
+def make_coding(kind: str, num_classes: int, **parameters: Any) -> Coding:
+    """The coding of a kind; parameters that are left out have the kind's defaults.
+
+    Raises UsageError for an unknown kind or parameter, or a value that makes no sense.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"Targets of kind '{kind}' are not known; use {' or '.join(KINDS)}.")
+    types = {field.name: field.type for field in fields(KINDS[kind]) if field.name != "num_classes"}
+    for name, value in parameters.items():
+        if name not in types:
+            raise UsageError(f"{kind} targets have no parameter '{name}'; they have {', '.join(types)}.")
+        if types[name] is float and type(value) is int:
+            parameters[name] = float(value)
+        elif type(value) is not types[name]:
+            raise UsageError(f"The parameter '{name}' of {kind} targets cannot be {value!r}.")
+    return KINDS[kind](num_classes, **parameters)

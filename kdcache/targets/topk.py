@@ -1,0 +1,162 @@
+"""The classes that matter, the mass of all others, and the labels: a few bytes instead of a whole answer.
+
+Kept are the classes with p > min_prob, at most k of them. What they leave is one number, the tail, spread uniformly
+over the other classes when the answer is rebuilt. A label that is not among the kept classes is kept as an exception:
+its probability is stored beside the tail and taken out of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Float32, Int32, Int64
+from torch import Tensor
+
+from kdcache.errors import UsageError
+from kdcache.targets.base import Targets, check_slice
+
+#: Probabilities are read as at least this, the smallest normal float32: its logarithm, -87.3, is finite, and
+#: the mass that it adds over all classes is lost in rounding, so no KL divergence is changed by it.
+TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class TopKTargets(Targets):
+    """Kept classes as ragged rows, tail mass and labels.
+
+    Row i keeps entries offset[i] to offset[i + 1] of `class_id` (ascending within a row) and `prob`. `label` holds
+    its own label and its partner's (-1 = none). `label_prob` is a label's probability where the label is an
+    exception, and NaN where it is absent, a repeat of the first, or among the kept. prob, label_prob and tail of a
+    row sum to 1.
+    """
+
+    class_id: Int32[Tensor, " n"]
+    prob: Float32[Tensor, " n"]
+    offset: Int64[Tensor, " b+1"]
+    tail: Float32[Tensor, " b"]
+    label: Int64[Tensor, "b 2"]
+    label_prob: Float32[Tensor, "b 2"]
+
+    def __len__(self) -> int:
+        return len(self.tail)
+
+    def __getitem__(self, rows: slice) -> Self:
+        start, stop = check_slice(rows, len(self))
+        first, last = int(self.offset[start]), int(self.offset[stop])
+        return type(self)(
+            self.class_id[first:last],
+            self.prob[first:last],
+            self.offset[start : stop + 1] - first,
+            self.tail[start:stop],
+            self.label[start:stop],
+            self.label_prob[start:stop],
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same answers on another device."""
+        return type(self)(
+            self.class_id.to(device),
+            self.prob.to(device),
+            self.offset.to(device),
+            self.tail.to(device),
+            self.label.to(device),
+            self.label_prob.to(device),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self]) -> Self:
+        """Several answers (at least one), one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        counts = torch.cat([part.offset.diff() for part in parts])
+        return cls(
+            torch.cat([part.class_id for part in parts]),
+            torch.cat([part.prob for part in parts]),
+            torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            torch.cat([part.tail for part in parts]),
+            torch.cat([part.label for part in parts]),
+            torch.cat([part.label_prob for part in parts]),
+        )
+
+    def rows(self) -> Int64[Tensor, " n"]:
+        """The row of each kept entry."""
+        numbers = torch.arange(len(self), device=self.offset.device)
+        return numbers.repeat_interleave(self.offset.diff(), output_size=len(self.class_id))
+
+    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+        """Kept classes, exceptions, and the tail in equal parts over all other classes; at least log(TINY).
+
+        Raises UsageError at another temperature than 1: the order within the tail, which a temperature would
+        lift, is not stored.
+        """
+        if temperature != 1.0:
+            raise UsageError(
+                f"Top-k targets cannot give probabilities at temperature {temperature:g}: the classes in the tail "
+                "are not stored. Use temperature 1, or dump full targets (--targets full)."
+            )
+        others = num_classes - self.offset.diff() - (~self.label_prob.isnan()).sum(1)
+        share = (self.tail / others.clamp(min=1)).clamp(min=TINY).log()
+        out = share[:, None].repeat(1, num_classes)
+        out[self.rows(), self.class_id.long()] = self.prob.clamp(min=TINY).log()
+        for column in (0, 1):  # one after the other: both may point at one class, where the second changes nothing
+            target = self.label[:, column : column + 1].clamp(min=0)
+            prob = self.label_prob[:, column : column + 1]
+            log_prob = torch.where(prob.isnan(), out.gather(1, target), prob.clamp(min=TINY).log())
+            out.scatter_(1, target, log_prob)
+        return out
+
+    def label_log_prob(self) -> Float[Tensor, "b 2"]:
+        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        rows = self.rows()
+        found = self.label_prob.clone()
+        for column in (0, 1):
+            hit = self.class_id == self.label[rows, column]
+            # Every row is written at most once: its kept classes differ.
+            found[rows[hit], column] = self.prob[hit]
+        repeat = (self.label[:, 0] == self.label[:, 1]) & (self.label[:, 0] >= 0)
+        found[:, 1] = torch.where(repeat, found[:, 0], found[:, 1])
+        return found.clamp(min=TINY).log()
+
+
+def keep_top(
+    log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: int, min_prob: float
+) -> TopKTargets:
+    """Keep at most `k` classes with p > `min_prob` of every row (of equal ones the lower class), the tail, the labels.
+
+    Runs on the device of `log_probs`, and the result lies there. Probabilities too small for float32 are not kept.
+    """
+    prob = log_probs.to(torch.float32).exp()
+    kept = prob > max(min_prob, 0.0)
+    crowded = kept.sum(1) > k
+    if bool(crowded.any()):
+        kept[crowded] &= _largest(prob[crowded], k)
+    exception = _exceptions(kept, labels)
+    label_prob = torch.where(exception, prob.gather(1, labels.clamp(min=0)), torch.nan)
+    rest = prob.masked_fill(kept, 0)
+    for column in (0, 1):
+        taken = torch.where(exception[:, column], labels[:, column], 0)[:, None]
+        value = torch.where(exception[:, column : column + 1], 0, rest.gather(1, taken))
+        rest.scatter_(1, taken, value)
+    counts = kept.sum(1)
+    return TopKTargets(
+        kept.nonzero()[:, 1].int(),
+        prob[kept],
+        torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        rest.sum(1),
+        labels,
+        label_prob,
+    )
+
+
+def _largest(prob: Float[Tensor, "b c"], k: int) -> Bool[Tensor, "b c"]:
+    """Where the k largest of each row are; `topk` would choose among equal ones as it likes."""
+    ranked = prob.argsort(dim=1, descending=True, stable=True)[:, :k]
+    return torch.zeros_like(prob, dtype=torch.bool).scatter_(1, ranked, True)
+
+
+def _exceptions(kept: Bool[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Bool[Tensor, "b 2"]:
+    """Which labels are there, are not kept, and are not named a second time."""
+    exception = (labels >= 0) & ~kept.gather(1, labels.clamp(min=0))
+    exception[:, 1] &= labels[:, 1] != labels[:, 0]
+    return exception
