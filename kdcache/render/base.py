@@ -1,0 +1,200 @@
+"""What every renderer does: encoded bytes, crop boxes and flips go in, pixels of one size come out.
+
+A renderer obeys. It draws no random numbers, and the pixels of one image are a function of its own bytes, box
+and flip: the batch it came in, its place there, the number of threads and what was rendered before change
+nothing. Two renderers agree in geometry exactly, and in pixels within the rounding of their resize.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int32, UInt8
+from torch import Tensor
+
+from kdcache.errors import DeviceError, UsageError
+
+Interpolation = Literal["bilinear", "bicubic"]
+RendererName = Literal["dali", "pillow"]
+
+
+def describe_position(position: int) -> str:
+    """How an image is named where nothing better than its place in the batch is known."""
+    return f"image {position} of the batch"
+
+
+@dataclass(frozen=True, eq=False)
+class RenderRequest:
+    """One batch to render.
+
+    encoded: the image files, one `bytes` each.
+    boxes: int32 [b, 4], the part of each image to show: top, left, height, width in source pixels.
+    flips: bool [b], whether that part is mirrored, left to right.
+    describe: position in this request -> how an error names that image ("KEY in SHARD at byte OFFSET").
+
+    Raises UsageError when there is no image, the lengths differ, or a box is empty or starts below zero.
+    """
+
+    encoded: Sequence[bytes]
+    boxes: Int32[np.ndarray, "b 4"]
+    flips: Bool[np.ndarray, "b"]
+    describe: Callable[[int], str] = describe_position
+
+    def __post_init__(self) -> None:
+        if not len(self.encoded) == len(self.boxes) == len(self.flips) > 0:
+            raise UsageError(
+                "A request must have one box and one flip for each image, and at least one image, but has "
+                f"{len(self.encoded)} images, {len(self.boxes)} boxes and {len(self.flips)} flips."
+            )
+        if self.boxes[:, :2].min() < 0 or self.boxes[:, 2:].min() < 1:
+            raise UsageError("A box must start at 0 or later and be at least one pixel high and wide.")
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+
+class Renderer(ABC):
+    """Makes pixels of one size out of requests.
+
+    size: height and width of the pixels; interpolation: of the antialiased resize; device: where the pixels
+    lie; max_batch: the most images a request may have; threads: how many decode at once. Close a renderer to
+    end its threads, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        interpolation: Interpolation,
+        max_batch: int,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if size < 1 or max_batch < 1 or (threads is not None and threads < 1):
+            raise UsageError(
+                "A renderer needs a size, a batch and threads of at least 1, "
+                f"not {size}, {max_batch} and {threads}."
+            )
+        if interpolation not in get_args(Interpolation):
+            raise UsageError(
+                f"There is no interpolation {interpolation!r}; use {' or '.join(get_args(Interpolation))}."
+            )
+        self.size = size
+        self.interpolation = interpolation
+        self.max_batch = max_batch
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise DeviceError(
+                f"Pixels on {self.device} were asked for, but there is no usable GPU. "
+                "Use the device cpu, or check the driver."
+            )
+        self._streaming = False
+        self._closed = False
+
+    def stream(self, requests: Iterable[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+        """Render each request, in order: one uint8 [b, 3, size, size] a request, on the renderer's device.
+
+        Requests are taken and rendered ahead of the consumer by a bounded number; the tensors are the
+        consumer's to keep. Raises, naming the image, BrokenImageError where one cannot be decoded and DataError
+        where a box reaches over an image's edge, once every request before that one has been delivered. The
+        renderer works on with the next call. One stream at a time: end or close a stream before the next one,
+        else UsageError.
+        """
+        if self._closed or self._streaming:
+            raise UsageError(
+                "This renderer is closed; open another one."
+                if self._closed
+                else "This renderer is still streaming; end that stream first, or open a second renderer."
+            )
+        self._streaming = True
+        try:
+            yield from self._stream(self._checked(requests))
+        finally:
+            self._streaming = False
+
+    def render(
+        self,
+        encoded: Sequence[bytes],
+        boxes: Int32[np.ndarray, "b 4"],
+        flips: Bool[np.ndarray, "b"],
+        describe: Callable[[int], str] = describe_position,
+    ) -> UInt8[Tensor, "b 3 s s"]:
+        """Render one batch: uint8 [b, 3, size, size]; see `RenderRequest` and `stream`."""
+        (pixels,) = self.stream([RenderRequest(encoded, boxes, flips, describe)])
+        return pixels
+
+    def close(self) -> None:
+        """End the renderer's threads and give its memory back; closing twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _checked(self, requests: Iterable[RenderRequest]) -> Iterator[RenderRequest]:
+        for request in requests:
+            if len(request) > self.max_batch:
+                raise UsageError(
+                    f"A request has {len(request)} images, but this renderer was opened for at most "
+                    f"{self.max_batch}."
+                )
+            yield request
+
+    @abstractmethod
+    def _stream(self, requests: Iterator[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+        """What `stream` promises, for requests that fit; closed early, it leaves nothing in flight."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Called once."""
+
+
+def open_renderer(
+    name: str,
+    *,
+    size: int,
+    interpolation: Interpolation,
+    max_batch: int,
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Renderer:
+    """The renderer called `name`: "dali", or "pillow", the reference that works anywhere.
+
+    threads: how many decode at once; by default as many as this process has cores. Raises UsageError for an
+    unknown name, DeviceError when DALI is not installed or the device is not there.
+    """
+    renderer = _renderer_class(name)
+    return renderer(
+        size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
+    )
+
+
+def _renderer_class(name: str) -> type[Renderer]:
+    """Only the renderer that was asked for is imported: DALI exists on Linux alone."""
+    match name:
+        case "pillow":
+            from kdcache.render.pillow import PillowRenderer
+
+            return PillowRenderer
+        case "dali":
+            try:
+                from kdcache.render.dali import DaliRenderer
+            except ImportError as error:
+                raise DeviceError(
+                    f"The renderer dali cannot be loaded ({error}). "
+                    "Use --renderer pillow, or install nvidia-dali-cuda120."
+                ) from error
+            return DaliRenderer
+    raise UsageError(f"There is no renderer {name!r}; use {' or '.join(get_args(RendererName))}.")

@@ -1,0 +1,145 @@
+"""Encoded images: what they are, whether they are whole, and how they become RGB, alike in every renderer.
+
+The checks read a few bytes of a JPEG and the checksums of a PNG. They find what decoders treat differently or
+do not survive (data that stop early above all) without decoding anything.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int32
+from PIL import Image, UnidentifiedImageError
+
+from kdcache.errors import BrokenImageError, DataError
+
+Kind = Literal["jpeg", "png", "other"]
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+_JPEG_END = b"\xff\xd9"
+_JPEG_SCAN = 0xDA
+_JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
+
+
+class UndecodableError(Exception):
+    """Bytes that are no whole image; the message says why, `broken_image` says which."""
+
+
+def broken_image(name: str, reason: object) -> BrokenImageError:
+    """The error for the image called `name`; `reason` is a clause ("it has no bytes")."""
+    return BrokenImageError(
+        f"{name} cannot be decoded: {reason}. "
+        "Remove or repair that sample, then run `kdcache index DATA` again."
+    )
+
+
+def kind_of(encoded: bytes) -> Kind:
+    """Which decoder an image goes to, by its first bytes; names and extensions are not trusted."""
+    if encoded.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "png" if encoded.startswith(_PNG_SIGNATURE) else "other"
+
+
+def check_whole(encoded: bytes) -> None:
+    """Raise UndecodableError for no bytes, a JPEG or PNG that stops early, or a PNG with a wrong checksum.
+
+    Bytes behind the end of the image are allowed: many files in use have them.
+    """
+    if not encoded:
+        raise UndecodableError("it has no bytes")
+    match kind_of(encoded):
+        case "jpeg" if not encoded.endswith(_JPEG_END) and not _jpeg_end_follows_scan(encoded):
+            raise UndecodableError("its JPEG data stop before the end marker")
+        case "png":
+            _check_png_chunks(encoded)
+
+
+def _jpeg_end_follows_scan(encoded: bytes) -> bool:
+    """Whether an end marker follows the first scan; an earlier one belongs to an embedded thumbnail."""
+    at = 2
+    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
+        marker = encoded[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+        elif marker in _JPEG_WITHOUT_LENGTH:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+            if marker == _JPEG_SCAN:
+                # Entropy-coded data never hold 0xFF followed by anything but 0 or a restart marker.
+                return encoded.find(_JPEG_END, at) >= 0
+    return False
+
+
+def _check_png_chunks(encoded: bytes) -> None:
+    at = len(_PNG_SIGNATURE)
+    view = memoryview(encoded)
+    while at + 12 <= len(encoded):
+        (length,) = struct.unpack_from(">I", encoded, at)
+        name = encoded[at + 4 : at + 8]
+        end = at + 8 + length
+        if end + 4 > len(encoded):
+            break
+        if name in _CRITICAL_CHUNKS:
+            (stored,) = struct.unpack_from(">I", encoded, end)
+            if zlib.crc32(view[at + 4 : end]) != stored:
+                raise UndecodableError(f"the checksum of its PNG chunk {name.decode()} does not match")
+            if name == b"IEND":
+                return
+        at = end + 4
+    raise UndecodableError("its PNG data stop before the end chunk")
+
+
+def is_plain(encoded: bytes) -> bool:
+    """Whether all decoders make the same 8-bit RGB of it: a JPEG, or a PNG of at most 8 bits a channel."""
+    kind = kind_of(encoded)
+    # A PNG's first chunk is its header, whose ninth data byte is the bit depth.
+    return kind == "jpeg" or (kind == "png" and len(encoded) > 24 and encoded[24] <= 8)
+
+
+def decode_rgb(encoded: bytes) -> Image.Image:
+    """The whole image as 8-bit RGB, as timm and torchvision load it: no rotation, no transparency.
+
+    Channels of 16 bits keep their high byte, where Pillow by itself would clip grey ones to white. Raises
+    UndecodableError.
+    """
+    check_whole(encoded)
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            # Pillow would warn of a palette's transparency, which an RGB image has no use for.
+            image.info.pop("transparency", None)
+            if image.mode == "I" or image.mode.startswith("I;16"):
+                return _high_byte(image).convert("RGB")
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise UndecodableError("its bytes are no image that is known here") from None
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+        raise UndecodableError(f"its data are damaged ({error})") from error
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).clip(0, 0xFFFF)
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str]) -> Image.Image:
+    """The part (top, left, height, width) of an image, as 8-bit RGB; `name()` names the image in an error.
+
+    Raises BrokenImageError for an image that cannot be decoded, DataError for a box that reaches over its edge.
+    """
+    try:
+        image = decode_rgb(encoded)
+    except UndecodableError as error:
+        raise broken_image(name(), error) from error
+    top, left, height, width = (int(edge) for edge in box)
+    if top + height > image.height or left + width > image.width:
+        raise DataError(
+            f"{name()} is {image.height} x {image.width} pixels, but rows {top} to {top + height} and columns "
+            f"{left} to {left + width} of it were asked for. "
+            "The shards are not those that were indexed; run `kdcache index DATA` again."
+        )
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,89 @@
+"""The reference renderer: Pillow, in threads.
+
+Pixels equal torchvision's `resized_crop` and `hflip` on what its image loader returns. Pillow lets go of the
+interpreter while it decodes and resizes, so threads run side by side.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from kdcache.render.base import Interpolation, Renderer, RenderRequest
+from kdcache.render.encoded import load_part
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# Requests in the threads' hands while the consumer holds another.
+_AHEAD = 2
+# Pieces of a request for each thread: several, so that threads end together; few, so that tiny images share one.
+_PIECES = 4
+
+
+class PillowRenderer(Renderer):
+    """Renders with Pillow on the CPU; for another device the finished pixels are copied."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        interpolation: Interpolation,
+        max_batch: int,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
+        )
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-pillow")
+
+    def _stream(self, requests: Iterator[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+        flying: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        try:
+            for request in requests:
+                flying.append(self._launch(request))
+                if len(flying) > _AHEAD:
+                    yield self._land(*flying[0])
+                    flying.popleft()
+            while flying:
+                yield self._land(*flying[0])
+                flying.popleft()
+        finally:
+            for _, pieces in flying:
+                for piece in pieces:
+                    piece.cancel()
+
+    def _launch(self, request: RenderRequest) -> tuple[Tensor, list[Future[None]]]:
+        pixels = torch.empty((len(request), 3, self.size, self.size), dtype=torch.uint8)
+        step = -(-len(request) // (_PIECES * self.threads))
+        everything = range(len(request))
+        pieces = [
+            self._pool.submit(self._fill, pixels.numpy(), request, positions)
+            for positions in (everything[start : start + step] for start in everything[::step])
+        ]
+        return pixels, pieces
+
+    def _land(self, pixels: Tensor, pieces: list[Future[None]]) -> Tensor:
+        for piece in pieces:  # in order: the first broken image of a request is the one that is named
+            piece.result()
+        return pixels.to(self.device)
+
+    def _fill(self, pixels: UInt8[np.ndarray, "b 3 s s"], request: RenderRequest, positions: range) -> None:
+        resample = _FILTERS[self.interpolation]
+        for position in positions:
+            part = load_part(
+                request.encoded[position], request.boxes[position], partial(request.describe, position)
+            )
+            shown = np.asarray(part.resize((self.size, self.size), resample))
+            if request.flips[position]:
+                shown = shown[:, ::-1]
+            pixels[position] = shown.transpose(2, 0, 1)
+
+    def _close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
