@@ -23,6 +23,12 @@ class KdcacheError(Exception):
     exit_code = 1
 
 
+def reason(error: BaseException) -> str:
+    """The first line of somebody else's error, to be quoted in one of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(":.") if lines else type(error).__name__
+
+
 class UsageError(KdcacheError):
     """An option, or a combination of options, that makes no sense."""
 

@@ -1,0 +1,70 @@
+"""What must be known beside its weights to use a model, small enough for a file's header."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kdcache.errors import ModelError
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """How to build a model and what to feed it.
+
+    Attributes:
+        architecture: timm's name without a tag.
+        num_classes: outputs of its classifier.
+        input_size: (channels, height, width) that it was trained for.
+        mean, std: of each channel, for pixels in 0..1.
+        interpolation, crop_pct: of timm's evaluation transform.
+        model_args: further arguments of `timm.create_model`, as plain JSON values.
+    """
+
+    architecture: str
+    num_classes: int
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Pixels a side."""
+        return self.input_size[1]
+
+    def to_metadata(self) -> dict[str, str]:
+        """The card for the header of a safetensors file: strings, each a JSON value or plain text."""
+        out = {"format": "pt"}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            out[item.name] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        return out
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str] | None) -> "ModelCard | None":
+        """The card in a file's header; None where there is none; ModelError where it cannot be read."""
+        if not metadata or "architecture" not in metadata:
+            return None
+        try:
+            channels, height, width = (int(side) for side in json.loads(metadata["input_size"]))
+            model_args = json.loads(metadata.get("model_args", "{}"))
+            if not isinstance(model_args, dict):
+                raise TypeError("model_args is no object")
+            return cls(
+                architecture=metadata["architecture"],
+                num_classes=int(metadata["num_classes"]),
+                input_size=(channels, height, width),
+                mean=tuple(float(part) for part in json.loads(metadata["mean"])),
+                std=tuple(float(part) for part in json.loads(metadata["std"])),
+                interpolation=metadata["interpolation"],
+                crop_pct=float(metadata["crop_pct"]),
+                model_args=model_args,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"The header of the weights cannot be read as a description of their model ({error!r}): "
+                "export them again with kdcache, or remove the header."
+            ) from error

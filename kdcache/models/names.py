@@ -1,0 +1,86 @@
+"""Short names for the models of the papers; every timm name works too.
+
+Importing this module does not import torch, so that a command line can list the names at once.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from kdcache.errors import ModelError
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that the papers use.
+
+    Attributes:
+        short: the name to type.
+        timm: timm's name, with the tag of its pretrained weights where the paper's teacher is meant.
+        top1: of these weights on ImageNet-1k's validation set at the size that they are used at, in percent.
+        source: the paper that the model, or these weights, come from.
+    """
+
+    short: str
+    timm: str
+    top1: float | None
+    source: str
+
+
+TEACHERS = (
+    KnownModel("beitv2_b", "beitv2_base_patch16_224.in1k_ft_in22k_in1k", 86.5, "Peng et al. 2022, BEiT v2"),
+    KnownModel("beitv2_b_in1k", "beitv2_base_patch16_224.in1k_ft_in1k", 85.6, "Peng et al. 2022, BEiT v2"),
+    KnownModel("beitv2_l", "beitv2_large_patch16_224.in1k_ft_in22k_in1k", 88.4, "Peng et al. 2022, BEiT v2"),
+    KnownModel("convnext_xl", "convnext_xlarge.fb_in22k_ft_in1k", 87.0, "Liu et al. 2022, ConvNeXt"),
+    KnownModel("resnet152", "resnet152.a1h_in1k", 82.8, "Wightman et al. 2021, ResNet strikes back"),
+    KnownModel("resnet34", "resnet34.tv_in1k", 73.3, "He et al. 2016, torchvision's weights"),
+    KnownModel("resnet50_tv", "resnet50.tv_in1k", 76.2, "He et al. 2016, torchvision's weights"),
+)
+
+STUDENTS = (
+    KnownModel("vit_t", "vit_tiny_patch16_224", None, "Steiner et al. 2021, How to train your ViT"),
+    KnownModel("vit_s", "vit_small_patch16_224", None, "Steiner et al. 2021, How to train your ViT"),
+    KnownModel("deit_t", "deit_tiny_patch16_224", None, "Touvron et al. 2021, DeiT"),
+    KnownModel("deit_s", "deit_small_patch16_224", None, "Touvron et al. 2021, DeiT"),
+    KnownModel("convnextv2_t", "convnextv2_tiny", None, "Woo et al. 2023, ConvNeXt V2"),
+    KnownModel("mobilenetv2", "mobilenetv2_100", None, "Sandler et al. 2018, MobileNetV2"),
+    KnownModel("mobilenetv1", "mobilenetv1_100", None, "Howard et al. 2017, MobileNets"),
+)
+
+_TIMM_OF_SHORT = {known.short: known.timm for known in TEACHERS + STUDENTS}
+
+
+def resolve_name(name: str) -> str:
+    """timm's name for `name`: a short name's timm name, any timm name (with or without tag) as it is.
+
+    `hf-hub:OWNER/MODEL` passes too, unchecked: only the hub knows.
+
+    Raises:
+        ModelError: nobody knows the name, or the tag; the message has the nearest ones.
+    """
+    if name in _TIMM_OF_SHORT:
+        return _TIMM_OF_SHORT[name]
+    if name.startswith("hf-hub:"):
+        return name
+    import timm
+    from timm.models import get_arch_pretrained_cfgs
+
+    base, _, tag = name.partition(".")
+    if not timm.is_model(base):
+        candidates = [*_TIMM_OF_SHORT, *timm.list_models()]
+        near = difflib.get_close_matches(base, candidates, n=3, cutoff=0.5)
+        hint = f" The nearest names: {', '.join(near)}." if near else ""
+        raise ModelError(
+            f"There is no model called {name!r}, neither here nor in timm.{hint} "
+            "`timm.list_models()` has them all."
+        )
+    if tag:
+        tags = [full.partition(".")[2] for full in get_arch_pretrained_cfgs(base)]
+        if tag not in tags:
+            raise ModelError(f"timm has {base}, but no weights of it tagged {tag!r}: use {', '.join(tags)}.")
+    return name
+
+
+def architecture(name: str) -> str:
+    """timm's architecture of `name`, without the tag of its weights; raises as `resolve_name` does."""
+    resolved = resolve_name(name)
+    return resolved if resolved.startswith("hf-hub:") else resolved.partition(".")[0]

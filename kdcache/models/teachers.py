@@ -1,0 +1,92 @@
+"""Teachers: frozen models that answer pictures with log-probabilities."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.device import autocast, resolve_precision
+from kdcache.errors import UsageError
+from kdcache.models.load import load_model
+from kdcache.models.network import Network
+from kdcache.models.weights import weight_hash
+
+
+class Teacher:
+    """A model in eval mode with its own preprocessing, run at one batch shape only.
+
+    Every forward pass has `batch_size` rows: the last one is padded and the padding's answers are dropped.
+    Kernels choose how they add up by the shape of their input, so an answer's last bits depend on that shape
+    and on the number of threads. On one machine's CPU, with one set of versions and one number of threads,
+    the same row at the same position of that shape has the same answer bit for bit, whatever the others are.
+    """
+
+    def __init__(
+        self, network: Network, *, name: str, device: torch.device, precision: str, batch_size: int
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"The teacher's batch size is {batch_size}: give at least 1.")
+        card = network.card
+        self.name = name
+        self.architecture = card.architecture
+        self.num_classes = card.num_classes
+        self.size = card.size
+        self.mean = card.mean
+        self.std = card.std
+        self.precision = resolve_precision(precision, device)
+        self.batch_size = batch_size
+        self.device = device
+        self.weight_hash = weight_hash(network.module.state_dict())
+        self._network = network
+        # Tensor cores want channels last; on the CPU it would only change the rounding.
+        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        module = network.module.to(device).to(memory_format=self._layout)  # type: ignore[call-overload]
+        module.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def answer(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
+        """Log softmax, float32, of the logits for pictures in 0..255, mixed but not yet normalised.
+
+        Any number of rows: they are taken `batch_size` at a time, the last of them padded.
+        """
+        answers = [self._answer_batch(part) for part in pixels.to(self.device).split(self.batch_size)]
+        return torch.cat(answers)
+
+    def _answer_batch(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
+        rows = len(pixels)
+        inputs = self._network.normalise(pixels.float())
+        if rows < self.batch_size:
+            inputs = torch.cat([inputs, inputs.new_zeros(self.batch_size - rows, *inputs.shape[1:])])
+        with autocast(self.precision, self.device):
+            logits = self._network.module(inputs.contiguous(memory_format=self._layout))
+        return F.log_softmax(logits.float(), dim=-1)[:rows]
+
+
+def load_teacher(
+    name: str,
+    weights: Path | None,
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    size: int | None = None,
+) -> Teacher:
+    """The teacher called `name`, ready to answer; torch's random state stays as it was.
+
+    Args:
+        name: a short name (`kdcache.models.names`) or any timm name.
+        weights: a timm or kdcache checkpoint or run folder; None for timm's pretrained weights.
+        device: where it runs.
+        precision: "fp32", "bf16" or "fp16" (mixed precision; the log softmax is float32 always), or "auto".
+        batch_size: rows of every forward pass; part of a teacher's identity.
+        size: pixels a side, where they should differ from the model's own.
+
+    Raises:
+        ModelError: as `load_model` does.
+        DeviceError: fp16 on the CPU.
+    """
+    precision = resolve_precision(precision, device)
+    network = load_model(name, weights, size=size)
+    return Teacher(network, name=name, device=device, precision=precision, batch_size=batch_size)

@@ -1,0 +1,110 @@
+"""Reading weights from files, without running what is in them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kdcache.errors import ModelError, reason
+from kdcache.models.card import ModelCard
+
+_IN_FOLDERS = ("export/model.safetensors", "ema.safetensors", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name as a file has them, and the file's own description of its model, where it has one."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    card: ModelCard | None
+
+
+def read_weights(path: Path) -> Weights:
+    """The weights in a safetensors file, in a state dict or timm checkpoint of `torch.save`, or in a folder.
+
+    A folder is a run of kdcache's (its export is taken), an export, or a checkpoint. Of a checkpoint,
+    kdcache's or timm's, the moving average is taken where there is one; prefixes of wrappers ("module.") are
+    removed. Pickled objects other than tensors and plain containers are refused, never run.
+
+    Raises:
+        ModelError: nothing there, not readable, or no state dict.
+    """
+    file = _find(Path(path))
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_state_dict(file)
+
+
+def weight_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hex BLAKE2b-256 over (name, dtype, shape, bytes) of every tensor of a state dict, sorted by name.
+
+    It is taken of the state dict of the loaded model, so that one set of weights has one hash whatever file
+    it came in: half-precision files are hashed as the float32 values that they load as.
+    """
+    digest = hashlib.blake2b(digest_size=32)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        head = f"{name}\0{str(tensor.dtype).removeprefix('torch.')}\0{'x'.join(map(str, tensor.shape))}\0"
+        digest.update(head.encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Why `given` does not fit a model whose state dict is `wanted`: missing, misshapen, unexpected names."""
+    missing = [f"{name} is missing" for name in wanted if name not in given]
+    misshapen = [
+        f"{name} is {list(given[name].shape)} and should be {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    unexpected = [f"{name} has no place" for name in given if name not in wanted]
+    return missing + misshapen + unexpected
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ModelError(f"There are no weights at {path}: give a checkpoint file, or a run's folder.")
+    for name in _IN_FOLDERS:
+        if (path / name).is_file():
+            return path / name
+    raise ModelError(
+        f"The folder {path} holds no weights ({', '.join(_IN_FOLDERS)}): give a checkpoint file, or the "
+        "folder of a run that has come to its end."
+    )
+
+
+def _read_safetensors(file: Path) -> Weights:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            card = ModelCard.from_metadata(stored.metadata())
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{file} cannot be read as safetensors ({error}): it is damaged or something else; get it again."
+        ) from error
+    return Weights(file, tensors, card)
+
+
+def _read_state_dict(file: Path) -> Weights:
+    from timm.models import load_state_dict
+
+    try:
+        tensors = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # torch.load has no family of errors: zip, pickle, I/O and its own all come up
+        raise ModelError(
+            f"{file} cannot be read as a state dict of tensors ({reason(error)}); "
+            "kdcache unpickles nothing else. Give a .safetensors file, or one that "
+            "torch.load(weights_only=True) opens."
+        ) from error
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ModelError(
+            f"{file} holds no state dict, neither at its top nor under 'state_dict_ema', 'state_dict' or "
+            "'model': save model.state_dict() instead."
+        )
+    return Weights(file, dict(tensors), None)
