@@ -1,0 +1,36 @@
+"""What holds for every test: no network, no setting of the user's, threads shared fairly, the same examples in CI."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Set before torch is imported: each pytest-xdist worker takes its share of the cores; else every worker starts a
+# thread on every core and they wait for one another.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // _workers))
+
+# No test may reach a model hub; a name without local weights must fail at once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither see nor change what the user has set or keeps in the cache folder of the account."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("KDCACHE_DATA", raising=False)
+        patch.delenv("KDCACHE_CACHE", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("user-cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """The checkout."""
+    return Path(__file__).resolve().parent.parent
