@@ -1,6 +1,7 @@
 """Which device computes, and in which precision."""
 
 import contextlib
+import os
 from contextlib import AbstractContextManager
 
 import torch
@@ -70,3 +71,12 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_HALF[precision])
+
+
+def use_all_cores() -> None:
+    """Let PyTorch compute with as many threads as this process has cores.
+
+    An answer's last bits depend on the number of threads, and torchrun sets it to one: a job sets it itself, so that
+    whoever computes an answer on this machine computes the same one.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -1,10 +1,8 @@
-"""Mixing neighbours and normalising: batched torch, the same on every device.
+"""Mixing neighbours: batched torch, the same on every device.
 
 Each step is one elementwise operation with one IEEE rounding, never a fused multiply-add, so that a row's values do
 not depend on the batch it lies in.
 """
-
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float32, Int32, UInt8
@@ -51,12 +49,3 @@ def mix(
         first[swap] = torch.where(inside, b, a)
         second[swap] = torch.where(inside, a, b)
     return out
-
-
-def normalise(
-    pixels: Float32[Tensor, "b c s s"], mean: Sequence[float], std: Sequence[float]
-) -> Float32[Tensor, "b c s s"]:
-    """(pixels / 255 - mean) / std, a channel each; `pixels` in 0..255, `mean` and `std` in 0..1 as timm has them."""
-    shift = torch.tensor(mean, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1) * 255
-    scale = torch.tensor(std, dtype=torch.float32, device=pixels.device).view(1, -1, 1, 1) * 255
-    return (pixels - shift) / scale

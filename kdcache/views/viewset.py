@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -50,13 +51,16 @@ class ViewSet:
         self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
         # An order is 8 bytes a sample and takes a second a million to make; spans come view by view.
         self._order = lru_cache(maxsize=2)(self._make_order)
+        # Pixels and answers are read in threads of their own, which come to a new view at about the same time.
+        self._one_at_a_time = Lock()
 
     def __len__(self) -> int:
         return len(self.index)
 
     def order(self, view: int) -> Int64[np.ndarray, "n"]:
         """The samples in the order of `view`."""
-        return self._order(view)
+        with self._one_at_a_time:
+            return self._order(view)
 
     def _make_order(self, group: int) -> Int64[np.ndarray, "n"]:
         return order(np.asarray(self.index.key_hash), self.windows, self.seed, group)

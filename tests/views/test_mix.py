@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.mix import mix, normalise
+from kdcache.views.mix import mix
 
 
 def pixels_of(rows, size=8, seed=0):
@@ -85,12 +85,3 @@ def test_a_pair_is_mixed_as_timm_mixes_it(seed):
         theirs = x.clone()
         mixup._mix_pair(theirs)
         assert torch.allclose(got, theirs, atol=1e-4)
-
-
-def test_normalise_is_torchvisions():
-    from torchvision.transforms import functional
-
-    pixels = pixels_of(2).to(torch.float32)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = functional.normalize(pixels / 255, mean, std)
-    assert torch.allclose(normalise(pixels, mean, std), expected, atol=1e-6)

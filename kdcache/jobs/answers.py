@@ -1,0 +1,49 @@
+"""A teacher's answers to the rows of a view, in the one batching that both `dump-logits` and a live teacher use.
+
+A teacher's answer can depend, in its last bits, on the batch it is computed in. So the batches are a function of the
+view set alone: each block is cut into batches of one fixed size, and the last one of a block is padded.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from kdcache.models.teachers import Teacher
+from kdcache.targets.base import Coding, Targets
+from kdcache.views.stream import Views
+from kdcache.views.viewset import Span
+
+
+def block_count(samples: int, block_rows: int) -> int:
+    """Blocks of a view; the last one may hold fewer rows."""
+    return -(-samples // block_rows)
+
+
+def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch_size: int) -> list[Span]:
+    """The batches of one block, in row order; none crosses the block's end."""
+    first = block * block_rows
+    last = min(first + block_rows, samples)
+    return [Span(view, start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
+
+
+def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: int) -> Iterator[Span]:
+    """The batches, in row order, that hold the rows of `span`."""
+    for block in range(span.start // block_rows, block_count(span.stop, block_rows)):
+        for batch in block_batches(
+            span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size
+        ):
+            if batch.stop > span.start and batch.start < span.stop:
+                yield batch
+
+
+def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str) -> Targets:
+    """What the cache keeps of the teacher's answers to one batch of views."""
+    labels = answer_labels(torch.from_numpy(views.rows.labels), label_space)
+    return coding.keep(teacher.answer(views.pixels), labels)
+
+
+def answer_labels(labels: Int64[Tensor, "b 2"], label_space: str) -> Int64[Tensor, "b 2"]:
+    """The labels as the teacher's classes: themselves, or none where the teacher was trained on other classes."""
+    return labels if label_space == "teacher" else torch.full_like(labels, -1)

@@ -1,0 +1,367 @@
+"""`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
+
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import kdcache
+from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.store import Cache, Entry
+from kdcache.data.index import Index, open_index
+from kdcache.data.shards import SampleReader
+from kdcache.device import resolve_device, use_all_cores
+from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.answers import answer, block_batches, block_count
+from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, views_for_dump
+from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.progress import Progress, Task, silent
+from kdcache.render.base import Renderer, open_renderer
+from kdcache.targets.base import Coding, Targets
+from kdcache.targets.kinds import make_coding
+from kdcache.views.stream import Views, stream_views
+from kdcache.views.viewset import Span
+
+DEFAULT_K = 128
+DEFAULT_MIN_PROB = 0.0031
+DEFAULT_BATCH = 128
+_DRY_RUN_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class DumpRequest:
+    """What `dump-logits` was asked for; None means the default, which the job says.
+
+    Attributes:
+        teacher: short name or timm name.
+        data: folder of tars, or brace pattern.
+        cache: path of the Zarr store; made when it is not there.
+        weights: checkpoint of the teacher; without it, timm's pretrained weights.
+        name: of the teacher's entry in the cache; by default `teacher`.
+        views: how many views shall be there at the end.
+        k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
+        targets: "topk" or "full".
+        label_space: "teacher" if labels are the teacher's classes, else "none".
+        policy: name or file; only for a new cache, or to check what an old one has.
+        seed: of the view set.
+        batch_size: the teacher's fixed batch shape; even.
+    """
+
+    teacher: str
+    data: str
+    cache: str
+    weights: Path | None = None
+    name: str | None = None
+    views: int | None = None
+    k: int | None = None
+    min_prob: float | None = None
+    targets: str = "topk"
+    label_space: str = "teacher"
+    policy: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    precision: str | None = None
+    renderer: str = "dali"
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class DumpReport:
+    """What a dump did, or would do.
+
+    Attributes:
+        samples: in the data set.
+        views: in the cache at the end.
+        written: blocks written by this run, of `blocks` in all.
+        bytes_per_view: of the answers to one sample in one view, on disk.
+        top1: share of the first block's views whose top-1 class is the label; None without labels.
+    """
+
+    cache: str
+    teacher: str
+    samples: int
+    views: int
+    written: int
+    blocks: int
+    bytes_per_view: float
+    top1: float | None
+    dry_run: bool
+
+    def lines(self) -> list[str]:
+        """The report as plain lines."""
+        total = self.bytes_per_view * self.samples * self.views
+        size = f"{self.bytes_per_view:.1f} bytes a view, {_readable(total)} in all"
+        what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
+        if self.dry_run:
+            return [f"Dry run: {what}: about {size}. Nothing was written to {self.cache}."]
+        return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
+
+
+def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
+    """Make every block of the first V views that is not in the cache yet.
+
+    Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same
+    bytes as that of an uninterrupted run.
+
+    Raises:
+        KdcacheError: anything that a user can mend; what was written before stays.
+    """
+    device = resolve_device(request.device)
+    use_all_cores()
+    batch_size = _even(request.batch_size or DEFAULT_BATCH)
+    index = open_index(request.data, progress=progress)
+    opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
+    view_set = opened.view_set
+    teacher = load_teacher(
+        request.teacher,
+        request.weights,
+        device=device,
+        precision=request.precision or "auto",
+        batch_size=batch_size,
+    )
+    _check_classes(index, teacher, request.label_space)
+    coding = _coding(request, teacher.num_classes)
+    identity = teacher_identity(teacher, coding, request.name or request.teacher, request.label_space)
+    views = request.views or DEFAULT_VIEWS
+    if request.views is None:
+        progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
+
+    with (
+        open_renderer(
+            request.renderer,
+            size=teacher.size,
+            interpolation=view_set.policy.interpolation,
+            max_batch=batch_size,
+            device=device,
+        ) as renderer,
+        closing(SampleReader(index)) as reader,
+    ):
+        source = _Source(opened, reader, renderer, teacher, coding, request.label_space)
+        if request.dry_run:
+            return _dry_run(request, source, identity, views)
+        cache = Cache.open_or_create(request.cache, opened.identity, view_set.windows)
+        entry = cache.add_teacher(identity, coding)
+        return _fill(request, source, entry, views, progress)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Everything that answers come from."""
+
+    opened: OpenViews
+    reader: SampleReader
+    renderer: Renderer
+    teacher: Teacher
+    coding: Coding
+    label_space: str
+
+    @property
+    def samples(self) -> int:
+        return len(self.opened.view_set)
+
+    @property
+    def block_rows(self) -> int:
+        return self.opened.identity.block_rows
+
+    def batches(self, view: int, block: int) -> list[Span]:
+        return block_batches(
+            view,
+            block,
+            samples=self.samples,
+            block_rows=self.block_rows,
+            batch_size=self.teacher.batch_size,
+        )
+
+    def answers(self, spans: Iterator[Span]) -> Iterator[tuple[Views, Targets]]:
+        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, spans)) as stream:
+            for views in stream:
+                yield views, answer(self.teacher, self.coding, views, self.label_space)
+
+
+def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progress: Progress) -> DumpReport:
+    samples = source.samples
+    blocks = block_count(samples, source.block_rows)
+    missing = [
+        (view, block) for view in range(views) for block in sorted(set(range(blocks)) - entry.recorded(view))
+    ]
+    rows_left = sum(_rows(block, samples, source.block_rows) for _, block in missing)
+    provenance = provenance_of(source.renderer, source.teacher)
+    _warn_of_other_provenance(entry, provenance, progress)
+    top1 = _Top1()
+    with progress.task(
+        f"{request.teacher} over {samples:,} samples x {views} views",
+        total=samples * views,
+        done=samples * views - rows_left,
+    ) as task:
+        # One stream over all missing blocks: rendering does not pause at a block's end.
+        answers = source.answers(span for view, block in missing for span in source.batches(view, block))
+        with closing(answers):
+            for number, (view, block) in enumerate(missing):
+                parts = _take_block(answers, len(source.batches(view, block)), top1 if number == 0 else None, task)
+                entry.write_block(view, block, type(parts[0]).concat(parts), provenance)
+                if number == 0:
+                    _say_top1(top1, source, request.label_space, progress)
+    return DumpReport(
+        cache=request.cache,
+        teacher=entry.identity.name,
+        samples=samples,
+        views=views,
+        written=len(missing),
+        blocks=blocks * views,
+        bytes_per_view=sum(entry.stored_bytes(view) for view in range(views)) / (samples * views),
+        top1=top1.share,
+        dry_run=False,
+    )
+
+
+def _take_block(
+    answers: Iterator[tuple[Views, Targets]], batches: int, top1: "_Top1 | None", task: Task
+) -> list[Targets]:
+    parts = []
+    for _ in range(batches):
+        views, targets = next(answers)
+        if top1 is not None:
+            top1.count(views, targets)
+        parts.append(targets)
+        task.advance(len(targets))
+    return parts
+
+
+def _dry_run(request: DumpRequest, source: _Source, identity: TeacherIdentity, views: int) -> DumpReport:
+    """Answer a few batches, store them in a cache of their own, and count its bytes."""
+    spans = source.batches(0, 0)[:_DRY_RUN_BATCHES]
+    samples = source.samples
+    with tempfile.TemporaryDirectory(prefix="kdcache-dry-run-") as folder:
+        top1 = _Top1()
+        parts = []
+        for batch_views, targets in source.answers(iter(spans)):
+            top1.count(batch_views, targets)
+            parts.append(targets)
+        cache = Cache.create(
+            str(Path(folder) / "cache"), source.opened.identity, source.opened.view_set.windows
+        )
+        entry = cache.add_teacher(identity, source.coding)
+        entry.write_block(0, 0, type(parts[0]).concat(parts), {})
+        bytes_per_view = entry.stored_bytes(0) / sum(len(part) for part in parts)
+    blocks = block_count(samples, source.block_rows) * views
+    return DumpReport(
+        request.cache, identity.name, samples, views, 0, blocks, bytes_per_view, top1.share, dry_run=True
+    )
+
+
+class _Top1:
+    """How often the teacher's first class is the label that holds most of the picture."""
+
+    def __init__(self) -> None:
+        self.right = self.seen = 0
+
+    def count(self, views: Views, targets: Targets) -> None:
+        labels = views.rows.labels
+        main = np.where(views.rows.weight >= 0.5, labels[:, 0], labels[:, 1])
+        first = targets.top1().cpu().numpy()
+        labelled = main >= 0
+        self.right += int((first == main)[labelled].sum())
+        self.seen += int(labelled.sum())
+
+    @property
+    def share(self) -> float | None:
+        return self.right / self.seen if self.seen else None
+
+
+def _say_top1(top1: _Top1, source: _Source, label_space: str, progress: Progress) -> None:
+    if label_space != "teacher" or top1.share is None:
+        return
+    progress.say(f"The teacher's top-1 on the first block's views: {top1.share:.1%} of {top1.seen:,}.")
+    chance = 1 / source.teacher.num_classes
+    if top1.share < chance + 0.1 * (1 - chance):
+        progress.warn(
+            f"That is near chance ({chance:.1%}): are the labels in the order of the teacher's classes, and are these "
+            "the weights you meant? Use --label-space none if the teacher's classes are others."
+        )
+
+
+def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: str) -> TeacherIdentity:
+    """What a teacher's answers depend on."""
+    return TeacherIdentity(
+        name=name,
+        architecture=teacher.architecture,
+        weights=teacher.weight_hash,
+        mean=teacher.mean,
+        std=teacher.std,
+        size=teacher.size,
+        precision=teacher.precision,
+        batch_size=teacher.batch_size,
+        targets=coding.identity(),
+        num_classes=teacher.num_classes,
+        label_space=label_space,
+    )
+
+
+def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
+    """What may change an answer's last bits but not its meaning: kept per block, warned of when it differs."""
+    device = teacher.device
+    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} {hardware}",
+        "kdcache": kdcache.__version__,
+        "renderer": renderer.describe(),
+        "torch": torch.__version__,
+    }
+
+
+def _warn_of_other_provenance(entry: Entry, provenance: dict[str, str], progress: Progress) -> None:
+    stored = entry.first_provenance()
+    if stored is None:
+        return
+    for field in sorted(provenance.keys() | stored.keys()):
+        before, now = stored.get(field, "none"), provenance.get(field, "none")
+        if before != now:
+            progress.warn(
+                f"Blocks in this cache were made with {field} {before}, new ones will be with {now}: their answers can "
+                "differ in the last bits."
+            )
+
+
+def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
+    if label_space == "none" or index.num_classes == teacher.num_classes:
+        return
+    raise IdentityError(
+        f"The data has {index.num_classes} classes, the teacher {teacher.num_classes}: its answers are not about these "
+        "labels. Use --label-space none to distil its own classes, a teacher trained on these labels, or name all "
+        "classes in a classes.json beside the shards if some have no sample here.",
+        field="num_classes",
+    )
+
+
+def _coding(request: DumpRequest, num_classes: int) -> Coding:
+    if request.targets == "full":
+        if request.k is not None or request.min_prob is not None:
+            raise UsageError("--k and --min-prob belong to --targets topk; full targets keep every class.")
+        return make_coding("full", num_classes)
+    k = DEFAULT_K if request.k is None else request.k
+    min_prob = DEFAULT_MIN_PROB if request.min_prob is None else request.min_prob
+    return make_coding("topk", num_classes, k=min(k, num_classes), min_prob=min_prob)
+
+
+def _even(batch_size: int) -> int:
+    if batch_size < 2 or batch_size % 2:
+        raise UsageError(f"--batch-size is {batch_size}: give an even number, because neighbouring rows are mixed.")
+    return batch_size
+
+
+def _rows(block: int, samples: int, block_rows: int) -> int:
+    return min(block_rows, samples - block * block_rows)
+
+
+def _readable(count: float) -> str:
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

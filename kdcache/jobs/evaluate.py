@@ -1,0 +1,174 @@
+"""`kdcache evaluate`: top-1, top-5 and loss on labelled images, seen through timm's own evaluation transform."""
+
+import io
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.data.index import Index, open_index
+from kdcache.data.shards import SampleReader
+from kdcache.device import autocast, resolve_device, resolve_precision, use_all_cores
+from kdcache.errors import BrokenImageError, IdentityError, UsageError
+from kdcache.models.load import load_model
+from kdcache.models.network import Network
+from kdcache.prefetch import prefetch
+from kdcache.progress import Progress, silent
+
+DEFAULT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What `evaluate` was asked for: a run folder, or a timm name with weights of its own or timm's."""
+
+    model: str
+    data: str
+    weights: Path | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = DEFAULT_BATCH
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's score on labelled images.
+
+    Attributes:
+        top1, top5: share of the images whose label is the first, or among the first five classes.
+        loss: mean cross entropy in nats.
+        correct: for each sample of the index, whether its first class is the label.
+    """
+
+    model: str
+    samples: int
+    top1: float
+    top5: float
+    loss: float
+    correct: Bool[np.ndarray, "n"]
+
+    def lines(self) -> list[str]:
+        """The score as a plain line."""
+        return [
+            f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} on {self.samples:,} images"
+        ]
+
+
+def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluation:
+    """Score one model.
+
+    Raises:
+        KdcacheError: no such model, weights that do not fit, data without labels or with other classes.
+    """
+    device = resolve_device(request.device)
+    precision = resolve_precision(request.precision, device)
+    use_all_cores()
+    folder = Path(request.model)
+    if folder.is_dir():
+        if request.weights is not None:
+            raise UsageError(f"{folder} is a folder with weights of its own: leave --weights out, or name a model.")
+        network = load_model(None, folder)
+    else:
+        network = load_model(request.model, request.weights)
+    network.module.to(device).eval()
+    index = open_index(request.data, progress=progress)
+    return score(
+        network, index, name=request.model, device=device, precision=precision, batch_size=request.batch_size,
+        progress=progress,
+    )
+
+
+def score(
+    network: Network,
+    index: Index,
+    *,
+    name: str,
+    device: torch.device,
+    precision: str = "fp32",
+    batch_size: int = DEFAULT_BATCH,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Every sample of `index` once, in the order of the shards; the module is left in the mode it had.
+
+    The last batch is smaller; scores do not depend on the batch but in rounding.
+    """
+    check_labels(index, network.card.num_classes)
+    correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
+    loss = 0.0
+    was_training = network.module.training
+    network.module.eval()
+    try:
+        with (
+            closing(SampleReader(index)) as reader,
+            closing(prefetch(_pictures(network, index, reader, batch_size))) as batches,
+            progress.task(f"Evaluate {name}", total=len(index)) as task,
+            torch.inference_mode(),
+        ):
+            for samples, pixels in batches:
+                labels = torch.from_numpy(index.label[samples].astype(np.int64)).to(device)
+                with autocast(precision, device):
+                    logits = network.module(network.normalise(pixels.to(device).float()))
+                logits = logits.float()
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                correct[samples] = ranked[:, 0].cpu().numpy()
+                top5[samples] = ranked.any(dim=1).cpu().numpy()
+                task.advance(len(samples))
+    finally:
+        network.module.train(was_training)
+    count = len(index)
+    return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
+
+
+def check_labels(index: Index, num_classes: int) -> None:
+    """Raise where a model of `num_classes` cannot be scored on `index`."""
+    if len(index) == 0 or int(index.label.min()) < 0:
+        raise UsageError(f"{index.path.parent} has samples without labels: a score needs a label for each.")
+    if index.num_classes > num_classes:
+        raise IdentityError(
+            f"{index.path.parent} has {index.num_classes} classes, the model {num_classes}: evaluate on data with the "
+            "classes it was trained on.",
+            field="num_classes",
+        )
+
+
+def _pictures(
+    network: Network, index: Index, reader: SampleReader, batch_size: int
+) -> Iterator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]]]:
+    card = network.card
+    # use_prefetcher leaves out the normalisation, which follows on the device as in timm's own loader.
+    transform = create_transform(
+        card.input_size,
+        is_training=False,
+        interpolation=card.interpolation,
+        crop_pct=card.crop_pct,
+        mean=card.mean,
+        std=card.std,
+        use_prefetcher=True,
+    )
+
+    def picture(sample: int, encoded: bytes) -> UInt8[np.ndarray, "3 s s"]:
+        try:
+            with Image.open(io.BytesIO(encoded)) as image:
+                return np.asarray(transform(image.convert("RGB")))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise BrokenImageError(
+                f"{index.describe(sample)} cannot be decoded ({error}). Repair or remove the sample, then run "
+                "`kdcache index` on the data again."
+            ) from error
+
+    in_shard_order = np.lexsort((index.offset, index.shard))
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(index), batch_size):
+            samples = in_shard_order[start : start + batch_size]
+            pixels = np.stack(list(threads.map(picture, samples.tolist(), reader.read(samples))))
+            yield samples, torch.from_numpy(pixels)

@@ -1,0 +1,91 @@
+"""Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32
+
+from kdcache.cache.identity import FORMAT, ViewSetIdentity, require_same, windows_checksum
+from kdcache.cache.store import Cache, default_block_rows
+from kdcache.data.index import Index
+from kdcache.data.order import derive_windows
+from kdcache.errors import IdentityError
+from kdcache.progress import Progress
+from kdcache.views.policies import DEFAULT, load_policy
+from kdcache.views.policy import Policy
+from kdcache.views.viewset import ViewSet
+
+DEFAULT_VIEWS = 300
+"""Epochs of recipe A2 (Wightman, Touvron, Jegou 2021): one view an epoch."""
+
+
+@dataclass(frozen=True)
+class OpenViews:
+    """A view set with its identity."""
+
+    view_set: ViewSet
+    identity: ViewSetIdentity
+
+
+def stored_views(cache: Cache, index: Index) -> OpenViews:
+    """The views that a cache's answers are about, on today's shards.
+
+    Raises:
+        IdentityError: the cache was made for other samples.
+    """
+    stored = cache.view_set
+    if stored.fingerprint != index.fingerprint or stored.samples != len(index):
+        raise IdentityError(
+            f"The cache {cache.path} belongs to another data set: its fingerprint is {stored.fingerprint[:12]} of "
+            f"{stored.samples:,} samples, that of {index.path.parent} is {index.fingerprint[:12]} of {len(index):,}. "
+            "Give the --data it was made for, or another --cache.",
+            field="fingerprint",
+        )
+    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, cache.windows()), stored)
+
+
+def new_views(index: Index, policy: Policy, seed: int, progress: Progress, windows: Int32[np.ndarray, "n"] | None = None) -> OpenViews:
+    """A view set of its own, with windows from today's shards unless they are given (from a run that has them)."""
+    if windows is None:
+        derived = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards))
+        if derived.warning:
+            progress.warn(derived.warning)
+        windows = derived.ids
+    identity = ViewSetIdentity(
+        format=FORMAT,
+        fingerprint=index.fingerprint,
+        samples=len(index),
+        windows=windows_checksum(windows),
+        policy=policy.to_json(),
+        seed=seed,
+        block_rows=default_block_rows(len(index)),
+    )
+    return OpenViews(ViewSet(index, policy, seed, windows), identity)
+
+
+def views_for_dump(
+    cache_path: str, index: Index, policy: str | None, seed: int | None, progress: Progress
+) -> OpenViews:
+    """The views of the cache at `cache_path`, or, where there is none, new ones of `policy` and `seed`.
+
+    Raises:
+        IdentityError: a policy or seed was asked for that the cache does not have.
+    """
+    if not Cache.exists(cache_path):
+        name = policy or DEFAULT
+        if policy is None:
+            progress.say(f"Policy {name} (see `kdcache policies`).")
+        return new_views(index, load_policy(name), seed or 0, progress)
+    opened = stored_views(Cache.open(cache_path), index)
+    wanted = {}
+    if policy is not None:
+        wanted["policy"] = load_policy(policy).to_json()
+    if seed is not None:
+        wanted["seed"] = seed
+    require_same(
+        {name: getattr(opened.identity, name) for name in wanted},
+        wanted,
+        what=f"the cache {cache_path}",
+        remedy="leave the option out to add to this cache, or give another --cache",
+    )
+    return opened
