@@ -1,0 +1,33 @@
+"""Vanilla knowledge distillation."""
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.objectives.precision import at_least_float32
+
+
+def kd(
+    student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "b c"], temperature: float = 1.0
+) -> Float[Tensor, ""]:
+    """T^2 * mean over b of sum over c of p_t log(p_t / p_s), both softened by the temperature T.
+
+    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network". The mean runs over the batch only
+    ("batchmean"), and the teacher's entropy is part of it, so that 0 means agreement.
+
+    Args:
+        student_logits: any real numbers.
+        teacher_log_probs: of the teacher at T = 1; -inf stands for a probability of 0. A constant: no gradient
+            flows to it.
+        temperature: T > 0. Anything but 1 needs the teacher's whole vector: a uniform tail is no longer close.
+
+    Exact with `full` and `embedding` targets. With `topk` the gradient is off by at most twice the tail mass (L1).
+    """
+    student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
+    teacher = at_least_float32(teacher_log_probs.detach())
+    if temperature != 1:
+        teacher = F.log_softmax(teacher / temperature, dim=-1)
+    probs = teacher.exp()
+    # 0 log 0 is 0, but 0 * -inf is not.
+    terms = probs * (teacher.masked_fill(probs == 0, 0.0) - student)
+    return temperature**2 * terms.sum(dim=-1).mean()

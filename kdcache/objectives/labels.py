@@ -1,0 +1,54 @@
+"""Losses on labels, and the soft labels of mixed pictures."""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.objectives.precision import at_least_float32
+
+
+def soft_labels(
+    labels: Int64[Tensor, "b 2"], weight: Float[Tensor, "b"], num_classes: int, smoothing: float = 0.0
+) -> Float[Tensor, "b c"]:
+    """w y + (1 - w) y', each of the two one-hot and smoothed once: timm's `mixup_target`.
+
+    Smoothing (Szegedy et al. 2016) spreads a share s over all classes: s / c + (1 - s) for the label, s / c for the
+    others.
+
+    Args:
+        labels: of the picture and of its partner in the mix, 0 <= label < num_classes; a partner of -1 means that
+            the picture is not mixed, and its weight does not count.
+        weight: w, the picture's own share of the mix, in 0..1.
+        num_classes: c.
+        smoothing: s, in 0..1.
+    """
+    own, partner = labels.unbind(dim=1)
+    partner = torch.where(partner < 0, own, partner)
+    rest = smoothing / num_classes
+    peak = 1.0 - smoothing + rest
+
+    def one_hot(of: Tensor) -> Tensor:
+        flat = weight.new_full((len(of), num_classes), rest)
+        return flat.scatter_(1, of[:, None], peak)
+
+    share = weight[:, None]
+    return one_hot(own) * share + one_hot(partner) * (1.0 - share)
+
+
+def cross_entropy(logits: Float[Tensor, "b c"], soft: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    """Mean over b of - sum over c of y log softmax(z): timm's `SoftTargetCrossEntropy`."""
+    return -(soft * F.log_softmax(at_least_float32(logits), dim=-1)).sum(dim=-1).mean()
+
+
+def binary_cross_entropy(
+    logits: Float[Tensor, "b c"], soft: Float[Tensor, "b c"], *, sum_classes: bool = False
+) -> Float[Tensor, ""]:
+    """Mean of - y log sigmoid(z) - (1 - y) log sigmoid(-z): timm's `BinaryCrossEntropy`.
+
+    Wightman et al. 2021, "ResNet strikes back". The mean runs over the batch *and* the classes, so at 1000 classes its
+    gradient is about a thousandth of the cross-entropy's; `sum_classes` sums over the classes instead.
+    """
+    logits = at_least_float32(logits)
+    terms = F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype), reduction="none")
+    return terms.sum(dim=-1).mean() if sum_classes else terms.mean()
