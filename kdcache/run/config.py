@@ -1,0 +1,228 @@
+"""The resolved configuration of a run: every setting that decides what is trained, and nothing else."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from kdcache.errors import ConfigError
+from kdcache.objectives.vanilla import VanillaKD
+from kdcache.run.recipes import read_recipe
+from kdcache.run.settings import from_plain, nested, overlay, to_plain
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Which model is trained. Arguments as `kdcache.models.students.create_student` has them.
+
+    Attributes:
+        name: a short name or a timm name.
+        size: pixels a side, in training and in evaluation.
+        drop_path: rate of stochastic depth.
+        crop_pct, interpolation: of the evaluation transform; None: timm's own for the model.
+        kwargs: further arguments of `timm.create_model`.
+    """
+
+    name: str
+    size: int = 224
+    drop_path: float = 0.0
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """Which views it sees; a cache's own policy and seed go before these.
+
+    Attributes:
+        policy: a policy's name, or its JSON form.
+        seed: of the views; None: the run's.
+    """
+
+    policy: str | Mapping[str, Any] = "crop-mix"
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How it learns; names and meanings are timm's.
+
+    Attributes:
+        name: of a timm optimiser: lamb, adamw, sgd, ...
+        lr: the peak learning rate at a batch of `lr_batch_size`.
+        lr_batch_size: the batch that `lr` is meant for; None: for any.
+        lr_scaling: how the rate follows the batch; "auto" is timm's habit: by its square root for optimisers that
+            adapt (Adam and its kin, LAMB), linearly for the others.
+        weight_decay: of matrices and kernels; biases and norms have none.
+        momentum: of SGD.
+        betas, eps: of optimisers that have them; None: the optimiser's own.
+    """
+
+    name: str
+    lr: float
+    lr_batch_size: int | None = None
+    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+
+    def lr_at(self, batch_size: int) -> float:
+        """The peak learning rate for a global batch of `batch_size` pictures."""
+        if self.lr_batch_size is None or self.lr_scaling == "none":
+            return self.lr
+        adapts = any(part in self.name.lower() for part in ("ada", "lamb"))
+        by_root = self.lr_scaling == "sqrt" or (self.lr_scaling == "auto" and adapts)
+        ratio = batch_size / self.lr_batch_size
+        return self.lr * (ratio**0.5 if by_root else ratio)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, and how the learning rate moves: linearly up from `warmup_lr`, then down a cosine to `min_lr`.
+
+    Attributes:
+        epochs: passes over the data, the warm-up included.
+        warmup_epochs: of linear growth.
+        warmup_lr, min_lr: learning rates at the start and at the end.
+    """
+
+    epochs: int
+    warmup_epochs: int = 0
+    warmup_lr: float = 1e-6
+    min_lr: float = 0.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All of it.
+
+    Attributes:
+        recipe: the recipe that it began with.
+        batch_size: pictures a step over all processes.
+        seed: of the student's weights and of the training's own draws (drop path, dropout).
+        precision: "auto", "fp32", "bf16" or "fp16".
+        clip_grad: greatest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
+        ema_decay: of the moving average of the weights; None for no average.
+        eval_epochs: epochs between evaluations; 0 for the last only.
+        checkpoint_epochs: epochs between checkpoints.
+        keep_checkpoints: how many of the latest checkpoints stay, beside the best.
+    """
+
+    student: StudentConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    batch_size: int
+    recipe: str = "default"
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    objective: VanillaKD = field(default_factory=VanillaKD)
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    clip_grad: float | None = None
+    ema_decay: float | None = None
+    eval_epochs: int = 1
+    checkpoint_epochs: int = 1
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for holds, name, wanted in (
+            (self.student.size >= 1, "student.size", "at least 1"),
+            (0 <= self.student.drop_path < 1, "student.drop_path", "a rate of at least 0 and below 1"),
+            (self.optimizer.lr > 0, "optimizer.lr", "a number above 0"),
+            ((self.optimizer.lr_batch_size or 1) >= 1, "optimizer.lr_batch_size", "at least 1"),
+            (self.optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0"),
+            (0 <= self.optimizer.momentum < 1, "optimizer.momentum", "at least 0 and below 1"),
+            (self.schedule.epochs >= 1, "schedule.epochs", "at least 1"),
+            (0 <= self.schedule.warmup_epochs <= self.schedule.epochs, "schedule.warmup_epochs", "0..epochs"),
+            (self.schedule.warmup_lr >= 0, "schedule.warmup_lr", "at least 0"),
+            (self.schedule.min_lr >= 0, "schedule.min_lr", "at least 0"),
+            (
+                self.batch_size >= 2 and self.batch_size % 2 == 0,
+                "batch_size",
+                "an even number: pairs stay whole",
+            ),
+            (0 <= self.seed < 2**32, "seed", "0..2^32-1"),
+            (self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number above 0, or null"),
+            (self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "a number in 0..1, or null"),
+            (self.eval_epochs >= 0, "eval_epochs", "at least 0"),
+            (self.checkpoint_epochs >= 1, "checkpoint_epochs", "at least 1"),
+            (self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1"),
+        ):
+            if not holds:
+                value: Any = self
+                for part in name.split("."):
+                    value = getattr(value, part)
+                raise ConfigError(f"{name} is {value}: give {wanted}.")
+
+    def with_lr_resolved(self) -> "RunConfig":
+        """The same training, with the learning rate that its batch size has written out."""
+        lr = self.optimizer.lr_at(self.batch_size)
+        optimizer = dataclasses.replace(self.optimizer, lr=lr, lr_batch_size=None, lr_scaling="none")
+        return dataclasses.replace(self, optimizer=optimizer)
+
+
+def load_config(
+    recipe: str,
+    *,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> RunConfig:
+    """A configuration from a recipe and what is laid over it, later over earlier.
+
+    Args:
+        recipe: the name of a shipped recipe, or a recipe's file.
+        file: YAML with any of the settings.
+        options: values by dotted name ("schedule.epochs"), as a command line's own options give them.
+        assignments: "NAME=VALUE" each, with a dotted name and a YAML value.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value that it can't have.
+    """
+    values = overlay(read_recipe(recipe), {"recipe": recipe})
+    if file is not None:
+        values = overlay(values, _read_yaml(file))
+    for name, value in (options or {}).items():
+        values = overlay(values, nested(name, value))
+    for assignment in assignments:
+        values = overlay(values, _assigned(assignment))
+    return from_plain(RunConfig, values)
+
+
+def write_config(config: RunConfig, file: Path) -> None:
+    """Write every setting of `config` as YAML; `read_config` gives an equal one back."""
+    file.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read_config(file: Path) -> RunConfig:
+    """The configuration that `write_config` wrote; ConfigError where it cannot be read."""
+    return from_plain(RunConfig, _read_yaml(file))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{file} cannot be read as YAML ({error}): correct it or give another file."
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds no mapping of settings: write lines such as `batch_size: 256`.")
+    return values
+
+
+def _assigned(assignment: str) -> dict[str, Any]:
+    name, equals, text = assignment.partition("=")
+    if not (name.strip() and equals):
+        raise ConfigError(f"{assignment!r} sets nothing: write NAME=VALUE, such as optimizer.lr=0.001.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"The value of {name} is no YAML ({text!r}): quote it, or write it as a list."
+        ) from error
+    return nested(name.strip(), value)
