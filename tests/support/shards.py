@@ -1,4 +1,4 @@
-"""Small real shard sets for tests, written with webdataset alone: nothing of what is tested helps to make them."""
+"""Small real shard sets for tests, written with webdataset alone, by nothing that is itself tested."""
 
 import io
 import json
@@ -21,7 +21,7 @@ class Sample(NamedTuple):
 
 
 def draw_image(rng: np.random.Generator, height: int, width: int, label: int) -> np.ndarray:
-    """A smooth colour gradient, a few soft waves and a little noise, uint8 [height, width, 3]; the label tints it."""
+    """A colour gradient, soft waves and a little noise, uint8 [height, width, 3]; the label tints it."""
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     tint = 0.5 + 0.35 * np.cos(2 * np.pi * (label * 0.61803 + np.array([0.0, 1 / 3, 2 / 3])))
     slope = rng.uniform(-0.4, 0.4, (2, 3))
@@ -83,7 +83,7 @@ def write_tar(path: Path, samples: Sequence[Sample]) -> Path:
 
 
 def write_set(folder: Path, samples: Sequence[Sample], shards: int, class_names: bool = True) -> Path:
-    """All samples, spread in order over `shards` tars of nearly equal size, with `classes.json`; gives the folder."""
+    """All samples in order over `shards` tars of nearly equal size, with `classes.json`; gives the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     share = math.ceil(len(samples) / shards)
     for shard in range(shards):
@@ -107,7 +107,7 @@ def make_shards(
     labelled: bool = True,
     shuffle: int | None = None,
 ) -> Path:
-    """A folder of real shards: `make_samples`, in their order or shuffled by the seed `shuffle`, over `shards` tars.
+    """A folder of `shards` tars: the samples of `make_samples`, in their order or shuffled by `shuffle`.
 
     Two calls that differ in `shards` or `shuffle` alone hold the same samples.
     """

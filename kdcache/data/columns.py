@@ -1,0 +1,125 @@
+"""The folder of an index: one `.npy` file a column, opened as memory maps, and what the index was made from."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from kdcache.errors import DataError
+
+FORMAT = 1
+"""Version of the folder's layout and of the fingerprint; an index of another version is built again."""
+
+COLUMNS: dict[str, np.dtype] = {
+    "key_hash": np.dtype("<u8"),
+    "shard": np.dtype("<i4"),
+    "offset": np.dtype("<i8"),
+    "length": np.dtype("<i8"),
+    "height": np.dtype("<i4"),
+    "width": np.dtype("<i4"),
+    "label": np.dtype("<i4"),
+}
+"""One entry a sample, ascending in `key_hash`."""
+
+KEY_START: np.dtype = np.dtype("<i8")
+"""Column `key_start` has an entry more than there are samples: key i is bytes start[i] to start[i+1] of `key_bytes`."""
+
+META = "index.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an index is made from.
+
+    folder: what the shards' names are relative to, so that an index moves with its shards.
+    shards: of each shard its name, size in bytes, and time of modification in nanoseconds.
+    """
+
+    folder: Path
+    shards: tuple[tuple[str, int, int], ...]
+    unlabelled: bool
+
+    @classmethod
+    def of(cls, folder: Path, shards: Iterable[str], unlabelled: bool) -> "Source":
+        """These shards (absolute paths) as they are now. Raises DataError when one cannot be looked at."""
+        found = []
+        for shard in shards:
+            try:
+                stat = os.stat(shard)
+            except OSError as error:
+                raise DataError(
+                    f"The shard {shard} cannot be read: {error.strerror}. Restore it or check its permissions."
+                ) from error
+            found.append((os.path.relpath(shard, folder), stat.st_size, stat.st_mtime_ns))
+        return cls(folder, tuple(found), unlabelled)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The shards' absolute paths."""
+        return tuple(os.path.join(self.folder, name) for name, _, _ in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `index.json` keeps, to tell whether an index is still of today's shards."""
+        return {"unlabelled": self.unlabelled, "shards": [list(shard) for shard in self.shards]}
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An index's folder, opened: memory maps by column name, and what `index.json` says."""
+
+    columns: dict[str, np.ndarray]
+    fingerprint: str
+    labels: int
+
+
+def load(folder: Path, source: Source) -> Loaded | None:
+    """The index in `folder` if it is whole, of this format and of this source; else None. Reads no column.
+
+    All files are opened through one handle of the folder, so that another process that puts a new index in its
+    place meanwhile cannot mix the two.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        with _open_at(handle, META) as file:
+            meta = json.load(file)
+        if meta["format"] != FORMAT or meta["source"] != source.to_json():
+            return None
+        columns = {name: _map(handle, name) for name in (*COLUMNS, "key_start", "key_bytes")}
+        rows = meta["samples"]
+        if any(columns[name].shape != (rows,) for name in COLUMNS) or columns["key_start"].shape != (rows + 1,):
+            return None
+        return Loaded(columns, meta["fingerprint"], meta["labels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # damaged or half deleted: it is built again
+    finally:
+        os.close(handle)
+
+
+def _open_at(handle: int, name: str) -> BinaryIO:
+    return open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=handle))
+
+
+def _map(handle: int, name: str) -> np.ndarray:
+    with _open_at(handle, f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        if version != (1, 0):
+            raise ValueError(f"{name}.npy has version {version}")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        mapped = np.memmap(file, dtype, mode="r", offset=file.tell(), shape=shape)
+    return np.asarray(mapped)
+
+
+def save(folder: Path, name: str, dtype: np.dtype, parts: Iterable[np.ndarray], rows: int) -> None:
+    """Write the column `name` of `rows` entries, given in parts."""
+    with open(folder / f"{name}.npy", "wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (rows,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).data)

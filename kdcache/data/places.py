@@ -1,0 +1,91 @@
+"""Where the index of some shards is kept, and putting a finished one there."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdcache.errors import DataError
+
+
+def shards_folder(data: str | Path, shards: Sequence[str]) -> Path:
+    """The folder that DATA is, or the deepest one that holds all of the pattern's shards."""
+    if os.path.isdir(data):
+        return Path(os.path.abspath(data))
+    return Path(os.path.commonpath([os.path.dirname(shard) for shard in shards]))
+
+
+def index_places(data: str | Path, shards: Sequence[str], unlabelled: bool) -> tuple[Path, Path]:
+    """The folders in which the index of DATA may lie: beside its shards, else among the user's cached files.
+
+    The index of a pattern carries a hash of the shards that the pattern names, so that patterns share a folder.
+    """
+    folder = shards_folder(data, shards)
+    name = "kdcache-index"
+    if not os.path.isdir(data):
+        name += "-" + _hash("\0".join(os.path.relpath(shard, folder) for shard in shards))
+    if unlabelled:
+        name += "-unlabelled"
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
+    return folder / name, cached / f"{folder.name}-{_hash(str(folder))}" / name
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def writable(places: Sequence[Path]) -> Path:
+    """The first of the places beside which a folder can be made. Raises DataError when there is none."""
+    reasons = []
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent):
+                return place
+        except OSError as error:
+            reasons.append(f"{place.parent} ({error.strerror})")
+    raise DataError(
+        f"The index can be written neither to {' nor to '.join(reasons)}. "
+        "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
+    )
+
+
+@contextmanager
+def building(place: Path) -> Iterator[Path]:
+    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling.
+
+    One process builds at a time, others wait, where the file system has locks; where it has none they build the
+    same index twice, and the last one stays. What killed builds left is cleared away.
+    """
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-building-", dir=place.parent))
+    try:
+        yield temporary
+        with suppress(FileNotFoundError):
+            os.rename(place, temporary / "replaced")
+        os.rename(temporary, place)
+        shutil.rmtree(place / "replaced", ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"The index cannot be written to {place}: {error.strerror or error}. "
+            "Free some space or check the folder's permissions."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """Hold the lock on building `place`, waiting for it, and clear away what killed builds left there."""
+    with open(place.parent / f".{place.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            yield
+            return
+        for left in place.parent.glob(f".{place.name}-building-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield

@@ -1,0 +1,194 @@
+"""Where the shards are, and reading single images out of them.
+
+Shards are plain tar files on a file system. Which names a brace pattern stands for is webdataset's own rule; only
+random access by byte offset is ours.
+"""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from jaxtyping import Int64
+
+from kdcache.errors import DataError
+
+if TYPE_CHECKING:
+    from kdcache.data.index import Index
+
+INCOMPLETE = "IMPORT-INCOMPLETE"
+"""A file that lies in a folder of shards from the first byte of an import until its last."""
+
+
+def expand_data(data: str | Path) -> tuple[str, ...]:
+    """Absolute paths of the shards that DATA stands for, in order.
+
+    data: a folder (its `*.tar` files by name), one tar file, or a brace pattern such as `train-{000000..001023}.tar`
+        with webdataset's expansion, whose order is kept.
+
+    Raises DataError when there is no shard, when one of them is missing or listed twice, when DATA is not on a file
+    system, and when the import that made the shards did not finish.
+    """
+    if "://" in str(data) or str(data).startswith("pipe:"):
+        raise DataError(
+            f"{data} is not on a file system; kdcache reads single images out of the shards at random. "
+            "Copy or mount the shards, and name the folder."
+        )
+    if os.path.isdir(data):
+        shards = _in_folder(Path(data))
+    else:
+        shards = tuple(os.path.abspath(name) for name in _expand_braces(str(data)))
+    for folder in dict.fromkeys(os.path.dirname(shard) for shard in shards):
+        if os.path.exists(os.path.join(folder, INCOMPLETE)):
+            raise DataError(
+                f"The import into {folder} did not finish, so images are missing. Run the same import again."
+            )
+    seen: set[str] = set()
+    for shard in shards:
+        if shard in seen:
+            raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
+        seen.add(shard)
+        if not os.path.isfile(shard):
+            raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
+    return shards
+
+
+def _in_folder(folder: Path) -> tuple[str, ...]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
+    shards = tuple(os.path.abspath(folder / name) for name in names if name.endswith(".tar"))
+    if shards:
+        return shards
+    if INCOMPLETE in names:
+        raise DataError(f"The import into {folder} did not finish. Run the same import again.")
+    if any(name.endswith((".tar.gz", ".tgz", ".tar.zst")) for name in names):
+        raise DataError(
+            f"The shards in {folder} are compressed, which rules out random access. "
+            "Unpack them to plain .tar files (images are compressed already)."
+        )
+    raise DataError(
+        f"There are no .tar files in {folder}. Name a folder of webdataset shards, "
+        "or make one from a folder of images with `kdcache import folder`."
+    )
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    if not any(mark in pattern for mark in ("{", "::", "$")):
+        if not os.path.exists(pattern):
+            raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
+        return [pattern]
+    from webdataset.shardlists import expand_urls  # imports torch
+
+    try:
+        return expand_urls(pattern)
+    except ValueError as error:
+        raise DataError(f"The pattern {pattern} cannot be expanded: {error}. Check its braces.") from error
+
+
+class SampleReader:
+    """Reads encoded images at random, from any number of threads, with a bounded number of open shards.
+
+    index: where each sample lies.
+    open_files: how many shards stay open; threads that read at the same moment may exceed it by one each.
+    """
+
+    def __init__(self, index: "Index", open_files: int = 64) -> None:
+        self._index = index
+        self._files = _OpenFiles(index.shards, open_files)
+
+    def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
+        """The image files of these samples (numbers in the index), in the order given.
+
+        Within the call the shards are read front to back. Raises DataError when a shard is gone, cannot be read, or
+        is shorter than it was when the index was made.
+        """
+        shards, offsets, lengths = (
+            column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
+        )
+        images: list[bytes] = [b""] * len(samples)
+        order = np.lexsort((offsets, shards))
+        for run in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
+            shard = int(shards[run[0]])
+            with self._files.borrow(shard) as descriptor:
+                for place in run.tolist():
+                    images[place] = self._read_one(
+                        descriptor, int(samples[place]), int(offsets[place]), int(lengths[place])
+                    )
+        return images
+
+    def _read_one(self, descriptor: int, sample: int, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise DataError(f"{self._index.describe(sample)} cannot be read: {error.strerror}.") from error
+        if len(data) != length:
+            raise DataError(
+                f"{self._index.describe(sample)} ends after {len(data)} of {length} bytes: the shard has shrunk since "
+                "its index was made. Restore the shard, or run `kdcache index DATA` and train on what is there."
+            )
+        return data
+
+    def close(self) -> None:
+        """Close all shards; a read still going on in another thread keeps its own until it is done."""
+        self._files.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _OpenFiles:
+    """The file descriptors of the shards read last; one in use is never closed under its reader."""
+
+    def __init__(self, paths: tuple[str, ...], limit: int) -> None:
+        self._paths = paths
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, least recently used first
+        self._users: dict[int, int] = {}
+
+    @contextmanager
+    def borrow(self, shard: int) -> Iterator[int]:
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = _open_shard(self._paths[shard])
+            self._open.move_to_end(shard)
+            self._users[shard] = self._users.get(shard, 0) + 1
+            self._close_idle(self._limit)
+            descriptor = self._open[shard]
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                self._users[shard] -= 1
+                self._close_idle(self._limit)
+
+    def close(self) -> None:
+        with self._lock:
+            self._limit = 0
+            self._close_idle(0)
+
+    def _close_idle(self, limit: int) -> None:
+        for shard in list(self._open):
+            if len(self._open) <= limit:
+                break
+            if self._users.get(shard, 0) == 0:
+                os.close(self._open.pop(shard))
+                self._users.pop(shard, None)
+
+
+def _open_shard(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(
+            f"The shard {path} cannot be opened: {error.strerror}. Restore it, or run `kdcache index DATA` again."
+        ) from error
