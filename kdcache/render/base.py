@@ -7,7 +7,8 @@ nothing. Two renderers agree in geometry exactly, and in pixels within the round
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self, get_args
@@ -101,20 +102,22 @@ class Renderer(ABC):
         """Render each request, in order: one uint8 [b, 3, size, size] a request, on the renderer's device.
 
         Requests are taken and rendered ahead of the consumer by a bounded number; the tensors are the
-        consumer's to keep. Raises, naming the image, BrokenImageError where one cannot be decoded and DataError
-        where a box reaches over an image's edge, once every request before that one has been delivered. The
-        renderer works on with the next call. One stream at a time: end or close a stream before the next one,
-        else UsageError.
+        consumer's to keep. An image that cannot be decoded raises BrokenImageError, a box that reaches over
+        its image's edge DataError; both name the image, and come once every request before has been delivered.
+        The renderer works on with the next call. One stream at a time: end or close a stream before the next
+        one, else UsageError.
         """
-        if self._closed or self._streaming:
+        self._require_open()
+        if self._streaming:
             raise UsageError(
-                "This renderer is closed; open another one."
-                if self._closed
-                else "This renderer is still streaming; end that stream first, or open a second renderer."
+                "This renderer is still streaming; end that stream first, or open a second renderer."
             )
         self._streaming = True
         try:
-            yield from self._stream(self._checked(requests))
+            with closing(self._stream(self._checked(requests))) as rendered:
+                for pixels in rendered:
+                    yield pixels
+                    self._require_open()
         finally:
             self._streaming = False
 
@@ -143,6 +146,10 @@ class Renderer(ABC):
     ) -> None:
         self.close()
 
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UsageError("This renderer is closed; open another one.")
+
     def _checked(self, requests: Iterable[RenderRequest]) -> Iterator[RenderRequest]:
         for request in requests:
             if len(request) > self.max_batch:
@@ -153,7 +160,7 @@ class Renderer(ABC):
             yield request
 
     @abstractmethod
-    def _stream(self, requests: Iterator[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+    def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         """What `stream` promises, for requests that fit; closed early, it leaves nothing in flight."""
 
     @abstractmethod

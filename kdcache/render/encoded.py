@@ -19,7 +19,6 @@ from kdcache.errors import BrokenImageError, DataError
 Kind = Literal["jpeg", "png", "other"]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CRITICAL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -84,12 +83,11 @@ def _check_png_chunks(encoded: bytes) -> None:
         end = at + 8 + length
         if end + 4 > len(encoded):
             break
-        if name in _CRITICAL_CHUNKS:
-            (stored,) = struct.unpack_from(">I", encoded, end)
-            if zlib.crc32(view[at + 4 : end]) != stored:
-                raise UndecodableError(f"the checksum of its PNG chunk {name.decode()} does not match")
-            if name == b"IEND":
-                return
+        (stored,) = struct.unpack_from(">I", encoded, end)
+        if zlib.crc32(view[at + 4 : end]) != stored:
+            raise UndecodableError(f"the checksum of a PNG chunk of it, at byte {at}, does not match")
+        if name == b"IEND":
+            return
         at = end + 4
     raise UndecodableError("its PNG data stop before the end chunk")
 
@@ -129,7 +127,7 @@ def _high_byte(image: Image.Image) -> Image.Image:
 def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str]) -> Image.Image:
     """The part (top, left, height, width) of an image, as 8-bit RGB; `name()` names the image in an error.
 
-    Raises BrokenImageError for an image that cannot be decoded, DataError for a box that reaches over its edge.
+    Raises BrokenImageError for an image that cannot be decoded, DataError for a box over its edge.
     """
     try:
         image = decode_rgb(encoded)
@@ -138,8 +136,8 @@ def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], st
     top, left, height, width = (int(edge) for edge in box)
     if top + height > image.height or left + width > image.width:
         raise DataError(
-            f"{name()} is {image.height} x {image.width} pixels, but rows {top} to {top + height} and columns "
-            f"{left} to {left + width} of it were asked for. "
+            f"{name()} is {image.height} x {image.width} pixels, but rows {top} to {top + height} "
+            f"and columns {left} to {left + width} of it were asked for. "
             "The shards are not those that were indexed; run `kdcache index DATA` again."
         )
     return image.crop((left, top, left + width, top + height))

@@ -5,7 +5,7 @@ interpreter while it decodes and resizes, so threads run side by side.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
@@ -22,7 +22,7 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 
 # Requests in the threads' hands while the consumer holds another.
 _AHEAD = 2
-# Pieces of a request for each thread: several, so that threads end together; few, so that tiny images share one.
+# Pieces of a request for each thread: several, so that threads end together; few, as tiny images share one.
 _PIECES = 4
 
 
@@ -43,7 +43,7 @@ class PillowRenderer(Renderer):
         )
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-pillow")
 
-    def _stream(self, requests: Iterator[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
+    def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         flying: deque[tuple[Tensor, list[Future[None]]]] = deque()
         try:
             for request in requests:

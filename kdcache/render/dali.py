@@ -1,0 +1,253 @@
+"""The fast renderer: one DALI graph that is fed by position and draws no random numbers.
+
+Decoding happens on the CPU, or on the GPU where that is the device. JPEGs and 8-bit PNGs go to DALI as they are;
+every other format and depth is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
+
+One broken image costs DALI its whole pipeline. So bytes are checked before they go in. Should DALI fail all the
+same, a new pipeline takes over, what came before the failure is rendered again, and the image to blame is named.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int32, UInt8
+from nvidia.dali import fn
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+from PIL import Image
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from kdcache.errors import DataError, DeviceError, KdcacheError
+from kdcache.render.base import Interpolation, Renderer, RenderRequest
+from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
+
+# Requests in DALI's hands while the consumer waits for the first of them.
+_IN_FLIGHT = 3
+
+
+class DaliRenderer(Renderer):
+    """Renders with DALI, decoding where the device is; see `Renderer`."""
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        interpolation: Interpolation,
+        max_batch: int,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
+        )
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-dali")
+        self._graph = self._open_graph()
+
+    def _open_graph(self) -> "_Graph":
+        return _Graph(self.size, self.interpolation, self.max_batch, self.threads, self.device)
+
+    def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
+        flying: deque[RenderRequest] = deque()
+        refused: DataError | None = None
+        try:
+            while True:
+                while refused is None and len(flying) < _IN_FLIGHT and (request := next(requests, None)):
+                    try:
+                        self._launch(request)
+                    except DataError as error:
+                        refused = error  # is raised when its turn comes
+                    else:
+                        flying.append(request)
+                if not flying:
+                    break
+                try:
+                    pixels = self._graph.land()
+                except RuntimeError as error:
+                    lost = list(flying)
+                    flying.clear()
+                    yield from self._find_culprit(lost, error)
+                flying.popleft()
+                yield pixels
+            if refused is not None:
+                raise refused
+        finally:
+            self._drain(len(flying))
+
+    def _launch(self, request: RenderRequest) -> None:
+        """Start rendering; raises BrokenImageError or DataError, and starts nothing, for what is plainly wrong."""
+        encoded, boxes, odd = list(request.encoded), request.boxes.copy(), []
+        for position, data in enumerate(encoded):
+            try:
+                check_whole(data)
+            except UndecodableError as error:
+                raise broken_image(request.describe(position), error) from error
+            if not is_plain(data):
+                odd.append(position)
+        parts = self._pool.map(partial(_load, request), odd)
+        for position, part in zip(odd, parts, strict=True):
+            encoded[position] = b"P6 %d %d 255\n" % part.size + part.tobytes()
+            boxes[position, :2] = 0
+        self._graph.launch(encoded, boxes, request.flips)
+
+    def _find_culprit(
+        self, lost: list[RenderRequest], error: RuntimeError
+    ) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
+        """Render the requests that DALI's failure took along once more, up to the image to blame; always raises."""
+        self._graph = self._open_graph()
+        for request in lost:
+            for _ in self._pool.map(partial(_load, request), range(len(request))):
+                pass  # raises where Pillow cannot decode an image either
+            try:
+                self._launch(request)
+                pixels = self._graph.land()
+            except RuntimeError as again:
+                raise self._refusal(request, again) from error
+            yield pixels
+        raise DeviceError(
+            f"DALI failed once and not again on the same images ({_cause(error)}). "
+            "Run the same command again; should it come back, use --renderer pillow."
+        ) from error
+
+    def _refusal(self, request: RenderRequest, error: RuntimeError) -> KdcacheError:
+        """The error for a request that Pillow renders and DALI does not: it names the image if one is to blame."""
+        self._graph = self._open_graph()
+        for position, data in enumerate(request.encoded):
+            one = slice(position, position + 1)
+            try:
+                self._launch(RenderRequest([data], request.boxes[one], request.flips[one]))
+                self._graph.land()
+            except RuntimeError as alone:
+                self._graph = self._open_graph()
+                reason = f"DALI refuses its data ({_cause(alone)}), though --renderer pillow takes them"
+                return broken_image(request.describe(position), reason)
+        return DeviceError(
+            f"DALI cannot render {len(request)} images at once, though each alone ({_cause(error)}). "
+            "Use a smaller --batch-size, or --renderer pillow."
+        )
+
+    def _drain(self, count: int) -> None:
+        try:
+            for _ in range(0 if self._closed else count):
+                self._graph.land()
+        except RuntimeError:  # of a request that nobody waits for any more
+            self._graph = self._open_graph()
+
+    def _close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        del self._graph
+
+
+class _Graph:
+    """One DALI pipeline: batches are launched and land in the same order. A RuntimeError means that it is lost."""
+
+    def __init__(
+        self, size: int, interpolation: Interpolation, max_batch: int, threads: int, device: torch.device
+    ) -> None:
+        self._device = device
+        on_gpu = device.type == "cuda"
+        self._pipeline = Pipeline(
+            batch_size=max_batch,
+            num_threads=threads,
+            device_id=(device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=_IN_FLIGHT,
+        )
+        with self._pipeline:
+            encoded = fn.external_source(name="encoded", ndim=1, dtype=DALIDataType.UINT8)
+            start = fn.external_source(name="start", ndim=1, dtype=DALIDataType.INT32)
+            shape = fn.external_source(name="shape", ndim=1, dtype=DALIDataType.INT32)
+            flip = fn.external_source(name="flip", ndim=0, dtype=DALIDataType.INT32)
+            part = _decode_on_gpu(encoded, start, shape) if on_gpu else _decode_on_cpu(encoded, start, shape)
+            resized: Any = fn.resize(
+                part,
+                size=[size, size],
+                interp_type={
+                    "bilinear": DALIInterpType.INTERP_LINEAR,
+                    "bicubic": DALIInterpType.INTERP_CUBIC,
+                }[interpolation],
+                antialias=True,
+            )
+            # Mean 0 and deviation 1 change no value: the operator flips, and puts the channels first.
+            pixels = fn.crop_mirror_normalize(
+                resized, mirror=flip, mean=[0.0], std=[1.0], dtype=DALIDataType.UINT8, output_layout="CHW"
+            )
+            self._pipeline.set_outputs(pixels)
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """A pipeline's first run starts as many as it prefetches; behind them, every run is one batch."""
+        pixel = [b"P6 1 1 255\n\0\0\0"]
+        box, flip = np.array([[0, 0, 1, 1]], np.int32), np.array([False])
+        for _ in range(_IN_FLIGHT):
+            self._feed(pixel, box, flip)
+        self._pipeline.schedule_run()
+        for _ in range(_IN_FLIGHT):
+            self.land()
+
+    def launch(
+        self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]
+    ) -> None:
+        self._feed(encoded, boxes, flips)
+        self._pipeline.schedule_run()
+
+    def _feed(
+        self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]
+    ) -> None:
+        self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
+        self._pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
+        self._pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
+        self._pipeline.feed_input("flip", flips.astype(np.int32))
+
+    def land(self) -> UInt8[Tensor, "b 3 s s"]:
+        """Wait for the oldest batch in flight and copy it: DALI writes a later one over its own memory."""
+        if self._device.type == "cpu":
+            (pixels,) = self._pipeline.share_outputs()
+            copy = torch.from_numpy(np.array(pixels.as_tensor()))
+        else:
+            (pixels,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream(self._device))
+            copy = from_dlpack(pixels.as_tensor()).clone()
+        self._pipeline.release_outputs()
+        return copy
+
+
+def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    return fn.decoders.image_slice(
+        encoded,
+        start=start,
+        shape=shape,
+        axis_names="HW",
+        output_type=DALIImageType.RGB,
+        adjust_orientation=False,
+    )
+
+
+def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    """Decode whole, then slice: nvJPEG before 13.3 is wrong at the edges of a region with fancy upsampling.
+
+    No image goes to the hardware decoder: which ones would depends on the batch, and its upsampling differs.
+    """
+    whole = fn.decoders.image(
+        encoded,
+        device="mixed",
+        output_type=DALIImageType.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+        hw_decoder_load=0.0,
+    )
+    return fn.slice(whole, start=start, shape=shape, axis_names="HW")
+
+
+def _load(request: RenderRequest, position: int) -> Image.Image:
+    return load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
+
+
+def _cause(error: RuntimeError) -> str:
+    """The one line of DALI's report that says what happened."""
+    lines = [line.strip() for line in str(error).rpartition("encountered:")[2].splitlines()]
+    return next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")
