@@ -12,6 +12,9 @@ import yaml
 from kdcache.errors import ConfigError
 
 
+DEFAULT_RECIPE = "default"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A recipe's name and the first line of its header."""

@@ -1,0 +1,197 @@
+"""Checkpoints of a run: safetensors and JSON, whole or not there, checked when they are read.
+
+checkpoints/step-00001234/
+    model.safetensors     the student's weights, with the header that an export has
+    ema.safetensors       their moving average, where there is one
+    trainer.safetensors   tensors of the optimiser, scaler and random states
+    trainer.json          everything else of the trainer, and where the tensors belong
+    manifest.json         length and BLAKE2b-256 of each of these, written last
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kdcache.errors import CorruptError, RunError, reason
+from kdcache.run.files import new_folder, replace_file, tidy
+from kdcache.run.tree import flatten, stored, unflatten
+
+_FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_MANIFEST = "manifest.json"
+_BEST = "best.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Attributes:
+        step: optimiser steps done.
+        model: the student's state dict, on the CPU.
+        ema: that of its moving average; None where there is none.
+        trainer: the tree of plain values and tensors that was saved, types and all.
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] | None
+    trainer: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the latest few, and the best. One process writes them."""
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        """
+        Args:
+            folder: `checkpoints` in the run's folder; made with the first save.
+            keep: how many of the latest stay.
+        """
+        self.folder = folder
+        self._keep = keep
+
+    def save(
+        self,
+        step: int,
+        *,
+        model: Mapping[str, Tensor],
+        trainer: Mapping[str, Any],
+        ema: Mapping[str, Tensor] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        score: float | None = None,
+    ) -> Path:
+        """Write a checkpoint, then remove those that are neither recent nor the best. Returns its folder.
+
+        Args:
+            step: optimiser steps done.
+            model, ema: state dicts.
+            trainer: tensors and plain values, nested; `torch_random_state` among them where randomness goes on.
+            metadata: for the headers of the weights (`ModelCard.to_metadata`), so that each file describes itself.
+            score: higher is better; the highest so far makes this checkpoint the best.
+
+        Raises:
+            RunError: the disk refuses, or the trainer's state has what a checkpoint cannot keep.
+        """
+        plain, tensors = flatten(dict(trainer))
+        with new_folder(self._path(step)) as folder:
+            header = {"format": "pt", **(metadata or {})}
+            save_file(
+                {name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header
+            )
+            if ema is not None:
+                average = {name: stored(tensor) for name, tensor in ema.items()}
+                save_file(average, folder / "ema.safetensors", header)
+            save_file(tensors, folder / "trainer.safetensors", {"format": "pt"})
+            (folder / "trainer.json").write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
+            files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
+            manifest = {"format": _FORMAT, "step": step, "files": files}
+            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        best = self._best()
+        if score is not None and (best is None or score > best[1]):
+            replace_file(self.folder / _BEST, json.dumps({"step": step, "score": score}).encode())
+        self._prune()
+        return self._path(step)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, in order, unread."""
+        if not self.folder.is_dir():
+            return []
+        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
+        """The latest checkpoint that is whole; None where there is none. Each broken one is told to `warn`."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except CorruptError as error:
+                warn(f"{error} Going on from the one before.")
+        return None
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the highest score; None where none has been scored."""
+        best = self._best()
+        return None if best is None else best[0]
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step.
+
+        Raises:
+            CorruptError: a file of it is missing, short or altered.
+            RunError: a later version of kdcache wrote it.
+        """
+        folder = self._path(step)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            version, files = manifest["format"], dict(manifest["files"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptError(
+                f"The checkpoint {folder} is broken: no readable {_MANIFEST} ({reason(error)})."
+            ) from error
+        if version != _FORMAT:
+            raise RunError(
+                f"The checkpoint {folder} has format {version}, and this kdcache reads {_FORMAT}: update it."
+            )
+        for name, wanted in files.items():
+            if not (folder / name).is_file() or _fingerprint(folder / name) != wanted:
+                raise CorruptError(f"The checkpoint {folder} is broken: {name} is missing or altered.")
+        try:
+            plain = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+            return Checkpoint(
+                step=step,
+                model=load_file(folder / "model.safetensors"),
+                ema=load_file(folder / "ema.safetensors") if "ema.safetensors" in files else None,
+                trainer=unflatten(plain, load_file(folder / "trainer.safetensors")),
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CorruptError(f"The checkpoint {folder} is broken ({reason(error)}).") from error
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _best(self) -> tuple[int, float] | None:
+        try:
+            best = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))
+            step, score = int(best["step"]), float(best["score"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return (step, score) if self._path(step).is_dir() else None
+
+    def _prune(self) -> None:
+        stay = {*self.steps()[-self._keep :], self.best_step()}
+        for step in self.steps():
+            if step not in stay:
+                shutil.rmtree(self._path(step), ignore_errors=True)
+        tidy(self.folder)
+
+
+def torch_random_state() -> dict[str, Any]:
+    """torch's random state, on the CPU and on every GPU, for a trainer's tree."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def restore_torch_random_state(state: Mapping[str, Any]) -> None:
+    """Put torch's random state back to what `torch_random_state` gave."""
+    torch.set_rng_state(state["cpu"])
+    for number, device in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(device, number)
+
+
+def _fingerprint(file: Path) -> dict[str, Any]:
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32))
+    return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}

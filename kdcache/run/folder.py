@@ -1,0 +1,95 @@
+"""The folder of one run: what it belongs to, and the refusal to mix two runs in one folder."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32
+
+from kdcache.errors import RunError
+from kdcache.run.config import RunConfig, read_config, write_config
+from kdcache.run.settings import differences, to_plain
+
+_CONFIG = "config.yaml"
+_BELONGS = "belongs.json"
+_WINDOWS = "windows.npy"
+# How long a run trains and what it writes on the way may be changed when it goes on; the rest is what it is.
+_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints")
+
+
+class RunFolder:
+    """A run's place on disk: `config.yaml`, `belongs.json`, `windows.npy`, and what training adds to them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def enter(
+        self, config: RunConfig, belongs: dict[str, Any], windows: Int32[np.ndarray, "n"], *, fresh: bool
+    ) -> bool:
+        """Begin a run here, or go on with the one that is here; returns whether there was one.
+
+        Args:
+            config: resolved.
+            belongs: what results depend on beside it, as plain JSON values.
+            windows: of the view set, read again by `stored_windows`.
+            fresh: begin anew.
+
+        Raises:
+            RunError: another run is here, or something that is no run, or the folder cannot be written.
+        """
+        try:
+            if fresh and self.is_run():
+                shutil.rmtree(self.path)
+            if self.is_run():
+                self._require_same(config, belongs)
+                write_config(config, self.path / _CONFIG)
+                return True
+            if self.path.exists() and any(self.path.iterdir()):
+                raise RunError(f"{self.path} holds files that are no run: give an empty or new folder with --out.")
+            self.path.mkdir(parents=True, exist_ok=True)
+            np.save(self.path / _WINDOWS, windows)
+            (self.path / _BELONGS).write_text(json.dumps(belongs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
+            return False
+        except OSError as error:
+            raise RunError(
+                f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
+            ) from error
+
+    def is_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / _CONFIG).is_file()
+
+    def _require_same(self, config: RunConfig, belongs: dict[str, Any]) -> None:
+        stored = {"config": to_plain(read_config(self.path / _CONFIG)), **_read_json(self.path / _BELONGS)}
+        wanted = {"config": to_plain(config), **json.loads(json.dumps(belongs))}
+        for name, (before, now) in differences(stored, wanted).items():
+            if name.removeprefix("config.") in _FREE:
+                continue
+            raise RunError(
+                f"{self.path} holds a run with another {name.removeprefix('config.')} ({before!r}, now {now!r}): use the "
+                "same settings to resume it, --fresh to replace it, or another --out."
+            )
+
+
+def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:
+    """The windows of the run in `folder`, if it is there to be resumed: its views must not follow today's shards."""
+    file = folder / _WINDOWS
+    if fresh or not RunFolder(folder).is_run() or not file.is_file():
+        return None
+    try:
+        return np.load(file, allow_pickle=False).astype(np.int32)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{file} holds no object: restore it, or begin anew with --fresh.")
+    return values
