@@ -11,7 +11,6 @@ import yaml
 
 from kdcache.errors import ConfigError
 
-
 DEFAULT_RECIPE = "default"
 
 
