@@ -1,0 +1,127 @@
+"""What commands show: reports on stdout; progress, facts and warnings on stderr.
+
+On a terminal a stretch of work is a bar; elsewhere, in a log file or a job's output, it is a plain line when it
+begins, one every half minute, and one when it ends.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+import rich.console
+import rich.progress
+
+from kdcache.progress import Progress, Task
+from kdcache_cli.meter import Meter
+
+PLAIN_INTERVAL = 30.0
+"""Seconds between two plain lines about one stretch of work."""
+
+_NUMBER = re.compile(r"-|[\d,.]+( ?%)?")
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print a report."""
+    for line in lines:
+        print(line)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows of text as columns, aligned to the left, or to the right where a column holds numbers alone."""
+    body = [list(row) for row in rows]
+    columns = list(zip(header, *body, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
+    for row in [list(header), *body]:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        print("  ".join(cells).rstrip())
+
+
+class ConsoleProgress(Progress):
+    """Tells whoever sits at the terminal, or reads the log later, what a job does."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._bars = _Bars(self._stream) if self._stream.isatty() else None
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
+        """Show a stretch of work while the context is open, and what it came to when it ends well."""
+        meter = Meter(total, unit, done, self._clock)
+        if self._bars is not None:
+            with self._bars.bar(title, meter) as task:
+                yield task
+        else:
+            self.say(f"{title}: {meter.state()}")
+            yield _PlainTask(title, meter, self.say, self._clock)
+        self.say(f"{title}: {meter.summary()}")
+
+    def say(self, line: str) -> None:
+        """Print one fact, above the bars if there are any."""
+        print(line, file=self._stream, flush=True)
+
+    def warn(self, line: str) -> None:
+        """Print one thing that wants attention."""
+        self.say(f"warning: {line}")
+
+
+class _PlainTask:
+    def __init__(
+        self, title: str, meter: Meter, say: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self._title, self._meter, self._say, self._clock = title, meter, say, clock
+        self._next = clock() + PLAIN_INTERVAL
+
+    def advance(self, count: int = 1, **values: float) -> None:
+        self._meter.advance(count, values)
+        now = self._clock()
+        if now >= self._next and self._meter.done < self._meter.total:
+            self._next = now + PLAIN_INTERVAL
+            self._say(f"{self._title}: {self._meter.state()}")
+
+
+class _BarTask:
+    def __init__(self, bars: rich.progress.Progress, bar: rich.progress.TaskID, meter: Meter) -> None:
+        self._bars, self._bar, self._meter = bars, bar, meter
+
+    def advance(self, count: int = 1, **values: float) -> None:
+        self._meter.advance(count, values)
+        self._bars.update(self._bar, completed=self._meter.done, state=self._meter.state())
+
+
+class _Bars:
+    """The bars of all stretches of work that are open; they vanish as these end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._progress = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TextColumn("{task.percentage:>3.0f}%"),
+            rich.progress.TextColumn("{task.fields[state]}", markup=False),
+            console=rich.console.Console(file=stream, highlight=False),
+            transient=True,
+        )
+        self._open = 0
+
+    @contextmanager
+    def bar(self, title: str, meter: Meter) -> Iterator[Task]:
+        bar = self._progress.add_task(title, total=meter.total, completed=meter.done, state=meter.state())
+
+        if not self._open:
+            self._progress.start()
+        self._open += 1
+        try:
+            yield _BarTask(self._progress, bar, meter)
+        finally:
+            self._open -= 1
+            self._progress.remove_task(bar)
+            if not self._open:
+                self._progress.stop()

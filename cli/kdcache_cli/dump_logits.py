@@ -1,0 +1,148 @@
+"""`kdcache dump-logits`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.options import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA,
+    MAX_SEED,
+    CacheOption,
+    DataOption,
+    DeviceOption,
+    Precision,
+    RendererOption,
+    WeightsOption,
+)
+
+
+def dump_logits(
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help="A short name (beitv2_b, beitv2_l, convnext_xl, resnet152, resnet34, ...) or any timm name.",
+        ),
+    ],
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    weights: WeightsOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="NAME", help="What the cache calls this teacher.", show_default="as --teacher"
+        ),
+    ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            "--views",
+            min=1,
+            metavar="V",
+            help="How many views the cache shall hold at the end; more can be added later.",
+            show_default="300",
+        ),
+    ] = None,
+    targets: Annotated[
+        Literal["topk", "full"],
+        typer.Option(
+            "--targets", help="What is kept: the likely classes and the tail's mass, or every class."
+        ),
+    ] = "topk",
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "--k", min=1, metavar="K", help="topk: keep at most K classes of a view.", show_default="128"
+        ),
+    ] = None,
+    min_prob: Annotated[
+        float | None,
+        typer.Option(
+            "--min-prob",
+            min=0,
+            max=1,
+            metavar="P",
+            help="topk: keep classes with a probability over P; 0 gives a fixed top-K.",
+            show_default="0.0031",
+        ),
+    ] = None,
+    label_space: Annotated[
+        Literal["teacher", "none"],
+        typer.Option(
+            "--label-space",
+            help="Whether the labels are classes of the teacher's; none stores no labels with the answers.",
+        ),
+    ] = "teacher",
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            metavar="NAME_OR_FILE",
+            help="How views are drawn: a name from `kdcache policies`, or a JSON or YAML file.",
+            show_default="the cache's, or crop-mix for a new cache",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            metavar="S",
+            help="Fixes every view, with the policy and the samples' keys.",
+            show_default="the cache's, or 0 for a new cache",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=2,
+            metavar="B",
+            help="The one batch shape that the teacher runs; even.",
+            show_default="128",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            "--precision",
+            help="What the teacher computes in.",
+            show_default="bf16 on a GPU, fp32 on the CPU",
+        ),
+    ] = None,
+    renderer: RendererOption = "dali",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing; print samples, views and expected bytes.")
+    ] = False,
+) -> None:
+    """Run a teacher once over every view of the data and keep its answers in a cache.
+
+    Stopped at any time and run again, it goes on where it was, and the cache ends with the same bytes.
+    """
+    from kdcache.jobs.dump import DumpRequest, dump
+
+    request = DumpRequest(
+        teacher=teacher,
+        data=data,
+        cache=cache,
+        weights=weights,
+        name=name,
+        views=views,
+        k=k,
+        min_prob=min_prob,
+        targets=targets,
+        label_space=label_space,
+        policy=policy,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        renderer=renderer,
+        dry_run=dry_run,
+    )
+    print_lines(dump(request, ConsoleProgress()).lines())

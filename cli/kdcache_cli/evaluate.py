@@ -1,0 +1,32 @@
+"""`kdcache evaluate`."""
+
+from typing import Annotated
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.options import DeviceOption, Precision, WeightsOption
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, or a timm model name.")],
+    # No default, unlike other commands: $KDCACHE_DATA and ./data are what models are trained on.
+    data: Annotated[
+        str,
+        typer.Option("--data", metavar="DATA", help="Labelled shards: a folder of tars, or a brace pattern."),
+    ],
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[Precision, typer.Option("--precision", help="What the model computes in.")] = "fp32",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, metavar="B", help="Images at a time.")
+    ] = 256,
+) -> None:
+    """Print top-1, top-5 and loss of a run or of a model, on labelled images seen as timm evaluates."""
+    from kdcache.jobs.evaluate import EvaluateRequest
+    from kdcache.jobs.evaluate import evaluate as run
+
+    request = EvaluateRequest(
+        model=model, data=data, weights=weights, device=device, precision=precision, batch_size=batch_size
+    )
+    print_lines(run(request, ConsoleProgress()).lines())

@@ -1,0 +1,37 @@
+"""`kdcache import fashion-mnist`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress
+from kdcache_cli.options import MAX_SEED
+
+
+def fashion_mnist(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the shards.")],
+    split: Annotated[
+        Literal["train", "test"], typer.Option("--split", help="Which of its two parts.")
+    ] = "train",
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--source",
+            metavar="DIR",
+            help="A folder with the original IDX files.",
+            show_default="Debian's dataset-fashion-mnist if installed, else the sample shipped with kdcache",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, metavar="N", help="Take N samples only.", show_default="all"),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes the order of the samples.")
+    ] = 0,
+) -> None:
+    """Write Fashion-MNIST (28x28, 10 classes, MIT licence) as shards, in random order."""
+    from kdcache.data.importers.fashion_mnist import import_fashion_mnist
+
+    import_fashion_mnist(out, split=split, source=source, limit=limit, seed=seed, progress=ConsoleProgress())

@@ -1,0 +1,76 @@
+"""The command `kdcache`: one file beside this one for each of its commands."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import kdcache
+from kdcache_cli.demo import demo
+from kdcache_cli.dump_logits import dump_logits
+from kdcache_cli.evaluate import evaluate
+from kdcache_cli.failures import explained
+from kdcache_cli.import_fashion_mnist import fashion_mnist
+from kdcache_cli.import_folder import folder
+from kdcache_cli.index import index
+from kdcache_cli.policies import policies
+from kdcache_cli.recipes import recipes
+from kdcache_cli.train import train
+
+_ORDER = ("demo", "import", "index", "dump-logits", "train", "evaluate", "policies", "recipes")
+
+
+class Commands(TyperGroup):
+    """Commands whose failures are explained in a sentence where they can be."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with explained():
+            return super().invoke(ctx)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        # typer would put groups last; `import` comes before what needs its shards.
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
+app = typer.Typer(
+    name="kdcache",
+    cls=Commands,
+    help="Run a large teacher once, keep its answers, train any number of students from them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdcache {kdcache.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("demo")(demo)
+imports = typer.Typer(help="Turn images into webdataset shards.", no_args_is_help=True)
+imports.command("folder")(folder)
+imports.command("fashion-mnist")(fashion_mnist)
+app.add_typer(imports, name="import")
+app.command("index")(index)
+app.command("dump-logits")(dump_logits)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("policies")(policies)
+app.command("recipes")(recipes)
+
+
+def main() -> None:
+    """Run the command line; exits with 0, 1 (failed), 2 (usage), 3 (verification failed) or 130 (interrupted)."""
+    app(prog_name="kdcache")

@@ -1,0 +1,68 @@
+"""Counting a stretch of work: how much is done, how fast, how long it still takes."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+_WINDOW_SECONDS = 30.0
+
+
+class Meter:
+    """Counts units of work and words the state in one line.
+
+    The rate is that of the last half minute, so that a slow start (a first batch, a cold disk) is soon forgotten.
+    """
+
+    def __init__(
+        self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total, self.unit, self.done = total, unit, done
+        self._clock = clock
+        self._first, self._began = done, clock()
+        self._values: dict[str, float] = {}
+        self._history = deque([(self._began, done)])
+
+    def advance(self, count: int, values: dict[str, float]) -> None:
+        """Count `count` more units; `values` are shown until newer ones come."""
+        now = self._clock()
+        self.done += count
+        self._values |= values
+        self._history.append((now, self.done))
+        while len(self._history) > 2 and now - self._history[1][0] >= _WINDOW_SECONDS:
+            self._history.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second of late; None before there is anything to go by."""
+        (then, before), (now, done) = self._history[0], self._history[-1]
+        return (done - before) / (now - then) if now > then and done > before else None
+
+    def state(self) -> str:
+        """Such as `1,200 of 6,000 images, 103/s, 0:46 left, loss 1.234`."""
+        parts = [f"{self.done:,} of {self.total:,} {self.unit}"]
+        if self.rate is not None:
+            parts += [f"{_rate(self.rate)}/s", f"{_duration((self.total - self.done) / self.rate)} left"]
+        return ", ".join(parts + self._shown_values())
+
+    def summary(self) -> str:
+        """Such as `6,000 images in 0:58, 103/s, loss 0.987`: of what was done since the meter was made."""
+        seconds, count = self._clock() - self._began, self.done - self._first
+        parts = [f"{count:,} {self.unit} in {_duration(seconds)}"]
+        if count and seconds > 0:
+            parts.append(f"{_rate(count / seconds)}/s")
+        return ", ".join(parts + self._shown_values())
+
+    def _shown_values(self) -> list[str]:
+        return [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._values.items()]
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if days or hours else f"{minutes}:{rest:02}"
+    return f"{days}d {clock}" if days else clock

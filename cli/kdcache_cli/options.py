@@ -1,0 +1,51 @@
+"""Options that several commands share, so that each has one name, one meaning and one default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "fp16"]
+RendererName = Literal["dali", "pillow"]
+
+MAX_SEED = 2**32 - 1  # half of a 64-bit Philox key
+
+DEFAULT_DATA = "./data"
+DEFAULT_CACHE = "./cache"
+
+DataOption = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        envvar="KDCACHE_DATA",
+        metavar="DATA",
+        help="Webdataset shards: a folder of tars, or a brace pattern such as 'train-{000000..000146}.tar'.",
+    ),
+]
+
+CacheOption = Annotated[
+    str,
+    typer.Option(
+        "--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="The Zarr store of the teachers' answers."
+    ),
+]
+
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where models run; auto is the GPU if there is one, else the CPU.")
+]
+
+RendererOption = Annotated[
+    RendererName,
+    typer.Option("--renderer", help="What decodes, crops, resizes and flips; Pillow is the slow reference."),
+]
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="A timm or kdcache checkpoint: safetensors, or a state dict without code in it.",
+        show_default="timm's pretrained weights",
+    ),
+]

@@ -1,0 +1,163 @@
+"""`kdcache train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.options import (
+    DEFAULT_CACHE,
+    DEFAULT_DATA,
+    MAX_SEED,
+    CacheOption,
+    DataOption,
+    DeviceOption,
+    RendererOption,
+)
+
+
+def train(
+    student: Annotated[
+        str, typer.Option("--student", metavar="NAME", help="Any timm model name, such as resnet50.")
+    ],
+    data: DataOption = DEFAULT_DATA,
+    cache: CacheOption = DEFAULT_CACHE,
+    val: Annotated[
+        str | None,
+        typer.Option("--val", metavar="DATA", help="Labelled shards to evaluate on.", show_default="none"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            min=1,
+            metavar="E",
+            help="Passes over the data; epoch e sees view e.",
+            show_default="the recipe's, at most the cache's views",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="A named training configuration from `kdcache recipes`, or a YAML file of one.",
+            show_default="default",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="A YAML file of settings, over those of the recipe.",
+            show_default="none",
+        ),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="One setting, over those of recipe and file; may be given many times.",
+            show_default="none",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="The run folder: config, metrics, checkpoints, export.",
+            show_default="a folder in ./runs",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            metavar="S",
+            help="Fixes the student's first weights and its dropout; views have the cache's own seed.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            "--batch-size",
+            min=2,
+            metavar="B",
+            help="Rows of a training step; even.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    supervised: Annotated[
+        bool,
+        typer.Option(
+            "--supervised", help="Train from labels alone, on views of the recipe's policy; no cache is read."
+        ),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help="Which of the cache's teachers to learn from.",
+            show_default="its only one",
+        ),
+    ] = None,
+    online_teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--online-teacher",
+            metavar="NAME",
+            help="Run this teacher live on the very same views, instead of reading its answers.",
+            show_default="none",
+        ),
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--teacher-weights",
+            metavar="FILE",
+            help="The live teacher's checkpoint.",
+            show_default="timm's pretrained weights",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+    renderer: RendererOption = "dali",
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew, over what the run folder holds, instead of resuming.")
+    ] = False,
+) -> None:
+    """Train a student from a cache, from labels alone, or with the teacher live.
+
+    Stopped at any time and run again, it resumes at the step where its last checkpoint was made.
+    """
+    from kdcache.jobs.train import TrainRequest
+    from kdcache.jobs.train import train as run
+
+    request = TrainRequest(
+        student=student,
+        data=data,
+        cache=cache,
+        val=val,
+        epochs=epochs,
+        recipe=recipe,
+        config=config,
+        overrides=tuple(overrides or ()),
+        out=out,
+        seed=seed,
+        batch_size=batch_size,
+        supervised=supervised,
+        teacher=teacher,
+        online_teacher=online_teacher,
+        teacher_weights=teacher_weights,
+        device=device,
+        renderer=renderer,
+        fresh=fresh,
+    )
+    print_lines(run(request, ConsoleProgress()).lines())
