@@ -5,6 +5,7 @@ view set alone: each block is cut into batches of one fixed size, and the last o
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -38,12 +39,21 @@ def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: i
                 yield batch
 
 
-def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str) -> Targets:
-    """What the cache keeps of the teacher's answers to one batch of views."""
-    labels = answer_labels(torch.from_numpy(views.rows.labels), label_space)
-    return coding.keep(teacher.answer(views.pixels), labels)
+class Answered(NamedTuple):
+    """What is kept of the answers to some rows, and the likeliest class of each."""
+
+    targets: Targets
+    first: Int64[Tensor, "b"]
 
 
-def answer_labels(labels: Int64[Tensor, "b 2"], label_space: str) -> Int64[Tensor, "b 2"]:
-    """The labels as the teacher's classes: themselves, or none where the teacher was trained on other classes."""
-    return labels if label_space == "teacher" else torch.full_like(labels, -1)
+def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str) -> Answered:
+    """The teacher's answers to one batch of views, as the cache keeps them.
+
+    Args:
+        label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
+    """
+    log_probs = teacher.answer(views.pixels)
+    labels = torch.from_numpy(views.rows.labels)
+    if label_space == "none":
+        labels = torch.full_like(labels, -1)
+    return Answered(coding.keep(log_probs, labels), log_probs.argmax(dim=1).cpu())

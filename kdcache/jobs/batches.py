@@ -1,21 +1,23 @@
-"""What a student is fed: views in their order, with the teacher's answers from the cache, from the live teacher, or none."""
+"""What a student is fed: views in their order, and the teacher's answers: from the cache, computed now, or none."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from kdcache.cache.store import Entry, stream_targets
-from kdcache.jobs.answers import answer, answer_labels, batches_covering
+from kdcache.cache.entry import Entry
+from kdcache.cache.stream import stream_targets
+from kdcache.jobs.answers import answer, batches_covering
 from kdcache.models.teachers import Teacher
 from kdcache.targets.base import Coding, Targets
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Span, ViewSet
 
-OpenStream = Callable[[Iterable[Span], int], Iterator[Views]]
+OpenStream = Callable[[Iterable[Span], int], Generator[Views, None, None]]
 """Renders spans at a size in pixels a side: `stream_views` over the run's data."""
 
 
@@ -48,7 +50,7 @@ class TrainingSpans:
             yield Span(epoch, place * self.batch_size, (place + 1) * self.batch_size)
 
 
-def supervised_batches(spans: TrainingSpans, open_stream: OpenStream, size: int) -> Iterator[Batch]:
+def supervised_batches(spans: TrainingSpans, open_stream: OpenStream, size: int) -> Generator[Batch, None, None]:
     """Views without answers."""
     with closing(open_stream(spans, size)) as stream:
         for views in stream:
@@ -57,13 +59,11 @@ def supervised_batches(spans: TrainingSpans, open_stream: OpenStream, size: int)
 
 def cached_batches(
     spans: TrainingSpans, open_stream: OpenStream, size: int, entry: Entry, view_set: ViewSet
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Views with the answers that the cache holds for them."""
-    label_space = entry.identity.label_space
 
-    def labels_of(view: int, start: int, stop: int) -> Tensor:
-        rows = view_set.rows(Span(view, start, stop))
-        return answer_labels(torch.from_numpy(rows.labels), label_space)
+    def labels_of(view: int, start: int, stop: int) -> Int64[np.ndarray, "b 2"]:
+        return view_set.rows(Span(view, start, stop)).labels
 
     with (
         closing(open_stream(spans, size)) as stream,
@@ -99,7 +99,7 @@ class _Held:
 
 def live_batches(
     spans: TrainingSpans, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Views with answers computed now: bit for bit those that `dump-logits` would have stored on this machine.
 
     The teacher works in its own batches, and its answers wait until the student's rows reach them. Where both want
@@ -110,14 +110,14 @@ def live_batches(
     batches = _teacher_batches(spans, len(view_set), live)
     with (
         closing(open_stream(batches, teacher.size)) as teacher_stream,
-        closing(iter(()) if shared else open_stream(spans, size)) as student_stream,
+        closing(open_stream(() if shared else spans, size)) as student_stream,
     ):
         held: list[_Held] = []
         for span in spans:
             held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
             while not held or held[-1].span.stop < span.stop:
                 views = next(teacher_stream)
-                held.append(_Held(views.span, views.pixels, answer(teacher, live.coding, views, live.label_space)))
+                held.append(_Held(views.span, views.pixels, answer(teacher, live.coding, views, live.label_space).targets))
             pieces = [(part, _within(part.span, span)) for part in held]
             pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
             targets = type(held[0].targets).concat([part.targets[rows] for part, rows in pieces])

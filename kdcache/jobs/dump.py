@@ -2,7 +2,8 @@
 
 import platform
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 
 import kdcache
+from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity
-from kdcache.cache.store import Cache, Entry
+from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import answer, block_batches, block_count
+from kdcache.jobs.answers import Answered, answer, block_batches, block_count
 from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, views_for_dump
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
@@ -79,7 +81,8 @@ class DumpReport:
         samples: in the data set.
         views: in the cache at the end.
         written: blocks written by this run, of `blocks` in all.
-        bytes_per_view: of the answers to one sample in one view, on disk.
+        bytes_per_view: of the answers to one sample in one view, on disk, records included.
+        images_per_s: that this run answered; None if there was nothing left to do.
         top1: share of the first block's views whose top-1 class is the label; None without labels.
     """
 
@@ -90,6 +93,7 @@ class DumpReport:
     written: int
     blocks: int
     bytes_per_view: float
+    images_per_s: float | None
     top1: float | None
     dry_run: bool
 
@@ -145,7 +149,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         source = _Source(opened, reader, renderer, teacher, coding, request.label_space)
         if request.dry_run:
             return _dry_run(request, source, identity, views)
-        cache = Cache.open_or_create(request.cache, opened.identity, view_set.windows)
+        cache = (
+            Cache.open(request.cache, read_only=False)
+            if Cache.exists(request.cache)
+            else Cache.create(request.cache, opened.identity, view_set.windows)
+        )
         entry = cache.add_teacher(identity, coding)
         return _fill(request, source, entry, views, progress)
 
@@ -178,7 +186,7 @@ class _Source:
             batch_size=self.teacher.batch_size,
         )
 
-    def answers(self, spans: Iterator[Span]) -> Iterator[tuple[Views, Targets]]:
+    def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
         with closing(stream_views(self.opened.view_set, self.reader, self.renderer, spans)) as stream:
             for views in stream:
                 yield views, answer(self.teacher, self.coding, views, self.label_space)
@@ -194,6 +202,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
     provenance = provenance_of(source.renderer, source.teacher)
     _warn_of_other_provenance(entry, provenance, progress)
     top1 = _Top1()
+    start = time.perf_counter()
     with progress.task(
         f"{request.teacher} over {samples:,} samples x {views} views",
         total=samples * views,
@@ -207,6 +216,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
                 entry.write_block(view, block, type(parts[0]).concat(parts), provenance)
                 if number == 0:
                     _say_top1(top1, source, request.label_space, progress)
+    seconds = time.perf_counter() - start
     return DumpReport(
         cache=request.cache,
         teacher=entry.identity.name,
@@ -214,22 +224,23 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
         views=views,
         written=len(missing),
         blocks=blocks * views,
-        bytes_per_view=sum(entry.stored_bytes(view) for view in range(views)) / (samples * views),
+        bytes_per_view=_stored_bytes(entry, views) / (samples * views),
+        images_per_s=rows_left / seconds if missing else None,
         top1=top1.share,
         dry_run=False,
     )
 
 
 def _take_block(
-    answers: Iterator[tuple[Views, Targets]], batches: int, top1: "_Top1 | None", task: Task
+    answers: Iterator[tuple[Views, Answered]], batches: int, top1: "_Top1 | None", task: Task
 ) -> list[Targets]:
     parts = []
     for _ in range(batches):
-        views, targets = next(answers)
+        views, answered = next(answers)
         if top1 is not None:
-            top1.count(views, targets)
-        parts.append(targets)
-        task.advance(len(targets))
+            top1.count(views, answered)
+        parts.append(answered.targets)
+        task.advance(len(answered.targets))
     return parts
 
 
@@ -240,18 +251,20 @@ def _dry_run(request: DumpRequest, source: _Source, identity: TeacherIdentity, v
     with tempfile.TemporaryDirectory(prefix="kdcache-dry-run-") as folder:
         top1 = _Top1()
         parts = []
-        for batch_views, targets in source.answers(iter(spans)):
-            top1.count(batch_views, targets)
-            parts.append(targets)
+        start = time.perf_counter()
+        for batch_views, answered in source.answers(spans):
+            top1.count(batch_views, answered)
+            parts.append(answered.targets)
         cache = Cache.create(
             str(Path(folder) / "cache"), source.opened.identity, source.opened.view_set.windows
         )
         entry = cache.add_teacher(identity, source.coding)
         entry.write_block(0, 0, type(parts[0]).concat(parts), {})
-        bytes_per_view = entry.stored_bytes(0) / sum(len(part) for part in parts)
+        bytes_per_view = _stored_bytes(entry, 1) / sum(len(part) for part in parts)
+        images_per_s = sum(len(part) for part in parts) / (time.perf_counter() - start)
     blocks = block_count(samples, source.block_rows) * views
     return DumpReport(
-        request.cache, identity.name, samples, views, 0, blocks, bytes_per_view, top1.share, dry_run=True
+        request.cache, identity.name, samples, views, 0, blocks, bytes_per_view, images_per_s, top1.share, dry_run=True
     )
 
 
@@ -261,10 +274,10 @@ class _Top1:
     def __init__(self) -> None:
         self.right = self.seen = 0
 
-    def count(self, views: Views, targets: Targets) -> None:
+    def count(self, views: Views, answered: Answered) -> None:
         labels = views.rows.labels
         main = np.where(views.rows.weight >= 0.5, labels[:, 0], labels[:, 1])
-        first = targets.top1().cpu().numpy()
+        first = answered.first.numpy()
         labelled = main >= 0
         self.right += int((first == main)[labelled].sum())
         self.seen += int(labelled.sum())
@@ -316,9 +329,11 @@ def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
 
 
 def _warn_of_other_provenance(entry: Entry, provenance: dict[str, str], progress: Progress) -> None:
-    stored = entry.first_provenance()
-    if stored is None:
+    blocks = ((view, block) for view in range(entry.complete_views() + 1) for block in sorted(entry.listed(view)))
+    first = next(blocks, None)
+    if first is None:
         return
+    stored = entry.record(*first).provenance
     for field in sorted(provenance.keys() | stored.keys()):
         before, now = stored.get(field, "none"), provenance.get(field, "none")
         if before != now:
@@ -347,6 +362,10 @@ def _coding(request: DumpRequest, num_classes: int) -> Coding:
     k = DEFAULT_K if request.k is None else request.k
     min_prob = DEFAULT_MIN_PROB if request.min_prob is None else request.min_prob
     return make_coding("topk", num_classes, k=min(k, num_classes), min_prob=min_prob)
+
+
+def _stored_bytes(entry: Entry, views: int) -> int:
+    return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
 
 
 def _even(batch_size: int) -> int:

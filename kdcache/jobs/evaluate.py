@@ -1,7 +1,7 @@
 """`kdcache evaluate`: top-1, top-5 and loss on labelled images, seen through timm's own evaluation transform."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -59,7 +59,8 @@ class Evaluation:
     def lines(self) -> list[str]:
         """The score as a plain line."""
         return [
-            f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} on {self.samples:,} images"
+            f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} "
+            f"on {self.samples:,} images"
         ]
 
 
@@ -143,7 +144,7 @@ def check_labels(index: Index, num_classes: int) -> None:
 
 def _pictures(
     network: Network, index: Index, reader: SampleReader, batch_size: int
-) -> Iterator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]]]:
+) -> Generator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]], None, None]:
     card = network.card
     # use_prefetcher leaves out the normalisation, which follows on the device as in timm's own loader.
     transform = create_transform(

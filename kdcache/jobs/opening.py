@@ -1,15 +1,15 @@
 """Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int32
 
-from kdcache.cache.identity import FORMAT, ViewSetIdentity, require_same, windows_checksum
-from kdcache.cache.store import Cache, default_block_rows
+from kdcache.cache.identity import ViewSetIdentity, require_same, windows_checksum
+from kdcache.cache.layout import default_block_rows
+from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
-from kdcache.errors import IdentityError
 from kdcache.progress import Progress
 from kdcache.views.policies import DEFAULT, load_policy
 from kdcache.views.policy import Policy
@@ -34,25 +34,25 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
         IdentityError: the cache was made for other samples.
     """
     stored = cache.view_set
-    if stored.fingerprint != index.fingerprint or stored.samples != len(index):
-        raise IdentityError(
-            f"The cache {cache.path} belongs to another data set: its fingerprint is {stored.fingerprint[:12]} of "
-            f"{stored.samples:,} samples, that of {index.path.parent} is {index.fingerprint[:12]} of {len(index):,}. "
-            "Give the --data it was made for, or another --cache.",
-            field="fingerprint",
-        )
-    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, cache.windows()), stored)
+    wanted = replace(stored, fingerprint=index.fingerprint, samples=len(index))
+    require_same(stored, wanted, f"The cache {cache.path}")
+    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, cache.windows), stored)
 
 
-def new_views(index: Index, policy: Policy, seed: int, progress: Progress, windows: Int32[np.ndarray, "n"] | None = None) -> OpenViews:
+def new_views(
+    index: Index,
+    policy: Policy,
+    seed: int,
+    progress: Progress,
+    windows: Int32[np.ndarray, "n"] | None = None,
+) -> OpenViews:
     """A view set of its own, with windows from today's shards unless they are given (from a run that has them)."""
-    if windows is None:
+    if windows is None or len(windows) != len(index):
         derived = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards))
         if derived.warning:
             progress.warn(derived.warning)
         windows = derived.ids
     identity = ViewSetIdentity(
-        format=FORMAT,
         fingerprint=index.fingerprint,
         samples=len(index),
         windows=windows_checksum(windows),
@@ -77,15 +77,10 @@ def views_for_dump(
             progress.say(f"Policy {name} (see `kdcache policies`).")
         return new_views(index, load_policy(name), seed or 0, progress)
     opened = stored_views(Cache.open(cache_path), index)
-    wanted = {}
+    wanted = opened.identity
     if policy is not None:
-        wanted["policy"] = load_policy(policy).to_json()
+        wanted = replace(wanted, policy=load_policy(policy).to_json())
     if seed is not None:
-        wanted["seed"] = seed
-    require_same(
-        {name: getattr(opened.identity, name) for name in wanted},
-        wanted,
-        what=f"the cache {cache_path}",
-        remedy="leave the option out to add to this cache, or give another --cache",
-    )
+        wanted = replace(wanted, seed=seed)
+    require_same(opened.identity, wanted, f"The cache {cache_path}")
     return opened

@@ -1,6 +1,6 @@
 """From spans to pixels: read, render and mix, ahead of whoever consumes them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Views:
 
 def stream_views(
     view_set: ViewSet, reader: SampleReader, renderer: Renderer, spans: Iterable[Span], depth: int = 2
-) -> Iterator[Views]:
+) -> Generator[Views, None, None]:
     """The views of each span, in order, on the renderer's device; up to `depth` spans are made ahead.
 
     Raises:
@@ -46,7 +46,7 @@ def stream_views(
 
 def _render(
     view_set: ViewSet, reader: SampleReader, renderer: Renderer, spans: Iterable[Span]
-) -> Iterator[tuple[Span, Rows, Tensor]]:
+) -> Generator[tuple[Span, Rows, Tensor], None, None]:
     asked: list[tuple[Span, Rows]] = []
 
     def requests() -> Iterator[RenderRequest]:

@@ -1,0 +1,359 @@
+"""`kdcache train`: a student learns from views, from what a teacher said of them, and from labels."""
+
+import math
+import time
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdcache.data.shards import SampleReader
+from kdcache.device import resolve_device, resolve_precision, use_all_cores
+from kdcache.errors import RunError
+from kdcache.jobs.batches import Batch, TrainingSpans, cached_batches, live_batches, supervised_batches
+from kdcache.jobs.evaluate import Evaluation, check_labels, score
+from kdcache.jobs.setup import Setup, TrainRequest, prepare
+from kdcache.jobs.stopping import asked_to_stop
+from kdcache.models.network import Network
+from kdcache.models.students import create_student
+from kdcache.progress import Progress, Task, silent
+from kdcache.render.base import open_renderer
+from kdcache.run.checkpoint import Checkpoints
+from kdcache.run.export import export_model
+from kdcache.run.folder import RunFolder
+from kdcache.run.metrics import MetricsTable, TensorBoard
+from kdcache.run.trainer import Trainer
+from kdcache.views.stream import Views, stream_views
+from kdcache.views.viewset import Span
+
+_STEPS_BETWEEN_READINGS = 20
+"""Reading a loss waits for the device, so it is done now and then only."""
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training came to.
+
+    Attributes:
+        folder: of the run.
+        epochs, steps: done.
+        loss: mean of the last epoch.
+        images_per_s: of the epochs trained by this call, evaluation left out; None if there were none left.
+        evaluation: of the exported weights on the labelled images of `--val`; None without.
+        losses: of each step taken by this call, if they were asked for.
+    """
+
+    folder: Path
+    epochs: int
+    steps: int
+    loss: float | None
+    images_per_s: float | None
+    evaluation: Evaluation | None
+    losses: tuple[float, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The report as plain lines."""
+        out = [f"{self.folder}: {self.epochs} epochs, {self.steps:,} steps done."]
+        if self.loss is not None:
+            out[0] = out[0][:-1] + f", loss {self.loss:.4f}."
+        if self.images_per_s is not None:
+            out[0] += f" {self.images_per_s:,.0f} images/s."
+        if self.evaluation is not None:
+            out += self.evaluation.lines()
+        out.append(f"The student for timm: {self.folder / 'export'}")
+        return out
+
+
+def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bool = False) -> TrainReport:
+    """Train one student to the end, or go on with the run that is in its folder.
+
+    Stopped by SIGINT or SIGTERM it saves its state between two steps; killed otherwise it goes on from its last
+    checkpoint. On a CPU the resumed run takes the very steps that an uninterrupted one takes.
+
+    Args:
+        keep_losses: return the loss of each step, at the cost of reading it.
+
+    Raises:
+        KdcacheError: what does not belong together is refused before the first step.
+    """
+    device = resolve_device(request.device)
+    use_all_cores()
+    setup = prepare(request, device, progress)
+    config = setup.config
+    if setup.val is not None:
+        check_labels(setup.val, setup.num_classes)
+    folder = RunFolder(setup.folder)
+    resumed = folder.enter(config, setup.belongs, setup.opened.view_set.windows, fresh=request.fresh)
+    _introduce(setup, progress)
+
+    network = _student(setup)
+    trainer = Trainer(
+        network.module,
+        config,
+        steps_per_epoch=setup.steps_per_epoch,
+        device=device,
+        precision=resolve_precision(config.precision, device),
+    )
+    checkpoints = Checkpoints(folder.path / "checkpoints", keep=config.keep_checkpoints)
+    epoch = _Epoch(config.objective.parts)
+    checkpoint = checkpoints.latest(progress.warn) if resumed else None
+    if checkpoint is not None:
+        trainer.load(checkpoint)
+        epoch.load(checkpoint.trainer["epoch"])
+        progress.say(f"Going on from step {trainer.step:,} of {setup.steps:,} in {folder.path}.")
+    table = MetricsTable(
+        folder.path / "metrics.csv", (*_COLUMNS, *config.objective.parts, *_SCORES), resume_step=trainer.step
+    )
+    losses: list[float] = []
+
+    with ExitStack() as stack:
+        board = stack.enter_context(
+            closing(TensorBoard(folder.path / "events", warn=progress.warn, resume_step=trainer.step))
+        )
+        task = stack.enter_context(
+            progress.task(
+                f"Train {config.student.name} from {setup.source}",
+                total=setup.steps * config.batch_size,
+                done=trainer.step * config.batch_size,
+            )
+        )
+        stop = stack.enter_context(asked_to_stop())
+        clock = _Clock()
+        for batch in stack.enter_context(closing(_batches(setup, request, device, trainer.step))):
+            rows = batch.views.rows
+            step_losses = trainer.take_step(
+                network.normalise(batch.views.pixels),
+                batch.targets,
+                torch.from_numpy(rows.labels),
+                torch.from_numpy(rows.weight),
+                config.objective,
+            )
+            epoch.add(step_losses)
+            clock.count(len(batch.views.pixels))
+            if keep_losses:
+                losses.append(step_losses.total.item())
+            _advance(task, config.batch_size, epoch, trainer.step)
+            if trainer.step % setup.steps_per_epoch == 0:
+                clock.pause()
+                _end_epoch(setup, network, trainer, epoch, clock, checkpoints, (table, board), device, progress)
+                clock.go_on()
+            if stop() and trainer.step < setup.steps:
+                _save(checkpoints, network, trainer, epoch, score=None)
+                raise KeyboardInterrupt
+    _export(setup, network, trainer, folder.path)
+    return TrainReport(
+        folder=folder.path,
+        epochs=trainer.step // setup.steps_per_epoch,
+        steps=trainer.step,
+        loss=_last_loss(table),
+        images_per_s=clock.images_per_s,
+        evaluation=_evaluate(setup, network, trainer, device, progress),
+        losses=tuple(losses),
+    )
+
+
+_COLUMNS = ("epoch", "lr", "images_per_s", "loss")
+_SCORES = ("val_top1", "val_top5", "val_loss")
+
+
+def _introduce(setup: Setup, progress: Progress) -> None:
+    config = setup.config
+    progress.say(
+        f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
+        f"{setup.source}: recipe {config.recipe}, {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps of "
+        f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}."
+    )
+
+
+def _student(setup: Setup) -> Network:
+    student = setup.config.student
+    assert student.size is not None  # resolved by the setup
+    return create_student(
+        student.name,
+        num_classes=setup.num_classes,
+        size=student.size,
+        seed=setup.config.seed,
+        drop_path=student.drop_path,
+        crop_pct=student.crop_pct,
+        interpolation=student.interpolation,
+        kwargs=student.kwargs,
+    )
+
+
+def _batches(setup: Setup, request: TrainRequest, device: torch.device, first_step: int) -> Generator[Batch, None, None]:
+    """The batches from `first_step` on, from whatever source the setup has."""
+    config, view_set = setup.config, setup.opened.view_set
+    size = config.student.size
+    assert size is not None
+    spans = TrainingSpans(len(view_set), config.batch_size, config.schedule.epochs, first_step)
+    largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
+
+    with closing(SampleReader(setup.index)) as reader:
+
+        def open_stream(of: Iterable[Span], pixels: int) -> Generator[Views, None, None]:
+            with open_renderer(
+                request.renderer,
+                size=pixels,
+                interpolation=view_set.policy.interpolation,
+                max_batch=largest,
+                device=device,
+            ) as renderer:
+                yield from stream_views(view_set, reader, renderer, of)
+
+        if setup.entry is not None:
+            batches = cached_batches(spans, open_stream, size, setup.entry, view_set)
+        elif setup.live is not None:
+            batches = live_batches(spans, open_stream, size, setup.live, view_set)
+        else:
+            batches = supervised_batches(spans, open_stream, size)
+        with closing(batches):
+            yield from batches
+
+
+def _advance(task: Task, images: int, epoch: "_Epoch", step: int) -> None:
+    if step % _STEPS_BETWEEN_READINGS:
+        task.advance(images)
+    else:
+        task.advance(images, loss=epoch.means()["loss"])
+
+
+def _end_epoch(
+    setup: Setup,
+    network: Network,
+    trainer: Trainer,
+    epoch: "_Epoch",
+    clock: "_Clock",
+    checkpoints: Checkpoints,
+    logs: tuple[MetricsTable, TensorBoard],
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Report, and keep what has been learnt."""
+    config = setup.config
+    number = trainer.step // setup.steps_per_epoch
+    means = epoch.means()
+    if not math.isfinite(means["loss"]):
+        raise RunError(
+            f"The loss of epoch {number} is {means['loss']}: training has diverged. Its last sound state is in "
+            f"{checkpoints.folder}; lower optimizer.lr, or set clip_grad, and start anew with --fresh."
+        )
+    due = config.eval_epochs and number % config.eval_epochs == 0 and trainer.step < setup.steps
+    evaluation = _evaluate(setup, network, trainer, device, progress) if due or trainer.step == setup.steps else None
+    values: dict[str, float | int | None] = {
+        "epoch": number,
+        "lr": trainer.lr,
+        "images_per_s": clock.lap(),
+        **means,
+    }
+    if evaluation is not None:
+        values |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
+    for log in logs:
+        log.append(trainer.step, values)
+    epoch.clear()
+    if number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
+        _save(checkpoints, network, trainer, epoch, score=evaluation.top1 if evaluation is not None else None)
+
+
+def _save(
+    checkpoints: Checkpoints, network: Network, trainer: Trainer, epoch: "_Epoch", score: float | None
+) -> None:
+    checkpoints.save(
+        trainer.step,
+        model=network.module.state_dict(),
+        ema=trainer.ema_state(),
+        trainer={**trainer.state(), "epoch": epoch.state()},
+        metadata=network.card.to_metadata(),
+        score=score,
+    )
+
+
+def _evaluate(
+    setup: Setup, network: Network, trainer: Trainer, device: torch.device, progress: Progress
+) -> Evaluation | None:
+    if setup.val is None:
+        return None
+    return score(
+        Network(trainer.averaged_module(), network.card),
+        setup.val,
+        name=setup.config.student.name,
+        device=device,
+        precision=trainer.precision,
+        progress=progress,
+    )
+
+
+def _export(setup: Setup, network: Network, trainer: Trainer, folder: Path) -> None:
+    export_model(
+        folder / "export", network, tensors=trainer.ema_state(), class_names=setup.index.class_names
+    )
+
+
+def _last_loss(table: MetricsTable) -> float | None:
+    rows = table.rows()
+    return rows[-1]["loss"] if rows else None
+
+
+class _Epoch:
+    """Sums of an epoch's losses, kept on the device until somebody wants to know."""
+
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self._names = ("loss", *parts)
+        self.clear()
+
+    def clear(self) -> None:
+        self._sums: torch.Tensor | None = None
+        self._steps = 0
+
+    def add(self, losses: Any) -> None:
+        """The losses of one step (`kdcache.objectives.base.Losses`)."""
+        values = torch.stack([losses.total, *losses.parts.values()]).detach().double()
+        self._sums = values if self._sums is None else self._sums + values
+        self._steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Mean of each loss over the steps so far."""
+        if self._sums is None:
+            return dict.fromkeys(self._names, math.nan)
+        return dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint in mid-epoch."""
+        return {"steps": self._steps, "sums": [] if self._sums is None else self._sums.tolist()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self._steps = state["steps"]
+        self._sums = torch.tensor(state["sums"], dtype=torch.float64) if state["sums"] else None
+
+
+class _Clock:
+    """Images a second, evaluation and saving left out."""
+
+    def __init__(self) -> None:
+        self._images = self._lap_images = 0
+        self._seconds = self._lap_seconds = 0.0
+        self._since = time.perf_counter()
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    def pause(self) -> None:
+        self._seconds += time.perf_counter() - self._since
+
+    def go_on(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Images a second since the last call; to be asked while pausing."""
+        images, seconds = self._images - self._lap_images, self._seconds - self._lap_seconds
+        self._lap_images, self._lap_seconds = self._images, self._seconds
+        return images / max(seconds, 1e-9)
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Over everything between `go_on` and `pause` so far."""
+        return self._images / self._seconds if self._seconds else None
+
