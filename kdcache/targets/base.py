@@ -7,7 +7,7 @@ chunk), and unpacks them again. It knows nothing of files; the cache knows nothi
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import ModelError, UsageError
+
+T = TypeVar("T", bound="Targets")
 
 #: The uncompressed bytes that one chunk of one array may have.
 MAX_CHUNK_BYTES = 64 * 2**20
@@ -50,16 +52,16 @@ class Targets(ABC):
         """Number of rows."""
 
     @abstractmethod
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self: T, rows: slice) -> T:
         """Some consecutive rows (no step)."""
 
     @abstractmethod
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: T, device: torch.device | str) -> T:
         """The same answers on another device."""
 
     @classmethod
     @abstractmethod
-    def concat(cls, parts: Sequence[Self]) -> Self:
+    def concat(cls: type[T], parts: Sequence[T]) -> T:
         """Several answers (at least one), one after the other."""
 
     @abstractmethod

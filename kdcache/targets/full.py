@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +23,16 @@ class FullTargets(Targets):
     def __len__(self) -> int:
         return len(self.log_prob)
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "FullTargets":
         start, stop = check_slice(rows, len(self))
-        return type(self)(self.log_prob[start:stop], self.label[start:stop])
+        return FullTargets(self.log_prob[start:stop], self.label[start:stop])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "FullTargets":
         """The same answers on another device."""
-        return type(self)(self.log_prob.to(device), self.label.to(device))
+        return FullTargets(self.log_prob.to(device), self.label.to(device))
 
     @classmethod
-    def concat(cls, parts: Sequence[Self]) -> Self:
+    def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
         """Several answers (at least one), one after the other."""
         if len(parts) == 1:
             return parts[0]

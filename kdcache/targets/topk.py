@@ -7,7 +7,6 @@ its probability is stored beside the tail and taken out of it.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
@@ -33,7 +32,7 @@ class TopKTargets(Targets):
 
     class_id: Int32[Tensor, " n"]
     prob: Float32[Tensor, " n"]
-    offset: Int64[Tensor, " b+1"]
+    offset: Int64[Tensor, " ends"]
     tail: Float32[Tensor, " b"]
     label: Int64[Tensor, "b 2"]
     label_prob: Float32[Tensor, "b 2"]
@@ -41,10 +40,10 @@ class TopKTargets(Targets):
     def __len__(self) -> int:
         return len(self.tail)
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice) -> "TopKTargets":
         start, stop = check_slice(rows, len(self))
         first, last = int(self.offset[start]), int(self.offset[stop])
-        return type(self)(
+        return TopKTargets(
             self.class_id[first:last],
             self.prob[first:last],
             self.offset[start : stop + 1] - first,
@@ -53,9 +52,9 @@ class TopKTargets(Targets):
             self.label_prob[start:stop],
         )
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "TopKTargets":
         """The same answers on another device."""
-        return type(self)(
+        return TopKTargets(
             self.class_id.to(device),
             self.prob.to(device),
             self.offset.to(device),
@@ -65,7 +64,7 @@ class TopKTargets(Targets):
         )
 
     @classmethod
-    def concat(cls, parts: Sequence[Self]) -> Self:
+    def concat(cls, parts: Sequence["TopKTargets"]) -> "TopKTargets":
         """Several answers (at least one), one after the other."""
         if len(parts) == 1:
             return parts[0]

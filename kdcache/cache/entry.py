@@ -1,0 +1,259 @@
+"""A teacher's entry in a cache: its blocks, written whole and once, and read back checked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from kdcache.cache.files import Files
+from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
+from kdcache.cache.layout import Layout, check_view, chunk_key, record_folder, record_key, teacher_key
+from kdcache.cache.record import BlockRecord, Stored
+from kdcache.errors import CacheError, CorruptError
+from kdcache.targets.base import ArraySpec, Coding, Targets
+
+
+class ChunkCodec(ABC):
+    """Turns a chunk of an array into the bytes of a file and back."""
+
+    spec: ArraySpec
+
+    @abstractmethod
+    def encode(self, values: np.ndarray) -> bytes:
+        """The same values always give the same bytes."""
+
+    @abstractmethod
+    def decode(self, data: bytes) -> np.ndarray:
+        """Raises CorruptError where the bytes cannot be decoded."""
+
+
+class Entry:
+    """The answers of one teacher. `Cache.entry` and `Cache.add_teacher` make them."""
+
+    def __init__(
+        self,
+        files: Files,
+        view_set: ViewSetIdentity,
+        identity: TeacherIdentity,
+        coding: Coding,
+        codecs: Mapping[str, ChunkCodec],
+    ) -> None:
+        self.identity = identity
+        self.coding = coding
+        self.layout = Layout(view_set.samples, view_set.block_rows, coding.chunk_rows(view_set.block_rows))
+        self._files = files
+        self._codecs = codecs
+        self._known_record = lru_cache(maxsize=64)(self._read_record)
+
+    def listed(self, view: int) -> set[int]:
+        """Blocks of a view that have a record, by its name alone: one look at one folder."""
+        names = self._files.names(record_folder(self.identity.name, view))
+        numbers = {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
+        return {block for block in numbers if block < self.layout.blocks}
+
+    def recorded(self, view: int) -> set[int]:
+        """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths."""
+        return {block for block in self.listed(view) if self._is_sound(view, block)}
+
+    def complete_views(self) -> int:
+        """Length of the longest prefix of views of which every block is listed."""
+        views = {int(name) for name in self._files.names(self._records) if name.isdecimal()}
+        view = 0
+        while view in views and len(self.listed(view)) == self.layout.blocks:
+            view += 1
+        return view
+
+    def record(self, view: int, block: int) -> BlockRecord:
+        """The record of a block. Raises CacheError where there is none, CorruptError where it cannot be read."""
+        return self._known_record(view, block)
+
+    def stored_bytes(self, view: int) -> dict[str, int]:
+        """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
+        found = dict.fromkeys([*self._codecs, "records"], 0)
+        for block in sorted(self.listed(view)):
+            record = self.record(view, block)
+            for name, stored in record.chunks.items():
+                found[name.split("/")[0]] += stored.length
+            found["records"] += len(record.to_bytes())
+        return found
+
+    def read_chunk(self, view: int, chunk: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
+        """The answers to a chunk's rows (`layout.chunk_range`).
+
+        `labels` are those that were given when the rows were written; in label space `none` they are ignored.
+        Raises CacheError where the block was not recorded, CorruptError where it is not what was written.
+        """
+        start, stop = self.layout.chunk_range(chunk)
+        block = self.layout.block_of(chunk)
+        record = self.record(view, block)
+        arrays = {}
+        for name, codec in self._codecs.items():
+            key = self._chunk_key(name, view, chunk)
+            data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
+            if data is None or stored is None or not stored.describes(data):
+                state = "is missing" if data is None else "is not what was written"
+                raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
+            arrays[name] = codec.decode(data)
+        if self.identity.label_space == "none":
+            labels = np.full((stop - start, 2), -1, np.int64)
+        try:
+            return self.coding.unpack(arrays, stop - start, labels)
+        except CorruptError as error:
+            raise CorruptError(
+                f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error} "
+                f"{self._remedy(view, block)}"
+            ) from error
+
+    def read_block(self, view: int, block: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
+        """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
+        first, _ = self.layout.block_range(block)
+        parts: list[Targets] = []
+        for chunk in self.layout.chunks_of(block):
+            start, stop = self.layout.chunk_range(chunk)
+            parts.append(self.read_chunk(view, chunk, labels[start - first : stop - first]))
+        return type(parts[0]).concat(parts)
+
+    def open_block(self, view: int, block: int) -> "BlockWriter":
+        """Write a block piece by piece. Raises CacheError where it is there already."""
+        return BlockWriter(self, view, block)
+
+    def write_block(self, view: int, block: int, targets: Targets, provenance: Mapping[str, Any]) -> None:
+        """Write a block whose answers are all at hand; see `BlockWriter`."""
+        writer = self.open_block(view, block)
+        writer.append(targets)
+        writer.finish(provenance)
+
+    @property
+    def _records(self) -> str:
+        return f"{teacher_key(self.identity.name)}/records"
+
+    def _read_record(self, view: int, block: int) -> BlockRecord:
+        key = record_key(self.identity.name, view, block)
+        data = self._files.get(key)
+        if data is None:
+            raise CacheError(
+                f"View {view}, block {block} of teacher '{self.identity.name}' is not in the cache "
+                f"({self._files.locate(key)}). Run the same dump-logits again to complete it."
+            )
+        try:
+            return BlockRecord.from_bytes(data, self._files.locate(key))
+        except CacheError as error:
+            raise CorruptError(f"{error} {self._remedy(view, block)}") from None
+
+    def _is_sound(self, view: int, block: int) -> bool:
+        try:
+            record = self._read_record(view, block)
+        except CorruptError:
+            return False
+        expected = {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
+        return record.chunks.keys() == expected and all(
+            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
+            for name, stored in record.chunks.items()
+        )
+
+    def _chunk_key(self, name: str, view: int, chunk: int) -> str:
+        spec = self._codecs[name].spec
+        return f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
+
+    def _chunk_name(self, name: str, view: int, block: int, key: str) -> str:
+        return (
+            f"Array '{name}' of teacher '{self.identity.name}', view {view}, block {block} "
+            f"({self._files.locate(key)})"
+        )
+
+    def _remedy(self, view: int, block: int) -> str:
+        record = self._files.locate(record_key(self.identity.name, view, block))
+        return (
+            f"All other blocks are unharmed. Delete the file {record} and run the same dump-logits again, "
+            "which makes this block anew."
+        )
+
+
+class BlockWriter:
+    """Writes one block: chunks as they fill, then, when all of them are flushed, its record.
+
+    Until `finish` returns the block does not exist, and whatever lies in its place is written over.
+    """
+
+    def __init__(self, entry: Entry, view: int, block: int) -> None:
+        check_view(view)
+        self._entry, self._view, self._block = entry, view, block
+        start, stop = entry.layout.block_range(block)
+        self._missing = stop - start
+        self._chunks = iter(entry.layout.chunks_of(block))
+        self._pending: list[Targets] = []
+        self._stored: dict[str, Stored] = {}
+        self._keys: list[str] = []
+        self._drop_unsound_record()
+
+    def append(self, targets: Targets) -> None:
+        """The answers to the next rows. Raises CacheError when they are more than the block has."""
+        if len(targets) > self._missing:
+            raise CacheError(
+                f"Block {self._block} of view {self._view} has {self._missing} rows left, and {len(targets)} were given."
+            )
+        self._missing -= len(targets)
+        self._pending.append(targets)
+        rows = self._entry.layout.chunk_rows
+        while sum(map(len, self._pending)) >= rows:
+            joined = _join(self._pending)
+            self._write_chunk(joined[:rows])
+            self._pending = [joined[rows:]]
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Flush and record the block. Raises CacheError when rows are missing."""
+        if self._missing:
+            raise CacheError(f"Block {self._block} of view {self._view} lacks {self._missing} rows.")
+        if sum(map(len, self._pending)):
+            self._write_chunk(_join(self._pending))
+            self._pending = []
+        files, entry = self._entry._files, self._entry
+        files.flush(self._keys)
+        record = BlockRecord(self._stored, provenance)
+        key = record_key(entry.identity.name, self._view, self._block)
+        if not files.put_if_absent(key, record.to_bytes()):
+            self._agree_with_other_writer(record)
+        files.tidy()
+
+    def _write_chunk(self, targets: Targets) -> None:
+        entry, chunk = self._entry, next(self._chunks)
+        packed = entry.coding.pack(targets, entry.layout.chunk_rows)
+        for name, codec in entry._codecs.items():
+            key = entry._chunk_key(name, self._view, chunk)
+            data = codec.encode(packed[name])
+            entry._files.put(key, data)
+            found = entry._files.get(key)
+            if found != data or not np.array_equal(codec.decode(found), packed[name]):
+                raise CorruptError(
+                    f"{entry._chunk_name(name, self._view, self._block, key)} was read back with other bytes than "
+                    "were written. The disk or the memory cannot be trusted; check them before going on."
+                )
+            self._stored[f"{name}/{chunk}"] = Stored.of(found)
+            self._keys.append(key)
+
+    def _drop_unsound_record(self) -> None:
+        entry = self._entry
+        if self._block not in entry.listed(self._view):
+            return
+        if entry._is_sound(self._view, self._block):
+            raise CacheError(
+                f"View {self._view}, block {self._block} of teacher '{entry.identity.name}' is recorded already; "
+                "a recorded block is never written again."
+            )
+        entry._files.delete(record_key(entry.identity.name, self._view, self._block))
+        entry._known_record.cache_clear()
+
+    def _agree_with_other_writer(self, record: BlockRecord) -> None:
+        """Another process recorded the block meanwhile: that is well if it wrote the same bytes."""
+        if self._entry.record(self._view, self._block).chunks != record.chunks:
+            raise CorruptError(
+                f"Another process wrote view {self._view}, block {self._block} at the same time with other bytes. "
+                + self._entry._remedy(self._view, self._block)
+            )
+
+
+def _join(parts: Sequence[Targets]) -> Targets:
+    return type(parts[0]).concat(parts)

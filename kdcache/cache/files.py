@@ -1,0 +1,53 @@
+"""The little that a cache asks of the place where its bytes lie."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+
+class Files(ABC):
+    """Whole objects under keys such as `teachers/a/records/0/3.json`.
+
+    Every failure is a CacheError that names the place. A local disk is `durable.LocalFiles`.
+    """
+
+    read_only: bool
+
+    @abstractmethod
+    def locate(self, key: str) -> str:
+        """Where a key lies, for messages."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The bytes of a key, None where it does not exist."""
+
+    @abstractmethod
+    def size(self, key: str) -> int | None:
+        """The length of a key's bytes, None where it does not exist."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """The names directly under a folder ("" is the root), sorted; none where it does not exist."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace a key. Nobody ever sees a part of the bytes."""
+
+    @abstractmethod
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write a key that does not exist and flush it; False, and nothing done, where it exists already."""
+
+    @abstractmethod
+    def flush(self, keys: Iterable[str]) -> None:
+        """Return when these keys will survive a power failure."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove a key, for good; nothing happens where it does not exist."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make sure of being able to write, and clear away what a killed writer left half written."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Leave nothing behind that is not a key."""

@@ -1,0 +1,233 @@
+"""What a cache belongs to, as frozen values with one canonical JSON form. No I/O.
+
+Two levels: the view set (which pictures the rows are) and the teacher (whose answers they hold, and how they were
+had and stored). Things with equal identity may be used together; anything else is refused by the name of the field.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar, get_origin
+
+import numpy as np
+from jaxtyping import Int32
+
+from kdcache.errors import CacheError, IdentityError
+
+I = TypeVar("I", bound="Identity")
+
+#: The newest format that this version writes and reads. It stands in every cache.
+FORMAT = 1
+
+#: Names of teachers are folder names and parts of object keys.
+TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces, no NaN: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with a checksum of its canonical JSON under `check`."""
+    return {**content, "check": _digest(canonical(dict(content)).encode(), 8)}
+
+
+def unseal(value: Any, where: str) -> dict[str, Any]:
+    """The content of a sealed value. Raises CacheError where it is none or was altered; `where` names its place."""
+    if not isinstance(value, dict) or "check" not in value:
+        raise CacheError(f"{where} holds no kdcache metadata; it was altered or belongs to something else.")
+    content = {name: part for name, part in value.items() if name != "check"}
+    try:
+        intact = seal(content)["check"] == value["check"]
+    except ValueError:  # NaN or infinity, which Python's reader lets pass
+        intact = False
+    if not intact:
+        raise CacheError(f"{where} was altered: its checksum does not fit. Restore the file from a copy.")
+    return content
+
+
+def windows_checksum(windows: Int32[np.ndarray, " n"]) -> str:
+    """BLAKE2b-256 of the window ids as little-endian 32-bit integers, in hex."""
+    return _digest(np.ascontiguousarray(windows, "<i4").tobytes(), 32)
+
+
+def _digest(data: bytes, size: int) -> str:
+    return hashlib.blake2b(data, digest_size=size).hexdigest()
+
+
+class Identity:
+    """A frozen dataclass with a canonical JSON form.
+
+    A field with `metadata={"neutral": value}` is left out of the JSON where it has that value, so that an option
+    that came later leaves the identity of older caches as it was.
+    """
+
+    #: How the thing is called in messages, and what to do when a field differs (by name, else "").
+    noun: ClassVar[str] = ""
+    remedies: ClassVar[Mapping[str, str]] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, without neutral fields."""
+        found = {}
+        for entry in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, entry.name)
+            if "neutral" not in entry.metadata or value != entry.metadata["neutral"]:
+                found[entry.name] = value
+        return json.loads(canonical(found))  # tuples become lists, as they come back from a file
+
+    @classmethod
+    def from_json(cls: type[I], data: Any, where: str) -> I:
+        """The inverse. Raises CacheError, naming `where`, for unknown or missing fields and wrong types."""
+        if not isinstance(data, dict):
+            raise CacheError(f"{where} holds no {cls.noun}: {_short(data)}.")
+        known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
+        for name in data:
+            if name not in known:
+                raise CacheError(
+                    f"{where} has a field '{name}' that this version of kdcache does not know. "
+                    "It was written by a newer one: update kdcache."
+                )
+        values = {}
+        for name, entry in known.items():
+            if name in data:
+                values[name] = _typed(data[name], entry.type, f"{name} in {where}")
+            elif "neutral" in entry.metadata:
+                values[name] = entry.metadata["neutral"]
+            else:
+                raise CacheError(f"{where} lacks the field '{name}'; it is no {cls.noun}, or it is damaged.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ViewSetIdentity(Identity):
+    """Which pictures the rows of a cache are.
+
+    fingerprint  the index's: keys, labels, encoded lengths and sizes of all samples
+    samples      their number
+    windows      `windows_checksum` of the window ids that the orders are made with
+    policy       the canonical JSON of the policy
+    seed         of all random draws, 32 bits
+    block_rows   rows of a block, a power of two
+    """
+
+    fingerprint: str
+    samples: int
+    windows: str
+    policy: dict[str, Any]
+    seed: int
+    block_rows: int
+    format: int = FORMAT
+
+    noun: ClassVar[str] = "view set"
+    remedies: ClassVar[Mapping[str, str]] = {
+        "fingerprint": "It was made from other images or labels: use that data set, or another --cache.",
+        "samples": "It was made from other images: use that data set, or another --cache.",
+        "policy": "Use the policy that it was made with, or another --cache.",
+        "seed": "Pass --seed {stored}, or use another --cache.",
+        "block_rows": "Leave the number to the cache, or use another --cache.",
+    }
+
+    def __post_init__(self) -> None:
+        rows = self.block_rows
+        if self.samples < 1 or not 0 <= self.seed < 2**32:
+            raise CacheError(f"A view set of {self.samples} samples with seed {self.seed} cannot be.")
+        if not 2 <= rows <= 2**24 or rows & (rows - 1):
+            raise CacheError(f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2.")
+
+
+@dataclass(frozen=True)
+class TeacherIdentity(Identity):
+    """Whose answers an entry holds, how they were had, and how they are stored.
+
+    name          of the entry in the cache
+    architecture  the timm name
+    weights       hash of the weights
+    mean, std     of the normalisation, for pixels in 0..1
+    size          of the square input
+    precision     fp32, bf16 or fp16
+    batch_size    rows of the one batch shape that the teacher runs
+    targets       kind and parameters of the coding
+    num_classes   of an answer
+    label_space   `teacher` where the labels are classes of the teacher's, else `none`
+    """
+
+    name: str
+    architecture: str
+    weights: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: int
+    precision: str
+    batch_size: int
+    targets: dict[str, Any]
+    num_classes: int
+    label_space: str = field(default="teacher", metadata={"neutral": "teacher"})
+
+    noun: ClassVar[str] = "teacher"
+    remedies: ClassVar[Mapping[str, str]] = {
+        "weights": "Use the weights that were used before, or store these answers under another name.",
+        "targets": "Use the settings that were used before, or store these answers under another name.",
+    }
+
+    def __post_init__(self) -> None:
+        if not TEACHER_NAME.fullmatch(self.name):
+            raise CacheError(
+                f"'{self.name}' cannot be the name of a teacher in a cache; "
+                "use letters, digits, '.', '_' and '-' (100 at most), beginning with a letter or digit."
+            )
+        if self.label_space not in ("teacher", "none"):
+            raise CacheError(f"The label space '{self.label_space}' is not known; use teacher or none.")
+        if min(self.size, self.batch_size, self.num_classes) < 1:
+            raise CacheError(
+                f"A teacher of size {self.size}, batch size {self.batch_size} and {self.num_classes} classes cannot be."
+            )
+
+
+def require_same(stored: Identity, wanted: Identity, what: str) -> None:
+    """Raise IdentityError for the first field that differs, with both values and what to do.
+
+    `what` names the stored thing in the message ("The cache PATH"). Fields of nested values are named with dots.
+    """
+    ours, theirs = _flat(stored.to_json()), _flat(wanted.to_json())
+    order = [entry.name for entry in fields(stored)]  # type: ignore[arg-type]
+    names = sorted(ours.keys() | theirs.keys(), key=lambda name: (order.index(name.split(".")[0]), name))
+    for name in names:
+        have, want = ours.get(name), theirs.get(name)
+        if have != want or type(have) is not type(want):
+            remedy = stored.remedies.get(name.split(".")[0], "Use the same setting, or another --cache.")
+            raise IdentityError(
+                f"{what} has {name} {_short(have)}, and {_short(want)} was asked for. "
+                + remedy.format(stored=_short(have)),
+                field=name,
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested objects as dotted names; lists and scalars as they are, nothing where a field is left out."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, part in value.items():
+        found |= _flat(part, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def _short(value: Any) -> str:
+    """A value as it appears in a message."""
+    if value is None:
+        return "nothing"
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _typed(value: Any, wanted: Any, where: str) -> Any:
+    """A JSON value as a field of type str, int, float tuple or dict; CacheError for anything else."""
+    origin = get_origin(wanted) or wanted
+    if origin is tuple and isinstance(value, list):
+        return tuple(_typed(part, float, where) for part in value)
+    if type(value) is not origin:  # so that true is no integer
+        raise CacheError(f"The field {where} is {_short(value)}, which is no {origin.__name__}.")
+    return value

@@ -1,0 +1,86 @@
+"""Where the rows of a view lie: blocks, chunks, and the keys of their files. No I/O."""
+
+from dataclasses import dataclass
+
+from kdcache.errors import CacheError
+
+#: The views that every array has room for from the start, so that adding views rewrites nothing.
+VIEW_CAPACITY = 65536
+
+#: Rows of a block for millions of samples.
+MAX_BLOCK_ROWS = 131072
+
+
+def default_block_rows(samples: int) -> int:
+    """The largest power of two that gives a view at least eight blocks, within 2 and `MAX_BLOCK_ROWS`."""
+    return min(MAX_BLOCK_ROWS, max(2, 1 << (max(1, samples // 8).bit_length() - 1)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A view's rows in blocks (the unit of writing) and chunks (the unit of reading), both numbered along the view.
+
+    `chunk_rows` divides `block_rows`. The last block and the last chunk have fewer rows.
+    """
+
+    samples: int
+    block_rows: int
+    chunk_rows: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a view."""
+        return -(-self.samples // self.block_rows)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a view."""
+        return -(-self.samples // self.chunk_rows)
+
+    def block_range(self, block: int) -> tuple[int, int]:
+        """First row of a block and the row after its last. Raises CacheError where there is no such block."""
+        if not 0 <= block < self.blocks:
+            raise CacheError(f"There is no block {block}: a view has {self.blocks} blocks.")
+        return block * self.block_rows, min((block + 1) * self.block_rows, self.samples)
+
+    def chunk_range(self, chunk: int) -> tuple[int, int]:
+        """First row of a chunk and the row after its last. Raises CacheError where there is no such chunk."""
+        if not 0 <= chunk < self.chunks:
+            raise CacheError(f"There is no chunk {chunk}: a view has {self.chunks} chunks.")
+        return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.samples)
+
+    def chunks_of(self, block: int) -> range:
+        """The chunks of a block."""
+        start, stop = self.block_range(block)
+        return range(start // self.chunk_rows, -(-stop // self.chunk_rows))
+
+    def block_of(self, chunk: int) -> int:
+        """The block that a chunk belongs to."""
+        return chunk * self.chunk_rows // self.block_rows
+
+
+def check_view(view: int) -> None:
+    """Raise CacheError where a view's number is beyond what a cache can hold."""
+    if not 0 <= view < VIEW_CAPACITY:
+        raise CacheError(f"View {view} cannot be stored: a cache holds views 0 to {VIEW_CAPACITY - 1}.")
+
+
+def teacher_key(name: str) -> str:
+    """The folder of a teacher's entry."""
+    return f"teachers/{name}"
+
+
+def record_folder(name: str, view: int) -> str:
+    """The folder of a view's records."""
+    return f"{teacher_key(name)}/records/{view}"
+
+
+def record_key(name: str, view: int, block: int) -> str:
+    """The record of a block."""
+    return f"{record_folder(name, view)}/{block}.json"
+
+
+def chunk_key(axis: int, ndim: int, view: int, chunk: int) -> str:
+    """A chunk's key within its array, in Zarr's default encoding; chunks follow each other along `axis`."""
+    place = [chunk if number == axis else 0 for number in range(ndim)]
+    return "/".join(["c", str(view), *map(str, place)])

@@ -1,0 +1,71 @@
+"""The record of a block: what its chunks must be, and how it was made. A block without one does not exist."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import google_crc32c
+
+from kdcache.cache.identity import canonical, seal, unseal
+from kdcache.errors import CacheError
+
+#: The bytes that the crc32c codec leaves at the end of every chunk.
+CHECKSUM_BYTES = 4
+
+
+class Stored(NamedTuple):
+    """A chunk as it lies in the store: CRC32C of its bytes without the last four, and its length in bytes.
+
+    The last four are the same checksum, written by the codec. They stay out of it because the CRC of any bytes
+    followed by their own CRC is one constant, which would tell no chunk from another.
+    """
+
+    crc32c: int
+    length: int
+
+    @classmethod
+    def of(cls, data: bytes) -> "Stored":
+        """What is true of these bytes."""
+        return cls(google_crc32c.value(data[:-CHECKSUM_BYTES]), len(data))
+
+    def describes(self, data: bytes) -> bool:
+        """Whether these are the bytes, down to the last."""
+        return self.of(data) == self and data[-CHECKSUM_BYTES:] == self.crc32c.to_bytes(4, "little")
+
+
+@dataclass(frozen=True)
+class BlockRecord:
+    """What is stored of a block: `chunks` by array and chunk ("class/12"), and `provenance`.
+
+    Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It holds no
+    time, host, rank or duration: making the block again on the same machine gives the same bytes.
+    """
+
+    chunks: Mapping[str, Stored]
+    provenance: Mapping[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON with a checksum."""
+        chunks = {name: list(stored) for name, stored in self.chunks.items()}
+        return canonical(seal({"chunks": chunks, "provenance": dict(self.provenance)})).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "BlockRecord":
+        """The inverse. Raises CacheError, naming `where`, for anything that `to_bytes` does not write."""
+        try:
+            value = json.loads(data)
+        except (ValueError, RecursionError):
+            raise CacheError(f"{where} is no JSON; it was cut short or altered.") from None
+        content = unseal(value, where)
+        chunks, provenance = content.get("chunks"), content.get("provenance")
+        if not isinstance(chunks, dict) or not isinstance(provenance, dict) or len(content) != 2:
+            raise CacheError(f"{where} is no record of a block.")
+        for stored in chunks.values():
+            if not (isinstance(stored, list) and len(stored) == 2 and all(_is_size(part) for part in stored)):
+                raise CacheError(f"{where} is no record of a block: {stored!r:.80} describes no chunk.")
+        return cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**32
