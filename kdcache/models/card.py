@@ -53,12 +53,16 @@ class ModelCard:
             model_args = json.loads(metadata.get("model_args", "{}"))
             if not isinstance(model_args, dict):
                 raise TypeError("model_args is no object")
+            mean = tuple(float(part) for part in json.loads(metadata["mean"]))
+            std = tuple(float(part) for part in json.loads(metadata["std"]))
+            if not (len(mean) == len(std) == channels and min(height, width, *std) > 0):
+                raise ValueError("sizes, mean and std do not go together")
             return cls(
                 architecture=metadata["architecture"],
                 num_classes=int(metadata["num_classes"]),
                 input_size=(channels, height, width),
-                mean=tuple(float(part) for part in json.loads(metadata["mean"])),
-                std=tuple(float(part) for part in json.loads(metadata["std"])),
+                mean=mean,
+                std=std,
                 interpolation=metadata["interpolation"],
                 crop_pct=float(metadata["crop_pct"]),
                 model_args=model_args,

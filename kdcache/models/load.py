@@ -43,7 +43,7 @@ def load_model(name: str | None, weights: Path | None = None, *, size: int | Non
     else:
         raise ModelError("Neither a model's name nor weights are given: give one of them, or both.")
     network.module.eval().requires_grad_(False)
-    _try_out(network)
+    try_out(network)
     return network
 
 
@@ -158,7 +158,8 @@ def _explained(
     )
 
 
-def _try_out(network: Network) -> None:
+def try_out(network: Network) -> None:
+    """Raise ModelError unless the module, in eval mode, answers a picture of its size with a score a class."""
     card = network.card
     if card.num_classes < 1:
         raise ModelError(f"{card.architecture} has no classifier: use weights that were trained to classify.")

@@ -8,7 +8,7 @@ import timm
 import torch
 
 from kdcache.errors import ModelError, reason
-from kdcache.models.load import card_of, size_args
+from kdcache.models.load import card_of, size_args, try_out
 from kdcache.models.names import architecture
 from kdcache.models.network import Network
 
@@ -40,7 +40,7 @@ def create_student(
         kwargs: further arguments of `timm.create_model`.
 
     Raises:
-        ModelError: an unknown name, or arguments that the model does not take.
+        ModelError: an unknown name, or a size or arguments that the model does not take.
     """
     arch = architecture(name)
     args = {**size_args(arch, size), **(kwargs or {})}
@@ -61,4 +61,7 @@ def create_student(
         crop_pct=card.crop_pct if crop_pct is None else crop_pct,
         interpolation=card.interpolation if interpolation is None else interpolation,
     )
-    return Network(module.train(), card)
+    network = Network(module.eval(), card)
+    try_out(network)
+    network.module.train()
+    return network

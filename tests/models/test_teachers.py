@@ -1,0 +1,129 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from kdcache.errors import DeviceError, UsageError
+from kdcache.models.students import create_student
+from kdcache.models.teachers import load_teacher
+from kdcache.models.weights import weight_hash
+from kdcache.run.export import export_model
+
+CPU = torch.device("cpu")
+MODELS = ("test_resnet", "test_vit", "test_convnext")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A run's folder for each architecture."""
+    made = {}
+    for name in MODELS:
+        made[name] = tmp_path_factory.mktemp(name)
+        export_model(made[name] / "export", create_student(name, num_classes=6, size=32, seed=2))
+    return made
+
+
+def teacher_of(folders, name="test_resnet", batch_size=5, precision="fp32"):
+    return load_teacher(name, folders[name], device=CPU, precision=precision, batch_size=batch_size)
+
+
+def pixels(rows, seed=0, size=32):
+    return torch.rand(rows, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_answer_is_the_log_softmax_of_timms_own_model(folders, name):
+    teacher = teacher_of(folders, name)
+    model = timm.create_model(f"local-dir:{folders[name]}/export", pretrained=True).eval()
+    seen = pixels(5)
+    mean = torch.tensor(model.pretrained_cfg["mean"]).view(1, 3, 1, 1)
+    std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1)
+    with torch.inference_mode():
+        expected = F.log_softmax(model((seen / 255 - mean) / std), dim=-1)
+    answer = teacher.answer(seen)
+    assert answer.dtype == torch.float32
+    torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
+
+
+def test_a_teacher_tells_what_it_is(folders):
+    teacher = teacher_of(folders, "test_vit", batch_size=3, precision="bf16")
+    cfg = timm.get_pretrained_cfg("test_vit")
+    module = timm.create_model(f"local-dir:{folders['test_vit']}/export", pretrained=True)
+    assert (teacher.name, teacher.architecture, teacher.num_classes) == ("test_vit", "test_vit", 6)
+    assert (teacher.size, teacher.batch_size, teacher.precision) == (32, 3, "bf16")
+    assert (teacher.mean, teacher.std) == (cfg.mean, cfg.std)
+    assert teacher.weight_hash == weight_hash(module.state_dict())
+
+
+def test_a_short_name_stands_for_its_own_preprocessing_and_training_size(tmp_path):
+    # timm tests this model at 288 and trained it at 224; its mean and std are not those of every ResNet.
+    save_file(timm.create_model("resnet34", num_classes=4).state_dict(), tmp_path / "w.safetensors")
+    teacher = load_teacher("resnet34", tmp_path / "w.safetensors", device=CPU, precision="fp32", batch_size=1)
+    assert teacher.name == "resnet34"
+    assert teacher.size == timm.get_pretrained_cfg("resnet34.tv_in1k").input_size[1]
+    assert teacher.num_classes == 4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_row_has_the_same_answer_whatever_the_other_rows_are(folders, name):
+    teacher = teacher_of(folders, name, batch_size=8)
+    seen = pixels(8)
+    whole = teacher.answer(seen)
+    for rows in (1, 3, 7):
+        changed = torch.cat([seen[:rows], pixels(8 - rows, seed=rows)])
+        assert torch.equal(teacher.answer(changed)[:rows], whole[:rows])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_padded_batch_answers_as_a_whole_one(folders, name):
+    teacher = teacher_of(folders, name, batch_size=8)
+    seen = pixels(21)
+    whole = teacher.answer(seen)
+    assert whole.shape == (21, 6)
+    for start in (0, 8, 16):
+        for stop in (start + 1, start + 5):
+            assert torch.equal(teacher.answer(seen[start:stop]), whole[start:stop])
+
+
+def test_every_forward_pass_has_the_same_shape(folders):
+    teacher = teacher_of(folders, batch_size=4)
+    shapes = []
+    teacher._network.module.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    teacher.answer(pixels(11))
+    assert shapes == [(4, 3, 32, 32)] * 3
+
+
+def test_answers_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
+    teacher = teacher_of(folders)
+    seen = pixels(2).requires_grad_()
+    assert not teacher.answer(seen).requires_grad
+    assert not teacher._network.module.training
+    assert weight_hash(teacher._network.module.state_dict()) == teacher.weight_hash
+
+
+def test_bf16_is_close_to_fp32_and_its_log_softmax_is_float32(folders):
+    wide, half = (
+        teacher_of(folders, precision=precision).answer(pixels(4)) for precision in ("fp32", "bf16")
+    )
+    assert half.dtype == torch.float32
+    assert not torch.equal(wide, half)
+    torch.testing.assert_close(half, wide, atol=0.1, rtol=0)
+    torch.testing.assert_close(half.exp().sum(dim=1), torch.ones(4), atol=1e-6, rtol=0)
+
+
+def test_fp16_on_the_cpu_is_refused_before_weights_are_read(tmp_path):
+    with pytest.raises(DeviceError, match="bf16"):
+        load_teacher("resnet34", tmp_path / "none", device=CPU, precision="fp16", batch_size=2)
+
+
+def test_an_empty_batch_is_refused(folders):
+    with pytest.raises(UsageError, match="batch size"):
+        teacher_of(folders, batch_size=0)
+
+
+def test_building_and_asking_a_teacher_leave_the_random_state_alone(folders):
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    teacher_of(folders, "test_vit").answer(pixels(3))
+    assert torch.equal(torch.get_rng_state(), before)
