@@ -1,0 +1,224 @@
+"""The rules of the design that say who may import and do what, read from the source."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (ROOT / "kdcache", ROOT / "cli" / "kdcache_cli")
+MAX_LINES = 400
+
+# Modules that compute from their arguments alone; with `objectives` as a whole.
+PURE = (
+    "kdcache.data.order",
+    "kdcache.views.random",
+    "kdcache.views.policy",
+    "kdcache.views.plan",
+    "kdcache.targets.topk",
+    "kdcache.cache.identity",
+    "kdcache.objectives",
+)
+# What reads, writes, starts or calls something outside the process.
+OUTSIDE = {
+    *("asyncio", "ctypes", "glob", "io", "mmap", "multiprocessing", "os", "pathlib", "shutil", "signal"),
+    *("socket", "subprocess", "tarfile", "tempfile", "urllib", "zipfile"),
+    *("PIL", "fsspec", "huggingface_hub", "numcodecs", "nvidia", "requests", "rich", "safetensors"),
+    *("tensorboard", "timm", "typer", "webdataset", "yaml", "zarr"),
+}
+OUTSIDE_CALLS = {
+    *("open", "print", "input"),
+    *("np.load", "np.save", "np.savez", "np.memmap", "np.fromfile", "torch.load", "torch.save"),
+}
+ARBITRARY_CODE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def _module_name(path: Path, package: Path) -> str:
+    parts = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    _module_name(path, package): path for package in PACKAGES for path in sorted(package.rglob("*.py"))
+}
+LIBRARY = [module for module in MODULES if module.split(".")[0] == "kdcache"]
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Every module that `module` imports when it runs, also inside functions: full dotted names."""
+    tree = tree_of(module)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import: write the full name"
+            assert node.module is not None
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in MODULES else node.module)
+    return frozenset(found)
+
+
+def calls_in(module: str) -> Iterator[tuple[str, ast.Call]]:
+    """Each call by the name it is written with, such as `np.load`."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def keyword(call: ast.Call, name: str) -> object:
+    """The constant that a call gives for a keyword; None where it gives none."""
+    for given in call.keywords:
+        if given.arg == name and isinstance(given.value, ast.Constant):
+            return given.value.value
+    return None
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def test_the_modules_are_found() -> None:
+    assert {"kdcache", "kdcache.errors", "kdcache.data", "kdcache_cli.main"} <= MODULES.keys()
+    assert "kdcache.errors" in imports_of("kdcache_cli.failures")
+
+
+@pytest.mark.parametrize(
+    ("library", "owners"),
+    [
+        ("nvidia", {"kdcache.render.dali"}),
+        ("zarr", {"kdcache.cache.store"}),
+        ("typer", set()),
+        ("rich", set()),
+        ("kdcache_cli", set()),
+    ],
+)
+def test_the_library_imports_it_in_one_place_or_nowhere(library: str, owners: set[str]) -> None:
+    users = {module for module in LIBRARY if any(within(name, library) for name in imports_of(module))}
+    assert users <= owners
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_pure_modules_do_no_io(package: str) -> None:
+    """Neither they nor anything of ours that they import."""
+    reached: dict[str, str] = {}
+    queue = [(module, "") for module in LIBRARY if within(module, package)]
+    assert queue, f"{package} is not there"
+    while queue:
+        module, importer = queue.pop()
+        if module in reached:
+            continue
+        reached[module] = importer
+        names = imports_of(module)
+        used = {name for name in names if name.split(".")[0] in OUTSIDE}
+        called = {name for name, _ in calls_in(module) if name in OUTSIDE_CALLS}
+        assert not used | called, (
+            f"{module} (imported by {importer or 'itself'}) uses {sorted(used | called)}"
+        )
+        queue += [(name, module) for name in names if name in MODULES]
+
+
+def circle_in(graph: dict[str, set[str]]) -> str:
+    """A way round that comes back to where it began, or nothing."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return " -> ".join(reversed(error.args[1]))
+    return ""
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    """Wherever the import stands: one inside a function would only hide the circle."""
+    assert not circle_in({module: set(imports_of(module)) & MODULES.keys() for module in MODULES})
+
+
+def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
+    """A sub-package that needs another is not needed by it, however long the way round."""
+
+    def part(module: str) -> str:
+        # Random numbers and their arithmetic lie below everything, though they stand with the views they are for.
+        if module in ("kdcache.views.random", "kdcache.views.exactmath"):
+            return "kdcache.views.random"
+        return ".".join(module.split(".")[:2])
+
+    graph: dict[str, set[str]] = {}
+    for module in LIBRARY:
+        needed = {part(name) for name in imports_of(module) if name in MODULES and name != "kdcache"}
+        graph.setdefault(part(module), set()).update(needed - {part(module)})
+    assert not circle_in(graph)
+
+
+def test_only_the_command_line_knows_the_jobs() -> None:
+    users = {
+        module
+        for module in LIBRARY
+        if not within(module, "kdcache.jobs")
+        and any(within(name, "kdcache.jobs") for name in imports_of(module))
+    }
+    assert not users
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_stay_small(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
+    assert not {name for name in imports_of(module) if name.split(".")[0] in ARBITRARY_CODE}
+    for name, call in calls_in(module):
+        where = f"{MODULES[module].relative_to(ROOT)}:{call.lineno}"
+        assert name not in {"eval", "exec", "__import__", "yaml.load", "yaml.unsafe_load"}, where
+        if name == "torch.load":
+            assert keyword(call, "weights_only") is True, f"{where}: torch.load without weights_only=True"
+        assert not keyword(call, "allow_pickle"), where
+
+
+HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
+COMMANDS = (
+    *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("dump-logits",)),
+    *(("train",), ("evaluate",), ("demo",), ("policies",), ("recipes",)),
+)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["import kdcache", *(f"run({[*command, '--help']})" for command in COMMANDS), "run(['policies'])"],
+)
+def test_what_should_be_quick_imports_nothing_heavy(code: str) -> None:
+    program = f"""
+import sys
+
+def run(arguments):
+    from kdcache_cli.main import app
+    try:
+        app(arguments)
+    except SystemExit as end:
+        assert not end.code, end.code
+
+{code}
+print("loaded:", *[name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "loaded:"
