@@ -6,9 +6,10 @@ elsewhere; tests and library users get `silent` unless they bring their own.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Task(Protocol):
     """One stretch of work of a known length."""
 
@@ -16,6 +17,7 @@ class Task(Protocol):
         """Say that `count` more units are done; `values` (a loss, an accuracy) are shown beside the rate."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Somebody who is told what a job does."""
 
