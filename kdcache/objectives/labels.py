@@ -24,7 +24,8 @@ def soft_labels(
         smoothing: s, in 0..1.
     """
     own, partner = labels.unbind(dim=1)
-    partner = torch.where(partner < 0, own, partner)
+    mixed = partner >= 0
+    partner = torch.where(mixed, partner, own)
     rest = smoothing / num_classes
     peak = 1.0 - smoothing + rest
 
@@ -32,7 +33,7 @@ def soft_labels(
         flat = weight.new_full((len(of), num_classes), rest)
         return flat.scatter_(1, of[:, None], peak)
 
-    share = weight[:, None]
+    share = torch.where(mixed, weight, 1.0)[:, None]
     return one_hot(own) * share + one_hot(partner) * (1.0 - share)
 
 

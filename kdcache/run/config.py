@@ -10,7 +10,8 @@ import yaml
 
 from kdcache.errors import ConfigError
 from kdcache.objectives.vanilla import VanillaKD
-from kdcache.run.recipes import read_recipe
+from kdcache.run.files import replace_file
+from kdcache.run.recipes import DEFAULT_RECIPE, read_recipe
 from kdcache.run.settings import from_plain, nested, overlay, to_plain
 
 
@@ -20,14 +21,14 @@ class StudentConfig:
 
     Attributes:
         name: a short name or a timm name.
-        size: pixels a side, in training and in evaluation.
+        size: pixels a side, in training and in evaluation; None: the reference size of the views.
         drop_path: rate of stochastic depth.
         crop_pct, interpolation: of the evaluation transform; None: timm's own for the model.
         kwargs: further arguments of `timm.create_model`.
     """
 
     name: str
-    size: int = 224
+    size: int | None = None
     drop_path: float = 0.0
     crop_pct: float | None = None
     interpolation: str | None = None
@@ -40,11 +41,11 @@ class ViewsConfig:
 
     Attributes:
         policy: a policy's name, or its JSON form.
-        seed: of the views; None: the run's.
+        seed: of the views; apart from the run's, so that students with several seeds see the same views.
     """
 
     policy: str | Mapping[str, Any] = "crop-mix"
-    seed: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RunConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     batch_size: int
-    recipe: str = "default"
+    recipe: str = DEFAULT_RECIPE
     views: ViewsConfig = field(default_factory=ViewsConfig)
     objective: VanillaKD = field(default_factory=VanillaKD)
     seed: int = 0
@@ -130,7 +131,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for holds, name, wanted in (
-            (self.student.size >= 1, "student.size", "at least 1"),
+            (self.student.size is None or self.student.size >= 1, "student.size", "at least 1, or null"),
             (0 <= self.student.drop_path < 1, "student.drop_path", "a rate of at least 0 and below 1"),
             (self.optimizer.lr > 0, "optimizer.lr", "a number above 0"),
             ((self.optimizer.lr_batch_size or 1) >= 1, "optimizer.lr_batch_size", "at least 1"),
@@ -195,7 +196,7 @@ def load_config(
 
 def write_config(config: RunConfig, file: Path) -> None:
     """Write every setting of `config` as YAML; `read_config` gives an equal one back."""
-    file.write_text(yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    replace_file(file, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True).encode())
 
 
 def read_config(file: Path) -> RunConfig:
