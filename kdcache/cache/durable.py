@@ -1,7 +1,8 @@
 """A cache's files on a local disk: whole or not there, and flushed in an order that survives a power failure.
 
-Bytes are written to a file in the folder `.partial` of the cache, flushed, and then renamed or linked to their place.
-A writer holds a lock on its partial file, which the system drops when it dies: what can be locked is left over.
+Bytes are written to a file in the folder `.partial` of the cache, flushed, and then renamed or linked to
+their place. A writer holds a lock on its partial file, which the system drops when it dies: what can be
+locked is left over.
 """
 
 import errno
@@ -20,12 +21,15 @@ PARTIAL = ".partial"
 #: Answers of file systems that have no hard links or no locks.
 UNSUPPORTED = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EMLINK)
 
-#: How often a write begins anew when another process, which took it for a left-over, removed its partial file.
+#: How often a write begins anew when another process took its partial file for a left-over and removed it.
 ATTEMPTS = 8
 
 
 class Disk:
-    """The system calls that change a disk, one each. Tests put theirs in its place, to record them or to stop there."""
+    """The system calls that change a disk, one each.
+
+    Tests put theirs in its place, to record them or to stop there.
+    """
 
     def make_folder(self, path: Path) -> None:
         """Make one folder, unless it is there."""
@@ -216,7 +220,9 @@ class LocalFiles(Files):
                 remedy = "Nothing that is recorded is lost: make room, then run the same command again."
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and verb == "write":
                 remedy = "Use a folder that you can write to, or have its permissions changed."
-            raise CacheError(f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}") from error
+            raise CacheError(
+                f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}"
+            ) from error
 
 
 def _is_left_over(path: Path) -> bool:

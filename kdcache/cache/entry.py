@@ -87,6 +87,8 @@ class Entry:
         Raises CacheError where the block was not recorded, CorruptError where it is not what was written.
         """
         start, stop = self.layout.chunk_range(chunk)
+        if len(labels) != stop - start:
+            raise CacheError(f"Chunk {chunk} has {stop - start} rows, and {len(labels)} labels were given.")
         block = self.layout.block_of(chunk)
         record = self.record(view, block)
         arrays = {}
@@ -95,7 +97,9 @@ class Entry:
             data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
             if data is None or stored is None or not stored.describes(data):
                 state = "is missing" if data is None else "is not what was written"
-                raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
+                raise CorruptError(
+                    f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}"
+                )
             arrays[name] = codec.decode(data)
         if self.identity.label_space == "none":
             labels = np.full((stop - start, 2), -1, np.int64)
@@ -150,13 +154,16 @@ class Entry:
             return False
         expected = {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
         return record.chunks.keys() == expected and all(
-            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
+            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1])))
+            == stored.length
             for name, stored in record.chunks.items()
         )
 
     def _chunk_key(self, name: str, view: int, chunk: int) -> str:
         spec = self._codecs[name].spec
-        return f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
+        return (
+            f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
+        )
 
     def _chunk_name(self, name: str, view: int, block: int, key: str) -> str:
         return (
@@ -193,7 +200,8 @@ class BlockWriter:
         """The answers to the next rows. Raises CacheError when they are more than the block has."""
         if len(targets) > self._missing:
             raise CacheError(
-                f"Block {self._block} of view {self._view} has {self._missing} rows left, and {len(targets)} were given."
+                f"Block {self._block} of view {self._view} has {self._missing} rows left, "
+                f"and {len(targets)} were given."
             )
         self._missing -= len(targets)
         self._pending.append(targets)

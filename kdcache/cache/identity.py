@@ -1,7 +1,8 @@
 """What a cache belongs to, as frozen values with one canonical JSON form. No I/O.
 
-Two levels: the view set (which pictures the rows are) and the teacher (whose answers they hold, and how they were
-had and stored). Things with equal identity may be used together; anything else is refused by the name of the field.
+Two levels: the view set (which pictures the rows are) and the teacher (whose answers they hold, and how they
+were had and stored). Things with equal identity may be used together; anything else is refused by the name
+of the field.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from jaxtyping import Int32
 
 from kdcache.errors import CacheError, IdentityError
 
-I = TypeVar("I", bound="Identity")
+Kind = TypeVar("Kind", bound="Identity")
 
 #: The newest format that this version writes and reads. It stands in every cache.
 FORMAT = 1
@@ -61,8 +62,8 @@ def _digest(data: bytes, size: int) -> str:
 class Identity:
     """A frozen dataclass with a canonical JSON form.
 
-    A field with `metadata={"neutral": value}` is left out of the JSON where it has that value, so that an option
-    that came later leaves the identity of older caches as it was.
+    A field with `metadata={"neutral": value}` is left out of the JSON where it has that value, so that an
+    option that came later leaves the identity of older caches as it was.
     """
 
     #: How the thing is called in messages, and what to do when a field differs (by name, else "").
@@ -79,7 +80,7 @@ class Identity:
         return json.loads(canonical(found))  # tuples become lists, as they come back from a file
 
     @classmethod
-    def from_json(cls: type[I], data: Any, where: str) -> I:
+    def from_json(cls: type[Kind], data: Any, where: str) -> Kind:
         """The inverse. Raises CacheError, naming `where`, for unknown or missing fields and wrong types."""
         if not isinstance(data, dict):
             raise CacheError(f"{where} holds no {cls.noun}: {_short(data)}.")
@@ -135,7 +136,9 @@ class ViewSetIdentity(Identity):
         if self.samples < 1 or not 0 <= self.seed < 2**32:
             raise CacheError(f"A view set of {self.samples} samples with seed {self.seed} cannot be.")
         if not 2 <= rows <= 2**24 or rows & (rows - 1):
-            raise CacheError(f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2.")
+            raise CacheError(
+                f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2."
+            )
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,8 @@ class TeacherIdentity(Identity):
 def require_same(stored: Identity, wanted: Identity, what: str) -> None:
     """Raise IdentityError for the first field that differs, with both values and what to do.
 
-    `what` names the stored thing in the message ("The cache PATH"). Fields of nested values are named with dots.
+    `what` names the stored thing in the message ("The cache PATH"). Fields of nested values are named with
+    dots.
     """
     ours, theirs = _flat(stored.to_json()), _flat(wanted.to_json())
     order = [entry.name for entry in fields(stored)]  # type: ignore[arg-type]

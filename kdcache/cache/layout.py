@@ -12,13 +12,13 @@ MAX_BLOCK_ROWS = 131072
 
 
 def default_block_rows(samples: int) -> int:
-    """The largest power of two that gives a view at least eight blocks, within 2 and `MAX_BLOCK_ROWS`."""
-    return min(MAX_BLOCK_ROWS, max(2, 1 << (max(1, samples // 8).bit_length() - 1)))
+    """The largest power of two that gives a view at least four blocks, within 2 and `MAX_BLOCK_ROWS`."""
+    return min(MAX_BLOCK_ROWS, max(2, 1 << (max(1, samples // 4).bit_length() - 1)))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A view's rows in blocks (the unit of writing) and chunks (the unit of reading), both numbered along the view.
+    """A view's rows in blocks (the unit of writing) and chunks (the unit of reading), numbered along it.
 
     `chunk_rows` divides `block_rows`. The last block and the last chunk have fewer rows.
     """

@@ -17,8 +17,8 @@ CHECKSUM_BYTES = 4
 class Stored(NamedTuple):
     """A chunk as it lies in the store: CRC32C of its bytes without the last four, and its length in bytes.
 
-    The last four are the same checksum, written by the codec. They stay out of it because the CRC of any bytes
-    followed by their own CRC is one constant, which would tell no chunk from another.
+    The last four are the same checksum, written by the codec. They stay out of it because the CRC of any
+    bytes followed by their own CRC is one constant, which would tell no chunk from another.
     """
 
     crc32c: int
@@ -38,8 +38,8 @@ class Stored(NamedTuple):
 class BlockRecord:
     """What is stored of a block: `chunks` by array and chunk ("class/12"), and `provenance`.
 
-    Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It holds no
-    time, host, rank or duration: making the block again on the same machine gives the same bytes.
+    Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It
+    holds no time, host, rank or duration: making the block again on the same machine gives the same bytes.
     """
 
     chunks: Mapping[str, Stored]

@@ -6,9 +6,9 @@
     teachers/NAME/ARRAY/               [view, ...], one chunk for each chunk of rows
     teachers/NAME/records/VIEW/BLOCK.json
 
-Zarr is asked for the bytes of a chunk and for what they mean, never to read or write them: so every byte that is read
-is checked against a record first, a missing chunk is an error instead of the fill value, and writes are flushed in
-order.
+Zarr is asked for the bytes of a chunk and for what they mean, never to read or write them: so every byte
+that is read is checked against a record first, a missing chunk is an error instead of the fill value, and
+writes are flushed in order.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ from kdcache.cache.entry import ChunkCodec, Entry
 from kdcache.cache.files import Files
 from kdcache.cache.identity import (
     FORMAT,
+    TEACHER_NAME,
     TeacherIdentity,
     ViewSetIdentity,
     require_same,
@@ -36,14 +37,11 @@ from kdcache.cache.identity import (
 )
 from kdcache.cache.layout import VIEW_CAPACITY, teacher_key
 from kdcache.errors import CacheError, CorruptError, UsageError
-from kdcache.targets.base import ArraySpec, Coding
+from kdcache.targets.base import ArraySpec, Coding, Targets
 from kdcache.targets.kinds import make_coding
 
 # c-blosc with several threads does not always write the same bytes.
 numcodecs.blosc.use_threads = False
-
-#: Zstandard's level as Blosc counts, 1 to 9.
-COMPRESSION = 9
 
 META = "zarr.json"
 #: The attribute of a group in which everything of kdcache's stands.
@@ -75,8 +73,8 @@ class Cache:
     ) -> "Cache":
         """Make an empty cache and open it for writing.
 
-        Raises CacheError where there is something else already or nothing can be written. What a creation left that
-        was killed is completed. `files` are another place for the bytes than the folder `path`.
+        Raises CacheError where there is something else already or nothing can be written. What a creation
+        left that was killed is completed. `files` are another place for the bytes than the folder `path`.
         """
         files = files or LocalFiles(path)
         if windows.shape != (view_set.samples,) or windows_checksum(windows) != view_set.windows:
@@ -110,7 +108,9 @@ class Cache:
         place = files.locate("")
         data = files.get(META)
         if data is None:
-            raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
+            raise CacheError(
+                f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache."
+            )
         content = _group_content(data, files.locate(META))
         version = content.get("format")
         if type(version) is int and version > FORMAT:
@@ -125,7 +125,7 @@ class Cache:
 
     @property
     def location(self) -> str:
-        """Where it is, as messages name it."""
+        """Where the cache lies, for messages."""
         return self._files.locate("")
 
     @property
@@ -136,7 +136,9 @@ class Cache:
         for number in range(-(-self.view_set.samples // WINDOWS_CHUNK)):
             data = self._files.get(f"windows/c/{number}")
             if data is None:
-                raise CorruptError(f"{self._files.locate(f'windows/c/{number}')} is missing; restore it from a copy.")
+                raise CorruptError(
+                    f"{self._files.locate(f'windows/c/{number}')} is missing; restore it from a copy."
+                )
             parts.append(codec.decode(data))
         windows = np.concatenate(parts)[: self.view_set.samples]
         if windows_checksum(windows) != self.view_set.windows:
@@ -154,15 +156,21 @@ class Cache:
         identity = self._teacher(name)
         if identity is None:
             there = ", ".join(self.teachers()) or "none yet"
-            raise CacheError(f"The cache {self._files.locate('')} has no teacher '{name}' (there is: {there}).")
+            raise CacheError(
+                f"The cache {self._files.locate('')} has no teacher '{name}' (there is: {there})."
+            )
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
-            raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
+            raise CorruptError(
+                f"{where} is the entry of teacher '{identity.name}'; rename its folder to that."
+            )
         try:
             targets = dict(identity.targets)
             coding = make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
         except UsageError as error:
-            raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
+            raise CacheError(
+                f"{where} names targets that this version of kdcache does not know: {error}"
+            ) from error
         return self._entry(identity, coding)
 
     def add_teacher(self, identity: TeacherIdentity, coding: Coding) -> Entry:
@@ -175,7 +183,9 @@ class Cache:
         folder = teacher_key(identity.name)
         if self._teacher(identity.name) is None:
             if self._files.names(f"{folder}/records"):
-                raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
+                raise CorruptError(
+                    f"{self._files.locate(folder)} has lost its {META}; restore it from a copy."
+                )
             # Identity first: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", _group_meta({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
@@ -192,7 +202,7 @@ class Cache:
 
     def _teacher(self, name: str) -> TeacherIdentity | None:
         key = f"{teacher_key(name)}/{META}"
-        data = self._files.get(key)
+        data = self._files.get(key) if TEACHER_NAME.fullmatch(name) else None
         if data is None:
             return None
         where = self._files.locate(key)
@@ -208,7 +218,9 @@ class Cache:
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             data = self._files.get(key)
             if data is not None:
-                _require_array(data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key))
+                _require_array(
+                    data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key)
+                )
         return entry
 
 
@@ -234,6 +246,14 @@ class ZarrChunk(ChunkCodec):
             return np.asarray(zarr.open_array(MemoryStore(held), mode="r")[...])
         except Exception as error:  # whatever a codec makes of bytes that are not its own
             raise CorruptError(f"A chunk cannot be decoded: {error}") from error
+
+
+def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
+    """The bytes that targets would take as one chunk, by array; nothing is written."""
+    packed = coding.pack(targets, len(targets))
+    return {
+        name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()
+    }
 
 
 def _windows_codec(samples: int) -> ZarrChunk:
@@ -266,7 +286,7 @@ def _make_array(
         filters=None,
         serializer=BytesCodec(endian="little" if itemsize > 1 else None),
         compressors=[
-            BloscCodec(typesize=itemsize, cname="zstd", clevel=COMPRESSION, shuffle=spec.shuffle),
+            BloscCodec(typesize=itemsize, cname="zstd", clevel=spec.effort, shuffle=spec.shuffle),
             Crc32cCodec(),
         ],
         config={"write_empty_chunks": True},  # else a chunk of zeros would not be written
@@ -298,7 +318,9 @@ def _group_content(meta: bytes, where: str) -> dict[str, Any]:
     try:
         attributes = zarr.open_group(MemoryStore(_held(meta)), mode="r").attrs.asdict()
     except Exception as error:  # whatever Zarr makes of metadata that is none
-        raise CacheError(f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged.") from error
+        raise CacheError(
+            f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged."
+        ) from error
     return unseal(attributes.get(OURS), where)
 
 

@@ -29,13 +29,14 @@ def stream_targets(
 ) -> Iterator[Targets]:
     """The answers to each range of rows, in order.
 
-    A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `labels_of(view, start,
-    stop)` gives the labels of rows as they were when the cache was written; it is called for whole chunks, from
-    another thread. `depth` chunks are read beyond the one in use. A chunk is read once for ranges that follow each
-    other, and dropped after use.
+    A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `labels_of(view,
+    start, stop)` gives the labels of rows as they were when the cache was written; it is called for whole
+    chunks, from another thread. `depth` chunks are read beyond the one in use. A chunk is read once for
+    ranges that follow each other, and dropped after use.
 
-    Errors of the thread are raised here, at the first range that they concern: CacheError for a block that is not
-    recorded, CorruptError for one that is damaged, and those of `labels_of`. Closing the iterator ends the thread.
+    Errors of the thread are raised here, at the first range that they concern: CacheError for a block that
+    is not recorded, CorruptError for one that is damaged, and those of `labels_of`. Closing the iterator
+    ends the thread.
     """
 
     def load(view: int, chunk: int) -> Targets:

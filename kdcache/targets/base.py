@@ -1,7 +1,8 @@
-"""What every kind of targets can do: the teacher's answers (`Targets`) and the way they are stored (`Coding`).
+"""What every kind of targets can do: the answers (`Targets`) and the way they are stored (`Coding`).
 
-A `Coding` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed shape (one
-chunk), and unpacks them again. It knows nothing of files; the cache knows nothing of probabilities.
+A `Coding` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed
+shape (one chunk), and unpacks them again. It knows nothing of files; the cache knows nothing of
+probabilities.
 """
 
 from abc import ABC, abstractmethod
@@ -29,14 +30,16 @@ SUM_TOLERANCE = 1e-2
 class ArraySpec:
     """One array of a chunk, as it is handed to the store.
 
-    `shape` is the shape of one chunk and `axis` the direction in which the chunks of a view follow each other.
-    `shuffle` says how the bytes are rearranged before compression.
+    `shape` is the shape of one chunk and `axis` the direction in which the chunks of a view follow each
+    other. `shuffle` says how the bytes are rearranged before compression, and `effort` how hard to compress
+    (1 to 9).
     """
 
     dtype: str
     shape: tuple[int, ...]
     axis: int = 0
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "noshuffle"
+    effort: int = 9
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +69,7 @@ class Targets(ABC):
 
     @abstractmethod
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """Log-probabilities of every class, float32, built on the device where the targets lie; always finite.
+        """Log-probabilities of every class, float32, built where the targets lie; always finite.
 
         Raises UsageError where the targets cannot give them at this temperature or number of classes.
         """
@@ -90,8 +93,8 @@ class Coding(ABC):
     def keep(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Targets:
         """What is kept of a batch of answers, before quantisation, on the host.
 
-        `labels` are each row's own label and its mixing partner's, -1 where there is none. Raises ModelError where
-        the answers are no log-probabilities, UsageError where a label is not among the classes.
+        `labels` are each row's own label and its mixing partner's, -1 where there is none. Raises ModelError
+        where the answers are no log-probabilities, UsageError where a label is not among the classes.
         """
 
     @abstractmethod
@@ -126,7 +129,9 @@ class Coding(ABC):
         """Raise where `keep` was given something else than log-probabilities and labels of this many classes."""
         classes = log_probs.shape[1]
         if classes != self.num_classes:
-            raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")
+            raise ModelError(
+                f"The teacher answers with {classes} classes where {self.num_classes} were expected."
+            )
         off = torch.logsumexp(log_probs, 1).abs()
         # NaN compares false, so that it is refused as well.
         if not bool((off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()):

@@ -1,7 +1,7 @@
-"""Two scalar codes: a uniform one in sqrt(p), for many probabilities, and a uniform one in log p, for a precise few.
+"""Two scalar codes: one uniform in sqrt(p), for many probabilities, and one uniform in log p, for a few.
 
-A step that is uniform in sqrt(p) is uniform in the Fisher metric of the probability simplex: every class then adds
-about the same error to the KL divergence, however probable it is.
+A step that is uniform in sqrt(p) is uniform in the Fisher metric of the probability simplex: every class
+then adds about the same error to the KL divergence, however probable it is.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 
 @dataclass(frozen=True)
 class SqrtLevels:
-    """Probabilities in [floor, 1] as one of 2**bits levels of equal width in sqrt(p), read as the level's middle.
+    """Probabilities in [floor, 1] as one of 2**bits levels of equal width in sqrt(p), read as its middle.
 
     So no level stands for zero, and a logarithm is always finite.
     """

@@ -79,7 +79,7 @@ class FullCoding(Coding):
 
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
         """`log_prob` alone: the labels are the index's."""
-        return {"log_prob": ArraySpec("float32", (rows, self.num_classes), shuffle="shuffle")}
+        return {"log_prob": ArraySpec("float32", (rows, self.num_classes), shuffle="shuffle", effort=3)}
 
     def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
         """The log-probabilities, padded with zeros."""

@@ -1,8 +1,8 @@
 """The classes that matter, the mass of all others, and the labels: a few bytes instead of a whole answer.
 
-Kept are the classes with p > min_prob, at most k of them. What they leave is one number, the tail, spread uniformly
-over the other classes when the answer is rebuilt. A label that is not among the kept classes is kept as an exception:
-its probability is stored beside the tail and taken out of it.
+Kept are the classes with p > min_prob, at most k of them. What they leave is one number, the tail, spread
+uniformly over the other classes when the answer is rebuilt. A label that is not among the kept classes is
+kept as an exception: its probability is stored beside the tail and taken out of it.
 """
 
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ TINY = torch.finfo(torch.float32).tiny
 class TopKTargets(Targets):
     """Kept classes as ragged rows, tail mass and labels.
 
-    Row i keeps entries offset[i] to offset[i + 1] of `class_id` (ascending within a row) and `prob`. `label` holds
-    its own label and its partner's (-1 = none). `label_prob` is a label's probability where the label is an
-    exception, and NaN where it is absent, a repeat of the first, or among the kept. prob, label_prob and tail of a
-    row sum to 1.
+    Row i keeps entries offset[i] to offset[i + 1] of `class_id` (ascending within a row) and `prob`. `label`
+    holds its own label and its partner's (-1 = none). `label_prob` is a label's probability where the label
+    is an exception, and NaN where it is absent, a repeat of the first, or among the kept. prob, label_prob
+    and tail of a row sum to 1.
     """
 
     class_id: Int32[Tensor, " n"]
@@ -98,7 +98,10 @@ class TopKTargets(Targets):
         share = (self.tail / others.clamp(min=1)).clamp(min=TINY).log()
         out = share[:, None].repeat(1, num_classes)
         out[self.rows(), self.class_id.long()] = self.prob.clamp(min=TINY).log()
-        for column in (0, 1):  # one after the other: both may point at one class, where the second changes nothing
+        for column in (
+            0,
+            1,
+        ):  # one after the other: both may point at one class, where the second changes nothing
             target = self.label[:, column : column + 1].clamp(min=0)
             prob = self.label_prob[:, column : column + 1]
             log_prob = torch.where(prob.isnan(), out.gather(1, target), prob.clamp(min=TINY).log())
@@ -121,9 +124,11 @@ class TopKTargets(Targets):
 def keep_top(
     log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: int, min_prob: float
 ) -> TopKTargets:
-    """Keep at most `k` classes with p > `min_prob` of every row (of equal ones the lower class), the tail, the labels.
+    """Keep at most `k` classes with p > `min_prob` of every row (of equal ones the lower class), the tail,
+    the labels.
 
-    Runs on the device of `log_probs`, and the result lies there. Probabilities too small for float32 are not kept.
+    Runs on the device of `log_probs`, and the result lies there. Probabilities too small for float32 are not
+    kept.
     """
     prob = log_probs.to(torch.float32).exp()
     kept = prob > max(min_prob, 0.0)

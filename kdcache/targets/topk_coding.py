@@ -8,8 +8,9 @@
 | `tail` | u16 | [rows] | mass of the classes that are not stored (`codec.encode_mass`) |
 | `label` | u16 | [2, rows] | own and partner's label where it is an exception (`codec.encode_label`), else 0 |
 
-`width` is the most classes that a row can keep, so the streams cannot overflow. On reading, the kept probabilities of
-a row are scaled so that all of it sums to 1; the tail is stored, never derived from quantised values.
+`width` is the most classes that a row can keep, so the streams cannot overflow. On reading, the kept
+probabilities of a row are scaled so that all of it sums to 1; the tail is stored, never derived from
+quantised values.
 """
 
 from collections.abc import Mapping

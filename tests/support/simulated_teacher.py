@@ -1,9 +1,9 @@
 """Made-up answers that look like a strong ImageNet teacher's, where none is at hand.
 
-Classes lie in groups of unequal size, so that they are confused with their neighbours. An image shows its class,
-perhaps a second object, and something of its own; a view loses part of that and adds a context. A little of the mass
-is spread widely, as label smoothing does. With 1,000 classes the mean top-1 probability is about 0.77, the entropy
-1.3 nats, and two views of an image share half of their ten most probable classes.
+Classes lie in groups of unequal size, so that they are confused with their neighbours. An image shows its
+class, perhaps a second object, and something of its own; a view loses part of that and adds a context. A
+little of the mass is spread widely, as label smoothing does. With 1,000 classes the mean top-1 probability
+is about 0.77, the entropy 1.3 nats, and two views of an image share half of their ten most probable classes.
 """
 
 from dataclasses import dataclass
@@ -94,7 +94,9 @@ class Images:
         lost = 0.1 * rng.standard_normal(n).clip(-1.5, 3) + 0.3 * np.exp(-7 * crop)
         first = (1 - lost).clip(0.05, 1.3)
         second = self.second_strength * (1 + 0.45 * rng.standard_normal(n)).clip(0, 2.2)
-        context = rows_of_length_one(rng.standard_normal((n, WIDTH))) * (0.75 + 0.5 * np.exp(-5 * crop))[:, None]
+        context = (
+            rows_of_length_one(rng.standard_normal((n, WIDTH))) * (0.75 + 0.5 * np.exp(-5 * crop))[:, None]
+        )
         feature = (
             world.direction[self.seen_as] * first[:, None]
             + world.direction[self.second] * second[:, None]
