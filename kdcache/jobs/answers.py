@@ -16,6 +16,9 @@ from kdcache.targets.base import Coding, Targets
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Span
 
+DEFAULT_BATCH = 128
+"""Rows of a teacher's batch, unless a block has fewer."""
+
 
 def block_count(samples: int, block_rows: int) -> int:
     """Blocks of a view; the last one may hold fewer rows."""

@@ -19,7 +19,7 @@ from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import Answered, answer, block_batches, block_count
+from kdcache.jobs.answers import DEFAULT_BATCH, Answered, answer, block_batches, block_count
 from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, views_for_dump
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
@@ -31,7 +31,6 @@ from kdcache.views.viewset import Span
 
 DEFAULT_K = 128
 DEFAULT_MIN_PROB = 0.0031
-DEFAULT_BATCH = 128
 _DRY_RUN_BATCHES = 4
 
 
@@ -118,10 +117,10 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     """
     device = resolve_device(request.device)
     use_all_cores()
-    batch_size = _even(request.batch_size or DEFAULT_BATCH)
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set
+    batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     teacher = load_teacher(
         request.teacher,
         request.weights,
@@ -323,7 +322,7 @@ def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
     return {
         "device": f"{device.type} {hardware}",
         "kdcache": kdcache.__version__,
-        "renderer": renderer.describe(),
+        "renderer": renderer.version,
         "torch": torch.__version__,
     }
 

@@ -35,7 +35,7 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
     """
     stored = cache.view_set
     wanted = replace(stored, fingerprint=index.fingerprint, samples=len(index))
-    require_same(stored, wanted, f"The cache {cache.path}")
+    require_same(stored, wanted, f"The cache {cache.location}")
     return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, cache.windows), stored)
 
 

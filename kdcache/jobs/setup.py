@@ -15,6 +15,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, IdentityError, UsageError
+from kdcache.jobs.answers import DEFAULT_BATCH
 from kdcache.jobs.batches import LiveTeacher, steps_per_epoch
 from kdcache.jobs.opening import OpenViews, new_views, stored_views
 from kdcache.models.teachers import load_teacher
@@ -27,7 +28,6 @@ from kdcache.targets.kinds import make_coding
 from kdcache.views.policies import load_policy
 from kdcache.views.policy import Policy
 
-DEFAULT_TEACHER_BATCH = 128
 Mode = Literal["cache", "live", "supervised"]
 
 
@@ -199,7 +199,9 @@ def _configure(request: TrainRequest, mode: Mode) -> RunConfig:
             raise ConfigError(
                 "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
             )
-        config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, kd_weight=0.0))
+        # The label loss is all there is, so its share of the objective is the whole of it.
+        alone = dataclasses.replace(config.objective, kd_weight=0.0, label_weight=1.0)
+        config = dataclasses.replace(config, objective=alone)
     return config.with_lr_resolved()
 
 
@@ -246,12 +248,12 @@ def _entry(cache: Cache, name: str | None) -> Entry:
     names = sorted(cache.teachers())
     if not names:
         raise UsageError(
-            f"The cache {cache.path} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."
+            f"The cache {cache.location} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."
         )
     if name is None and len(names) > 1:
-        raise UsageError(f"The cache {cache.path} holds {', '.join(names)}: choose one with --teacher.")
+        raise UsageError(f"The cache {cache.location} holds {', '.join(names)}: choose one with --teacher.")
     if name is not None and name not in names:
-        raise UsageError(f"The cache {cache.path} holds no teacher {name!r}; it holds {', '.join(names)}.")
+        raise UsageError(f"The cache {cache.location} holds no teacher {name!r}; it holds {', '.join(names)}.")
     return cache.entry(name or names[0])
 
 
@@ -265,7 +267,7 @@ def _live(request: TrainRequest, cache: Cache | None, opened: OpenViews, device:
         request.teacher_weights,
         device=device,
         precision=stored.precision if stored is not None else "auto",
-        batch_size=stored.batch_size if stored is not None else DEFAULT_TEACHER_BATCH,
+        batch_size=stored.batch_size if stored is not None else min(DEFAULT_BATCH, opened.identity.block_rows),
         size=stored.size if stored is not None else None,
     )
     if stored is not None and stored.weights != teacher.weight_hash:

@@ -108,6 +108,7 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         folder.path / "metrics.csv", (*_COLUMNS, *config.objective.parts, *_SCORES), resume_step=trainer.step
     )
     losses: list[float] = []
+    evaluation: Evaluation | None = None
 
     with ExitStack() as stack:
         board = stack.enter_context(
@@ -138,7 +139,9 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
             _advance(task, config.batch_size, epoch, trainer.step)
             if trainer.step % setup.steps_per_epoch == 0:
                 clock.pause()
-                _end_epoch(setup, network, trainer, epoch, clock, checkpoints, (table, board), device, progress)
+                evaluation = _end_epoch(
+                    setup, network, trainer, epoch, clock, checkpoints, (table, board), device, progress
+                )
                 clock.go_on()
             if stop() and trainer.step < setup.steps:
                 _save(checkpoints, network, trainer, epoch, score=None)
@@ -150,7 +153,7 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         steps=trainer.step,
         loss=_last_loss(table),
         images_per_s=clock.images_per_s,
-        evaluation=_evaluate(setup, network, trainer, device, progress),
+        evaluation=evaluation or _evaluate(setup, network, trainer, device, progress),
         losses=tuple(losses),
     )
 
@@ -230,8 +233,8 @@ def _end_epoch(
     logs: tuple[MetricsTable, TensorBoard],
     device: torch.device,
     progress: Progress,
-) -> None:
-    """Report, and keep what has been learnt."""
+) -> Evaluation | None:
+    """Report, and keep what has been learnt; returns the score, if it was time for one."""
     config = setup.config
     number = trainer.step // setup.steps_per_epoch
     means = epoch.means()
@@ -255,6 +258,7 @@ def _end_epoch(
     epoch.clear()
     if number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
         _save(checkpoints, network, trainer, epoch, score=evaluation.top1 if evaluation is not None else None)
+    return evaluation
 
 
 def _save(

@@ -40,9 +40,8 @@ class Teacher:
         self.device = device
         self.weight_hash = weight_hash(network.module.state_dict())
         self._network = network
-        # Tensor cores want channels last; on the CPU it would only change the rounding.
-        self._layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        module = network.module.to(device).to(memory_format=self._layout)  # type: ignore[call-overload]
+        # Convolutions run up to twice as fast in it, on tensor cores and on CPUs.
+        module = network.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -60,7 +59,7 @@ class Teacher:
         if rows < self.batch_size:
             inputs = torch.cat([inputs, inputs.new_zeros(self.batch_size - rows, *inputs.shape[1:])])
         with autocast(self.precision, self.device):
-            logits = self._network.module(inputs.contiguous(memory_format=self._layout))
+            logits = self._network.module(inputs.contiguous(memory_format=torch.channels_last))
         return F.log_softmax(logits.float(), dim=-1)[:rows]
 
 

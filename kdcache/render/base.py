@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor
 
 from kdcache.errors import DeviceError, UsageError
 
-Interpolation = Literal["bilinear", "bicubic"]
-RendererName = Literal["dali", "pillow"]
+RENDERERS = ("dali", "pillow")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def describe_position(position: int) -> str:
@@ -62,16 +61,16 @@ class RenderRequest:
 class Renderer(ABC):
     """Makes pixels of one size out of requests.
 
-    size: height and width of the pixels; interpolation: of the antialiased resize; device: where the pixels
-    lie; max_batch: the most images a request may have; threads: how many decode at once. Close a renderer to
-    end its threads, or use it as a context manager.
+    size: height and width of the pixels; interpolation: of the antialiased resize, "bilinear" or "bicubic";
+    device: where the pixels lie; max_batch: the most images a request may have; threads: how many decode at
+    once. Close a renderer to end its threads, or use it as a context manager.
     """
 
     def __init__(
         self,
         *,
         size: int,
-        interpolation: Interpolation,
+        interpolation: str,
         max_batch: int,
         threads: int | None = None,
         device: torch.device | str = "cpu",
@@ -81,9 +80,9 @@ class Renderer(ABC):
                 "A renderer needs a size, a batch and threads of at least 1, "
                 f"not {size}, {max_batch} and {threads}."
             )
-        if interpolation not in get_args(Interpolation):
+        if interpolation not in INTERPOLATIONS:
             raise UsageError(
-                f"There is no interpolation {interpolation!r}; use {' or '.join(get_args(Interpolation))}."
+                f"There is no interpolation {interpolation!r}; use {' or '.join(INTERPOLATIONS)}."
             )
         self.size = size
         self.interpolation = interpolation
@@ -138,7 +137,7 @@ class Renderer(ABC):
             self._closed = True
             self._close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Renderer":
         return self
 
     def __exit__(
@@ -172,7 +171,7 @@ def open_renderer(
     name: str,
     *,
     size: int,
-    interpolation: Interpolation,
+    interpolation: str,
     max_batch: int,
     threads: int | None = None,
     device: torch.device | str = "cpu",
@@ -204,4 +203,4 @@ def _renderer_class(name: str) -> type[Renderer]:
                     "Use --renderer pillow, or install nvidia-dali-cuda120."
                 ) from error
             return DaliRenderer
-    raise UsageError(f"There is no renderer {name!r}; use {' or '.join(get_args(RendererName))}.")
+    raise UsageError(f"There is no renderer {name!r}; use {' or '.join(RENDERERS)}.")

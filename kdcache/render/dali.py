@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import nvidia.dali
 import torch
 from jaxtyping import Bool, Int32, UInt8
 from nvidia.dali import fn
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from kdcache.errors import DataError, DeviceError, KdcacheError
-from kdcache.render.base import Interpolation, Renderer, RenderRequest
+from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
 
 # Requests in DALI's hands while the consumer waits for the first of them.
@@ -39,7 +40,7 @@ class DaliRenderer(Renderer):
         self,
         *,
         size: int,
-        interpolation: Interpolation,
+        interpolation: str,
         max_batch: int,
         threads: int | None = None,
         device: torch.device | str = "cpu",
@@ -139,6 +140,11 @@ class DaliRenderer(Renderer):
         except RuntimeError:  # of a request that nobody waits for any more
             self._graph = self._open_graph()
 
+    @property
+    def version(self) -> str:
+        """DALI's, and where it decodes."""
+        return f"dali {nvidia.dali.__version__} {self.device.type}"
+
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         del self._graph
@@ -148,7 +154,7 @@ class _Graph:
     """One DALI pipeline: batches are launched and land in the same order. A RuntimeError means that it is lost."""
 
     def __init__(
-        self, size: int, interpolation: Interpolation, max_batch: int, threads: int, device: torch.device
+        self, size: int, interpolation: str, max_batch: int, threads: int, device: torch.device
     ) -> None:
         self._device = device
         on_gpu = device.type == "cuda"

@@ -10,12 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+import PIL
 import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from kdcache.render.base import Interpolation, Renderer, RenderRequest
+from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import load_part
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -33,7 +34,7 @@ class PillowRenderer(Renderer):
         self,
         *,
         size: int,
-        interpolation: Interpolation,
+        interpolation: str,
         max_batch: int,
         threads: int | None = None,
         device: torch.device | str = "cpu",
@@ -84,6 +85,11 @@ class PillowRenderer(Renderer):
             if request.flips[position]:
                 shown = shown[:, ::-1]
             pixels[position] = shown.transpose(2, 0, 1)
+
+    @property
+    def version(self) -> str:
+        """Pillow's."""
+        return f"pillow {PIL.__version__}"
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -31,13 +31,11 @@ class Trainer:
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
         """
-        # Tensor cores want channels last; on the CPU it would only change the rounding.
-        layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-        self.module = module.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        # Convolutions run up to twice as fast in it, on tensor cores and on CPUs.
+        self.module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = 0
         self.precision = precision
         self._device = device
-        self._layout = layout
         self._clip_grad = config.clip_grad
         self._optimizer = _optimizer(self.module, config)
         schedule = config.schedule
@@ -75,7 +73,7 @@ class Trainer:
             weight: float32 [b], each row's own share.
         """
         with autocast(self.precision, self._device):
-            logits = self.module(inputs.contiguous(memory_format=self._layout))
+            logits = self.module(inputs.contiguous(memory_format=torch.channels_last))
         losses = objective(logits.float(), answers, labels.to(self._device), weight.to(self._device))
         self._optimizer.zero_grad()
         self._scaler.scale(losses.total).backward()

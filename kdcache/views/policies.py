@@ -13,7 +13,7 @@ NAMED: dict[str, Policy] = {
     # With mixup 0.1 and cutmix 1.0: the mixing of recipe A2 (Wightman, Touvron, Jegou 2021), without RandAugment.
     "crop-mix": Policy(mixup=0.1, cutmix=1.0),
     # 28x28 pictures trained at 32x32, where a crop of 8 % would leave 8x8 pixels.
-    "fashion-mnist": Policy(crop_scale=(0.5, 1.0), reference_size=32),
+    "fashion-mnist": Policy(crop_scale=(0.7, 1.0), reference_size=32),
 }
 
 DEFAULT = "crop-mix"

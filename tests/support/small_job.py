@@ -1,0 +1,58 @@
+"""A main job small enough for tests: shards of real pictures, a teacher with weights, and requests over them."""
+
+from pathlib import Path
+
+from kdcache.jobs.dump import DumpRequest
+from kdcache.jobs.setup import TrainRequest
+from kdcache.models.students import create_student
+from kdcache.run.export import export_model
+from support.shards import make_shards
+
+MODEL = "test_resnet"
+CLASSES = 4
+SAMPLES = 131  # odd: the last row of a view has no partner
+SIZE = 32
+
+MIXING_POLICY = f'{{"mixup": 0.2, "cutmix": 1.0, "reference_size": {SIZE}}}'
+
+# A recipe whose rates suit a hundred pictures; everything else is the option of the test.
+SETTINGS = ("optimizer.lr=0.001", "schedule.warmup_epochs=0", "student.size=32", "batch_size=26")
+
+
+def make_data(folder: Path, *, shards: int = 3, images: int = SAMPLES, seed: int = 0) -> str:
+    """Shards of small coloured pictures, the same for the same `images` and `seed` however many shards there are."""
+    return str(make_shards(folder, images=images, size=(36, 44), classes=CLASSES, shards=shards, seed=seed))
+
+
+def make_teacher(folder: Path, *, size: int = SIZE, classes: int = CLASSES, seed: int = 7) -> Path:
+    """The weights of an untrained model, with a card that says at which size it works."""
+    network = create_student(MODEL, num_classes=classes, size=size, seed=seed)
+    return export_model(folder, network)
+
+
+def make_policy(file: Path, text: str = MIXING_POLICY) -> str:
+    """A policy file; by default with mixup and cutmix on every pair."""
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def dump_request(data: str, cache: Path, weights: Path, policy: str | None, **choice: object) -> DumpRequest:
+    """A dump of two `full` views on the CPU, in batches of 16."""
+    settings: dict[str, object] = {"views": 2, "targets": "full", "batch_size": 16, "device": "cpu"}
+    return DumpRequest(
+        teacher=MODEL, data=data, cache=str(cache), weights=weights, policy=policy, **(settings | choice)
+    )
+
+
+def train_request(data: str, out: Path, **choice: object) -> TrainRequest:
+    """A training of the small student on the CPU."""
+    overrides = (*SETTINGS, *choice.pop("overrides", ()))
+    settings: dict[str, object] = {"recipe": "fashion-mnist", "device": "cpu", "overrides": overrides}
+    return TrainRequest(student=MODEL, data=data, out=out, **(settings | choice))
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its path there."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
