@@ -92,8 +92,8 @@ def load(folder: Path, source: Source) -> Loaded | None:
         if meta["format"] != FORMAT or meta["source"] != source.to_json():
             return None
         columns = {name: _map(handle, name) for name in (*COLUMNS, "key_start", "key_bytes")}
-        rows = meta["samples"]
-        if any(columns[name].shape != (rows,) for name in COLUMNS) or columns["key_start"].shape != (rows + 1,):
+        rows = {**dict.fromkeys(COLUMNS, meta["samples"]), "key_start": meta["samples"] + 1}
+        if any(columns[name].shape != (count,) for name, count in rows.items()):
             return None
         return Loaded(columns, meta["fingerprint"], meta["labels"])
     except (OSError, ValueError, KeyError, TypeError):

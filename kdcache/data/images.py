@@ -1,8 +1,8 @@
 """What an image file says of itself in its header."""
 
 import os
-from io import BufferedReader, RawIOBase
-from typing import Any
+from io import BufferedIOBase, RawIOBase
+from typing import IO, Any, cast
 
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
@@ -14,13 +14,13 @@ _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 _ORIENTATION = 274
 
 
-def image_size(stream: BufferedReader) -> tuple[int, int]:
+def image_size(stream: BufferedIOBase) -> tuple[int, int]:
     """Height and width of an image file in pixels, as stored: EXIF orientation is not applied, nothing is decoded.
 
     Raises ValueError, with the reason, when the header is not that of a readable image.
     """
     try:
-        with Image.open(stream, formats=_FORMATS) as image:
+        with Image.open(cast(IO[bytes], stream), formats=_FORMATS) as image:
             width, height = image.size
             turned = isinstance(image, TiffImageFile) and image.tag_v2.get(_ORIENTATION, 1) != 1
     except Exception as error:  # Pillow's readers raise whatever the damage makes them stumble on

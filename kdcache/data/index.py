@@ -23,12 +23,9 @@ from kdcache.data.columns import Source, load
 from kdcache.data.index_writer import IndexWriter, hash_keys
 from kdcache.data.places import building, index_places, locked, shards_folder, writable
 from kdcache.data.scan import ShardTable, scan_shard
-from kdcache.data.shards import expand_data
+from kdcache.data.shards import CLASSES, expand_data
 from kdcache.errors import DataError
 from kdcache.progress import Progress, silent
-
-CLASSES = "classes.json"
-"""The file beside the shards that lists the class names in the order of their labels."""
 
 _BYTES_A_WORKER = 32 << 20  # below this, starting another process takes longer than it saves
 
@@ -111,7 +108,9 @@ def build_index(
     return _open(data, unlabelled, workers, progress, rebuild=True)
 
 
-def _open(data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool) -> Index:
+def _open(
+    data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool
+) -> Index:
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
+from kdcache.data.flushing import flush
 from kdcache.data.scan import ShardTable
 from kdcache.errors import DataError
 
@@ -83,7 +83,7 @@ class IndexWriter:
         for name in _SPOOLED:
             self._spool(name).unlink()
         for path in (*self._folder.iterdir(), self._folder):
-            _flush(path)
+            flush(path)
 
     def close(self) -> None:
         """Close the spools; whoever gives up on the index calls this and deletes the folder."""
@@ -161,11 +161,3 @@ class IndexWriter:
 def _parts(order: np.ndarray) -> Iterator[np.ndarray]:
     for low in range(0, len(order), _ROWS):
         yield order[low : low + _ROWS]
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from kdcache.data.flushing import flush
 from kdcache.errors import DataError
 
 
@@ -67,6 +68,7 @@ def building(place: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             os.rename(place, temporary / "replaced")
         os.rename(temporary, place)
+        flush(place.parent)
         shutil.rmtree(place / "replaced", ignore_errors=True)
     except OSError as error:
         raise DataError(

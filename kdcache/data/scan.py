@@ -45,7 +45,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     """
     folder, slash, base = name.rpartition("/")
     stem, dot, extension = base.partition(".")
-    if not (stem and dot) or _META.match(name) or (name.startswith("__") and name.endswith("__") and not slash):
+    if not (stem and dot) or _META.match(name):
         return None
     return folder + slash + stem, extension.lower()
 
@@ -121,7 +121,8 @@ def _image(key: str, parts: dict[str, Member], shard: str) -> Member:
     if len(images) == 1:
         return parts[images[0]]
     first = next(iter(parts.values()))
-    what = f"{len(images)} images ({', '.join(images)})" if images else f"no image (it has {', '.join(parts)})"
+    listed = ", ".join(images or parts)
+    what = f"{len(images)} images ({listed})" if images else f"no image (it has {listed})"
     raise DataError(
         f"The sample {key} in {shard} at byte {first.offset} has {what}. "
         f"Write the shard again with one of {', '.join(IMAGE_EXTENSIONS)} for each sample."

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
@@ -19,6 +19,9 @@ from kdcache.errors import DataError
 
 if TYPE_CHECKING:
     from kdcache.data.index import Index
+
+CLASSES = "classes.json"
+"""The file beside the shards that lists the class names in the order of their labels."""
 
 INCOMPLETE = "IMPORT-INCOMPLETE"
 """A file that lies in a folder of shards from the first byte of an import until its last."""
@@ -53,7 +56,9 @@ def expand_data(data: str | Path) -> tuple[str, ...]:
             raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
         seen.add(shard)
         if not os.path.isfile(shard):
-            raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
+            raise DataError(
+                f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it."
+            )
     return shards
 
 
@@ -61,7 +66,9 @@ def _in_folder(folder: Path) -> tuple[str, ...]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
+        raise DataError(
+            f"The folder {folder} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
     shards = tuple(os.path.abspath(folder / name) for name in names if name.endswith(".tar"))
     if shards:
         return shards
@@ -81,7 +88,9 @@ def _in_folder(folder: Path) -> tuple[str, ...]:
 def _expand_braces(pattern: str) -> list[str]:
     if not any(mark in pattern for mark in ("{", "::", "$")):
         if not os.path.exists(pattern):
-            raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
+            raise DataError(
+                f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them."
+            )
         return [pattern]
     from webdataset.shardlists import expand_urls  # imports torch
 
@@ -138,7 +147,7 @@ class SampleReader:
         """Close all shards; a read still going on in another thread keeps its own until it is done."""
         self._files.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SampleReader":
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -1,0 +1,107 @@
+"""A torchvision ImageFolder tree, SRC/CLASS/.../IMAGE, as shards."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+from kdcache.data.images import IMAGE_EXTENSIONS, image_size
+from kdcache.data.importers.shuffling import shuffled
+from kdcache.data.writer import NewSample, write_shards
+from kdcache.errors import DataError
+from kdcache.progress import Progress, silent
+
+
+def import_folder(
+    src: Path, out: Path, *, seed: int = 0, samples_per_shard: int = 1000, progress: Progress = silent
+) -> int:
+    """Write the images of `src` to shards in `out`, in random order, and return how many there are.
+
+    Classes and their labels are those of torchvision's ImageFolder: the folders in `src`, by name; links are
+    followed; files with other extensions are passed over. Image files are copied as they are. Keys are the paths
+    below `src` without extension and with what webdataset gives a meaning to written in percent.
+
+    Raises DataError when `src` is no such tree, when an image has a broken header, and as `write_shards` does.
+    """
+    class_names = _classes(src)
+    labels: dict[str, int] = {}
+    for label, name in enumerate(class_names):
+        found = sorted(_images(src, name))
+        if not found:
+            raise DataError(
+                f"There is no image in {src / name}, which is a class by its place. "
+                f"Remove the folder, or add files of {', '.join(IMAGE_EXTENSIONS)}."
+            )
+        labels.update(dict.fromkeys(found, label))
+    paths = keys_of(labels)
+    order = shuffled(paths, seed)
+    with progress.task("importing", total=len(order)) as task:
+
+        def samples() -> Iterator[NewSample]:
+            for key in order:
+                yield _read(src, paths[key], key, labels[paths[key]])
+                task.advance()
+
+        write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=class_names)
+    progress.say(f"imported {len(order)} images of {len(class_names)} classes from {src} into {out}")
+    return len(order)
+
+
+def keys_of(paths: Iterable[str]) -> dict[str, str]:
+    """A key for each path: the path without its extension, in which nothing has a meaning to webdataset.
+
+    Dots, percent signs and a first underscore become %2E, %25 and %5F. Where paths differ in the extension alone,
+    each keeps it after a percent sign (a.jpg and a.png: a%jpg and a%png). No two paths share a key.
+
+    Returns key -> path, in the order of the paths. Raises DataError for a path that is not UTF-8.
+    """
+    split = {path: (_escaped(os.path.splitext(path)[0]), os.path.splitext(path)[1][1:]) for path in paths}
+    shared = Counter(stem for stem, _ in split.values())
+    return {
+        (stem if shared[stem] == 1 else f"{stem}%{extension}"): path
+        for path, (stem, extension) in split.items()
+    }
+
+
+def _escaped(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"The path {path!a} is not UTF-8, so it makes no key. Rename the file.") from error
+    escaped = path.replace("%", "%25").replace(".", "%2E")
+    return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
+
+
+def _classes(src: Path) -> list[str]:
+    try:
+        names = sorted(entry.name for entry in os.scandir(src) if entry.is_dir())
+    except OSError as error:
+        raise DataError(
+            f"The folder {src} cannot be read: {error.strerror}. Name an ImageFolder tree."
+        ) from error
+    if not names:
+        raise DataError(f"There are no class folders in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
+    return names
+
+
+def _images(src: Path, class_name: str) -> Iterator[str]:
+    """Paths of the images of a class, relative to `src`."""
+    for folder, _, names in os.walk(src / class_name, followlinks=True):
+        for name in names:
+            if os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS:
+                yield os.path.relpath(os.path.join(folder, name), src)
+
+
+def _read(src: Path, path: str, key: str, label: int) -> NewSample:
+    try:
+        data = (src / path).read_bytes()
+    except OSError as error:
+        raise DataError(f"The image {src / path} cannot be read: {error.strerror}.") from error
+    try:
+        image_size(BytesIO(data))
+    except ValueError as error:
+        raise DataError(
+            f"{src / path} cannot be read as an image: {error}. Replace or remove it, and run the import again."
+        ) from error
+    return NewSample(key, os.path.splitext(path)[1][1:].lower(), data, label)

@@ -1,0 +1,128 @@
+"""Writing a set of webdataset shards: all of it, or visibly not.
+
+Until the last shard is whole they carry names that no reader takes for shards, and a file IMPORT-INCOMPLETE lies beside
+them until each has its own name: `expand_data` refuses such a folder, and the next import into it starts afresh.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from kdcache.data.flushing import flush
+from kdcache.data.scan import LABEL, split_name
+from kdcache.data.shards import CLASSES, INCOMPLETE
+from kdcache.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from webdataset.writer import TarWriter
+
+_PARTIAL = ".partial"
+
+
+class NewSample(NamedTuple):
+    """A sample to be written: the image file's bytes go to KEY.EXTENSION, the label (if any) to KEY.cls."""
+
+    key: str
+    extension: str
+    data: bytes
+    label: int | None
+
+
+def write_shards(
+    samples: Iterable[NewSample],
+    out: Path,
+    *,
+    samples_per_shard: int,
+    class_names: Sequence[str] | None = None,
+) -> int:
+    """Write the samples, in the order given, to `out/shard-000000.tar` onwards and the names to `out/classes.json`.
+
+    Equal samples give equal bytes. Returns the number of samples.
+
+    Raises DataError when the folder holds shards already or cannot be written, and UsageError for a shard size below
+    1 and for a key that webdataset would split elsewhere.
+    """
+    if samples_per_shard < 1:
+        raise UsageError(f"A shard cannot hold {samples_per_shard} samples. Give a number from 1.")
+    with _reported(out):
+        _prepare(out)
+    count = 0
+    source = iter(samples)
+    shards: list[Path] = []
+    sample = next(source, None)
+    while sample is not None:
+        shard = out / f"shard-{len(shards):06d}.tar"
+        with _reported(out), _tar(Path(f"{shard}{_PARTIAL}")) as tar:
+            for _ in range(samples_per_shard):
+                tar.write(_parts(sample))
+                count += 1
+                sample = next(source, None)
+                if sample is None:
+                    break
+        shards.append(shard)
+    with _reported(out):
+        if class_names is not None:
+            (out / CLASSES).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n", "utf-8")
+        for shard in shards:
+            os.rename(f"{shard}{_PARTIAL}", shard)
+        flush(out)
+        (out / INCOMPLETE).unlink()
+    return count
+
+
+@contextmanager
+def _reported(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The shards cannot be written to {out}: {error.strerror or error}. "
+            "Free some space, check the folder's permissions, or name another folder; then run the import again."
+        ) from error
+
+
+def _prepare(out: Path) -> None:
+    """Make `out`, refuse one with shards of its own, and clear away what an interrupted import left."""
+    out.mkdir(parents=True, exist_ok=True)
+    interrupted = (out / INCOMPLETE).exists()
+    ours = [*out.glob("shard-*.tar"), *out.glob(f"shard-*.tar{_PARTIAL}"), out / CLASSES]
+    if not interrupted:
+        for path in (*out.glob("*.tar"), out / CLASSES):
+            if path.exists():
+                raise DataError(
+                    f"{out} already holds {path.name}; an import does not mix with what is there. "
+                    "Name an empty folder, or remove the old shards."
+                )
+        (out / INCOMPLETE).write_text("An import into this folder has begun and not ended. Run it again.\n")
+        flush(out)
+    for path in ours:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _tar(path: Path) -> Iterator["TarWriter"]:
+    """A tar whose bytes depend on what is written to it alone; it is on the disk when the block ends."""
+    from webdataset.writer import TarWriter  # imports torch
+
+    with open(path, "wb") as stream:
+        with TarWriter(
+            stream, user="", group="", mode=0o444, mtime=0, encoder=False, format="PAX_FORMAT"
+        ) as tar:
+            yield tar
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _parts(sample: NewSample) -> dict[str, str | bytes]:
+    if split_name(f"{sample.key}.{sample.extension}") != (sample.key, sample.extension):
+        raise UsageError(
+            f"{sample.key}.{sample.extension} is no name for a sample: webdataset ends a key at the first dot of the "
+            "base name and writes extensions in lower case. Take the dots out of the key."
+        )
+    parts: dict[str, str | bytes] = {"__key__": sample.key, sample.extension: sample.data}
+    if sample.label is not None:
+        parts[LABEL] = str(sample.label).encode()
+    return parts
