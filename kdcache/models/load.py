@@ -79,9 +79,10 @@ def _agreed_name(name: str | None, weights: Weights) -> str:
         if weights.card is None:
             raise ModelError(f"{weights.path} does not say which model it belongs to: name the model too.")
         return architecture(weights.card.architecture)
-    if weights.card is not None and architecture(name) != weights.card.architecture:
+    wanted = architecture(name)
+    if weights.card is not None and weights.card.architecture != wanted:
         raise ModelError(
-            f"{weights.path} holds weights of {weights.card.architecture}, not of {architecture(name)}: "
+            f"{weights.path} holds weights of {weights.card.architecture}, not of {wanted}: "
             "give the name that belongs to them, or other weights."
         )
     return resolve_name(name)

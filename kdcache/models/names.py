@@ -81,6 +81,12 @@ def resolve_name(name: str) -> str:
 
 
 def architecture(name: str) -> str:
-    """timm's architecture of `name`, without the tag of its weights; raises as `resolve_name` does."""
+    """timm's architecture of `name`, without the tag of its weights.
+
+    Raises:
+        ModelError: as `resolve_name` does, or the name is the hub's: only a download tells what is behind it.
+    """
     resolved = resolve_name(name)
-    return resolved if resolved.startswith("hf-hub:") else resolved.partition(".")[0]
+    if resolved.startswith("hf-hub:"):
+        raise ModelError(f"{name} does not say which model it is: give timm's name of the architecture.")
+    return resolved.partition(".")[0]

@@ -47,6 +47,8 @@ def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
+        while name in tensors:  # keys with dots in them make paths that look alike
+            name += "'"
         tensors[name] = stored(tree)
         return {_TENSOR: name, "channels_last": True} if _is_channels_last(tree) else {_TENSOR: name}
     if isinstance(tree, float) and not math.isfinite(tree):

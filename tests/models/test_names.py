@@ -34,6 +34,8 @@ def test_the_architecture_is_the_name_without_its_tag():
     assert architecture("resnet34") == "resnet34"
     assert architecture("convnext_xl") == "convnext_xlarge"
     assert architecture("resnet50.a1_in1k") == "resnet50"
+    with pytest.raises(ModelError, match="architecture"):
+        architecture("hf-hub:somebody/something")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+import dataclasses
+
+import pytest
+import yaml
+
+from kdcache.errors import ConfigError
+from kdcache.objectives.vanilla import VanillaKD
+from kdcache.run.config import OptimizerConfig, RunConfig, load_config, read_config, write_config
+from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
+from kdcache.run.settings import differences
+from kdcache.views.policies import load_policy
+
+RECIPES = [recipe.name for recipe in list_recipes()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_whole_configuration(name):
+    config = load_config(name)
+    assert config.recipe == name
+    assert load_policy(config.views.policy).mixes == (name == "default")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_where_it_comes_from_and_what_to_expect(name, project_root):
+    text = (project_root / "kdcache" / "recipes" / f"{name}.yaml").read_text()
+    header = text[: text.index("\n\n")]
+    assert all(line.startswith("#") for line in header.splitlines())
+    for word in (
+        "Paper:",
+        "Cost:",
+        "Command:",
+        "Expected:",
+        f"--recipe {name}" if name != "default" else "train",
+    ):
+        assert word in header
+
+
+def test_recipes_are_listed_with_their_titles():
+    titles = {recipe.name: recipe.title for recipe in list_recipes()}
+    assert DEFAULT_RECIPE in titles
+    assert titles["fashion-mnist"].startswith("Fashion-MNIST at 32 pixels")
+
+
+def test_the_default_recipe_is_a2_as_the_papers_code_has_it():
+    config = load_config("default")
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.lr_batch_size) == (
+        "lamb",
+        5e-3,
+        2048,
+    )
+    assert (config.schedule.epochs, config.schedule.warmup_epochs) == (300, 5)
+    assert config.objective == VanillaKD(label_loss="bce", kd_weight=1.0, label_weight=1.0, temperature=1.0)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="fashion-mnist"):
+        read_recipe("fashion_mnist")
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("default"), "batch_size": 64}))
+    assert load_config(str(tmp_path / "own.yaml")).batch_size == 64
+
+
+def test_later_settings_win(tmp_path):
+    file = tmp_path / "more.yaml"
+    file.write_text("optimizer: {lr: 0.1, weight_decay: 0.5}\nbatch_size: 64\nseed: 1\n")
+    config = load_config(
+        "default",
+        file=file,
+        options={"batch_size": 32, "student.name": "resnet18"},
+        assignments=["seed=3", "seed=4"],
+    )
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 0.1, 0.5)
+    assert (config.batch_size, config.seed) == (32, 4)
+    assert (config.student.name, config.student.size) == ("resnet18", 224)
+
+
+def test_assigned_values_are_yaml():
+    config = load_config(
+        "default",
+        assignments=[
+            "optimizer.lr=5e-4",
+            "optimizer.betas=[0.9, 0.95]",
+            "ema_decay=null",
+            "objective.bce_sum=true",
+            "student.kwargs={act_layer: gelu}",
+            "views.policy={crop_scale: [0.5, 1.0]}",
+            "objective.kd_weight=0",
+        ],
+    )
+    assert (config.optimizer.lr, config.optimizer.betas, config.ema_decay) == (5e-4, (0.9, 0.95), None)
+    assert config.objective == dataclasses.replace(config.objective, bce_sum=True, kd_weight=0.0)
+    assert config.student.kwargs == {"act_layer": "gelu"}
+    assert config.views.policy == {"crop_scale": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("optimizer.lrr=1", "no setting optimizer.lrr.*optimizer.lr"),
+        ("lr=1", "no setting lr.*optimizer.lr"),
+        ("optimiser.lr=1", "no setting optimiser.*optimizer.lr"),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast': give a number"),
+        ("optimizer.lr=true", "optimizer.lr is True: give a number"),
+        ("optimizer.lr=0", "optimizer.lr is 0.0: give a number above 0"),
+        ("optimizer.lr=.nan", "optimizer.lr is nan"),
+        ("optimizer.betas=[0.9]", "list of numbers or null"),
+        ("optimizer=sgd", "give a mapping"),
+        ("batch_size=12.5", "batch_size is 12.5: give a whole number"),
+        ("batch_size=33", "even number"),
+        ("batch_size=true", "whole number"),
+        ("seed=-1", "seed is -1"),
+        ("objective.label_loss=mse", "ce or bce or none"),
+        ("objective.name=dkdd", "objective.name is 'dkdd'"),
+        ("objective.temperature=0", "temperature is 0"),
+        ("precision=[fp16]", "precision is"),
+        ("student.kwargs=3", "a mapping"),
+        ("schedule.epochs=0", "schedule.epochs is 0"),
+        ("schedule.warmup_epochs=301", "schedule.warmup_epochs is 301"),
+        ("ema_decay=1", "ema_decay is 1"),
+        ("student=null", "student is None"),
+        ("seed", "NAME=VALUE"),
+        ("=3", "NAME=VALUE"),
+        ("seed=[", "no YAML"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(assignment, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config("default", assignments=[assignment])
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "!!python/object/apply:os.getcwd []"])
+def test_files_that_are_no_settings_are_refused(tmp_path, content):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config("default", file=tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(str(tmp_path / "bad.yaml"))
+
+
+def test_a_missing_setting_is_named(tmp_path):
+    (tmp_path / "short.yaml").write_text("batch_size: 8\n")
+    with pytest.raises(ConfigError, match="student is missing"):
+        load_config(str(tmp_path / "short.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_written_reads_back_equal(tmp_path, recipe):
+    config = load_config(recipe, assignments=["optimizer.betas=[0.8, 0.99]", "student.kwargs={a: [1, null]}"])
+    config = dataclasses.replace(config, views=dataclasses.replace(config.views, policy={"mixup": 0.1}))
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert values["optimizer"]["lr"] == config.optimizer.lr
+    assert values["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "scaling", "factor"),
+    [
+        ("sgd", "auto", 0.25),
+        ("lamb", "auto", 0.5),
+        ("adamw", "auto", 0.5),
+        ("adafactor", "auto", 0.5),
+        ("adamw", "linear", 0.25),
+        ("sgd", "sqrt", 0.5),
+        ("sgd", "none", 1.0),
+    ],
+)
+def test_the_learning_rate_follows_the_batch_as_in_timm(name, scaling, factor):
+    optimizer = OptimizerConfig(name=name, lr=0.8, lr_batch_size=1024, lr_scaling=scaling)
+    assert optimizer.lr_at(256) == pytest.approx(0.8 * factor)
+    assert optimizer.lr_at(1024) == 0.8
+    assert dataclasses.replace(optimizer, lr_batch_size=None).lr_at(256) == 0.8
+
+
+def test_resolving_the_learning_rate_does_not_change_the_training():
+    config = load_config("default", assignments=["batch_size=512"])
+    resolved = config.with_lr_resolved()
+    assert resolved.optimizer.lr == resolved.optimizer.lr_at(512) == config.optimizer.lr_at(512) == 2.5e-3
+    assert resolved.with_lr_resolved() == resolved
+    assert differences(config, resolved).keys() == {
+        "optimizer.lr",
+        "optimizer.lr_batch_size",
+        "optimizer.lr_scaling",
+    }
+
+
+def test_differences_name_what_differs_and_both_values():
+    one = load_config("default")
+    other = load_config("default", assignments=["student.kwargs={a: 1}", "seed=4"])
+    assert differences(one, one) == {}
+    assert differences(one, other) == {"student.kwargs.a": (None, 1), "seed": (0, 4)}
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config("default").seed = 3  # type: ignore[misc]
+    assert isinstance(load_config("default"), RunConfig)
