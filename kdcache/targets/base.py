@@ -152,3 +152,12 @@ def check_slice(rows: slice, length: int) -> tuple[int, int]:
     if step != 1:
         raise IndexError("targets are sliced as consecutive rows")
     return start, max(start, stop)
+
+
+def check_classes(stored: int, wanted: int) -> None:
+    """Raise UsageError where targets are asked for another number of classes than they have."""
+    if stored != wanted:
+        raise UsageError(
+            f"The teacher's answers have {stored} classes, and {wanted} were asked for. "
+            "Train a student of as many classes, or use another teacher's answers."
+        )

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.targets.base import ArraySpec, Coding, Targets, check_slice
+from kdcache.targets.base import ArraySpec, Coding, Targets, check_classes, check_slice
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,7 @@ class FullTargets(Targets):
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """The stored values bit for bit, or log_softmax(stored / temperature)."""
-        if num_classes != self.log_prob.shape[1]:
-            raise UsageError(
-                f"The targets have {self.log_prob.shape[1]} classes, and {num_classes} were asked for."
-            )
+        check_classes(self.log_prob.shape[1], num_classes)
         if temperature == 1.0:
             return self.log_prob
         return torch.log_softmax(self.log_prob / temperature, 1)

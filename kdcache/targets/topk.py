@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.targets.base import Targets, check_slice
+from kdcache.targets.base import Targets, check_classes, check_slice
 
 #: Probabilities are read as at least this, the smallest normal float32: its logarithm, -87.3, is finite, and
 #: the mass that it adds over all classes is lost in rounding, so no KL divergence is changed by it.
@@ -30,6 +30,7 @@ class TopKTargets(Targets):
     and tail of a row sum to 1.
     """
 
+    num_classes: int
     class_id: Int32[Tensor, " n"]
     prob: Float32[Tensor, " n"]
     offset: Int64[Tensor, " ends"]
@@ -44,6 +45,7 @@ class TopKTargets(Targets):
         start, stop = check_slice(rows, len(self))
         first, last = int(self.offset[start]), int(self.offset[stop])
         return TopKTargets(
+            self.num_classes,
             self.class_id[first:last],
             self.prob[first:last],
             self.offset[start : stop + 1] - first,
@@ -55,6 +57,7 @@ class TopKTargets(Targets):
     def to(self, device: torch.device | str) -> "TopKTargets":
         """The same answers on another device."""
         return TopKTargets(
+            self.num_classes,
             self.class_id.to(device),
             self.prob.to(device),
             self.offset.to(device),
@@ -70,6 +73,7 @@ class TopKTargets(Targets):
             return parts[0]
         counts = torch.cat([part.offset.diff() for part in parts])
         return cls(
+            parts[0].num_classes,
             torch.cat([part.class_id for part in parts]),
             torch.cat([part.prob for part in parts]),
             torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
@@ -89,6 +93,7 @@ class TopKTargets(Targets):
         Raises UsageError at another temperature than 1: the order within the tail, which a temperature would
         lift, is not stored.
         """
+        check_classes(self.num_classes, num_classes)
         if temperature != 1.0:
             raise UsageError(
                 f"Top-k targets cannot give probabilities at temperature {temperature:g}: the classes in the tail "
@@ -144,6 +149,7 @@ def keep_top(
         rest.scatter_(1, taken, value)
     counts = kept.sum(1)
     return TopKTargets(
+        log_probs.shape[1],
         kept.nonzero()[:, 1].int(),
         prob[kept],
         torch.cat([counts.new_zeros(1), counts.cumsum(0)]),

@@ -111,6 +111,7 @@ class TopKCoding(Coding):
             self._levels().decode(level), counts, decode_mass(arrays["tail"][:count]), decode_label(code)
         )
         return TopKTargets(
+            self.num_classes,
             torch.from_numpy(class_id),
             torch.from_numpy(prob),
             torch.from_numpy(offset),

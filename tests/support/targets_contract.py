@@ -1,0 +1,151 @@
+"""What holds for every kind of targets; a kind's test class inherits from `TargetsContract`."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kdcache.errors import ModelError, UsageError
+from kdcache.targets.base import MAX_CHUNK_BYTES, Coding, Targets
+from kdcache.targets.kinds import make_coding
+
+CLASSES = 12
+
+
+def answers(rows: int, classes: int = CLASSES, seed: int = 0, sharpness: float = 2.0) -> Tensor:
+    """Random log-probabilities, float32 [rows, classes]."""
+    draw = np.random.default_rng(seed).standard_normal((rows, classes)) * sharpness
+    return torch.log_softmax(torch.from_numpy(draw), 1).float()
+
+
+def labels_for(rows: int, classes: int = CLASSES, seed: int = 0) -> Tensor:
+    """Own and partner's labels, int64 [rows, 2]; some rows have none, no partner, or the same label twice."""
+    rng = np.random.default_rng(seed + 1)
+    labels = rng.integers(0, classes, (rows, 2))
+    labels[rng.random(rows) < 0.2, 1] = -1
+    labels[rng.random(rows) < 0.2] = -1
+    same = rng.random(rows) < 0.2
+    labels[same, 1] = labels[same, 0]
+    return torch.from_numpy(labels)
+
+
+def same(a: Targets, b: Targets) -> bool:
+    """Whether two targets are equal in every bit, NaN included."""
+    return bits(a) == bits(b)
+
+
+def bits(targets: Targets) -> dict[str, object]:
+    """Every field; of tensors the type, the shape and the bytes."""
+    return {
+        name: (value.dtype, value.shape, value.numpy().tobytes()) if isinstance(value, Tensor) else value
+        for name, value in vars(targets).items()
+    }
+
+
+class TargetsContract:
+    """Subclasses say which coding, and how far a label's log-probability may move by being stored."""
+
+    coding: Coding
+    label_error: float
+
+    @pytest.fixture
+    def kept(self) -> Targets:
+        return self.coding.keep(answers(40), labels_for(40))
+
+    def stored(self, targets: Targets, labels: Tensor, rows: int = 64) -> Targets:
+        return self.coding.unpack(self.coding.pack(targets, rows), len(targets), labels.numpy())
+
+    def test_log_probs_are_a_finite_distribution(self, kept: Targets) -> None:
+        for targets in (kept, self.stored(kept, labels_for(40))):
+            log_probs = targets.log_probs(CLASSES)
+            assert log_probs.shape == (40, CLASSES)
+            assert log_probs.dtype == torch.float32
+            assert bool(log_probs.isfinite().all())
+            assert torch.allclose(log_probs.exp().sum(1), torch.ones(40), atol=1e-5)
+
+    @pytest.mark.parametrize("given", [-1000.0, 1000.0])
+    def test_a_teacher_that_is_certain_stays_finite(self, given: float) -> None:
+        certain = torch.zeros(1, CLASSES)
+        certain[0, 3] = given
+        labels = torch.tensor([[3, 4]])
+        kept = self.coding.keep(torch.log_softmax(certain, 1), labels)
+        assert bool(kept.log_probs(CLASSES).isfinite().all())
+        assert bool(self.stored(kept, labels).log_probs(CLASSES).isfinite().all())
+
+    def test_the_labels_have_the_teachers_probability(self, kept: Targets) -> None:
+        labels = labels_for(40)
+        expected = answers(40).gather(1, labels.clamp(min=0)).masked_fill(labels < 0, torch.nan)
+        assert torch.allclose(kept.label_log_prob(), expected, atol=1e-5, equal_nan=True)
+        stored = self.stored(kept, labels).label_log_prob()
+        assert torch.allclose(stored.exp(), expected.exp(), atol=self.label_error, equal_nan=True)
+
+    def test_labels_and_log_probs_agree(self, kept: Targets) -> None:
+        labels = labels_for(40)
+        for targets in (kept, self.stored(kept, labels)):
+            found = targets.log_probs(CLASSES).gather(1, labels.clamp(min=0))
+            assert torch.equal(found[labels >= 0], targets.label_log_prob()[labels >= 0])
+
+    def test_a_row_is_kept_alike_in_any_batch(self, kept: Targets) -> None:
+        parts = [
+            self.coding.keep(answers(40)[start:stop], labels_for(40)[start:stop])
+            for start, stop in ((0, 1), (1, 30), (30, 40))
+        ]
+        assert same(type(kept).concat(parts), kept)
+
+    def test_slices_and_their_concatenation(self, kept: Targets) -> None:
+        whole = kept.log_probs(CLASSES)
+        assert torch.equal(kept[7:19].log_probs(CLASSES), whole[7:19])
+        assert torch.equal(
+            kept[7:19][2:].label_log_prob().nan_to_num(), kept.label_log_prob()[9:19].nan_to_num()
+        )
+        assert len(kept[9:9]) == 0
+        assert same(type(kept).concat([kept[:9], kept[9:9], kept[9:]]), kept)
+        with pytest.raises(IndexError):
+            kept[::2]
+
+    def test_moving_keeps_everything(self, kept: Targets) -> None:
+        assert same(kept.to("cpu"), kept)
+
+    def test_arrays_are_as_announced_and_padded_with_zeros(self, kept: Targets) -> None:
+        arrays = self.coding.pack(kept, 64)
+        specs = self.coding.arrays(64)
+        assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
+            name: (spec.shape, spec.dtype) for name, spec in specs.items()
+        }
+        shorter = self.coding.pack(kept[:0], 64)
+        assert all(not array.any() for array in shorter.values())
+
+    def test_padding_changes_nothing(self, kept: Targets) -> None:
+        assert same(self.stored(kept, labels_for(40), rows=40), self.stored(kept, labels_for(40), rows=128))
+
+    def test_packing_is_repeatable(self, kept: Targets) -> None:
+        again = self.coding.pack(self.coding.keep(answers(40), labels_for(40)), 64)
+        for name, array in self.coding.pack(kept, 64).items():
+            assert array.tobytes() == again[name].tobytes()
+
+    def test_chunks_divide_blocks_and_stay_small(self) -> None:
+        for block_rows in (2, 1024, 131072):
+            rows = self.coding.chunk_rows(block_rows)
+            assert block_rows % rows == 0
+            assert all(spec.nbytes <= MAX_CHUNK_BYTES for spec in self.coding.arrays(rows).values())
+
+    def test_the_identity_makes_the_same_coding(self) -> None:
+        identity = self.coding.identity()
+        assert make_coding(identity.pop("kind"), CLASSES, **identity) == self.coding
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3.0])
+    def test_what_is_no_log_probability_is_refused(self, bad: float) -> None:
+        broken = answers(4)
+        broken[2, 5] = bad
+        with pytest.raises(ModelError, match="not log-probabilities"):
+            self.coding.keep(broken, labels_for(4))
+
+    def test_other_classes_are_refused(self) -> None:
+        with pytest.raises(ModelError, match="13 classes"):
+            self.coding.keep(answers(4, CLASSES + 1), labels_for(4))
+        with pytest.raises(UsageError, match="Label 12"):
+            self.coding.keep(answers(1), torch.tensor([[CLASSES, -1]]))
+
+    def test_the_wrong_number_of_classes_is_refused_on_reading(self, kept: Targets) -> None:
+        with pytest.raises(UsageError, match="13 were asked for"):
+            kept.log_probs(CLASSES + 1)

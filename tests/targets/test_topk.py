@@ -1,0 +1,201 @@
+"""Top-k targets: what is kept, the tail, the labels, and how they are stored."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kdcache.errors import CorruptError, UsageError
+from kdcache.targets.kinds import make_coding
+from kdcache.targets.topk import TopKTargets, keep_top
+from kdcache.targets.topk_coding import TopKCoding
+from support.targets_contract import CLASSES, TargetsContract, answers, labels_for
+
+
+class TestAdaptive(TargetsContract):
+    coding = TopKCoding(CLASSES, k=8, min_prob=0.02)
+    label_error = 0.02
+
+
+class TestFixed(TargetsContract):
+    coding = TopKCoding(CLASSES, k=3, min_prob=0.0, bits=8)
+    label_error = 0.01
+
+
+class TestOneBitOfOneClass(TargetsContract):
+    coding = TopKCoding(CLASSES, k=1, min_prob=0.5, bits=1)
+    label_error = 0.25
+
+
+class TestEverything(TargetsContract):
+    coding = TopKCoding(CLASSES, k=CLASSES, min_prob=0.0, bits=8)
+    label_error = 0.01
+
+
+def by_hand(log_prob: list[float], labels: list[int], k: int, min_prob: float) -> dict[str, object]:
+    """Selection of one row, slow and obvious."""
+    prob = [math.exp(value) for value in log_prob]
+    ranked = sorted(range(len(prob)), key=lambda c: (-np.float32(prob[c]), c))
+    kept = sorted(c for c in ranked[:k] if np.float32(prob[c]) > np.float32(min_prob))
+    exceptions = {label for label in labels if label >= 0 and label not in kept}
+    rest = [c for c in range(len(prob)) if c not in kept and c not in exceptions]
+    tail = math.fsum(prob[c] for c in rest)
+    rebuilt = [tail / len(rest) if c in rest else prob[c] for c in range(len(prob))]
+    return {"kept": kept, "tail": tail, "rebuilt": rebuilt, "exceptions": exceptions}
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, float]:
+    classes, rows = draw(st.integers(2, 9)), draw(st.integers(1, 4))
+    # Few different values, so that classes tie.
+    logits = draw(
+        st.lists(
+            st.lists(st.sampled_from([-6.0, -1.0, 0.0, 0.5, 3.0]), min_size=classes, max_size=classes),
+            min_size=rows,
+            max_size=rows,
+        )
+    )
+    label = st.integers(-1, classes - 1)
+    labels = draw(st.lists(st.tuples(label, label), min_size=rows, max_size=rows))
+    k = draw(st.integers(1, classes))
+    min_prob = draw(st.sampled_from([0.0, 0.0031, 0.1, 0.3, 0.9]))
+    return torch.log_softmax(torch.tensor(logits), 1), torch.tensor(labels), k, min_prob
+
+
+@given(cases())
+def test_it_keeps_what_the_slow_way_keeps(case: tuple[Tensor, Tensor, int, float]) -> None:
+    log_probs, labels, k, min_prob = case
+    targets = keep_top(log_probs, labels, k, min_prob)
+    rebuilt = targets.log_probs(log_probs.shape[1]).exp()
+    for row in range(len(log_probs)):
+        expected = by_hand(log_probs[row].tolist(), labels[row].tolist(), k, min_prob)
+        one = targets[row : row + 1]
+        assert one.class_id.tolist() == expected["kept"]
+        assert one.tail.item() == pytest.approx(expected["tail"], abs=1e-6)
+        assert int((~one.label_prob.isnan()).sum()) == len(expected["exceptions"])
+        assert rebuilt[row].tolist() == pytest.approx(expected["rebuilt"], abs=1e-6)
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 60))
+def test_all_classes_of_a_fixed_k_are_the_exact_answer(seed: int, sharpness: float) -> None:
+    teacher = answers(6, seed=seed, sharpness=sharpness)
+    student = answers(6, seed=seed + 1)
+    kept = TopKCoding(CLASSES, k=CLASSES, min_prob=0.0).keep(teacher, labels_for(6, seed=seed))
+    rebuilt = kept.log_probs(CLASSES)
+
+    def kl(of: Tensor) -> Tensor:
+        return (of.double().exp() * (of.double() - student.double())).sum(1)
+
+    assert torch.allclose(kl(rebuilt), kl(teacher), rtol=1e-5, atol=1e-5)
+
+
+def test_equal_probabilities_keep_the_lower_classes() -> None:
+    targets = keep_top(torch.full((1, 8), 1 / 8).log(), torch.tensor([[-1, -1]]), 3, 0.0)
+    assert targets.class_id.tolist() == [0, 1, 2]
+
+
+def test_a_row_with_nothing_over_the_threshold_is_all_tail() -> None:
+    coding, labels = TopKCoding(CLASSES, min_prob=0.5), torch.tensor([[-1, -1]])
+    kept = coding.keep(torch.full((1, CLASSES), 1 / CLASSES).log(), labels)
+    assert kept.class_id.tolist() == []
+    stored = coding.unpack(coding.pack(kept, 2), 1, labels.numpy())
+    assert stored.log_probs(CLASSES).exp()[0].tolist() == pytest.approx([1 / CLASSES] * CLASSES)
+
+
+def test_another_temperature_is_refused_with_the_remedy() -> None:
+    kept = TopKCoding(CLASSES).keep(answers(2), labels_for(2))
+    with pytest.raises(UsageError, match="--targets full"):
+        kept.log_probs(CLASSES, 2.0)
+
+
+def test_labels_below_everything_stored_keep_their_probability() -> None:
+    teacher = torch.log_softmax(torch.tensor([[0.0, -5, -10, -20, -30, -39, *[-9.0] * 6]]), 1)
+    coding = TopKCoding(CLASSES, k=1)
+    for label in range(1, 6):
+        labels = torch.tensor([[label, -1]])
+        stored = coding.unpack(coding.pack(coding.keep(teacher, labels), 2), 1, labels.numpy())
+        assert stored.label_log_prob()[0, 0].item() == pytest.approx(teacher[0, label].item(), abs=1e-3)
+
+
+def test_the_widest_row_fits() -> None:
+    for min_prob in (0.1, 0.0999999, 1 / 3, 0.25, 0.9):
+        coding = TopKCoding(CLASSES, min_prob=min_prob)
+        assert coding.width <= 1 / min_prob
+        fair = math.floor(1 / min_prob)
+        spread = torch.full((1, CLASSES), 1e-9)
+        spread[0, :fair] = 1
+        kept = coding.keep((spread / spread.sum()).log(), torch.tensor([[-1, -1]]))
+        assert len(kept) == 1
+        coding.pack(kept, 1)
+
+
+@pytest.mark.parametrize(
+    ("classes", "k", "types"),
+    [
+        (10, 10, ("uint8", "uint8")),
+        (1000, 255, ("uint8", "uint16")),
+        (40000, 256, ("uint16", "uint16")),
+        (70000, 5, ("uint8", "uint32")),
+    ],
+)
+def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str]) -> None:
+    coding = TopKCoding(classes, k=k, min_prob=0.0)
+    arrays = coding.arrays(2)
+    assert (arrays["count"].dtype, arrays["class"].dtype) == types
+    teacher = answers(2, classes)
+    labels = torch.tensor([[classes - 1, 0], [0, -1]])
+    kept = coding.keep(teacher, labels)
+    stored = coding.unpack(coding.pack(kept, 2), 2, labels.numpy())
+    assert torch.equal(stored.class_id, kept.class_id)
+
+
+def packed() -> tuple[TopKCoding, dict[str, np.ndarray], np.ndarray]:
+    coding, labels = TopKCoding(CLASSES, k=4, min_prob=0.02), labels_for(16)
+    return coding, coding.pack(coding.keep(answers(16), labels), 16), labels.numpy()
+
+
+def test_other_labels_than_those_written_are_noticed() -> None:
+    coding, arrays, labels = packed()
+    coding.unpack(arrays, 16, labels)
+    exceptions = np.argwhere(arrays["label"].T != 0)
+    assert len(exceptions) > 8
+    for row, column in exceptions:
+        other = labels.copy()
+        other[row, column] = -1
+        with pytest.raises(CorruptError, match=rf"the first is {row}\)"):
+            coding.unpack(arrays, 16, other)
+    without = labels.copy()
+    without[:] = -1
+    with pytest.raises(CorruptError, match="other labels"):
+        coding.unpack(arrays, 16, without)
+
+
+@pytest.mark.parametrize(("name", "value"), [("count", 5), ("class", CLASSES), ("level", 64)])
+def test_impossible_values_are_refused(name: str, value: int) -> None:
+    coding, arrays, labels = packed()
+    arrays[name][0] = value
+    with pytest.raises(CorruptError, match="than there can be"):
+        coding.unpack(arrays, 16, labels)
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"k": 0}, {"min_prob": 1.0}, {"min_prob": -0.1}, {"min_prob": math.nan}, {"bits": 9}]
+)
+def test_settings_that_make_no_sense_are_refused(parameters: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        make_coding("topk", CLASSES, **parameters)
+
+
+def test_a_whole_number_is_a_probability_too() -> None:
+    assert make_coding("topk", CLASSES, min_prob=0) == make_coding("topk", CLASSES, min_prob=0.0)
+    assert isinstance(make_coding("topk", CLASSES, min_prob=0).identity()["min_prob"], float)
+
+
+def test_targets_are_slim() -> None:
+    kept = TopKCoding(1000).keep(answers(64, 1000, sharpness=4), labels_for(64, 1000))
+    assert isinstance(kept, TopKTargets)
+    assert sum(tensor.nbytes for tensor in vars(kept).values() if isinstance(tensor, Tensor)) < 64 * 1000
