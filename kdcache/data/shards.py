@@ -96,8 +96,8 @@ def _expand_braces(pattern: str) -> list[str]:
 
     try:
         return expand_urls(pattern)
-    except ValueError as error:
-        raise DataError(f"The pattern {pattern} cannot be expanded: {error}. Check its braces.") from error
+    except (ValueError, AssertionError) as error:  # unbalanced braces, a missing environment variable
+        raise DataError(f"The pattern {pattern} cannot be expanded: {error}. Correct it.") from error
 
 
 class SampleReader:

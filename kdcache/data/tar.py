@@ -68,6 +68,6 @@ def _damage(path: str, descriptor: int, size: int, end: int) -> DataError:
             "Copy the shard again from its source."
         )
     return DataError(
-        f"The shard {path} has a broken tar header at byte {end}, so nothing after it can be found. "
+        f"The shard {path} has a broken or half-written tar header at byte {end}, so nothing after it can be found. "
         "Copy the shard again from its source, or write it again."
     )

@@ -1,0 +1,155 @@
+"""Finding shards and reading samples out of them."""
+
+import os
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.shards import make_shards
+
+from kdcache.data.index import open_index
+from kdcache.data.shards import INCOMPLETE, SampleReader, expand_data
+from kdcache.errors import DataError
+
+
+def touch(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        (folder / name).touch()
+    return [str(folder / name) for name in names]
+
+
+def test_a_folder_stands_for_its_tars_by_name(tmp_path: Path) -> None:
+    expected = touch(tmp_path, "a-10.tar", "a-9.tar", "b.tar")
+    touch(tmp_path, "classes.json", "c.tar.partial", "d.txt")
+    assert expand_data(tmp_path) == tuple(expected)
+
+
+def test_a_pattern_is_expanded_in_webdatasets_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = touch(tmp_path, "b-08.tar", "b-09.tar", "b-10.tar", "a-08.tar", "a-09.tar", "a-10.tar")
+    touch(tmp_path, "b-11.tar")
+    assert expand_data(f"{tmp_path}/{{b,a}}-{{08..10}}.tar") == tuple(expected)
+    monkeypatch.chdir(tmp_path)
+    assert expand_data("{b,a}-{08..10}.tar") == tuple(expected)
+
+
+def test_patterns_are_joined_and_environment_variables_filled_in_as_webdataset_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = touch(tmp_path, "a-0.tar", "a-1.tar", "c.tar")
+    monkeypatch.setenv("WDS_DATA", str(tmp_path))
+    assert expand_data("${DATA}/a-{0..1}.tar::${DATA}/c.tar") == tuple(expected)
+
+
+def test_one_tar_stands_for_itself(tmp_path: Path) -> None:
+    expected = touch(tmp_path, "a.tar")
+    assert expand_data(tmp_path / "a.tar") == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "data", "message"),
+    [
+        ([], "", "no .tar files"),
+        (["a.txt"], "", "kdcache import folder"),
+        (["a.tar.gz"], "", "Unpack"),
+        ([], "missing", "does not exist"),
+        (["a-0.tar", "a-2.tar"], "a-{0..2}.tar", "a-1.tar"),
+        (["a-0.tar"], "a-{0,0}.tar", "twice"),
+        ([], "${NOT_SET}/a.tar", "cannot be expanded"),
+        (["a.tar", INCOMPLETE], "", "Run the same import again"),
+        (["a.tar", INCOMPLETE], "a.tar", "Run the same import again"),
+        (["shard-000000.tar.partial", INCOMPLETE], "", "Run the same import again"),
+    ],
+)
+def test_what_names_no_whole_set_of_shards_is_refused(
+    tmp_path: Path, names: list[str], data: str, message: str
+) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(DataError, match=message):
+        expand_data(tmp_path / data)
+
+
+@pytest.mark.parametrize("data", ["https://host/a-{0..3}.tar", "s3://bucket/a.tar", "pipe:cat a.tar"])
+def test_shards_elsewhere_than_on_a_file_system_are_refused(data: str) -> None:
+    with pytest.raises(DataError, match="Copy or mount"):
+        expand_data(data)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards") / "set", images=40, size=(24, 32), shards=10, varied=True)
+
+
+@pytest.fixture(scope="module")
+def images(shards: Path) -> dict[str, bytes]:
+    """Key -> bytes, as Python's tarfile reads them."""
+    found = {}
+    for path in shards.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for name in tar.getnames():
+                if name.endswith(".jpg"):
+                    found[name.removesuffix(".jpg")] = tar.extractfile(name).read()
+    return found
+
+
+def test_reading_gives_tarfiles_bytes_in_the_order_asked_for(shards: Path, images: dict[str, bytes]) -> None:
+    index = open_index(shards)
+    samples = np.random.default_rng(0).integers(0, len(index), 100)
+    with SampleReader(index, open_files=3) as reader:
+        read = reader.read(samples)
+        assert reader.read(np.empty(0, np.int64)) == []
+    assert read == [images[index.key(sample)] for sample in samples.tolist()]
+
+
+def open_shards(folder: Path) -> int:
+    links = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except FileNotFoundError:
+            continue
+    return sum(link.startswith(str(folder)) and link.endswith(".tar") for link in links)
+
+
+def test_any_number_of_threads_read_at_once_through_few_open_files(
+    shards: Path, images: dict[str, bytes]
+) -> None:
+    index = open_index(shards)
+    reader = SampleReader(index, open_files=2)
+
+    def read(seed: int) -> int:
+        rng, most = np.random.default_rng(seed), 0
+        for _ in range(40):
+            samples = rng.integers(0, len(index), 5)
+            assert reader.read(samples) == [images[index.key(sample)] for sample in samples.tolist()]
+            most = max(most, open_shards(shards))
+        return most
+
+    with ThreadPoolExecutor(8) as pool:
+        most = max(pool.map(read, range(8)))
+    assert most <= 2 + 8
+    assert open_shards(shards) == 2
+    reader.close()
+    assert open_shards(shards) == 0
+
+
+def test_a_shard_that_shrank_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
+    index = open_index(make_shards(tmp_path, images=4, shards=1))
+    last = int(np.argmax(index.offset))
+    end = int(index.offset[last] + index.length[last])
+    reader = SampleReader(index)
+    assert len(reader.read(np.array([last]))[0]) == index.length[last]
+    os.truncate(index.shards[0], end - 1)
+    with pytest.raises(DataError, match="kdcache index DATA") as caught:
+        reader.read(np.arange(4))
+    assert index.describe(last) in str(caught.value)
+    assert "img-00003" in index.describe(last)
+    reader.close()
+
+
+def test_a_shard_that_is_gone_is_an_error_that_names_it(tmp_path: Path) -> None:
+    index = open_index(make_shards(tmp_path, images=4, shards=2))
+    os.remove(index.shards[1])
+    with SampleReader(index) as reader, pytest.raises(DataError, match="shard-000001.tar"):
+        reader.read(np.arange(4))
