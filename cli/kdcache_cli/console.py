@@ -20,6 +20,7 @@ from kdcache_cli.meter import Meter
 PLAIN_INTERVAL = 30.0
 """Seconds between two plain lines about one stretch of work."""
 
+_WIDE = 110  # columns; in a narrower terminal the words need the place of the bar
 _NUMBER = re.compile(r"-|[\d,.]+( ?%)?")
 
 
@@ -65,7 +66,10 @@ class ConsoleProgress(Progress):
 
     def say(self, line: str) -> None:
         """Print one fact, above the bars if there are any."""
-        print(line, file=self._stream, flush=True)
+        if self._bars is not None:
+            self._bars.say(line)
+        else:
+            print(line, file=self._stream, flush=True)
 
     def warn(self, line: str) -> None:
         """Print one thing that wants attention."""
@@ -100,16 +104,19 @@ class _Bars:
     """The bars of all stretches of work that are open; they vanish as these end."""
 
     def __init__(self, stream: TextIO) -> None:
+        console = rich.console.Console(file=stream, highlight=False)
+        words = "{task.percentage:>3.0f}% {task.description}: {task.fields[state]}"
         self._progress = rich.progress.Progress(
             rich.progress.SpinnerColumn(),
-            rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(bar_width=24),
-            rich.progress.TextColumn("{task.percentage:>3.0f}%"),
-            rich.progress.TextColumn("{task.fields[state]}", markup=False),
-            console=rich.console.Console(file=stream, highlight=False),
+            *([rich.progress.BarColumn(bar_width=20)] if console.width >= _WIDE else []),
+            rich.progress.TextColumn(words, markup=False),
+            console=console,
             transient=True,
         )
         self._open = 0
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, meter: Meter) -> Iterator[Task]:

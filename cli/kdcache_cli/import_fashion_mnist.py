@@ -15,12 +15,12 @@ def fashion_mnist(
         Literal["train", "test"], typer.Option("--split", help="Which of its two parts.")
     ] = "train",
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--source",
             metavar="DIR",
-            help="A folder with the original IDX files.",
-            show_default="Debian's dataset-fashion-mnist if installed, else the sample shipped with kdcache",
+            help="A folder with the four original files, or `sample` for what kdcache ships.",
+            show_default="Debian's dataset-fashion-mnist where it is installed, else sample",
         ),
     ] = None,
     limit: Annotated[

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
 RendererName = Literal["dali", "pillow"]
 
@@ -32,7 +31,12 @@ CacheOption = Annotated[
 ]
 
 DeviceOption = Annotated[
-    Device, typer.Option("--device", help="Where models run; auto is the GPU if there is one, else the CPU.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="Where models run; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
+    ),
 ]
 
 RendererOption = Annotated[

@@ -34,7 +34,7 @@ def train(
             min=1,
             metavar="E",
             help="Passes over the data; epoch e sees view e.",
-            show_default="the recipe's, at most the cache's views",
+            show_default="the recipe's, but no more than the cache has views",
         ),
     ] = None,
     recipe: Annotated[
@@ -70,7 +70,7 @@ def train(
             "--out",
             metavar="DIR",
             help="The run folder: config, metrics, checkpoints, export.",
-            show_default="a folder in ./runs",
+            show_default="runs/STUDENT-RECIPE-SOURCE-seedS",
         ),
     ] = None,
     seed: Annotated[
@@ -137,7 +137,7 @@ def train(
 
     Stopped at any time and run again, it resumes at the step where its last checkpoint was made.
     """
-    from kdcache.jobs.train import TrainRequest
+    from kdcache.jobs.setup import TrainRequest
     from kdcache.jobs.train import train as run
 
     request = TrainRequest(

@@ -1,0 +1,88 @@
+"""Help names every command and option, and what it calls a default is the library's."""
+
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from kdcache_cli.main import app
+
+OPTIONS = {
+    "import folder": "SRC OUT --seed",
+    "import fashion-mnist": "OUT --split --source --limit --seed",
+    "index": "DATA --unlabelled",
+    "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --label-space --policy "
+    "--seed --batch-size --device --precision --renderer --dry-run",
+    "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
+    "--teacher --online-teacher --teacher-weights --device --renderer --fresh",
+    "evaluate": "MODEL --data --weights --device --batch-size",
+    "demo": "--out",
+    "policies": "",
+    "recipes": "",
+}
+
+
+def help_of(command: str) -> str:
+    result = CliRunner().invoke(app, [*command.split(), "--help"], terminal_width=300, env={"COLUMNS": "300"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def default_of(option: str, text: str) -> str:
+    """What a line of the help calls the default of an option; words in parentheses come without them."""
+    line = next(line for line in text.splitlines() if re.search(rf"{option}\b", line))
+    found = re.search(r"\[default: \(?(.*?)\)?\]", line)
+    assert found, f"{option} shows no default: {line}"
+    return found[1]
+
+
+def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
+    rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
+    assert rows == ["demo", "import", "index", "dump-logits", "train", "evaluate", "policies", "recipes"]
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
+    text = help_of(command)
+    for option in OPTIONS[command].split():
+        line = next((line for line in text.splitlines() if re.search(rf"(?<!\S){option}(?!\S)", line)), None)
+        assert line, f"{command} does not name {option}"
+        assert re.search(r"[A-Za-z;]+ [a-z]+ ", line.partition(option)[2]), (
+            f"{option} is not explained: {line}"
+        )
+
+
+def test_defaults_shown_are_those_of_the_library() -> None:
+    from kdcache.jobs.answers import DEFAULT_BATCH
+    from kdcache.jobs.dump import DEFAULT_K, DEFAULT_MIN_PROB, DumpRequest
+    from kdcache.jobs.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
+    from kdcache.jobs.opening import DEFAULT_VIEWS
+    from kdcache.run.recipes import DEFAULT_RECIPE
+    from kdcache.views.policies import DEFAULT as DEFAULT_POLICY
+
+    dump = help_of("dump-logits")
+    assert default_of("--views", dump) == str(DEFAULT_VIEWS)
+    assert default_of("--k", dump) == str(DEFAULT_K)
+    assert default_of("--min-prob", dump) == str(DEFAULT_MIN_PROB)
+    assert default_of("--batch-size", dump) == str(DEFAULT_BATCH)
+    assert default_of("--targets", dump) == DumpRequest.targets
+    assert default_of("--label-space", dump) == DumpRequest.label_space
+    assert default_of("--renderer", dump) == DumpRequest.renderer
+    assert DEFAULT_POLICY in default_of("--policy", dump)
+    assert default_of("--recipe", help_of("train")) == DEFAULT_RECIPE
+    assert default_of("--batch-size", help_of("evaluate")) == str(EVALUATION_BATCH)
+
+
+def test_policies_and_recipes_are_listed_with_the_defaults_marked() -> None:
+    from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes
+    from kdcache.views.policies import DEFAULT, NAMED
+
+    policies = CliRunner().invoke(app, ["policies"]).stdout
+    recipes = CliRunner().invoke(app, ["recipes"]).stdout
+    for text, names, default in (
+        (policies, list(NAMED), DEFAULT),
+        (recipes, [recipe.name for recipe in list_recipes()], DEFAULT_RECIPE),
+    ):
+        rows = text.splitlines()[1:]
+        assert [row.split()[0] for row in rows] == names
+        assert [row.split()[0] for row in rows if "(default)" in row] == [default]

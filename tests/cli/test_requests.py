@@ -1,0 +1,167 @@
+"""Each option reaches the request that the library's job gets, under its own name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import kdcache.jobs.dump
+import kdcache.jobs.evaluate
+import kdcache.jobs.train
+from kdcache.jobs.dump import DumpRequest
+from kdcache.jobs.evaluate import EvaluateRequest
+from kdcache.jobs.setup import TrainRequest
+from kdcache_cli.main import app
+
+
+class Report:
+    def lines(self) -> list[str]:
+        return ["first line", "second line"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The requests that jobs were called with, in place of doing them."""
+    requests: list[Any] = []
+
+    def job(request: Any, progress: Any) -> Report:
+        requests.append(request)
+        return Report()
+
+    monkeypatch.setattr(kdcache.jobs.dump, "dump", job)
+    monkeypatch.setattr(kdcache.jobs.train, "train", job)
+    monkeypatch.setattr(kdcache.jobs.evaluate, "evaluate", job)
+    return requests
+
+
+def run(*arguments: str, **environment: str) -> str:
+    result = CliRunner().invoke(app, arguments, env=environment, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_dump_logits_with_every_option(asked: list[Any]) -> None:
+    out = run(
+        *(
+            "dump-logits",
+            "--teacher",
+            "resnet152",
+            "--data",
+            "shards",
+            "--cache",
+            "store",
+            "--weights",
+            "w.pth",
+        ),
+        *("--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "full"),
+        *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
+        *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--dry-run"),
+    )
+    assert asked == [
+        DumpRequest(
+            teacher="resnet152",
+            data="shards",
+            cache="store",
+            weights=Path("w.pth"),
+            name="teacher",
+            views=7,
+            k=10,
+            min_prob=0.5,
+            targets="full",
+            label_space="none",
+            policy="crop",
+            seed=4294967295,
+            batch_size=64,
+            device="cuda",
+            precision="bf16",
+            renderer="pillow",
+            dry_run=True,
+        )
+    ]
+    assert out == "first line\nsecond line\n"
+
+
+def test_dump_logits_as_it_stands(asked: list[Any]) -> None:
+    run("dump-logits", "--teacher", "beitv2_b")
+    assert asked == [DumpRequest(teacher="beitv2_b", data="./data", cache="./cache")]
+
+
+def test_train_with_every_option(asked: list[Any]) -> None:
+    run(
+        *("train", "--student", "resnet50", "--data", "shards", "--cache", "store", "--val", "held-out"),
+        *("--epochs", "3", "--recipe", "a2", "--config", "c.yaml", "--set", "a=1", "--set", "b.c=[1, 2]"),
+        *("--out", "run", "--seed", "5", "--batch-size", "32", "--supervised", "--teacher", "big"),
+        *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
+        *("--renderer", "pillow", "--fresh"),
+    )
+    assert asked == [
+        TrainRequest(
+            student="resnet50",
+            data="shards",
+            cache="store",
+            val="held-out",
+            epochs=3,
+            recipe="a2",
+            config=Path("c.yaml"),
+            overrides=("a=1", "b.c=[1, 2]"),
+            out=Path("run"),
+            seed=5,
+            batch_size=32,
+            supervised=True,
+            teacher="big",
+            online_teacher="live",
+            teacher_weights=Path("t.safetensors"),
+            device="cpu",
+            renderer="pillow",
+            fresh=True,
+        )
+    ]
+
+
+def test_train_as_it_stands(asked: list[Any]) -> None:
+    run("train", "--student", "resnet50")
+    assert asked == [TrainRequest(student="resnet50", data="./data", cache="./cache")]
+
+
+def test_data_and_cache_come_from_the_environment_where_no_option_says_otherwise(asked: list[Any]) -> None:
+    places = {"KDCACHE_DATA": "my-data", "KDCACHE_CACHE": "my-cache"}
+    run("dump-logits", "--teacher", "t", **places)
+    run("train", "--student", "s", "--cache", "given", **places)
+    assert [(request.data, request.cache) for request in asked] == [
+        ("my-data", "my-cache"),
+        ("my-data", "given"),
+    ]
+
+
+def test_evaluate(asked: list[Any]) -> None:
+    run("evaluate", "run-folder", "--data", "held-out")
+    run("evaluate", "resnet50", "--data", "d", "--weights", "w", "--device", "cpu", "--batch-size", "8")
+    assert asked == [
+        EvaluateRequest(model="run-folder", data="held-out"),
+        EvaluateRequest(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8),
+    ]
+
+
+def test_evaluate_does_not_take_the_training_images_unasked(asked: list[Any]) -> None:
+    result = CliRunner().invoke(app, ["evaluate", "run-folder"], env={"KDCACHE_DATA": "train"})
+    assert result.exit_code == 2
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("dump-logits",),
+        ("dump-logits", "--teacher", "t", "--views", "0"),
+        ("dump-logits", "--teacher", "t", "--min-prob", "1.5"),
+        ("dump-logits", "--teacher", "t", "--targets", "some"),
+        ("dump-logits", "--teacher", "t", "--seed", "4294967296"),
+        ("dump-logits", "--teacher", "t", "--nonsense"),
+        ("train", "--student", "s", "--epochs", "many"),
+        ("nonsense",),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_work(asked: list[Any], arguments: tuple[str, ...]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+    assert not asked
