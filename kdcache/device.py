@@ -73,10 +73,24 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=_HALF[precision])
 
 
+def cores() -> int:
+    """Threads that a job computes and decodes with: $KDCACHE_THREADS, else as many as this process has cores.
+
+    Raises:
+        UsageError: $KDCACHE_THREADS is no whole number above 0.
+    """
+    asked = os.environ.get("KDCACHE_THREADS")
+    if asked is None:
+        return len(os.sched_getaffinity(0))
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(f"$KDCACHE_THREADS is {asked!r}: give a whole number above 0, or unset it.")
+    return int(asked)
+
+
 def use_all_cores() -> None:
-    """Let PyTorch compute with as many threads as this process has cores.
+    """Let PyTorch compute with as many threads as `cores` says.
 
     An answer's last bits depend on the number of threads, and torchrun sets it to one: a job sets it itself, so that
     whoever computes an answer on this machine computes the same one.
     """
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())

@@ -10,7 +10,8 @@ from hypothesis import settings
 # Set before torch is imported: each pytest-xdist worker takes its share of the cores; else every worker starts a
 # thread on every core and they wait for one another.
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // _workers))
+_threads = str(max(1, len(os.sched_getaffinity(0)) // _workers))
+os.environ["OMP_NUM_THREADS"] = os.environ["KDCACHE_THREADS"] = _threads
 
 # No test may reach a model hub; a name without local weights must fail at once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -29,7 +29,7 @@ def demo(
             (
                 row.name,
                 f"{row.top1:.2%}",
-                f"{row.images_per_s:,.0f}",
+                "-" if row.images_per_s is None else f"{row.images_per_s:,.0f}",
                 "-" if row.bytes_per_view is None else f"{row.bytes_per_view:.1f}",
                 row.folder,
             )

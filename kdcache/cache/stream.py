@@ -1,7 +1,7 @@
 """Reading ahead: ranges of rows from a cache, decoded by a thread before they are asked for."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -26,7 +26,7 @@ def stream_targets(
     ranges: Iterable[Range],
     labels_of: Callable[[int, int, int], Int64[np.ndarray, "b 2"]],
     depth: int = 2,
-) -> Iterator[Targets]:
+) -> Generator[Targets, None, None]:
     """The answers to each range of rows, in order.
 
     A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `labels_of(view,

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from kdcache.jobs.setup import TrainRequest
 from kdcache.jobs.train import TrainReport, train
 from kdcache.progress import Progress, silent
 
-TEACHER = "TEACHER_NAME"
+TEACHER = "ese_vovnet19b_slim"
 STUDENT = "test_resnet"
 RECIPE = "fashion-mnist"
 EPOCHS = 20
@@ -37,7 +37,7 @@ class DemoRow:
 
     name: str
     top1: float
-    images_per_s: float
+    images_per_s: float | None
     bytes_per_view: float | None
     folder: str
 
@@ -98,7 +98,7 @@ def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str
     _empty(out)
     train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
     stages: dict[str, float] = {}
-    weights = resources.files("kdcache.data.sample") / "TEACHER_FILE"
+    weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
 
     with _timed("shards", stages):
         import_fashion_mnist(Path(train_data), split="train", source="sample", progress=progress)
@@ -111,37 +111,39 @@ def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str
                     teacher=TEACHER,
                     data=train_data,
                     cache=cache,
-                    weights=file,
+                    weights=Path(file),
                     views=EPOCHS,
-                    policy="fashion-mnist",
-                    renderer=renderer,
-                ),
-                progress,
-            )
-
-        def arm(name: str, **choice: object) -> TrainReport:
-            return train(
-                TrainRequest(
-                    student=STUDENT,
-                    data=train_data,
-                    recipe=RECIPE,
-                    epochs=EPOCHS,
-                    out=out / "runs" / name,
+                    policy=RECIPE,
                     seed=seed,
                     renderer=renderer,
-                    **choice,
                 ),
                 progress,
             )
 
+        from_cache = TrainRequest(
+            student=STUDENT,
+            data=train_data,
+            cache=cache,
+            recipe=RECIPE,
+            epochs=EPOCHS,
+            overrides=(f"views.seed={seed}",),  # those without a cache see the same views
+            out=out / "runs" / "from-cache",
+            seed=seed,
+            renderer=renderer,
+        )
         with _timed("train from the cache", stages):
-            cached = arm("from-cache", cache=cache)
+            cached = train(from_cache, progress)
         with _timed("train alone", stages):
-            alone = arm("alone", supervised=True)
+            alone = train(replace(from_cache, out=out / "runs" / "alone", supervised=True), progress)
         with _timed("train with the teacher live", stages):
-            live = arm("live", cache=cache, online_teacher=TEACHER, teacher_weights=file)
+            live = train(
+                replace(
+                    from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)
+                ),
+                progress,
+            )
         with _timed("evaluate", stages):
-            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, file), progress)
+            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, Path(file)), progress)
             scores = {
                 report.folder: evaluate(EvaluateRequest(str(report.folder), test_data), progress)
                 for report in (cached, alone, live)

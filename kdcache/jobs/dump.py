@@ -225,7 +225,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
         blocks=blocks * views,
         bytes_per_view=_stored_bytes(entry, views) / (samples * views),
         images_per_s=rows_left / seconds if missing else None,
-        top1=top1.share,
+        top1=top1.share if request.label_space == "teacher" else None,
         dry_run=False,
     )
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.nn import functional as F
 
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
-from kdcache.device import autocast, resolve_device, resolve_precision, use_all_cores
+from kdcache.device import autocast, cores, resolve_device, resolve_precision, use_all_cores
 from kdcache.errors import BrokenImageError, IdentityError, UsageError
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
@@ -168,7 +168,7 @@ def _pictures(
             ) from error
 
     in_shard_order = np.lexsort((index.offset, index.shard))
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(index), batch_size):
             samples = in_shard_order[start : start + batch_size]
             pixels = np.stack(list(threads.map(picture, samples.tolist(), reader.read(samples))))

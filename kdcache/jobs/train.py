@@ -291,7 +291,11 @@ def _evaluate(
 
 def _export(setup: Setup, network: Network, trainer: Trainer, folder: Path) -> None:
     export_model(
-        folder / "export", network, tensors=trainer.ema_state(), class_names=setup.index.class_names
+        folder / "export",
+        network,
+        tensors=trainer.ema_state(),
+        dtype=getattr(torch, setup.config.export_dtype),
+        class_names=setup.index.class_names,
     )
 
 

@@ -5,7 +5,6 @@ and flip: the batch it came in, its place there, the number of threads and what 
 nothing. Two renderers agree in geometry exactly, and in pixels within the rounding of their resize.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -17,6 +16,7 @@ import torch
 from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
+from kdcache.device import cores
 from kdcache.errors import DeviceError, UsageError
 
 RENDERERS = ("dali", "pillow")
@@ -87,7 +87,7 @@ class Renderer(ABC):
         self.size = size
         self.interpolation = interpolation
         self.max_batch = max_batch
-        self.threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads or cores()
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DeviceError(
@@ -136,6 +136,11 @@ class Renderer(ABC):
         if not self._closed:
             self._closed = True
             self._close()
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """What it renders with, for the provenance of pixels: "pillow 13.0.0", "dali 2.4.0 cpu"."""
 
     def __enter__(self) -> "Renderer":
         return self

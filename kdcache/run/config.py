@@ -112,6 +112,7 @@ class RunConfig:
         eval_epochs: epochs between evaluations; 0 for the last only.
         checkpoint_epochs: epochs between checkpoints.
         keep_checkpoints: how many of the latest checkpoints stay, beside the best.
+        export_dtype: of the exported weights; float16 halves the file, and every loader widens it again.
     """
 
     student: StudentConfig
@@ -128,6 +129,7 @@ class RunConfig:
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
     keep_checkpoints: int = 2
+    export_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
         for holds, name, wanted in (

@@ -15,8 +15,8 @@ from kdcache.run.settings import differences, to_plain
 _CONFIG = "config.yaml"
 _BELONGS = "belongs.json"
 _WINDOWS = "windows.npy"
-# How long a run trains and what it writes on the way may be changed when it goes on; the rest is what it is.
-_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints")
+# What a run writes on its way may be changed when it goes on; what it learns may not.
+_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "export_dtype")
 
 
 class RunFolder:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import timm.optim
 import torch
 from jaxtyping import Float
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from kdcache.device import autocast
 from kdcache.errors import ConfigError, reason
@@ -48,7 +49,7 @@ class Trainer:
             t_in_epochs=False,
         )
         self._scheduler.step_update(0)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._scaler = GradScaler(device.type, enabled=precision == "fp16")
         self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
         torch.manual_seed(config.seed)
 
@@ -120,7 +121,7 @@ def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     settings = config.optimizer
     own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
     try:
-        return create_optimizer_v2(
+        return timm.optim.create_optimizer_v2(
             module,
             opt=settings.name,
             lr=settings.lr,

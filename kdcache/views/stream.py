@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float32
@@ -57,9 +58,13 @@ def _render(
                 encoded=reader.read(rows.samples),
                 boxes=rows.plan.box,
                 flips=rows.plan.flip,
-                describe=lambda position, samples=rows.samples: view_set.index.describe(int(samples[position])),
+                describe=partial(_describe, view_set, rows),
             )
 
     for pixels in renderer.stream(requests()):
         span, rows = asked.pop(0)
         yield span, rows, pixels
+
+
+def _describe(view_set: ViewSet, rows: Rows, position: int) -> str:
+    return view_set.index.describe(int(rows.samples[position]))

@@ -54,5 +54,7 @@ def train_request(data: str, out: Path, **choice: object) -> TrainRequest:
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path there."""
     return {
-        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }

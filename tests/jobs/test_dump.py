@@ -1,0 +1,207 @@
+"""`dump-logits`: whole views, the same bytes after any interruption, and nothing lost when something is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.cache.store import Cache
+from kdcache.data.index import open_index
+from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.dump import dump
+from kdcache.jobs.opening import stored_views
+from kdcache.models.load import load_model
+from kdcache.views.viewset import Span
+from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_data, make_teacher, tree_bytes
+
+
+def test_the_cache_holds_the_teachers_own_answers(job):
+    """Against the model itself, built by hand and run on one row at a time."""
+    from contextlib import closing
+
+    from kdcache.data.shards import SampleReader
+    from kdcache.render.base import open_renderer
+    from kdcache.views.stream import stream_views
+
+    cache, index = Cache.open(job.cache), open_index(job.data)
+    view_set = stored_views(cache, index).view_set
+    entry = cache.entry(MODEL)
+    network = load_model(MODEL, job.weights)
+    module = network.module.eval()
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (network.card.mean, network.card.std))
+    rows = view_set.rows(Span(1, 0, SAMPLES))
+    stored = torch.cat(
+        [entry.read_block(1, block, rows.labels[slice(*entry.layout.block_range(block))]).log_probs(CLASSES)
+         for block in range(entry.layout.blocks)]
+    )
+    with (
+        open_renderer("dali", size=32, interpolation="bilinear", max_batch=SAMPLES) as renderer,
+        closing(SampleReader(index)) as reader,
+        torch.inference_mode(),
+    ):
+        (views,) = stream_views(view_set, reader, renderer, [Span(1, 0, SAMPLES)])
+        expected = torch.cat([
+            module((picture[None] / 255 - mean) / std).log_softmax(1) for picture in views.pixels
+        ])
+    assert stored.shape == (SAMPLES, CLASSES)
+    assert torch.allclose(stored, expected, atol=1e-5)
+    assert expected.std(0).min() > 1e-3, "the answers must differ, or any order of rows would pass"
+
+
+def test_a_dump_killed_at_any_time_ends_with_the_same_bytes(job, tmp_path):
+    request = dump_request(job.data, tmp_path / "whole", job.weights, job.policy, views=6, targets="topk")
+    dump(request)
+    killed = tmp_path / "killed"
+    arguments = [
+        sys.executable, "-m", "kdcache_cli", "dump-logits", "--teacher", MODEL, "--data", job.data,
+        "--cache", str(killed), "--weights", str(job.weights), "--policy", job.policy, "--views", "6",
+        "--batch-size", "16", "--device", "cpu",
+    ]  # fmt: skip
+    kills = 0
+    for records in (1, 12, 31):
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list(killed.glob("teachers/*/records/*/*.json"))) >= records:
+                os.kill(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.communicate(timeout=60)
+    assert kills >= 2, "the process ended before it could be killed"
+    done = subprocess.run(arguments, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert tree_bytes(killed) == tree_bytes(tmp_path / "whole")
+
+
+def test_a_second_run_has_nothing_to_do(job):
+    before = tree_bytes(job.cache)
+    report = dump(dump_request(job.data, job.cache, job.weights, None, views=10))
+    assert report.written == 0
+    assert tree_bytes(job.cache) == before
+
+
+def test_more_views_can_be_added_later(job, tmp_path):
+    def request(views):
+        return dump_request(job.data, tmp_path / "grown", job.weights, job.policy, views=views)
+
+    dump(request(1))
+    first = tree_bytes(tmp_path / "grown")
+    report = dump(request(3))
+    assert report.views == 3
+    grown = tree_bytes(tmp_path / "grown")
+    assert {name: grown[name] for name in first} == first
+    assert Cache.open(tmp_path / "grown").entry(MODEL).complete_views() == 3
+
+
+def test_a_second_teacher_gets_an_entry_of_its_own(job, tmp_path):
+    cache = tmp_path / "cache"
+    dump(dump_request(job.data, cache, job.weights, job.policy, views=1))
+    before = tree_bytes(cache)
+    other = make_teacher(tmp_path / "other", seed=8)
+    with pytest.raises(IdentityError, match="weights") as refused:
+        dump(dump_request(job.data, cache, other, None, views=1))
+    assert refused.value.field == "weights"
+    assert tree_bytes(cache) == before
+    dump(dump_request(job.data, cache, other, None, views=1, name="other"))
+    after = tree_bytes(cache)
+    assert {name: after[name] for name in before} == before
+    assert sorted(Cache.open(cache).teachers()) == ["other", MODEL]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"seed": 9}, "seed"), ({"policy": "crop"}, "policy"), ({"targets": "topk"}, "targets"),
+     ({"batch_size": 8}, "batch_size"), ({"precision": "bf16"}, "precision")],
+)  # fmt: skip
+def test_settings_that_differ_from_the_caches_are_refused_by_name(job, change, field):
+    before = tree_bytes(job.cache)
+    with pytest.raises(IdentityError, match=field):
+        dump(dump_request(job.data, job.cache, job.weights, **({"policy": None} | change)))
+    assert tree_bytes(job.cache) == before
+
+
+def test_another_data_set_is_refused(job, tmp_path):
+    other = make_data(tmp_path / "other", seed=1)
+    with pytest.raises(IdentityError, match="fingerprint"):
+        dump(dump_request(other, job.cache, job.weights, None))
+
+
+def test_a_teacher_of_other_classes_needs_a_label_space_of_its_own(job, tmp_path):
+    weights = make_teacher(tmp_path / "teacher", classes=7)
+    with pytest.raises(IdentityError, match="4 classes, the teacher 7.*--label-space none"):
+        dump(dump_request(job.data, tmp_path / "cache", weights, job.policy))
+    report = dump(dump_request(job.data, tmp_path / "cache", weights, job.policy, label_space="none", targets="topk"))
+    assert report.top1 is None
+    assert report.written > 0
+
+
+def test_a_dry_run_predicts_the_bytes_and_writes_nothing(job, tmp_path):
+    def request(**choice):
+        return dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk", **choice)
+
+    predicted = dump(request(dry_run=True))
+    assert not (tmp_path / "cache").exists()
+    measured = dump(request())
+    assert (predicted.samples, predicted.views, predicted.blocks) == (SAMPLES, 2, measured.blocks)
+    assert predicted.bytes_per_view == pytest.approx(measured.bytes_per_view, rel=0.35)
+    assert "bytes" in predicted.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [({"batch_size": 15}, "even"), ({"targets": "full", "k": 3}, "--k"), ({"targets": "topk", "k": 0}, "k is 0")],
+)
+def test_options_that_make_no_sense_are_refused(job, tmp_path, choice, message):
+    with pytest.raises(UsageError, match=message):
+        dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, **choice))
+    assert not (tmp_path / "cache").exists()
+
+
+class Heard:
+    """A progress that remembers what it was told."""
+
+    def __init__(self):
+        self.said, self.warned = [], []
+        from kdcache.progress import silent
+
+        self.task = silent.task
+
+    def say(self, line):
+        self.said.append(line)
+
+    def warn(self, line):
+        self.warned.append(line)
+
+
+def test_a_teacher_near_chance_is_warned_of(job, tmp_path):
+    heard = Heard()
+    report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy), heard)
+    assert any("top-1 on the first block" in line for line in heard.said)
+    assert report.top1 is not None
+    assert (report.top1 < 0.325) == any("near chance" in line for line in heard.warned)
+
+
+def test_another_renderer_is_warned_of_but_not_refused(job, tmp_path):
+    cache = tmp_path / "cache"
+    dump(dump_request(job.data, cache, job.weights, job.policy, views=1))
+    heard = Heard()
+    dump(dump_request(job.data, cache, job.weights, None, views=2, renderer="pillow"), heard)
+    assert any("renderer" in line for line in heard.warned)
+    assert Cache.open(cache).entry(MODEL).complete_views() == 2
+
+
+def test_an_odd_last_row_is_stored(job):
+    entry = Cache.open(job.cache).entry(MODEL)
+    start, stop = entry.layout.block_range(entry.layout.blocks - 1)
+    assert stop == SAMPLES
+    labels = np.full((stop - start, 2), -1)
+    view_set = stored_views(Cache.open(job.cache), open_index(job.data)).view_set
+    labels = view_set.rows(Span(0, start, stop)).labels
+    assert len(entry.read_block(0, entry.layout.blocks - 1, labels)) == stop - start
+    assert labels[-1, 1] == -1

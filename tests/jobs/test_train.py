@@ -1,0 +1,275 @@
+"""`train`: refuses what does not belong together, resumes at the very step, and writes what timm loads."""
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from kdcache.errors import ConfigError, DeviceError, IdentityError, RunError, UsageError
+from kdcache.jobs.dump import dump
+from kdcache.jobs.evaluate import EvaluateRequest, evaluate
+from kdcache.jobs.train import train
+from kdcache.run.config import read_config
+from support.small_job import (
+    CLASSES,
+    MODEL,
+    SETTINGS,
+    dump_request,
+    make_data,
+    make_teacher,
+    train_request,
+    tree_bytes,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    report = train(train_request(job.data, out, cache=str(job.cache), epochs=3, val=job.data), keep_losses=True)
+    return out, report
+
+
+def weights_of(run):
+    return load_file(run / "export" / "model.safetensors")
+
+
+def test_a_run_folder_holds_config_metrics_checkpoints_and_export(trained):
+    out, report = trained
+    assert report.folder == out
+    assert (report.epochs, report.steps) == (3, 15)
+    config = read_config(out / "config.yaml")
+    assert config.schedule.epochs == 3
+    assert config.views.policy == {"mixup": 0.2, "cutmix": 1.0, "reference_size": 32}
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert float(rows[-1]["val_top1"]) == report.evaluation.top1
+    assert float(rows[0]["loss"]) == pytest.approx(sum(report.losses[:5]) / 5)
+    assert sorted(path.name for path in (out / "checkpoints").glob("step-*"))[-1] == "step-00000015"
+    assert list((out / "events").iterdir())
+
+
+def test_timm_loads_the_export_both_ways(trained):
+    out, _ = trained
+    by_name = timm.create_model(MODEL, num_classes=CLASSES, checkpoint_path=str(out / "export" / "model.safetensors"))
+    by_folder = timm.create_model(f"local-dir:{out / 'export'}", pretrained=True)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(by_name.eval()(pixels), by_folder.eval()(pixels))
+    assert by_folder.pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_evaluating_the_run_gives_the_score_of_its_report(job, trained):
+    out, report = trained
+    score = evaluate(EvaluateRequest(str(out), job.data, device="cpu"))
+    assert (score.top1, score.top5) == (report.evaluation.top1, report.evaluation.top5)
+    assert score.loss == pytest.approx(report.evaluation.loss, rel=1e-5)
+
+
+def test_the_same_command_again_has_nothing_to_do(job, trained):
+    out, report = trained
+    before = weights_of(out)
+    again = train(train_request(job.data, out, cache=str(job.cache), epochs=3, val=job.data))
+    assert again.steps == report.steps
+    assert again.images_per_s is None
+    after = weights_of(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(job, trained, tmp_path, monkeypatch):
+    """SIGTERM between two steps saves; the rest of the run is that of an uninterrupted one, bit for bit."""
+    from kdcache.run.trainer import Trainer
+
+    out, whole = trained
+    take_step = Trainer.take_step
+
+    def stop_at_seven(self, *args):
+        losses = take_step(self, *args)
+        if self.step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=3, val=job.data)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "take_step", stop_at_seven)
+        with pytest.raises(KeyboardInterrupt):
+            train(request)
+    rest = train(request, keep_losses=True)
+    assert rest.losses == whole.losses[7:]
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(out)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    losses = [
+        [row["loss"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (tmp_path / "run", out)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_killed_training_ends_with_the_same_student(job, trained, tmp_path):
+    out, _ = trained
+    run = tmp_path / "run"
+    arguments = [
+        sys.executable, "-m", "kdcache_cli", "train", "--student", MODEL, "--data", job.data, "--val", job.data,
+        "--cache", str(job.cache), "--recipe", "fashion-mnist", "--epochs", "3", "--out", str(run), "--device", "cpu",
+        *(part for setting in SETTINGS for part in ("--set", setting)),
+    ]  # fmt: skip
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list((run / "checkpoints").glob("step-*")):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    done = subprocess.run(arguments, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step" in done.stderr
+    ours, theirs = weights_of(run), weights_of(out)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_views_and_start_weights_are_the_seeds_alone(job, tmp_path):
+    def losses(name, **choice):
+        settings = {"cache": str(job.cache), "epochs": 1} | choice
+        return train(train_request(job.data, tmp_path / name, **settings), keep_losses=True).losses
+
+    assert losses("a") == losses("b")
+    assert losses("a2", seed=1) != losses("a3")
+
+
+def test_supervised_training_needs_no_cache_and_sees_the_views_of_its_recipe(job, tmp_path):
+    request = train_request(
+        job.data, tmp_path / "run", supervised=True, epochs=12, overrides=("views.policy=fashion-mnist",)
+    )
+    report = train(request, keep_losses=True)
+    assert len(report.losses) == 60
+    assert report.losses[-1] < report.losses[0]
+    config = read_config(tmp_path / "run" / "config.yaml")
+    assert config.objective.kd_weight == 0
+    assert config.objective.label_weight == 1
+
+
+def test_topk_answers_teach_too(job, tmp_path):
+    dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk"))
+    report = train(
+        train_request(job.data, tmp_path / "run", cache=str(tmp_path / "cache"), epochs=2), keep_losses=True
+    )
+    assert len(report.losses) == 10
+    full = train(train_request(job.data, tmp_path / "full", cache=str(job.cache), epochs=2), keep_losses=True)
+    assert report.losses == pytest.approx(full.losses, rel=0.02)
+    assert report.losses != full.losses
+
+
+def test_epochs_default_to_the_cached_views(job, tmp_path):
+    dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=2))
+    report = train(train_request(job.data, tmp_path / "run", cache=str(tmp_path / "cache")))
+    assert report.epochs == 2
+
+
+def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
+    weights = make_teacher(tmp_path / "teacher", classes=7)
+    cache = str(tmp_path / "cache")
+    dump(dump_request(job.data, cache, weights, job.policy, label_space="none"))
+    with pytest.raises(UsageError, match="label_loss=none"):
+        train(train_request(job.data, tmp_path / "run", cache=cache))
+    report = train(train_request(job.data, tmp_path / "run", cache=cache, overrides=("objective.label_loss=none",)))
+    assert report.steps == 10
+    assert weights_of(tmp_path / "run")["fc.weight"].shape[0] == 7
+
+
+REFUSALS = {
+    "more epochs than views": ({"epochs": 11}, UsageError, "11 epochs need 11 views, and 10 are complete"),
+    "no such cache": ({"cache": "nowhere"}, UsageError, "no cache at nowhere.*dump-logits"),
+    "two sources": ({"supervised": True, "online_teacher": MODEL}, UsageError, "--supervised.*--online-teacher"),
+    "weights without a live teacher": ({"teacher_weights": "x"}, UsageError, "--teacher-weights"),
+    "an unknown entry": ({"teacher": "somebody"}, UsageError, f"'somebody'; it holds {MODEL}"),
+    "a temperature that top-k cannot serve": ({"overrides": ("objective.temperatur=2",)}, ConfigError, "temperature"),
+    "an unknown recipe": ({"recipe": "fashion-minst"}, ConfigError, "fashion-mnist"),
+    "an odd batch": ({"batch_size": 13}, ConfigError, "even"),
+    "a batch larger than the data": ({"batch_size": 200}, UsageError, "smaller --batch-size"),
+    "nothing to learn from": (
+        {"supervised": True, "overrides": ("objective.label_loss=none",)},
+        ConfigError,
+        "label_loss",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_makes_no_sense_is_refused_before_the_first_step(job, tmp_path, name):
+    choice, error, message = REFUSALS[name]
+    if choice.get("batch_size"):
+        choice = choice | {"overrides": ()}
+    request = train_request(job.data, tmp_path / "run", **({"cache": str(job.cache), "epochs": 1} | choice))
+    if choice.get("batch_size"):
+        kept = tuple(item for item in request.overrides if not item.startswith("batch_size"))
+        request = dataclasses.replace(request, overrides=kept)
+    with pytest.raises(error, match=message):
+        train(request)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_of_another_data_set_is_refused_by_name(job, tmp_path):
+    other = make_data(tmp_path / "other", seed=1)
+    with pytest.raises(IdentityError, match="fingerprint") as refused:
+        train(train_request(other, tmp_path / "run", cache=str(job.cache)))
+    assert refused.value.field == "fingerprint"
+
+
+def test_a_live_teacher_with_other_weights_than_the_caches_is_refused(job, tmp_path):
+    other = make_teacher(tmp_path / "other", seed=8)
+    with pytest.raises(IdentityError, match="weights"):
+        train(
+            train_request(
+                job.data, tmp_path / "run", cache=str(job.cache), online_teacher=MODEL, teacher_weights=other
+            )
+        )
+
+
+def test_another_run_in_the_folder_is_refused_and_kept(job, trained):
+    out, _ = trained
+    before = tree_bytes(out)
+    with pytest.raises(RunError, match="optimizer.lr.*--fresh"):
+        train(
+            train_request(
+                job.data, out, cache=str(job.cache), epochs=3, val=job.data, overrides=("optimizer.lr=0.5",)
+            )
+        )
+    assert tree_bytes(out) == before
+
+
+def test_fresh_replaces_a_run(job, tmp_path):
+    def request(**choice):
+        return train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, **choice)
+
+    train(request())
+    report = train(request(seed=3, fresh=True), keep_losses=True)
+    assert len(report.losses) == 5
+
+
+def test_files_that_are_no_run_are_never_replaced(job, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for fresh in (False, True):
+        with pytest.raises(RunError, match="no run"):
+            train(train_request(job.data, tmp_path, cache=str(job.cache), fresh=fresh))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_no_gpu_where_one_is_asked_for(job, tmp_path):
+    with pytest.raises(DeviceError, match="--device cpu"):
+        train(train_request(job.data, tmp_path / "run", cache=str(job.cache), device="cuda"))
+
+
+def test_several_processes_are_refused(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="without torchrun"):
+        train(train_request(job.data, tmp_path / "run", cache=str(job.cache)))
