@@ -117,7 +117,8 @@ def live_batches(
             held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
             while not held or held[-1].span.stop < span.stop:
                 views = next(teacher_stream)
-                held.append(_Held(views.span, views.pixels, answer(teacher, live.coding, views, live.label_space).targets))
+                answered = answer(teacher, live.coding, views, live.label_space)
+                held.append(_Held(views.span, views.pixels, answered.targets))
             pieces = [(part, _within(part.span, span)) for part in held]
             pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
             targets = type(held[0].targets).concat([part.targets[rows] for part, rows in pieces])

@@ -166,8 +166,8 @@ def _introduce(setup: Setup, progress: Progress) -> None:
     config = setup.config
     progress.say(
         f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
-        f"{setup.source}: recipe {config.recipe}, {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps of "
-        f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}."
+        f"{setup.source}: recipe {config.recipe}, {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps "
+        f"of {config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}."
     )
 
 
