@@ -197,13 +197,19 @@ def flip(file):
     file.write_bytes(content)
 
 
+def flip_at_the_end(file):
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 def truncate(file):
     file.write_bytes(file.read_bytes()[:-3])
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(
-    "harm", [flip, truncate, lambda file: file.unlink(), lambda file: file.write_bytes(b"")]
+    "harm", [flip, flip_at_the_end, truncate, lambda file: file.unlink(), lambda file: file.write_bytes(b"")]
 )
 def test_a_broken_checkpoint_is_passed_over_with_a_warning(tmp_path, name, harm):
     checkpoints = Checkpoints(tmp_path)

@@ -130,7 +130,7 @@ def test_wrong_settings_are_refused_by_name(assignment, said):
         load_config("default", assignments=[assignment])
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "!!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "seed: !!python/object/apply:int ['3']"])
 def test_files_that_are_no_settings_are_refused(tmp_path, content):
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):

@@ -54,6 +54,18 @@ def test_the_file_alone_is_enough_for_kdcache(tmp_path, name):
     assert torch.equal(answers(loaded.module), answers(student.module))
 
 
+def test_arguments_of_the_architecture_are_kept(tmp_path):
+    student = create_student("test_vit", num_classes=6, size=32, seed=4, kwargs={"depth": 2})
+    export_model(tmp_path / "export", student)
+    student.module.eval()
+    for loaded in (
+        timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval(),
+        load_model("test_vit", tmp_path).module,
+    ):
+        assert len(loaded.blocks) == 2
+        assert torch.equal(answers(loaded), answers(student.module))
+
+
 def test_the_folder_can_be_adapted_by_timm_to_other_classes(tmp_path):
     exported(tmp_path / "export", "test_resnet")
     loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True, num_classes=3)
