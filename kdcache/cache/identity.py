@@ -197,7 +197,12 @@ def require_same(stored: Identity, wanted: Identity, what: str) -> None:
     """
     ours, theirs = _flat(stored.to_json()), _flat(wanted.to_json())
     order = [entry.name for entry in fields(stored)]  # type: ignore[arg-type]
-    names = sorted(ours.keys() | theirs.keys(), key=lambda name: (order.index(name.split(".")[0]), name))
+
+    def rank(name: str) -> tuple[int, bool, str]:
+        """Fields in their order; within one, what both have (a kind) before what only one has (its details)."""
+        return order.index(name.split(".")[0]), not (name in ours and name in theirs), name
+
+    names = sorted(ours.keys() | theirs.keys(), key=rank)
     for name in names:
         have, want = ours.get(name), theirs.get(name)
         if have != want or type(have) is not type(want):

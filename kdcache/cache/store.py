@@ -182,7 +182,7 @@ class Cache:
             raise CacheError("The coding is not the one that the teacher's identity names.")
         folder = teacher_key(identity.name)
         if self._teacher(identity.name) is None:
-            if self._files.names(f"{folder}/records"):
+            if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(
                     f"{self._files.locate(folder)} has lost its {META}; restore it from a copy."
                 )
@@ -192,12 +192,16 @@ class Cache:
         assert stored is not None
         require_same(stored, identity, f"Teacher '{identity.name}' of the cache {self._files.locate('')}")
         entry = self._entry(identity, coding)
+        # The records' folder is a group, so that Zarr libraries list the entry without a warning.
+        metas = {f"{folder}/records/{META}": _group_meta({})}
         for name, spec in coding.arrays(entry.layout.chunk_rows).items():
-            key = f"{folder}/{name}/{META}"
-            if self._files.get(key) is None:
-                self._files.put(key, _teacher_array_meta(spec, entry.layout.chunks))
-                self._files.flush([key])
-        self._files.tidy()
+            metas[f"{folder}/{name}/{META}"] = _teacher_array_meta(spec, entry.layout.chunks)
+        missing = [key for key in metas if self._files.size(key) is None]
+        for key in missing:
+            self._files.put(key, metas[key])
+        if missing:
+            self._files.flush(missing)
+            self._files.tidy()
         return entry
 
     def _teacher(self, name: str) -> TeacherIdentity | None:

@@ -1,0 +1,61 @@
+"""A dump that is stopped between any two operations of the disk, and started again, ends with the same bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.cache.store import Cache
+from kdcache.errors import CacheError
+from kdcache.targets.base import Coding
+from support.disks import Killed, WatchedDisk
+from support.small_cache import FULL, TOPK, fill, labels_of, open_entry, tree
+
+
+def dump(path: Path, coding: Coding, samples: int, disk: WatchedDisk) -> None:
+    fill(open_entry(path, coding, disk, samples), views=1)
+
+
+def assert_everything_recorded_can_be_read(path: Path) -> None:
+    """Whatever claims to be there is there."""
+    if not Cache.exists(path):
+        return
+    cache = Cache.open(path)
+    assert len(cache.windows) == cache.view_set.samples
+    for name in cache.teachers():
+        entry = cache.entry(name)
+        for block in entry.listed(0):
+            assert block in entry.recorded(0)
+            entry.read_block(0, block, labels_of(0, *entry.layout.block_range(block)))
+
+
+@pytest.mark.parametrize("power", [True, False], ids=["kept", "lost"])
+@pytest.mark.parametrize(("coding", "samples"), [(FULL, 6), (TOPK, 4)], ids=["two blocks", "five arrays"])
+def test_stopped_anywhere_it_finishes_with_the_same_bytes(
+    tmp_path: Path, coding: Coding, samples: int, power: bool
+) -> None:
+    whole = WatchedDisk()
+    dump(tmp_path / "whole", coding, samples, whole)
+    expected = tree(tmp_path / "whole")
+    for operation in range(len(whole.operations)):
+        path, disk = tmp_path / str(operation), WatchedDisk(operation)
+        with pytest.raises(Killed):
+            dump(path, coding, samples, disk)
+        if not power:
+            disk.lose_unflushed(path)
+        assert_everything_recorded_can_be_read(path)
+        dump(path, coding, samples, WatchedDisk())
+        assert tree(path) == expected, f"stopped before {whole.operations[operation]}"
+
+
+def test_a_full_disk_says_so_and_leaves_no_rubbish(tmp_path: Path) -> None:
+    whole = WatchedDisk()
+    dump(tmp_path / "whole", FULL, 4, whole)
+    for operation, (name, _) in enumerate(whole.operations):
+        if name not in ("create", "write"):
+            continue
+        path = tmp_path / str(operation)
+        with pytest.raises(CacheError, match=r"No space left on device.*make room"):
+            dump(path, FULL, 4, WatchedDisk(operation, WatchedDisk.run_full))
+        assert not list(path.glob(".partial/*"))
+        dump(path, FULL, 4, WatchedDisk())
+        assert tree(path) == tree(tmp_path / "whole")

@@ -1,0 +1,80 @@
+"""Records say what the chunks of a block must be, and notice being altered."""
+
+from typing import Any
+
+import google_crc32c
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.cache.identity import canonical, seal
+from kdcache.cache.record import BlockRecord, Stored
+from kdcache.errors import CacheError
+
+RECORD = BlockRecord({"class/0": Stored(1, 20), "level/0": Stored(2**32 - 1, 4)}, {"renderer": "pillow"})
+
+
+def with_checksum(payload: bytes) -> bytes:
+    return payload + google_crc32c.value(payload).to_bytes(4, "little")
+
+
+def test_a_record_comes_back() -> None:
+    assert BlockRecord.from_bytes(RECORD.to_bytes(), "here") == RECORD
+
+
+def test_equal_records_are_equal_bytes() -> None:
+    backwards = BlockRecord(dict(reversed(RECORD.chunks.items())), RECORD.provenance)
+    assert backwards.to_bytes() == RECORD.to_bytes()
+
+
+def test_any_altered_byte_is_noticed() -> None:
+    data = RECORD.to_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            altered = bytearray(data)
+            altered[place] ^= 1 << bit
+            with pytest.raises(CacheError, match=r"/r\.json"):
+                BlockRecord.from_bytes(bytes(altered), "/r.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"chunks": {}},
+        {"chunks": [], "provenance": {}},
+        {"chunks": {}, "provenance": {}, "more": 1},
+        {"chunks": {"a/0": [1]}, "provenance": {}},
+        {"chunks": {"a/0": [1, -1]}, "provenance": {}},
+        {"chunks": {"a/0": [1, True]}, "provenance": {}},
+        {"chunks": {"a/0": ["1", 2]}, "provenance": {}},
+        {"chunks": {"a/0": None}, "provenance": {}},
+    ],
+)
+def test_what_is_no_record_is_refused(content: dict[str, Any]) -> None:
+    with pytest.raises(CacheError, match="no record"):
+        BlockRecord.from_bytes(canonical(seal(content)).encode(), "here")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b"1", b"null"])
+def test_what_is_no_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(CacheError):
+        BlockRecord.from_bytes(data, "here")
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_a_chunk_is_told_from_every_other_chunk(payload: bytes, other: bytes) -> None:
+    data = with_checksum(payload)
+    assert Stored.of(data).describes(data)
+    if other != payload:  # both end with a right checksum of their own
+        assert not Stored.of(data).describes(with_checksum(other))
+
+
+@given(st.binary(min_size=1, max_size=40), st.data())
+def test_any_altered_bit_of_a_chunk_is_noticed(payload: bytes, draw: st.DataObject) -> None:
+    data = with_checksum(payload)
+    bit = draw.draw(st.integers(0, 8 * len(data) - 1))
+    altered = bytearray(data)
+    altered[bit // 8] ^= 1 << bit % 8
+    assert not Stored.of(data).describes(bytes(altered))
+    assert not Stored.of(data).describes(data[:-1])

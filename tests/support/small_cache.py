@@ -1,0 +1,102 @@
+"""Caches of a few rows, for tests."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdcache.cache.durable import Disk, LocalFiles
+from kdcache.cache.entry import Entry
+from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
+from kdcache.cache.store import Cache
+from kdcache.targets.base import Coding, Targets
+from kdcache.targets.full import FullCoding
+from kdcache.targets.topk_coding import TopKCoding
+from support.targets_contract import answers, labels_for
+
+SAMPLES = 11
+BLOCK_ROWS = 4
+CLASSES = 12
+WINDOWS = np.arange(SAMPLES, dtype=np.int32) % 3
+
+VIEW_SET = ViewSetIdentity(
+    fingerprint="f" * 64,
+    samples=SAMPLES,
+    windows=windows_checksum(WINDOWS),
+    policy={"crop": {"scale": [0.08, 1.0]}, "hflip": 0.5},
+    seed=7,
+    block_rows=BLOCK_ROWS,
+)
+
+TOPK = TopKCoding(CLASSES, k=5, min_prob=0.01)
+FULL = FullCoding(CLASSES)
+PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
+
+
+def identity_of(coding: Coding, name: str = "teacher", **changes: Any) -> TeacherIdentity:
+    """A teacher's identity that fits the coding."""
+    made = TeacherIdentity(
+        name=name,
+        architecture="resnet18",
+        weights="0123",
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.2, 0.2),
+        size=224,
+        precision="fp32",
+        batch_size=4,
+        targets=coding.identity(),
+        num_classes=coding.num_classes,
+    )
+    return replace(made, **changes)
+
+
+def labels_of(view: int, start: int, stop: int) -> np.ndarray:
+    """Labels of some rows of a view, int64 [rows, 2]."""
+    return labels_for(SAMPLES, CLASSES, seed=view).numpy()[start:stop]
+
+
+def said(view: int, start: int, stop: int) -> torch.Tensor:
+    """What the teacher says of some rows of a view."""
+    return answers(SAMPLES, CLASSES, seed=view)[start:stop]
+
+
+def kept(coding: Coding, view: int, start: int, stop: int) -> Targets:
+    """What is kept of that."""
+    return coding.keep(said(view, start, stop), torch.from_numpy(labels_of(view, start, stop)))
+
+
+def view_set_of(samples: int) -> ViewSetIdentity:
+    """A view set of the first samples."""
+    return replace(VIEW_SET, samples=samples, windows=windows_checksum(WINDOWS[:samples]))
+
+
+def open_entry(
+    path: Path, coding: Coding = TOPK, disk: Disk | None = None, samples: int = SAMPLES, **changes: Any
+) -> Entry:
+    """The teacher's entry in the cache at a path; both are made if they are not there."""
+    files = LocalFiles(path, disk=disk)
+    cache = (
+        Cache.open(path, files=files)
+        if Cache.exists(path)
+        else Cache.create(path, view_set_of(samples), WINDOWS[:samples], files=files)
+    )
+    return cache.add_teacher(identity_of(coding, **changes), coding)
+
+
+def fill(entry: Entry, views: int = 2) -> Entry:
+    """Write every block that is missing, as a dump does."""
+    for view in range(views):
+        for block in sorted(set(range(entry.layout.blocks)) - entry.recorded(view)):
+            start, stop = entry.layout.block_range(block)
+            entry.write_block(view, block, kept(entry.coding, view, start, stop), PROVENANCE)
+    return entry
+
+
+def tree(path: Path) -> dict[str, bytes | None]:
+    """Every file below a path, and None for every folder."""
+    return {
+        str(part.relative_to(path)): part.read_bytes() if part.is_file() else None
+        for part in sorted(path.rglob("*"))
+    }
