@@ -21,7 +21,7 @@ from jaxtyping import Int32, Int64, UInt8, UInt64
 
 from kdcache.data.columns import Source, load
 from kdcache.data.index_writer import IndexWriter, hash_keys
-from kdcache.data.places import building, index_places, locked, shards_folder, writable
+from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import ShardTable, scan_shard
 from kdcache.data.shards import CLASSES, expand_data
 from kdcache.errors import DataError
@@ -118,8 +118,7 @@ def _open(
         for place in places:
             if (index := _load(place, source)) is not None:
                 return index
-    place = writable(places)
-    with locked(place):
+    with claimed(places) as place:
         if not rebuild and (index := _load(place, source)) is not None:
             return index
         with building(place) as folder:

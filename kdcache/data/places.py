@@ -8,9 +8,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from kdcache.data.flushing import flush
 from kdcache.errors import DataError
+
+_BUILDING = "-building-"
 
 
 def shards_folder(data: str | Path, shards: Sequence[str]) -> Path:
@@ -39,30 +42,10 @@ def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-def writable(places: Sequence[Path]) -> Path:
-    """The first of the places beside which a folder can be made. Raises DataError when there is none."""
-    reasons = []
-    for place in places:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent):
-                return place
-        except OSError as error:
-            reasons.append(f"{place.parent} ({error.strerror})")
-    raise DataError(
-        f"The index can be written neither to {' nor to '.join(reasons)}. "
-        "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
-    )
-
-
 @contextmanager
 def building(place: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling.
-
-    One process builds at a time, others wait, where the file system has locks; where it has none they build the
-    same index twice, and the last one stays. What killed builds left is cleared away.
-    """
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}-building-", dir=place.parent))
+    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}{_BUILDING}", dir=place.parent))
     try:
         yield temporary
         with suppress(FileNotFoundError):
@@ -80,14 +63,33 @@ def building(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    """Hold the lock on building `place`, waiting for it, and clear away what killed builds left there."""
-    with open(place.parent / f".{place.name}.lock", "w") as lock:
+def claimed(places: Sequence[Path]) -> Iterator[Path]:
+    """The first of the places that can be written, for this process alone as long as the block lasts.
+
+    Others wait, where the file system has locks; where it has none they build the same index twice, and the last one
+    stays. What killed builds left behind is cleared away. Raises DataError when no place can be written.
+    """
+    lock, place = _open_lock(places)
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:  # a file system without locks
-            yield
-            return
-        for left in place.parent.glob(f".{place.name}-building-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
+            pass
+        else:
+            for left in place.parent.glob(f".{place.name}{_BUILDING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield place
+
+
+def _open_lock(places: Sequence[Path]) -> tuple[BinaryIO, Path]:
+    reasons = []
+    for place in places:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            return open(place.parent / f".{place.name}.lock", "wb"), place
+        except OSError as error:
+            reasons.append(f"{place.parent} ({error.strerror})")
+    raise DataError(
+        f"The index can be written neither to {' nor to '.join(reasons)}. "
+        "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
+    )

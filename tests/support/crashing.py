@@ -1,10 +1,10 @@
-"""Killing a process at every step in turn that it takes on the file system."""
+"""Killing a process before each step in turn that changes the file system."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 
-STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "tempfile.mkdtemp"}
+STEPS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 _KILLED = 77
 
 
@@ -37,9 +37,14 @@ def _die_after(allowed: int) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal left
-        if event in STEPS:
+        if event in STEPS or (event == "open" and _writes(arguments)):
             if left == 0:
                 os._exit(_KILLED)
             left -= 1
 
     sys.addaudithook(hook)
+
+
+def _writes(arguments: tuple[object, ...]) -> bool:
+    _, _, flags = arguments
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
