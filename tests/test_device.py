@@ -25,9 +25,7 @@ def test_auto_is_the_cpu_where_there_is_no_gpu():
 
 
 @pytest.mark.usefixtures("two_gpus")
-@pytest.mark.parametrize(
-    ("name", "device"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
-)
+@pytest.mark.parametrize(("name", "device"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
 def test_gpus_are_had_by_name_and_number(name, device):
     assert resolve_device(name) == torch.device(device)
 

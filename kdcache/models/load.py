@@ -141,9 +141,7 @@ def _count_classes(name: str, tensors: Mapping[str, Tensor]) -> int:
     return int(cfg.num_classes)
 
 
-def _explained(
-    name: str, weights: Weights, classes: int, args: Mapping[str, Any], error: Exception
-) -> ModelError:
+def _explained(name: str, weights: Weights, classes: int, args: Mapping[str, Any], error: Exception) -> ModelError:
     try:
         problems = misfits(_build(name, num_classes=classes, **args).state_dict(), weights.tensors)
     except Exception:

@@ -70,8 +70,7 @@ def resolve_name(name: str) -> str:
         near = difflib.get_close_matches(base, candidates, n=3, cutoff=0.5)
         hint = f" The nearest names: {', '.join(near)}." if near else ""
         raise ModelError(
-            f"There is no model called {name!r}, neither here nor in timm.{hint} "
-            "`timm.list_models()` has them all."
+            f"There is no model called {name!r}, neither here nor in timm.{hint} `timm.list_models()` has them all."
         )
     if tag:
         tags = [full.partition(".")[2] for full in get_arch_pretrained_cfgs(base)]

@@ -23,9 +23,7 @@ class Teacher:
     the same row at the same position of that shape has the same answer bit for bit, whatever the others are.
     """
 
-    def __init__(
-        self, network: Network, *, name: str, device: torch.device, precision: str, batch_size: int
-    ) -> None:
+    def __init__(self, network: Network, *, name: str, device: torch.device, precision: str, batch_size: int) -> None:
         if batch_size < 1:
             raise UsageError(f"The teacher's batch size is {batch_size}: give at least 1.")
         card = network.card

@@ -86,9 +86,7 @@ class Checkpoints:
         plain, tensors = flatten(dict(trainer))
         with new_folder(self._path(step)) as folder:
             header = {"format": "pt", **(metadata or {})}
-            save_file(
-                {name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header
-            )
+            save_file({name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header)
             if ema is not None:
                 average = {name: stored(tensor) for name, tensor in ema.items()}
                 save_file(average, folder / "ema.safetensors", header)

@@ -210,9 +210,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{file} cannot be read as YAML ({error}): correct it or give another file."
-        ) from error
+        raise ConfigError(f"{file} cannot be read as YAML ({error}): correct it or give another file.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no mapping of settings: write lines such as `batch_size: 256`.")
     return values
@@ -225,7 +223,5 @@ def _assigned(assignment: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"The value of {name} is no YAML ({text!r}): quote it, or write it as a list."
-        ) from error
+        raise ConfigError(f"The value of {name} is no YAML ({text!r}): quote it, or write it as a list.") from error
     return nested(name.strip(), value)

@@ -43,17 +43,13 @@ class MetricsTable:
         """
         unknown = [name for name in values if name not in self._columns[1:]]
         if unknown:
-            raise RunError(
-                f"{self.file} has no column {', '.join(unknown)}: name it when the table is opened."
-            )
+            raise RunError(f"{self.file} has no column {', '.join(unknown)}: name it when the table is opened.")
         row = [str(step), *(_text(values.get(name)) for name in self._columns[1:])]
         try:
             with self.file.open("a", encoding="utf-8", newline="") as stream:
                 stream.write(_line(row))
         except OSError as error:
-            raise RunError(
-                f"{self.file} cannot be written ({error.strerror}): make room, then run again."
-            ) from error
+            raise RunError(f"{self.file} cannot be written ({error.strerror}): make room, then run again.") from error
 
     def rows(self) -> list[dict[str, float | None]]:
         """What the table holds, as numbers; None where a row has no value."""
@@ -72,9 +68,7 @@ class MetricsTable:
 def read_metrics(file: Path) -> list[dict[str, float | None]]:
     """The rows of a `metrics.csv`, as numbers by column; None where a row has no value."""
     header, rows = _read(file)
-    return [
-        {name: float(text) if text else None for name, text in zip(header, row, strict=True)} for row in rows
-    ]
+    return [{name: float(text) if text else None for name, text in zip(header, row, strict=True)} for row in rows]
 
 
 class TensorBoard:
@@ -113,9 +107,7 @@ def _read(file: Path) -> tuple[list[str], list[list[str]]]:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RunError(
-            f"{file} cannot be read ({error}): move it away, or start anew with --fresh."
-        ) from error
+        raise RunError(f"{file} cannot be read ({error}): move it away, or start anew with --fresh.") from error
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
     if not lines:
         return [], []

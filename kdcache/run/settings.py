@@ -127,9 +127,7 @@ def _plain(kind: Any, value: Any) -> Any:
     if origin is Literal:
         return value if value in get_args(kind) and isinstance(value, str) else _NOT
     if origin is tuple:
-        parts = (
-            [_plain(get_args(kind)[0], part) for part in value] if isinstance(value, list | tuple) else [_NOT]
-        )
+        parts = [_plain(get_args(kind)[0], part) for part in value] if isinstance(value, list | tuple) else [_NOT]
         wanted = len(get_args(kind)) if Ellipsis not in get_args(kind) else len(parts)
         return _NOT if _NOT in parts or len(parts) != wanted else tuple(parts)
     if origin is not None and issubclass(origin, Mapping):

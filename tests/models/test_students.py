@@ -53,9 +53,7 @@ def test_drop_path_is_on_in_training_only():
 
 def test_the_evaluation_transform_can_be_chosen():
     plain = create_student("test_vit", num_classes=4, size=32, seed=0).card
-    chosen = create_student(
-        "test_vit", num_classes=4, size=32, seed=0, crop_pct=1.0, interpolation="bilinear"
-    ).card
+    chosen = create_student("test_vit", num_classes=4, size=32, seed=0, crop_pct=1.0, interpolation="bilinear").card
     assert (plain.crop_pct, plain.interpolation) == (0.95, "bicubic")
     assert (chosen.crop_pct, chosen.interpolation) == (1.0, "bilinear")
 

@@ -103,9 +103,7 @@ def test_answers_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
 
 
 def test_bf16_is_close_to_fp32_and_its_log_softmax_is_float32(folders):
-    wide, half = (
-        teacher_of(folders, precision=precision).answer(pixels(4)) for precision in ("fp32", "bf16")
-    )
+    wide, half = (teacher_of(folders, precision=precision).answer(pixels(4)) for precision in ("fp32", "bf16"))
     assert half.dtype == torch.float32
     assert not torch.equal(wide, half)
     torch.testing.assert_close(half, wide, atol=0.1, rtol=0)

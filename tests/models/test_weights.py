@@ -89,9 +89,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["some.safetensors", "some.pth"])
-@pytest.mark.parametrize(
-    "content", [b"", b"no weights at all", b"\xff" * 64, b"\x80\x02.", b"PK\x03\x04rest"]
-)
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"\xff" * 64, b"\x80\x02.", b"PK\x03\x04rest"])
 def test_files_of_something_else_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match="cannot be read"):

@@ -98,9 +98,7 @@ def test_it_is_zero_for_equals_and_above_zero_for_others(seed, temperature):
 def test_shifting_logits_changes_nothing(seed, temperature, shift):
     student, teacher = drawn(seed)
     log_probs = F.log_softmax(teacher, dim=-1)
-    torch.testing.assert_close(
-        kd(student + shift, log_probs, temperature), kd(student, log_probs, temperature)
-    )
+    torch.testing.assert_close(kd(student + shift, log_probs, temperature), kd(student, log_probs, temperature))
 
 
 @given(seeds, temperatures)

@@ -70,9 +70,7 @@ def test_cross_entropy_is_timms():
     soft = soft_of(2)
     torch.testing.assert_close(cross_entropy(logits, soft), SoftTargetCrossEntropy()(logits, soft))
     smoothed = soft_labels(unmixed(labels), torch.ones(8, dtype=torch.float64), CLASSES, 0.1)
-    torch.testing.assert_close(
-        cross_entropy(logits, smoothed), LabelSmoothingCrossEntropy(0.1)(logits, labels)
-    )
+    torch.testing.assert_close(cross_entropy(logits, smoothed), LabelSmoothingCrossEntropy(0.1)(logits, labels))
 
 
 @pytest.mark.parametrize("total", [False, True])
@@ -83,9 +81,7 @@ def test_binary_cross_entropy_is_timms(total):
     ours = binary_cross_entropy(logits, soft, sum_classes=total)
     torch.testing.assert_close(ours, reference(logits, soft))
     smoothed = soft_labels(unmixed(labels), torch.ones(8, dtype=torch.float64), CLASSES, 0.1)
-    torch.testing.assert_close(
-        binary_cross_entropy(logits, smoothed, sum_classes=total), reference(logits, labels)
-    )
+    torch.testing.assert_close(binary_cross_entropy(logits, smoothed, sum_classes=total), reference(logits, labels))
 
 
 @pytest.mark.parametrize("total", [False, True])

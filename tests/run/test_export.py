@@ -87,9 +87,7 @@ def test_counters_stay_whole_numbers_in_half_precision(tmp_path):
     with safe_open(tmp_path / "export" / "model.safetensors", framework="pt") as file:
         types = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 - no mapping
     assert {kind for name, kind in types.items() if name.endswith("num_batches_tracked")} == {torch.int64}
-    assert {kind for name, kind in types.items() if not name.endswith("num_batches_tracked")} == {
-        torch.float16
-    }
+    assert {kind for name, kind in types.items() if not name.endswith("num_batches_tracked")} == {torch.float16}
 
 
 def test_the_moving_average_can_be_exported_in_the_models_place(tmp_path):

@@ -11,9 +11,7 @@ from kdcache.run.tree import flatten, stored, unflatten
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: (
-        st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.lists(inner).map(tuple)
-    ),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(), inner) | st.lists(inner).map(tuple),
     max_leaves=20,
 )
 
@@ -44,9 +42,7 @@ def test_numbers_that_json_lacks_come_back():
     assert math.isnan(back[2])
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.int64, torch.bool])
 def test_tensors_come_back_wherever_they_are(dtype):
     tree = {
         0: {"a": (torch.ones(2, 3).to(dtype), [torch.tensor(1).to(dtype)])},
