@@ -25,9 +25,9 @@ venv: $(INSTALLED)
 # Made again when a requirement or a pinned version changes. setuptools comes first, so that building the project
 # takes the pinned one and nothing else from the network.
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "kdcache needs Python 3.11 or later; $(PYTHON) is" \
-	    "$$($(PYTHON) --version 2>&1 || echo not there). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
+	    "$$($(PYTHON) --version 2>/dev/null || echo not there). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt setuptools wheel
