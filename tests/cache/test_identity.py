@@ -41,9 +41,7 @@ def test_a_seal_opens_to_what_was_sealed(value: dict[str, Any]) -> None:
     assert unseal(json.loads(json.dumps(seal(value))), "here") == value
 
 
-@pytest.mark.parametrize(
-    "value", [None, [], {}, {"a": 1}, {"a": 1, "check": "x"}, {"a": float("nan"), "check": ""}]
-)
+@pytest.mark.parametrize("value", [None, [], {}, {"a": 1}, {"a": 1, "check": "x"}, {"a": float("nan"), "check": ""}])
 def test_what_was_not_sealed_does_not_open(value: Any) -> None:
     with pytest.raises(CacheError, match="/some/file"):
         unseal(value, "/some/file")

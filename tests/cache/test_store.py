@@ -239,9 +239,7 @@ def test_any_zarr_library_can_read_it(tmp_path: Path) -> None:
     arrays = group["teachers/teacher"]
     assert {name for name, _ in arrays.arrays()} == set(TOPK.arrays(1))
     for _, array in arrays.arrays():
-        names = [
-            codec["name"] for codec in json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=str))
-        ]
+        names = [codec["name"] for codec in json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=str))]
         assert names == ["bytes", "blosc", "crc32c"]
         assert array.shape[0] == 65536
     view = 1

@@ -1,0 +1,275 @@
+"""Blocks: written whole and once, read back checked, and made anew when they are damaged."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.errors import CacheError, CorruptError
+from kdcache.targets.base import Coding
+from kdcache.targets.topk import TopKTargets
+from support.small_cache import (
+    FULL,
+    PROVENANCE,
+    SAMPLES,
+    TOPK,
+    fill,
+    kept,
+    labels_of,
+    open_entry,
+    said,
+    tree,
+)
+from support.targets_contract import same
+
+RECORD = "teachers/teacher/records/0/1.json"
+
+
+def read(entry: Entry, view: int = 0, block: int = 1) -> object:
+    return entry.read_block(view, block, labels_of(view, *entry.layout.block_range(block)))
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    fill(open_entry(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture(params=[1, 2, 4], ids=lambda rows: f"chunks of {rows}")
+def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Blocks of 4 rows in chunks of this many."""
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: request.param)
+    return int(request.param)
+
+
+@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.parametrize("coding", [TOPK, FULL])
+def test_what_was_written_is_read(tmp_path: Path, coding: Coding) -> None:
+    fill(open_entry(tmp_path, coding))
+    entry = Cache.open(tmp_path).entry("teacher")
+    for view in range(2):
+        for block in range(3):
+            start, stop = entry.layout.block_range(block)
+            targets = kept(coding, view, start, stop)
+            labels = labels_of(view, start, stop)
+            expected = coding.unpack(coding.pack(targets, 4), stop - start, labels)
+            assert same(entry.read_block(view, block, labels), expected)
+            if coding is FULL:
+                assert torch.equal(entry.read_block(view, block, labels).log_probs(12), said(view, start, stop))
+        assert entry.record(view, 1).provenance == PROVENANCE
+
+
+@pytest.mark.parametrize("cuts", [[], [1], [3], [1, 2, 3], [0, 2, 2]])
+def test_a_block_may_come_in_any_pieces(tmp_path: Path, cuts: list[int], chunk_rows: int) -> None:
+    for name, places in (("whole", []), ("pieces", cuts)):
+        writer = open_entry(tmp_path / name).open_block(0, 1)
+        for start, stop in zip([0, *places], [*places, 4], strict=True):
+            writer.append(kept(TOPK, 0, 4 + start, 4 + stop))
+        writer.finish(PROVENANCE)
+    assert tree(tmp_path / "whole") == tree(tmp_path / "pieces")
+
+
+def test_full_chunks_do_not_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: 2)
+    writer = open_entry(tmp_path).open_block(0, 0)
+    writer.append(kept(TOPK, 0, 0, 3))
+    assert (tmp_path / "teachers/teacher/tail/c/0/0").exists()
+    assert not (tmp_path / "teachers/teacher/tail/c/0/1").exists()
+
+
+def test_blocks_and_views_are_counted(tmp_path: Path) -> None:
+    entry = open_entry(tmp_path)
+    assert entry.complete_views() == 0
+    assert entry.recorded(0) == entry.listed(0) == set()
+    fill(entry, views=1)
+    entry.write_block(2, 1, kept(TOPK, 2, 4, 8), PROVENANCE)
+    assert entry.complete_views() == 1
+    assert [entry.recorded(view) for view in range(4)] == [{0, 1, 2}, set(), {1}, set()]
+    (tmp_path / "teachers/teacher/records/0/x.json").write_text("")
+    (tmp_path / "teachers/teacher/records/0/7.json").write_text("")
+    (tmp_path / "teachers/teacher/records/notes").mkdir()
+    assert entry.listed(0) == {0, 1, 2}
+    fill(entry, views=3)
+    assert entry.complete_views() == 3
+
+
+def test_a_recorded_block_is_never_written_again(filled: Path) -> None:
+    before = tree(filled)
+    with pytest.raises(CacheError, match="never written again"):
+        open_entry(filled).open_block(0, 1)
+    assert tree(filled) == before
+
+
+def test_a_block_needs_all_of_its_rows_and_no_more(tmp_path: Path) -> None:
+    entry = open_entry(tmp_path)
+    with pytest.raises(CacheError, match="lacks 1 rows"):
+        entry.write_block(0, 0, kept(TOPK, 0, 0, 3), {})
+    with pytest.raises(CacheError, match="3 rows left, and 4 were given"):
+        entry.write_block(0, 2, kept(TOPK, 0, 0, 4), {})
+    for view, block in ((65536, 0), (-1, 0), (0, 3)):
+        with pytest.raises(CacheError):
+            entry.write_block(view, block, kept(TOPK, 0, 0, 4), {})
+    assert entry.listed(0) == set()
+
+
+def test_a_block_that_is_not_there_says_how_to_make_it(filled: Path) -> None:
+    with pytest.raises(CacheError, match=r"View 5, block 1 .*dump-logits"):
+        read(Cache.open(filled).entry("teacher"), view=5)
+
+
+@pytest.mark.parametrize("array", ["count", "class", "level", "tail", "label"])
+def test_any_flipped_byte_is_found_and_named(filled: Path, array: str) -> None:
+    path = filled / "teachers/teacher" / array / ("c/0/0/1" if array == "label" else "c/0/1")
+    data = path.read_bytes()
+    entry = Cache.open(filled).entry("teacher")
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
+        with pytest.raises(CorruptError) as caught:
+            read(entry)
+        for word in (f"Array '{array}'", "view 0, block 1", str(path), str(filled / RECORD), "dump-logits"):
+            assert word in str(caught.value)
+    path.write_bytes(data)
+    read(entry)
+
+
+@pytest.mark.parametrize("array", ["class", "level", "tail"])
+def test_another_views_sound_chunk_is_not_taken_for_this(filled: Path, array: str) -> None:
+    """Its own checksum is right: only the record can tell."""
+    folder = filled / "teachers/teacher" / array / "c"
+    (folder / "0/1").write_bytes((folder / "1/1").read_bytes())
+    with pytest.raises(CorruptError, match=f"Array '{array}'"):
+        read(Cache.open(filled).entry("teacher"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
+def test_a_chunk_of_another_length_means_no_block(filled: Path, damage: str) -> None:
+    before = tree(filled)
+    path = filled / "teachers/teacher/class/c/0/1"
+    data = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(data[:-1] if damage == "shorter" else data + b"x")
+    entry = open_entry(filled)
+    with pytest.raises(CorruptError, match="is missing" if damage == "missing" else "is not what was written"):
+        read(entry)
+    assert entry.recorded(0) == {0, 2}
+    fill(entry)
+    assert tree(filled) == before
+    read(entry)
+
+
+def test_the_remedy_for_a_flipped_byte_works(filled: Path) -> None:
+    before = tree(filled)
+    path = filled / "teachers/teacher/level/c/0/1"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CorruptError, match=f"Delete the file {filled / RECORD} and run"):
+        read(open_entry(filled))
+    (filled / RECORD).unlink()
+    fill(open_entry(filled))
+    assert tree(filled) == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b'{"chunks":{},"provenance":{},"check":"0"}'])
+def test_a_damaged_record_means_no_block(filled: Path, damage: bytes) -> None:
+    before = tree(filled)
+    (filled / RECORD).write_bytes(damage)
+    entry = open_entry(filled)
+    with pytest.raises(CorruptError, match=RECORD):
+        read(entry)
+    assert entry.recorded(0) == {0, 2}
+    fill(entry)
+    assert tree(filled) == before
+
+
+def test_a_record_of_another_block_means_no_block(filled: Path) -> None:
+    before = tree(filled)
+    (filled / RECORD).write_bytes((filled / RECORD.replace("1.json", "0.json")).read_bytes())
+    entry = open_entry(filled)
+    with pytest.raises(CorruptError):
+        read(entry)
+    assert entry.recorded(0) == {0, 2}
+    fill(entry)
+    assert tree(filled) == before
+
+
+def test_what_an_unfinished_block_left_is_written_over(tmp_path: Path) -> None:
+    entry = open_entry(tmp_path)
+    entry.open_block(0, 0).append(kept(TOPK, 1, 0, 4))  # other answers, never recorded
+    assert entry.recorded(0) == set()
+    fill(entry)
+    fill(open_entry(tmp_path / "whole"))
+    expected = tree(tmp_path / "whole")
+    assert {name: data for name, data in tree(tmp_path).items() if not name.startswith("whole")} == expected
+
+
+def test_two_writers_of_one_block_agree_or_are_told(tmp_path: Path) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
+    targets = kept(TOPK, 0, 0, 4)
+    one, two = first.open_block(0, 0), second.open_block(0, 0)
+    for writer in (one, two):
+        writer.append(targets)
+        writer.finish(PROVENANCE)
+    assert first.recorded(0) == {0}
+
+    one, two = first.open_block(0, 1), second.open_block(0, 1)
+    one.append(kept(TOPK, 0, 4, 8))
+    one.finish(PROVENANCE)
+    two.append(kept(TOPK, 1, 4, 8))
+    with pytest.raises(CorruptError, match="Another process wrote view 0, block 1"):
+        two.finish(PROVENANCE)
+
+
+def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = open_entry(tmp_path)
+    files = entry._files
+    put = type(files).put
+
+    def put_altered(self: object, key: str, data: bytes) -> None:
+        put(files, key, data[:-1] + bytes([data[-1] ^ 1]))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(files), "put", put_altered)
+    with pytest.raises(CorruptError, match="read back with other bytes"):
+        entry.write_block(0, 0, kept(TOPK, 0, 0, 4), {})
+    assert entry.listed(0) == set()
+
+
+def test_other_labels_than_those_written_name_the_block(filled: Path) -> None:
+    entry = Cache.open(filled).entry("teacher")
+    with pytest.raises(CorruptError, match=r"View 0, block 1 .*other labels"):
+        entry.read_block(0, 1, np.full((4, 2), -1, np.int64))
+    with pytest.raises(CacheError, match="4 rows, and 3 labels"):
+        entry.read_block(0, 1, labels_of(0, 4, 7))
+
+
+def test_without_a_label_space_labels_are_ignored(tmp_path: Path) -> None:
+    entry = open_entry(tmp_path, label_space="none")
+    start, stop = entry.layout.block_range(1)
+    nobody = torch.full((4, 2), -1)
+    entry.write_block(0, 1, TOPK.keep(said(0, start, stop), nobody), {})
+    targets = entry.read_block(0, 1, labels_of(0, start, stop))
+    assert isinstance(targets, TopKTargets)
+    assert torch.equal(targets.label, nobody)
+    assert bool(targets.label_log_prob().isnan().all())
+
+
+def test_bytes_are_counted_by_array(filled: Path) -> None:
+    entry = Cache.open(filled).entry("teacher")
+    for view in range(2):
+        folder = filled / "teachers/teacher"
+        expected = {
+            name: sum(path.stat().st_size for path in (folder / name / "c" / str(view)).rglob("*") if path.is_file())
+            for name in TOPK.arrays(1)
+        }
+        expected["records"] = sum(path.stat().st_size for path in (folder / f"records/{view}").iterdir())
+        assert entry.stored_bytes(view) == expected
+    assert set(entry.stored_bytes(9).values()) == {0}
+
+
+def test_the_rows_beyond_the_last_are_not_answers(filled: Path) -> None:
+    """The last block has 3 rows of 4."""
+    assert SAMPLES == 11
+    assert len(read(Cache.open(filled).entry("teacher"), block=2)) == 3  # type: ignore[arg-type]

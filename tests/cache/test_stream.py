@@ -1,0 +1,156 @@
+"""Streaming gives what reading gives, ahead of time, and ends cleanly."""
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.cache.stream import stream_targets
+from kdcache.errors import CacheError, CorruptError
+from kdcache.targets.base import Coding, Targets
+from support.small_cache import SAMPLES, TOPK, fill, kept, labels_of, open_entry
+from support.targets_contract import same
+
+VIEWS = 3
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Three views in blocks of 4 rows and chunks of 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Coding, "chunk_rows", lambda self, block_rows: 2)
+        folder = tmp_path_factory.mktemp("cache")
+        fill(open_entry(folder), VIEWS)
+        yield folder
+
+
+@pytest.fixture
+def entry(path: Path) -> Entry:
+    return Cache.open(path).entry("teacher")
+
+
+@pytest.fixture
+def reads(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The chunks that were read, in order."""
+    seen: list[tuple[int, int]] = []
+    read = entry.read_chunk
+
+    def counted(view: int, chunk: int, labels: np.ndarray) -> Targets:
+        seen.append((view, chunk))
+        return read(view, chunk, labels)
+
+    monkeypatch.setattr(entry, "read_chunk", counted)
+    return seen
+
+
+def expected(view: int, start: int, stop: int) -> Targets:
+    """What is stored of some rows, coded row by row."""
+    rows = [
+        TOPK.unpack(TOPK.pack(kept(TOPK, view, row, row + 1), 1), 1, labels_of(view, row, row + 1))
+        for row in range(start, stop)
+    ]
+    return type(rows[0]).concat(rows)
+
+
+@st.composite
+def ranges(draw: st.DrawFn) -> list[tuple[int, int, int]]:
+    found = []
+    for _ in range(draw(st.integers(0, 6))):
+        start = draw(st.integers(0, SAMPLES - 1))
+        found.append((draw(st.integers(0, VIEWS - 1)), start, draw(st.integers(start + 1, SAMPLES))))
+    return found
+
+
+@given(ranges(), st.integers(1, 4))
+def test_any_ranges_come_in_order(path: Path, wanted: list[tuple[int, int, int]], depth: int) -> None:
+    entry = Cache.open(path).entry("teacher")
+    found = list(stream_targets(entry, wanted, labels_of, depth))
+    assert len(found) == len(wanted)
+    for targets, place in zip(found, wanted, strict=True):
+        assert same(targets, expected(*place))
+
+
+def test_each_chunk_is_read_once_for_ranges_that_follow_each_other(entry: Entry, reads: list[tuple[int, int]]) -> None:
+    wanted = [(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)]
+    assert len(list(stream_targets(entry, wanted, labels_of, depth=1))) == len(wanted)
+    assert reads == [(view, chunk) for view in range(VIEWS) for chunk in range(6)]
+
+
+def test_it_reads_ahead_by_the_depth_and_no_further(entry: Entry, reads: list[tuple[int, int]]) -> None:
+    wanted = [(0, row, row + 1) for row in range(SAMPLES)]
+    for depth in (1, 2, 3):
+        reads.clear()
+        stream = stream_targets(entry, wanted, labels_of, depth)
+        for row, _ in enumerate(stream):
+            assert len(reads) <= row // 2 + 1 + depth
+    reads.clear()
+    stream = stream_targets(entry, iter(wanted), labels_of, depth=2)
+    next(stream)
+    stream.close()  # waits for the thread, so that what was begun is counted
+    assert len(reads) <= 3
+
+
+def test_endless_ranges_are_taken_as_needed(entry: Entry) -> None:
+    endless = ((0, 0, 1) for _ in itertools.count())
+    stream = stream_targets(entry, endless, labels_of)
+    assert [len(next(stream)) for _ in range(5000)] == [1] * 5000
+    stream.close()
+
+
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("kdcache-read")]
+
+
+def test_stopping_early_ends_the_thread(entry: Entry) -> None:
+    stream = stream_targets(entry, [(0, row, row + 1) for row in range(SAMPLES)], labels_of)
+    next(stream)
+    assert len(reading_threads()) == 1
+    stream.close()
+    assert reading_threads() == []
+
+
+def test_finishing_ends_the_thread(entry: Entry) -> None:
+    list(stream_targets(entry, [(0, 0, SAMPLES)], labels_of))
+    assert reading_threads() == []
+
+
+def test_errors_come_at_the_range_that_they_concern(entry: Entry) -> None:
+    stream = stream_targets(entry, [(2, 0, 4), (2, 4, SAMPLES), (3, 0, 4), (0, 0, 4)], labels_of, depth=3)
+    assert [len(next(stream)) for _ in range(2)] == [4, 7]
+    with pytest.raises(CacheError, match="View 3, block 0"):
+        next(stream)
+    assert reading_threads() == []
+
+
+def test_errors_of_the_labels_arrive_too(entry: Entry) -> None:
+    def broken(view: int, start: int, stop: int) -> np.ndarray:
+        raise LookupError("no labels")
+
+    with pytest.raises(LookupError, match="no labels"):
+        list(stream_targets(entry, [(0, 0, 4)], broken))
+    assert reading_threads() == []
+
+
+def test_a_damaged_chunk_arrives_as_what_it_is(entry: Entry, path: Path) -> None:
+    chunk = path / "teachers/teacher/class/c/1/3"
+    data = chunk.read_bytes()
+    chunk.write_bytes(data[::-1])
+    try:
+        with pytest.raises(CorruptError, match="view 1, block 1"):
+            list(stream_targets(entry, [(1, 0, SAMPLES)], labels_of))
+    finally:
+        chunk.write_bytes(data)
+
+
+@pytest.mark.parametrize("wrong", [(0, 3, 3), (0, -1, 2), (0, 4, SAMPLES + 1), (0, 5, 4)])
+def test_ranges_that_are_none_are_refused(entry: Entry, wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(CacheError, match="no rows"):
+        list(stream_targets(entry, [wrong], labels_of))
+    assert reading_threads() == []
