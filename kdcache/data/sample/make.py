@@ -8,22 +8,27 @@ original IDX format, compressed with xz instead of gzip: 14 % smaller, which mak
 
 import lzma
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from kdcache.data.importers.idx import read_idx
+from kdcache.errors import DataError
 
 COUNTS = {"train": 6000, "t10k": 7000}
 
 
-def make_sample(source: Path, out: Path) -> None:
-    """Write the four files of the sample to `out`. Raises DataError when `source` is not the whole set."""
-    for split, count in COUNTS.items():
+def make_sample(source: Path, out: Path, counts: Mapping[str, int] = COUNTS) -> None:
+    """Write the four files of the sample to `out`: the first `counts` images of each split of `source`.
+
+    Raises DataError when `source` has fewer, or lacks a file.
+    """
+    for split, count in counts.items():
         for kind, dimensions in (("images", 3), ("labels", 1)):
             name = f"{split}-{kind}-idx{dimensions}-ubyte"
             kept = read_idx(source / f"{name}.gz", dimensions)[:count]
-            header = (
-                b"\0\0\x08" + bytes([dimensions]) + b"".join(side.to_bytes(4, "big") for side in kept.shape)
-            )
+            if len(kept) < count:
+                raise DataError(f"{source / name}.gz has {len(kept)} entries, not {count}. Name the whole set.")
+            header = b"\0\0\x08" + bytes([dimensions]) + b"".join(side.to_bytes(4, "big") for side in kept.shape)
             data = lzma.compress(header + kept.tobytes(), preset=9 | lzma.PRESET_EXTREME)
             (out / f"{name}.xz").write_bytes(data)
 
