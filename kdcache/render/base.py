@@ -77,13 +77,10 @@ class Renderer(ABC):
     ) -> None:
         if size < 1 or max_batch < 1 or (threads is not None and threads < 1):
             raise UsageError(
-                "A renderer needs a size, a batch and threads of at least 1, "
-                f"not {size}, {max_batch} and {threads}."
+                f"A renderer needs a size, a batch and threads of at least 1, not {size}, {max_batch} and {threads}."
             )
         if interpolation not in INTERPOLATIONS:
-            raise UsageError(
-                f"There is no interpolation {interpolation!r}; use {' or '.join(INTERPOLATIONS)}."
-            )
+            raise UsageError(f"There is no interpolation {interpolation!r}; use {' or '.join(INTERPOLATIONS)}.")
         self.size = size
         self.interpolation = interpolation
         self.max_batch = max_batch
@@ -108,9 +105,7 @@ class Renderer(ABC):
         """
         self._require_open()
         if self._streaming:
-            raise UsageError(
-                "This renderer is still streaming; end that stream first, or open a second renderer."
-            )
+            raise UsageError("This renderer is still streaming; end that stream first, or open a second renderer.")
         self._streaming = True
         try:
             with closing(self._stream(self._checked(requests))) as rendered:
@@ -158,8 +153,7 @@ class Renderer(ABC):
         for request in requests:
             if len(request) > self.max_batch:
                 raise UsageError(
-                    f"A request has {len(request)} images, but this renderer was opened for at most "
-                    f"{self.max_batch}."
+                    f"A request has {len(request)} images, but this renderer was opened for at most {self.max_batch}."
                 )
             yield request
 
@@ -187,9 +181,7 @@ def open_renderer(
     unknown name, DeviceError when DALI is not installed or the device is not there.
     """
     renderer = _renderer_class(name)
-    return renderer(
-        size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
-    )
+    return renderer(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
 
 
 def _renderer_class(name: str) -> type[Renderer]:

@@ -45,9 +45,7 @@ class DaliRenderer(Renderer):
         threads: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(
-            size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
-        )
+        super().__init__(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-dali")
         self._graph = self._open_graph()
 
@@ -153,9 +151,7 @@ class DaliRenderer(Renderer):
 class _Graph:
     """One DALI pipeline: batches are launched and land in the same order. A RuntimeError means that it is lost."""
 
-    def __init__(
-        self, size: int, interpolation: str, max_batch: int, threads: int, device: torch.device
-    ) -> None:
+    def __init__(self, size: int, interpolation: str, max_batch: int, threads: int, device: torch.device) -> None:
         self._device = device
         on_gpu = device.type == "cuda"
         self._pipeline = Pipeline(
@@ -196,22 +192,18 @@ class _Graph:
         for _ in range(_IN_FLIGHT):
             self.land()
 
-    def launch(
-        self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]
-    ) -> None:
+    def launch(self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]) -> None:
         self._feed(encoded, boxes, flips)
         self._pipeline.schedule_run()
 
-    def _feed(
-        self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]
-    ) -> None:
+    def _feed(self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]) -> None:
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
         self._pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
         self._pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
         self._pipeline.feed_input("flip", flips.astype(np.int32))
 
     def land(self) -> UInt8[Tensor, "b 3 s s"]:
-        """Wait for the oldest batch in flight and copy it: DALI writes a later one over its own memory."""
+        """Wait for the oldest batch in flight and copy it out of memory that DALI may use again."""
         if self._device.type == "cpu":
             (pixels,) = self._pipeline.share_outputs()
             copy = torch.from_numpy(np.array(pixels.as_tensor()))
@@ -236,7 +228,7 @@ def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
 def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
     """Decode whole, then slice: nvJPEG before 13.3 is wrong at the edges of a region with fancy upsampling.
 
-    No image goes to the hardware decoder: which ones would depends on the batch, and its upsampling differs.
+    No image goes to the hardware decoder: which ones do depends on the batch, and its upsampling differs.
     """
     whole = fn.decoders.image(
         encoded,

@@ -31,8 +31,7 @@ class UndecodableError(Exception):
 def broken_image(name: str, reason: object) -> BrokenImageError:
     """The error for the image called `name`; `reason` is a clause ("it has no bytes")."""
     return BrokenImageError(
-        f"{name} cannot be decoded: {reason}. "
-        "Remove or repair that sample, then run `kdcache index DATA` again."
+        f"{name} cannot be decoded: {reason}. Remove or repair that sample, then run `kdcache index DATA` again."
     )
 
 

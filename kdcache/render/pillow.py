@@ -39,9 +39,7 @@ class PillowRenderer(Renderer):
         threads: int | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(
-            size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device
-        )
+        super().__init__(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-pillow")
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
@@ -78,9 +76,7 @@ class PillowRenderer(Renderer):
     def _fill(self, pixels: UInt8[np.ndarray, "b 3 s s"], request: RenderRequest, positions: range) -> None:
         resample = _FILTERS[self.interpolation]
         for position in positions:
-            part = load_part(
-                request.encoded[position], request.boxes[position], partial(request.describe, position)
-            )
+            part = load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
             shown = np.asarray(part.resize((self.size, self.size), resample))
             if request.flips[position]:
                 shown = shown[:, ::-1]

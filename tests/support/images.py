@@ -33,9 +33,7 @@ def png_chunk(name: bytes, data: bytes) -> bytes:
 def png_of_rows(width: int, height: int, depth: int, colour_type: int, body: bytes) -> bytes:
     """A PNG with exactly these compressed bytes as its body: for what Pillow cannot write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", body) + png_chunk(b"IEND", b"")
 
 
 def png_of_16_bit_rgb(values: np.ndarray) -> bytes:
