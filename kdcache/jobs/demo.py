@@ -89,8 +89,20 @@ def paired_gain(ours: Bool[np.ndarray, "n"], theirs: Bool[np.ndarray, "n"]) -> P
     return PairedGain(mean, mean - half, mean + half)
 
 
-def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str = "dali") -> DemoReport:
+def demo(
+    out: Path,
+    progress: Progress = silent,
+    *,
+    seed: int = 0,
+    renderer: str = "dali",
+    epochs: int = EPOCHS,
+    limit: int | None = None,
+) -> DemoReport:
     """Run both stages and their baselines in the folder `out`, which is emptied first if an earlier demo made it.
+
+    Args:
+        seed: of views and students.
+        epochs, limit: fewer epochs and images than the setting has, for a quick look.
 
     Raises:
         RunError: `out` holds something else.
@@ -101,8 +113,8 @@ def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str
     weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
 
     with _timed("shards", stages):
-        import_fashion_mnist(Path(train_data), split="train", source="sample", progress=progress)
-        import_fashion_mnist(Path(test_data), split="test", source="sample", progress=progress)
+        import_fashion_mnist(Path(train_data), split="train", source="sample", limit=limit, progress=progress)
+        import_fashion_mnist(Path(test_data), split="test", source="sample", limit=limit, progress=progress)
 
     with resources.as_file(weights) as file:
         with _timed("dump-logits", stages):
@@ -112,7 +124,7 @@ def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str
                     data=train_data,
                     cache=cache,
                     weights=Path(file),
-                    views=EPOCHS,
+                    views=epochs,
                     policy=RECIPE,
                     seed=seed,
                     renderer=renderer,
@@ -125,7 +137,7 @@ def demo(out: Path, progress: Progress = silent, *, seed: int = 0, renderer: str
             data=train_data,
             cache=cache,
             recipe=RECIPE,
-            epochs=EPOCHS,
+            epochs=epochs,
             overrides=(f"views.seed={seed}",),  # those without a cache see the same views
             out=out / "runs" / "from-cache",
             seed=seed,

@@ -1,0 +1,58 @@
+"""The demo runs the whole job on the shipped pictures and teacher; here with few of them."""
+
+import numpy as np
+import pytest
+
+from kdcache.errors import RunError
+from kdcache.jobs.demo import demo, paired_gain
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "runs"
+    return demo(out, epochs=2, limit=384), out
+
+
+def test_the_table_has_all_four_models_with_numbers_of_this_run(report):
+    report, out = report
+    assert [row.name for row in report.rows] == [
+        "teacher (ese_vovnet19b_slim)",
+        "student alone",
+        "distilled live",
+        "distilled from the cache",
+    ]
+    assert report.test_images == 384
+    assert all(row.images_per_s > 0 for row in report.rows)
+    assert all(0 <= row.top1 <= 1 for row in report.rows)
+    assert report.rows[0].top1 > 0.88, "the shipped teacher knows Fashion-MNIST"
+    assert report.rows[3].bytes_per_view > 0
+    assert all((out / "runs" / name / "export").is_dir() for name in ("alone", "live", "from-cache"))
+
+
+def test_the_live_teacher_and_the_cache_teach_nearly_the_same(report):
+    report, _ = report
+    assert abs(report.live_gap.mean) < 10
+
+
+def test_the_demo_replaces_its_own_folder_and_no_other(report, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="no demo made"):
+        demo(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_paired_interval_is_that_of_the_differences():
+    rng = np.random.default_rng(0)
+    theirs = rng.random(4000) < 0.87
+    ours = np.where(rng.random(4000) < 0.05, ~theirs, theirs)
+    gain = paired_gain(ours, theirs)
+    difference = ours.astype(float) - theirs
+    assert gain.mean == pytest.approx(100 * difference.mean())
+    draws = [rng.choice(difference, len(difference)).mean() for _ in range(2000)]
+    assert gain.low == pytest.approx(100 * np.quantile(draws, 0.025), abs=0.1)
+    assert gain.high == pytest.approx(100 * np.quantile(draws, 0.975), abs=0.1)
+
+
+def test_equal_models_gain_nothing():
+    hits = np.array([True, False, True])
+    assert paired_gain(hits, hits).mean == 0
