@@ -220,9 +220,7 @@ class LocalFiles(Files):
                 remedy = "Nothing that is recorded is lost: make room, then run the same command again."
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and verb == "write":
                 remedy = "Use a folder that you can write to, or have its permissions changed."
-            raise CacheError(
-                f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}"
-            ) from error
+            raise CacheError(f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}") from error
 
 
 def _is_left_over(path: Path) -> bool:

@@ -97,9 +97,7 @@ class Entry:
             data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
             if data is None or stored is None or not stored.describes(data):
                 state = "is missing" if data is None else "is not what was written"
-                raise CorruptError(
-                    f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}"
-                )
+                raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
             arrays[name] = codec.decode(data)
         if self.identity.label_space == "none":
             labels = np.full((stop - start, 2), -1, np.int64)
@@ -154,21 +152,17 @@ class Entry:
             return False
         expected = {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
         return record.chunks.keys() == expected and all(
-            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1])))
-            == stored.length
+            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
             for name, stored in record.chunks.items()
         )
 
     def _chunk_key(self, name: str, view: int, chunk: int) -> str:
         spec = self._codecs[name].spec
-        return (
-            f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
-        )
+        return f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
 
     def _chunk_name(self, name: str, view: int, block: int, key: str) -> str:
         return (
-            f"Array '{name}' of teacher '{self.identity.name}', view {view}, block {block} "
-            f"({self._files.locate(key)})"
+            f"Array '{name}' of teacher '{self.identity.name}', view {view}, block {block} ({self._files.locate(key)})"
         )
 
     def _remedy(self, view: int, block: int) -> str:

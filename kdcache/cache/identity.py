@@ -136,9 +136,7 @@ class ViewSetIdentity(Identity):
         if self.samples < 1 or not 0 <= self.seed < 2**32:
             raise CacheError(f"A view set of {self.samples} samples with seed {self.seed} cannot be.")
         if not 2 <= rows <= 2**24 or rows & (rows - 1):
-            raise CacheError(
-                f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2."
-            )
+            raise CacheError(f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2.")
 
 
 @dataclass(frozen=True)

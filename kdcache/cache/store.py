@@ -13,6 +13,7 @@ writes are flushed in order.
 
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numcodecs.blosc
@@ -20,6 +21,7 @@ import numpy as np
 import zarr
 from jaxtyping import Int32
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from kdcache.cache.durable import PARTIAL, LocalFiles
@@ -108,9 +110,7 @@ class Cache:
         place = files.locate("")
         data = files.get(META)
         if data is None:
-            raise CacheError(
-                f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache."
-            )
+            raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
         content = _group_content(data, files.locate(META))
         version = content.get("format")
         if type(version) is int and version > FORMAT:
@@ -136,9 +136,7 @@ class Cache:
         for number in range(-(-self.view_set.samples // WINDOWS_CHUNK)):
             data = self._files.get(f"windows/c/{number}")
             if data is None:
-                raise CorruptError(
-                    f"{self._files.locate(f'windows/c/{number}')} is missing; restore it from a copy."
-                )
+                raise CorruptError(f"{self._files.locate(f'windows/c/{number}')} is missing; restore it from a copy.")
             parts.append(codec.decode(data))
         windows = np.concatenate(parts)[: self.view_set.samples]
         if windows_checksum(windows) != self.view_set.windows:
@@ -156,21 +154,15 @@ class Cache:
         identity = self._teacher(name)
         if identity is None:
             there = ", ".join(self.teachers()) or "none yet"
-            raise CacheError(
-                f"The cache {self._files.locate('')} has no teacher '{name}' (there is: {there})."
-            )
+            raise CacheError(f"The cache {self._files.locate('')} has no teacher '{name}' (there is: {there}).")
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
-            raise CorruptError(
-                f"{where} is the entry of teacher '{identity.name}'; rename its folder to that."
-            )
+            raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
         try:
             targets = dict(identity.targets)
             coding = make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
         except UsageError as error:
-            raise CacheError(
-                f"{where} names targets that this version of kdcache does not know: {error}"
-            ) from error
+            raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
         return self._entry(identity, coding)
 
     def add_teacher(self, identity: TeacherIdentity, coding: Coding) -> Entry:
@@ -183,9 +175,7 @@ class Cache:
         folder = teacher_key(identity.name)
         if self._teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
-                raise CorruptError(
-                    f"{self._files.locate(folder)} has lost its {META}; restore it from a copy."
-                )
+                raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
             # Identity first: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", _group_meta({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
@@ -214,50 +204,49 @@ class Cache:
 
     def _entry(self, identity: TeacherIdentity, coding: Coding) -> Entry:
         codecs = {
-            name: ZarrChunk(spec)
-            for name, spec in coding.arrays(coding.chunk_rows(self.view_set.block_rows)).items()
+            name: ZarrChunk(spec) for name, spec in coding.arrays(coding.chunk_rows(self.view_set.block_rows)).items()
         }
         entry = Entry(self._files, self.view_set, identity, coding, codecs)
         for name, codec in codecs.items():
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             data = self._files.get(key)
             if data is not None:
-                _require_array(
-                    data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key)
-                )
+                _require_array(data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key))
         return entry
 
 
 class ZarrChunk(ChunkCodec):
-    """One chunk of an array, to the bytes that Zarr keeps of it and back."""
+    """One chunk of an array, to the bytes that Zarr keeps of it and back: an array in memory of this one chunk."""
 
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
-        self._meta = _array_meta(spec, spec.shape, spec.shape)
+        self._held: dict[str, Any] = {}
+        self._array = _make_array(self._held, spec, spec.shape, spec.shape)
         self._key = "/".join(["c", *"0" * len(spec.shape)])
+        self._lock = Lock()
 
     def encode(self, values: np.ndarray) -> bytes:
         """The same values always give the same bytes."""
-        held: dict[str, Any] = {}
-        _make_array(held, self.spec, self.spec.shape, self.spec.shape)[...] = values
-        return held[self._key].to_bytes()
+        with self._lock:
+            self._array[...] = values
+            return self._held.pop(self._key).to_bytes()
 
     def decode(self, data: bytes) -> np.ndarray:
         """Raises CorruptError where the bytes cannot be decoded."""
-        held = _held(self._meta)
-        held[self._key] = zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(data)
-        try:
-            return np.asarray(zarr.open_array(MemoryStore(held), mode="r")[...])
-        except Exception as error:  # whatever a codec makes of bytes that are not its own
-            raise CorruptError(f"A chunk cannot be decoded: {error}") from error
+        with self._lock:
+            self._held[self._key] = _buffer(data)
+            try:
+                return np.asarray(self._array[...])
+            except Exception as error:  # whatever a codec makes of bytes that are not its own
+                raise CorruptError(f"A chunk cannot be decoded: {error}") from error
+            finally:
+                del self._held[self._key]
 
 
 def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
     """The bytes that targets would take as one chunk, by array; nothing is written."""
     packed = coding.pack(targets, len(targets))
-    return {
-        name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()
-    }
+    return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()}
 
 
 def _windows_codec(samples: int) -> ZarrChunk:
@@ -300,7 +289,7 @@ def _make_array(
 def _require_array(stored: bytes, expected: bytes, where: str) -> None:
     """Raise CorruptError unless the two describe the same array, as Zarr understands them."""
     try:
-        same = _array_dict(stored) == _array_dict(expected)
+        same = stored == expected or _array_dict(stored) == _array_dict(expected)
     except Exception:  # whatever Zarr makes of metadata that is none
         same = False
     if not same:
@@ -322,12 +311,14 @@ def _group_content(meta: bytes, where: str) -> dict[str, Any]:
     try:
         attributes = zarr.open_group(MemoryStore(_held(meta)), mode="r").attrs.asdict()
     except Exception as error:  # whatever Zarr makes of metadata that is none
-        raise CacheError(
-            f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged."
-        ) from error
+        raise CacheError(f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged.") from error
     return unseal(attributes.get(OURS), where)
 
 
 def _held(meta: bytes) -> dict[str, Any]:
     """The contents of a store in memory that has this metadata and nothing else."""
-    return {META: zarr.core.buffer.default_buffer_prototype().buffer.from_bytes(meta)}
+    return {META: _buffer(meta)}
+
+
+def _buffer(data: bytes) -> Any:
+    return default_buffer_prototype().buffer.from_bytes(data)

@@ -8,7 +8,7 @@ from kdcache.cache.layout import Layout, check_view, chunk_key, default_block_ro
 from kdcache.errors import CacheError
 
 
-@given(st.integers(1, 5000), st.integers(1, 8), st.integers(0, 8))
+@given(st.integers(1, 500), st.integers(1, 8), st.integers(0, 8))
 def test_blocks_and_chunks_partition_the_rows(samples: int, block_bits: int, halvings: int) -> None:
     layout = Layout(samples, 2**block_bits, 2 ** max(0, block_bits - halvings))
     rows = [row for block in range(layout.blocks) for row in range(*layout.block_range(block))]
