@@ -77,9 +77,7 @@ class ConsoleProgress(Progress):
 
 
 class _PlainTask:
-    def __init__(
-        self, title: str, meter: Meter, say: Callable[[str], None], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, title: str, meter: Meter, say: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._title, self._meter, self._say, self._clock = title, meter, say, clock
         self._next = clock() + PLAIN_INTERVAL
 

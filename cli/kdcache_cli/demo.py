@@ -10,9 +10,9 @@ from kdcache_cli.options import MAX_SEED, RendererOption
 
 
 def demo(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where shards, cache and run folders go.")
-    ] = Path("demo-runs"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where shards, cache and run folders go.")] = Path(
+        "demo-runs"
+    ),
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes views, students and order.")
     ] = 0,

@@ -32,9 +32,7 @@ def dump_logits(
     weights: WeightsOption = None,
     name: Annotated[
         str | None,
-        typer.Option(
-            "--name", metavar="NAME", help="What the cache calls this teacher.", show_default="as --teacher"
-        ),
+        typer.Option("--name", metavar="NAME", help="What the cache calls this teacher.", show_default="as --teacher"),
     ] = None,
     views: Annotated[
         int | None,
@@ -48,15 +46,11 @@ def dump_logits(
     ] = None,
     targets: Annotated[
         Literal["topk", "full"],
-        typer.Option(
-            "--targets", help="What is kept: the likely classes and the tail's mass, or every class."
-        ),
+        typer.Option("--targets", help="What is kept: the likely classes and the tail's mass, or every class."),
     ] = "topk",
     k: Annotated[
         int | None,
-        typer.Option(
-            "--k", min=1, metavar="K", help="topk: keep at most K classes of a view.", show_default="128"
-        ),
+        typer.Option("--k", min=1, metavar="K", help="topk: keep at most K classes of a view.", show_default="128"),
     ] = None,
     min_prob: Annotated[
         float | None,

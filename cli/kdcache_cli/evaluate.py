@@ -18,9 +18,7 @@ def evaluate(
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
     precision: Annotated[Precision, typer.Option("--precision", help="What the model computes in.")] = "fp32",
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, metavar="B", help="Images at a time.")
-    ] = 256,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="B", help="Images at a time.")] = 256,
 ) -> None:
     """Print top-1, top-5 and loss of a run or of a model, on labelled images seen as timm evaluates."""
     from kdcache.jobs.evaluate import EvaluateRequest

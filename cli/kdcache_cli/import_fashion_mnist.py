@@ -11,9 +11,7 @@ from kdcache_cli.options import MAX_SEED
 
 def fashion_mnist(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the shards.")],
-    split: Annotated[
-        Literal["train", "test"], typer.Option("--split", help="Which of its two parts.")
-    ] = "train",
+    split: Annotated[Literal["train", "test"], typer.Option("--split", help="Which of its two parts.")] = "train",
     source: Annotated[
         str | None,
         typer.Option(

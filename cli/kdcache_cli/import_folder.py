@@ -10,9 +10,7 @@ from kdcache_cli.options import MAX_SEED
 
 
 def folder(
-    source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A torchvision ImageFolder tree: SRC/CLASS/.../IMAGE.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="A torchvision ImageFolder tree: SRC/CLASS/.../IMAGE.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the shards.")],
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes the order of the samples.")

@@ -29,9 +29,10 @@ def index(
 
     found = open_index(data, unlabelled=unlabelled, progress=ConsoleProgress())
     classes = "no labels" if unlabelled else f"{found.num_classes:,} classes"
+    shards = len(found.shards)
     print_lines(
         [
-            f"{len(found):,} samples, {classes}, {len(found.shards):,} shards",
+            f"{len(found):,} samples, {classes}, {shards:,} shard{'s' * (shards != 1)}",
             f"fingerprint {found.fingerprint}",
             f"index {found.path}",
         ]

@@ -13,9 +13,7 @@ class Meter:
     The rate is that of the last half minute, so that a slow start (a first batch, a cold disk) is soon forgotten.
     """
 
-    def __init__(
-        self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self.total, self.unit, self.done = total, unit, done
         self._clock = clock
         self._first, self._began = done, clock()

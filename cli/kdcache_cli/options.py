@@ -25,9 +25,7 @@ DataOption = Annotated[
 
 CacheOption = Annotated[
     str,
-    typer.Option(
-        "--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="The Zarr store of the teachers' answers."
-    ),
+    typer.Option("--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="The Zarr store of the teachers' answers."),
 ]
 
 DeviceOption = Annotated[

@@ -18,9 +18,7 @@ from kdcache_cli.options import (
 
 
 def train(
-    student: Annotated[
-        str, typer.Option("--student", metavar="NAME", help="Any timm model name, such as resnet50.")
-    ],
+    student: Annotated[str, typer.Option("--student", metavar="NAME", help="Any timm model name, such as resnet50.")],
     data: DataOption = DEFAULT_DATA,
     cache: CacheOption = DEFAULT_CACHE,
     val: Annotated[
