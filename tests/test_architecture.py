@@ -43,9 +43,7 @@ def _module_name(path: Path, package: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {
-    _module_name(path, package): path for package in PACKAGES for path in sorted(package.rglob("*.py"))
-}
+MODULES = {_module_name(path, package): path for package in PACKAGES for path in sorted(package.rglob("*.py"))}
 LIBRARY = [module for module in MODULES if module.split(".")[0] == "kdcache"]
 
 
@@ -133,9 +131,7 @@ def test_pure_modules_do_no_io(package: str) -> None:
         names = imports_of(module)
         used = {name for name in names if name.split(".")[0] in OUTSIDE}
         called = {name for name, _ in calls_in(module) if name in OUTSIDE_CALLS}
-        assert not used | called, (
-            f"{module} (imported by {importer or 'itself'}) uses {sorted(used | called)}"
-        )
+        assert not used | called, f"{module} (imported by {importer or 'itself'}) uses {sorted(used | called)}"
         queue += [(name, module) for name in names if name in MODULES]
 
 
@@ -150,9 +146,7 @@ def circle_in(graph: Mapping[str, Set[str]]) -> str:
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     """A function may import what was built on its module: `open_renderer` opens the renderers."""
-    assert not circle_in(
-        {module: imports_of(module, in_functions=False) & MODULES.keys() for module in MODULES}
-    )
+    assert not circle_in({module: imports_of(module, in_functions=False) & MODULES.keys() for module in MODULES})
 
 
 def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
@@ -175,8 +169,7 @@ def test_only_the_command_line_knows_the_jobs() -> None:
     users = {
         module
         for module in LIBRARY
-        if not within(module, "kdcache.jobs")
-        and any(within(name, "kdcache.jobs") for name in imports_of(module))
+        if not within(module, "kdcache.jobs") and any(within(name, "kdcache.jobs") for name in imports_of(module))
     }
     assert not users
 

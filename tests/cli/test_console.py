@@ -96,9 +96,7 @@ def test_facts_and_warnings_are_lines_of_their_own() -> None:
 
 
 def test_tables_align_words_to_the_left_and_numbers_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(
-        ("model", "top-1", "bytes"), [("teacher", "91.10%", "-"), ("student alone", "6.30%", "1,024.5")]
-    )
+    print_table(("model", "top-1", "bytes"), [("teacher", "91.10%", "-"), ("student alone", "6.30%", "1,024.5")])
     assert capsys.readouterr().out.splitlines() == [
         "model           top-1    bytes",
         "teacher        91.10%        -",

@@ -47,9 +47,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
     for option in OPTIONS[command].split():
         line = next((line for line in text.splitlines() if re.search(rf"(?<!\S){option}(?!\S)", line)), None)
         assert line, f"{command} does not name {option}"
-        assert re.search(r"[A-Za-z;]+ [a-z]+ ", line.partition(option)[2]), (
-            f"{option} is not explained: {line}"
-        )
+        assert re.search(r"[A-Za-z;]+ [a-z]+ ", line.partition(option)[2]), f"{option} is not explained: {line}"
 
 
 def test_defaults_shown_are_those_of_the_library() -> None:

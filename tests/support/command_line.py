@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 
-def kdcache(
-    *arguments: str | Path, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def kdcache(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """What `kdcache ARGUMENTS` prints and exits with; wide enough that no help text is folded."""
     return subprocess.run(
         [sys.executable, "-m", "kdcache_cli", *map(str, arguments)],
