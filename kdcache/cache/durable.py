@@ -132,8 +132,6 @@ class LocalFiles(Files):
                 self._disk.remove(partial)
 
         with self._named("write", key):
-            if target.exists():
-                return False
             try:
                 self._staged(key, data, place)
             except FileExistsError:

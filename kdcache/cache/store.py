@@ -20,8 +20,8 @@ import numcodecs.blosc
 import numpy as np
 import zarr
 from jaxtyping import Int32
+from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from kdcache.cache.durable import PARTIAL, LocalFiles
@@ -190,8 +190,7 @@ class Cache:
         for key in missing:
             self._files.put(key, metas[key])
         if missing:
-            self._files.flush(missing)
-            self._files.tidy()
+            self._files.tidy()  # the first block flushes them: its files lie in the same folders
         return entry
 
     def _teacher(self, name: str) -> TeacherIdentity | None:

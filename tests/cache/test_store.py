@@ -54,6 +54,13 @@ def test_many_windows_lie_in_several_chunks(tmp_path: Path, monkeypatch: pytest.
         _ = Cache.open(tmp_path).windows
 
 
+def test_one_window_is_stored_like_many(tmp_path: Path) -> None:
+    """Zarr leaves out chunks of nothing but zeros unless it is told."""
+    windows = np.zeros_like(WINDOWS)
+    cache = Cache.create(tmp_path, replace(VIEW_SET, windows=windows_checksum(windows)), windows)
+    assert cache.windows.tolist() == [0] * SAMPLES
+
+
 def test_other_windows_than_the_view_sets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="windows"):
         Cache.create(tmp_path, VIEW_SET, WINDOWS + 1)
