@@ -56,9 +56,7 @@ def expand_data(data: str | Path) -> tuple[str, ...]:
             raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
         seen.add(shard)
         if not os.path.isfile(shard):
-            raise DataError(
-                f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it."
-            )
+            raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
     return shards
 
 
@@ -66,9 +64,7 @@ def _in_folder(folder: Path) -> tuple[str, ...]:
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
-        raise DataError(
-            f"The folder {folder} cannot be read: {error.strerror}. Check its permissions."
-        ) from error
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
     shards = tuple(os.path.abspath(folder / name) for name in names if name.endswith(".tar"))
     if shards:
         return shards
@@ -88,9 +84,7 @@ def _in_folder(folder: Path) -> tuple[str, ...]:
 def _expand_braces(pattern: str) -> list[str]:
     if not any(mark in pattern for mark in ("{", "::", "$")):
         if not os.path.exists(pattern):
-            raise DataError(
-                f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them."
-            )
+            raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
         return [pattern]
     from webdataset.shardlists import expand_urls  # imports torch
 
@@ -171,7 +165,6 @@ class _OpenFiles:
                 self._open[shard] = _open_shard(self._paths[shard])
             self._open.move_to_end(shard)
             self._users[shard] = self._users.get(shard, 0) + 1
-            self._close_idle(self._limit)
             descriptor = self._open[shard]
         try:
             yield descriptor

@@ -108,9 +108,7 @@ def _tar(path: Path) -> Iterator["TarWriter"]:
     from webdataset.writer import TarWriter  # imports torch
 
     with open(path, "wb") as stream:
-        with TarWriter(
-            stream, user="", group="", mode=0o444, mtime=0, encoder=False, format="PAX_FORMAT"
-        ) as tar:
+        with TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False) as tar:
             yield tar
         stream.flush()
         os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -186,6 +187,9 @@ def test_without_labels_there_is_another_index(shards: Path) -> None:
     assert set(unlabelled.label.tolist()) == {-1}
     assert labelled.fingerprint != unlabelled.fingerprint
     assert builds(shards) == builds(shards, unlabelled=True) == 0
+    shutil.rmtree(unlabelled.path)
+    labelled.path.rename(unlabelled.path)
+    assert builds(shards, unlabelled=True) == 1
 
 
 def test_samples_without_labels_are_taken_as_unlabelled(tmp_path: Path) -> None:
@@ -364,6 +368,8 @@ def test_a_pattern_has_an_index_of_its_own_beside_the_shards(shards: Path) -> No
     assert part.path.parent == shards
     assert part.path.name.startswith("kdcache-index-")
     assert part.class_names == whole.class_names
+    other = open_index(f"{shards}/shard-00000{{0,2}}.tar")
+    assert other.fingerprint != part.fingerprint
     assert builds(shards) == builds(f"{shards}/shard-00000{{0,1}}.tar") == 0
 
 
@@ -435,6 +441,7 @@ def test_a_failed_build_keeps_the_older_index(shards: Path) -> None:
 
 def test_killed_at_any_step_a_build_leaves_no_half_index(shards: Path) -> None:
     expected = open_index(shards).fingerprint
+    files = {path.name for path in (shards / "kdcache-index").iterdir()}
     add_a_shard(shards)
     deaths = 0
     for _ in kills(lambda: open_index(shards)):
@@ -442,6 +449,8 @@ def test_killed_at_any_step_a_build_leaves_no_half_index(shards: Path) -> None:
         found = index_module._load(shards / "kdcache-index", source)
         if found is not None:
             assert len(found) == 13
+        if (shards / "kdcache-index").exists():
+            assert {path.name for path in (shards / "kdcache-index").iterdir()} >= files
         deaths += 1
     assert deaths > 15
     (shards / "shard-000003.tar").unlink()

@@ -132,6 +132,22 @@ def test_any_number_of_threads_read_at_once_through_few_open_files(shards: Path,
     assert open_shards(shards) == 0
 
 
+def test_closing_waits_for_no_read_and_breaks_none(
+    shards: Path, images: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_index(shards)
+    reader = SampleReader(index)
+    pread = os.pread
+
+    def close_first(descriptor: int, length: int, offset: int) -> bytes:
+        reader.close()
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", close_first)
+    assert reader.read(np.array([3])) == [images[index.key(3)]]
+    assert open_shards(shards) == 0
+
+
 def test_a_shard_that_shrank_is_an_error_that_names_the_sample(tmp_path: Path) -> None:
     index = open_index(make_shards(tmp_path, images=4, shards=1))
     last = int(np.argmax(index.offset))

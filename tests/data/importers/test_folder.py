@@ -59,11 +59,13 @@ def test_classes_labels_and_bytes_are_those_of_torchvision(tree: Path, tmp_path:
 
 
 def test_links_are_followed(tree: Path, tmp_path: Path) -> None:
+    import_folder(tree, tmp_path / "a")
     (tmp_path / "linked").mkdir()
     for folder in tree.iterdir():
         if folder.is_dir():
             (tmp_path / "linked" / folder.name).symlink_to(folder)
-    import_folder(tree, tmp_path / "a")
+    (tree / "n01440764" / "sub.folder").rename(tmp_path / "elsewhere")
+    (tree / "n01440764" / "sub.folder").symlink_to(tmp_path / "elsewhere")
     import_folder(tmp_path / "linked", tmp_path / "b")
     assert open_index(tmp_path / "a").fingerprint == open_index(tmp_path / "b").fingerprint
 
