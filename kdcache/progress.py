@@ -21,9 +21,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Somebody who is told what a job does."""
 
-    def task(
-        self, title: str, total: int, unit: str = "images", done: int = 0
-    ) -> AbstractContextManager[Task]:
+    def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> AbstractContextManager[Task]:
         """Open a stretch of `total` units, `done` of which were there already."""
 
     def say(self, line: str) -> None:

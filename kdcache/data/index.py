@@ -108,9 +108,7 @@ def build_index(
     return _open(data, unlabelled, workers, progress, rebuild=True)
 
 
-def _open(
-    data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool
-) -> Index:
+def _open(data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool) -> Index:
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)

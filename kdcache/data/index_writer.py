@@ -21,8 +21,7 @@ def hash_keys(keys: bytes, lengths: np.ndarray) -> bytes:
     ends = np.cumsum(lengths).tolist()
     starts = [0, *ends][:-1]
     return b"".join(
-        hashlib.blake2b(keys[start:end], digest_size=8).digest()
-        for start, end in zip(starts, ends, strict=True)
+        hashlib.blake2b(keys[start:end], digest_size=8).digest() for start, end in zip(starts, ends, strict=True)
     )
 
 

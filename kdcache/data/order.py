@@ -47,9 +47,7 @@ class Windows:
     warning: str | None = None
 
 
-def derive_windows(
-    shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], shards: int
-) -> Windows:
+def derive_windows(shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], shards: int) -> Windows:
     """Windows of about 64 neighbouring shards; one window for few shards, or where windows differ in their labels.
 
     A window whose labels are far from the whole's would feed the student a few classes at a time. Far means a total

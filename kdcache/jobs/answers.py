@@ -35,9 +35,7 @@ def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch
 def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: int) -> Iterator[Span]:
     """The batches, in row order, that hold the rows of `span`."""
     for block in range(span.start // block_rows, block_count(span.stop, block_rows)):
-        for batch in block_batches(
-            span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size
-        ):
+        for batch in block_batches(span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):
             if batch.stop > span.start and batch.start < span.stop:
                 yield batch
 

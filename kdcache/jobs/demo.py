@@ -149,9 +149,7 @@ def demo(
             alone = train(replace(from_cache, out=out / "runs" / "alone", supervised=True), progress)
         with _timed("train with the teacher live", stages):
             live = train(
-                replace(
-                    from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)
-                ),
+                replace(from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)),
                 progress,
             )
         with _timed("evaluate", stages):

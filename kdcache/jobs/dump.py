@@ -194,9 +194,7 @@ class _Source:
 def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progress: Progress) -> DumpReport:
     samples = source.samples
     blocks = block_count(samples, source.block_rows)
-    missing = [
-        (view, block) for view in range(views) for block in sorted(set(range(blocks)) - entry.recorded(view))
-    ]
+    missing = [(view, block) for view in range(views) for block in sorted(set(range(blocks)) - entry.recorded(view))]
     rows_left = sum(_rows(block, samples, source.block_rows) for _, block in missing)
     provenance = provenance_of(source.renderer, source.teacher)
     _warn_of_other_provenance(entry, provenance, progress)
@@ -254,9 +252,7 @@ def _dry_run(request: DumpRequest, source: _Source, identity: TeacherIdentity, v
         for batch_views, answered in source.answers(spans):
             top1.count(batch_views, answered)
             parts.append(answered.targets)
-        cache = Cache.create(
-            str(Path(folder) / "cache"), source.opened.identity, source.opened.view_set.windows
-        )
+        cache = Cache.create(str(Path(folder) / "cache"), source.opened.identity, source.opened.view_set.windows)
         entry = cache.add_teacher(identity, source.coding)
         entry.write_block(0, 0, type(parts[0]).concat(parts), {})
         bytes_per_view = _stored_bytes(entry, 1) / sum(len(part) for part in parts)

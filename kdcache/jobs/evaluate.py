@@ -83,7 +83,12 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     network.module.to(device).eval()
     index = open_index(request.data, progress=progress)
     return score(
-        network, index, name=request.model, device=device, precision=precision, batch_size=request.batch_size,
+        network,
+        index,
+        name=request.model,
+        device=device,
+        precision=precision,
+        batch_size=request.batch_size,
         progress=progress,
     )
 

@@ -146,9 +146,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     live = _live(request, cache, opened, device) if mode == "live" else None
     kind = entry.coding.kind if entry is not None else "full" if live is not None else None
     label_space = _label_space(entry, live)
-    require(
-        config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0
-    )
+    require(config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
     num_classes = _num_classes(index, entry, live)
     setup = Setup(
         config=config,
@@ -280,9 +278,7 @@ def _live(request: TrainRequest, cache: Cache | None, opened: OpenViews, device:
     index = opened.view_set.index
     if label_space == "teacher" and index.num_classes != teacher.num_classes:
         label_space = "none"
-    return LiveTeacher(
-        teacher, make_coding("full", teacher.num_classes), label_space, opened.identity.block_rows
-    )
+    return LiveTeacher(teacher, make_coding("full", teacher.num_classes), label_space, opened.identity.block_rows)
 
 
 def _label_space(entry: Entry | None, live: LiveTeacher | None) -> str:

@@ -186,7 +186,9 @@ def _student(setup: Setup) -> Network:
     )
 
 
-def _batches(setup: Setup, request: TrainRequest, device: torch.device, first_step: int) -> Generator[Batch, None, None]:
+def _batches(
+    setup: Setup, request: TrainRequest, device: torch.device, first_step: int
+) -> Generator[Batch, None, None]:
     """The batches from `first_step` on, from whatever source the setup has."""
     config, view_set = setup.config, setup.opened.view_set
     size = config.student.size
@@ -261,9 +263,7 @@ def _end_epoch(
     return evaluation
 
 
-def _save(
-    checkpoints: Checkpoints, network: Network, trainer: Trainer, epoch: "_Epoch", score: float | None
-) -> None:
+def _save(checkpoints: Checkpoints, network: Network, trainer: Trainer, epoch: "_Epoch", score: float | None) -> None:
     checkpoints.save(
         trainer.step,
         model=network.module.state_dict(),
@@ -364,4 +364,3 @@ class _Clock:
     def images_per_s(self) -> float | None:
         """Over everything between `go_on` and `pause` so far."""
         return self._images / self._seconds if self._seconds else None
-

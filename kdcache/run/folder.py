@@ -47,14 +47,10 @@ class RunFolder:
                 write_config(config, self.path / _CONFIG)
                 return True
             if self.path.exists() and any(self.path.iterdir()):
-                raise RunError(
-                    f"{self.path} holds files that are no run: give an empty or new folder with --out."
-                )
+                raise RunError(f"{self.path} holds files that are no run: give an empty or new folder with --out.")
             self.path.mkdir(parents=True, exist_ok=True)
             np.save(self.path / _WINDOWS, windows)
-            (self.path / _BELONGS).write_text(
-                json.dumps(belongs, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-            )
+            (self.path / _BELONGS).write_text(json.dumps(belongs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
             return False
         except OSError as error:

@@ -106,9 +106,7 @@ class Coding(ABC):
         """The arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
 
     @abstractmethod
-    def unpack(
-        self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]
-    ) -> Targets:
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
         """The first `count` rows of a chunk. `labels` must be those that `keep` was given.
 
         Raises CorruptError where the arrays contradict themselves or the labels.
@@ -129,9 +127,7 @@ class Coding(ABC):
         """Raise where `keep` was given something else than log-probabilities and labels of this many classes."""
         classes = log_probs.shape[1]
         if classes != self.num_classes:
-            raise ModelError(
-                f"The teacher answers with {classes} classes where {self.num_classes} were expected."
-            )
+            raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")
         off = torch.logsumexp(log_probs, 1).abs()
         # NaN compares false, so that it is refused as well.
         if not bool((off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()):

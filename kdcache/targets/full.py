@@ -85,8 +85,6 @@ class FullCoding(Coding):
         packed[: len(targets)] = targets.log_prob.numpy()
         return {"log_prob": packed}
 
-    def unpack(
-        self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]
-    ) -> FullTargets:
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> FullTargets:
         """The same bits back."""
         return FullTargets(torch.from_numpy(arrays["log_prob"][:count]), torch.from_numpy(labels))

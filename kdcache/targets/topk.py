@@ -126,9 +126,7 @@ class TopKTargets(Targets):
         return found.clamp(min=TINY).log()
 
 
-def keep_top(
-    log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: int, min_prob: float
-) -> TopKTargets:
+def keep_top(log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: int, min_prob: float) -> TopKTargets:
     """Keep at most `k` classes with p > `min_prob` of every row (of equal ones the lower class), the tail,
     the labels.
 

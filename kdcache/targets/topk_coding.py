@@ -90,9 +90,7 @@ class TopKCoding(Coding):
         packed["label"][:, :count] = encode_label(targets.label_prob.numpy()).T
         return packed
 
-    def unpack(
-        self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]
-    ) -> TopKTargets:
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> TopKTargets:
         """Read `count` rows and give every row the sum 1."""
         counts = arrays["count"][:count].astype(np.int64)
         offset = np.concatenate([[0], counts.cumsum()])

@@ -20,9 +20,7 @@ _COS_TERMS = tuple((-1.0) ** n / math.factorial(2 * n) for n in range(9, -1, -1)
 _SIN_TERMS = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(9, -1, -1))
 
 
-def _polynomial(
-    x: Float64[np.ndarray, "*n"], coefficients: tuple[float, ...]
-) -> Float64[np.ndarray, "*n"]:
+def _polynomial(x: Float64[np.ndarray, "*n"], coefficients: tuple[float, ...]) -> Float64[np.ndarray, "*n"]:
     """Horner's scheme, highest power first; separate NumPy calls, so no fused multiply-add can creep in."""
     total = np.full_like(x, coefficients[0])
     for coefficient in coefficients[1:]:

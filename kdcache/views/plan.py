@@ -133,10 +133,8 @@ def _mixing(
     choice, beta, box = (words(seed, Stream.MIX, even_key_hash, view, 3)[:, i] for i in range(3))
 
     can_cut = policy.cutmix > 0 or policy.cutmix_minmax is not None
-    if can_cut and policy.mixup > 0:
-        cuts = unit(choice[:, 1]) < policy.switch_prob
-    else:
-        cuts = np.full(pairs, can_cut)
+    either = can_cut and policy.mixup > 0
+    cuts = unit(choice[:, 1]) < policy.switch_prob if either else np.full(pairs, can_cut)
     # timm takes alpha = 1 for cutmix when the box comes from min and max.
     cut_alpha = 1.0 if policy.cutmix_minmax is not None else policy.cutmix
     share = symmetric_beta(beta, np.where(cuts, cut_alpha or 1.0, policy.mixup or 1.0)).astype(np.float32)

@@ -60,13 +60,9 @@ class Policy:
             if alpha != 0 and not 1e-3 <= alpha < math.inf:
                 raise ConfigError(f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001.")
         if self.interpolation not in INTERPOLATIONS:
-            raise ConfigError(
-                f"policy.interpolation is {self.interpolation!r}: use {' or '.join(INTERPOLATIONS)}."
-            )
+            raise ConfigError(f"policy.interpolation is {self.interpolation!r}: use {' or '.join(INTERPOLATIONS)}.")
         if not 8 <= self.reference_size <= 4096:
-            raise ConfigError(
-                f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096."
-            )
+            raise ConfigError(f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096.")
 
     @property
     def mixes(self) -> bool:

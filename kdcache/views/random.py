@@ -74,9 +74,7 @@ def below(words: UInt32[np.ndarray, "*n"], bound: Int64[np.ndarray, "*n"]) -> In
     return ((words.astype(np.uint64) * bound.astype(np.uint64)) >> _SHIFT32).astype(np.int64)
 
 
-def symmetric_beta(
-    words: UInt32[np.ndarray, "n 4"], alpha: Float64[np.ndarray, "n"]
-) -> Float64[np.ndarray, "n"]:
+def symmetric_beta(words: UInt32[np.ndarray, "n 4"], alpha: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     """Beta(alpha, alpha) from four words, for every alpha > 0, without rejection.
 
     B ~ Beta(a + 1, a + 1) comes from two uniforms (G. Ulrich, "Computer generation of distributions on the m-sphere",

@@ -45,9 +45,7 @@ class Rows:
 class ViewSet:
     """Every view of some samples under one policy and seed: a pure function from spans to rows."""
 
-    def __init__(
-        self, index: Index, policy: Policy, seed: int, windows: Int32[np.ndarray, "n"]
-    ) -> None:
+    def __init__(self, index: Index, policy: Policy, seed: int, windows: Int32[np.ndarray, "n"]) -> None:
         self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
         # An order is 8 bytes a sample and takes a second a million to make; spans come view by view.
         self._order = lru_cache(maxsize=2)(self._make_order)

@@ -139,7 +139,7 @@ def test_a_cache_that_cannot_be_written_is_a_clear_error(job, unwritable):
 
 
 def test_a_run_folder_that_cannot_be_written_is_a_clear_error(job, unwritable):
-    with pytest.raises(RunError, match="below.*--out"):
+    with pytest.raises(RunError, match=r"below.*--out"):
         train(train_request(job.data, unwritable, cache=str(job.cache), epochs=1))
 
 

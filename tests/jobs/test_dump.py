@@ -36,8 +36,10 @@ def test_the_cache_holds_the_teachers_own_answers(job):
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (network.card.mean, network.card.std))
     rows = view_set.rows(Span(1, 0, SAMPLES))
     stored = torch.cat(
-        [entry.read_block(1, block, rows.labels[slice(*entry.layout.block_range(block))]).log_probs(CLASSES)
-         for block in range(entry.layout.blocks)]
+        [
+            entry.read_block(1, block, rows.labels[slice(*entry.layout.block_range(block))]).log_probs(CLASSES)
+            for block in range(entry.layout.blocks)
+        ]
     )
     with (
         open_renderer("dali", size=32, interpolation="bilinear", max_batch=SAMPLES) as renderer,
@@ -45,9 +47,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
         torch.inference_mode(),
     ):
         (views,) = stream_views(view_set, reader, renderer, [Span(1, 0, SAMPLES)])
-        expected = torch.cat([
-            module((picture[None] / 255 - mean) / std).log_softmax(1) for picture in views.pixels
-        ])
+        expected = torch.cat([module((picture[None] / 255 - mean) / std).log_softmax(1) for picture in views.pixels])
     assert stored.shape == (SAMPLES, CLASSES)
     assert torch.allclose(stored, expected, atol=1e-5)
     assert expected.std(0).min() > 1e-3, "the answers must differ, or any order of rows would pass"
@@ -134,7 +134,7 @@ def test_another_data_set_is_refused(job, tmp_path):
 
 def test_a_teacher_of_other_classes_needs_a_label_space_of_its_own(job, tmp_path):
     weights = make_teacher(tmp_path / "teacher", classes=7)
-    with pytest.raises(IdentityError, match="4 classes, the teacher 7.*--label-space none"):
+    with pytest.raises(IdentityError, match=r"4 classes, the teacher 7.*--label-space none"):
         dump(dump_request(job.data, tmp_path / "cache", weights, job.policy))
     report = dump(dump_request(job.data, tmp_path / "cache", weights, job.policy, label_space="none", targets="topk"))
     assert report.top1 is None

@@ -1,6 +1,7 @@
 """A view is the same array whatever the batch size, the worker, the process or the shard layout."""
 
 import hashlib
+import io
 import subprocess
 import sys
 from contextlib import closing
@@ -30,9 +31,7 @@ def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali"):
         open_renderer(renderer, size=32, interpolation="bilinear", max_batch=batch, threads=threads) as pixels,
         closing(SampleReader(index)) as reader,
     ):
-        parts = [
-            (part.pixels.numpy(), part.rows.labels) for part in stream_views(view_set, reader, pixels, spans)
-        ]
+        parts = [(part.pixels.numpy(), part.rows.labels) for part in stream_views(view_set, reader, pixels, spans)]
     return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
@@ -89,13 +88,12 @@ def test_another_process_makes_the_same_view(two_shardings, expected):
     many, _, windows = two_shardings
     script = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "import io\n"
         "import numpy as np\n"
         "from kdcache.data.index import open_index\n"
         "from jobs.test_views_are_the_same import digest, view_of\n"
-        "print(digest(view_of(sys.argv[1], np.load(sys.stdin.buffer), batch=50)[0]))\n"
+        "print(digest(view_of(sys.argv[1], np.load(io.BytesIO(sys.stdin.buffer.read())), batch=50)[0]))\n"
     )
-    import io
-
     stdin = io.BytesIO()
     np.save(stdin, windows)
     tests = [path for path in sys.path if path.endswith("tests")]

@@ -16,9 +16,7 @@ WIDTH = 96
 SHARPEN = 2.5 * 1.42
 
 
-def simulate(
-    images: int, views: int = 1, classes: int = 1000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def simulate(images: int, views: int = 1, classes: int = 1000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Labels int64 [images], in random order, and log-probabilities float32 [views, images, classes]."""
     rng = np.random.default_rng(seed)
     world = World.draw(rng, classes)
@@ -94,9 +92,7 @@ class Images:
         lost = 0.1 * rng.standard_normal(n).clip(-1.5, 3) + 0.3 * np.exp(-7 * crop)
         first = (1 - lost).clip(0.05, 1.3)
         second = self.second_strength * (1 + 0.45 * rng.standard_normal(n)).clip(0, 2.2)
-        context = (
-            rows_of_length_one(rng.standard_normal((n, WIDTH))) * (0.75 + 0.5 * np.exp(-5 * crop))[:, None]
-        )
+        context = rows_of_length_one(rng.standard_normal((n, WIDTH))) * (0.75 + 0.5 * np.exp(-5 * crop))[:, None]
         feature = (
             world.direction[self.seen_as] * first[:, None]
             + world.direction[self.second] * second[:, None]

@@ -97,6 +97,5 @@ def fill(entry: Entry, views: int = 2) -> Entry:
 def tree(path: Path) -> dict[str, bytes | None]:
     """Every file below a path, and None for every folder."""
     return {
-        str(part.relative_to(path)): part.read_bytes() if part.is_file() else None
-        for part in sorted(path.rglob("*"))
+        str(part.relative_to(path)): part.read_bytes() if part.is_file() else None for part in sorted(path.rglob("*"))
     }

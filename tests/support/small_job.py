@@ -53,8 +53,4 @@ def train_request(data: str, out: Path, **choice: object) -> TrainRequest:
 
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path there."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

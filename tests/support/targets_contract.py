@@ -95,9 +95,7 @@ class TargetsContract:
     def test_slices_and_their_concatenation(self, kept: Targets) -> None:
         whole = kept.log_probs(CLASSES)
         assert torch.equal(kept[7:19].log_probs(CLASSES), whole[7:19])
-        assert torch.equal(
-            kept[7:19][2:].label_log_prob().nan_to_num(), kept.label_log_prob()[9:19].nan_to_num()
-        )
+        assert torch.equal(kept[7:19][2:].label_log_prob().nan_to_num(), kept.label_log_prob()[9:19].nan_to_num())
         assert len(kept[9:9]) == 0
         assert same(type(kept).concat([kept[:9], kept[9:9], kept[9:]]), kept)
         with pytest.raises(IndexError):

@@ -15,9 +15,7 @@ def teacher() -> tuple[Tensor, Tensor]:
     """Log-probabilities float32 [4000, 1000] and labels int64 [4000, 2]."""
     label, log_prob = simulate(4000)
     partner = np.roll(label, 1)
-    return torch.log_softmax(torch.from_numpy(log_prob[0]), 1), torch.from_numpy(
-        np.stack([label, partner], 1)
-    )
+    return torch.log_softmax(torch.from_numpy(log_prob[0]), 1), torch.from_numpy(np.stack([label, partner], 1))
 
 
 def loss_and_bytes(teacher: tuple[Tensor, Tensor], **parameters: float) -> tuple[float, float]:

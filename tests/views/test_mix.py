@@ -8,7 +8,9 @@ from kdcache.views.mix import mix
 
 
 def pixels_of(rows, size=8, seed=0):
-    return torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0, 256, (rows, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_mixup_blends_neighbours_and_leaves_the_odd_row():
@@ -58,17 +60,17 @@ def test_a_pair_is_mixed_as_timm_mixes_it(seed):
     from timm.data.mixup import Mixup
 
     pixels = pixels_of(2, size=16, seed=seed)
-    np.random.seed(seed)  # noqa: NPY002 (timm draws from NumPy's global state)
+    np.random.seed(seed)
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode="pair", num_classes=4, label_smoothing=0)
     weight, use_cutmix = mixup._params_per_elem(1)
     cut = np.zeros((1, 4), np.int32)
-    state = np.random.get_state()  # noqa: NPY002
+    state = np.random.get_state()
     if use_cutmix[0]:
         from timm.data.mixup import cutmix_bbox_and_lam
 
         (top, bottom, left, right), lam = cutmix_bbox_and_lam((3, 16, 16), weight[0])
         weight[0], cut[0] = lam, (top, left, bottom, right)
-    np.random.set_state(state)  # noqa: NPY002
+    np.random.set_state(state)
     mixup._params_per_elem = lambda count, drawn=mixup._params_per_elem: (
         np.array([weight[0] if not use_cutmix[0] else 0.5], np.float32),
         use_cutmix,

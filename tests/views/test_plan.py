@@ -130,7 +130,7 @@ def test_crops_are_distributed_as_timms(height, width):
     ],
 )
 def test_mixing_is_distributed_as_timms(settings):
-    np.random.seed(0)  # noqa: NPY002 (timm draws from NumPy's global state)
+    np.random.seed(0)
     policy = Policy(**settings, reference_size=64)
     timm_mixup = Mixup(
         mixup_alpha=policy.mixup,

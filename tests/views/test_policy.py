@@ -35,7 +35,7 @@ def test_defaults_are_left_out_of_the_identity():
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_name():
-    with pytest.raises(ConfigError, match="mixip.*Did you mean mixup"):
+    with pytest.raises(ConfigError, match=r"mixip.*Did you mean mixup"):
         Policy.from_json({"mixip": 0.2})
 
 

@@ -43,9 +43,7 @@ _PREFIXES = {"train": "train", "test": "t10k"}
 
 def fashion_mnist_sources() -> dict[str, Traversable]:
     """The folders from which the set can be had here, best first: "debian" (if installed) and "sample"."""
-    sources: dict[str, Traversable] = (
-        {"debian": DEBIAN} if (DEBIAN / "train-images-idx3-ubyte.gz").is_file() else {}
-    )
+    sources: dict[str, Traversable] = {"debian": DEBIAN} if (DEBIAN / "train-images-idx3-ubyte.gz").is_file() else {}
     return {**sources, SAMPLE: files("kdcache.data") / "sample"}
 
 
@@ -77,9 +75,7 @@ def import_fashion_mnist(
     numbers = {f"{split}-{number:05d}": number for number in range(len(images))}
     order = shuffled(numbers, seed)[:limit]
     if limit is not None and limit > len(order):
-        progress.warn(
-            f"{name} has {len(order)} {split} images, fewer than the limit of {limit}; all are taken"
-        )
+        progress.warn(f"{name} has {len(order)} {split} images, fewer than the limit of {limit}; all are taken")
     with progress.task("importing", total=len(order)) as task:
 
         def samples() -> Iterator[NewSample]:
@@ -106,11 +102,7 @@ def _source(source: str | Path | None) -> tuple[str, Traversable]:
 def _read(folder: Traversable, split: Split) -> tuple[UInt8[np.ndarray, "n 28 28"], UInt8[np.ndarray, " n"]]:
     images = read_idx(_file(folder, f"{_PREFIXES[split]}-images-idx3-ubyte"), 3)
     labels = read_idx(_file(folder, f"{_PREFIXES[split]}-labels-idx1-ubyte"), 1)
-    if (
-        images.shape[1:] != (28, 28)
-        or len(images) != len(labels)
-        or labels.max(initial=0) >= len(CLASS_NAMES)
-    ):
+    if images.shape[1:] != (28, 28) or len(images) != len(labels) or labels.max(initial=0) >= len(CLASS_NAMES):
         raise DataError(
             f"{folder} does not hold Fashion-MNIST: its {split} split has images of shape {images.shape} and "
             f"{len(labels)} labels up to {labels.max(initial=0)}. Name the folder with its original files."

@@ -58,10 +58,7 @@ def keys_of(paths: Iterable[str]) -> dict[str, str]:
     """
     split = {path: (_escaped(os.path.splitext(path)[0]), os.path.splitext(path)[1][1:]) for path in paths}
     shared = Counter(stem for stem, _ in split.values())
-    return {
-        (stem if shared[stem] == 1 else f"{stem}%{extension}"): path
-        for path, (stem, extension) in split.items()
-    }
+    return {(stem if shared[stem] == 1 else f"{stem}%{extension}"): path for path, (stem, extension) in split.items()}
 
 
 def _escaped(path: str) -> str:
@@ -77,9 +74,7 @@ def _classes(src: Path) -> list[str]:
     try:
         names = sorted(entry.name for entry in os.scandir(src) if entry.is_dir())
     except OSError as error:
-        raise DataError(
-            f"The folder {src} cannot be read: {error.strerror}. Name an ImageFolder tree."
-        ) from error
+        raise DataError(f"The folder {src} cannot be read: {error.strerror}. Name an ImageFolder tree.") from error
     if not names:
         raise DataError(f"There are no class folders in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
     return names

@@ -11,6 +11,4 @@ def shuffled(keys: Iterable[str], seed: int) -> list[str]:
     that they have among all.
     """
     salt = seed.to_bytes(8, "little")
-    return sorted(
-        keys, key=lambda key: (hashlib.blake2b(key.encode(), digest_size=16, key=salt).digest(), key)
-    )
+    return sorted(keys, key=lambda key: (hashlib.blake2b(key.encode(), digest_size=16, key=salt).digest(), key))
