@@ -1,7 +1,6 @@
 """`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
 
 import platform
-import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -14,7 +13,7 @@ import torch
 import kdcache
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity
-from kdcache.cache.store import Cache
+from kdcache.cache.store import Cache, encoded_bytes
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
@@ -102,7 +101,12 @@ class DumpReport:
         size = f"{self.bytes_per_view:.1f} bytes a view, {_readable(total)} in all"
         what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
         if self.dry_run:
-            return [f"Dry run: {what}: about {size}. Nothing was written to {self.cache}."]
+            assert self.images_per_s is not None
+            hours = self.samples * self.views / self.images_per_s / 3600
+            return [
+                f"Dry run: {what}: about {size}, in {hours:,.1f} hours at the {self.images_per_s:,.0f} images/s of its "
+                f"first batches. Nothing was written to {self.cache}."
+            ]
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
@@ -147,7 +151,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     ):
         source = _Source(opened, reader, renderer, teacher, coding, request.label_space)
         if request.dry_run:
-            return _dry_run(request, source, identity, views)
+            return _dry_run(request, source, identity.name, views)
         cache = (
             Cache.open(request.cache, read_only=False)
             if Cache.exists(request.cache)
@@ -241,25 +245,26 @@ def _take_block(
     return parts
 
 
-def _dry_run(request: DumpRequest, source: _Source, identity: TeacherIdentity, views: int) -> DumpReport:
-    """Answer a few batches, store them in a cache of their own, and count its bytes."""
-    spans = source.batches(0, 0)[:_DRY_RUN_BATCHES]
-    samples = source.samples
-    with tempfile.TemporaryDirectory(prefix="kdcache-dry-run-") as folder:
-        top1 = _Top1()
-        parts = []
-        start = time.perf_counter()
-        for batch_views, answered in source.answers(spans):
-            top1.count(batch_views, answered)
-            parts.append(answered.targets)
-        cache = Cache.create(str(Path(folder) / "cache"), source.opened.identity, source.opened.view_set.windows)
-        entry = cache.add_teacher(identity, source.coding)
-        entry.write_block(0, 0, type(parts[0]).concat(parts), {})
-        bytes_per_view = _stored_bytes(entry, 1) / sum(len(part) for part in parts)
-        images_per_s = sum(len(part) for part in parts) / (time.perf_counter() - start)
-    blocks = block_count(samples, source.block_rows) * views
+def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> DumpReport:
+    """Answer a few batches, code them as they would be stored, and count the bytes."""
+    start = time.perf_counter()
+    top1 = _Top1()
+    parts = []
+    for batch_views, answered in source.answers(source.batches(0, 0)[:_DRY_RUN_BATCHES]):
+        top1.count(batch_views, answered)
+        parts.append(answered.targets)
+    targets = type(parts[0]).concat(parts)
     return DumpReport(
-        request.cache, identity.name, samples, views, 0, blocks, bytes_per_view, images_per_s, top1.share, dry_run=True
+        cache=request.cache,
+        teacher=name,
+        samples=source.samples,
+        views=views,
+        written=0,
+        blocks=block_count(source.samples, source.block_rows) * views,
+        bytes_per_view=sum(encoded_bytes(source.coding, targets).values()) / len(targets),
+        images_per_s=len(targets) / (time.perf_counter() - start),
+        top1=top1.share if request.label_space == "teacher" else None,
+        dry_run=True,
     )
 
 

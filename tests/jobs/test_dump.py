@@ -205,3 +205,10 @@ def test_an_odd_last_row_is_stored(job):
     labels = view_set.rows(Span(0, start, stop)).labels
     assert len(entry.read_block(0, entry.layout.blocks - 1, labels)) == stop - start
     assert labels[-1, 1] == -1
+
+
+def test_a_dry_run_needs_no_whole_block(job, tmp_path):
+    """Blocks of many batches, of which it answers a few."""
+    report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, batch_size=2, dry_run=True))
+    assert report.images_per_s > 0
+    assert report.bytes_per_view > 0

@@ -266,3 +266,10 @@ def test_several_processes_are_refused(job, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
         train(train_request(job.data, tmp_path / "run", cache=str(job.cache)))
+
+
+def test_fewer_epochs_than_the_recipes_warm_up_are_all_warm_up(job, tmp_path):
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2)
+    kept = tuple(item for item in request.overrides if "warmup" not in item)
+    train(dataclasses.replace(request, overrides=kept))
+    assert read_config(tmp_path / "run" / "config.yaml").schedule.warmup_epochs == 2

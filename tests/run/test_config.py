@@ -117,7 +117,7 @@ def test_assigned_values_are_yaml():
         ("precision=[fp16]", "precision is"),
         ("student.kwargs=3", "a mapping"),
         ("schedule.epochs=0", "schedule.epochs is 0"),
-        ("schedule.warmup_epochs=301", "schedule.warmup_epochs is 301"),
+        ("schedule.warmup_epochs=-1", "schedule.warmup_epochs is -1"),
         ("ema_decay=1", "ema_decay is 1"),
         ("student=null", "student is None"),
         ("seed", "NAME=VALUE"),
