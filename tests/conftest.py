@@ -12,6 +12,7 @@ from hypothesis import settings
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _threads = str(max(1, len(os.sched_getaffinity(0)) // _workers))
 os.environ["OMP_NUM_THREADS"] = os.environ["KDCACHE_THREADS"] = _threads
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 # No test may reach a model hub; a name without local weights must fail at once.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
-from kdcache.data.flushing import flush
 from kdcache.data.scan import ShardTable
 from kdcache.errors import DataError
+from kdcache.flushing import flush
 
 _ROWS = 1 << 18  # handled at once
 _SPOOLED: dict[str, np.dtype] = {**COLUMNS, "key_length": KEY_START, "key_bytes": np.dtype("u1")}

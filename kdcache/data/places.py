@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from kdcache.data.flushing import flush
 from kdcache.errors import DataError
+from kdcache.flushing import flush
 
 _BUILDING = "-building-"
 

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kdcache.data.flushing import flush
 from kdcache.data.scan import LABEL, split_name
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import DataError, UsageError
+from kdcache.flushing import flush
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter

@@ -1,6 +1,5 @@
 """Files and folders of a run that are whole or not there, whenever the process is killed."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.errors import RunError
+from kdcache.flushing import flush
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -20,12 +20,12 @@ def replace_file(path: Path, data: bytes) -> None:
     with _refusals(path):
         try:
             partial.write_bytes(data)
-            _flush(partial)
+            flush(partial)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        _flush(path.parent)
+        flush(path.parent)
 
 
 @contextmanager
@@ -41,8 +41,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             yield partial
             for file in partial.iterdir():
-                _flush(file)
-            _flush(partial)
+                flush(file)
+            flush(partial)
             if path.exists():
                 # No system call swaps folders everywhere. Killed between these two lines, the older one is gone:
                 # who writes over a folder has the newer one's content at hand, and writes it again.
@@ -51,7 +51,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        _flush(path.parent)
+        flush(path.parent)
 
 
 def tidy(folder: Path) -> None:
@@ -71,11 +71,3 @@ def _refusals(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror or error}): make room or choose another folder with --out, "
             "then run the same command again."
         ) from error
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
