@@ -2,17 +2,19 @@
 
 import platform
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import kdcache
-from kdcache.cache.entry import Entry
+from kdcache.cache.entry import BlockWriter, Entry
 from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache, encoded_bytes
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
@@ -20,10 +22,11 @@ from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, Answered, answer, block_batches, block_count
 from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, views_for_dump
+from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
 from kdcache.render.base import Renderer, open_renderer
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Span
@@ -121,6 +124,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     """
     device = resolve_device(request.device)
     use_all_cores()
+    resolve_name(request.teacher)  # a wrong name is told before an index of millions is built
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set
@@ -213,9 +217,15 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
         answers = source.answers(span for view, block in missing for span in source.batches(view, block))
         with closing(answers):
             for number, (view, block) in enumerate(missing):
-                parts = _take_block(answers, len(source.batches(view, block)), top1 if number == 0 else None, task)
-                entry.write_block(view, block, type(parts[0]).concat(parts), provenance)
-                if number == 0:
+                first = number == 0
+                _write_block(
+                    entry.open_block(view, block),
+                    islice(answers, len(source.batches(view, block))),
+                    provenance,
+                    task,
+                    top1 if first else None,
+                )
+                if first:
                     _say_top1(top1, source, request.label_space, progress)
     seconds = time.perf_counter() - start
     return DumpReport(
@@ -232,17 +242,20 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
     )
 
 
-def _take_block(
-    answers: Iterator[tuple[Views, Answered]], batches: int, top1: "_Top1 | None", task: Task
-) -> list[Targets]:
-    parts = []
-    for _ in range(batches):
-        views, answered = next(answers)
+def _write_block(
+    writer: BlockWriter,
+    answers: Iterable[tuple[Views, Answered]],
+    provenance: dict[str, str],
+    task: Task,
+    top1: "_Top1 | None",
+) -> None:
+    """Write a block as its answers come, so that no more than a chunk of them is held."""
+    for views, answered in answers:
+        writer.append(answered.targets)
         if top1 is not None:
             top1.count(views, answered)
-        parts.append(answered.targets)
         task.advance(len(answered.targets))
-    return parts
+    writer.finish(provenance)
 
 
 def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> DumpReport:
@@ -254,6 +267,13 @@ def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> Du
         top1.count(batch_views, answered)
         parts.append(answered.targets)
     targets = type(parts[0]).concat(parts)
+    chunks = encoded_bytes(source.coding, targets)
+    record = BlockRecord(
+        {f"{array}/0": Stored(0, length) for array, length in chunks.items()},
+        provenance_of(source.renderer, source.teacher),
+    )
+    per_view = sum(chunks.values()) / len(targets)
+    per_view += len(record.to_bytes()) / min(source.block_rows, source.samples)
     return DumpReport(
         cache=request.cache,
         teacher=name,
@@ -261,7 +281,7 @@ def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> Du
         views=views,
         written=0,
         blocks=block_count(source.samples, source.block_rows) * views,
-        bytes_per_view=sum(encoded_bytes(source.coding, targets).values()) / len(targets),
+        bytes_per_view=per_view,
         images_per_s=len(targets) / (time.perf_counter() - start),
         top1=top1.share if request.label_space == "teacher" else None,
         dry_run=True,

@@ -18,6 +18,7 @@ from kdcache.errors import ConfigError, IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH
 from kdcache.jobs.batches import LiveTeacher, steps_per_epoch
 from kdcache.jobs.opening import OpenViews, new_views, stored_views
+from kdcache.models.names import resolve_name
 from kdcache.models.teachers import load_teacher
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
@@ -126,6 +127,8 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     _refuse_several_processes()
     mode = request.mode
     config = _configure(request, mode)
+    for name in filter(None, (config.student.name, request.online_teacher)):
+        resolve_name(name)  # a wrong name is told before an index of millions is built
     index = open_index(request.data, progress=progress)
     val = open_index(request.val, progress=progress) if request.val else None
     has_cache = mode != "supervised" and request.cache is not None and Cache.exists(request.cache)

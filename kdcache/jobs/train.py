@@ -85,10 +85,6 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
     config = setup.config
     if setup.val is not None:
         check_labels(setup.val, setup.num_classes)
-    folder = RunFolder(setup.folder)
-    resumed = folder.enter(config, setup.belongs, setup.opened.view_set.windows, fresh=request.fresh)
-    _introduce(setup, progress)
-
     network = _student(setup)
     trainer = Trainer(
         network.module,
@@ -97,6 +93,10 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         device=device,
         precision=resolve_precision(config.precision, device),
     )
+    # Only now, when nothing is left to refuse, does anything change on disk.
+    folder = RunFolder(setup.folder)
+    resumed = folder.enter(config, setup.belongs, setup.opened.view_set.windows, fresh=request.fresh)
+    _introduce(setup, progress)
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=config.keep_checkpoints)
     epoch = _Epoch(config.objective.parts)
     checkpoint = checkpoints.latest(progress.warn) if resumed else None

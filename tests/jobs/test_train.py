@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from kdcache.errors import ConfigError, DeviceError, IdentityError, RunError, UsageError
+from kdcache.errors import ConfigError, DeviceError, IdentityError, ModelError, RunError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
@@ -273,3 +273,16 @@ def test_fewer_epochs_than_the_recipes_warm_up_are_all_warm_up(job, tmp_path):
     kept = tuple(item for item in request.overrides if "warmup" not in item)
     train(dataclasses.replace(request, overrides=kept))
     assert read_config(tmp_path / "run" / "config.yaml").schedule.warmup_epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "error"), [("student.kwargs={no_such: 1}", ModelError), ("optimizer.name=no_such", ConfigError)]
+)
+def test_a_start_that_is_refused_leaves_no_run_and_destroys_none(job, trained, tmp_path, setting, error):
+    out, _ = trained
+    before = tree_bytes(out)
+    for folder, fresh in ((tmp_path / "run", False), (out, True)):
+        with pytest.raises(error):
+            train(train_request(job.data, folder, cache=str(job.cache), fresh=fresh, overrides=(setting,)))
+    assert not (tmp_path / "run").exists()
+    assert tree_bytes(out) == before
