@@ -2,13 +2,18 @@
 
 import contextlib
 import os
+import platform
+import re
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
 from kdcache.errors import DeviceError, UsageError
 
-PRECISIONS = ("fp32", "bf16", "fp16")
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -45,7 +50,7 @@ def _why_no_cuda() -> str:
     )
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device) -> Precision:
     """The precision that `precision` means on `device`: "fp32", "bf16" or "fp16".
 
     "auto" is mixed precision where it pays: bf16 on a GPU that computes in it, fp16 on an older one,
@@ -85,6 +90,16 @@ def cores() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UsageError(f"$KDCACHE_THREADS is {asked!r}: give a whole number above 0, or unset it.")
     return int(asked)
+
+
+def processor_name() -> str:
+    """The model of this machine's processor, as far as the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def use_all_cores() -> None:

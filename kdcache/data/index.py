@@ -110,12 +110,15 @@ def build_index(
 
 def _open(data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool) -> Index:
     shards = expand_data(data)
+    if not rebuild:
+        # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
+        for without_labels in (unlabelled, True):
+            source = Source.of(shards_folder(data, shards), shards, without_labels)
+            for place in index_places(data, shards, without_labels):
+                if (index := _load(place, source)) is not None:
+                    return index
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)
-    if not rebuild:
-        for place in places:
-            if (index := _load(place, source)) is not None:
-                return index
     with claimed(places) as place:
         if not rebuild and (index := _load(place, source)) is not None:
             return index

@@ -86,7 +86,9 @@ def scan_shard(shard: str, unlabelled: bool) -> ShardTable:
         with open(shard, "rb") as stream:
             return _table(shard, stream.fileno(), unlabelled)
     except OSError as error:
-        raise DataError(f"The shard {shard} cannot be read: {error.strerror or error}.") from error
+        raise DataError(
+            f"The shard {shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
+        ) from error
 
 
 def _table(shard: str, descriptor: int, unlabelled: bool) -> ShardTable:

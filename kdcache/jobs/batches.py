@@ -12,8 +12,8 @@ from torch import Tensor
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
 from kdcache.jobs.answers import answer, batches_covering
-from kdcache.models.teachers import Teacher
-from kdcache.targets.base import Coding, Targets
+from kdcache.jobs.live import LiveTeacher
+from kdcache.targets.base import Targets
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Span, ViewSet
 
@@ -71,21 +71,6 @@ def cached_batches(
     ):
         for views, targets in zip(stream, answers, strict=True):
             yield Batch(views, targets.to(views.pixels.device))
-
-
-@dataclass(frozen=True)
-class LiveTeacher:
-    """A teacher that answers while the student trains, in the batches that `dump-logits` would use.
-
-    Attributes:
-        coding: `full`, so that a live answer passes through the same form as a stored one.
-        block_rows: of the view set; batches do not cross a block.
-    """
-
-    teacher: Teacher
-    coding: Coding
-    label_space: str
-    block_rows: int
 
 
 @dataclass(frozen=True)

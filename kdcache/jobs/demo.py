@@ -127,6 +127,7 @@ def demo(
                     views=epochs,
                     policy=RECIPE,
                     seed=seed,
+                    device="cpu",
                     renderer=renderer,
                 ),
                 progress,
@@ -138,24 +139,32 @@ def demo(
             cache=cache,
             recipe=RECIPE,
             epochs=epochs,
-            overrides=(f"views.seed={seed}",),  # those without a cache see the same views
             out=out / "runs" / "from-cache",
             seed=seed,
+            device="cpu",
             renderer=renderer,
         )
         with _timed("train from the cache", stages):
             cached = train(from_cache, progress)
         with _timed("train alone", stages):
-            alone = train(replace(from_cache, out=out / "runs" / "alone", supervised=True), progress)
+            alone = train(
+                replace(
+                    from_cache,
+                    out=out / "runs" / "alone",
+                    supervised=True,
+                    overrides=(f"views.seed={seed}",),  # the views that the others take from the cache
+                ),
+                progress,
+            )
         with _timed("train with the teacher live", stages):
             live = train(
                 replace(from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)),
                 progress,
             )
         with _timed("evaluate", stages):
-            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, Path(file)), progress)
+            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, Path(file), device="cpu"), progress)
             scores = {
-                report.folder: evaluate(EvaluateRequest(str(report.folder), test_data), progress)
+                report.folder: evaluate(EvaluateRequest(str(report.folder), test_data, device="cpu"), progress)
                 for report in (cached, alone, live)
             }
 

@@ -1,6 +1,5 @@
 """`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
 
-import platform
 import time
 from collections.abc import Generator, Iterable
 from contextlib import closing
@@ -9,11 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
-import kdcache
 from kdcache.cache.entry import BlockWriter, Entry
-from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache, encoded_bytes
 from kdcache.data.index import Index, open_index
@@ -21,7 +18,8 @@ from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, Answered, answer, block_batches, block_count
-from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, views_for_dump
+from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, entry_name, views_for_dump
+from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
@@ -84,7 +82,7 @@ class DumpReport:
         written: blocks written by this run, of `blocks` in all.
         bytes_per_view: of the answers to one sample in one view, on disk, records included.
         images_per_s: that this run answered; None if there was nothing left to do.
-        top1: share of the first block's views whose top-1 class is the label; None without labels.
+        top1: share of the views in this run's first block whose top-1 class is the label; None without labels.
     """
 
     cache: str
@@ -138,7 +136,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     )
     _check_classes(index, teacher, request.label_space)
     coding = _coding(request, teacher.num_classes)
-    identity = teacher_identity(teacher, coding, request.name or request.teacher, request.label_space)
+    identity = teacher_identity(teacher, coding, request.name or entry_name(request.teacher), request.label_space)
+    if Cache.exists(request.cache):
+        stored = Cache.open(request.cache).teachers().get(identity.name)
+        if stored is not None:
+            require_same(stored, identity, f"The teacher {identity.name} in {request.cache}")
     views = request.views or DEFAULT_VIEWS
     if request.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
@@ -205,7 +207,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
     missing = [(view, block) for view in range(views) for block in sorted(set(range(blocks)) - entry.recorded(view))]
     rows_left = sum(_rows(block, samples, source.block_rows) for _, block in missing)
     provenance = provenance_of(source.renderer, source.teacher)
-    _warn_of_other_provenance(entry, provenance, progress)
+    warn_of_other_provenance(entry, provenance, views, progress)
     top1 = _Top1()
     start = time.perf_counter()
     with progress.task(
@@ -310,7 +312,7 @@ class _Top1:
 def _say_top1(top1: _Top1, source: _Source, label_space: str, progress: Progress) -> None:
     if label_space != "teacher" or top1.share is None:
         return
-    progress.say(f"The teacher's top-1 on the first block's views: {top1.share:.1%} of {top1.seen:,}.")
+    progress.say(f"The teacher's top-1 on the first block of this run: {top1.share:.1%} of {top1.seen:,}.")
     chance = 1 / source.teacher.num_classes
     if top1.share < chance + 0.1 * (1 - chance):
         progress.warn(
@@ -334,33 +336,6 @@ def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: s
         num_classes=teacher.num_classes,
         label_space=label_space,
     )
-
-
-def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
-    """What may change an answer's last bits but not its meaning: kept per block, warned of when it differs."""
-    device = teacher.device
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {
-        "device": f"{device.type} {hardware}",
-        "kdcache": kdcache.__version__,
-        "renderer": renderer.version,
-        "torch": torch.__version__,
-    }
-
-
-def _warn_of_other_provenance(entry: Entry, provenance: dict[str, str], progress: Progress) -> None:
-    blocks = ((view, block) for view in range(entry.complete_views() + 1) for block in sorted(entry.listed(view)))
-    first = next(blocks, None)
-    if first is None:
-        return
-    stored = entry.record(*first).provenance
-    for field in sorted(provenance.keys() | stored.keys()):
-        before, now = stored.get(field, "none"), provenance.get(field, "none")
-        if before != now:
-            progress.warn(
-                f"Blocks in this cache were made with {field} {before}, new ones will be with {now}: their answers can "
-                "differ in the last bits."
-            )
 
 
 def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:

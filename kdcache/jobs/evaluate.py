@@ -1,6 +1,6 @@
 """`kdcache evaluate`: top-1, top-5 and loss on labelled images, seen through timm's own evaluation transform."""
 
-import io
+import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,11 +17,12 @@ from torch.nn import functional as F
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import autocast, cores, resolve_device, resolve_precision, use_all_cores
-from kdcache.errors import BrokenImageError, IdentityError, UsageError
+from kdcache.errors import IdentityError, UsageError
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
 from kdcache.prefetch import prefetch
 from kdcache.progress import Progress, silent
+from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 
 DEFAULT_BATCH = 256
 
@@ -138,13 +138,21 @@ def score(
 def check_labels(index: Index, num_classes: int) -> None:
     """Raise where a model of `num_classes` cannot be scored on `index`."""
     if len(index) == 0 or int(index.label.min()) < 0:
-        raise UsageError(f"{index.path.parent} has samples without labels: a score needs a label for each.")
-    if index.num_classes > num_classes:
+        raise UsageError(
+            f"{data_of(index)} has samples without labels, and a score needs a label for each: add them as KEY.cls and "
+            "index the data again."
+        )
+    if index.num_classes > num_classes or (index.class_names is not None and index.num_classes != num_classes):
         raise IdentityError(
-            f"{index.path.parent} has {index.num_classes} classes, the model {num_classes}: evaluate on data with the "
+            f"{data_of(index)} has {index.num_classes} classes, the model {num_classes}: evaluate on data with the "
             "classes it was trained on.",
             field="num_classes",
         )
+
+
+def data_of(index: Index) -> str:
+    """Where the samples of an index lie, for messages."""
+    return os.path.commonpath(index.shards) if len(index.shards) > 1 else index.shards[0]
 
 
 def _pictures(
@@ -157,6 +165,7 @@ def _pictures(
         is_training=False,
         interpolation=card.interpolation,
         crop_pct=card.crop_pct,
+        crop_mode=card.crop_mode,
         mean=card.mean,
         std=card.std,
         use_prefetcher=True,
@@ -164,13 +173,9 @@ def _pictures(
 
     def picture(sample: int, encoded: bytes) -> UInt8[np.ndarray, "3 s s"]:
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
-                return np.asarray(transform(image.convert("RGB")))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise BrokenImageError(
-                f"{index.describe(sample)} cannot be decoded ({error}). Repair or remove the sample, then run "
-                "`kdcache index` on the data again."
-            ) from error
+            return np.asarray(transform(decode_rgb(encoded)))
+        except UndecodableError as error:
+            raise broken_image(index.describe(sample), error) from error
 
     in_shard_order = np.lexsort((index.offset, index.shard))
     with ThreadPoolExecutor(cores()) as threads:

@@ -1,5 +1,6 @@
 """Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,12 +12,17 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
 from kdcache.progress import Progress
-from kdcache.views.policies import DEFAULT, load_policy
+from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import ViewSet
 
 DEFAULT_VIEWS = 300
 """Epochs of recipe A2 (Wightman, Touvron, Jegou 2021): one view an epoch."""
+
+
+def entry_name(teacher: str) -> str:
+    """What a cache calls a teacher unless told otherwise: its name, fit for a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", teacher.removeprefix("hf-hub:"))
 
 
 @dataclass(frozen=True)
@@ -72,10 +78,9 @@ def views_for_dump(
         IdentityError: a policy or seed was asked for that the cache does not have.
     """
     if not Cache.exists(cache_path):
-        name = policy or DEFAULT
-        if policy is None:
-            progress.say(f"Policy {name} (see `kdcache policies`).")
-        return new_views(index, load_policy(name), seed or 0, progress)
+        opened = new_views(index, load_policy(policy or DEFAULT), seed or 0, progress)
+        progress.say(f"Views of policy {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
+        return opened
     opened = stored_views(Cache.open(cache_path), index)
     wanted = opened.identity
     if policy is not None:
@@ -83,4 +88,5 @@ def views_for_dump(
     if seed is not None:
         wanted = replace(wanted, seed=seed)
     require_same(opened.identity, wanted, f"The cache {cache_path}")
+    progress.say(f"Views of the cache's policy, {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
     return opened

@@ -11,22 +11,24 @@ from typing import Any, Literal
 
 import torch
 
+import kdcache
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
-from kdcache.errors import ConfigError, IdentityError, UsageError
-from kdcache.jobs.answers import DEFAULT_BATCH
-from kdcache.jobs.batches import LiveTeacher, steps_per_epoch
-from kdcache.jobs.opening import OpenViews, new_views, stored_views
+from kdcache.device import resolve_precision
+from kdcache.errors import ConfigError, UsageError
+from kdcache.jobs.batches import steps_per_epoch
+from kdcache.jobs.evaluate import check_labels
+from kdcache.jobs.live import LiveTeacher, open_live_teacher
+from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
 from kdcache.models.names import resolve_name
-from kdcache.models.teachers import load_teacher
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
-from kdcache.run.config import RunConfig, ViewsConfig, load_config
-from kdcache.run.folder import stored_windows
+from kdcache.render.base import open_renderer
+from kdcache.run.config import RunConfig, ViewsConfig, given_settings, load_config
+from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.recipes import DEFAULT_RECIPE
-from kdcache.targets.kinds import make_coding
-from kdcache.views.policies import load_policy
+from kdcache.views.policies import describe_policy, load_policy
 from kdcache.views.policy import Policy
 
 Mode = Literal["cache", "live", "supervised"]
@@ -40,7 +42,7 @@ class TrainRequest:
         student: timm name.
         data: shards to train on; `val`: labelled shards to evaluate on.
         cache: path of the cache; not read by a supervised training.
-        recipe, config, overrides: layers of settings, later over earlier; the options below lie over them.
+        recipe, config, overrides: layers of settings; later ones, and single options before overrides, go over earlier.
         out: run folder.
         seed: of the student's first weights and its dropout; views have a seed of their own.
         supervised: learn from labels alone.
@@ -75,8 +77,8 @@ class TrainRequest:
             raise UsageError("--supervised trains without a teacher and --online-teacher with one: give one of them.")
         if self.teacher_weights is not None and not self.online_teacher:
             raise UsageError("--teacher-weights belongs to --online-teacher: a cache holds its teacher's answers.")
-        if self.teacher is not None and (self.supervised or self.online_teacher):
-            raise UsageError("--teacher names an entry of the cache: leave --supervised and --online-teacher out.")
+        if self.teacher is not None and self.supervised:
+            raise UsageError("--teacher names an entry of the cache, and --supervised reads none: give one of them.")
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"
 
 
@@ -87,7 +89,9 @@ class Setup:
     Attributes:
         entry: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
+        class_names: of the student's outputs, where they are known.
         belongs: what the run's results depend on beside its configuration; compared when it is resumed.
+        given: where things were found, for a reader of the run folder.
     """
 
     config: RunConfig
@@ -97,8 +101,10 @@ class Setup:
     entry: Entry | None
     live: LiveTeacher | None
     num_classes: int
+    class_names: tuple[str, ...] | None
     folder: Path
     belongs: dict[str, Any]
+    given: dict[str, Any]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,6 +115,11 @@ class Setup:
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
         return self.config.schedule.epochs * self.steps_per_epoch
+
+    @property
+    def policy_text(self) -> str:
+        """The views' policy and seed, in words."""
+        return describe_policy(self.opened.view_set.policy, self.opened.view_set.seed)
 
     @property
     def source(self) -> str:
@@ -126,7 +137,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     """
     _refuse_several_processes()
     mode = request.mode
-    config = _configure(request, mode)
+    config, asked = _configure(request, mode, device)
     for name in filter(None, (config.student.name, request.online_teacher)):
         resolve_name(name)  # a wrong name is told before an index of millions is built
     index = open_index(request.data, progress=progress)
@@ -138,19 +149,42 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
             "--cache, or train with --supervised."
         )
     cache = Cache.open(request.cache) if has_cache and request.cache is not None else None
+    if cache is not None and (names := sorted(name for name in asked if name.startswith("views."))):
+        raise ConfigError(
+            f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "
+            "--cache that was dumped with it."
+        )
     folder = request.out or _default_folder(request, config, cache)
+    before = None if request.fresh else RunFolder(folder).stored_config()
     opened = (
         stored_views(cache, index)
         if cache is not None
         else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, request.fresh))
     )
     entry = _entry(cache, request.teacher) if mode == "cache" and cache is not None else None
-    config = _with_views(config, opened, entry, request, progress)
-    live = _live(request, cache, opened, device) if mode == "live" else None
+    config = _with_views(config, opened)
+    if entry is not None:
+        config = _with_stored_epochs(config, entry, request, "schedule.epochs" in asked, before, progress)
+    live = (
+        open_live_teacher(
+            request.online_teacher or "", request.teacher_weights, request.teacher, cache, opened, device, progress
+        )
+        if mode == "live"
+        else None
+    )
     kind = entry.coding.kind if entry is not None else "full" if live is not None else None
     label_space = _label_space(entry, live)
     require(config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
     num_classes = _num_classes(index, entry, live)
+    if val is not None:
+        if label_space == "none":
+            raise UsageError(
+                "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
+                "--val out, or distil from a teacher of these labels."
+            )
+        check_labels(val, num_classes)
+    # Opened once for nothing, so that a renderer that cannot work here is told before anything is written.
+    open_renderer(request.renderer, size=8, interpolation="bilinear", max_batch=2, device=device).close()
     setup = Setup(
         config=config,
         index=index,
@@ -159,11 +193,22 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
         entry=entry,
         live=live,
         num_classes=num_classes,
+        class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,
         belongs={
             "view_set": opened.identity.to_json(),
             "teacher": _teacher_json(entry, live),
             "num_classes": num_classes,
+        },
+        given={
+            "data": request.data,
+            "val": request.val,
+            "cache": request.cache if cache is not None else None,
+            "source": mode,
+            "teacher_weights": str(request.teacher_weights) if request.teacher_weights else None,
+            "device": str(device),
+            "renderer": request.renderer,
+            "kdcache": kdcache.__version__,
         },
     )
     if setup.steps_per_epoch == 0:
@@ -182,20 +227,24 @@ def _refuse_several_processes() -> None:
         )
 
 
-def _configure(request: TrainRequest, mode: Mode) -> RunConfig:
+def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
+    """The settings without what the views decide, and the names of those that the user gave."""
     options = {
         "student.name": request.student,
         "schedule.epochs": request.epochs,
         "seed": request.seed,
         "batch_size": request.batch_size,
     }
+    options = {name: value for name, value in options.items() if value is not None}
     config = load_config(
-        request.recipe or DEFAULT_RECIPE,
-        file=request.config,
-        options={name: value for name, value in options.items() if value is not None},
-        assignments=request.overrides,
+        request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
     )
+    asked = given_settings(file=request.config, options=options, assignments=request.overrides)
     if mode == "supervised":
+        if "objective.kd_weight" in asked and config.objective.kd_weight > 0:
+            raise ConfigError(
+                "objective.kd_weight is set, and --supervised has no teacher to distil from: leave one of them out."
+            )
         if config.objective.label_loss == "none":
             raise ConfigError(
                 "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
@@ -203,7 +252,9 @@ def _configure(request: TrainRequest, mode: Mode) -> RunConfig:
         # The label loss is all there is, so its share of the objective is the whole of it.
         alone = dataclasses.replace(config.objective, kd_weight=0.0, label_weight=1.0)
         config = dataclasses.replace(config, objective=alone)
-    return config.with_lr_resolved()
+    precision = resolve_precision(config.precision, device)
+    config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
+    return config, asked
 
 
 def _policy(config: RunConfig) -> Policy:
@@ -211,38 +262,50 @@ def _policy(config: RunConfig) -> Policy:
     return load_policy(policy) if isinstance(policy, str) else Policy.from_json(policy)
 
 
-def _with_views(
-    config: RunConfig, opened: OpenViews, entry: Entry | None, request: TrainRequest, progress: Progress
-) -> RunConfig:
-    """The configuration with the views' own policy, seed and number written out."""
-    epochs = config.schedule.epochs
-    if entry is not None:
-        views = entry.complete_views()
-        if views == 0:
-            raise UsageError(
-                f"{entry.identity.name} has no view in {request.cache} that is complete in every block yet: run the "
-                "same `kdcache dump-logits` again to finish it."
-            )
-        asked = request.epochs is not None or any(
-            item.partition("=")[0].strip() == "schedule.epochs" for item in request.overrides
-        )
-        if epochs > views and asked:
-            raise UsageError(
-                f"{epochs} epochs need {epochs} views, and {views} are complete in {request.cache}: ask for at most "
-                f"{views} epochs, or dump more with --views {epochs}."
-            )
-        if epochs > views:
-            progress.say(f"{views} epochs, one for each complete view of the cache; the recipe has {epochs}.")
-            epochs = views
+def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
+    """The configuration with what the views decide written out: policy, seed, and the size where none was given."""
     policy = opened.view_set.policy
     return dataclasses.replace(
         config,
         student=dataclasses.replace(config.student, size=config.student.size or policy.reference_size),
         schedule=dataclasses.replace(
-            config.schedule, epochs=epochs, warmup_epochs=min(config.schedule.warmup_epochs, epochs)
+            config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, config.schedule.epochs)
         ),
         views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed),
     )
+
+
+def _with_stored_epochs(
+    config: RunConfig,
+    entry: Entry,
+    request: TrainRequest,
+    asked: bool,
+    before: RunConfig | None,
+    progress: Progress,
+) -> RunConfig:
+    """The configuration with no more epochs than there are whole views.
+
+    Where the user did not ask for a number, a run that goes on keeps its own, however many views came since.
+    """
+    views = entry.complete_views()
+    if views == 0:
+        raise UsageError(
+            f"{entry.identity.name} has no view in {request.cache} that is complete in every block yet: run the same "
+            "`kdcache dump-logits` again to finish it."
+        )
+    epochs = config.schedule.epochs if before is None or asked else before.schedule.epochs
+    if epochs > views and (asked or before is not None):
+        raise UsageError(
+            f"{epochs} epochs need {epochs} views, and {views} are complete in {request.cache}: ask for at most "
+            f"{views} epochs, or dump more with --views {epochs}."
+        )
+    if epochs > views:
+        progress.say(f"{views} epochs, one for each complete view of the cache; the recipe has {epochs}.")
+        epochs = views
+    schedule = dataclasses.replace(
+        config.schedule, epochs=epochs, warmup_epochs=min(config.schedule.warmup_epochs, epochs)
+    )
+    return dataclasses.replace(config, schedule=schedule)
 
 
 def _entry(cache: Cache, name: str | None) -> Entry:
@@ -256,32 +319,6 @@ def _entry(cache: Cache, name: str | None) -> Entry:
     if name is not None and name not in names:
         raise UsageError(f"The cache {cache.location} holds no teacher {name!r}; it holds {', '.join(names)}.")
     return cache.entry(name or names[0])
-
-
-def _live(request: TrainRequest, cache: Cache | None, opened: OpenViews, device: torch.device) -> LiveTeacher:
-    """The live teacher, with the settings that the cache has for it."""
-    name = request.online_teacher
-    assert name is not None
-    stored = cache.teachers().get(name) if cache is not None else None
-    teacher = load_teacher(
-        name,
-        request.teacher_weights,
-        device=device,
-        precision=stored.precision if stored is not None else "auto",
-        batch_size=stored.batch_size if stored is not None else min(DEFAULT_BATCH, opened.identity.block_rows),
-        size=stored.size if stored is not None else None,
-    )
-    if stored is not None and stored.weights != teacher.weight_hash:
-        raise IdentityError(
-            f"The weights of the live teacher {name} are {teacher.weight_hash[:12]}, those of the cache's {name} "
-            f"{stored.weights[:12]}: give the same --teacher-weights, or train without --cache.",
-            field="weights",
-        )
-    label_space = stored.label_space if stored is not None else "teacher"
-    index = opened.view_set.index
-    if label_space == "teacher" and index.num_classes != teacher.num_classes:
-        label_space = "none"
-    return LiveTeacher(teacher, make_coding("full", teacher.num_classes), label_space, opened.identity.block_rows)
 
 
 def _label_space(entry: Entry | None, live: LiveTeacher | None) -> str:
@@ -306,9 +343,9 @@ def _teacher_json(entry: Entry | None, live: LiveTeacher | None) -> dict[str, An
 
 def _default_folder(request: TrainRequest, config: RunConfig, cache: Cache | None) -> Path:
     """One folder for each student, recipe, source and seed, so that the same command finds its run again."""
-    source = {"supervised": "alone", "live": f"live-{request.online_teacher}"}.get(request.mode)
+    source = {"supervised": "alone", "live": f"live-{entry_name(request.online_teacher or '')}"}.get(request.mode)
     if source is None:
         names = sorted(cache.teachers()) if cache is not None else []
         source = request.teacher or (names[0] if names else "cache")
     recipe = Path(config.recipe).stem
-    return Path("runs") / f"{config.student.name}-{recipe}-{source}-seed{config.seed}"
+    return Path("runs") / f"{entry_name(config.student.name)}-{recipe}-{source}-seed{config.seed}"

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from kdcache.data.shards import SampleReader
-from kdcache.device import resolve_device, resolve_precision, use_all_cores
+from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import RunError
 from kdcache.jobs.batches import Batch, TrainingSpans, cached_batches, live_batches, supervised_batches
-from kdcache.jobs.evaluate import Evaluation, check_labels, score
+from kdcache.jobs.evaluate import Evaluation, score
+from kdcache.jobs.provenance import warn_of_other_provenance
 from kdcache.jobs.setup import Setup, TrainRequest, prepare
 from kdcache.jobs.stopping import asked_to_stop
 from kdcache.models.network import Network
@@ -83,20 +84,19 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
     use_all_cores()
     setup = prepare(request, device, progress)
     config = setup.config
-    if setup.val is not None:
-        check_labels(setup.val, setup.num_classes)
     network = _student(setup)
     trainer = Trainer(
         network.module,
         config,
         steps_per_epoch=setup.steps_per_epoch,
         device=device,
-        precision=resolve_precision(config.precision, device),
+        precision=config.precision,
     )
     # Only now, when nothing is left to refuse, does anything change on disk.
     folder = RunFolder(setup.folder)
-    resumed = folder.enter(config, setup.belongs, setup.opened.view_set.windows, fresh=request.fresh)
+    resumed = folder.enter(config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh)
     _introduce(setup, progress)
+    _warn_of_other_renderer(setup, request, device, progress)
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=config.keep_checkpoints)
     epoch = _Epoch(config.objective.parts)
     checkpoint = checkpoints.latest(progress.warn) if resumed else None
@@ -166,9 +166,21 @@ def _introduce(setup: Setup, progress: Progress) -> None:
     config = setup.config
     progress.say(
         f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
-        f"{setup.source}: recipe {config.recipe}, {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps "
-        f"of {config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}."
+        f"{setup.source} on views of policy {setup.policy_text}."
     )
+    progress.say(
+        f"Recipe {config.recipe}: {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps of "
+        f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
+        f"{config.precision}; into {setup.folder}."
+    )
+
+
+def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
+    if setup.entry is None:
+        return
+    with open_renderer(request.renderer, size=8, interpolation="bilinear", max_batch=2, device=device) as renderer:
+        here = {"renderer": renderer.version}
+    warn_of_other_provenance(setup.entry, here, setup.config.schedule.epochs, progress)
 
 
 def _student(setup: Setup) -> Network:
@@ -242,14 +254,14 @@ def _end_epoch(
     means = epoch.means()
     if not math.isfinite(means["loss"]):
         raise RunError(
-            f"The loss of epoch {number} is {means['loss']}: training has diverged. Its last sound state is in "
-            f"{checkpoints.folder}; lower optimizer.lr, or set clip_grad, and start anew with --fresh."
+            f"The loss of epoch {number} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
+            f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {checkpoints.folder}."
         )
     due = config.eval_epochs and number % config.eval_epochs == 0 and trainer.step < setup.steps
     evaluation = _evaluate(setup, network, trainer, device, progress) if due or trainer.step == setup.steps else None
     values: dict[str, float | int | None] = {
         "epoch": number,
-        "lr": trainer.lr,
+        "lr": trainer.last_lr,
         "images_per_s": clock.lap(),
         **means,
     }
@@ -295,7 +307,7 @@ def _export(setup: Setup, network: Network, trainer: Trainer, folder: Path) -> N
         network,
         tensors=trainer.ema_state(),
         dtype=getattr(torch, setup.config.export_dtype),
-        class_names=setup.index.class_names,
+        class_names=setup.class_names,
     )
 
 
@@ -318,7 +330,7 @@ class _Epoch:
     def add(self, losses: Any) -> None:
         """The losses of one step (`kdcache.objectives.base.Losses`)."""
         values = torch.stack([losses.total, *losses.parts.values()]).detach().double()
-        self._sums = values if self._sums is None else self._sums + values
+        self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._steps += 1
 
     def means(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ class ModelCard:
         num_classes: outputs of its classifier.
         input_size: (channels, height, width) that it was trained for.
         mean, std: of each channel, for pixels in 0..1.
-        interpolation, crop_pct: of timm's evaluation transform.
+        interpolation, crop_pct, crop_mode: of timm's evaluation transform.
         model_args: further arguments of `timm.create_model`, as plain JSON values.
     """
 
@@ -28,6 +28,7 @@ class ModelCard:
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+    crop_mode: str = "center"
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -65,6 +66,7 @@ class ModelCard:
                 std=std,
                 interpolation=metadata["interpolation"],
                 crop_pct=float(metadata["crop_pct"]),
+                crop_mode=metadata.get("crop_mode", "center"),
                 model_args=model_args,
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -62,6 +62,7 @@ def card_of(module: nn.Module, name: str, size: int | None, model_args: Mapping[
         std=tuple(map(float, data["std"])),
         interpolation=data["interpolation"],
         crop_pct=float(data["crop_pct"]),
+        crop_mode=str(data.get("crop_mode", "center")),
         model_args=dict(model_args),
     )
 

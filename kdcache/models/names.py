@@ -66,7 +66,7 @@ def resolve_name(name: str) -> str:
 
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        candidates = [*_TIMM_OF_SHORT, *timm.list_models()]
+        candidates = dict.fromkeys([*_TIMM_OF_SHORT, *timm.list_models()])
         near = difflib.get_close_matches(base, candidates, n=3, cutoff=0.5)
         hint = f" The nearest names: {', '.join(near)}." if near else ""
         raise ModelError(

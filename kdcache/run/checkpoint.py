@@ -98,7 +98,7 @@ class Checkpoints:
         best = self._best()
         if score is not None and (best is None or score > best[1]):
             replace_file(self.folder / _BEST, json.dumps({"step": step, "score": score}).encode())
-        self._prune()
+        self._prune(step)
         return self._path(step)
 
     def steps(self) -> list[int]:
@@ -166,8 +166,10 @@ class Checkpoints:
             return None
         return (step, score) if self._path(step).is_dir() else None
 
-    def _prune(self) -> None:
-        stay = {*self.steps()[-self._keep :], self.best_step()}
+    def _prune(self, latest: int) -> None:
+        # Later steps than the one just saved are what a resume passed over: broken, or of a future that is taken back.
+        before = [step for step in self.steps() if step <= latest]
+        stay = {*before[-self._keep :], self.best_step()}
         for step in self.steps():
             if step not in stay:
                 shutil.rmtree(self._path(step), ignore_errors=True)

@@ -196,6 +196,26 @@ def load_config(
     return from_plain(RunConfig, values)
 
 
+def given_settings(
+    *, file: Path | None = None, options: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
+) -> set[str]:
+    """Dotted names of the settings that `load_config` was given over its recipe."""
+    values: dict[str, Any] = {} if file is None else _read_yaml(file)
+    for name, value in (options or {}).items():
+        values = overlay(values, nested(name, value))
+    for assignment in assignments:
+        values = overlay(values, _assigned(assignment))
+    return set(_dotted(values))
+
+
+def _dotted(values: Mapping[str, Any], path: str = "") -> list[str]:
+    names: list[str] = []
+    for key, value in values.items():
+        name = f"{path}.{key}" if path else str(key)
+        names += _dotted(value, name) if isinstance(value, Mapping) and value else [name]
+    return names
+
+
 def write_config(config: RunConfig, file: Path) -> None:
     """Write every setting of `config` as YAML; `read_config` gives an equal one back."""
     replace_file(file, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True).encode())

@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 # Facts of timm's own about the architecture, which its loaders and feature extractors read.
-_KEPT = ("crop_mode", "fixed_input_size", "first_conv", "classifier")
+_KEPT = ("fixed_input_size", "first_conv", "classifier")
 
 
 def export_model(
@@ -77,6 +77,7 @@ def _timm_config(network: Network, class_names: Sequence[str] | None) -> dict[st
             "std": list(card.std),
             "interpolation": card.interpolation,
             "crop_pct": card.crop_pct,
+            "crop_mode": card.crop_mode,
         },
     }
     if card.model_args:

@@ -15,24 +15,41 @@ from kdcache.run.settings import differences, to_plain
 _CONFIG = "config.yaml"
 _BELONGS = "belongs.json"
 _WINDOWS = "windows.npy"
+_GIVEN = "given.json"
+_STARTED = {_BELONGS, _WINDOWS, _GIVEN}
+_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "export"}
 # What a run writes on its way may be changed when it goes on; what it learns may not.
 _FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "export_dtype")
 
 
 class RunFolder:
-    """A run's place on disk: `config.yaml`, `belongs.json`, `windows.npy`, and what training adds to them."""
+    """A run's place on disk.
+
+    config.yaml     every setting, resolved; written last when a run begins
+    belongs.json    what its results depend on beside them: view set, teacher, classes
+    windows.npy     of the view set
+    given.json      where data and teacher were found by the last start; free to change
+    metrics.csv, events, checkpoints, export    what training adds
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def enter(
-        self, config: RunConfig, belongs: dict[str, Any], windows: Int32[np.ndarray, "n"], *, fresh: bool
+        self,
+        config: RunConfig,
+        belongs: dict[str, Any],
+        given: dict[str, Any],
+        windows: Int32[np.ndarray, "n"],
+        *,
+        fresh: bool,
     ) -> bool:
         """Begin a run here, or go on with the one that is here; returns whether there was one.
 
         Args:
             config: resolved.
             belongs: what results depend on beside it, as plain JSON values.
+            given: paths and devices of this start, as plain JSON values.
             windows: of the view set, read again by `stored_windows`.
             fresh: begin anew.
 
@@ -40,27 +57,52 @@ class RunFolder:
             RunError: another run is here, or something that is no run, or the folder cannot be written.
         """
         try:
-            if fresh and self.is_run():
-                shutil.rmtree(self.path)
-            if self.is_run():
+            resumes = self.is_run() and not fresh
+            if resumes:
                 self._require_same(config, belongs)
-                write_config(config, self.path / _CONFIG)
-                return True
-            if self.path.exists() and any(self.path.iterdir()):
-                raise RunError(f"{self.path} holds files that are no run: give an empty or new folder with --out.")
-            self.path.mkdir(parents=True, exist_ok=True)
-            np.save(self.path / _WINDOWS, windows)
-            (self.path / _BELONGS).write_text(json.dumps(belongs, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            else:
+                if self.is_run():
+                    self._clear()
+                else:
+                    self._require_free()
+                self.path.mkdir(parents=True, exist_ok=True)
+                np.save(self.path / _WINDOWS, windows)
+                _write_json(self.path / _BELONGS, belongs)
+            _write_json(self.path / _GIVEN, given)
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
-            return False
+            return resumes
         except OSError as error:
             raise RunError(
                 f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
             ) from error
 
     def is_run(self) -> bool:
-        """Whether a run was begun here."""
-        return (self.path / _CONFIG).is_file()
+        """Whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
+        return all((self.path / name).is_file() for name in (_CONFIG, _BELONGS, _WINDOWS))
+
+    def stored_config(self) -> RunConfig | None:
+        """The configuration of the run that is here; None where there is none."""
+        return read_config(self.path / _CONFIG) if self.is_run() else None
+
+    def _clear(self) -> None:
+        """Remove what a run writes, and nothing else that may lie here."""
+        # The three that make it a run go last, so that a clearing that was killed can be taken up again.
+        for name in sorted(_WRITTEN, key=lambda name: name in (_CONFIG, _BELONGS, _WINDOWS)):
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _require_free(self) -> None:
+        """Raise unless nothing is here, or only what a start left that was killed."""
+        there = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+        foreign = sorted(there - _STARTED)
+        if foreign:
+            raise RunError(
+                f"{self.path} holds {foreign[0]}, which is of no run that can go on: give an empty or new folder with "
+                "--out."
+            )
 
     def _require_same(self, config: RunConfig, belongs: dict[str, Any]) -> None:
         stored = {"config": to_plain(read_config(self.path / _CONFIG)), **_read_json(self.path / _BELONGS)}
@@ -83,6 +125,10 @@ def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:
         return np.load(file, allow_pickle=False).astype(np.int32)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -54,9 +54,10 @@ class Trainer:
         torch.manual_seed(config.seed)
 
     @property
-    def lr(self) -> float:
-        """The learning rate of the next step."""
-        return float(self._optimizer.param_groups[0]["lr"])
+    def last_lr(self) -> float:
+        """The learning rate of the last step taken."""
+        rates = self._scheduler._get_lr(max(self.step - 1, 0))
+        return float(rates[0])
 
     def take_step(
         self,

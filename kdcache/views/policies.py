@@ -19,6 +19,13 @@ NAMED: dict[str, Policy] = {
 DEFAULT = "crop-mix"
 
 
+def describe_policy(policy: Policy, seed: int) -> str:
+    """A policy in words: its name where it has one, else its own fields, and the seed of its views."""
+    names = [name for name, named in NAMED.items() if named == policy]
+    text = names[0] if names else ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
+    return f"{text} (seed {seed})"
+
+
 def load_policy(name_or_file: str) -> Policy:
     """A named policy, or one read from a JSON or YAML file of `Policy` fields.
 

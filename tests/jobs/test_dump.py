@@ -17,7 +17,7 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.opening import stored_views
 from kdcache.models.load import load_model
 from kdcache.views.viewset import Span
-from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_data, make_teacher, tree_bytes
+from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
 
 
 def test_the_cache_holds_the_teachers_own_answers(job):
@@ -163,22 +163,6 @@ def test_options_that_make_no_sense_are_refused(job, tmp_path, choice, message):
     assert not (tmp_path / "cache").exists()
 
 
-class Heard:
-    """A progress that remembers what it was told."""
-
-    def __init__(self):
-        self.said, self.warned = [], []
-        from kdcache.progress import silent
-
-        self.task = silent.task
-
-    def say(self, line):
-        self.said.append(line)
-
-    def warn(self, line):
-        self.warned.append(line)
-
-
 def test_a_teacher_near_chance_is_warned_of(job, tmp_path):
     heard = Heard()
     report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy), heard)
@@ -212,3 +196,9 @@ def test_a_dry_run_needs_no_whole_block(job, tmp_path):
     report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, batch_size=2, dry_run=True))
     assert report.images_per_s > 0
     assert report.bytes_per_view > 0
+
+
+def test_a_dry_run_refuses_what_the_dump_would_refuse(job, tmp_path):
+    other = make_teacher(tmp_path / "other", seed=8)
+    with pytest.raises(IdentityError, match="weights"):
+        dump(dump_request(job.data, job.cache, other, None, dry_run=True))

@@ -23,6 +23,7 @@ from support.small_job import (
     CLASSES,
     MODEL,
     SETTINGS,
+    Heard,
     dump_request,
     make_data,
     make_teacher,
@@ -177,7 +178,11 @@ def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
     dump(dump_request(job.data, cache, weights, job.policy, label_space="none"))
     with pytest.raises(UsageError, match="label_loss=none"):
         train(train_request(job.data, tmp_path / "run", cache=cache))
-    report = train(train_request(job.data, tmp_path / "run", cache=cache, overrides=("objective.label_loss=none",)))
+    no_labels = ("objective.label_loss=none",)
+    with pytest.raises(UsageError, match="--val asks for accuracy"):
+        train(train_request(job.data, tmp_path / "run", cache=cache, overrides=no_labels, val=job.data))
+    report = train(train_request(job.data, tmp_path / "run", cache=cache, overrides=no_labels))
+    assert "label_names" not in (tmp_path / "run" / "export" / "config.json").read_text()
     assert report.steps == 10
     assert weights_of(tmp_path / "run")["fc.weight"].shape[0] == 7
 
@@ -188,7 +193,21 @@ REFUSALS = {
     "two sources": ({"supervised": True, "online_teacher": MODEL}, UsageError, "--supervised.*--online-teacher"),
     "weights without a live teacher": ({"teacher_weights": Path("x")}, UsageError, "--teacher-weights"),
     "an unknown entry": ({"teacher": "somebody"}, UsageError, f"'somebody'; it holds {MODEL}"),
-    "a temperature that top-k cannot serve": ({"overrides": ("objective.temperatur=2",)}, ConfigError, "temperature"),
+    "a misspelt setting": ({"overrides": ("objective.temperatur=2",)}, ConfigError, "objective.temperature"),
+    "a policy that the cache does not have": (
+        {"overrides": ("views.policy=crop",)},
+        ConfigError,
+        r"views\.policy.*cache",
+    ),
+    "epochs in a file": ({"epochs": None, "overrides": ("schedule={epochs: 50}",)}, UsageError, "50 epochs need 50"),
+    "a weight for no teacher": (
+        {"supervised": True, "overrides": ("objective.kd_weight=0.5",)},
+        ConfigError,
+        "kd_weight.*--supervised",
+    ),
+    "half precision that a CPU has not": ({"overrides": ("precision=fp16",)}, DeviceError, "fp16"),
+    "an unknown student": ({"student": "test_resnett"}, ModelError, "test_resnet"),
+    "an unknown renderer": ({"renderer": "opencv"}, UsageError, "pillow"),
     "an unknown recipe": ({"recipe": "fashion-minst"}, ConfigError, "fashion-mnist"),
     "an odd batch": ({"batch_size": 13}, ConfigError, "even"),
     "a batch larger than the data": ({"batch_size": 200}, UsageError, "smaller --batch-size"),
@@ -205,7 +224,10 @@ def test_what_makes_no_sense_is_refused_before_the_first_step(job, tmp_path, nam
     choice, error, message = REFUSALS[name]
     if choice.get("batch_size"):
         choice = choice | {"overrides": ()}
+    student = choice.get("student", MODEL)
+    choice = {key: value for key, value in choice.items() if key != "student"}
     request = train_request(job.data, tmp_path / "run", **({"cache": str(job.cache), "epochs": 1} | choice))
+    request = dataclasses.replace(request, student=student)
     if choice.get("batch_size"):
         kept = tuple(item for item in request.overrides if not item.startswith("batch_size"))
         request = dataclasses.replace(request, overrides=kept)
@@ -250,10 +272,107 @@ def test_fresh_replaces_a_run(job, tmp_path):
 
 def test_files_that_are_no_run_are_never_replaced(job, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "config.yaml").write_text("mine: true")
     for fresh in (False, True):
         with pytest.raises(RunError, match="no run"):
             train(train_request(job.data, tmp_path, cache=str(job.cache), fresh=fresh))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "config.yaml").read_text() == "mine: true"
+
+
+def test_fresh_leaves_what_others_put_into_the_run_folder(job, tmp_path):
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1)
+    train(request)
+    (tmp_path / "run" / "notes.txt").write_text("years of work")
+    assert train(dataclasses.replace(request, fresh=True), keep_losses=True).losses
+    assert (tmp_path / "run" / "notes.txt").read_text() == "years of work"
+
+
+def test_the_same_command_goes_on_although_the_cache_has_grown(job, tmp_path):
+    cache = tmp_path / "cache"
+    dump(dump_request(job.data, cache, job.weights, job.policy, views=1))
+    request = train_request(job.data, tmp_path / "run", cache=str(cache))
+    assert train(request).epochs == 1
+    dump(dump_request(job.data, cache, job.weights, job.policy, views=3))
+    again = train(request)
+    assert (again.epochs, again.images_per_s) == (1, None)
+
+
+def test_a_temperature_needs_full_targets(job, tmp_path):
+    dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, targets="topk", views=1))
+    warm = ("objective.temperature=2",)
+    with pytest.raises(UsageError, match="--targets full"):
+        train(train_request(job.data, tmp_path / "a", cache=str(tmp_path / "topk"), overrides=warm))
+    report = train(train_request(job.data, tmp_path / "b", cache=str(job.cache), epochs=1, overrides=warm))
+    assert report.steps == 5
+
+
+def test_an_average_and_drop_path_resume_at_the_very_step(job, tmp_path, monkeypatch):
+    from kdcache.run.trainer import Trainer
+
+    extra = ("ema_decay=0.9", "student.drop_path=0.2", "clip_grad=1.0", "optimizer.name=sgd")
+    whole = train(
+        train_request(job.data, tmp_path / "whole", cache=str(job.cache), epochs=2, overrides=extra), keep_losses=True
+    )
+    take_step = Trainer.take_step
+
+    def stop_at_six(self, *args):
+        losses = take_step(self, *args)
+        if self.step == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2, overrides=extra)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "take_step", stop_at_six)
+        with pytest.raises(KeyboardInterrupt):
+            train(request)
+    assert train(request, keep_losses=True).losses == whole.losses[6:]
+    ours, theirs = weights_of(tmp_path / "run"), weights_of(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    last = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
+    plain = load_file(last / "model.safetensors")
+    assert not torch.equal(plain["fc.weight"], theirs["fc.weight"]), "the export is the average"
+
+
+def test_a_live_teacher_takes_the_settings_of_its_entry_whatever_that_is_called(job, tmp_path):
+    cache = tmp_path / "cache"
+    dump(dump_request(job.data, cache, job.weights, job.policy, views=1, name="big", batch_size=8))
+    settings = {"cache": str(cache), "online_teacher": MODEL, "teacher_weights": job.weights, "epochs": 1}
+    heard = Heard()
+    train(train_request(job.data, tmp_path / "run", **settings), heard)
+    assert any("batches of 8, as big did" in line for line in heard.said)
+    named = train(train_request(job.data, tmp_path / "named", teacher="big", **settings))
+    assert named.steps == 5
+
+
+def test_a_student_fed_by_another_renderer_than_the_teacher_is_warned(job, tmp_path):
+    heard = Heard()
+    train(train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, renderer="pillow"), heard)
+    assert any("renderer" in line and "pillow" in line for line in heard.warned)
+
+
+def test_views_policy_recipe_and_epochs_are_said(job, tmp_path):
+    heard = Heard()
+    train(train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1), heard)
+    said = " ".join(heard.said)
+    assert "mixup 0.2, cutmix 1.0" in said
+    assert "Recipe fashion-mnist: 1 epochs of 5 steps" in said
+
+
+def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):
+    """torchrun sets OMP_NUM_THREADS=1, and an answer's last bits depend on the number."""
+    before = torch.get_num_threads()
+    try:
+        for threads in ("2", "1"):
+            monkeypatch.setenv("KDCACHE_THREADS", threads)
+            dump(dump_request(job.data, tmp_path / f"cache{threads}", job.weights, job.policy, views=1))
+            assert torch.get_num_threads() == int(threads)
+        monkeypatch.setenv("KDCACHE_THREADS", "many")
+        with pytest.raises(UsageError, match="KDCACHE_THREADS"):
+            dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1))
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

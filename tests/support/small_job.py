@@ -5,6 +5,7 @@ from pathlib import Path
 from kdcache.jobs.dump import DumpRequest
 from kdcache.jobs.setup import TrainRequest
 from kdcache.models.students import create_student
+from kdcache.progress import silent
 from kdcache.run.export import export_model
 from support.shards import make_shards
 
@@ -54,3 +55,18 @@ def train_request(data: str, out: Path, **choice: object) -> TrainRequest:
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by its path there."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+class Heard:
+    """A progress that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+        self.task = silent.task
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def warn(self, line: str) -> None:
+        self.warned.append(line)

@@ -92,7 +92,10 @@ def _read(src: Path, path: str, key: str, label: int) -> NewSample:
     try:
         data = (src / path).read_bytes()
     except OSError as error:
-        raise DataError(f"The image {src / path} cannot be read: {error.strerror}.") from error
+        raise DataError(
+            f"The image {src / path} cannot be read: {error.strerror}. Make it readable or remove it, and run the "
+            "import again."
+        ) from error
     try:
         image_size(BytesIO(data))
     except ValueError as error:

@@ -1,0 +1,90 @@
+"""A teacher that answers while a student trains: the baseline for speed and the oracle for exactness."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.store import Cache
+from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.answers import DEFAULT_BATCH
+from kdcache.jobs.opening import OpenViews
+from kdcache.models.names import architecture
+from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.progress import Progress
+from kdcache.targets.base import Coding
+from kdcache.targets.kinds import make_coding
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """A teacher that answers while the student trains, in the batches that `dump-logits` would use.
+
+    Attributes:
+        coding: `full`, so that a live answer passes through the same form as a stored one.
+        block_rows: of the view set; batches do not cross a block.
+    """
+
+    teacher: Teacher
+    coding: Coding
+    label_space: str
+    block_rows: int
+
+
+def open_live_teacher(
+    name: str,
+    weights: Path | None,
+    entry: str | None,
+    cache: Cache | None,
+    opened: OpenViews,
+    device: torch.device,
+    progress: Progress,
+) -> LiveTeacher:
+    """The live teacher, with the settings that the cache has for it.
+
+    Args:
+        name: short name or timm name.
+        weights: its checkpoint; None for timm's pretrained weights.
+        entry: of the cache, whose settings it takes; None for the one of its name or architecture, if there is one.
+
+    Raises:
+        UsageError: the cache has no such entry.
+        IdentityError: the entry was made with other weights.
+        ModelError: as `load_teacher` does.
+    """
+    stored = _stored_teacher(name, entry, cache)
+    teacher = load_teacher(
+        name,
+        weights,
+        device=device,
+        precision=stored.precision if stored is not None else "auto",
+        batch_size=stored.batch_size if stored is not None else min(DEFAULT_BATCH, opened.identity.block_rows),
+        size=stored.size if stored is not None else None,
+    )
+    if stored is not None and stored.weights != teacher.weight_hash:
+        raise IdentityError(
+            f"The weights of the live teacher {name} are {teacher.weight_hash[:12]}, those of the cache's "
+            f"{stored.name} {stored.weights[:12]}: give the same --teacher-weights, or a --cache that holds nothing.",
+            field="weights",
+        )
+    progress.say(
+        f"{name} answers live in {teacher.precision}, in batches of {teacher.batch_size}"
+        + (f", as {stored.name} did in the cache." if stored is not None else ".")
+    )
+    index = opened.view_set.index
+    same_classes = index.num_classes == teacher.num_classes
+    label_space = stored.label_space if stored is not None else "teacher" if same_classes else "none"
+    return LiveTeacher(teacher, make_coding("full", teacher.num_classes), label_space, opened.identity.block_rows)
+
+
+def _stored_teacher(name: str, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:
+    stored = cache.teachers() if cache is not None else {}
+    if entry is not None:
+        if entry not in stored:
+            raise UsageError(f"The cache holds no teacher {entry!r}; it holds {', '.join(stored) or 'none'}.")
+        return stored[entry]
+    if name in stored or name.startswith("hf-hub:"):
+        return stored.get(name)
+    alike = [identity for identity in stored.values() if identity.architecture == architecture(name)]
+    return alike[0] if len(alike) == 1 else None
