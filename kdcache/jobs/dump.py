@@ -23,7 +23,8 @@ from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
-from kdcache.render.base import Renderer, open_renderer
+from kdcache.render.base import Renderer
+from kdcache.render.opening import open_renderer
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
 from kdcache.views.stream import Views, stream_views

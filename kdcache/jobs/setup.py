@@ -24,7 +24,7 @@ from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
-from kdcache.render.base import open_renderer
+from kdcache.render.opening import open_renderer
 from kdcache.run.config import RunConfig, ViewsConfig, given_settings, load_config
 from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.recipes import DEFAULT_RECIPE

@@ -21,7 +21,7 @@ from kdcache.jobs.stopping import asked_to_stop
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.progress import Progress, Task, silent
-from kdcache.render.base import open_renderer
+from kdcache.render.opening import open_renderer
 from kdcache.run.checkpoint import Checkpoints
 from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder

@@ -25,7 +25,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
     from contextlib import closing
 
     from kdcache.data.shards import SampleReader
-    from kdcache.render.base import open_renderer
+    from kdcache.render.opening import open_renderer
     from kdcache.views.stream import stream_views
 
     cache, index = Cache.open(job.cache), open_index(job.data)

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from kdcache.errors import DeviceError, UsageError
-from kdcache.render.base import RenderRequest, open_renderer
+from kdcache.render.base import RenderRequest
+from kdcache.render.opening import open_renderer
 
 
 def test_a_request_has_one_box_and_one_flip_for_each_image() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kdcache.errors import BrokenImageError
-from kdcache.render.base import open_renderer
+from kdcache.render.opening import open_renderer
 from support.images import PHOTOGRAPHS, encode, photograph, png_of_rows
 from support.renderer_contract import RendererContract, difference, request, tiny_requests
 

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from kdcache.errors import BrokenImageError, DataError, UsageError
-from kdcache.render.base import Renderer, RenderRequest, open_renderer
+from kdcache.render.base import Renderer, RenderRequest
+from kdcache.render.opening import open_renderer
 from support.images import encode, photograph, png_of_16_bit_rgb, png_of_rows, small_photographs
 
 _EXIF_ROTATED = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"

@@ -1,0 +1,43 @@
+"""Choosing a renderer by name."""
+
+import torch
+
+from kdcache.errors import DeviceError, UsageError
+from kdcache.render.base import RENDERERS, Renderer
+
+
+def open_renderer(
+    name: str,
+    *,
+    size: int,
+    interpolation: str,
+    max_batch: int,
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Renderer:
+    """The renderer called `name`: "dali", or "pillow", the reference that works anywhere.
+
+    threads: how many decode at once; by default as many as this process has cores. Raises UsageError for an
+    unknown name, DeviceError when DALI is not installed or the device is not there.
+    """
+    renderer = _renderer_class(name)
+    return renderer(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
+
+
+def _renderer_class(name: str) -> type[Renderer]:
+    """Only the renderer that was asked for is imported: DALI exists on Linux alone."""
+    match name:
+        case "pillow":
+            from kdcache.render.pillow import PillowRenderer
+
+            return PillowRenderer
+        case "dali":
+            try:
+                from kdcache.render.dali import DaliRenderer
+            except ImportError as error:
+                raise DeviceError(
+                    f"The renderer dali cannot be loaded ({error}). "
+                    "Use --renderer pillow, or install nvidia-dali-cuda120."
+                ) from error
+            return DaliRenderer
+    raise UsageError(f"There is no renderer {name!r}; use {' or '.join(RENDERERS)}.")
