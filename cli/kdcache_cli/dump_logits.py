@@ -97,7 +97,7 @@ def dump_logits(
             min=2,
             metavar="B",
             help="The one batch shape that the teacher runs; even.",
-            show_default="128",
+            show_default="128, fewer for small data",
         ),
     ] = None,
     device: DeviceOption = "auto",

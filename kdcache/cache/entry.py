@@ -242,8 +242,9 @@ class BlockWriter:
             return
         if entry._is_sound(self._view, self._block):
             raise CacheError(
-                f"View {self._view}, block {self._block} of teacher '{entry.identity.name}' is recorded already; "
-                "a recorded block is never written again."
+                f"View {self._view}, block {self._block} of teacher '{entry.identity.name}' is recorded already, "
+                "and a recorded block is never written again: another process writes this cache. Let it finish, then "
+                "run the same command again."
             )
         entry._files.delete(record_key(entry.identity.name, self._view, self._block))
         entry._known_record.cache_clear()

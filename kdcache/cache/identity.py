@@ -214,7 +214,7 @@ def require_same(stored: Identity, wanted: Identity, what: str) -> None:
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     """Nested objects as dotted names; lists and scalars as they are, nothing where a field is left out."""
-    if not isinstance(value, dict) or not value:
+    if not isinstance(value, dict):
         return {prefix: value}
     found: dict[str, Any] = {}
     for name, part in value.items():

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from kdcache.cache.entry import BlockWriter, Entry
 from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.record import BlockRecord, Stored
@@ -18,8 +16,10 @@ from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, Answered, answer, block_batches, block_count
-from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, entry_name, views_for_dump
+from kdcache.jobs.evaluate import require_same_classes
+from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, entry_name, refuse_several_processes, views_for_dump
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
+from kdcache.jobs.top1 import Top1
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, Task, silent
@@ -121,6 +121,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     Raises:
         KdcacheError: anything that a user can mend; what was written before stays.
     """
+    refuse_several_processes("dump-logits")
     device = resolve_device(request.device)
     use_all_cores()
     resolve_name(request.teacher)  # a wrong name is told before an index of millions is built
@@ -134,6 +135,10 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         device=device,
         precision=request.precision or "auto",
         batch_size=batch_size,
+    )
+    progress.say(
+        f"{teacher.name} ({teacher.architecture}, {teacher.num_classes} classes) answers at {teacher.size} pixels in "
+        f"{teacher.precision}, in batches of {teacher.batch_size}."
     )
     _check_classes(index, teacher, request.label_space)
     coding = _coding(request, teacher.num_classes)
@@ -209,7 +214,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
     rows_left = sum(_rows(block, samples, source.block_rows) for _, block in missing)
     provenance = provenance_of(source.renderer, source.teacher)
     warn_of_other_provenance(entry, provenance, views, progress)
-    top1 = _Top1()
+    top1 = Top1()
     start = time.perf_counter()
     with progress.task(
         f"{request.teacher} over {samples:,} samples x {views} views",
@@ -229,7 +234,7 @@ def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progr
                     top1 if first else None,
                 )
                 if first:
-                    _say_top1(top1, source, request.label_space, progress)
+                    top1.say(source.teacher.num_classes, request.label_space, progress)
     seconds = time.perf_counter() - start
     return DumpReport(
         cache=request.cache,
@@ -250,7 +255,7 @@ def _write_block(
     answers: Iterable[tuple[Views, Answered]],
     provenance: dict[str, str],
     task: Task,
-    top1: "_Top1 | None",
+    top1: "Top1 | None",
 ) -> None:
     """Write a block as its answers come, so that no more than a chunk of them is held."""
     for views, answered in answers:
@@ -264,7 +269,7 @@ def _write_block(
 def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> DumpReport:
     """Answer a few batches, code them as they would be stored, and count the bytes."""
     start = time.perf_counter()
-    top1 = _Top1()
+    top1 = Top1()
     parts = []
     for batch_views, answered in source.answers(source.batches(0, 0)[:_DRY_RUN_BATCHES]):
         top1.count(batch_views, answered)
@@ -291,37 +296,6 @@ def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> Du
     )
 
 
-class _Top1:
-    """How often the teacher's first class is the label that holds most of the picture."""
-
-    def __init__(self) -> None:
-        self.right = self.seen = 0
-
-    def count(self, views: Views, answered: Answered) -> None:
-        labels = views.rows.labels
-        main = np.where(views.rows.weight >= 0.5, labels[:, 0], labels[:, 1])
-        first = answered.first.numpy()
-        labelled = main >= 0
-        self.right += int((first == main)[labelled].sum())
-        self.seen += int(labelled.sum())
-
-    @property
-    def share(self) -> float | None:
-        return self.right / self.seen if self.seen else None
-
-
-def _say_top1(top1: _Top1, source: _Source, label_space: str, progress: Progress) -> None:
-    if label_space != "teacher" or top1.share is None:
-        return
-    progress.say(f"The teacher's top-1 on the first block of this run: {top1.share:.1%} of {top1.seen:,}.")
-    chance = 1 / source.teacher.num_classes
-    if top1.share < chance + 0.1 * (1 - chance):
-        progress.warn(
-            f"That is near chance ({chance:.1%}): are the labels in the order of the teacher's classes, and are these "
-            "the weights you meant? Use --label-space none if the teacher's classes are others."
-        )
-
-
 def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: str) -> TeacherIdentity:
     """What a teacher's answers depend on."""
     return TeacherIdentity(
@@ -340,7 +314,10 @@ def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: s
 
 
 def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
-    if label_space == "none" or index.num_classes == teacher.num_classes:
+    if label_space == "none":
+        return
+    require_same_classes(index.class_names, teacher.class_names, f"the teacher {teacher.name}")
+    if index.num_classes == teacher.num_classes:
         return
     raise IdentityError(
         f"The data has {index.num_classes} classes, the teacher {teacher.num_classes}: its answers are not about these "

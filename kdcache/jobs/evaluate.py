@@ -79,6 +79,8 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
             raise UsageError(f"{folder} is a folder with weights of its own: leave --weights out, or name a model.")
         network = load_model(None, folder)
     else:
+        if os.sep in request.model and not request.model.startswith("hf-hub:"):
+            raise UsageError(f"There is no run folder {request.model}: check the path, or name a timm model.")
         network = load_model(request.model, request.weights)
     network.module.to(device).eval()
     index = open_index(request.data, progress=progress)
@@ -107,7 +109,7 @@ def score(
 
     The last batch is smaller; scores do not depend on the batch but in rounding.
     """
-    check_labels(index, network.card.num_classes)
+    check_labels(index, network.card.num_classes, network.card.class_names)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
     was_training = network.module.training
@@ -135,8 +137,24 @@ def score(
     return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
 
 
-def check_labels(index: Index, num_classes: int) -> None:
-    """Raise where a model of `num_classes` cannot be scored on `index`."""
+def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | None, who: str) -> None:
+    """Raise IdentityError where both say what their classes are called, and not the same: labels would be shifted."""
+    if data is None or model is None or data == model:
+        return
+    differing = next((pair for pair in zip(data, model, strict=False) if pair[0] != pair[1]), None)
+    what = (
+        f"{len(data)} classes, {who} {len(model)}" if differing is None else f"{differing[0]!r}, {who} {differing[1]!r}"
+    )
+    raise IdentityError(
+        f"The data's classes are not those of {who}: the data has {what}. Give data whose classes.json lists the same "
+        "classes in the same order, also those that have no image there.",
+        field="class_names",
+    )
+
+
+def check_labels(index: Index, num_classes: int, class_names: tuple[str, ...] | None) -> None:
+    """Raise where a model with these classes cannot be scored on `index`."""
+    require_same_classes(index.class_names, class_names, "the model")
     if len(index) == 0 or int(index.label.min()) < 0:
         raise UsageError(
             f"{data_of(index)} has samples without labels, and a score needs a label for each: add them as KEY.cls and "

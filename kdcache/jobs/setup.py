@@ -4,7 +4,6 @@ Every refusal happens here, before any time is spent.
 """
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.batches import steps_per_epoch
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
-from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
+from kdcache.jobs.opening import OpenViews, entry_name, new_views, refuse_several_processes, stored_views
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
@@ -42,7 +41,7 @@ class TrainRequest:
         student: timm name.
         data: shards to train on; `val`: labelled shards to evaluate on.
         cache: path of the cache; not read by a supervised training.
-        recipe, config, overrides: layers of settings; later ones, and single options before overrides, go over earlier.
+        recipe, config, overrides: layers of settings, later over earlier; the options below lie over recipe and config.
         out: run folder.
         seed: of the student's first weights and its dropout; views have a seed of their own.
         supervised: learn from labels alone.
@@ -135,7 +134,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    _refuse_several_processes()
+    refuse_several_processes("train")
     mode = request.mode
     config, asked = _configure(request, mode, device)
     for name in filter(None, (config.student.name, request.online_teacher)):
@@ -182,7 +181,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
                 "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
                 "--val out, or distil from a teacher of these labels."
             )
-        check_labels(val, num_classes)
+        check_labels(val, num_classes, index.class_names)
     # Opened once for nothing, so that a renderer that cannot work here is told before anything is written.
     open_renderer(request.renderer, size=8, interpolation="bilinear", max_batch=2, device=device).close()
     setup = Setup(
@@ -219,14 +218,6 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     return setup
 
 
-def _refuse_several_processes() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            "Training over several processes is not there yet: each of them would train a student of its own in the "
-            "same folder. Start `kdcache train` once, without torchrun."
-        )
-
-
 def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
     """The settings without what the views decide, and the names of those that the user gave."""
     options = {
@@ -240,6 +231,12 @@ def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple
         request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
     )
     asked = given_settings(file=request.config, options=options, assignments=request.overrides)
+    twice = sorted(options.keys() & given_settings(assignments=request.overrides))
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
+    if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
+        # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
     if mode == "supervised":
         if "objective.kd_weight" in asked and config.objective.kd_weight > 0:
             raise ConfigError(

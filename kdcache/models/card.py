@@ -18,6 +18,7 @@ class ModelCard:
         input_size: (channels, height, width) that it was trained for.
         mean, std: of each channel, for pixels in 0..1.
         interpolation, crop_pct, crop_mode: of timm's evaluation transform.
+        class_names: in the order of the outputs, where they are known.
         model_args: further arguments of `timm.create_model`, as plain JSON values.
     """
 
@@ -29,6 +30,7 @@ class ModelCard:
     interpolation: str
     crop_pct: float
     crop_mode: str = "center"
+    class_names: tuple[str, ...] | None = None
     model_args: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -67,6 +69,7 @@ class ModelCard:
                 interpolation=metadata["interpolation"],
                 crop_pct=float(metadata["crop_pct"]),
                 crop_mode=metadata.get("crop_mode", "center"),
+                class_names=_names(json.loads(metadata.get("class_names", "null"))),
                 model_args=model_args,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -74,3 +77,7 @@ class ModelCard:
                 f"The header of the weights cannot be read as a description of their model ({error!r}): "
                 "export them again with kdcache, or remove the header."
             ) from error
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    return None if value is None else tuple(str(name) for name in value)

@@ -30,6 +30,7 @@ class Teacher:
         self.name = name
         self.architecture = card.architecture
         self.num_classes = card.num_classes
+        self.class_names = card.class_names
         self.size = card.size
         self.mean = card.mean
         self.std = card.std

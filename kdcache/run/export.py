@@ -1,5 +1,6 @@
 """The trained model in the form that `timm.create_model` loads, and kdcache itself, from one folder or one file."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ def export_model(
         for name, tensor in (network.module.state_dict() if tensors is None else tensors).items()
     }
     with new_folder(folder) as partial:
-        save_file(weights, partial / WEIGHTS, network.card.to_metadata())
+        names = None if class_names is None else tuple(class_names)
+        save_file(weights, partial / WEIGHTS, dataclasses.replace(network.card, class_names=names).to_metadata())
         config = json.dumps(_timm_config(network, class_names), indent=2)
         (partial / CONFIG).write_text(config + "\n", encoding="utf-8")
     return folder / WEIGHTS

@@ -62,7 +62,7 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert default_of("--views", dump) == str(DEFAULT_VIEWS)
     assert default_of("--k", dump) == str(DEFAULT_K)
     assert default_of("--min-prob", dump) == str(DEFAULT_MIN_PROB)
-    assert default_of("--batch-size", dump) == str(DEFAULT_BATCH)
+    assert default_of("--batch-size", dump) == f"{DEFAULT_BATCH}, fewer for small data"
     assert default_of("--targets", dump) == DumpRequest.targets
     assert default_of("--label-space", dump) == DumpRequest.label_space
     assert default_of("--renderer", dump) == DumpRequest.renderer

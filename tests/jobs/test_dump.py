@@ -1,10 +1,12 @@
 """`dump-logits`: whole views, the same bytes after any interruption, and nothing lost when something is wrong."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.dump import dump
+from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.opening import stored_views
+from kdcache.jobs.top1 import Top1, near_chance
 from kdcache.models.load import load_model
 from kdcache.views.viewset import Span
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
@@ -163,12 +167,54 @@ def test_options_that_make_no_sense_are_refused(job, tmp_path, choice, message):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_teacher_near_chance_is_warned_of(job, tmp_path):
+def test_the_teachers_top1_is_said(job, tmp_path):
     heard = Heard()
     report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy), heard)
-    assert any("top-1 on the first block" in line for line in heard.said)
-    assert report.top1 is not None
-    assert (report.top1 < 0.325) == any("near chance" in line for line in heard.warned)
+    assert any(f"top-1 on the first block of this run: {report.top1:.1%} of " in line for line in heard.said)
+
+
+@pytest.mark.parametrize(
+    ("right", "seen", "classes", "near"),
+    [(2, 1024, 1000, True), (100, 1024, 10, True), (300, 1024, 10, False), (5, 16, 3, False), (900, 1000, 1000, False)],
+)
+def test_a_teacher_is_near_chance_only_where_that_is_sure(right, seen, classes, near):
+    assert near_chance(right, seen, classes) == near
+
+
+def test_a_teacher_that_knows_nothing_is_warned_of():
+    heard = Heard()
+    top1 = Top1()
+    top1.right, top1.seen = 10, 1000
+    top1.say(100, "teacher", heard)
+    assert any("near chance" in line for line in heard.warned)
+
+
+def test_classes_of_other_names_are_refused(job, tmp_path):
+    """Equal counts, other order: every label would mean another class."""
+    from kdcache.models.load import load_model
+    from kdcache.run.export import export_model
+
+    names = json.loads((Path(job.data) / "classes.json").read_text())
+    network = load_model(MODEL, job.weights)
+    same = export_model(tmp_path / "same", network, class_names=names)
+    other = export_model(tmp_path / "other", network, class_names=names[::-1])
+    dump(dump_request(job.data, tmp_path / "cache", same, job.policy, views=1))
+    with pytest.raises(IdentityError, match=r"class 0.*class 3"):
+        dump(dump_request(job.data, tmp_path / "cache2", other, job.policy, views=1))
+    assert evaluate(EvaluateRequest(str(same.parent), job.data, device="cpu")).samples == SAMPLES
+    with pytest.raises(IdentityError, match=r"class 0.*class 3"):
+        evaluate(EvaluateRequest(str(other.parent), job.data, device="cpu"))
+
+
+def test_the_policy_without_mixing_is_refused_by_the_field_too(job):
+    with pytest.raises(IdentityError, match=r"policy\.cutmix 1.0, and nothing was asked for"):
+        dump(dump_request(job.data, job.cache, job.weights, "crop"))
+
+
+def test_several_processes_are_refused(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"dump-logits.*without torchrun"):
+        dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy))
 
 
 def test_another_renderer_is_warned_of_but_not_refused(job, tmp_path):

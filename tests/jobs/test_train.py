@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +195,7 @@ REFUSALS = {
     "two sources": ({"supervised": True, "online_teacher": MODEL}, UsageError, "--supervised.*--online-teacher"),
     "weights without a live teacher": ({"teacher_weights": Path("x")}, UsageError, "--teacher-weights"),
     "an unknown entry": ({"teacher": "somebody"}, UsageError, f"'somebody'; it holds {MODEL}"),
+    "a setting given twice": ({"overrides": ("schedule.epochs=2",)}, UsageError, "given twice"),
     "a misspelt setting": ({"overrides": ("objective.temperatur=2",)}, ConfigError, "objective.temperature"),
     "a policy that the cache does not have": (
         {"overrides": ("views.policy=crop",)},
@@ -405,3 +408,22 @@ def test_a_start_that_is_refused_leaves_no_run_and_destroys_none(job, trained, t
             train(train_request(job.data, folder, cache=str(job.cache), fresh=fresh, overrides=(setting,)))
     assert not (tmp_path / "run").exists()
     assert tree_bytes(out) == before
+
+
+def test_a_rate_that_was_chosen_is_the_rate_and_a_recipes_follows_the_batch(job, tmp_path):
+    def rate(name, *settings):
+        request = train_request(job.data, tmp_path / name, cache=str(job.cache), epochs=1)
+        kept = tuple(item for item in request.overrides if "lr" not in item)
+        train(dataclasses.replace(request, overrides=(*kept, *settings)))
+        return read_config(tmp_path / name / "config.yaml").optimizer.lr
+
+    assert rate("chosen", "optimizer.lr=0.004") == 0.004
+    assert rate("recipe") == pytest.approx(0.01 * (26 / 128) ** 0.5)
+
+
+def test_a_validation_set_of_other_classes_is_refused(job, tmp_path):
+    other = tmp_path / "val"
+    shutil.copytree(job.data, other)
+    (other / "classes.json").write_text(json.dumps([f"other {number}" for number in range(CLASSES)]))
+    with pytest.raises(IdentityError, match=r"classes\.json"):
+        train(train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, val=str(other)))
