@@ -74,7 +74,7 @@ app.command("recipes")(recipes)
 
 def main() -> None:
     """Run the command line; exits with 0, 1 (failed), 2 (usage), 3 (verification failed) or 130 (interrupted)."""
-    # Waiting threads of PyTorch's must sleep, not spin: decoding wants the same cores, and on a machine that others use
-    # too, spinning made training thirty times slower. OpenMP reads this when torch is imported, which comes later.
+    # Waiting threads of PyTorch's should sleep, not spin: decoding and other processes want the same cores. OpenMP
+    # reads this when torch is imported, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app(prog_name="kdcache")

@@ -32,7 +32,7 @@ class Trainer:
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
         """
-        # Convolutions run up to twice as fast in it, on tensor cores and on CPUs.
+        # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         self.module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.step = 0
         self.precision = precision
