@@ -22,20 +22,28 @@ class Plan:
 
     Attributes:
         box: crop in source pixels: top, left, height, width.
+        cubic: whether it is resized with a bicubic filter, else bilinear.
         flip: whether the crop is mirrored left to right.
-        op: operations after the crop, in order (none yet: k = 0).
-        magnitude: their magnitudes.
-        erase: erased box at the reference size: top, left, bottom, right (none yet: all 0).
+        shift: then moved down and right, in pixels at the reference size; what comes in is black.
+        op: `Operation` codes, applied in order.
+        magnitude: the argument of each operation, as `Operation` says.
+        op_cubic: whether it interpolates bicubically, where it warps.
+        erase: erased boxes at the reference size: top, left, bottom, right; all 0 for none.
+        noise: what the colours of erased boxes are drawn from.
         weight: of each pair, the share that a row keeps of itself; 1 means that the pair is not mixed.
         cut: of each pair, the swapped box at the reference size: top, left, bottom, right; all 0 with weight < 1
             means mixup.
     """
 
     box: Int32[np.ndarray, "b 4"]
+    cubic: Bool[np.ndarray, "b"]
     flip: Bool[np.ndarray, "b"]
+    shift: Int32[np.ndarray, "b 2"]
     op: UInt8[np.ndarray, "b k"]
     magnitude: Float32[np.ndarray, "b k"]
-    erase: Int32[np.ndarray, "b 4"]
+    op_cubic: Bool[np.ndarray, "b k"]
+    erase: Int32[np.ndarray, "b boxes 4"]
+    noise: UInt64[np.ndarray, "b"]
     weight: Float32[np.ndarray, "pairs"]
     cut: Int32[np.ndarray, "pairs 4"]
 
@@ -53,28 +61,34 @@ class Plan:
 def make_plan(
     policy: Policy,
     seed: int,
-    view: int,
+    view: int | Int64[np.ndarray, "b"],
     key_hash: UInt64[np.ndarray, "b"],
     height: Int64[np.ndarray, "b"],
     width: Int64[np.ndarray, "b"],
 ) -> Plan:
-    """The plan of some rows of `view`, given in row order from an even row on.
+    """The plan of some rows, given pair by pair: each even row of a view is followed by its partner.
 
     An odd number of rows leaves the last one unmixed: it has no partner.
 
     Args:
         seed: of the view set, 0 <= seed < 2**32.
+        view: of all rows, or of each; both rows of a pair are of one view.
         key_hash: 64-bit hashes of the samples' keys.
         height, width: the images' sizes in pixels, as stored (EXIF orientation ignored).
     """
     rows = len(key_hash)
-    weight, cut = _mixing(policy, seed, view, key_hash[0 : rows // 2 * 2 : 2])
+    even = slice(0, rows // 2 * 2, 2)
+    weight, cut = _mixing(policy, seed, view if isinstance(view, int) else view[even], key_hash[even])
     return Plan(
         box=_crop_boxes(policy, words(seed, Stream.CROP, key_hash, view, _TRIES), height, width),
+        cubic=np.full(rows, policy.interpolation == "bicubic"),
         flip=unit(words(seed, Stream.FLIP, key_hash, view, 1)[:, 0, 0]) < policy.hflip,
+        shift=np.zeros((rows, 2), np.int32),
         op=np.zeros((rows, 0), np.uint8),
         magnitude=np.zeros((rows, 0), np.float32),
-        erase=np.zeros((rows, 4), np.int32),
+        op_cubic=np.zeros((rows, 0), np.bool_),
+        erase=np.zeros((rows, 0, 4), np.int32),
+        noise=np.zeros(rows, np.uint64),
         weight=weight,
         cut=cut,
     )
@@ -123,7 +137,7 @@ def _central_size(
 
 
 def _mixing(
-    policy: Policy, seed: int, view: int, even_key_hash: UInt64[np.ndarray, "pairs"]
+    policy: Policy, seed: int, view: int | Int64[np.ndarray, "pairs"], even_key_hash: UInt64[np.ndarray, "pairs"]
 ) -> tuple[Float32[np.ndarray, "pairs"], Int32[np.ndarray, "pairs 4"]]:
     """Weight and cut box of each pair, as timm's Mixup in `pair` mode draws them, at the reference size."""
     pairs = len(even_key_hash)

@@ -9,7 +9,9 @@ from typing import Any
 
 from kdcache.errors import ConfigError
 
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS = ("bilinear", "bicubic", "random")
+CROPS = ("resized", "centre", "padded")
+ERASE_MODES = ("const", "rand", "pixel")
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,26 @@ class Policy:
     a default, once released, never changes.
 
     Attributes:
-        crop_scale: range of the crop's area, as a share of the image's.
-        crop_ratio: range of the crop's width / height.
+        crop: "resized" (timm's RandomResizedCrop), "centre" (the same for every view: the centred square), or
+            "padded" (the centred square, shifted by up to `pad` pixels, as CIFAR recipes do).
+        crop_scale: range of a resized crop's area, as a share of the image's.
+        crop_ratio: range of a resized crop's width / height.
+        crop_pct: side of the centred square, as a share of the image's shorter side.
+        pad: most pixels, at the reference size, that a padded crop is shifted along each axis; what comes in is black.
         hflip: probability of a horizontal flip.
-        interpolation: of the resize to the model's input size, antialiased: "bilinear" or "bicubic".
+        interpolation: of the antialiased resize to the model's input size, and of operations that warp: "bilinear",
+            "bicubic", or "random" (one of the two for each of them).
+        auto_augment: timm's configuration string: "rand-m9-mstd0.5-inc1", "original", "v0", "3a", ..., or "cifar10",
+            torchvision's AutoAugment policy for CIFAR-10; empty for none.
+        color_jitter: torchvision's ColorJitter, after `auto_augment`: brightness, contrast, saturation, hue.
+        color_jitter_prob: probability that it is applied at all.
+        fill: colour of what a warp uncovers, and of erased boxes, in 0..255; timm's is the data set's mean.
+        erase_prob: probability of timm's RandomErasing.
+        erase_mode: "const" (`fill`), "rand" (one random colour a box) or "pixel" (one a pixel).
+        erase_count: most boxes erased in one image; their number is drawn from 1 to this.
+        erase_std: deviation of random colours around `fill`, in 0..255; timm's is the data set's.
+        repeats: of repeated augmentation (Hoffer et al. 2020): views that share one order, and of which an epoch
+            shows each image so many times, to fewer images.
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of cutmix's Beta(alpha, alpha); 0 turns it off.
         cutmix_minmax: range of the cut box's sides as shares of the picture's, in place of the Beta.
@@ -32,10 +50,22 @@ class Policy:
         reference_size: pixels a side at which cut boxes and their weights are fixed; the usual training size.
     """
 
+    crop: str = "resized"
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_pct: float = 1.0
+    pad: int = 0
     hflip: float = 0.5
     interpolation: str = "bilinear"
+    auto_augment: str = ""
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_prob: float = 1.0
+    fill: tuple[float, float, float] = (124.0, 116.0, 104.0)
+    erase_prob: float = 0.0
+    erase_mode: str = "const"
+    erase_count: int = 1
+    erase_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    repeats: int = 1
     mixup: float = 0.0
     cutmix: float = 0.0
     cutmix_minmax: tuple[float, float] | None = None
@@ -52,17 +82,36 @@ class Policy:
             pair = getattr(self, name)
             if pair is not None and pair[1] > 1:
                 raise ConfigError(f"policy.{name} is {pair}: shares of the picture end at 1.")
-        for name in ("hflip", "mix_prob", "switch_prob"):
+        for name in ("hflip", "color_jitter_prob", "erase_prob", "mix_prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1.")
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
             if alpha != 0 and not 1e-3 <= alpha < math.inf:
                 raise ConfigError(f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001.")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ConfigError(f"policy.interpolation is {self.interpolation!r}: use {' or '.join(INTERPOLATIONS)}.")
+        for name, choices in (("crop", CROPS), ("interpolation", INTERPOLATIONS), ("erase_mode", ERASE_MODES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}: use {', '.join(choices)}.")
         if not 8 <= self.reference_size <= 4096:
             raise ConfigError(f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096.")
+        if not 0 < self.crop_pct <= 1:
+            raise ConfigError(f"policy.crop_pct is {self.crop_pct}: give a share of the shorter side, over 0 to 1.")
+        if (self.crop == "padded") != (self.pad > 0) or not 0 <= self.pad <= self.reference_size:
+            raise ConfigError(
+                f"policy.pad is {self.pad} and policy.crop {self.crop!r}: a padded crop needs pad, 1 to reference_size "
+                "pixels, and no other crop has it."
+            )
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5 or not max(self.color_jitter) < math.inf:
+            raise ConfigError(
+                f"policy.color_jitter is {self.color_jitter}: give brightness, contrast, saturation and hue, each at "
+                "least 0, the hue at most 0.5."
+            )
+        for name in ("fill", "erase_std"):
+            if not all(0 <= part <= 255 for part in getattr(self, name)):
+                raise ConfigError(f"policy.{name} is {getattr(self, name)}: give three values in 0..255.")
+        for name in ("erase_count", "repeats"):
+            if not 1 <= getattr(self, name) <= 64:
+                raise ConfigError(f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64.")
 
     @property
     def mixes(self) -> bool:
@@ -96,20 +145,30 @@ class Policy:
 
 
 def _read(name: str, value: Any, default: Any) -> Any:
+    if name == "color_jitter":
+        value = _jitter(value)
     if isinstance(default, str):
         if isinstance(value, str):
             return value
     elif isinstance(default, tuple) or default is None:
         if value is None and default is None:
             return None
-        if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)):
-            return (float(value[0]), float(value[1]))
+        length = len(default) if default is not None else 2
+        if isinstance(value, list | tuple) and len(value) == length and all(map(_is_number, value)):
+            return tuple(float(part) for part in value)
     elif isinstance(default, float):
         if _is_number(value):
             return float(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ConfigError(f"policy.{name} is {value!r}: give a value like {default!r}.")
+
+
+def _jitter(value: Any) -> Any:
+    """timm's short forms: one number for brightness, contrast and saturation, or these three without a hue."""
+    if _is_number(value):
+        value = [value] * 3
+    return [*value, 0.0] if isinstance(value, list | tuple) and len(value) == 3 else value
 
 
 def _is_number(value: Any) -> bool:

@@ -27,6 +27,14 @@ class Stream(IntEnum):
     CROP = 3
     FLIP = 4
     MIX = 5
+    SHIFT = 6
+    INTERPOLATION = 7
+    AUGMENT = 8
+    JITTER = 9
+    ERASE = 10
+    NOISE = 11
+    UNIT = 12
+    REUSE = 13
 
 
 def philox4x32(counter: UInt32[np.ndarray, "n 4"], key: tuple[int, int]) -> UInt32[np.ndarray, "n 4"]:
@@ -46,20 +54,20 @@ def philox4x32(counter: UInt32[np.ndarray, "n 4"], key: tuple[int, int]) -> UInt
 
 
 def words(
-    seed: int, stream: Stream, ids: UInt64[np.ndarray, "n"], view: int, draws: int
+    seed: int, stream: Stream, ids: UInt64[np.ndarray, "n"], view: int | Int64[np.ndarray, "n"], draws: int
 ) -> UInt32[np.ndarray, "n draws 4"]:
     """Draws 0..draws-1 of every id: four 32-bit words each.
 
     Args:
         seed: 0 <= seed < 2**32.
         ids: what is drawn for, as 64 bits: a sample's key hash, or a window's number.
-        view: the view, or the group of views where they share the draw; below 2**32.
+        view: the view, of all or of each, or the group of views where they share the draw; below 2**32.
     """
     n = len(ids)
     counter = np.empty((n, draws, 4), np.uint32)
     counter[:, :, 0] = (ids & _LOW32).astype(np.uint32)[:, None]
     counter[:, :, 1] = (ids >> _SHIFT32).astype(np.uint32)[:, None]
-    counter[:, :, 2] = np.uint32(view)
+    counter[:, :, 2] = np.asarray(view, np.uint32).reshape(-1, 1)
     counter[:, :, 3] = np.arange(draws, dtype=np.uint32)
     return philox4x32(counter.reshape(n * draws, 4), (seed, int(stream))).reshape(n, draws, 4)
 
