@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
 
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
@@ -80,15 +79,12 @@ class Entry:
             found["records"] += len(record.to_bytes())
         return found
 
-    def read_chunk(self, view: int, chunk: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
-        """The answers to a chunk's rows (`layout.chunk_range`).
+    def read_chunk(self, view: int, chunk: int) -> Targets:
+        """The answers to a chunk's rows (`layout.chunk_range`), without labels.
 
-        `labels` are those that were given when the rows were written; in label space `none` they are ignored.
         Raises CacheError where the block was not recorded, CorruptError where it is not what was written.
         """
         start, stop = self.layout.chunk_range(chunk)
-        if len(labels) != stop - start:
-            raise CacheError(f"Chunk {chunk} has {stop - start} rows, and {len(labels)} labels were given.")
         block = self.layout.block_of(chunk)
         record = self.record(view, block)
         arrays = {}
@@ -99,24 +95,17 @@ class Entry:
                 state = "is missing" if data is None else "is not what was written"
                 raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
             arrays[name] = codec.decode(data)
-        if self.identity.label_space == "none":
-            labels = np.full((stop - start, 2), -1, np.int64)
         try:
-            return self.coding.unpack(arrays, stop - start, labels)
+            return self.coding.unpack(arrays, stop - start)
         except CorruptError as error:
             raise CorruptError(
                 f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error} "
                 f"{self._remedy(view, block)}"
             ) from error
 
-    def read_block(self, view: int, block: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
+    def read_block(self, view: int, block: int) -> Targets:
         """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
-        first, _ = self.layout.block_range(block)
-        parts: list[Targets] = []
-        for chunk in self.layout.chunks_of(block):
-            start, stop = self.layout.chunk_range(chunk)
-            parts.append(self.read_chunk(view, chunk, labels[start - first : stop - first]))
-        return type(parts[0]).concat(parts)
+        return _join([self.read_chunk(view, chunk) for chunk in self.layout.chunks_of(block)])
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
         """Write a block piece by piece. Raises CacheError where it is there already."""

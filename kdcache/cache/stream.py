@@ -1,11 +1,8 @@
 """Reading ahead: ranges of rows from a cache, decoded by a thread before they are asked for."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-
-import numpy as np
-from jaxtyping import Int64
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.layout import Layout
@@ -21,27 +18,16 @@ Piece = tuple[tuple[int, int], slice]
 MAX_RANGES_AHEAD = 1024
 
 
-def stream_targets(
-    entry: Entry,
-    ranges: Iterable[Range],
-    labels_of: Callable[[int, int, int], Int64[np.ndarray, "b 2"]],
-    depth: int = 2,
-) -> Generator[Targets, None, None]:
-    """The answers to each range of rows, in order.
+def stream_targets(entry: Entry, ranges: Iterable[Range], depth: int = 2) -> Generator[Targets, None, None]:
+    """The answers to each range of rows, in order, without labels.
 
-    A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `labels_of(view,
-    start, stop)` gives the labels of rows as they were when the cache was written; it is called for whole
-    chunks, from another thread. `depth` chunks are read beyond the one in use. A chunk is read once for
-    ranges that follow each other, and dropped after use.
+    A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `depth` chunks are read
+    beyond the one in use, by a thread. A chunk is read once for ranges that follow each other, and dropped after
+    use.
 
-    Errors of the thread are raised here, at the first range that they concern: CacheError for a block that
-    is not recorded, CorruptError for one that is damaged, and those of `labels_of`. Closing the iterator
-    ends the thread.
+    Errors of the thread are raised here, at the first range that they concern: CacheError for a block that is not
+    recorded, CorruptError for one that is damaged. Closing the iterator ends the thread.
     """
-
-    def load(view: int, chunk: int) -> Targets:
-        return entry.read_chunk(view, chunk, labels_of(view, *entry.layout.chunk_range(chunk)))
-
     due = iter(ranges)
     waiting: deque[list[Piece]] = deque()
     loaded: dict[tuple[int, int], Future[Targets]] = {}
@@ -57,7 +43,7 @@ def stream_targets(
                 for place, _ in waiting[-1]:
                     uses[place] += 1
                     if place not in loaded:
-                        loaded[place] = reader.submit(load, *place)
+                        loaded[place] = reader.submit(entry.read_chunk, *place)
             if not waiting:
                 return
             parts = [loaded[place].result()[rows] for place, rows in waiting[0]]

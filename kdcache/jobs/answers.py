@@ -54,7 +54,11 @@ def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str) -> 
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
     """
     log_probs = teacher.answer(views.pixels)
+    targets = coding.keep(log_probs, teacher_labels(views, label_space))
+    return Answered(targets, log_probs.argmax(dim=1).cpu())
+
+
+def teacher_labels(views: Views, label_space: str) -> Int64[Tensor, "b 2"]:
+    """Labels as a teacher's answers are stored with them: -1 throughout where they are other classes than its own."""
     labels = torch.from_numpy(views.rows.labels)
-    if label_space == "none":
-        labels = torch.full_like(labels, -1)
-    return Answered(coding.keep(log_probs, labels), log_probs.argmax(dim=1).cpu())
+    return torch.full_like(labels, -1) if label_space == "none" else labels

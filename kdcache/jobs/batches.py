@@ -4,14 +4,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
-from kdcache.jobs.answers import answer, batches_covering
+from kdcache.errors import CorruptError
+from kdcache.jobs.answers import answer, batches_covering, teacher_labels
 from kdcache.jobs.live import LiveTeacher
 from kdcache.targets.base import Targets
 from kdcache.views.stream import Views
@@ -58,19 +58,28 @@ def supervised_batches(spans: TrainingSpans, open_stream: OpenStream, size: int)
 
 
 def cached_batches(
-    spans: TrainingSpans, open_stream: OpenStream, size: int, entry: Entry, view_set: ViewSet
+    spans: TrainingSpans, open_stream: OpenStream, size: int, entry: Entry
 ) -> Generator[Batch, None, None]:
-    """Views with the answers that the cache holds for them."""
+    """Views with the answers that the cache holds for them.
 
-    def labels_of(view: int, start: int, stop: int) -> Int64[np.ndarray, "b 2"]:
-        return view_set.rows(Span(view, start, stop)).labels
-
-    with (
-        closing(open_stream(spans, size)) as stream,
-        closing(stream_targets(entry, spans, labels_of)) as answers,
-    ):
+    Raises:
+        CorruptError: the answers are not to these rows, or are damaged.
+    """
+    with closing(open_stream(spans, size)) as stream, closing(stream_targets(entry, spans)) as answers:
         for views, targets in zip(stream, answers, strict=True):
-            yield Batch(views, targets.to(views.pixels.device))
+            yield Batch(views, _labelled(targets, views, entry).to(views.pixels.device))
+
+
+def _labelled(targets: Targets, views: Views, entry: Entry) -> Targets:
+    """Answers with the labels that their rows had when they were stored: none in label space `none`."""
+    labels = teacher_labels(views, entry.identity.label_space)
+    try:
+        return targets.with_labels(labels)
+    except CorruptError as error:
+        raise CorruptError(
+            f"The answers of teacher '{entry.identity.name}' do not fit the rows of a batch: {error} "
+            "Check the cache with kdcache verify."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ def _batches(
                 yield from stream_views(view_set, reader, renderer, of)
 
         if setup.entry is not None:
-            batches = cached_batches(spans, open_stream, size, setup.entry, view_set)
+            batches = cached_batches(spans, open_stream, size, setup.entry)
         elif setup.live is not None:
             batches = live_batches(spans, open_stream, size, setup.live, view_set)
         else:

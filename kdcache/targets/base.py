@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import CorruptError, ModelError, UsageError
 
 T = TypeVar("T", bound="Targets")
 
@@ -48,7 +48,7 @@ class ArraySpec:
 
 
 class Targets(ABC):
-    """A teacher's answers to consecutive rows, decoded."""
+    """A teacher's answers to some rows, decoded. Read from a cache they have no labels until `with_labels`."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -57,6 +57,17 @@ class Targets(ABC):
     @abstractmethod
     def __getitem__(self: T, rows: slice) -> T:
         """Some consecutive rows (no step)."""
+
+    @abstractmethod
+    def take(self: T, rows: Int64[Tensor, " n"]) -> T:
+        """The rows at these positions, in this order; a position may come more than once."""
+
+    @abstractmethod
+    def with_labels(self: T, labels: Int64[Tensor, "b 2"]) -> T:
+        """The same answers with each row's own label and its partner's, -1 where there is none.
+
+        They must be those that `Coding.keep` was given: CorruptError where the answers show that they are not.
+        """
 
     @abstractmethod
     def to(self: T, device: torch.device | str) -> T:
@@ -71,12 +82,16 @@ class Targets(ABC):
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Log-probabilities of every class, float32, built where the targets lie; always finite.
 
-        Raises UsageError where the targets cannot give them at this temperature or number of classes.
+        Raises UsageError where the targets cannot give them at this temperature or number of classes, or need
+        labels first.
         """
 
     @abstractmethod
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label.
+
+        Raises UsageError where the targets have no labels yet.
+        """
 
 
 class Coding(ABC):
@@ -106,10 +121,10 @@ class Coding(ABC):
         """The arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
 
     @abstractmethod
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> Targets:
-        """The first `count` rows of a chunk. `labels` must be those that `keep` was given.
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> Targets:
+        """The first `count` rows of a chunk, without labels.
 
-        Raises CorruptError where the arrays contradict themselves or the labels.
+        Raises CorruptError where the arrays contradict themselves.
         """
 
     def chunk_rows(self, block_rows: int) -> int:
@@ -148,6 +163,30 @@ def check_slice(rows: slice, length: int) -> tuple[int, int]:
     if step != 1:
         raise IndexError("targets are sliced as consecutive rows")
     return start, max(start, stop)
+
+
+def check_label_range(labels: Int64[Tensor, "b 2"], num_classes: int) -> None:
+    """Raise CorruptError where a label is none of the classes of stored answers."""
+    wrong = (labels >= num_classes).any(1).nonzero()
+    if len(wrong):
+        row = int(wrong[0])
+        raise CorruptError(
+            f"{len(wrong)} rows (the first is {row}) have labels that the stored answers do not know, "
+            f"such as {labels[row].tolist()}: there are {num_classes} classes."
+        )
+
+
+def concat_labels(parts: Sequence[Int64[Tensor, "_ 2"] | None]) -> Int64[Tensor, "b 2"] | None:
+    """The labels of several answers, one after the other; None where any has none."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if len(found) == len(parts) else None
+
+
+def require_labels(labels: Int64[Tensor, "b 2"] | None) -> Int64[Tensor, "b 2"]:
+    """The labels. Raises UsageError where there are none yet."""
+    if labels is None:
+        raise UsageError("These answers were read without their labels, which are needed here: use with_labels first.")
+    return labels
 
 
 def check_classes(stored: int, wanted: int) -> None:

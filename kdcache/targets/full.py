@@ -10,33 +10,51 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.targets.base import ArraySpec, Coding, Targets, check_classes, check_slice
+from kdcache.targets.base import (
+    ArraySpec,
+    Coding,
+    Targets,
+    check_classes,
+    check_label_range,
+    check_slice,
+    concat_labels,
+    require_labels,
+)
 
 
 @dataclass(frozen=True)
 class FullTargets(Targets):
-    """Log-probabilities of every class, as the teacher gave them, and the labels (own, partner's; -1 = none)."""
+    """Log-probabilities of every class and the labels (own, partner's; -1 = none) once they are known."""
 
     log_prob: Float32[Tensor, "b c"]
-    label: Int64[Tensor, "b 2"]
+    label: Int64[Tensor, "b 2"] | None
 
     def __len__(self) -> int:
         return len(self.log_prob)
 
     def __getitem__(self, rows: slice) -> "FullTargets":
         start, stop = check_slice(rows, len(self))
-        return FullTargets(self.log_prob[start:stop], self.label[start:stop])
+        return FullTargets(self.log_prob[start:stop], None if self.label is None else self.label[start:stop])
+
+    def take(self, rows: Int64[Tensor, " n"]) -> "FullTargets":
+        """The rows at these positions."""
+        return FullTargets(self.log_prob[rows], None if self.label is None else self.label[rows])
+
+    def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "FullTargets":
+        """The same answers with labels. Every class is stored, so that only a label beyond them is noticed."""
+        check_label_range(labels, self.log_prob.shape[1])
+        return FullTargets(self.log_prob, labels)
 
     def to(self, device: torch.device | str) -> "FullTargets":
         """The same answers on another device."""
-        return FullTargets(self.log_prob.to(device), self.label.to(device))
+        return FullTargets(self.log_prob.to(device), None if self.label is None else self.label.to(device))
 
     @classmethod
     def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
         """Several answers (at least one), one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return cls(torch.cat([part.log_prob for part in parts]), torch.cat([part.label for part in parts]))
+        return cls(torch.cat([part.log_prob for part in parts]), concat_labels([part.label for part in parts]))
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """The stored values bit for bit, or log_softmax(stored / temperature)."""
@@ -47,8 +65,9 @@ class FullTargets(Targets):
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
-        found = self.log_prob.gather(1, self.label.clamp(min=0))
-        return torch.where(self.label < 0, torch.nan, found)
+        label = require_labels(self.label)
+        found = self.log_prob.gather(1, label.clamp(min=0))
+        return torch.where(label < 0, torch.nan, found)
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,6 @@ class FullCoding(Coding):
         packed[: len(targets)] = targets.log_prob.numpy()
         return {"log_prob": packed}
 
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> FullTargets:
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
         """The same bits back."""
-        return FullTargets(torch.from_numpy(arrays["log_prob"][:count]), torch.from_numpy(labels))
+        return FullTargets(torch.from_numpy(arrays["log_prob"][:count]), None)

@@ -6,14 +6,21 @@ kept as an exception: its probability is stored beside the tail and taken out of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
-from kdcache.errors import UsageError
-from kdcache.targets.base import Targets, check_classes, check_slice
+from kdcache.errors import CorruptError, UsageError
+from kdcache.targets.base import (
+    Targets,
+    check_classes,
+    check_label_range,
+    check_slice,
+    concat_labels,
+    require_labels,
+)
 
 #: Probabilities are read as at least this, the smallest normal float32: its logarithm, -87.3, is finite, and
 #: the mass that it adds over all classes is lost in rounding, so no KL divergence is changed by it.
@@ -25,9 +32,9 @@ class TopKTargets(Targets):
     """Kept classes as ragged rows, tail mass and labels.
 
     Row i keeps entries offset[i] to offset[i + 1] of `class_id` (ascending within a row) and `prob`. `label`
-    holds its own label and its partner's (-1 = none). `label_prob` is a label's probability where the label
-    is an exception, and NaN where it is absent, a repeat of the first, or among the kept. prob, label_prob
-    and tail of a row sum to 1.
+    holds its own label and its partner's (-1 = none), once they are known. `label_prob` is a label's probability
+    where the label is an exception, and NaN where it is absent, a repeat of the first, or among the kept. prob,
+    label_prob and tail of a row sum to 1.
     """
 
     num_classes: int
@@ -35,7 +42,7 @@ class TopKTargets(Targets):
     prob: Float32[Tensor, " n"]
     offset: Int64[Tensor, " ends"]
     tail: Float32[Tensor, " b"]
-    label: Int64[Tensor, "b 2"]
+    label: Int64[Tensor, "b 2"] | None
     label_prob: Float32[Tensor, "b 2"]
 
     def __len__(self) -> int:
@@ -50,9 +57,44 @@ class TopKTargets(Targets):
             self.prob[first:last],
             self.offset[start : stop + 1] - first,
             self.tail[start:stop],
-            self.label[start:stop],
+            None if self.label is None else self.label[start:stop],
             self.label_prob[start:stop],
         )
+
+    def take(self, rows: Int64[Tensor, " n"]) -> "TopKTargets":
+        """The rows at these positions: one gather for all of them."""
+        starts = self.offset[:-1][rows]
+        counts = self.offset[1:][rows] - starts
+        offset = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        total = int(offset[-1])
+        shift = (starts - offset[:-1]).repeat_interleave(counts, output_size=total)
+        entries = torch.arange(total, device=shift.device) + shift
+        return TopKTargets(
+            self.num_classes,
+            self.class_id[entries],
+            self.prob[entries],
+            offset,
+            self.tail[rows],
+            None if self.label is None else self.label[rows],
+            self.label_prob[rows],
+        )
+
+    def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "TopKTargets":
+        """The same answers with labels: exactly those that are there and not kept must be the exceptions."""
+        check_label_range(labels, self.num_classes)
+        rows = self.rows()
+        expected = labels >= 0
+        for column in (0, 1):
+            expected[rows[self.class_id == labels[rows, column]], column] = False
+        expected[:, 1] &= labels[:, 1] != labels[:, 0]
+        wrong = (expected == self.label_prob.isnan()).any(1).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            raise CorruptError(
+                f"{len(wrong)} rows (the first is {row}) were stored with other labels than "
+                f"{labels[row].tolist()}, which they have now."
+            )
+        return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "TopKTargets":
         """The same answers on another device."""
@@ -62,7 +104,7 @@ class TopKTargets(Targets):
             self.prob.to(device),
             self.offset.to(device),
             self.tail.to(device),
-            self.label.to(device),
+            None if self.label is None else self.label.to(device),
             self.label_prob.to(device),
         )
 
@@ -78,7 +120,7 @@ class TopKTargets(Targets):
             torch.cat([part.prob for part in parts]),
             torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
             torch.cat([part.tail for part in parts]),
-            torch.cat([part.label for part in parts]),
+            concat_labels([part.label for part in parts]),
             torch.cat([part.label_prob for part in parts]),
         )
 
@@ -99,15 +141,13 @@ class TopKTargets(Targets):
                 f"Top-k targets cannot give probabilities at temperature {temperature:g}: the classes in the tail "
                 "are not stored. Use temperature 1, or dump full targets (--targets full)."
             )
+        label = require_labels(self.label)
         others = num_classes - self.offset.diff() - (~self.label_prob.isnan()).sum(1)
         share = (self.tail / others.clamp(min=1)).clamp(min=TINY).log()
         out = share[:, None].repeat(1, num_classes)
         out[self.rows(), self.class_id.long()] = self.prob.clamp(min=TINY).log()
-        for column in (
-            0,
-            1,
-        ):  # one after the other: both may point at one class, where the second changes nothing
-            target = self.label[:, column : column + 1].clamp(min=0)
+        for column in (0, 1):  # one after the other: both may point at one class, where the second changes nothing
+            target = label[:, column : column + 1].clamp(min=0)
             prob = self.label_prob[:, column : column + 1]
             log_prob = torch.where(prob.isnan(), out.gather(1, target), prob.clamp(min=TINY).log())
             out.scatter_(1, target, log_prob)
@@ -115,13 +155,13 @@ class TopKTargets(Targets):
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
-        rows = self.rows()
+        label, rows = require_labels(self.label), self.rows()
         found = self.label_prob.clone()
         for column in (0, 1):
-            hit = self.class_id == self.label[rows, column]
+            hit = self.class_id == label[rows, column]
             # Every row is written at most once: its kept classes differ.
             found[rows[hit], column] = self.prob[hit]
-        repeat = (self.label[:, 0] == self.label[:, 1]) & (self.label[:, 0] >= 0)
+        repeat = (label[:, 0] == label[:, 1]) & (label[:, 0] >= 0)
         found[:, 1] = torch.where(repeat, found[:, 0], found[:, 1])
         return found.clamp(min=TINY).log()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, Integer
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
@@ -90,7 +90,7 @@ class TopKCoding(Coding):
         packed["label"][:, :count] = encode_label(targets.label_prob.numpy()).T
         return packed
 
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int, labels: Int64[np.ndarray, "b 2"]) -> TopKTargets:
+    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> TopKTargets:
         """Read `count` rows and give every row the sum 1."""
         counts = arrays["count"][:count].astype(np.int64)
         offset = np.concatenate([[0], counts.cumsum()])
@@ -104,7 +104,6 @@ class TopKCoding(Coding):
         ):
             raise CorruptError("More classes, a higher class or a higher level are stored than there can be.")
         code = np.ascontiguousarray(arrays["label"][:, :count].T)
-        self._check_labels(class_id, counts, labels, code)
         prob, tail, label_prob = _sum_to_one(
             self._levels().decode(level), counts, decode_mass(arrays["tail"][:count]), decode_label(code)
         )
@@ -114,31 +113,12 @@ class TopKCoding(Coding):
             torch.from_numpy(prob),
             torch.from_numpy(offset),
             torch.from_numpy(tail),
-            torch.from_numpy(labels),
+            None,
             torch.from_numpy(label_prob),
         )
 
     def _levels(self) -> SqrtLevels:
         return SqrtLevels(self.bits, self.min_prob)
-
-    def _check_labels(
-        self,
-        class_id: Integer[np.ndarray, " n"],
-        counts: Int64[np.ndarray, " b"],
-        labels: Int64[np.ndarray, "b 2"],
-        code: Integer[np.ndarray, "b 2"],
-    ) -> None:
-        """Hold that exactly those labels are exceptions that are there, not kept, and not named a second time."""
-        expected = labels >= 0
-        for column in (0, 1):
-            expected[:, column] &= ~_holds(class_id, counts, labels[:, column])
-        expected[:, 1] &= labels[:, 1] != labels[:, 0]
-        wrong = np.flatnonzero((expected != (code != 0)).any(1) | (labels >= self.num_classes).any(1))
-        if wrong.size:
-            raise CorruptError(
-                f"{wrong.size} rows (the first is {wrong[0]}) were stored with other labels than "
-                f"{labels[wrong[0]].tolist()}, which they have now."
-            )
 
 
 def _unsigned(largest: int) -> str:
@@ -154,13 +134,6 @@ def _row_sums(values: np.ndarray, counts: Int64[np.ndarray, " b"]) -> np.ndarray
         starts = (counts.cumsum() - counts)[filled]
         sums[filled] = np.add.reduceat(values, starts)
     return sums
-
-
-def _holds(
-    class_id: Integer[np.ndarray, " n"], counts: Int64[np.ndarray, " b"], label: Int64[np.ndarray, " b"]
-) -> Bool[np.ndarray, " b"]:
-    """Whether each ragged row holds the label beside it."""
-    return _row_sums((class_id == np.repeat(label, counts)).astype(np.uint8), counts) > 0
 
 
 def _sum_to_one(

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,7 +9,6 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import Coding
-from kdcache.targets.topk import TopKTargets
 from support.small_cache import (
     FULL,
     PROVENANCE,
@@ -29,7 +27,7 @@ RECORD = "teachers/teacher/records/0/1.json"
 
 
 def read(entry: Entry, view: int = 0, block: int = 1) -> object:
-    return entry.read_block(view, block, labels_of(view, *entry.layout.block_range(block)))
+    return entry.read_block(view, block)
 
 
 @pytest.fixture
@@ -54,11 +52,10 @@ def test_what_was_written_is_read(tmp_path: Path, coding: Coding) -> None:
         for block in range(3):
             start, stop = entry.layout.block_range(block)
             targets = kept(coding, view, start, stop)
-            labels = labels_of(view, start, stop)
-            expected = coding.unpack(coding.pack(targets, 4), stop - start, labels)
-            assert same(entry.read_block(view, block, labels), expected)
+            expected = coding.unpack(coding.pack(targets, 4), stop - start)
+            assert same(entry.read_block(view, block), expected)
             if coding is FULL:
-                assert torch.equal(entry.read_block(view, block, labels).log_probs(12), said(view, start, stop))
+                assert torch.equal(entry.read_block(view, block).log_probs(12), said(view, start, stop))
         assert entry.record(view, 1).provenance == PROVENANCE
 
 
@@ -237,22 +234,19 @@ def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(
     assert entry.listed(0) == set()
 
 
-def test_other_labels_than_those_written_name_the_block(filled: Path) -> None:
-    entry = Cache.open(filled).entry("teacher")
-    with pytest.raises(CorruptError, match=r"View 0, block 1 .*other labels"):
-        entry.read_block(0, 1, np.full((4, 2), -1, np.int64))
-    with pytest.raises(CacheError, match="4 rows, and 3 labels"):
-        entry.read_block(0, 1, labels_of(0, 4, 7))
+def test_other_labels_than_those_written_are_noticed(filled: Path) -> None:
+    targets = Cache.open(filled).entry("teacher").read_block(0, 1)
+    targets.with_labels(torch.from_numpy(labels_of(0, 4, 8)))
+    with pytest.raises(CorruptError, match="other labels"):
+        targets.with_labels(torch.full((4, 2), -1))
 
 
-def test_without_a_label_space_labels_are_ignored(tmp_path: Path) -> None:
+def test_without_a_label_space_there_are_no_exceptions(tmp_path: Path) -> None:
     entry = open_entry(tmp_path, label_space="none")
     start, stop = entry.layout.block_range(1)
     nobody = torch.full((4, 2), -1)
     entry.write_block(0, 1, TOPK.keep(said(0, start, stop), nobody), {})
-    targets = entry.read_block(0, 1, labels_of(0, start, stop))
-    assert isinstance(targets, TopKTargets)
-    assert torch.equal(targets.label, nobody)
+    targets = entry.read_block(0, 1).with_labels(nobody)
     assert bool(targets.label_log_prob().isnan().all())
 
 

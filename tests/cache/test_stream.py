@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +15,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import Coding, Targets
-from support.small_cache import SAMPLES, TOPK, fill, kept, labels_of, open_entry
+from support.small_cache import SAMPLES, TOPK, fill, kept, open_entry
 from support.targets_contract import same
 
 VIEWS = 3
@@ -43,9 +42,9 @@ def reads(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]
     seen: list[tuple[int, int]] = []
     read = entry.read_chunk
 
-    def counted(view: int, chunk: int, labels: np.ndarray) -> Targets:
+    def counted(view: int, chunk: int) -> Targets:
         seen.append((view, chunk))
-        return read(view, chunk, labels)
+        return read(view, chunk)
 
     monkeypatch.setattr(entry, "read_chunk", counted)
     return seen
@@ -54,7 +53,7 @@ def reads(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]
 @cache
 def stored(view: int) -> Targets:
     """All answers of a view, after coding."""
-    return TOPK.unpack(TOPK.pack(kept(TOPK, view, 0, SAMPLES), SAMPLES), SAMPLES, labels_of(view, 0, SAMPLES))
+    return TOPK.unpack(TOPK.pack(kept(TOPK, view, 0, SAMPLES), SAMPLES), SAMPLES)
 
 
 @st.composite
@@ -70,7 +69,7 @@ def ranges(draw: st.DrawFn) -> list[tuple[int, int, int]]:
 @given(ranges(), st.integers(1, 4))
 def test_any_ranges_come_in_order(path: Path, wanted: list[tuple[int, int, int]], depth: int) -> None:
     entry = Cache.open(path).entry("teacher")
-    found = list(stream_targets(entry, wanted, labels_of, depth))
+    found = list(stream_targets(entry, wanted, depth))
     assert len(found) == len(wanted)
     for targets, (view, start, stop) in zip(found, wanted, strict=True):
         assert same(targets, stored(view)[start:stop])
@@ -78,7 +77,7 @@ def test_any_ranges_come_in_order(path: Path, wanted: list[tuple[int, int, int]]
 
 def test_each_chunk_is_read_once_for_ranges_that_follow_each_other(entry: Entry, reads: list[tuple[int, int]]) -> None:
     wanted = [(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)]
-    assert len(list(stream_targets(entry, wanted, labels_of, depth=1))) == len(wanted)
+    assert len(list(stream_targets(entry, wanted, depth=1))) == len(wanted)
     assert reads == [(view, chunk) for view in range(VIEWS) for chunk in range(6)]
 
 
@@ -87,7 +86,7 @@ def test_it_reads_ahead_by_the_depth_and_no_further(entry: Entry, reads: list[tu
     for depth in (1, 2, 3):
         taken: list[int] = []
         reads.clear()
-        stream = stream_targets(entry, (taken.append(1) or place for place in wanted), labels_of, depth)
+        stream = stream_targets(entry, (taken.append(1) or place for place in wanted), depth)
         for number, _ in enumerate(stream):
             assert len(taken) == min(number + 1 + depth, 5)
         assert reads == [(0, chunk) for chunk in range(5)]
@@ -95,7 +94,7 @@ def test_it_reads_ahead_by_the_depth_and_no_further(entry: Entry, reads: list[tu
 
 def test_endless_ranges_are_taken_as_needed(entry: Entry) -> None:
     endless = ((0, 0, 1) for _ in itertools.count())
-    stream = stream_targets(entry, endless, labels_of)
+    stream = stream_targets(entry, endless)
     assert [len(next(stream)) for _ in range(5000)] == [1] * 5000
     stream.close()
 
@@ -105,7 +104,7 @@ def reading_threads() -> list[threading.Thread]:
 
 
 def test_stopping_early_ends_the_thread(entry: Entry) -> None:
-    stream = stream_targets(entry, [(0, row, row + 1) for row in range(SAMPLES)], labels_of)
+    stream = stream_targets(entry, [(0, row, row + 1) for row in range(SAMPLES)])
     next(stream)
     assert len(reading_threads()) == 1
     stream.close()
@@ -113,24 +112,15 @@ def test_stopping_early_ends_the_thread(entry: Entry) -> None:
 
 
 def test_finishing_ends_the_thread(entry: Entry) -> None:
-    list(stream_targets(entry, [(0, 0, SAMPLES)], labels_of))
+    list(stream_targets(entry, [(0, 0, SAMPLES)]))
     assert reading_threads() == []
 
 
 def test_errors_come_at_the_range_that_they_concern(entry: Entry) -> None:
-    stream = stream_targets(entry, [(2, 0, 4), (2, 4, SAMPLES), (3, 0, 4), (0, 0, 4)], labels_of, depth=3)
+    stream = stream_targets(entry, [(2, 0, 4), (2, 4, SAMPLES), (3, 0, 4), (0, 0, 4)], depth=3)
     assert [len(next(stream)) for _ in range(2)] == [4, 7]
     with pytest.raises(CacheError, match="View 3, block 0"):
         next(stream)
-    assert reading_threads() == []
-
-
-def test_errors_of_the_labels_arrive_too(entry: Entry) -> None:
-    def broken(view: int, start: int, stop: int) -> np.ndarray:
-        raise LookupError("no labels")
-
-    with pytest.raises(LookupError, match="no labels"):
-        list(stream_targets(entry, [(0, 0, 4)], broken))
     assert reading_threads() == []
 
 
@@ -140,7 +130,7 @@ def test_a_damaged_chunk_arrives_as_what_it_is(entry: Entry, path: Path) -> None
     chunk.write_bytes(data[::-1])
     try:
         with pytest.raises(CorruptError, match="view 1, block 1"):
-            list(stream_targets(entry, [(1, 0, SAMPLES)], labels_of))
+            list(stream_targets(entry, [(1, 0, SAMPLES)]))
     finally:
         chunk.write_bytes(data)
 
@@ -148,5 +138,5 @@ def test_a_damaged_chunk_arrives_as_what_it_is(entry: Entry, path: Path) -> None
 @pytest.mark.parametrize("wrong", [(0, 3, 3), (0, -1, 2), (0, 4, SAMPLES + 1), (0, 5, 4)])
 def test_ranges_that_are_none_are_refused(entry: Entry, wrong: tuple[int, int, int]) -> None:
     with pytest.raises(CacheError, match="no rows"):
-        list(stream_targets(entry, [wrong], labels_of))
+        list(stream_targets(entry, [wrong]))
     assert reading_threads() == []

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdcache.errors import ModelError, UsageError
+from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.targets.base import MAX_CHUNK_BYTES, Coding, Targets
 from kdcache.targets.kinds import make_coding
 
@@ -53,7 +53,7 @@ class TargetsContract:
         return self.coding.keep(answers(40), labels_for(40))
 
     def stored(self, targets: Targets, labels: Tensor, rows: int = 64) -> Targets:
-        return self.coding.unpack(self.coding.pack(targets, rows), len(targets), labels.numpy())
+        return self.coding.unpack(self.coding.pack(targets, rows), len(targets)).with_labels(labels)
 
     def test_log_probs_are_a_finite_distribution(self, kept: Targets) -> None:
         for targets in (kept, self.stored(kept, labels_for(40))):
@@ -100,6 +100,25 @@ class TargetsContract:
         assert same(type(kept).concat([kept[:9], kept[9:9], kept[9:]]), kept)
         with pytest.raises(IndexError):
             kept[::2]
+
+    def test_rows_are_gathered_by_position(self, kept: Targets) -> None:
+        rows = torch.tensor([7, 39, 0, 7, 8])
+        parts = [kept[row : row + 1] for row in rows.tolist()]
+        assert same(kept.take(rows), type(kept).concat(parts))
+        assert same(kept.take(torch.arange(40)), kept)
+        assert len(kept.take(rows[:0])) == 0
+        bare = self.coding.unpack(self.coding.pack(kept, 64), 40)
+        assert same(bare.take(rows).with_labels(labels_for(40)[rows]), self.stored(kept, labels_for(40)).take(rows))
+
+    def test_labels_come_after_reading(self, kept: Targets) -> None:
+        bare = self.coding.unpack(self.coding.pack(kept, 64), 40)
+        for part in (bare, bare[3:5], bare.to("cpu"), type(bare).concat([bare[:3], bare[3:]])):
+            with pytest.raises(UsageError, match="with_labels"):
+                part.label_log_prob()
+        again = type(bare).concat([bare[:9].with_labels(labels_for(40)[:9]), bare[9:].with_labels(labels_for(40)[9:])])
+        assert same(again, self.stored(kept, labels_for(40)))
+        with pytest.raises(CorruptError, match="12 classes"):
+            bare.with_labels(torch.full((40, 2), CLASSES))
 
     def test_moving_keeps_everything(self, kept: Targets) -> None:
         assert same(kept.to("cpu"), kept)

@@ -16,7 +16,7 @@ class TestFull(TargetsContract):
 
 def test_the_bits_come_back() -> None:
     coding, said, labels = FullCoding(CLASSES), answers(50), labels_for(50)
-    stored = coding.unpack(coding.pack(coding.keep(said, labels), 64), 50, labels.numpy())
+    stored = coding.unpack(coding.pack(coding.keep(said, labels), 64), 50).with_labels(labels)
     assert torch.equal(stored.log_probs(CLASSES).view(torch.int32), said.view(torch.int32))
 
 

@@ -23,7 +23,7 @@ def loss_and_bytes(teacher: tuple[Tensor, Tensor], **parameters: float) -> tuple
     full, labels = teacher
     coding = make_coding("topk", 1000, **parameters)
     kept = coding.keep(full, labels)
-    rebuilt = coding.unpack(coding.pack(kept, 4096), 4000, labels.numpy()).log_probs(1000)
+    rebuilt = coding.unpack(coding.pack(kept, 4096), 4000).with_labels(labels).log_probs(1000)
     assert torch.allclose(rebuilt.double().exp().sum(1), torch.ones(4000, dtype=torch.float64), atol=1e-5)
     kl = (full.exp() * (full - rebuilt)).sum(1).mean().item()
     return kl, sum(encoded_bytes(coding, kept).values()) / 4000

@@ -102,7 +102,7 @@ def test_a_row_with_nothing_over_the_threshold_is_all_tail() -> None:
     coding, labels = TopKCoding(CLASSES, min_prob=0.5), torch.tensor([[-1, -1]])
     kept = coding.keep(torch.full((1, CLASSES), 1 / CLASSES).log(), labels)
     assert kept.class_id.tolist() == []
-    stored = coding.unpack(coding.pack(kept, 2), 1, labels.numpy())
+    stored = coding.unpack(coding.pack(kept, 2), 1).with_labels(labels)
     assert stored.log_probs(CLASSES).exp()[0].tolist() == pytest.approx([1 / CLASSES] * CLASSES)
 
 
@@ -117,7 +117,7 @@ def test_labels_below_everything_stored_keep_their_probability() -> None:
     coding = TopKCoding(CLASSES, k=1)
     for label in range(1, 6):
         labels = torch.tensor([[label, -1]])
-        stored = coding.unpack(coding.pack(coding.keep(teacher, labels), 2), 1, labels.numpy())
+        stored = coding.unpack(coding.pack(coding.keep(teacher, labels), 2), 1).with_labels(labels)
         assert stored.label_log_prob()[0, 0].item() == pytest.approx(teacher[0, label].item(), abs=1e-3)
 
 
@@ -149,37 +149,38 @@ def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str]) -> 
     teacher = answers(2, classes)
     labels = torch.tensor([[classes - 1, 0], [0, -1]])
     kept = coding.keep(teacher, labels)
-    stored = coding.unpack(coding.pack(kept, 2), 2, labels.numpy())
+    stored = coding.unpack(coding.pack(kept, 2), 2).with_labels(labels)
     assert torch.equal(stored.class_id, kept.class_id)
 
 
-def packed() -> tuple[TopKCoding, dict[str, np.ndarray], np.ndarray]:
+def packed() -> tuple[TopKCoding, dict[str, np.ndarray], Tensor]:
     coding, labels = TopKCoding(CLASSES, k=4, min_prob=0.02), labels_for(16)
-    return coding, coding.pack(coding.keep(answers(16), labels), 16), labels.numpy()
+    return coding, coding.pack(coding.keep(answers(16), labels), 16), labels
 
 
 def test_other_labels_than_those_written_are_noticed() -> None:
     coding, arrays, labels = packed()
-    coding.unpack(arrays, 16, labels)
+    bare = coding.unpack(arrays, 16)
+    bare.with_labels(labels)
     exceptions = np.argwhere(arrays["label"].T != 0)
     assert len(exceptions) > 8
     for row, column in exceptions:
-        other = labels.copy()
+        other = labels.clone()
         other[row, column] = -1
         with pytest.raises(CorruptError, match=rf"the first is {row}\)"):
-            coding.unpack(arrays, 16, other)
-    without = labels.copy()
+            bare.with_labels(other)
+    without = labels.clone()
     without[:] = -1
     with pytest.raises(CorruptError, match="other labels"):
-        coding.unpack(arrays, 16, without)
+        bare.with_labels(without)
 
 
 @pytest.mark.parametrize(("name", "value"), [("count", 5), ("class", CLASSES), ("level", 64)])
 def test_impossible_values_are_refused(name: str, value: int) -> None:
-    coding, arrays, labels = packed()
+    coding, arrays, _ = packed()
     arrays[name][0] = value
     with pytest.raises(CorruptError, match="than there can be"):
-        coding.unpack(arrays, 16, labels)
+        coding.unpack(arrays, 16)
 
 
 @pytest.mark.parametrize(
