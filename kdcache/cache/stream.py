@@ -1,68 +1,118 @@
-"""Reading ahead: ranges of rows from a cache, decoded by a thread before they are asked for."""
+"""Reading ahead: rows from a cache, decoded by a thread before they are asked for."""
 
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.layout import Layout
 from kdcache.errors import CacheError
 from kdcache.targets.base import Targets
 
-#: view, first row, row after the last
-Range = tuple[int, int, int]
-#: view and chunk, and the rows of the chunk that are wanted
-Piece = tuple[tuple[int, int], slice]
+#: The view and the row of each answer that is wanted.
+Wanted = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]
+#: A view and a chunk of it.
+Place = tuple[int, int]
 
-#: Ranges that are taken from the caller before they are due, at most.
-MAX_RANGES_AHEAD = 1024
+#: Batches that are taken from the caller before they are due, at most.
+MAX_BATCHES_AHEAD = 256
+
+#: Batches for which a chunk is kept after its last known use: of several chunks that are drawn from at random, a small
+#: batch may need none of one.
+BATCHES_KEPT = 8
 
 
-def stream_targets(entry: Entry, ranges: Iterable[Range], depth: int = 2) -> Generator[Targets, None, None]:
-    """The answers to each range of rows, in order, without labels.
+def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> Generator[Targets, None, None]:
+    """The answers to each batch of rows, without labels, in order.
 
-    A range is (view, start, stop) with start < stop; it need not follow chunks or blocks. `depth` chunks are read
-    beyond the one in use, by a thread. A chunk is read once for ranges that follow each other, and dropped after
-    use.
+    A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
+    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet. A chunk is kept
+    while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT` more. So batches that follow each
+    other, or draw from the same few chunks, read each chunk once, and memory is bounded by these few.
 
-    Errors of the thread are raised here, at the first range that they concern: CacheError for a block that is not
+    Errors of the thread are raised here, at the first batch that they concern: CacheError for a block that is not
     recorded, CorruptError for one that is damaged. Closing the iterator ends the thread.
     """
-    due = iter(ranges)
-    waiting: deque[list[Piece]] = deque()
-    loaded: dict[tuple[int, int], Future[Targets]] = {}
-    uses: Counter[tuple[int, int]] = Counter()
+    due = iter(batches)
+    waiting: deque[_Batch] = deque()
+    loaded: dict[Place, Future[Targets]] = {}
+    uses: Counter[Place] = Counter()
+    last_use: dict[Place, int] = {}
     reader = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
+
+    def chunks_ahead() -> int:
+        return len((loaded.keys() - last_use.keys()) - waiting[0].pieces.keys())
+
     try:
-        while True:
-            while not waiting or (len(loaded) <= max(depth, 1) and len(waiting) < MAX_RANGES_AHEAD):
+        for number in count():
+            while not waiting or (len(waiting) < MAX_BATCHES_AHEAD and chunks_ahead() < max(depth, 1)):
                 following = next(due, None)
                 if following is None:
                     break
-                waiting.append(_pieces(entry.layout, *following))
-                for place, _ in waiting[-1]:
+                waiting.append(_Batch.of(entry.layout, *following))
+                for place in waiting[-1].pieces:
                     uses[place] += 1
                     if place not in loaded:
                         loaded[place] = reader.submit(entry.read_chunk, *place)
             if not waiting:
                 return
-            parts = [loaded[place].result()[rows] for place, rows in waiting[0]]
-            yield type(parts[0]).concat(parts)
-            del parts
-            uses.subtract(place for place, _ in waiting.popleft())
-            if waiting:  # else the next range may well lie in the same chunk
-                for place in [place for place in loaded if not uses[place]]:
-                    del loaded[place], uses[place]
+            yield waiting[0].gather({place: loaded[place].result() for place in waiting[0].pieces})
+            done = waiting.popleft().pieces.keys()
+            uses.subtract(done)
+            last_use |= dict.fromkeys(done, number)
+            for place in [place for place in loaded if not uses[place] and last_use[place] + BATCHES_KEPT < number]:
+                del loaded[place], uses[place], last_use[place]
     finally:
         reader.shutdown(wait=True, cancel_futures=True)
 
 
-def _pieces(layout: Layout, view: int, start: int, stop: int) -> list[Piece]:
-    """A range, cut at the chunks."""
-    if not 0 <= start < stop <= layout.samples:
-        raise CacheError(f"There are no rows {start} to {stop} in view {view}: it has {layout.samples} rows.")
-    pieces = []
-    for chunk in range(start // layout.chunk_rows, -(-stop // layout.chunk_rows)):
-        first, last = layout.chunk_range(chunk)
-        pieces.append(((view, chunk), slice(max(start, first) - first, min(stop, last) - first)))
-    return pieces
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Which rows of which chunks a batch is made of.
+
+    pieces: positions in the chunk, of the rows that lie in it, in their order in the batch.
+    order: where each row of the batch lies in the joined pieces; None where it is their order.
+    """
+
+    pieces: dict[Place, Int64[np.ndarray, "rows"]]
+    order: Int64[Tensor, "b"] | None
+
+    @classmethod
+    def of(cls, layout: Layout, view: Int64[np.ndarray, "b"], row: Int64[np.ndarray, "b"]) -> "_Batch":
+        """Raises CacheError for rows that a view does not have."""
+        if not len(row) or row.min() < 0 or row.max() >= layout.samples:
+            there = f"{row.min()} to {row.max()}" if len(row) else "none"
+            raise CacheError(f"There are no such rows ({there}): a view has rows 0 to {layout.samples - 1}.")
+        chunk = row // layout.chunk_rows
+        number = view * layout.chunks + chunk
+        by_chunk = np.argsort(number, kind="stable")
+        starts = np.flatnonzero(np.diff(number[by_chunk], prepend=-1))
+        pieces = {
+            (int(view[part[0]]), int(chunk[part[0]])): row[part] - chunk[part] * layout.chunk_rows
+            for part in np.split(by_chunk, starts[1:])
+        }
+        if np.array_equal(by_chunk, np.arange(len(row))):
+            return cls(pieces, None)
+        order = np.empty(len(row), np.int64)
+        order[by_chunk] = np.arange(len(row))
+        return cls(pieces, torch.from_numpy(order))
+
+    def gather(self, chunks: dict[Place, Targets]) -> Targets:
+        """The batch's answers out of the chunks that it needs."""
+        parts = [_rows(chunks[place], rows) for place, rows in self.pieces.items()]
+        joined = type(parts[0]).concat(parts)
+        return joined if self.order is None else joined.take(self.order)
+
+
+def _rows(targets: Targets, rows: Int64[np.ndarray, "rows"]) -> Targets:
+    """Some rows of a chunk; neighbours are cut out without copying."""
+    if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
+        return targets[int(rows[0]) : int(rows[-1]) + 1]
+    return targets.take(torch.from_numpy(rows))

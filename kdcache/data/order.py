@@ -9,6 +9,8 @@ from kdcache.views.random import Stream, words
 
 SHARDS_A_WINDOW = 64
 
+_UNITS_A_STRETCH = 4
+
 
 def order(
     key_hash: UInt64[np.ndarray, "n"], windows: Int32[np.ndarray, "n"], seed: int, group: int
@@ -33,6 +35,32 @@ def order(
     rank[np.argsort(window_word, kind="stable")] = np.arange(count, dtype=np.int32)
     by_window = np.argsort(rank[windows[by_word]], kind="stable")
     return by_word[by_window].astype(np.int64)
+
+
+def reused_pairs(pairs: int, unit_pairs: int, seed: int, group: int, cycle: int) -> Int64[np.ndarray, "pairs"]:
+    """The pairs of a group of views in the order in which a training sees them for the `cycle`-th time.
+
+    The first time (cycle 0) they come as they lie. Later, units of neighbouring pairs are shuffled, and then the
+    pairs within each stretch of a few units: so that a group that comes round again brings other batches, and is
+    still read a few units at a time.
+
+    Args:
+        pairs: of the view.
+        unit_pairs: neighbouring pairs that stay together until the second shuffle; the last unit may have fewer.
+        seed: of the view set.
+        group: number of the group of views.
+        cycle: how often the group has been seen before.
+    """
+    numbers = np.arange(pairs, dtype=np.int64)
+    if cycle == 0:
+        return numbers
+    units = np.arange(-(-pairs // unit_pairs), dtype=np.uint64)
+    again = np.uint64(cycle) << np.uint64(40)
+    unit_word = _word64(words(seed, Stream.UNIT, units | again, group, 1)[:, 0])
+    rank = np.empty(len(units), np.int64)
+    rank[np.argsort(unit_word, kind="stable")] = np.arange(len(units))
+    pair_word = _word64(words(seed, Stream.REUSE, numbers.astype(np.uint64) | again, group, 1)[:, 0])
+    return np.lexsort((pair_word, rank[numbers // unit_pairs] // _UNITS_A_STRETCH))
 
 
 def _word64(draws: UInt32[np.ndarray, "n 4"]) -> UInt64[np.ndarray, "n"]:

@@ -14,11 +14,12 @@ from kdcache.errors import CorruptError
 from kdcache.jobs.answers import answer, batches_covering, teacher_labels
 from kdcache.jobs.live import LiveTeacher
 from kdcache.targets.base import Targets
+from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import Picks, Span, ViewSet
 
-OpenStream = Callable[[Iterable[Span], int], Generator[Views, None, None]]
-"""Renders spans at a size in pixels a side: `stream_views` over the run's data."""
+OpenStream = Callable[[Iterable[Span | Picks], int], Generator[Views, None, None]]
+"""Renders rows at a size in pixels a side: `stream_views` over the run's data."""
 
 
 @dataclass(frozen=True)
@@ -29,56 +30,45 @@ class Batch:
     targets: Targets | None
 
 
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Whole batches of paired rows; an odd last row and the last partial batch are left out, as in timm."""
-    return samples // 2 * 2 // batch_size
-
-
 @dataclass(frozen=True)
-class TrainingSpans:
-    """The rows of each step from `first_step` on: epoch e walks through view e in its order."""
+class Steps:
+    """The rows of each step of a schedule, from `first` on; may be walked through several times."""
 
-    samples: int
-    batch_size: int
-    epochs: int
-    first_step: int = 0
+    schedule: Schedule
+    first: int = 0
 
-    def __iter__(self) -> Iterator[Span]:
-        steps = steps_per_epoch(self.samples, self.batch_size)
-        for step in range(self.first_step, self.epochs * steps):
-            epoch, place = divmod(step, steps)
-            yield Span(epoch, place * self.batch_size, (place + 1) * self.batch_size)
+    def __iter__(self) -> Iterator[Picks]:
+        return self.schedule.batches(self.first)
 
 
-def supervised_batches(spans: TrainingSpans, open_stream: OpenStream, size: int) -> Generator[Batch, None, None]:
+def supervised_batches(steps: Steps, open_stream: OpenStream, size: int) -> Generator[Batch, None, None]:
     """Views without answers."""
-    with closing(open_stream(spans, size)) as stream:
+    with closing(open_stream(steps, size)) as stream:
         for views in stream:
             yield Batch(views, None)
 
 
-def cached_batches(
-    spans: TrainingSpans, open_stream: OpenStream, size: int, entry: Entry
-) -> Generator[Batch, None, None]:
+def cached_batches(steps: Steps, open_stream: OpenStream, size: int, entry: Entry) -> Generator[Batch, None, None]:
     """Views with the answers that the cache holds for them.
 
     Raises:
         CorruptError: the answers are not to these rows, or are damaged.
     """
-    with closing(open_stream(spans, size)) as stream, closing(stream_targets(entry, spans)) as answers:
-        for views, targets in zip(stream, answers, strict=True):
-            yield Batch(views, _labelled(targets, views, entry).to(views.pixels.device))
+    wanted = ((picks.view, picks.row) for picks in steps)
+    with closing(open_stream(steps, size)) as stream, closing(stream_targets(entry, wanted)) as answers:
+        for picks, views, targets in zip(steps, stream, answers, strict=True):
+            yield Batch(views, _labelled(targets, views, entry, picks).to(views.pixels.device))
 
 
-def _labelled(targets: Targets, views: Views, entry: Entry) -> Targets:
+def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Targets:
     """Answers with the labels that their rows had when they were stored: none in label space `none`."""
     labels = teacher_labels(views, entry.identity.label_space)
     try:
         return targets.with_labels(labels)
     except CorruptError as error:
         raise CorruptError(
-            f"The answers of teacher '{entry.identity.name}' do not fit the rows of a batch: {error} "
-            "Check the cache with kdcache verify."
+            f"Answers of teacher '{entry.identity.name}' to rows {picks.row.min()} to {picks.row.max()} of view "
+            f"{picks.view[0]} do not fit: {error} Check the cache with kdcache verify."
         ) from error
 
 
@@ -92,42 +82,69 @@ class _Held:
 
 
 def live_batches(
-    spans: TrainingSpans, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    """Views with answers computed now: bit for bit those that `dump-logits` would have stored on this machine.
+    """Views with answers computed now; where teacher and student want the same picture size, it is rendered once.
 
-    The teacher works in its own batches, and its answers wait until the student's rows reach them. Where both want
-    the same picture size, it is rendered once.
+    Where each epoch walks through a view of its own the teacher works in its own batches, and its answers wait until
+    the student's rows reach them: they are bit for bit those that `dump-logits` would have stored on this machine.
+    Otherwise it answers each step's rows, padded to its batch shape, and its last bits can differ.
     """
-    teacher = live.teacher
-    shared = teacher.size == size
-    batches = _teacher_batches(spans, len(view_set), live)
+    if steps.schedule.walks_in_order:
+        return _in_dump_batches(steps, open_stream, size, live, view_set)
+    return _in_own_batches(steps, open_stream, size, live)
+
+
+def _in_dump_batches(
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    shared = live.teacher.size == size
     with (
-        closing(open_stream(batches, teacher.size)) as teacher_stream,
-        closing(open_stream(() if shared else spans, size)) as student_stream,
+        closing(open_stream(_dump_batches(steps, len(view_set), live), live.teacher.size)) as teacher_stream,
+        closing(open_stream(() if shared else steps, size)) as student_stream,
     ):
+        answered = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
         held: list[_Held] = []
-        for span in spans:
+        for span in map(_span, steps):
             held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
             while not held or held[-1].span.stop < span.stop:
-                views = next(teacher_stream)
-                answered = answer(teacher, live.coding, views, live.label_space)
-                held.append(_Held(views.span, views.pixels, answered.targets))
+                batch, views = next(answered)
+                targets = answer(live.teacher, live.coding, views, live.label_space).targets
+                held.append(_Held(batch, views.pixels, targets))
             pieces = [(part, _within(part.span, span)) for part in held]
             pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
             targets = type(held[0].targets).concat([part.targets[rows] for part, rows in pieces])
             if shared:
                 pixels = torch.cat([part.pixels[rows] for part, rows in pieces])
-                student_views = Views(span, view_set.rows(span), pixels)
+                student_views = Views(view_set.rows(span), pixels)
             else:
                 student_views = next(student_stream)
             yield Batch(student_views, targets.to(student_views.pixels.device))
 
 
-def _teacher_batches(spans: TrainingSpans, samples: int, live: LiveTeacher) -> Iterator[Span]:
-    """Each of the teacher's batches that holds a row of `spans`, once, in order."""
+def _in_own_batches(
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher
+) -> Generator[Batch, None, None]:
+    shared = live.teacher.size == size
+    with (
+        closing(open_stream(steps, live.teacher.size)) as teacher_stream,
+        closing(open_stream(() if shared else steps, size)) as student_stream,
+    ):
+        for views in teacher_stream:
+            targets = answer(live.teacher, live.coding, views, live.label_space).targets
+            student_views = views if shared else next(student_stream)
+            yield Batch(student_views, targets.to(student_views.pixels.device))
+
+
+def _span(picks: Picks) -> Span:
+    """Rows that follow each other in one view."""
+    return Span(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
+
+
+def _dump_batches(steps: Steps, samples: int, live: LiveTeacher) -> Iterator[Span]:
+    """Each of the teacher's batches that holds a row of `steps`, once, in order."""
     last: Span | None = None
-    for span in spans:
+    for span in map(_span, steps):
         for batch in batches_covering(
             span, samples=samples, block_rows=live.block_rows, batch_size=live.teacher.batch_size
         ):

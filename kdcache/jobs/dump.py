@@ -70,6 +70,7 @@ class DumpRequest:
     device: str = "auto"
     precision: str | None = None
     renderer: str = "dali"
+    decode: str = "auto"
     dry_run: bool = False
 
 
@@ -147,7 +148,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         stored = Cache.open(request.cache).teachers().get(identity.name)
         if stored is not None:
             require_same(stored, identity, f"The teacher {identity.name} in {request.cache}")
-    views = request.views or DEFAULT_VIEWS
+    views = _whole_groups(request.views, view_set.policy.repeats)
     if request.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
 
@@ -155,9 +156,9 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         open_renderer(
             request.renderer,
             size=teacher.size,
-            interpolation=view_set.policy.interpolation,
             max_batch=batch_size,
             device=device,
+            decode=request.decode,
         ) as renderer,
         closing(SampleReader(index)) as reader,
     ):
@@ -339,6 +340,19 @@ def _coding(request: DumpRequest, num_classes: int) -> Coding:
 
 def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
+
+
+def _whole_groups(views: int | None, repeats: int) -> int:
+    """How many views there shall be: views that share an order are dumped together."""
+    if views is None:
+        return -(-DEFAULT_VIEWS // repeats) * repeats
+    if views < 1 or views % repeats:
+        fewer, more = views // repeats * repeats, (views // repeats + 1) * repeats
+        raise UsageError(
+            f"--views is {views}, and the policy repeats each order {repeats} times: give a multiple of {repeats}, "
+            f"such as {fewer or more}."
+        )
+    return views
 
 
 def _even(batch_size: int) -> int:

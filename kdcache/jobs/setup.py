@@ -16,7 +16,6 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.device import resolve_precision
 from kdcache.errors import ConfigError, UsageError
-from kdcache.jobs.batches import steps_per_epoch
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.opening import OpenViews, entry_name, new_views, refuse_several_processes, stored_views
@@ -29,6 +28,7 @@ from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.recipes import DEFAULT_RECIPE
 from kdcache.views.policies import describe_policy, load_policy
 from kdcache.views.policy import Policy
+from kdcache.views.schedule import Schedule
 
 Mode = Literal["cache", "live", "supervised"]
 
@@ -67,6 +67,7 @@ class TrainRequest:
     teacher_weights: Path | None = None
     device: str = "auto"
     renderer: str = "dali"
+    decode: str = "auto"
     fresh: bool = False
 
     @property
@@ -88,6 +89,7 @@ class Setup:
     Attributes:
         entry: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
+        schedule: the rows of each step.
         class_names: of the student's outputs, where they are known.
         belongs: what the run's results depend on beside its configuration; compared when it is resumed.
         given: where things were found, for a reader of the run folder.
@@ -99,6 +101,7 @@ class Setup:
     opened: OpenViews
     entry: Entry | None
     live: LiveTeacher | None
+    schedule: Schedule
     num_classes: int
     class_names: tuple[str, ...] | None
     folder: Path
@@ -108,12 +111,12 @@ class Setup:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one pass."""
-        return steps_per_epoch(len(self.index), self.config.batch_size)
+        return self.schedule.steps_per_epoch
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.config.schedule.epochs * self.steps_per_epoch
+        return self.schedule.steps
 
     @property
     def policy_text(self) -> str:
@@ -148,7 +151,8 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
             "--cache, or train with --supervised."
         )
     cache = Cache.open(request.cache) if has_cache and request.cache is not None else None
-    if cache is not None and (names := sorted(name for name in asked if name.startswith("views."))):
+    names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
+    if cache is not None and names:
         raise ConfigError(
             f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "
             "--cache that was dumped with it."
@@ -162,8 +166,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     )
     entry = _entry(cache, request.teacher) if mode == "cache" and cache is not None else None
     config = _with_views(config, opened)
-    if entry is not None:
-        config = _with_stored_epochs(config, entry, request, "schedule.epochs" in asked, before, progress)
+    config = _with_view_count(config, opened, entry, before, progress)
     live = (
         open_live_teacher(
             request.online_teacher or "", request.teacher_weights, request.teacher, cache, opened, device, progress
@@ -183,7 +186,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
             )
         check_labels(val, num_classes, index.class_names)
     # Opened once for nothing, so that a renderer that cannot work here is told before anything is written.
-    open_renderer(request.renderer, size=8, interpolation="bilinear", max_batch=2, device=device).close()
+    open_renderer(request.renderer, size=8, max_batch=2, device=device, decode=request.decode).close()
     setup = Setup(
         config=config,
         index=index,
@@ -191,6 +194,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
         opened=opened,
         entry=entry,
         live=live,
+        schedule=_schedule(config, opened),
         num_classes=num_classes,
         class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,
@@ -207,6 +211,7 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
             "teacher_weights": str(request.teacher_weights) if request.teacher_weights else None,
             "device": str(device),
             "renderer": request.renderer,
+            "decode": request.decode,
             "kdcache": kdcache.__version__,
         },
     )
@@ -268,41 +273,53 @@ def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
         schedule=dataclasses.replace(
             config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, config.schedule.epochs)
         ),
-        views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed),
+        views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed, count=config.views.count),
     )
 
 
-def _with_stored_epochs(
-    config: RunConfig,
-    entry: Entry,
-    request: TrainRequest,
-    asked: bool,
-    before: RunConfig | None,
-    progress: Progress,
+def _with_view_count(
+    config: RunConfig, opened: OpenViews, entry: Entry | None, before: RunConfig | None, progress: Progress
 ) -> RunConfig:
-    """The configuration with no more epochs than there are whole views.
+    """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
+    repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
+    count = config.views.count if config.views.count is not None else before.views.count if before else None
+    if entry is not None:
+        complete = entry.complete_views()
+        there = complete // repeats * repeats
+        if there == 0:
+            raise UsageError(
+                f"{entry.identity.name} has {complete} views in the cache that are complete in every block, and "
+                f"{repeats} are needed: run the same `kdcache dump-logits` again to finish them."
+            )
+        if count is not None and count > there:
+            raise UsageError(
+                f"{count} views are asked for, and {there} are complete in the cache: dump more with --views {count}, "
+                "or train on fewer with --set views.count."
+            )
+        count = there if count is None else count
+    elif count is None:
+        count = -(-epochs // repeats) * repeats
+    if count % repeats:
+        raise ConfigError(
+            f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
+        )
+    if epochs > count:
+        progress.say(f"{epochs} epochs over {count} views: each is shown {epochs / count:.3g} times, in new batches.")
+    return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
 
-    Where the user did not ask for a number, a run that goes on keeps its own, however many views came since.
-    """
-    views = entry.complete_views()
-    if views == 0:
-        raise UsageError(
-            f"{entry.identity.name} has no view in {request.cache} that is complete in every block yet: run the same "
-            "`kdcache dump-logits` again to finish it."
-        )
-    epochs = config.schedule.epochs if before is None or asked else before.schedule.epochs
-    if epochs > views and (asked or before is not None):
-        raise UsageError(
-            f"{epochs} epochs need {epochs} views, and {views} are complete in {request.cache}: ask for at most "
-            f"{views} epochs, or dump more with --views {epochs}."
-        )
-    if epochs > views:
-        progress.say(f"{views} epochs, one for each complete view of the cache; the recipe has {epochs}.")
-        epochs = views
-    schedule = dataclasses.replace(
-        config.schedule, epochs=epochs, warmup_epochs=min(config.schedule.warmup_epochs, epochs)
+
+def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
+    view_set = opened.view_set
+    assert config.views.count is not None
+    return Schedule(
+        samples=len(view_set),
+        views=config.views.count,
+        repeats=view_set.policy.repeats,
+        batch_size=config.batch_size,
+        epochs=config.schedule.epochs,
+        block_rows=opened.identity.block_rows,
+        seed=view_set.seed,
     )
-    return dataclasses.replace(config, schedule=schedule)
 
 
 def _entry(cache: Cache, name: str | None) -> Entry:

@@ -13,7 +13,7 @@ import torch
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import RunError
-from kdcache.jobs.batches import Batch, TrainingSpans, cached_batches, live_batches, supervised_batches
+from kdcache.jobs.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
 from kdcache.jobs.evaluate import Evaluation, score
 from kdcache.jobs.provenance import warn_of_other_provenance
 from kdcache.jobs.setup import Setup, TrainRequest, prepare
@@ -28,7 +28,7 @@ from kdcache.run.folder import RunFolder
 from kdcache.run.metrics import MetricsTable, TensorBoard
 from kdcache.run.trainer import Trainer
 from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import Picks, Span
 
 _STEPS_BETWEEN_READINGS = 20
 """Reading a loss waits for the device, so it is done now and then only."""
@@ -178,9 +178,9 @@ def _introduce(setup: Setup, progress: Progress) -> None:
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
     if setup.entry is None:
         return
-    with open_renderer(request.renderer, size=8, interpolation="bilinear", max_batch=2, device=device) as renderer:
+    with open_renderer(request.renderer, size=8, max_batch=2, device=device, decode=request.decode) as renderer:
         here = {"renderer": renderer.version}
-    warn_of_other_provenance(setup.entry, here, setup.config.schedule.epochs, progress)
+    warn_of_other_provenance(setup.entry, here, setup.schedule.views, progress)
 
 
 def _student(setup: Setup) -> Network:
@@ -205,27 +205,27 @@ def _batches(
     config, view_set = setup.config, setup.opened.view_set
     size = config.student.size
     assert size is not None
-    spans = TrainingSpans(len(view_set), config.batch_size, config.schedule.epochs, first_step)
+    steps = Steps(setup.schedule, first_step)
     largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
 
     with closing(SampleReader(setup.index)) as reader:
 
-        def open_stream(of: Iterable[Span], pixels: int) -> Generator[Views, None, None]:
+        def open_stream(of: Iterable[Span | Picks], pixels: int) -> Generator[Views, None, None]:
             with open_renderer(
                 request.renderer,
                 size=pixels,
-                interpolation=view_set.policy.interpolation,
                 max_batch=largest,
                 device=device,
+                decode=request.decode,
             ) as renderer:
                 yield from stream_views(view_set, reader, renderer, of)
 
         if setup.entry is not None:
-            batches = cached_batches(spans, open_stream, size, setup.entry)
+            batches = cached_batches(steps, open_stream, size, setup.entry)
         elif setup.live is not None:
-            batches = live_batches(spans, open_stream, size, setup.live, view_set)
+            batches = live_batches(steps, open_stream, size, setup.live, view_set)
         else:
-            batches = supervised_batches(spans, open_stream, size)
+            batches = supervised_batches(steps, open_stream, size)
         with closing(batches):
             yield from batches
 

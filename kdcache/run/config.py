@@ -42,10 +42,13 @@ class ViewsConfig:
     Attributes:
         policy: a policy's name, or its JSON form.
         seed: of the views; apart from the run's, so that students with several seeds see the same views.
+        count: how many views there are; a training of more epochs shows them again. None: all that are complete in
+            the cache, or one for each epoch.
     """
 
     policy: str | Mapping[str, Any] = "crop-mix"
     seed: int = 0
+    count: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class RunConfig:
                 "batch_size",
                 "an even number: pairs stay whole",
             ),
+            (self.views.count is None or self.views.count >= 1, "views.count", "at least 1, or null"),
             (0 <= self.seed < 2**32, "seed", "0..2^32-1"),
             (self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number above 0, or null"),
             (self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "a number in 0..1, or null"),

@@ -22,9 +22,29 @@ class Span(NamedTuple):
     stop: int
 
 
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """Rows of the views of one group, pair by pair: rows 2j and 2j+1 of a view, one after the other.
+
+    view, row: of each; a view's odd last row may come at the very end alone.
+    """
+
+    view: Int64[np.ndarray, "b"]
+    row: Int64[np.ndarray, "b"]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @classmethod
+    def of(cls, span: Span) -> "Picks":
+        """The rows of a span."""
+        row = np.arange(span.start, span.stop, dtype=np.int64)
+        return cls(np.full_like(row, span.view), row)
+
+
 @dataclass(frozen=True)
 class Rows:
-    """What is known of a span's rows before any pixel.
+    """What is known of some rows before any pixel.
 
     Attributes:
         samples: positions in the index.
@@ -56,24 +76,22 @@ class ViewSet:
         return len(self.index)
 
     def order(self, view: int) -> Int64[np.ndarray, "n"]:
-        """The samples in the order of `view`."""
+        """The samples in the order of `view`, which the views of its group share."""
         with self._one_at_a_time:
-            return self._order(view)
+            return self._order(view // self.policy.repeats)
 
     def _make_order(self, group: int) -> Int64[np.ndarray, "n"]:
         return order(np.asarray(self.index.key_hash), self.windows, self.seed, group)
 
-    def rows(self, span: Span) -> Rows:
-        """Samples, plan and labels of a span."""
-        view, start, stop = span
-        if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
-            raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")
-        samples = self.order(view)[start:stop]
+    def rows(self, where: Span | Picks) -> Rows:
+        """Samples, plan and labels of some rows."""
+        picks = self._checked(where) if isinstance(where, Span) else where
+        samples = self.order(int(picks.view[0]) if len(picks) else 0)[picks.row]
         index = self.index
         plan = make_plan(
             self.policy,
             self.seed,
-            view,
+            picks.view,
             np.asarray(index.key_hash[samples]),
             index.height[samples].astype(np.int64),
             index.width[samples].astype(np.int64),
@@ -84,3 +102,9 @@ class ViewSet:
         partner = np.arange(len(samples)) ^ 1
         labels[mixed, 1] = own[partner[mixed]]
         return Rows(samples, plan, labels)
+
+    def _checked(self, span: Span) -> Picks:
+        _, start, stop = span
+        if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
+            raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")
+        return Picks.of(span)

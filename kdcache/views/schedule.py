@@ -1,0 +1,81 @@
+"""Which rows a training sees at each step: pairs of the views that there are, for as many epochs as are wanted."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int64
+
+from kdcache.data.order import reused_pairs
+from kdcache.views.viewset import Picks
+
+UNITS_A_BLOCK = 8
+"""A block's rows are shuffled in units of an eighth of it, when they are seen again."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Each step's rows, as a pure function of the step.
+
+    Training counts pairs: a view has P = samples // 2 of them, and an epoch shows P pairs. Views gm..gm+m-1 are a
+    group that shares one order; epoch e belongs to group floor(e / m) mod (V / m), whose m P pair-views run with the
+    view fastest, so that a pair's m views follow each other (repeated augmentation: E. Hoffer et al., "Augment your
+    batch", CVPR 2020; M. Berman et al., "MultiGrain", 2019). A group that comes round again is shuffled anew
+    (`reused_pairs`), in pairs: who is mixed with whom never changes.
+
+    Attributes:
+        samples: of the data set; an odd last row is never trained on.
+        views: V that are used, a multiple of `repeats`.
+        repeats: m of the policy.
+        batch_size: rows of a step, even; an epoch's last partial batch is left out, as in timm.
+        epochs: to train; more than there are views shows them again.
+        block_rows: of the view set.
+        seed: of the view set.
+    """
+
+    samples: int
+    views: int
+    repeats: int
+    batch_size: int
+    epochs: int
+    block_rows: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.views % self.repeats or self.views < 1 or self.batch_size % 2:
+            raise ValueError(f"{self.views} views of {self.repeats} repeats in batches of {self.batch_size}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches of pairs."""
+        return self.samples // 2 // (self.batch_size // 2)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def walks_in_order(self) -> bool:
+        """Whether every epoch walks through a view of its own, row by row."""
+        return self.repeats == 1 and self.epochs <= self.views
+
+    def batches(self, first_step: int = 0) -> Iterator[Picks]:
+        """The rows of each step from `first_step` on."""
+        pairs, half = self.samples // 2, self.batch_size // 2
+        unit_pairs = max(1, self.block_rows // (2 * UNITS_A_BLOCK))
+
+        @lru_cache(maxsize=1)
+        def order_of(group: int, cycle: int) -> Int64[np.ndarray, "pairs"]:
+            return reused_pairs(pairs, unit_pairs, self.seed, group, cycle)
+
+        for step in range(first_step, self.steps):
+            epoch, place = divmod(step, self.steps_per_epoch)
+            visit, part = divmod(epoch, self.repeats)
+            cycle, group = divmod(visit, self.views // self.repeats)
+            position = part * pairs + place * half + np.arange(half)
+            pair = order_of(group, cycle)[position // self.repeats]
+            view = group * self.repeats + position % self.repeats
+            row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
+            yield Picks(np.repeat(view, 2), row)
