@@ -11,6 +11,7 @@ from kdcache_cli.options import (
     MAX_SEED,
     CacheOption,
     DataOption,
+    DecodeOption,
     DeviceOption,
     Precision,
     RendererOption,
@@ -110,6 +111,7 @@ def dump_logits(
         ),
     ] = None,
     renderer: RendererOption = "dali",
+    decode: DecodeOption = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write nothing; print samples, views and expected bytes.")
     ] = False,
@@ -137,6 +139,7 @@ def dump_logits(
         device=device,
         precision=precision,
         renderer=renderer,
+        decode=decode,
         dry_run=dry_run,
     )
     print_lines(dump(request, ConsoleProgress()).lines())

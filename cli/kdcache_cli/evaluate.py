@@ -20,7 +20,10 @@ def evaluate(
     precision: Annotated[Precision, typer.Option("--precision", help="What the model computes in.")] = "fp32",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="B", help="Images at a time.")] = 256,
 ) -> None:
-    """Print top-1, top-5 and loss of a run or of a model, on labelled images seen as timm evaluates."""
+    """Print top-1, top-5 and loss of a run or of a model, on labelled images seen as timm evaluates.
+
+    Images are decoded with Pillow on the CPU, as timm does it, whatever the device.
+    """
     from kdcache.jobs.evaluate import EvaluateRequest
     from kdcache.jobs.evaluate import evaluate as run
 

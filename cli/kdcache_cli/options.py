@@ -7,6 +7,7 @@ import typer
 
 Precision = Literal["fp32", "bf16", "fp16"]
 RendererName = Literal["dali", "pillow"]
+Decode = Literal["auto", "cpu", "gpu"]
 
 MAX_SEED = 2**32 - 1  # half of a 64-bit Philox key
 
@@ -40,6 +41,14 @@ DeviceOption = Annotated[
 RendererOption = Annotated[
     RendererName,
     typer.Option("--renderer", help="What decodes, crops, resizes and flips; Pillow is the slow reference."),
+]
+
+DecodeOption = Annotated[
+    Decode,
+    typer.Option(
+        "--decode",
+        help="Where images are decoded, cropped and resized; auto is the GPU where DALI renders for one, else the CPU.",
+    ),
 ]
 
 WeightsOption = Annotated[

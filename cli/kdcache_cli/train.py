@@ -12,6 +12,7 @@ from kdcache_cli.options import (
     MAX_SEED,
     CacheOption,
     DataOption,
+    DecodeOption,
     DeviceOption,
     RendererOption,
 )
@@ -127,6 +128,7 @@ def train(
     ] = None,
     device: DeviceOption = "auto",
     renderer: RendererOption = "dali",
+    decode: DecodeOption = "auto",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew, over what the run folder holds, instead of resuming.")
     ] = False,
@@ -156,6 +158,7 @@ def train(
         teacher_weights=teacher_weights,
         device=device,
         renderer=renderer,
+        decode=decode,
         fresh=fresh,
     )
     print_lines(run(request, ConsoleProgress()).lines())

@@ -8,19 +8,20 @@ nothing. Two renderers agree in geometry exactly, and in pixels within the round
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from types import TracebackType
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
-from kdcache.device import cores
+from kdcache.device import share_of_cores
 from kdcache.errors import DeviceError, UsageError
 
 RENDERERS = ("dali", "pillow")
-INTERPOLATIONS = ("bilinear", "bicubic")
+DECODES = ("auto", "cpu", "gpu")
 
 
 def describe_position(position: int) -> str:
@@ -34,7 +35,8 @@ class RenderRequest:
 
     encoded: the image files, one `bytes` each.
     boxes: int32 [b, 4], the part of each image to show: top, left, height, width in source pixels.
-    flips: bool [b], whether that part is mirrored, left to right.
+    cubic: bool [b], whether the antialiased resize of that part is bicubic, else bilinear.
+    flips: bool [b], whether it is mirrored, left to right.
     describe: position in this request -> how an error names that image ("KEY in SHARD at byte OFFSET").
 
     Raises UsageError when there is no image, the lengths differ, or a box is empty or starts below zero.
@@ -42,14 +44,17 @@ class RenderRequest:
 
     encoded: Sequence[bytes]
     boxes: Int32[np.ndarray, "b 4"]
+    _: KW_ONLY
+    cubic: Bool[np.ndarray, "b"]
     flips: Bool[np.ndarray, "b"]
     describe: Callable[[int], str] = describe_position
 
     def __post_init__(self) -> None:
-        if not len(self.encoded) == len(self.boxes) == len(self.flips) > 0:
+        if not len(self.encoded) == len(self.boxes) == len(self.cubic) == len(self.flips) > 0:
             raise UsageError(
-                "A request must have one box and one flip for each image, and at least one image, but has "
-                f"{len(self.encoded)} images, {len(self.boxes)} boxes and {len(self.flips)} flips."
+                "A request must have one box, one filter and one flip for each image, and at least one image, but has "
+                f"{len(self.encoded)} images, {len(self.boxes)} boxes, {len(self.cubic)} filters and "
+                f"{len(self.flips)} flips."
             )
         if self.boxes[:, :2].min() < 0 or self.boxes[:, 2:].min() < 1:
             raise UsageError("A box must start at 0 or later and be at least one pixel high and wide.")
@@ -61,38 +66,57 @@ class RenderRequest:
 class Renderer(ABC):
     """Makes pixels of one size out of requests.
 
-    size: height and width of the pixels; interpolation: of the antialiased resize, "bilinear" or "bicubic";
-    device: where the pixels lie; max_batch: the most images a request may have; threads: how many decode at
-    once. Close a renderer to end its threads, or use it as a context manager.
+    size: height and width of the pixels; max_batch: the most images a request may have; threads: how many decode
+    at once; device: where the pixels lie; decode: where images are decoded, "cpu" or "gpu" (pixels that were made on
+    the CPU are copied to the device). Close a renderer to end its threads, or use it as a context manager.
     """
+
+    name: ClassVar[str]
+    decodes_on_gpu: ClassVar[bool]
 
     def __init__(
         self,
         *,
         size: int,
-        interpolation: str,
         max_batch: int,
         threads: int | None = None,
         device: torch.device | str = "cpu",
+        decode: str = "auto",
     ) -> None:
         if size < 1 or max_batch < 1 or (threads is not None and threads < 1):
             raise UsageError(
                 f"A renderer needs a size, a batch and threads of at least 1, not {size}, {max_batch} and {threads}."
             )
-        if interpolation not in INTERPOLATIONS:
-            raise UsageError(f"There is no interpolation {interpolation!r}; use {' or '.join(INTERPOLATIONS)}.")
         self.size = size
-        self.interpolation = interpolation
         self.max_batch = max_batch
-        self.threads = threads or cores()
+        self.threads = threads or share_of_cores()
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise DeviceError(
                 f"Pixels on {self.device} were asked for, but there is no usable GPU. "
                 "Use the device cpu, or check the driver."
             )
+        self.decode = self._place_to_decode(decode)
         self._streaming = False
         self._closed = False
+        self._open()
+
+    def _place_to_decode(self, asked: str) -> Literal["cpu", "gpu"]:
+        match asked:
+            case "auto":
+                return "gpu" if self.decodes_on_gpu and self.device.type == "cuda" else "cpu"
+            case "cpu":
+                return "cpu"
+            case "gpu" if not self.decodes_on_gpu:
+                raise DeviceError(f"The renderer {self.name} decodes on the CPU alone: use --decode cpu, or another.")
+            case "gpu" if self.device.type != "cuda":
+                raise DeviceError(
+                    f"Images cannot be decoded on the GPU for pixels on the device {self.device}: use --decode cpu, or "
+                    "--device cuda where there is a GPU."
+                )
+            case "gpu":
+                return "gpu"
+        raise UsageError(f"There is no place to decode called {asked!r}; use {', '.join(DECODES)}.")
 
     def stream(self, requests: Iterable[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
         """Render each request, in order: one uint8 [b, 3, size, size] a request, on the renderer's device.
@@ -119,11 +143,13 @@ class Renderer(ABC):
         self,
         encoded: Sequence[bytes],
         boxes: Int32[np.ndarray, "b 4"],
+        *,
+        cubic: Bool[np.ndarray, "b"],
         flips: Bool[np.ndarray, "b"],
         describe: Callable[[int], str] = describe_position,
     ) -> UInt8[Tensor, "b 3 s s"]:
         """Render one batch: uint8 [b, 3, size, size]; see `RenderRequest` and `stream`."""
-        (pixels,) = self.stream([RenderRequest(encoded, boxes, flips, describe)])
+        (pixels,) = self.stream([RenderRequest(encoded, boxes, cubic=cubic, flips=flips, describe=describe)])
         return pixels
 
     def close(self) -> None:
@@ -135,7 +161,7 @@ class Renderer(ABC):
     @property
     @abstractmethod
     def version(self) -> str:
-        """What it renders with, for the provenance of pixels: "pillow 13.0.0", "dali 2.4.0 cpu"."""
+        """What renders and where it decodes, for the provenance of pixels: "pillow 13.0.0 cpu", "dali 2.4.0 gpu"."""
 
     def __enter__(self) -> "Renderer":
         return self
@@ -156,6 +182,19 @@ class Renderer(ABC):
                     f"A request has {len(request)} images, but this renderer was opened for at most {self.max_batch}."
                 )
             yield request
+
+    def _room(self, count: int) -> UInt8[Tensor, "b 3 s s"]:
+        """Memory of the CPU for finished pixels; pinned where a GPU takes them from it."""
+        shape = (count, 3, self.size, self.size)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+
+    def _hand_over(self, pixels: UInt8[Tensor, "b 3 s s"]) -> UInt8[Tensor, "b 3 s s"]:
+        """What `_room` gave, on the device; nobody waits for the copy but what is computed there afterwards."""
+        return pixels.to(self.device, non_blocking=True)
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Called once, when everything that was asked for is known and possible."""
 
     @abstractmethod
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:

@@ -1,14 +1,14 @@
 """The fast renderer: one DALI graph that is fed by position and draws no random numbers.
 
-Decoding happens on the CPU, or on the GPU where that is the device. JPEGs and 8-bit PNGs go to DALI as they are;
-every other format and depth is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
+It decodes, crops, resizes and flips on the CPU or on the GPU, all in one place. Common JPEGs and 8-bit PNGs go to DALI
+as they are; every other kind is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
 
 One broken image costs DALI its whole pipeline. So bytes are checked before they go in. Should DALI fail all the
 same, a new pipeline takes over, what came before the failure is rendered again, and the image to blame is named.
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -32,25 +32,28 @@ from kdcache.render.encoded import UndecodableError, broken_image, check_whole, 
 # Requests in DALI's hands while the consumer waits for the first of them.
 _IN_FLIGHT = 3
 
+_LINEAR, _CUBIC = (filter.value for filter in (DALIInterpType.INTERP_LINEAR, DALIInterpType.INTERP_CUBIC))
+
 
 class DaliRenderer(Renderer):
-    """Renders with DALI, decoding where the device is; see `Renderer`."""
+    """Renders with DALI; see `Renderer`."""
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        interpolation: str,
-        max_batch: int,
-        threads: int | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
+    name = "dali"
+    decodes_on_gpu = True
+
+    def _open(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-dali")
         self._graph = self._open_graph()
 
     def _open_graph(self) -> "_Graph":
-        return _Graph(self.size, self.interpolation, self.max_batch, self.threads, self.device)
+        gpu = self.device if self.decode == "gpu" else None
+        return _Graph(self.size, self.max_batch, self.threads, gpu)
+
+    def _land(self) -> UInt8[Tensor, "b 3 s s"]:
+        """Wait for the oldest request in flight and copy its pixels out of memory that DALI may use again."""
+        if self.decode == "gpu":
+            return self._graph.land_on_gpu()
+        return self._hand_over(self._graph.land(self._room))
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         flying: deque[RenderRequest] = deque()
@@ -67,7 +70,7 @@ class DaliRenderer(Renderer):
                 if not flying:
                     break
                 try:
-                    pixels = self._graph.land()
+                    pixels = self._land()
                 except RuntimeError as error:
                     lost = list(flying)
                     flying.clear()
@@ -93,7 +96,7 @@ class DaliRenderer(Renderer):
         for position, part in zip(odd, parts, strict=True):
             encoded[position] = b"P6 %d %d 255\n" % part.size + part.tobytes()
             boxes[position, :2] = 0
-        self._graph.launch(encoded, boxes, request.flips)
+        self._graph.launch(encoded, boxes, request.cubic, request.flips)
 
     def _find_culprit(
         self, lost: list[RenderRequest], error: RuntimeError
@@ -105,7 +108,7 @@ class DaliRenderer(Renderer):
                 pass  # raises where Pillow cannot decode an image either
             try:
                 self._launch(request)
-                pixels = self._graph.land()
+                pixels = self._land()
             except RuntimeError as again:
                 raise self._refusal(request, again) from error
             yield pixels
@@ -120,8 +123,10 @@ class DaliRenderer(Renderer):
         for position, data in enumerate(request.encoded):
             one = slice(position, position + 1)
             try:
-                self._launch(RenderRequest([data], request.boxes[one], request.flips[one]))
-                self._graph.land()
+                self._launch(
+                    RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
+                )
+                self._land()
             except RuntimeError as alone:
                 self._graph = self._open_graph()
                 reason = f"DALI refuses its data ({_cause(alone)}), though --renderer pillow takes them"
@@ -134,14 +139,14 @@ class DaliRenderer(Renderer):
     def _drain(self, count: int) -> None:
         try:
             for _ in range(0 if self._closed else count):
-                self._graph.land()
+                self._land()
         except RuntimeError:  # of a request that nobody waits for any more
             self._graph = self._open_graph()
 
     @property
     def version(self) -> str:
         """DALI's, and where it decodes."""
-        return f"dali {nvidia.dali.__version__} {self.device.type}"
+        return f"dali {nvidia.dali.__version__} {self.decode}"
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -151,28 +156,26 @@ class DaliRenderer(Renderer):
 class _Graph:
     """One DALI pipeline: batches are launched and land in the same order. A RuntimeError means that it is lost."""
 
-    def __init__(self, size: int, interpolation: str, max_batch: int, threads: int, device: torch.device) -> None:
-        self._device = device
-        on_gpu = device.type == "cuda"
+    def __init__(self, size: int, max_batch: int, threads: int, gpu: torch.device | None) -> None:
+        """`gpu` is where everything happens, None for the CPU."""
+        self._gpu = gpu
         self._pipeline = Pipeline(
             batch_size=max_batch,
             num_threads=threads,
-            device_id=(device.index or 0) if on_gpu else None,
+            device_id=None if gpu is None else gpu.index or 0,
             prefetch_queue_depth=_IN_FLIGHT,
         )
         with self._pipeline:
             encoded = fn.external_source(name="encoded", ndim=1, dtype=DALIDataType.UINT8)
             start = fn.external_source(name="start", ndim=1, dtype=DALIDataType.INT32)
             shape = fn.external_source(name="shape", ndim=1, dtype=DALIDataType.INT32)
+            filter = fn.external_source(name="filter", ndim=0, dtype=DALIDataType.INT32)
             flip = fn.external_source(name="flip", ndim=0, dtype=DALIDataType.INT32)
-            part = _decode_on_gpu(encoded, start, shape) if on_gpu else _decode_on_cpu(encoded, start, shape)
+            part = _decode_on_cpu(encoded, start, shape) if gpu is None else _decode_on_gpu(encoded, start, shape)
             resized: Any = fn.resize(
                 part,
                 size=[size, size],
-                interp_type={
-                    "bilinear": DALIInterpType.INTERP_LINEAR,
-                    "bicubic": DALIInterpType.INTERP_CUBIC,
-                }[interpolation],
+                interp_type=fn.reinterpret(filter, dtype=DALIDataType.INTERP_TYPE),
                 antialias=True,
             )
             # Mean 0 and deviation 1 change no value: the operator flips, and puts the channels first.
@@ -185,31 +188,49 @@ class _Graph:
     def _warm_up(self) -> None:
         """A pipeline's first run starts as many as it prefetches; behind them, every run is one batch."""
         pixel = [b"P6 1 1 255\n\0\0\0"]
-        box, flip = np.array([[0, 0, 1, 1]], np.int32), np.array([False])
+        box, no = np.array([[0, 0, 1, 1]], np.int32), np.array([False])
         for _ in range(_IN_FLIGHT):
-            self._feed(pixel, box, flip)
+            self._feed(pixel, box, no, no)
         self._pipeline.schedule_run()
         for _ in range(_IN_FLIGHT):
-            self.land()
+            self._pipeline.share_outputs()
+            self._pipeline.release_outputs()
 
-    def launch(self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]) -> None:
-        self._feed(encoded, boxes, flips)
+    def launch(
+        self,
+        encoded: Sequence[bytes],
+        boxes: Int32[np.ndarray, "b 4"],
+        cubic: Bool[np.ndarray, "b"],
+        flips: Bool[np.ndarray, "b"],
+    ) -> None:
+        self._feed(encoded, boxes, cubic, flips)
         self._pipeline.schedule_run()
 
-    def _feed(self, encoded: Sequence[bytes], boxes: Int32[np.ndarray, "b 4"], flips: Bool[np.ndarray, "b"]) -> None:
+    def _feed(
+        self,
+        encoded: Sequence[bytes],
+        boxes: Int32[np.ndarray, "b 4"],
+        cubic: Bool[np.ndarray, "b"],
+        flips: Bool[np.ndarray, "b"],
+    ) -> None:
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
         self._pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
         self._pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
+        self._pipeline.feed_input("filter", np.where(cubic, _CUBIC, _LINEAR).astype(np.int32))
         self._pipeline.feed_input("flip", flips.astype(np.int32))
 
-    def land(self) -> UInt8[Tensor, "b 3 s s"]:
-        """Wait for the oldest batch in flight and copy it out of memory that DALI may use again."""
-        if self._device.type == "cpu":
-            (pixels,) = self._pipeline.share_outputs()
-            copy = torch.from_numpy(np.array(pixels.as_tensor()))
-        else:
-            (pixels,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream(self._device))
-            copy = from_dlpack(pixels.as_tensor()).clone()
+    def land(self, room: Callable[[int], UInt8[Tensor, "b 3 s s"]]) -> UInt8[Tensor, "b 3 s s"]:
+        """The oldest batch in flight, when it is done, copied into what `room(b)` gives."""
+        (pixels,) = self._pipeline.share_outputs()
+        copy = room(len(pixels))
+        np.copyto(copy.numpy(), np.asarray(pixels.as_tensor()))
+        self._pipeline.release_outputs()
+        return copy
+
+    def land_on_gpu(self) -> UInt8[Tensor, "b 3 s s"]:
+        """The oldest batch in flight, copied in the order of torch's current stream; the host waits for nothing."""
+        (pixels,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream(self._gpu))
+        copy = from_dlpack(pixels.as_tensor()).clone()
         self._pipeline.release_outputs()
         return copy
 

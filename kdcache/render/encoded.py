@@ -1,13 +1,13 @@
 """Encoded images: what they are, whether they are whole, and how they become RGB, alike in every renderer.
 
-The checks read a few bytes of a JPEG and the checksums of a PNG. They find what decoders treat differently or
+The checks read the headers of a JPEG and the checksums of a PNG. They find what decoders treat differently or
 do not survive (data that stop early above all) without decoding anything.
 """
 
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ Kind = Literal["jpeg", "png", "other"]
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_PLAIN_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
@@ -31,7 +33,8 @@ class UndecodableError(Exception):
 def broken_image(name: str, reason: object) -> BrokenImageError:
     """The error for the image called `name`; `reason` is a clause ("it has no bytes")."""
     return BrokenImageError(
-        f"{name} cannot be decoded: {reason}. Remove or repair that sample, then run `kdcache index DATA` again."
+        f"{name} cannot be decoded: {reason}. `kdcache index DATA --check` finds all such images, and --drop-bad "
+        "leaves them out; or repair that sample."
     )
 
 
@@ -56,8 +59,8 @@ def check_whole(encoded: bytes) -> None:
             _check_png_chunks(encoded)
 
 
-def _jpeg_end_follows_scan(encoded: bytes) -> bool:
-    """Whether an end marker follows the first scan; an earlier one belongs to an embedded thumbnail."""
+def _jpeg_headers(encoded: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment of a JPEG, up to the header of its first scan."""
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
@@ -66,10 +69,29 @@ def _jpeg_end_follows_scan(encoded: bytes) -> bool:
         elif marker in _JPEG_WITHOUT_LENGTH:
             at += 2
         else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+            start, at = at, at + 2 + int.from_bytes(encoded[at + 2 : at + 4])
+            yield marker, start, at
             if marker == _JPEG_SCAN:
-                # Entropy-coded data never hold 0xFF followed by anything but 0 or a restart marker.
-                return encoded.find(_JPEG_END, at) >= 0
+                return
+
+
+def _jpeg_end_follows_scan(encoded: bytes) -> bool:
+    """Whether an end marker follows the first scan; an earlier one belongs to an embedded thumbnail."""
+    for marker, _, end in _jpeg_headers(encoded):
+        if marker == _JPEG_SCAN:
+            # Entropy-coded data never hold 0xFF followed by anything but 0 or a restart marker.
+            return encoded.find(_JPEG_END, end) >= 0
+    return False
+
+
+def _is_plain_jpeg(encoded: bytes) -> bool:
+    """Whether its frame is baseline or progressive, of 8 bits and of one or three channels.
+
+    Decoders disagree about which JPEGs of four channels are inverted, and not all know arithmetic coding.
+    """
+    for marker, start, end in _jpeg_headers(encoded):
+        if marker in _JPEG_FRAMES and end - start >= 10 and end <= len(encoded):
+            return marker in _JPEG_PLAIN_FRAMES and encoded[start + 4] == 8 and encoded[start + 9] in (1, 3)
     return False
 
 
@@ -92,10 +114,14 @@ def _check_png_chunks(encoded: bytes) -> None:
 
 
 def is_plain(encoded: bytes) -> bool:
-    """Whether all decoders make the same 8-bit RGB of it: a JPEG, or a PNG of at most 8 bits a channel."""
-    kind = kind_of(encoded)
-    # A PNG's first chunk is its header, whose ninth data byte is the bit depth.
-    return kind == "jpeg" or (kind == "png" and len(encoded) > 24 and encoded[24] <= 8)
+    """Whether all decoders make the same 8-bit RGB of it: a common JPEG, or a PNG of at most 8 bits a channel."""
+    match kind_of(encoded):
+        case "jpeg":
+            return _is_plain_jpeg(encoded)
+        case "png":
+            # Its first chunk is its header, whose ninth data byte is the bit depth.
+            return len(encoded) > 24 and encoded[24] <= 8
+    return False
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
@@ -116,6 +142,18 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         raise UndecodableError("its bytes are no image that is known here") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
         raise UndecodableError(f"its data are damaged ({error})") from error
+
+
+def fault(encoded: bytes) -> str | None:
+    """Why an image cannot be shown, as a clause ("it has no bytes"); None where it can.
+
+    Most JPEGs that are damaged within a scan pass: decoders make do with them in silence.
+    """
+    try:
+        decode_rgb(encoded)
+    except UndecodableError as error:
+        return str(error)
+    return None
 
 
 def _high_byte(image: Image.Image) -> Image.Image:

@@ -10,18 +10,19 @@ def open_renderer(
     name: str,
     *,
     size: int,
-    interpolation: str,
     max_batch: int,
     threads: int | None = None,
     device: torch.device | str = "cpu",
+    decode: str = "auto",
 ) -> Renderer:
     """The renderer called `name`: "dali", or "pillow", the reference that works anywhere.
 
-    threads: how many decode at once; by default as many as this process has cores. Raises UsageError for an
-    unknown name, DeviceError when DALI is not installed or the device is not there.
+    threads: how many decode at once; by default as many as this process has cores. decode: "cpu", "gpu", or "auto":
+    on the GPU where the device is one and the renderer can. Raises UsageError for an unknown name, DeviceError when
+    DALI is not installed or the device is not there.
     """
     renderer = _renderer_class(name)
-    return renderer(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
+    return renderer(size=size, max_batch=max_batch, threads=threads, device=device, decode=decode)
 
 
 def _renderer_class(name: str) -> type[Renderer]:

@@ -11,15 +11,12 @@ from functools import partial
 
 import numpy as np
 import PIL
-import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import load_part
-
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 # Requests in the threads' hands while the consumer holds another.
 _AHEAD = 2
@@ -30,16 +27,10 @@ _PIECES = 4
 class PillowRenderer(Renderer):
     """Renders with Pillow on the CPU; for another device the finished pixels are copied."""
 
-    def __init__(
-        self,
-        *,
-        size: int,
-        interpolation: str,
-        max_batch: int,
-        threads: int | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        super().__init__(size=size, interpolation=interpolation, max_batch=max_batch, threads=threads, device=device)
+    name = "pillow"
+    decodes_on_gpu = False
+
+    def _open(self) -> None:
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-pillow")
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
@@ -59,7 +50,7 @@ class PillowRenderer(Renderer):
                     piece.cancel()
 
     def _launch(self, request: RenderRequest) -> tuple[Tensor, list[Future[None]]]:
-        pixels = torch.empty((len(request), 3, self.size, self.size), dtype=torch.uint8)
+        pixels = self._room(len(request))
         step = -(-len(request) // (_PIECES * self.threads))
         everything = range(len(request))
         pieces = [
@@ -71,13 +62,13 @@ class PillowRenderer(Renderer):
     def _land(self, pixels: Tensor, pieces: list[Future[None]]) -> Tensor:
         for piece in pieces:  # in order: the first broken image of a request is the one that is named
             piece.result()
-        return pixels.to(self.device)
+        return self._hand_over(pixels)
 
     def _fill(self, pixels: UInt8[np.ndarray, "b 3 s s"], request: RenderRequest, positions: range) -> None:
-        resample = _FILTERS[self.interpolation]
         for position in positions:
             part = load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
-            shown = np.asarray(part.resize((self.size, self.size), resample))
+            filter = Image.Resampling.BICUBIC if request.cubic[position] else Image.Resampling.BILINEAR
+            shown = np.asarray(part.resize((self.size, self.size), filter))
             if request.flips[position]:
                 shown = shown[:, ::-1]
             pixels[position] = shown.transpose(2, 0, 1)
@@ -85,7 +76,7 @@ class PillowRenderer(Renderer):
     @property
     def version(self) -> str:
         """Pillow's."""
-        return f"pillow {PIL.__version__}"
+        return f"pillow {PIL.__version__} {self.decode}"
 
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -56,7 +56,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
         ),
         *("--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "full"),
         *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
-        *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--dry-run"),
+        *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
     )
     assert asked == [
         DumpRequest(
@@ -76,6 +76,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             device="cuda",
             precision="bf16",
             renderer="pillow",
+            decode="cpu",
             dry_run=True,
         )
     ]
@@ -93,7 +94,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--epochs", "3", "--recipe", "a2", "--config", "c.yaml", "--set", "a=1", "--set", "b.c=[1, 2]"),
         *("--out", "run", "--seed", "5", "--batch-size", "32", "--supervised", "--teacher", "big"),
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
-        *("--renderer", "pillow", "--fresh"),
+        *("--renderer", "pillow", "--decode", "gpu", "--fresh"),
     )
     assert asked == [
         TrainRequest(
@@ -114,6 +115,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             teacher_weights=Path("t.safetensors"),
             device="cpu",
             renderer="pillow",
+            decode="gpu",
             fresh=True,
         )
     ]
@@ -157,6 +159,7 @@ def test_evaluate_does_not_take_the_training_images_unasked(asked: list[Any]) ->
         ("dump-logits", "--teacher", "t", "--min-prob", "1.5"),
         ("dump-logits", "--teacher", "t", "--targets", "some"),
         ("dump-logits", "--teacher", "t", "--seed", "4294967296"),
+        ("dump-logits", "--teacher", "t", "--decode", "tpu"),
         ("dump-logits", "--teacher", "t", "--nonsense"),
         ("train", "--student", "s", "--epochs", "many"),
         ("nonsense",),

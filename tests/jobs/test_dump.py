@@ -46,7 +46,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
         ]
     )
     with (
-        open_renderer("dali", size=32, interpolation="bilinear", max_batch=SAMPLES) as renderer,
+        open_renderer("dali", size=32, max_batch=SAMPLES) as renderer,
         closing(SampleReader(index)) as reader,
         torch.inference_mode(),
     ):

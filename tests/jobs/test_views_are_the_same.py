@@ -28,7 +28,7 @@ def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali"):
     view_set = ViewSet(index, POLICY, 5, windows)
     spans = [Span(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
     with (
-        open_renderer(renderer, size=32, interpolation="bilinear", max_batch=batch, threads=threads) as pixels,
+        open_renderer(renderer, size=32, max_batch=batch, threads=threads) as pixels,
         closing(SampleReader(index)) as reader,
     ):
         parts = [(part.pixels.numpy(), part.rows.labels) for part in stream_views(view_set, reader, pixels, spans)]
