@@ -1,25 +1,26 @@
 """`kdcache policies`."""
 
-from kdcache_cli.console import print_table
+from kdcache_cli.console import print_lines
 
 
 def policies() -> None:
     """List the named policies: how views are drawn."""
-    from kdcache.views.policies import DEFAULT, NAMED
+    from kdcache.views.policies import DEFAULT, NAMED, ORIGIN
 
-    print_table(
-        ("policy", "settings"),
-        [
-            (f"{name} (default)" if name == DEFAULT else name, _settings(policy.to_json()))
-            for name, policy in NAMED.items()
-        ],
-    )
+    shown = {name: f"{name} (default)" if name == DEFAULT else name for name in NAMED}
+    width = max(map(len, shown.values()))
+    print_lines([f"{'policy':{width}}  where it comes from, and the fields in which it differs from crop"])
+    for name, policy in NAMED.items():
+        print_lines([f"{shown[name]:{width}}  {ORIGIN[name]}", f"{'':{width}}  {_fields(policy.to_json())}"])
 
 
-def _settings(values: dict[str, object]) -> str:
-    changes = [f"{key} {_plain(value)}" for key, value in values.items()]
-    return ", ".join(["random resized crop and flip", *changes])
+def _fields(changes: dict[str, object]) -> str:
+    if not changes:
+        return "a random crop of 8 % to all of the picture's area, flipped half of the time, resized bilinearly"
+    return ", ".join(f"{name} {_plain(value)}" for name, value in changes.items())
 
 
 def _plain(value: object) -> str:
-    return " to ".join(str(part) for part in value) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

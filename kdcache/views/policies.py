@@ -1,20 +1,54 @@
 """The policies that have names, and policies from files."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from kdcache.errors import ConfigError
+from kdcache.views.names import did_you_mean
 from kdcache.views.policy import Policy
 
-NAMED: dict[str, Policy] = {
-    # Random resized crop and flip alone: He et al. 2016 as torchvision and timm train it.
-    "crop": Policy(),
-    # With mixup 0.1 and cutmix 1.0: the mixing of recipe A2 (Wightman, Touvron, Jegou 2021), without RandAugment.
-    "crop-mix": Policy(mixup=0.1, cutmix=1.0),
+# timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.
+_STRIKES_BACK = Policy(auto_augment="rand-m7-mstd0.5-inc1", cutmix=1.0, repeats=3)
+_PADDED = Policy(crop="padded", pad=4, reference_size=32)
+_STRONG = Policy(mixup=0.8, cutmix=1.0, interpolation="bicubic")
+
+# Name, settings, and where they come from, for `kdcache policies`.
+_POLICIES = (
+    ("crop", Policy(), "the crop and flip that timm and torchvision train ImageNet with"),
+    ("crop-mix", Policy(mixup=0.1, cutmix=1.0), "a2 without RandAugment and repeats"),
+    ("a1", replace(_STRIKES_BACK, mixup=0.2), "recipe A1: Wightman et al. 2021, ResNet strikes back"),
+    ("a2", replace(_STRIKES_BACK, mixup=0.1), "recipe A2: Wightman et al. 2021, ResNet strikes back"),
+    (
+        # The papers on distillation give recipe B's optimiser and schedule alone: AdamW at 1e-3 a batch of 1,024, 20
+        # epochs of warm-up, 300 in all. These are the augmentations that the two papers publish with them.
+        "b",
+        replace(_STRONG, auto_augment="rand-m9-mstd0.5-inc1", erase_prob=0.25, erase_mode="pixel"),
+        "recipe B: Liu et al. 2021, Swin Transformer; Liu et al. 2022, ConvNeXt",
+    ),
+    ("c", _PADDED, "recipe C: the padded crop and flip that He et al. 2016 train CIFAR with"),
+    (
+        # torchvision fills with black what a warp uncovers, as here, but warps without interpolation.
+        "cifar-autoaugment",
+        replace(_PADDED, auto_augment="cifar10", fill=(0.0, 0.0, 0.0)),
+        "c, and AutoAugment's policy for CIFAR-10: Cubuk et al. 2019",
+    ),
+    (
+        "three-augment",
+        replace(_STRONG, auto_augment="3a", color_jitter=(0.3, 0.3, 0.3, 0.0), repeats=3),
+        "ImageNet-1k in Touvron et al. 2022, DeiT III",
+    ),
+    (
+        "centre",
+        Policy(crop="centre", crop_pct=0.875, hflip=0.0),
+        "nothing random, the crop that timm evaluates with: one view is all there is",
+    ),
     # 28x28 pictures trained at 32x32, where a crop of 8 % would leave 8x8 pixels.
-    "fashion-mnist": Policy(crop_scale=(0.7, 1.0), reference_size=32),
-}
+    ("fashion-mnist", Policy(crop_scale=(0.7, 1.0), reference_size=32), "the demo's, for Fashion-MNIST at 32"),
+)
+NAMED: dict[str, Policy] = {name: policy for name, policy, _ in _POLICIES}
+ORIGIN: dict[str, str] = {name: origin for name, _, origin in _POLICIES}
 
 DEFAULT = "crop-mix"
 
@@ -37,7 +71,8 @@ def load_policy(name_or_file: str) -> Policy:
     path = Path(name_or_file)
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise ConfigError(
-            f"There is no policy called {name_or_file!r}: use {', '.join(NAMED)}, or a .json or .yaml file."
+            f"There is no policy called {name_or_file!r}, and it is no .json or .yaml file."
+            f"{did_you_mean(name_or_file, NAMED)}"
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML

@@ -1,13 +1,14 @@
 """A policy: the distribution that augmentations are drawn from, as a frozen value that is its own identity."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kdcache.errors import ConfigError
+from kdcache.views.names import did_you_mean
+from kdcache.views.schemes import parse_scheme
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 CROPS = ("resized", "centre", "padded")
@@ -112,6 +113,7 @@ class Policy:
         for name in ("erase_count", "repeats"):
             if not 1 <= getattr(self, name) <= 64:
                 raise ConfigError(f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64.")
+        parse_scheme(self.auto_augment, self.reference_size)
 
     @property
     def mixes(self) -> bool:
@@ -137,9 +139,7 @@ class Policy:
         read: dict[str, Any] = {}
         for name, value in values.items():
             if name not in fields:
-                near = difflib.get_close_matches(str(name), fields, n=1)
-                hint = f" Did you mean {near[0]}?" if near else f" Known: {', '.join(fields)}."
-                raise ConfigError(f"A policy has no field {name!r}.{hint}")
+                raise ConfigError(f"A policy has no field {name!r}.{did_you_mean(str(name), fields)}")
             read[name] = _read(name, value, fields[name].default)
         return cls(**read)
 

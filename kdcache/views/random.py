@@ -82,6 +82,12 @@ def below(words: UInt32[np.ndarray, "*n"], bound: Int64[np.ndarray, "*n"]) -> In
     return ((words.astype(np.uint64) * bound.astype(np.uint64)) >> _SHIFT32).astype(np.int64)
 
 
+def normal(words: UInt32[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n"]:
+    """Standard normal numbers, each from two words: sqrt(-2 log u) cos(2 pi v) (Box and Muller 1958)."""
+    u = unit(words)
+    return np.sqrt(-2.0 * exactmath.log(u[..., 0])) * exactmath.cos_turns(u[..., 1])
+
+
 def symmetric_beta(words: UInt32[np.ndarray, "n 4"], alpha: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     """Beta(alpha, alpha) from four words, for every alpha > 0, without rejection.
 

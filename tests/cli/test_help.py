@@ -81,6 +81,6 @@ def test_policies_and_recipes_are_listed_with_the_defaults_marked() -> None:
         (policies, list(NAMED), DEFAULT),
         (recipes, [recipe.name for recipe in list_recipes()], DEFAULT_RECIPE),
     ):
-        rows = text.splitlines()[1:]
+        rows = [line for line in text.splitlines()[1:] if not line.startswith(" ")]
         assert [row.split()[0] for row in rows] == names
         assert [row.split()[0] for row in rows if "(default)" in row] == [default]

@@ -1,0 +1,192 @@
+"""AutoAugment: searched sequences of operations, timm's policies for ImageNet and torchvision's for CIFAR-10.
+
+A sequence is written as timm writes it: for each operation its name, the probability that it is applied, its level.
+"""
+
+from kdcache.errors import ConfigError
+from kdcache.views.levels import SCALES, Direction, Scale
+from kdcache.views.names import did_you_mean
+from kdcache.views.operations import Operation
+from kdcache.views.scheme import Scheme, Step
+
+_Sequences = tuple[tuple[tuple[str, float, int], ...], ...]
+
+# "original": the ImageNet policy of Cubuk et al. 2019, "AutoAugment: Learning Augmentation Strategies from Data".
+_ORIGINAL: _Sequences = (
+    (("PosterizeOriginal", 0.4, 8), ("Rotate", 0.6, 9)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
+    (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
+    (("PosterizeOriginal", 0.6, 7), ("PosterizeOriginal", 0.6, 6)),
+    (("Equalize", 0.4, 7), ("Solarize", 0.2, 4)),
+    (("Equalize", 0.4, 4), ("Rotate", 0.8, 8)),
+    (("Solarize", 0.6, 3), ("Equalize", 0.6, 7)),
+    (("PosterizeOriginal", 0.8, 5), ("Equalize", 1.0, 2)),
+    (("Rotate", 0.2, 3), ("Solarize", 0.6, 8)),
+    (("Equalize", 0.6, 8), ("PosterizeOriginal", 0.4, 6)),
+    (("Rotate", 0.8, 8), ("Color", 0.4, 0)),
+    (("Rotate", 0.4, 9), ("Equalize", 0.6, 2)),
+    (("Equalize", 0.0, 7), ("Equalize", 0.8, 8)),
+    (("Invert", 0.6, 4), ("Equalize", 1.0, 8)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Rotate", 0.8, 8), ("Color", 1.0, 2)),
+    (("Color", 0.8, 8), ("Solarize", 0.8, 7)),
+    (("Sharpness", 0.4, 7), ("Invert", 0.6, 8)),
+    (("ShearX", 0.6, 5), ("Equalize", 1.0, 9)),
+    (("Color", 0.4, 0), ("Equalize", 0.6, 3)),
+    (("Equalize", 0.4, 7), ("Solarize", 0.2, 4)),
+    (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
+    (("Invert", 0.6, 4), ("Equalize", 1.0, 8)),
+    (("Color", 0.6, 4), ("Contrast", 1.0, 8)),
+    (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
+)
+
+# "v0": the ImageNet policy of TensorFlow's EfficientNet for TPUs.
+_V0: _Sequences = (
+    (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
+    (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
+    (("Color", 0.4, 1), ("Rotate", 0.6, 8)),
+    (("Solarize", 0.8, 3), ("Equalize", 0.4, 7)),
+    (("Solarize", 0.4, 2), ("Solarize", 0.6, 2)),
+    (("Color", 0.2, 0), ("Equalize", 0.8, 8)),
+    (("Equalize", 0.4, 8), ("SolarizeAdd", 0.8, 3)),
+    (("ShearX", 0.2, 9), ("Rotate", 0.6, 8)),
+    (("Color", 0.6, 1), ("Equalize", 1.0, 2)),
+    (("Invert", 0.4, 9), ("Rotate", 0.6, 0)),
+    (("Equalize", 1.0, 9), ("ShearY", 0.6, 3)),
+    (("Color", 0.4, 7), ("Equalize", 0.6, 0)),
+    (("Posterize", 0.4, 6), ("AutoContrast", 0.4, 7)),
+    (("Solarize", 0.6, 8), ("Color", 0.6, 9)),
+    (("Solarize", 0.2, 4), ("Rotate", 0.8, 9)),
+    (("Rotate", 1.0, 7), ("TranslateYRel", 0.8, 9)),
+    (("ShearX", 0.0, 0), ("Solarize", 0.8, 4)),
+    (("ShearY", 0.8, 0), ("Color", 0.6, 4)),
+    (("Color", 1.0, 0), ("Rotate", 0.6, 2)),
+    (("Equalize", 0.8, 4), ("Equalize", 0.0, 8)),
+    (("Equalize", 1.0, 4), ("AutoContrast", 0.6, 2)),
+    (("ShearY", 0.4, 7), ("SolarizeAdd", 0.6, 7)),
+    (("Posterize", 0.8, 2), ("Solarize", 0.6, 10)),
+    (("Solarize", 0.6, 8), ("Equalize", 0.6, 1)),
+    (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
+)
+
+# "3a": three-augment of DeiT III (Touvron, Cord, Jegou 2022): solarize, grey or blur.
+_THREE: _Sequences = ((("Solarize", 1.0, 5),), (("Desaturate", 1.0, 10),), (("GaussianBlurRand", 1.0, 10),))
+
+# "cifar10": the CIFAR-10 policy of Cubuk et al. 2019, with torchvision's levels 0 to 9.
+_CIFAR10: _Sequences = (
+    (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
+    (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
+    (("Sharpness", 0.8, 1), ("Sharpness", 0.9, 3)),
+    (("ShearY", 0.5, 8), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.5, 0), ("Equalize", 0.9, 0)),
+    (("ShearY", 0.2, 7), ("Posterize", 0.3, 7)),
+    (("Color", 0.4, 3), ("Brightness", 0.6, 7)),
+    (("Sharpness", 0.3, 9), ("Brightness", 0.7, 9)),
+    (("Equalize", 0.6, 0), ("Equalize", 0.5, 0)),
+    (("Contrast", 0.6, 7), ("Sharpness", 0.6, 5)),
+    (("Color", 0.7, 7), ("TranslateX", 0.5, 8)),
+    (("Equalize", 0.3, 0), ("AutoContrast", 0.4, 0)),
+    (("TranslateY", 0.4, 3), ("Sharpness", 0.2, 6)),
+    (("Brightness", 0.9, 6), ("Color", 0.2, 8)),
+    (("Solarize", 0.5, 2), ("Invert", 0.0, 0)),
+    (("Equalize", 0.2, 0), ("AutoContrast", 0.6, 0)),
+    (("Equalize", 0.2, 0), ("Equalize", 0.6, 0)),
+    (("Color", 0.9, 9), ("Equalize", 0.6, 0)),
+    (("AutoContrast", 0.8, 0), ("Solarize", 0.2, 8)),
+    (("Brightness", 0.1, 3), ("Color", 0.7, 0)),
+    (("Solarize", 0.4, 5), ("AutoContrast", 0.9, 0)),
+    (("TranslateY", 0.9, 9), ("TranslateY", 0.7, 9)),
+    (("AutoContrast", 0.9, 0), ("Solarize", 0.8, 3)),
+    (("Equalize", 0.8, 0), ("Invert", 0.1, 0)),
+    (("TranslateY", 0.7, 9), ("AutoContrast", 0.9, 0)),
+)
+
+
+def _increasing(sequences: _Sequences) -> _Sequences:
+    """timm's r variants: the stronger, the fewer bits."""
+    posterize = {"Posterize": "PosterizeIncreasing", "PosterizeOriginal": "PosterizeIncreasing"}
+    return tuple(
+        tuple((posterize.get(name, name), prob, level) for name, prob, level in sequence) for sequence in sequences
+    )
+
+
+_TIMM = {
+    "original": _ORIGINAL,
+    "originalr": _increasing(_ORIGINAL),
+    "v0": _V0,
+    "v0r": _increasing(_V0),
+    "3a": _THREE,
+}
+AUTO_AUGMENTS = (*_TIMM, "cifar10")
+
+
+def parse_auto_augment(config: str, reference_size: int) -> Scheme:
+    """timm's `auto_augment_transform`, with the section mstd, or "cifar10", torchvision's AutoAugment(CIFAR10).
+
+    Args:
+        config: begins with one of `AUTO_AUGMENTS`.
+        reference_size: pixels a side; torchvision's translations are whole pixels at this size.
+
+    Raises:
+        ConfigError: an unknown section, or one that cannot be read.
+    """
+    name, *sections = config.split("-")
+    if name == "cifar10":
+        if sections:
+            raise ConfigError(
+                f"policy.auto_augment is {config!r}: torchvision's levels are fixed. Write cifar10 alone."
+            )
+        steps, sequences = _steps_of(_CIFAR10)
+        return Scheme(
+            steps=tuple(Step(_torchvision(name, level, reference_size), prob, 10.0) for name, prob, level in steps),
+            layers=2,
+            sequences=sequences,
+        )
+    steps, sequences = _steps_of(_TIMM[name])
+    return Scheme(
+        steps=tuple(Step(SCALES[name], prob, float(level)) for name, prob, level in steps),
+        layers=len(sequences[0]),
+        sequences=sequences,
+        level_std=_level_std(config, sections),
+    )
+
+
+def _steps_of(sequences: _Sequences) -> tuple[list[tuple[str, float, int]], tuple[tuple[int, ...], ...]]:
+    """Every different step, and the sequences as positions among them."""
+    steps = list(dict.fromkeys(step for sequence in sequences for step in sequence))
+    return steps, tuple(tuple(steps.index(step) for step in sequence) for sequence in sequences)
+
+
+def _level_std(config: str, sections: list[str]) -> float:
+    if not sections:
+        return 0.0
+    number = sections[0].removeprefix("mstd")
+    if len(sections) > 1 or number == sections[0]:
+        hint = did_you_mean(sections[-1], ["mstd"])
+        raise ConfigError(f"policy.auto_augment is {config!r}: AutoAugment has no section {sections[-1]!r}.{hint}")
+    try:
+        if number[:1].isdecimal():
+            return float(number)
+    except ValueError:
+        pass
+    raise ConfigError(f"policy.auto_augment is {config!r}: 'mstd' is followed by a number, not {number!r}.")
+
+
+def _torchvision(name: str, level: int, reference_size: int) -> Scale:
+    """`AutoAugment._augmentation_space` at one level; the argument is the one at level 10 of what is returned."""
+    share = level / 9
+    if name == "Posterize":
+        return Scale(Operation.POSTERIZE, start=8.0 - round(4 * share))
+    if name == "Solarize":
+        # It inverts what reaches 255 * (1 - share), which lies between two values.
+        return Scale(Operation.SOLARIZE, start=float(-(-255 * (9 - level) // 9)))
+    if name in ("TranslateX", "TranslateY"):
+        pixels = int(150 / 331 * reference_size * share)
+        operation = Operation.TRANSLATE_X if name == "TranslateX" else Operation.TRANSLATE_Y
+        return Scale(operation, span=pixels / reference_size, direction=Direction.EITHER)
+    if name in ("ShearX", "ShearY", "Rotate"):
+        like = SCALES[name]
+        return Scale(like.operation, span=like.span * share, direction=Direction.EITHER)
+    if name in ("Color", "Contrast", "Brightness", "Sharpness"):
+        return Scale(SCALES[name].operation, start=1.0, span=0.9 * share, direction=Direction.EITHER)
+    return SCALES[name]

@@ -1,0 +1,77 @@
+"""Which part of a picture a view shows: crop boxes, and the shift of a padded crop."""
+
+import numpy as np
+from jaxtyping import Int32, Int64, UInt32, UInt64
+
+from kdcache.views import exactmath
+from kdcache.views.policy import Policy
+from kdcache.views.random import Stream, below, unit, words
+
+_TRIES = 10
+
+
+def draw_boxes(
+    policy: Policy,
+    seed: int,
+    view: int | Int64[np.ndarray, "b"],
+    key_hash: UInt64[np.ndarray, "b"],
+    height: Int64[np.ndarray, "b"],
+    width: Int64[np.ndarray, "b"],
+) -> Int32[np.ndarray, "b 4"]:
+    """Top, left, height and width of each crop, in source pixels."""
+    if policy.crop == "resized":
+        return _resized(policy, words(seed, Stream.CROP, key_hash, view, _TRIES), height, width)
+    side = np.maximum(np.rint(policy.crop_pct * np.minimum(height, width)).astype(np.int64), 1)
+    return np.stack([(height - side) // 2, (width - side) // 2, side, side], axis=1).astype(np.int32)
+
+
+def draw_shifts(
+    policy: Policy, seed: int, view: int | Int64[np.ndarray, "b"], key_hash: UInt64[np.ndarray, "b"]
+) -> Int32[np.ndarray, "b 2"]:
+    """How far each picture moves down and right, uniform in -pad..pad: torchvision's RandomCrop(size, padding=pad)."""
+    if policy.pad == 0:
+        return np.zeros((len(key_hash), 2), np.int32)
+    draws = words(seed, Stream.SHIFT, key_hash, view, 1)[:, 0, :2]
+    return (below(draws, np.full(draws.shape, 2 * policy.pad + 1)) - policy.pad).astype(np.int32)
+
+
+def _resized(
+    policy: Policy,
+    draws: UInt32[np.ndarray, "b tries 4"],
+    height: Int64[np.ndarray, "b"],
+    width: Int64[np.ndarray, "b"],
+) -> Int32[np.ndarray, "b 4"]:
+    """timm's RandomResizedCropAndInterpolation with its ten tries drawn ahead: the first that fits, else central."""
+    scale_low, scale_high = policy.crop_scale
+    ratio_low, ratio_high = policy.crop_ratio
+    log_low, log_high = exactmath.log(np.array([ratio_low, ratio_high]))
+    image_height, image_width = height[:, None], width[:, None]
+    area = (scale_low + (scale_high - scale_low) * unit(draws[:, :, 0])) * (image_height * image_width)
+    ratio = exactmath.exp(log_low + (log_high - log_low) * unit(draws[:, :, 1]))
+    box_width = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    box_height = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    fits = (box_width > 0) & (box_width <= image_width) & (box_height > 0) & (box_height <= image_height)
+    first = fits.argmax(axis=1)[:, None]
+    found = fits.any(axis=1)
+
+    central_height, central_width = _central_size(ratio_low, ratio_high, height, width)
+    box_height = np.where(found, np.take_along_axis(box_height, first, 1)[:, 0], central_height)
+    box_width = np.where(found, np.take_along_axis(box_width, first, 1)[:, 0], central_width)
+    free_height, free_width = height - box_height, width - box_width
+    top_word = np.take_along_axis(draws[:, :, 2], first, 1)[:, 0]
+    left_word = np.take_along_axis(draws[:, :, 3], first, 1)[:, 0]
+    top = np.where(found, below(top_word, free_height + 1), free_height // 2)
+    left = np.where(found, below(left_word, free_width + 1), free_width // 2)
+    return np.stack([top, left, box_height, box_width], axis=1).astype(np.int32)
+
+
+def _central_size(
+    ratio_low: float, ratio_high: float, height: Int64[np.ndarray, "b"], width: Int64[np.ndarray, "b"]
+) -> tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"]]:
+    """Height and width of the largest central crop whose ratio the policy allows."""
+    ratio = width / height
+    tall, wide = ratio < ratio_low, ratio > ratio_high
+    central_height = np.where(tall, np.rint(width / ratio_low).astype(np.int64), height)
+    central_width = np.where(wide, np.rint(height * ratio_high).astype(np.int64), width)
+    # Rounding can pass the image by a pixel where an extreme ratio meets a side of few pixels.
+    return np.clip(central_height, 1, height), np.clip(central_width, 1, width)

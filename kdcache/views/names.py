@@ -1,0 +1,11 @@
+"""The nearest known name, for messages about an unknown one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence for the end of a message, with a space before it: the nearest of `known`, else all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else f" Known: {', '.join(known)}."

@@ -1,0 +1,36 @@
+"""From a policy's `auto_augment` to the scheme that it means."""
+
+from functools import lru_cache
+
+from kdcache.errors import ConfigError
+from kdcache.views.auto_augment import AUTO_AUGMENTS, parse_auto_augment
+from kdcache.views.names import did_you_mean
+from kdcache.views.rand_augment import parse_rand_augment
+from kdcache.views.scheme import Scheme
+
+
+@lru_cache(maxsize=16)
+def parse_scheme(config: str, reference_size: int) -> Scheme | None:
+    """The scheme of timm's configuration string, or of "cifar10"; None for an empty string.
+
+    Args:
+        config: "rand-m9-mstd0.5-inc1", "original", "v0r-mstd0.5", "3a", "cifar10", ...
+        reference_size: pixels a side at which operations that move by whole pixels do so.
+
+    Raises:
+        ConfigError: an unknown name or section, by the nearest that is known.
+    """
+    if not config:
+        return None
+    name = config.split("-")[0]
+    if name == "rand":
+        return parse_rand_augment(config)
+    if name in AUTO_AUGMENTS:
+        return parse_auto_augment(config, reference_size)
+    if name == "augmix":
+        raise ConfigError(
+            f"policy.auto_augment is {config!r}: AugMix blends several pictures into one, which is no sequence of "
+            "operations, so a plan cannot hold it. Use RandAugment, such as rand-m9-mstd0.5-inc1."
+        )
+    hint = did_you_mean(name, ["rand", *AUTO_AUGMENTS])
+    raise ConfigError(f"policy.auto_augment is {config!r}: there is no augmentation {name!r}.{hint}")
