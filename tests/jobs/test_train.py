@@ -168,12 +168,6 @@ def test_topk_answers_teach_too(job, tmp_path):
     assert report.losses != full.losses
 
 
-def test_epochs_default_to_the_cached_views(job, tmp_path):
-    dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=2))
-    report = train(train_request(job.data, tmp_path / "run", cache=str(tmp_path / "cache")))
-    assert report.epochs == 2
-
-
 def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
     weights = make_teacher(tmp_path / "teacher", classes=7)
     cache = str(tmp_path / "cache")
@@ -190,7 +184,7 @@ def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
 
 
 REFUSALS = {
-    "more epochs than views": ({"epochs": 11}, UsageError, "11 epochs need 11 views, and 10 are complete"),
+    "more views than there are": ({"overrides": ("views.count=11",)}, UsageError, "11 views.* 10 are complete"),
     "no such cache": ({"cache": "nowhere"}, UsageError, "no cache at nowhere.*dump-logits"),
     "two sources": ({"supervised": True, "online_teacher": MODEL}, UsageError, "--supervised.*--online-teacher"),
     "weights without a live teacher": ({"teacher_weights": Path("x")}, UsageError, "--teacher-weights"),
@@ -202,7 +196,6 @@ REFUSALS = {
         ConfigError,
         r"views\.policy.*cache",
     ),
-    "epochs in a file": ({"epochs": None, "overrides": ("schedule={epochs: 50}",)}, UsageError, "50 epochs need 50"),
     "a weight for no teacher": (
         {"supervised": True, "overrides": ("objective.kd_weight=0.5",)},
         ConfigError,
@@ -289,16 +282,6 @@ def test_fresh_leaves_what_others_put_into_the_run_folder(job, tmp_path):
     (tmp_path / "run" / "notes.txt").write_text("years of work")
     assert train(dataclasses.replace(request, fresh=True), keep_losses=True).losses
     assert (tmp_path / "run" / "notes.txt").read_text() == "years of work"
-
-
-def test_the_same_command_goes_on_although_the_cache_has_grown(job, tmp_path):
-    cache = tmp_path / "cache"
-    dump(dump_request(job.data, cache, job.weights, job.policy, views=1))
-    request = train_request(job.data, tmp_path / "run", cache=str(cache))
-    assert train(request).epochs == 1
-    dump(dump_request(job.data, cache, job.weights, job.policy, views=3))
-    again = train(request)
-    assert (again.epochs, again.images_per_s) == (1, None)
 
 
 def test_a_temperature_needs_full_targets(job, tmp_path):
