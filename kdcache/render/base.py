@@ -108,7 +108,9 @@ class Renderer(ABC):
             case "cpu":
                 return "cpu"
             case "gpu" if not self.decodes_on_gpu:
-                raise DeviceError(f"The renderer {self.name} decodes on the CPU alone: use --decode cpu, or another.")
+                raise DeviceError(
+                    f"The renderer {self.name} decodes on the CPU alone: use --decode cpu, or --renderer dali."
+                )
             case "gpu" if self.device.type != "cuda":
                 raise DeviceError(
                     f"Images cannot be decoded on the GPU for pixels on the device {self.device}: use --decode cpu, or "

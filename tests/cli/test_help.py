@@ -12,9 +12,9 @@ OPTIONS = {
     "import fashion-mnist": "OUT --split --source --limit --seed",
     "index": "DATA --unlabelled",
     "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --label-space --policy "
-    "--seed --batch-size --device --precision --renderer --dry-run",
+    "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
-    "--teacher --online-teacher --teacher-weights --device --renderer --fresh",
+    "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",
     "evaluate": "MODEL --data --weights --device --batch-size",
     "demo": "--out",
     "policies": "",

@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from support.images import encode, photograph
-from support.renderer_contract import RendererContract, channels_first
+from support.renderer_contract import RendererContract, channels_first, request
 
 
 class TestPillowRenderer(RendererContract):
@@ -16,6 +15,7 @@ class TestPillowRenderer(RendererContract):
         photo = photograph("coffee")
         box = (31, 77, 250, 333)
         wanted = F.hflip(F.resized_crop(photo, *box, [96, 96], InterpolationMode(interpolation)))
-        with self.open(size=96, interpolation=interpolation) as renderer:
-            pixels = renderer.render([encode(photo, "PNG")], np.array([box], np.int32), np.array([True]))
+        with self.open(size=96) as renderer:
+            cubic = [interpolation == "bicubic"]
+            (pixels,) = renderer.stream([request([encode(photo, "PNG")], [box], [True], cubic)])
         assert torch.equal(pixels[0], channels_first(wanted))

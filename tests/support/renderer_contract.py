@@ -1,10 +1,8 @@
 """What every renderer promises. A renderer's own test inherits `RendererContract` and says how it is opened."""
 
-import io
 import itertools
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,39 +12,42 @@ from PIL import Image
 from torch import Tensor
 
 from kdcache.errors import BrokenImageError, DataError, UsageError
+from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
-from support.images import encode, photograph, png_of_16_bit_rgb, png_of_rows, small_photographs
+from support.image_files import BROKEN, FORMATS, open_rgb, pixels_alone
+from support.images import encode, photograph, small_photographs
 
-_EXIF_ROTATED = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-_NOISE = np.random.default_rng(3)
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def request(
     encoded: Sequence[bytes],
     boxes: Sequence[Sequence[int]],
     flips: Sequence[bool] | None = None,
+    cubic: Sequence[bool] | None = None,
     name: str = "batch",
 ) -> RenderRequest:
+    """Not flipped and bilinear unless told otherwise."""
+    no = [False] * len(encoded)
     return RenderRequest(
         encoded,
         np.asarray(boxes, np.int32),
-        np.zeros(len(encoded), bool) if flips is None else np.asarray(flips),
-        lambda position: f"{name}-{position} in shard-000002.tar at byte 512",
+        cubic=np.asarray(no if cubic is None else cubic),
+        flips=np.asarray(no if flips is None else flips),
+        describe=lambda position: f"{name}-{position} in shard-000002.tar at byte 512",
     )
 
 
 def tiny_requests(count: int, batch: int) -> list[RenderRequest]:
-    """Distinct small images, each with another box and flip; the last request is partial."""
+    """Distinct small images, each with another box, flip and filter; the last request is partial."""
     images = small_photographs(count * batch - batch // 2)
     draws = np.random.default_rng(11)
     corners = draws.integers(0, 8, (len(images), 2))
     boxes = np.concatenate([corners, draws.integers(5, 20, (len(images), 2))], axis=1)
-    flips = draws.random(len(images)) < 0.5
-    return [
-        request(images[start : start + batch], boxes[start : start + batch], flips[start : start + batch])
-        for start in range(0, len(images), batch)
-    ]
+    flips, cubic = draws.random((2, len(images))) < 0.5
+    parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
+    return [request(images[part], boxes[part], flips[part], cubic[part]) for part in parts]
 
 
 def channels_first(image: Image.Image) -> Tensor:
@@ -54,97 +55,16 @@ def channels_first(image: Image.Image) -> Tensor:
 
 
 def difference(rendered: Tensor, wanted: Tensor) -> Tensor:
-    return (rendered.int() - wanted.int()).abs().float()
-
-
-def _formats() -> dict[str, tuple[bytes, Image.Image]]:
-    """File and the RGB image that it holds, as Pillow decodes it by itself (16 bits apart: their high byte)."""
-    photo = photograph()
-    grey = photo.convert("L")
-    palette = photo.quantize(200)
-    alpha = photo.copy()
-    alpha.putalpha(grey.rotate(90))
-    deep = _NOISE.integers(0, 1 << 16, (photo.height, photo.width, 3), dtype=np.uint16)
-    files = {
-        "jpeg": encode(photo, "JPEG"),
-        "progressive jpeg": encode(photo, "JPEG", progressive=True),
-        "jpeg with all chroma": encode(photo, "JPEG", subsampling=0),
-        "jpeg with junk behind its end": encode(photo, "JPEG") + b"\0" * 9 + b"junk",
-        "rgb jpeg": encode(photo, "JPEG", keep_rgb=True),
-        "grey jpeg": encode(grey, "JPEG"),
-        "cmyk jpeg": encode(photo.convert("CMYK"), "JPEG"),
-        "rotated jpeg": encode(photo, "JPEG", exif=_EXIF_ROTATED),
-        "png": encode(photo, "PNG"),
-        "png with junk behind its end": encode(photo, "PNG") + b"junk",
-        "png with alpha": encode(alpha, "PNG"),
-        "grey png with alpha": encode(alpha.convert("LA"), "PNG"),
-        "palette png": encode(palette, "PNG"),
-        "palette png with transparency": encode(palette, "PNG", transparency=bytes(range(200))),
-        "palette png of 2 bits": encode(photo.quantize(4), "PNG", bits=2),
-        "png of 1 bit": encode(photo.convert("1"), "PNG"),
-        "webp": encode(photo, "WEBP"),
-        "gif": encode(palette, "GIF"),
-        "bmp": encode(photo, "BMP"),
-    }
-    pillows = {name: (file, _open(file)) for name, file in files.items()}
-    high = Image.fromarray((deep >> 8).astype(np.uint8))
-    high_grey = Image.fromarray((deep[..., 0] >> 8).astype(np.uint8))
-    return pillows | {
-        "png of 16 bits": (png_of_16_bit_rgb(deep), high),
-        "grey png of 16 bits": (encode(Image.fromarray(deep[..., 0]), "PNG"), high_grey),
-        "grey tiff of 16 bits": (encode(Image.fromarray(deep[..., 0]), "TIFF"), high_grey),
-    }
-
-
-def _open(file: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(file))
-    image.info.pop("transparency", None)
-    return image.convert("RGB")
-
-
-def _broken() -> dict[str, tuple[bytes, str]]:
-    """File and what is said of it."""
-    jpeg = encode(photograph(), "JPEG")
-    thumbnail = encode(photograph().resize((8, 8)), "JPEG")
-    exif = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2) + thumbnail
-    png = encode(photograph(), "PNG")
-    body = len(png) // 2
-    unknown_filters = zlib.compress(bytes([9]) * 61 * 20)
-    damaged = r"its data are damaged \(.+\)"
-    stops = "its JPEG data stop before the end marker"
-    return {
-        "empty": (b"", "it has no bytes"),
-        "garbage": (b"this is no image" * 40, "its bytes are no image that is known here"),
-        "jpeg cut in half": (jpeg[: len(jpeg) // 2], stops),
-        "jpeg without its last byte": (jpeg[:-1], stops),
-        "jpeg cut behind a thumbnail": (jpeg[:2] + exif + jpeg[2 : len(jpeg) // 2], stops),
-        "jpeg cut in its header": (jpeg[:100], stops),
-        "jpeg without a scan": (jpeg[: jpeg.index(b"\xff\xda")] + b"\xff\xd9", damaged),
-        "jpeg with bad tables": (_bad_tables(jpeg), damaged),
-        "png cut in half": (png[:body], "its PNG data stop before the end chunk"),
-        "png with a damaged body": (
-            png[:body] + bytes([png[body] ^ 1]) + png[body + 1 :],
-            r"the checksum of a PNG chunk of it, at byte \d+, does not match",
-        ),
-        "png with unknown filters": (png_of_rows(20, 20, 8, 2, unknown_filters), damaged),
-    }
-
-
-def _bad_tables(jpeg: bytes) -> bytes:
-    at = jpeg.index(b"\xff\xc4") + 5
-    return jpeg[:at] + b"\xff" * 16 + jpeg[at + 16 :]
-
-
-FORMATS = _formats()
-BROKEN = _broken()
+    return (rendered.cpu().int() - wanted.int()).abs().float()
 
 
 class RendererContract:
     name: str
+    device = "cpu"
 
     @classmethod
-    def open(cls, size: int = 32, interpolation: str = "bilinear", max_batch: int = 8, threads: int = 2) -> Renderer:
-        return open_renderer(cls.name, size=size, interpolation=interpolation, max_batch=max_batch, threads=threads)
+    def open(cls, size: int = 32, max_batch: int = 8, threads: int = 2) -> Renderer:
+        return open_renderer(cls.name, size=size, max_batch=max_batch, threads=threads, device=cls.device, decode="cpu")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -158,13 +78,15 @@ class RendererContract:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_a_box_of_the_output_size_is_the_plain_slice(self, renderer: Renderer, kind: str) -> None:
         encoded, image = FORMATS[kind]
-        boxes = [(0, 0, 32, 32), (57, 310, 32, 32), (image.height - 32, image.width - 32, 32, 32)]
+        down, right = image.height - 32, image.width - 32
+        boxes = [(0, 0, 32, 32), (down // 8, right // 2, 32, 32), (down, right, 32, 32)]
         (pixels,) = renderer.stream([request([encoded] * 3, boxes)])
         assert pixels.dtype == torch.uint8
         assert pixels.shape == (3, 3, 32, 32)
         assert pixels.is_contiguous()
+        assert pixels.device == renderer.device
         for shown, (top, left, height, width) in zip(pixels, boxes, strict=True):
-            assert torch.equal(shown, channels_first(image)[:, top : top + height, left : left + width])
+            assert not difference(shown, channels_first(image)[:, top : top + height, left : left + width]).any()
 
     def test_a_flip_mirrors_left_and_right(self, renderer: Renderer) -> None:
         boxes = [(5, 9, 32, 32), (5, 9, 32, 32), (40, 50, 200, 61), (40, 50, 200, 61)]
@@ -193,25 +115,35 @@ class RendererContract:
         """Mean and largest difference are of rounding; without antialiasing the mean is above 2."""
         photo = photograph()
         top, left, height, width = box
-        filter = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
-        wanted = photo.crop((left, top, left + width, top + height)).resize((64, 64), filter)
-        with self.open(size=64, interpolation=interpolation) as renderer:
-            (pixels,) = renderer.stream([request([encode(photo, "PNG")], [box])])
+        wanted = photo.crop((left, top, left + width, top + height)).resize((64, 64), FILTERS[interpolation])
+        with self.open(size=64) as renderer:
+            cubic = [interpolation == "bicubic"]
+            (pixels,) = renderer.stream([request([encode(photo, "PNG")], [box], cubic=cubic)])
         off = difference(pixels[0], channels_first(wanted))
         assert off.mean() < 0.25
         assert off.max() <= 12
+
+    def test_each_image_has_a_filter_of_its_own(self, renderer: Renderer) -> None:
+        encoded, cubic = [encode(photograph(), "JPEG")] * 8, [True, False, False, True, True, True, False, True]
+        (pixels,) = renderer.stream([request(encoded, [(20, 30, 301, 203)] * 8, cubic=cubic)])
+        shown = {bool(one): pixels[cubic.index(one)] for one in cubic}
+        assert difference(shown[True], shown[False].cpu()).mean() > 1
+        assert all(torch.equal(picture, shown[one]) for picture, one in zip(pixels, cubic, strict=True))
 
     def test_tiny_images_grow(self, renderer: Renderer) -> None:
         images = small_photographs(4)
         (pixels,) = renderer.stream([request(images, [(0, 0, 28, 28)] * 4)])
         for shown, encoded in zip(pixels, images, strict=True):
-            wanted = _open(encoded).resize((32, 32), Image.Resampling.BILINEAR)
+            wanted = open_rgb(encoded).resize((32, 32), Image.Resampling.BILINEAR)
             assert difference(shown, channels_first(wanted)).max() <= 1
 
-    def test_an_image_of_one_pixel_fills_the_output(self, renderer: Renderer) -> None:
-        pixel = encode(Image.new("RGB", (1, 1), (10, 20, 30)), "PNG")
-        (pixels,) = renderer.stream([request([pixel], [(0, 0, 1, 1)], [True])])
-        assert torch.equal(pixels[0], torch.tensor([10, 20, 30], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32))
+    @pytest.mark.parametrize(("kind", "pixel"), pixels_alone().items())
+    @pytest.mark.parametrize("cubic", [False, True])
+    def test_an_image_of_one_pixel_fills_the_output(
+        self, renderer: Renderer, kind: str, pixel: bytes, cubic: bool
+    ) -> None:
+        (pixels,) = renderer.stream([request([pixel], [(0, 0, 1, 1)], [True], [cubic])])
+        assert not difference(pixels[0], channels_first(open_rgb(pixel)).expand(3, 32, 32)).any()
 
     def test_a_box_over_the_edge_is_refused_by_name(self, renderer: Renderer) -> None:
         encoded = [encode(photograph(), "JPEG")] * 2
@@ -228,14 +160,15 @@ class RendererContract:
     def test_pixels_do_not_depend_on_the_batch(self) -> None:
         encoded = [file for file, _ in FORMATS.values()]
         draws = np.random.default_rng(5)
-        corners = draws.integers(0, 200, (len(encoded), 2))
-        boxes = np.concatenate([corners, draws.integers(1, 300, (len(encoded), 2))], axis=1)
-        flips = draws.random(len(encoded)) < 0.5
+        sides = np.array([(image.height, image.width) for _, image in FORMATS.values()])
+        corners = (draws.uniform(0, 0.4, (len(encoded), 2)) * sides).astype(int)
+        boxes = np.concatenate([corners, (draws.uniform(0.05, 0.6, (len(encoded), 2)) * sides).astype(int)], axis=1)
+        flips, cubic = draws.random((2, len(encoded))) < 0.5
 
         def rendered(order: Sequence[int], batch: int, threads: int) -> Tensor:
             with self.open(max_batch=len(encoded), threads=threads) as renderer:
                 parts = renderer.stream(
-                    request([encoded[i] for i in chosen], boxes[chosen], flips[chosen])
+                    request([encoded[i] for i in chosen], boxes[chosen], flips[chosen], cubic[chosen])
                     for chosen in (list(order[at : at + batch]) for at in range(0, len(order), batch))
                 )
                 return torch.cat(list(parts))
@@ -251,7 +184,23 @@ class RendererContract:
         streamed = list(renderer.stream(requests))
         assert [len(pixels) for pixels in streamed] == [8] * 6 + [4]
         for pixels, one in zip(streamed, requests, strict=True):
-            assert torch.equal(pixels, renderer.render(one.encoded, one.boxes, one.flips))
+            assert torch.equal(pixels, self.rendered(renderer, one))
+
+    def test_a_stream_may_run_in_a_thread_ahead_of_its_consumer(self, renderer: Renderer) -> None:
+        requests = tiny_requests(9, 8)
+        self.expect_pixels(list(prefetch(renderer.stream(requests), depth=2)), requests)
+        given_up = prefetch(renderer.stream(requests), depth=2)
+        next(given_up)
+        given_up.close()
+        self.expect_working(renderer)
+
+    def test_nothing_is_drawn(self, renderer: Renderer) -> None:
+        """Python's own generator is left out: the types' checker draws from it."""
+        requests = tiny_requests(3, 8)
+        before = np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()
+        once = list(renderer.stream(requests))
+        assert (np.random.get_state()[1].tobytes(), torch.get_rng_state().numpy().tobytes()) == before
+        assert all(map(torch.equal, renderer.stream(requests), once))
 
     def test_pixels_that_were_delivered_stay_as_they_are(self, renderer: Renderer) -> None:
         requests = tiny_requests(40, 4)
@@ -291,7 +240,7 @@ class RendererContract:
 
     def test_a_request_above_the_batch_is_refused(self, renderer: Renderer) -> None:
         with pytest.raises(UsageError, match="9 images, but this renderer was opened for at most 8"):
-            renderer.render([b""] * 9, np.ones((9, 4), np.int32), np.zeros(9, bool))
+            self.rendered(renderer, request([b""] * 9, [(0, 0, 1, 1)] * 9))
 
     # Broken images
 
@@ -304,12 +253,13 @@ class RendererContract:
             [*broken.encoded[:6], encoded, broken.encoded[7]],
             [*broken.boxes[:6], (0, 0, 2, 2), broken.boxes[7]],
             broken.flips.tolist(),
+            broken.cubic.tolist(),
             "leopard",
         )
         delivered = []
         message = (
             rf"^leopard-6 in shard-000002\.tar at byte 512 cannot be decoded: {reason}\. "
-            r"Remove or repair that sample, then run `kdcache index DATA` again\.$"
+            r"`kdcache index DATA --check` finds all .* --drop-bad leaves them out; or repair that sample\.$"
         )
         with pytest.raises(BrokenImageError, match=message):
             delivered.extend(renderer.stream(requests))
@@ -337,7 +287,7 @@ class RendererContract:
         renderer = self.open(threads=3)
         self.expect_working(renderer)
         gif, _ = FORMATS["gif"]
-        renderer.render([gif] * 8, np.ones((8, 4), np.int32), np.zeros(8, bool))
+        self.rendered(renderer, request([gif] * 8, [(1, 1, 1, 1)] * 8))
         its_own = _threads() - before
         assert its_own
         renderer.close()
@@ -352,9 +302,12 @@ class RendererContract:
         with pytest.raises(UsageError, match="This renderer is closed"):
             next(stream)
         with pytest.raises(UsageError, match="This renderer is closed"):
-            renderer.render([b""], np.ones((1, 4), np.int32), np.zeros(1, bool))
+            self.rendered(renderer, request([b""], [(1, 1, 1, 1)]))
 
     # Means
+
+    def rendered(self, renderer: Renderer, one: RenderRequest) -> Tensor:
+        return renderer.render(one.encoded, one.boxes, cubic=one.cubic, flips=one.flips)
 
     def expect_working(self, renderer: Renderer) -> None:
         requests = tiny_requests(5, 8)
@@ -363,7 +316,7 @@ class RendererContract:
     def expect_pixels(self, delivered: list[Tensor], requests: list[RenderRequest]) -> None:
         """What a renderer gives that has seen nothing else."""
         with self.open() as fresh:
-            wanted = [fresh.render(one.encoded, one.boxes, one.flips) for one in requests]
+            wanted = [self.rendered(fresh, one) for one in requests]
         assert len(delivered) == len(wanted)
         assert all(map(torch.equal, delivered, wanted))
 
