@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
+from kdcache.views.scale import rescale
+
 
 def mix(
-    pixels: UInt8[Tensor, "b c s s"],
+    pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
     weight: Float32[Tensor, "pairs"],
     cut: Int32[Tensor, "pairs 4"],
     reference_size: int,
@@ -21,10 +23,11 @@ def mix(
     (cutmix, Yun et al. 2019). A last row without a partner passes as it is.
 
     Args:
+        pixels: as rendered, or as float32 where a plan erased; left as they are.
         weight, cut: of `Plan`; on the device of `pixels`.
         reference_size: what the coordinates of `cut` refer to; they are scaled to the rendered size and rounded.
     """
-    out = pixels.to(torch.float32)
+    out = pixels.to(torch.float32, copy=True)
     pairs = len(weight)
     size = pixels.shape[-1]
     first, second = out[0 : 2 * pairs : 2], out[1 : 2 * pairs : 2]
@@ -40,7 +43,7 @@ def mix(
 
     swap = torch.nonzero(cuts).flatten()
     if len(swap):
-        box = (2 * cut[swap] * size + reference_size) // (2 * reference_size)
+        box = rescale(cut[swap], size, reference_size)
         line = torch.arange(size, device=pixels.device)
         rows = (box[:, 0:1] <= line) & (line < box[:, 2:3])
         columns = (box[:, 1:2] <= line) & (line < box[:, 3:4])

@@ -1,0 +1,80 @@
+"""Smoothing: Pillow's Gaussian blur (its BoxBlur.c) and the 3 x 3 filter behind its sharpness, batched and exact."""
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, UInt8
+from torch import Tensor
+
+from kdcache.views.transfer import to_device
+
+_PASSES = 3
+_ONE = 1 << 24  # Pillow's unit of weight
+
+
+def gaussian_blur(pixels: UInt8[Tensor, "n 3 s s"], radius: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
+    """Pillow's ImageFilter.GaussianBlur: three box blurs along each axis, rounded to 8 bits after each.
+
+    P. Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering", SSVM 2011.
+
+    Args:
+        radius: the Gaussian's deviation in pixels.
+    """
+    weights = _weights(radius)
+    on_device = to_device(weights, pixels.device)
+    for axis in (3, 2):
+        for _ in range(_PASSES):
+            pixels = _box_blur(pixels, on_device, axis)
+    return pixels
+
+
+def smooth(pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
+    """Pillow's ImageFilter.SMOOTH: the mean of nine with the centre counted five times; the frame stays."""
+    wide = pixels.to(torch.int32)
+    size = pixels.shape[-1]
+    out = pixels.clone()
+    if size < 3:
+        return out
+    lines = wide[..., :-2] + wide[..., 1:-1] + wide[..., 2:]
+    nine = lines[..., :-2, :] + lines[..., 1:-1, :] + lines[..., 2:, :]
+    total = nine + 4 * wide[..., 1:-1, 1:-1]
+    # A thirteenth, rounded: no sum lies half-way, so single precision, which Pillow takes, rounds the same.
+    out[..., 1:-1, 1:-1] = ((2 * total + 13) // 26).to(torch.uint8)
+    return out
+
+
+def _weights(radius: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n taps"]:
+    """What the neighbours at distance 0, 1, ... weigh in each image's box, in 1/2**24.
+
+    A box of fractional length: full weight inside, less at both ends. Types follow the C code, where `float` rounds.
+    """
+    variance = radius * radius / np.float32(_PASSES)
+    length = np.sqrt(12.0 * variance.astype(np.float64) + 1.0).astype(np.float32)
+    whole = np.floor((length.astype(np.float64) - 1.0) / 2.0).astype(np.float32)
+    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    part = part / (6 * (variance - (whole + 1) * (whole + 1)))
+    box = whole + part
+    reach = box.astype(np.int64)
+    inner = (np.float32(_ONE) / (box * 2 + 1)).astype(np.int64)
+    outer = (_ONE - (reach * 2 + 1) * inner) // 2
+    distance = np.arange(reach.max(initial=0) + 2)
+    ends = np.where(distance == reach[:, None] + 1, outer[:, None], 0)
+    return np.where(distance <= reach[:, None], inner[:, None], ends).astype(np.int32)
+
+
+def _box_blur(
+    pixels: UInt8[Tensor, "n 3 s s"], weights: Int32[Tensor, "n taps"], axis: int
+) -> UInt8[Tensor, "n 3 s s"]:
+    size = pixels.shape[axis]
+    # Values are taken from the middle of their range: so the sum stays within 32 bits with a sign.
+    centred = pixels.to(torch.int32) - 128
+    place = torch.arange(size, device=pixels.device)
+    share = weights[:, :, None, None, None].unbind(1)
+    total = centred * share[0]
+    for distance in range(1, len(share)):
+        before = centred.index_select(axis, (place - distance).clamp_(min=0))
+        after = centred.index_select(axis, (place + distance).clamp_(max=size - 1))
+        total += (before + after) * share[distance]
+    # Weights may sum to one unit less than 2**24.
+    missing = _ONE - (2 * weights.sum(1) - weights[:, 0])
+    rounding = (1 << 23) - 128 * missing
+    return (((total + rounding[:, None, None, None]) >> 24) + 128).to(torch.uint8)

@@ -1,0 +1,13 @@
+"""From pixels at a policy's reference size to pixels at the size that is rendered."""
+
+from typing import TypeVar
+
+import numpy as np
+from torch import Tensor
+
+Coordinates = TypeVar("Coordinates", Tensor, np.ndarray)
+
+
+def rescale(coordinates: Coordinates, size: int, reference_size: int) -> Coordinates:
+    """Whole coordinates, each multiplied by size / reference_size and rounded, halves up."""
+    return (2 * coordinates * size + reference_size) // (2 * reference_size)
