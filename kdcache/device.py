@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 
 from kdcache.errors import DeviceError, UsageError
+from kdcache.ranks import Ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -20,12 +21,14 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 def resolve_device(name: str) -> torch.device:
     """The device that `name` asks for: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
 
+    Where a launcher started several processes on this machine, "cuda" is the GPU of this one's number.
+
     Raises:
         UsageError: the name means nothing.
         DeviceError: a GPU is asked for that is not there; the message says why and what to do.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (":" in name and not number.isdecimal()):
         raise UsageError(f"There is no device called {name!r}: use auto, cpu, cuda or cuda:N.")
@@ -33,11 +36,16 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise DeviceError(f"No GPU can be used: {_why_no_cuda()} or use --device cpu.")
+    ranks = Ranks.from_environment()
+    if not number and ranks.local_world > 1:
+        number = str(ranks.local_rank)
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         there = "cuda:0 alone is" if count == 1 else f"cuda:0 to cuda:{count - 1} are"
-        raise DeviceError(f"There is no device {name}; {there} there: use one of these.")
-    return torch.device(name)
+        raise DeviceError(
+            f"There is no device cuda:{number}; {there} there: use one of these, and no more processes than GPUs."
+        )
+    return torch.device(f"cuda:{number}" if number else "cuda")
 
 
 def _why_no_cuda() -> str:
@@ -79,7 +87,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 
 def cores() -> int:
-    """Threads that a job computes and decodes with: $KDCACHE_THREADS, else as many as this process has cores.
+    """Threads that a job computes with: $KDCACHE_THREADS, else as many as this process has cores.
 
     Raises:
         UsageError: $KDCACHE_THREADS is no whole number above 0.
@@ -90,6 +98,14 @@ def cores() -> int:
     if not asked.isdecimal() or int(asked) < 1:
         raise UsageError(f"$KDCACHE_THREADS is {asked!r}: give a whole number above 0, or unset it.")
     return int(asked)
+
+
+def share_of_cores() -> int:
+    """Threads that decode and read: `cores`, divided among the processes that a launcher started on this machine.
+
+    They change no bit of what is computed, unlike the threads of PyTorch, whose number stays the same.
+    """
+    return max(1, cores() // Ranks.from_environment().local_world)
 
 
 def processor_name() -> str:

@@ -5,16 +5,20 @@
     ├── ConfigError             a recipe, a policy or a --set that cannot be read
     ├── DeviceError             a device that is not there
     ├── DataError               shards, index, importers
-    │   └── BrokenImageError    one image that cannot be decoded
+    │   ├── BrokenImageError    one image that cannot be decoded
+    │   └── BadSamplesError     a check that found some
     ├── ModelError              unknown names, weights that do not fit or cannot be had
     ├── CacheError              a store that cannot be read or written
     │   ├── IdentityError       things that do not belong together
+    │   ├── RecordedError       a block that another process writes too
     │   └── CorruptError        bytes that are not those that were written
     └── RunError                a run folder that cannot be used
 
 A message is one sentence of cause, one of consequence where it is not plain, and what to do. The command line prints
 it without a traceback and exits with `exit_code`.
 """
+
+from collections.abc import Sequence
 
 
 class KdcacheError(Exception):
@@ -51,6 +55,16 @@ class BrokenImageError(DataError):
     """One image that cannot be decoded."""
 
 
+class BadSamplesError(DataError):
+    """A check of all images found bad ones; `samples` describes each in a line."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, samples: Sequence[str]) -> None:
+        super().__init__(message)
+        self.samples = tuple(samples)
+
+
 class ModelError(KdcacheError):
     """A model that is not known, or weights that do not fit it or cannot be had."""
 
@@ -65,6 +79,10 @@ class IdentityError(CacheError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class RecordedError(CacheError):
+    """A block that was to be written, and that another process has written meanwhile."""
 
 
 class CorruptError(CacheError):

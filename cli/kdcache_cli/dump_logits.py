@@ -118,9 +118,11 @@ def dump_logits(
 ) -> None:
     """Run a teacher once over every view of the data and keep its answers in a cache.
 
-    Stopped at any time and run again, it goes on where it was, and the cache ends with the same bytes.
+    Stopped at any time and run again, it goes on where it was, and the cache ends with the same bytes. Processes that
+    are started on one cache, by torchrun or each by itself, share the work.
     """
     from kdcache.jobs.dump import DumpRequest, dump
+    from kdcache.ranks import Ranks
 
     request = DumpRequest(
         teacher=teacher,
@@ -142,4 +144,6 @@ def dump_logits(
         decode=decode,
         dry_run=dry_run,
     )
-    print_lines(dump(request, ConsoleProgress()).lines())
+    report = dump(request, ConsoleProgress())
+    if Ranks.from_environment().first:
+        print_lines(report.lines())

@@ -11,7 +11,7 @@ from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
 from kdcache.cache.layout import Layout, check_view, chunk_key, record_folder, record_key, teacher_key
 from kdcache.cache.record import BlockRecord, Stored
-from kdcache.errors import CacheError, CorruptError
+from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import ArraySpec, Coding, Targets
 
 
@@ -52,6 +52,10 @@ class Entry:
         names = self._files.names(record_folder(self.identity.name, view))
         numbers = {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
         return {block for block in numbers if block < self.layout.blocks}
+
+    def is_listed(self, view: int, block: int) -> bool:
+        """Whether a block has a record."""
+        return self._files.size(record_key(self.identity.name, view, block)) is not None
 
     def recorded(self, view: int) -> set[int]:
         """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths."""
@@ -108,7 +112,7 @@ class Entry:
         return _join([self.read_chunk(view, chunk) for chunk in self.layout.chunks_of(block)])
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
-        """Write a block piece by piece. Raises CacheError where it is there already."""
+        """Write a block piece by piece. Raises RecordedError where it is there already."""
         return BlockWriter(self, view, block)
 
     def write_block(self, view: int, block: int, targets: Targets, provenance: Mapping[str, Any]) -> None:
@@ -116,6 +120,11 @@ class Entry:
         writer = self.open_block(view, block)
         writer.append(targets)
         writer.finish(provenance)
+
+    def drop_record(self, view: int, block: int) -> None:
+        """Make a block not exist, so that the next dump makes it anew; nothing happens where it does not."""
+        self._files.delete(record_key(self.identity.name, view, block))
+        self._known_record.cache_clear()
 
     @property
     def _records(self) -> str:
@@ -165,7 +174,8 @@ class Entry:
 class BlockWriter:
     """Writes one block: chunks as they fill, then, when all of them are flushed, its record.
 
-    Until `finish` returns the block does not exist, and whatever lies in its place is written over.
+    Until `finish` returns the block does not exist, and whatever lies in its place is written over. `append` and
+    `finish` raise RecordedError once another process has recorded it, and leave its chunks alone.
     """
 
     def __init__(self, entry: Entry, view: int, block: int) -> None:
@@ -206,11 +216,13 @@ class BlockWriter:
         record = BlockRecord(self._stored, provenance)
         key = record_key(entry.identity.name, self._view, self._block)
         if not files.put_if_absent(key, record.to_bytes()):
-            self._agree_with_other_writer(record)
+            self._agree_with_other_writer()
         files.tidy()
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
+        if entry.is_listed(self._view, self._block):
+            raise self._recorded()
         packed = entry.coding.pack(targets, entry.layout.chunk_rows)
         for name, codec in entry._codecs.items():
             key = entry._chunk_key(name, self._view, chunk)
@@ -230,21 +242,31 @@ class BlockWriter:
         if self._block not in entry.listed(self._view):
             return
         if entry._is_sound(self._view, self._block):
-            raise CacheError(
-                f"View {self._view}, block {self._block} of teacher '{entry.identity.name}' is recorded already, "
-                "and a recorded block is never written again: another process writes this cache. Let it finish, then "
-                "run the same command again."
-            )
-        entry._files.delete(record_key(entry.identity.name, self._view, self._block))
-        entry._known_record.cache_clear()
+            raise self._recorded()
+        entry.drop_record(self._view, self._block)
 
-    def _agree_with_other_writer(self, record: BlockRecord) -> None:
-        """Another process recorded the block meanwhile: that is well if it wrote the same bytes."""
-        if self._entry.record(self._view, self._block).chunks != record.chunks:
-            raise CorruptError(
-                f"Another process wrote view {self._view}, block {self._block} at the same time with other bytes. "
-                + self._entry._remedy(self._view, self._block)
-            )
+    def _recorded(self) -> RecordedError:
+        return RecordedError(
+            f"View {self._view}, block {self._block} of teacher '{self._entry.identity.name}' is recorded already, "
+            "and a recorded block is never written again: another process writes this cache. Let it finish, then "
+            "run the same command again."
+        )
+
+    def _agree_with_other_writer(self) -> None:
+        """Another process recorded the block meanwhile: that is well unless chunks of ours lie where its own were.
+
+        Then the block is neither one nor the other; without its record it does not exist, and can be made again.
+        """
+        entry = self._entry
+        record = entry.record(self._view, self._block)
+        for name, key in zip(self._stored, self._keys, strict=True):
+            data, stored = entry._files.get(key), record.chunks.get(name)
+            if data is None or stored is None or not stored.describes(data):
+                entry.drop_record(self._view, self._block)
+                raise RecordedError(
+                    f"Another process wrote view {self._view}, block {self._block} at the same time with other bytes, "
+                    "so its record was dropped. Run the same dump-logits again, which makes this block anew."
+                )
 
 
 def _join(parts: Sequence[Targets]) -> Targets:

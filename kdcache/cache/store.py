@@ -24,6 +24,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
+from kdcache.cache.claims import Claims, open_claims
 from kdcache.cache.durable import PARTIAL, LocalFiles
 from kdcache.cache.entry import ChunkCodec, Entry
 from kdcache.cache.files import Files
@@ -104,6 +105,29 @@ class Cache:
         return cls(files, view_set)
 
     @classmethod
+    def ensure(
+        cls,
+        path: str | Path,
+        view_set: ViewSetIdentity,
+        windows: Int32[np.ndarray, " n"],
+        *,
+        files: Files | None = None,
+    ) -> "Cache":
+        """Open the cache of this view set for writing, made where there is none; several processes may do so at once.
+
+        Raises IdentityError where a cache of another view set is there, CacheError as `create` and `open` do.
+        """
+        if not cls.exists(path, files=files):
+            try:
+                return cls.create(path, view_set, windows, files=files)
+            except CacheError:
+                if not cls.exists(path, files=files):
+                    raise  # else another process was faster
+        cache = cls.open(path, read_only=False, files=files)
+        require_same(cache.view_set, view_set, f"The cache {cache.location}")
+        return cache
+
+    @classmethod
     def open(cls, path: str | Path, read_only: bool = True, *, files: Files | None = None) -> "Cache":
         """Open a cache. Raises CacheError where there is none, or none that this version can read or write."""
         files = files or LocalFiles(path, read_only=read_only)
@@ -142,6 +166,10 @@ class Cache:
         if windows_checksum(windows) != self.view_set.windows:
             raise CorruptError(f"{self._files.locate('windows')} was altered; restore it from a copy.")
         return windows
+
+    def claims(self) -> Claims:
+        """Claims on blocks of this cache, which keep processes that write it out of each other's way."""
+        return open_claims(self._files)
 
     def teachers(self) -> dict[str, TeacherIdentity]:
         """The identity of each teacher, by name."""

@@ -1,13 +1,11 @@
 """`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
 
 import time
-from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-from kdcache.cache.entry import BlockWriter, Entry
+from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache, encoded_bytes
@@ -15,20 +13,19 @@ from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import DEFAULT_BATCH, Answered, answer, block_batches, block_count
+from kdcache.jobs.answers import DEFAULT_BATCH, block_count
 from kdcache.jobs.evaluate import require_same_classes
-from kdcache.jobs.opening import DEFAULT_VIEWS, OpenViews, entry_name, refuse_several_processes, views_for_dump
+from kdcache.jobs.filling import Filling, MissingBlocks, Source
+from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.top1 import Top1
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
-from kdcache.progress import Progress, Task, silent
-from kdcache.render.base import Renderer
+from kdcache.progress import Progress, silent
+from kdcache.ranks import Ranks
 from kdcache.render.opening import open_renderer
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
-from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Span
 
 DEFAULT_K = 128
 DEFAULT_MIN_PROB = 0.0031
@@ -84,7 +81,8 @@ class DumpReport:
         written: blocks written by this run, of `blocks` in all.
         bytes_per_view: of the answers to one sample in one view, on disk, records included.
         images_per_s: that this run answered; None if there was nothing left to do.
-        top1: share of the views in this run's first block whose top-1 class is the label; None without labels.
+        top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
+            without labels.
     """
 
     cache: str
@@ -117,12 +115,15 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     """Make every block of the first V views that is not in the cache yet.
 
     Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same
-    bytes as that of an uninterrupted run.
+    bytes as that of an uninterrupted run. Under torchrun the processes share the missing blocks, and so do any that
+    are started on the same cache by themselves; each returns when all blocks are there. Rank 0 tells the progress,
+    and the report is of all ranks.
 
     Raises:
         KdcacheError: anything that a user can mend; what was written before stays.
     """
-    refuse_several_processes("dump-logits")
+    ranks = Ranks.from_environment()
+    progress = progress if ranks.first else silent
     device = resolve_device(request.device)
     use_all_cores()
     resolve_name(request.teacher)  # a wrong name is told before an index of millions is built
@@ -162,112 +163,46 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         ) as renderer,
         closing(SampleReader(index)) as reader,
     ):
-        source = _Source(opened, reader, renderer, teacher, coding, request.label_space)
+        source = Source(opened, reader, renderer, teacher, coding, request.label_space)
         if request.dry_run:
             return _dry_run(request, source, identity.name, views)
-        cache = (
-            Cache.open(request.cache, read_only=False)
-            if Cache.exists(request.cache)
-            else Cache.create(request.cache, opened.identity, view_set.windows)
-        )
+        cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
         entry = cache.add_teacher(identity, coding)
-        return _fill(request, source, entry, views, progress)
+        return _fill(request, source, cache, entry, views, ranks, progress)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Everything that answers come from."""
-
-    opened: OpenViews
-    reader: SampleReader
-    renderer: Renderer
-    teacher: Teacher
-    coding: Coding
-    label_space: str
-
-    @property
-    def samples(self) -> int:
-        return len(self.opened.view_set)
-
-    @property
-    def block_rows(self) -> int:
-        return self.opened.identity.block_rows
-
-    def batches(self, view: int, block: int) -> list[Span]:
-        return block_batches(
-            view,
-            block,
-            samples=self.samples,
-            block_rows=self.block_rows,
-            batch_size=self.teacher.batch_size,
-        )
-
-    def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
-        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, spans)) as stream:
-            for views in stream:
-                yield views, answer(self.teacher, self.coding, views, self.label_space)
-
-
-def _fill(request: DumpRequest, source: _Source, entry: Entry, views: int, progress: Progress) -> DumpReport:
+def _fill(
+    request: DumpRequest, source: Source, cache: Cache, entry: Entry, views: int, ranks: Ranks, progress: Progress
+) -> DumpReport:
     samples = source.samples
-    blocks = block_count(samples, source.block_rows)
-    missing = [(view, block) for view in range(views) for block in sorted(set(range(blocks)) - entry.recorded(view))]
-    rows_left = sum(_rows(block, samples, source.block_rows) for _, block in missing)
     provenance = provenance_of(source.renderer, source.teacher)
     warn_of_other_provenance(entry, provenance, views, progress)
-    top1 = Top1()
     start = time.perf_counter()
-    with progress.task(
-        f"{request.teacher} over {samples:,} samples x {views} views",
-        total=samples * views,
-        done=samples * views - rows_left,
-    ) as task:
-        # One stream over all missing blocks: rendering does not pause at a block's end.
-        answers = source.answers(span for view, block in missing for span in source.batches(view, block))
-        with closing(answers):
-            for number, (view, block) in enumerate(missing):
-                first = number == 0
-                _write_block(
-                    entry.open_block(view, block),
-                    islice(answers, len(source.batches(view, block))),
-                    provenance,
-                    task,
-                    top1 if first else None,
-                )
-                if first:
-                    top1.say(source.teacher.num_classes, request.label_space, progress)
-    seconds = time.perf_counter() - start
+    with cache.claims() as claims:
+        missing = MissingBlocks(entry, views, claims)
+        with progress.task(
+            f"{request.teacher} over {samples:,} samples x {views} views",
+            total=samples * views,
+            done=samples * views - missing.rows,
+        ) as task:
+            filling = Filling(source, entry, missing, provenance, progress, task)
+            filling.run()
+    blocks, rows, right, seen = ranks.total(filling.blocks, filling.rows, filling.top1.right, filling.top1.seen)
     return DumpReport(
         cache=request.cache,
         teacher=entry.identity.name,
         samples=samples,
         views=views,
-        written=len(missing),
-        blocks=blocks * views,
+        written=blocks,
+        blocks=entry.layout.blocks * views,
         bytes_per_view=_stored_bytes(entry, views) / (samples * views),
-        images_per_s=rows_left / seconds if missing else None,
-        top1=top1.share if request.label_space == "teacher" else None,
+        images_per_s=rows / (time.perf_counter() - start) if rows else None,
+        top1=right / seen if seen and request.label_space == "teacher" else None,
         dry_run=False,
     )
 
 
-def _write_block(
-    writer: BlockWriter,
-    answers: Iterable[tuple[Views, Answered]],
-    provenance: dict[str, str],
-    task: Task,
-    top1: "Top1 | None",
-) -> None:
-    """Write a block as its answers come, so that no more than a chunk of them is held."""
-    for views, answered in answers:
-        writer.append(answered.targets)
-        if top1 is not None:
-            top1.count(views, answered)
-        task.advance(len(answered.targets))
-    writer.finish(provenance)
-
-
-def _dry_run(request: DumpRequest, source: _Source, name: str, views: int) -> DumpReport:
+def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> DumpReport:
     """Answer a few batches, code them as they would be stored, and count the bytes."""
     start = time.perf_counter()
     top1 = Top1()

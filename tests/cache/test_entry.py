@@ -7,7 +7,7 @@ import torch
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
-from kdcache.errors import CacheError, CorruptError
+from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import Coding
 from support.small_cache import (
     FULL,
@@ -201,21 +201,47 @@ def test_what_an_unfinished_block_left_is_written_over(tmp_path: Path) -> None:
     assert {name: data for name, data in tree(tmp_path).items() if not name.startswith("whole")} == expected
 
 
-def test_two_writers_of_one_block_agree_or_are_told(tmp_path: Path) -> None:
+def test_two_writers_of_the_same_bytes_agree(tmp_path: Path) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     targets = kept(TOPK, 0, 0, 4)
     one, two = first.open_block(0, 0), second.open_block(0, 0)
     for writer in (one, two):
         writer.append(targets)
+    for writer in (one, two):
         writer.finish(PROVENANCE)
     assert first.recorded(0) == {0}
+    first.read_block(0, 0)
 
+
+def test_a_writer_leaves_a_block_alone_once_another_has_recorded_it(tmp_path: Path) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
+    late = second.open_block(0, 1)
+    first.write_block(0, 1, kept(TOPK, 0, 4, 8), PROVENANCE)
+    before = tree(tmp_path)
+    with pytest.raises(RecordedError, match="recorded already"):
+        late.append(kept(TOPK, 1, 4, 8))
+    assert tree(tmp_path) == before
+
+
+def test_of_two_writers_of_other_bytes_nothing_is_left_that_is_half_and_half(tmp_path: Path) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
     one.append(kept(TOPK, 0, 4, 8))
-    one.finish(PROVENANCE)
     two.append(kept(TOPK, 1, 4, 8))
-    with pytest.raises(CorruptError, match="Another process wrote view 0, block 1"):
+    one.finish(PROVENANCE)  # over the chunks of `two`
+    with pytest.raises(RecordedError, match="at the same time with other bytes"):
         two.finish(PROVENANCE)
+    assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
+
+
+def test_of_two_writers_of_other_bytes_the_one_whose_chunks_are_there_wins(tmp_path: Path) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
+    one, two = first.open_block(0, 1), second.open_block(0, 1)
+    two.append(kept(TOPK, 1, 4, 8))
+    one.append(kept(TOPK, 0, 4, 8))
+    one.finish(PROVENANCE)
+    two.finish(PROVENANCE)
+    assert same(Cache.open(tmp_path).entry("teacher").read_block(0, 1), first.read_block(0, 1))
 
 
 def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(

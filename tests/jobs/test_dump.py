@@ -211,12 +211,6 @@ def test_the_policy_without_mixing_is_refused_by_the_field_too(job):
         dump(dump_request(job.data, job.cache, job.weights, "crop"))
 
 
-def test_several_processes_are_refused(job, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match=r"dump-logits.*without torchrun"):
-        dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy))
-
-
 def test_another_renderer_is_warned_of_but_not_refused(job, tmp_path):
     cache = tmp_path / "cache"
     dump(dump_request(job.data, cache, job.weights, job.policy, views=1))

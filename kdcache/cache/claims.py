@@ -1,0 +1,209 @@
+"""Claims: who is making which block just now, so that processes that share a cache do different ones.
+
+A claim is a hint. What is right rests on records alone, which are put where none is: a claim that is lost, or taken
+over from a process that only seemed dead, costs the work of one block. Where the file system has locks a claim is a
+locked file in the cache's folder of partial files: the system frees it when its process dies, and whoever tidies that
+folder removes it. Elsewhere it is an object that its owner rewrites every few seconds, and that others take over when
+they have seen it unchanged for a while, each by its own clock.
+"""
+
+import fcntl
+import os
+import threading
+import time
+import uuid
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+
+from kdcache.cache.durable import PARTIAL, LocalFiles
+from kdcache.cache.files import Files
+from kdcache.errors import CacheError
+
+#: Seconds between two signs of life of a claim that is an object.
+BEAT = 20.0
+#: Seconds without one after which such a claim is taken over.
+PATIENCE = 6 * BEAT
+
+
+class Claims(ABC):
+    """The claims that one process holds. Any thread may ask."""
+
+    @abstractmethod
+    def take(self, name: str) -> bool:
+        """Claim a piece of work by its name (fit for a file); False where somebody has it, this process included."""
+
+    @abstractmethod
+    def release(self, name: str) -> None:
+        """Give a claim back, done or not; nothing happens where it is not held."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back all that is held, and leave nothing behind."""
+
+    def __enter__(self) -> "Claims":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_claims(files: Files) -> Claims:
+    """Claims on pieces of work in these files, of the kind that the place allows."""
+    if isinstance(files, LocalFiles) and _has_locks(files.root / PARTIAL):
+        return LockedClaims(files)
+    return BeatingClaims(files)
+
+
+class LockedClaims(Claims):
+    """Files that are locked as long as their process lives."""
+
+    def __init__(self, files: LocalFiles) -> None:
+        self._files = files
+        self._folder = files.root / PARTIAL
+        self._held: dict[str, int] = {}
+        self._one_at_a_time = threading.Lock()
+
+    def take(self, name: str) -> bool:
+        """Claim a piece of work."""
+        with self._one_at_a_time:
+            if name in self._held:
+                return False
+            while (file := self._lock(self._folder / f"claim-{name}")) is not None:
+                if _is_still(file, self._folder / f"claim-{name}"):
+                    self._held[name] = file
+                    return True
+                os.close(file)  # its owner gave it back, or somebody tidied it away, before it was locked here
+            return False
+
+    def _lock(self, path: Path) -> int | None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # another process tidied the folder away
+            return self._lock(path)
+        except OSError as error:
+            raise CacheError(
+                f"Cannot claim work in {path}: {error.strerror}. Use a folder that you can write to, or make room."
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return None
+        return file
+
+    def release(self, name: str) -> None:
+        """Give a claim back."""
+        with self._one_at_a_time:
+            file = self._held.pop(name, None)
+            if file is not None:
+                (self._folder / f"claim-{name}").unlink(missing_ok=True)
+                os.close(file)
+
+    def close(self) -> None:
+        """Give back all that is held, and clear away what dead processes left."""
+        for name in list(self._held):
+            self.release(name)
+        with suppress(CacheError):
+            self._files.tidy()
+
+
+class BeatingClaims(Claims):
+    """Objects that change as long as their process lives.
+
+    beat, patience: seconds, see `BEAT` and `PATIENCE`.
+    """
+
+    def __init__(self, files: Files, beat: float = BEAT, patience: float = PATIENCE) -> None:
+        self._files = files
+        self._beat, self._patience = beat, patience
+        self._token = uuid.uuid4().hex
+        self._held: dict[str, int] = {}
+        self._seen: dict[str, tuple[bytes, float]] = {}  # of others: its last content, and since when
+        self._one_at_a_time = threading.Lock()
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._keep_beating, name="kdcache-claims", daemon=True)
+        self._heart.start()
+
+    def take(self, name: str) -> bool:
+        """Claim a piece of work; take it over where its owner has shown no sign of life for long enough."""
+        with self._one_at_a_time:
+            if name in self._held:
+                return False
+            found = self._files.get(_key(name))
+            if found is not None:
+                content, since = self._seen.get(name, (b"", 0.0))
+                now = time.monotonic()
+                if content != found:
+                    self._seen[name] = (found, now)
+                    return False
+                if now - since < self._patience:
+                    return False
+                self._files.delete(_key(name))
+            self._seen.pop(name, None)
+            if not self._files.put_if_absent(_key(name), self._content(0)):
+                return False
+            self._held[name] = 0
+            return True
+
+    def release(self, name: str) -> None:
+        """Give a claim back; one that was taken over in the meantime is left to its new owner."""
+        with self._one_at_a_time:
+            if self._held.pop(name, None) is not None and self._is_ours(name):
+                self._files.delete(_key(name))
+
+    def close(self) -> None:
+        """Give back all that is held."""
+        self._closed.set()
+        self._heart.join()
+        for name in list(self._held):
+            with suppress(CacheError):  # a claim that stays goes stale
+                self.release(name)
+
+    def _keep_beating(self) -> None:
+        while not self._closed.wait(self._beat):
+            with self._one_at_a_time:
+                for name in list(self._held):
+                    # A place that cannot be reached for a moment is no reason to stop the work.
+                    with suppress(CacheError):
+                        if self._is_ours(name):
+                            self._held[name] += 1
+                            self._files.put(_key(name), self._content(self._held[name]))
+
+    def _is_ours(self, name: str) -> bool:
+        return (self._files.get(_key(name)) or b"").startswith(self._token.encode())
+
+    def _content(self, beats: int) -> bytes:
+        return f"{self._token} {beats}".encode()
+
+
+def _key(name: str) -> str:
+    return f"{PARTIAL}/claim-{name}"
+
+
+def _is_still(file: int, path: Path) -> bool:
+    """Whether an open file is the one that lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder that may not be there yet knows locks."""
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)

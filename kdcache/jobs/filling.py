@@ -1,0 +1,195 @@
+"""Making the blocks that a cache lacks, beside whatever other processes make of them."""
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from kdcache.cache.claims import Claims
+from kdcache.cache.entry import Entry
+from kdcache.data.shards import SampleReader
+from kdcache.errors import RecordedError
+from kdcache.jobs.answers import Answered, answer, block_batches
+from kdcache.jobs.opening import OpenViews
+from kdcache.jobs.top1 import Top1
+from kdcache.models.teachers import Teacher
+from kdcache.progress import Progress, Task
+from kdcache.render.base import Renderer
+from kdcache.targets.base import Coding
+from kdcache.views.stream import Views, stream_views
+from kdcache.views.viewset import Span
+
+#: Seconds between two looks at blocks that other processes are making.
+PAUSE = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything that answers come from."""
+
+    opened: OpenViews
+    reader: SampleReader
+    renderer: Renderer
+    teacher: Teacher
+    coding: Coding
+    label_space: str
+
+    @property
+    def samples(self) -> int:
+        """Rows of a view."""
+        return len(self.opened.view_set)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block; the last of a view may have fewer."""
+        return self.opened.identity.block_rows
+
+    def batches(self, view: int, block: int) -> list[Span]:
+        """The teacher's batches that make a block."""
+        return block_batches(
+            view, block, samples=self.samples, block_rows=self.block_rows, batch_size=self.teacher.batch_size
+        )
+
+    def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
+        """Each batch of views with the teacher's answers, in order."""
+        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, spans)) as stream:
+            for views in stream:
+                yield views, answer(self.teacher, self.coding, views, self.label_space)
+
+
+class MissingBlocks:
+    """The blocks of some views that are not recorded, claimed one by one."""
+
+    def __init__(self, entry: Entry, views: int, claims: Claims) -> None:
+        self._entry, self._claims = entry, claims
+        self._missing = {view: self._unrecorded(view) for view in range(views)}
+        self._counted: set[tuple[int, int]] = set()
+        self._elsewhere = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of all blocks that were missing at the last look."""
+        return sum(self._rows_of(block) for blocks in self._missing.values() for block in blocks)
+
+    def look_again(self) -> None:
+        """See what has been made meanwhile."""
+        for view in [view for view, blocks in self._missing.items() if blocks]:
+            missing = self._unrecorded(view)
+            for block in self._missing[view] - missing:
+                self._count(view, block)
+            self._missing[view] = missing
+
+    def take(self) -> Iterator[tuple[int, int]]:
+        """View and block of whatever nobody else is at, claimed; ends when nothing more is free just now."""
+        for view, blocks in list(self._missing.items()):
+            for block in sorted(blocks):
+                if not self._claims.take(self._name(view, block)):
+                    continue
+                if self._entry.is_listed(view, block) and block not in self._unrecorded(view):
+                    self._count(view, block)  # recorded since the last look
+                    self._claims.release(self._name(view, block))
+                else:
+                    yield view, block
+
+    def done(self, view: int, block: int) -> None:
+        """This process has done with a block, the rows of which it has counted, and gives its claim back."""
+        self._counted.add((view, block))
+        self._claims.release(self._name(view, block))
+
+    def rows_made_elsewhere(self) -> int:
+        """Rows that other processes turn out to have made since the last call."""
+        rows, self._elsewhere = self._elsewhere, 0
+        return rows
+
+    def _count(self, view: int, block: int) -> None:
+        if (view, block) not in self._counted:
+            self._counted.add((view, block))
+            self._elsewhere += self._rows_of(block)
+
+    def _unrecorded(self, view: int) -> set[int]:
+        return set(range(self._entry.layout.blocks)) - self._entry.recorded(view)
+
+    def _rows_of(self, block: int) -> int:
+        start, stop = self._entry.layout.block_range(block)
+        return stop - start
+
+    def _name(self, view: int, block: int) -> str:
+        return f"{self._entry.identity.name}-{view}-{block}"
+
+
+@dataclass
+class Filling:
+    """One process's work at the missing blocks.
+
+    Attributes:
+        task: is told of every row, whoever makes it.
+        top1: of the first block that is made here.
+        blocks, rows: that were made here.
+    """
+
+    source: Source
+    entry: Entry
+    missing: MissingBlocks
+    provenance: dict[str, str]
+    progress: Progress
+    task: Task
+    top1: Top1 = field(default_factory=Top1)
+    blocks: int = 0
+    rows: int = 0
+
+    def run(self) -> None:
+        """Make blocks until none is missing, waiting for those that other processes are making.
+
+        What was claimed when an error ends it is for the caller to give back, by closing the claims.
+        """
+        while self.missing.rows:
+            self._make_free_blocks()
+            self.missing.look_again()
+            self.task.advance(self.missing.rows_made_elsewhere())
+            if self.missing.rows:
+                time.sleep(PAUSE)
+
+    def _make_free_blocks(self) -> None:
+        """One stream over all blocks that are free: rendering does not pause at a block's end."""
+        begun: deque[tuple[int, int]] = deque()
+
+        def spans() -> Iterator[Span]:
+            for view, block in self.missing.take():
+                begun.append((view, block))
+                yield from self.source.batches(view, block)
+
+        with closing(self.source.answers(spans())) as answers:
+            for first in answers:
+                view, block = begun.popleft()
+                rest = islice(answers, len(self.source.batches(view, block)) - 1)
+                if self._write_block(view, block, self._counted(chain([first], rest))):
+                    start, stop = self.entry.layout.block_range(block)
+                    self.blocks, self.rows = self.blocks + 1, self.rows + stop - start
+                    if self.blocks == 1:
+                        self.top1.say(self.source.teacher.num_classes, self.source.label_space, self.progress)
+                self.missing.done(view, block)
+                self.task.advance(self.missing.rows_made_elsewhere())
+
+    def _write_block(self, view: int, block: int, answers: Iterator[Answered]) -> bool:
+        """Write a block as its answers come, so that no more than a chunk of them is held.
+
+        False where another process writes it too; the answers are used up either way.
+        """
+        try:
+            writer = self.entry.open_block(view, block)
+            for answered in answers:
+                writer.append(answered.targets)
+            writer.finish(self.provenance)
+        except RecordedError:
+            deque(answers, maxlen=0)
+            return False
+        return True
+
+    def _counted(self, answers: Iterable[tuple[Views, Answered]]) -> Iterator[Answered]:
+        for views, answered in answers:
+            if self.blocks == 0:
+                self.top1.count(views, answered)
+            self.task.advance(len(answered.targets))
+            yield answered
