@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.errors import ConfigError
-from kdcache.views.policies import NAMED, load_policy
+from kdcache.views.policies import NAMED, ORIGIN, describe_policy, load_policy
 from kdcache.views.policy import Policy
 
 shares = st.floats(0.01, 1.0)
@@ -53,11 +53,64 @@ def test_an_unknown_field_is_refused_with_the_nearest_name():
         {"reference_size": 2.5},
         {"reference_size": 0},
         {"cutmix_minmax": [0.0, 0.5]},
+        {"crop": "center"},
+        {"crop_pct": 0.0},
+        {"pad": 4},
+        {"color_jitter": [0.1, 0.1]},
+        {"color_jitter": [0.1, 0.1, 0.1, 0.6]},
+        {"color_jitter": -0.1},
+        {"fill": [0, 0, 256]},
+        {"erase_prob": 1.1},
+        {"erase_mode": "noise"},
+        {"erase_count": 0},
+        {"repeats": 0},
+        {"auto_augment": "rand-q"},
+        {"auto_augment": 9},
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values):
     with pytest.raises(ConfigError, match=f"policy.{next(iter(values))}"):
         Policy.from_json(values)
+
+
+def test_a_padded_crop_needs_its_padding():
+    with pytest.raises(ConfigError, match=r"policy.pad is 0.*a padded crop needs pad"):
+        Policy(crop="padded")
+
+
+def test_timms_short_forms_of_the_jitter_are_read():
+    assert Policy.from_json({"color_jitter": 0.3}).color_jitter == (0.3, 0.3, 0.3, 0.0)
+    assert Policy.from_json({"color_jitter": [0.1, 0.2, 0.3]}).color_jitter == (0.1, 0.2, 0.3, 0.0)
+
+
+def test_named_policies_come_back_from_their_json_and_differ():
+    for policy in NAMED.values():
+        assert Policy.from_json(json.loads(json.dumps(policy.to_json()))) == policy
+    assert len(set(NAMED.values())) == len(NAMED) == len(ORIGIN)
+    assert all(ORIGIN[name] for name in NAMED)
+
+
+def test_released_policies_never_change():
+    """Caches in use are told apart by these values."""
+    assert NAMED["crop"].to_json() == {}
+    assert NAMED["crop-mix"].to_json() == {"mixup": 0.1, "cutmix": 1.0}
+    assert NAMED["fashion-mnist"].to_json() == {"crop_scale": [0.7, 1.0], "reference_size": 32}
+
+
+def test_recipes_a1_and_a2_differ_in_mixup_alone():
+    a1, a2 = NAMED["a1"].to_json(), NAMED["a2"].to_json()
+    assert (a1.pop("mixup"), a2.pop("mixup")) == (0.2, 0.1)
+    assert a1 == a2 == {"auto_augment": "rand-m7-mstd0.5-inc1", "cutmix": 1.0, "repeats": 3}
+
+
+def test_a_policy_is_described_by_its_name_or_its_fields():
+    assert describe_policy(NAMED["a2"], 7) == "a2 (seed 7)"
+    assert describe_policy(Policy(mixup=0.3, pad=2, crop="padded"), 0) == "crop padded, pad 2, mixup 0.3 (seed 0)"
+
+
+def test_a_name_that_is_nearly_right_is_recognised():
+    with pytest.raises(ConfigError, match=r"no policy called 'three-augmnt'.*Did you mean three-augment"):
+        load_policy("three-augmnt")
 
 
 def test_a_policy_is_loaded_by_name_or_from_a_file(tmp_path):

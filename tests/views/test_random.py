@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.views.random import Stream, below, philox4x32, symmetric_beta, unit, words
+from kdcache.views.random import Stream, below, normal, philox4x32, symmetric_beta, unit, words
+from support.distributions import differ
 
 # The known-answer vectors of the Random123 distribution for philox4x32-10: counter, key, result.
 KNOWN_ANSWERS = [
@@ -76,3 +77,19 @@ def test_symmetric_beta_has_the_distribution_of_beta(alpha):
     wrong = np.sort(np.random.default_rng(1).beta(alpha * 1.1, alpha * 1.1, 600_000))
     power = np.abs(np.searchsorted(ours, grid) / len(ours) - np.searchsorted(wrong, grid) / len(wrong))
     assert power.max() > 0.0083, "the test could not tell an alpha that is 10 % off"
+
+
+def test_normal_has_the_distribution_of_the_normal():
+    draws = words(3, Stream.AUGMENT, np.arange(60_000, dtype=np.uint64), 0, 1)[:, 0]
+    ours = normal(draws[:, :2])
+    reference = np.random.default_rng(0).normal(size=200_000)
+    assert not differ(ours, reference)
+    assert differ(ours * 1.05, reference)
+    assert differ(ours + 0.05, reference)
+    assert abs(np.corrcoef(ours, normal(draws[:, 2:]))[0, 1]) < 4 / np.sqrt(len(ours))
+
+
+def test_the_rarest_words_give_finite_normal_numbers():
+    edges = np.array([[0, 0], [2**32 - 1, 0], [0, 2**31], [2**32 - 1, 2**32 - 1]], np.uint32)
+    assert np.isfinite(normal(edges)).all()
+    assert np.abs(normal(edges)).max() < 6.8
