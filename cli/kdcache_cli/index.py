@@ -1,11 +1,16 @@
 """`kdcache index`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kdcache.errors import BadSamplesError, UsageError
 from kdcache_cli.console import ConsoleProgress, print_lines
 from kdcache_cli.options import DEFAULT_DATA
+
+if TYPE_CHECKING:
+    from kdcache.data.index import Index
 
 
 def index(
@@ -20,20 +25,65 @@ def index(
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Take samples without labels, or leave their labels out.")
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Decode every image, list the bad ones, and keep a checksum of the others."),
+    ] = False,
+    drop_bad: Annotated[
+        bool, typer.Option("--drop-bad", help="Do --check, and leave the bad ones out of the index.")
+    ] = False,
+    fraction: Annotated[
+        float | None,
+        typer.Option("--fraction", metavar="F", help="Make a smaller index of this share of the samples, in --out."),
+    ] = None,
+    stratified: Annotated[
+        bool, typer.Option("--stratified", help="With --fraction: take that share of every class.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="With --fraction: the folder that other commands take as DATA."),
+    ] = None,
 ) -> None:
     """Build the index of shards if it is missing or stale, and say what it holds.
 
-    Other commands do this by themselves.
+    Other commands do this by themselves. --check exits with 3 when there are bad samples, unless they are left out.
     """
-    from kdcache.data.index import open_index
+    if (fraction is None) != (out is None) or (stratified and fraction is None):
+        raise UsageError("--fraction, --out and --stratified make a smaller index: give --fraction F --out FOLDER.")
+    if fraction is not None and (check or drop_bad):
+        raise UsageError("Check the whole first (--check), then take a part of it (--fraction).")
 
-    found = open_index(data, unlabelled=unlabelled, progress=ConsoleProgress())
-    classes = "no labels" if unlabelled else f"{found.num_classes:,} classes"
+    progress = ConsoleProgress()
+    if check or drop_bad:
+        found = _checked(data, drop_bad, unlabelled, progress)
+    else:
+        from kdcache.data.index import open_index
+
+        found = open_index(data, unlabelled=unlabelled, progress=progress)
+    if fraction is not None and out is not None:
+        from kdcache.data.part import write_part
+
+        found = write_part(found, fraction, out, stratified=stratified, progress=progress)
+    classes = f"{found.num_classes:,} classes" if found.num_classes else "no labels"
     shards = len(found.shards)
+    images = "not checked" if found.crc is None else f"checked, {found.left_out:,} bad ones left out"
     print_lines(
         [
             f"{len(found):,} samples, {classes}, {shards:,} shard{'s' * (shards != 1)}",
+            f"images {images}",
             f"fingerprint {found.fingerprint}",
             f"index {found.path}",
         ]
     )
+
+
+def _checked(data: str, drop_bad: bool, unlabelled: bool, progress: ConsoleProgress) -> "Index":
+    from kdcache.jobs.check import check
+
+    try:
+        checked = check(data, drop_bad=drop_bad, unlabelled=unlabelled, progress=progress)
+    except BadSamplesError as error:
+        print_lines(error.samples)
+        raise
+    print_lines(f"left out {sample}" for sample in checked.bad)
+    return checked.index

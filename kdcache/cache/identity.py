@@ -124,8 +124,10 @@ class ViewSetIdentity(Identity):
 
     noun: ClassVar[str] = "view set"
     remedies: ClassVar[Mapping[str, str]] = {
-        "fingerprint": "It was made from other images or labels: use that data set, or another --cache.",
-        "samples": "It was made from other images: use that data set, or another --cache.",
+        "fingerprint": "It was made from other images or labels, or before bad ones were left out: "
+        "use the data as they were, or another --cache.",
+        "samples": "It was made from other images, or before bad ones were left out: "
+        "use the data as they were, or another --cache.",
         "policy": "Use the policy that it was made with, or another --cache.",
         "seed": "Pass --seed {stored}, or use another --cache.",
         "block_rows": "Leave the number to the cache, or use another --cache.",

@@ -28,6 +28,9 @@ COLUMNS: dict[str, np.dtype] = {
 KEY_START: np.dtype = np.dtype("<i8")
 """Column `key_start` has an entry more than there are samples: key i is bytes start[i] to start[i+1] of `key_bytes`."""
 
+CRC: np.dtype = np.dtype("<u4")
+"""Column `crc`, where every image has been checked: the CRC32C of its bytes."""
+
 META = "index.json"
 
 
@@ -60,7 +63,7 @@ class Source:
     @property
     def paths(self) -> tuple[str, ...]:
         """The shards' absolute paths."""
-        return tuple(os.path.join(self.folder, name) for name, _, _ in self.shards)
+        return tuple(os.path.normpath(os.path.join(self.folder, name)) for name, _, _ in self.shards)
 
     def to_json(self) -> dict[str, Any]:
         """What `index.json` keeps, to tell whether an index is still of today's shards."""
@@ -69,11 +72,15 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """An index's folder, opened: memory maps by column name, and what `index.json` says."""
+    """An index's folder, opened: memory maps by column name, and what `index.json` says.
+
+    left_out: how many bad samples a check has left out; None without a check, and then there is no column `crc`.
+    """
 
     columns: dict[str, np.ndarray]
     fingerprint: str
     labels: int
+    left_out: int | None
 
 
 def load(folder: Path, source: Source) -> Loaded | None:
@@ -91,15 +98,26 @@ def load(folder: Path, source: Source) -> Loaded | None:
             meta = json.load(file)
         if meta["format"] != FORMAT or meta["source"] != source.to_json():
             return None
-        columns = {name: _map(handle, name) for name in (*COLUMNS, "key_start", "key_bytes")}
-        rows = {**dict.fromkeys(COLUMNS, meta["samples"]), "key_start": meta["samples"] + 1}
+        left_out = meta.get("left_out")
+        names = COLUMNS if left_out is None else [*COLUMNS, "crc"]
+        columns = {name: _map(handle, name) for name in (*names, "key_start", "key_bytes")}
+        rows = {**dict.fromkeys(names, meta["samples"]), "key_start": meta["samples"] + 1}
         if any(columns[name].shape != (count,) for name, count in rows.items()):
             return None
-        return Loaded(columns, meta["fingerprint"], meta["labels"])
+        return Loaded(columns, meta["fingerprint"], meta["labels"], left_out)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged or half deleted: it is built again
     finally:
         os.close(handle)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What `index.json` says, of whatever shards and format it is; empty where there is none that can be read."""
+    try:
+        meta = json.loads((folder / META).read_text())
+    except (OSError, ValueError):
+        return {}
+    return meta if isinstance(meta, dict) else {}
 
 
 def _open_at(handle: int, name: str) -> BinaryIO:

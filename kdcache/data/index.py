@@ -6,24 +6,22 @@ keys alone: not on the shards' names, number or order.
 """
 
 import json
-import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8, UInt64
+from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
-from kdcache.data.columns import Source, load
+from kdcache.data.columns import Source, load, read_meta
 from kdcache.data.index_writer import IndexWriter, hash_keys
 from kdcache.data.places import building, claimed, index_places, shards_folder
-from kdcache.data.scan import ShardTable, scan_shard
+from kdcache.data.scan import BadSample, scan_shard
 from kdcache.data.shards import CLASSES, expand_data
+from kdcache.data.workers import in_processes
 from kdcache.errors import DataError
 from kdcache.progress import Progress, silent
 
@@ -41,6 +39,8 @@ class Index:
     fingerprint: BLAKE2b-256 in hex over keys, labels, encoded lengths, heights and widths: equal for equal samples,
         wherever they lie and however they are spread over shards.
     class_names: in the order of labels, from the `classes.json` beside the shards, if there is one.
+    crc: CRC32C of the image files, where every image has been checked; reading compares it.
+    left_out: how many bad samples that check has left out.
     """
 
     path: Path
@@ -57,6 +57,8 @@ class Index:
     fingerprint: str
     num_classes: int
     class_names: tuple[str, ...] | None
+    crc: UInt32[np.ndarray, " n"] | None = None
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.key_hash)
@@ -79,16 +81,28 @@ def key_hash(key: str) -> int:
 def open_index(
     data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = silent
 ) -> Index:
-    """The index of DATA (a folder of tars or a brace pattern), built if it is missing, stale or of an old format.
+    """The index of DATA (a folder of tars, a brace pattern, or a part of either), built if it is missing, stale or old.
 
-    It is stale when the list of shards, or the size or time of modification of one, is no longer what it was.
-    Processes that open one index at the same time build it once.
+    It is stale when the list of shards, or the size or time of modification of one, is no longer what it was. The
+    index of a part (see `kdcache.data.part`) is only ever opened. Processes that open one index at the same time
+    build it once. An index that has been checked goes before one that hasn't.
 
     unlabelled: store label -1 for every sample, and ask for none. workers: see `build_index`.
 
-    Raises DataError as `build_index` does.
+    Raises DataError as `build_index` does, and for a part whose shards have changed.
     """
-    return _open(data, unlabelled, workers, progress, rebuild=False)
+    part = read_meta(Path(data)) if os.path.isdir(data) else {}
+    if part:
+        return _open_part(Path(os.path.abspath(data)), part)
+    shards = expand_data(data)
+    # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
+    for without_labels in (unlabelled, True):
+        source = Source.of(shards_folder(data, shards), shards, without_labels)
+        places = index_places(data, shards, without_labels)
+        found = [index for place in places if (index := load_index(place, source)) is not None]
+        if found:
+            return min(found, key=lambda index: index.crc is None)
+    return _build(data, unlabelled, workers, progress, rebuild=False)
 
 
 def build_index(
@@ -105,33 +119,52 @@ def build_index(
     without an image or label, a broken image header, a label that is no whole number, a duplicate key; and when no
     place for the index can be written.
     """
-    return _open(data, unlabelled, workers, progress, rebuild=True)
+    return _build(data, unlabelled, workers, progress, rebuild=True)
 
 
-def _open(data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool) -> Index:
+def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Progress, rebuild: bool) -> Index:
     shards = expand_data(data)
-    if not rebuild:
-        # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
-        for without_labels in (unlabelled, True):
-            source = Source.of(shards_folder(data, shards), shards, without_labels)
-            for place in index_places(data, shards, without_labels):
-                if (index := _load(place, source)) is not None:
-                    return index
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)
     with claimed(places) as place:
-        if not rebuild and (index := _load(place, source)) is not None:
+        if not rebuild and (index := load_index(place, source)) is not None:
             return index
+        left_out = [meta["left_out"] for place in places if "left_out" in (meta := read_meta(place))]
+        if left_out:
+            progress.warn(
+                f"the images were checked ({left_out[0]} bad ones left out), but the shards have changed since; "
+                "run `kdcache index DATA --check` again"
+            )
         with building(place) as folder:
-            _build(folder, source, workers, progress)
-    index = _load(place, source)
+            write_index(folder, source, workers, progress)
+    index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
     return index
 
 
-def _load(place: Path, source: Source) -> Index | None:
+def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
+    if "part" not in meta:
+        raise DataError(f"{folder} is the index of some shards, not their folder. Name the folder of the shards.")
+    try:
+        shards = [os.path.normpath(os.path.join(folder, name)) for name, _, _ in meta["source"]["shards"]]
+        index = load_index(folder, Source.of(folder, shards, meta["source"]["unlabelled"]))
+    except (KeyError, TypeError, ValueError):
+        index = None
+    if index is None:
+        raise DataError(
+            f"The shards that {folder} is a part of have changed, or it is damaged. Remove it, and make it again with "
+            "`kdcache index DATA --fraction F --out FOLDER`."
+        )
+    return index
+
+
+def load_index(place: Path, source: Source) -> Index | None:
+    """The index in the folder `place`, if it is whole and of this source.
+
+    Raises DataError when the names of the classes cannot be read or do not fit.
+    """
     loaded = load(place, source)
     if loaded is None:
         return None
@@ -148,6 +181,7 @@ def _load(place: Path, source: Source) -> Index | None:
         fingerprint=loaded.fingerprint,
         num_classes=loaded.labels if class_names is None else len(class_names),
         class_names=class_names,
+        left_out=loaded.left_out or 0,
     )
 
 
@@ -163,33 +197,27 @@ def _class_names(path: Path) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def _build(folder: Path, source: Source, workers: int | None, progress: Progress) -> None:
+def write_index(
+    folder: Path, source: Source, workers: int | None, progress: Progress, pass_over: bool = False
+) -> list[BadSample]:
+    """Scan all shards and leave their index in the empty `folder`; errors and `workers` as in `build_index`.
+
+    pass_over: leave out samples with a broken image header, in place of raising, and return them. If there is no
+    other sample, no index is written.
+    """
+    if workers is None:
+        total = sum(size for _, size, _ in source.shards)
+        workers = min(len(os.sched_getaffinity(0)), total // _BYTES_A_WORKER)
+    scan = partial(scan_shard, unlabelled=source.unlabelled, pass_over=pass_over)
+    bad: list[BadSample] = []
     with (
         closing(IndexWriter(folder, source)) as writer,
         progress.task("indexing", total=len(source.shards), unit="shards") as task,
     ):
-        for number, table in enumerate(_tables(source, workers, progress)):
+        for number, table in enumerate(in_processes(scan, source.paths, workers, "indexing", progress)):
             writer.add(number, table)
+            bad += table.bad
             task.advance()
-        writer.finish()
-
-
-def _tables(source: Source, workers: int | None, progress: Progress) -> Iterator[ShardTable]:
-    """The tables of all shards in order, scanned here or by worker processes."""
-    scan = partial(scan_shard, unlabelled=source.unlabelled)
-    paths = source.paths
-    if workers is None:
-        total = sum(size for _, size, _ in source.shards)
-        workers = min(len(os.sched_getaffinity(0)), total // _BYTES_A_WORKER)
-    done = 0
-    if min(workers, len(paths)) > 1:
-        pool = ProcessPoolExecutor(min(workers, len(paths)), multiprocessing.get_context("spawn"))
-        try:
-            for table in pool.map(scan, paths):
-                yield table
-                done += 1
-        except BrokenProcessPool:
-            progress.warn("worker processes cannot run here; indexing goes on in this process")
-        finally:
-            pool.shutdown(cancel_futures=True)
-    yield from map(scan, paths[done:])
+        if writer.samples or not bad:
+            writer.finish()
+    return bad

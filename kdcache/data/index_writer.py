@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
 from kdcache.data.scan import ShardTable
@@ -25,6 +26,50 @@ def hash_keys(keys: bytes, lengths: np.ndarray) -> bytes:
     )
 
 
+def write_rows(folder: Path, columns: Mapping[str, np.ndarray], rows: Int64[np.ndarray, " n"]) -> None:
+    """Write these rows of `columns`, in this order, as the columns of an index in `folder`.
+
+    columns: those of `COLUMNS`, `crc` where there is one, and `key_start` and `key_bytes`; any order of rows.
+    """
+    count = len(rows)
+    for name, column in columns.items():
+        if name not in ("key_start", "key_bytes"):
+            save(folder, name, column.dtype, (column[part] for part in _parts(rows)), count)
+    first, text = columns["key_start"], columns["key_bytes"]
+    starts = np.zeros(count + 1, KEY_START)
+    for low in range(0, count, _ROWS):
+        part = rows[low : low + _ROWS]
+        starts[low + 1 : low + 1 + len(part)] = first[part + 1] - first[part]
+    np.cumsum(starts, out=starts)
+
+    def gathered() -> Iterator[np.ndarray]:
+        for part in _parts(rows):
+            lengths = first[part + 1] - first[part]
+            before = np.cumsum(lengths) - lengths
+            yield text[np.repeat(first[part] - before, lengths) + np.arange(lengths.sum())]
+
+    save(folder, "key_bytes", np.dtype("u1"), gathered(), int(starts[-1]))
+    save(folder, "key_start", KEY_START, [starts], count + 1)
+
+
+def seal(folder: Path, source: Source, *, labels: int | None = None, **notes: object) -> None:
+    """Make the columns in `folder` an index: work out the fingerprint, write `index.json`, flush it all to the disk.
+
+    labels: how many there are; None counts to the highest. notes: what else `index.json` shall say.
+    """
+    meta = {
+        "format": FORMAT,
+        "samples": len(_saved(folder, "key_hash")),
+        "labels": int(_saved(folder, "label").max()) + 1 if labels is None else labels,
+        "fingerprint": _fingerprint(folder),
+        "source": source.to_json(),
+        **notes,
+    }
+    (folder / META).write_text(json.dumps(meta))
+    for path in (*folder.iterdir(), folder):
+        flush(path)
+
+
 class IndexWriter:
     """Takes the tables of the shards, in order, and leaves an index's files in `folder`.
 
@@ -35,7 +80,7 @@ class IndexWriter:
     def __init__(self, folder: Path, source: Source) -> None:
         self._folder = folder
         self._source = source
-        self._samples = 0
+        self.samples = 0
         self._spools = {name: open(self._spool(name), "wb") for name in _SPOOLED}  # noqa: SIM115
 
     def add(self, shard: int, table: ShardTable) -> None:
@@ -54,7 +99,7 @@ class IndexWriter:
         }
         for name, part in parts.items():
             self._spools[name].write(part.astype(_SPOOLED[name]).tobytes())
-        self._samples += count
+        self.samples += count
 
     def finish(self) -> None:
         """Sort by key hash, look for duplicates, work out the fingerprint, and flush it all to the disk.
@@ -62,50 +107,25 @@ class IndexWriter:
         Raises DataError when there is no sample, and when two samples share a key or a key hash.
         """
         self.close()
-        if not self._samples:
+        if not self.samples:
             raise DataError(f"The shards in {self._source.folder} hold no sample. Name another folder.")
-        order = np.argsort(self._spooled("key_hash"), kind="stable")
-        for name, dtype in COLUMNS.items():
-            column = self._spooled(name)
-            save(self._folder, name, dtype, (column[part] for part in _parts(order)), self._samples)
-        self._sort_keys(order)
+        starts = np.zeros(self.samples + 1, KEY_START)
+        np.cumsum(self._spooled("key_length"), out=starts[1:])
+        columns = {name: self._spooled(name) for name in COLUMNS}
+        columns |= {"key_start": starts, "key_bytes": self._spooled("key_bytes")}
+        write_rows(self._folder, columns, np.argsort(columns["key_hash"], kind="stable"))
         self._refuse_duplicates()
-        meta = {
-            "format": FORMAT,
-            "samples": self._samples,
-            "labels": int(self._saved("label").max()) + 1,
-            "fingerprint": self._fingerprint(),
-            "source": self._source.to_json(),
-        }
-        (self._folder / META).write_text(json.dumps(meta))
         for name in _SPOOLED:
             self._spool(name).unlink()
-        for path in (*self._folder.iterdir(), self._folder):
-            flush(path)
+        seal(self._folder, self._source)
 
     def close(self) -> None:
         """Close the spools; whoever gives up on the index calls this and deletes the folder."""
         for spool in self._spools.values():
             spool.close()
 
-    def _sort_keys(self, order: np.ndarray) -> None:
-        lengths = self._spooled("key_length")
-        starts = np.zeros(self._samples + 1, KEY_START)
-        np.cumsum(lengths, out=starts[1:])
-        total, text = int(starts[-1]), self._spooled("key_bytes")
-
-        def gathered() -> Iterator[np.ndarray]:
-            for part in _parts(order):
-                count = lengths[part]
-                before = np.cumsum(count) - count
-                yield text[np.repeat(starts[part] - before, count) + np.arange(count.sum())]
-
-        save(self._folder, "key_bytes", np.dtype("u1"), gathered(), total)
-        np.cumsum(lengths[order], out=starts[1:])
-        save(self._folder, "key_start", KEY_START, [starts], self._samples + 1)
-
     def _refuse_duplicates(self) -> None:
-        hashes = self._saved("key_hash")
+        hashes = _saved(self._folder, "key_hash")
         equal = np.flatnonzero(hashes[1:] == hashes[:-1])
         if not len(equal):
             return
@@ -124,24 +144,12 @@ class IndexWriter:
         )
 
     def _key(self, sample: int) -> str:
-        start, end = self._saved("key_start")[sample : sample + 2]
-        return self._saved("key_bytes")[start:end].tobytes().decode()
+        start, end = _saved(self._folder, "key_start")[sample : sample + 2]
+        return _saved(self._folder, "key_bytes")[start:end].tobytes().decode()
 
     def _place(self, sample: int) -> str:
-        shard = self._source.paths[self._saved("shard")[sample]]
-        return f"in {shard} at byte {self._saved('offset')[sample]}"
-
-    def _fingerprint(self) -> str:
-        """BLAKE2b-256 over key lengths, keys, labels, encoded lengths, heights and widths in key-hash order."""
-        total = hashlib.blake2b(f"kdcache index {FORMAT} {self._samples}".encode(), digest_size=32)
-        starts = self._saved("key_start")
-        for low in range(0, self._samples, _ROWS):
-            total.update(np.diff(starts[low : low + _ROWS + 1]).tobytes())
-        for name in ("key_bytes", "label", "length", "height", "width"):
-            column = self._saved(name)
-            for low in range(0, len(column), _ROWS):
-                total.update(column[low : low + _ROWS].tobytes())
-        return total.hexdigest()
+        shard = self._source.paths[_saved(self._folder, "shard")[sample]]
+        return f"in {shard} at byte {_saved(self._folder, 'offset')[sample]}"
 
     def _spool(self, name: str) -> Path:
         return self._folder / f"{name}.spool"
@@ -152,10 +160,25 @@ class IndexWriter:
             return np.empty(0, _SPOOLED[name])
         return np.memmap(path, _SPOOLED[name], mode="r")
 
-    def _saved(self, name: str) -> np.ndarray:
-        return np.load(self._folder / f"{name}.npy", mmap_mode="r")
+
+def _fingerprint(folder: Path) -> str:
+    """BLAKE2b-256 over key lengths, keys, labels, encoded lengths, heights and widths in key-hash order."""
+    starts = _saved(folder, "key_start")
+    samples = len(starts) - 1
+    total = hashlib.blake2b(f"kdcache index {FORMAT} {samples}".encode(), digest_size=32)
+    for low in range(0, samples, _ROWS):
+        total.update(np.diff(starts[low : low + _ROWS + 1]).tobytes())
+    for name in ("key_bytes", "label", "length", "height", "width"):
+        column = _saved(folder, name)
+        for low in range(0, len(column), _ROWS):
+            total.update(column[low : low + _ROWS].tobytes())
+    return total.hexdigest()
 
 
-def _parts(order: np.ndarray) -> Iterator[np.ndarray]:
-    for low in range(0, len(order), _ROWS):
-        yield order[low : low + _ROWS]
+def _saved(folder: Path, name: str) -> np.ndarray:
+    return np.load(folder / f"{name}.npy", mmap_mode="r")
+
+
+def _parts(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for low in range(0, len(rows), _ROWS):
+        yield rows[low : low + _ROWS]

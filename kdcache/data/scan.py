@@ -19,6 +19,19 @@ _LONGEST_LABEL_TEXT = 32
 _META = re.compile(r"__[^/]*__($|/)")
 
 
+@dataclass(frozen=True)
+class BadSample:
+    """A sample whose image cannot be used: its key, the shard, the byte there at which the image begins, and why."""
+
+    key: str
+    shard: str
+    offset: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.key} in {self.shard} at byte {self.offset}: {self.reason}"
+
+
 @dataclass(frozen=True, eq=False)
 class ShardTable:
     """The samples of one shard, in its order.
@@ -26,6 +39,7 @@ class ShardTable:
     keys: their UTF-8 bytes one after the other; key_lengths int64 [n]: how many bytes each has.
     offset, length: int64 [n], where in the shard the image file lies; height, width: int32 [n] in pixels.
     label: int32 [n], -1 without labels.
+    bad: samples that are not among them, where broken image headers are passed over.
     """
 
     keys: bytes
@@ -35,6 +49,7 @@ class ShardTable:
     height: Int32[np.ndarray, " n"]
     width: Int32[np.ndarray, " n"]
     label: Int32[np.ndarray, " n"]
+    bad: tuple[BadSample, ...] = ()
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -76,35 +91,43 @@ def group(found: Iterable[Member], shard: str) -> Iterator[tuple[str, dict[str, 
         yield current, parts
 
 
-def scan_shard(shard: str, unlabelled: bool) -> ShardTable:
+def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False) -> ShardTable:
     """The table of the samples in the tar at `shard`.
+
+    pass_over: put a sample with a broken image header among the `bad` ones, where it is an error else.
 
     Raises DataError, naming shard, member and byte offset, for a tar that is damaged or cut short, a sample without
     an image, with several, or without a label, a label that is no whole number from 0, and a broken image header.
     """
     try:
         with open(shard, "rb") as stream:
-            return _table(shard, stream.fileno(), unlabelled)
+            return _table(shard, stream.fileno(), unlabelled, pass_over)
     except OSError as error:
         raise DataError(
             f"The shard {shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
         ) from error
 
 
-def _table(shard: str, descriptor: int, unlabelled: bool) -> ShardTable:
+def _table(shard: str, descriptor: int, unlabelled: bool, pass_over: bool) -> ShardTable:
     keys: list[bytes] = []
     rows: list[tuple[int, int, int, int, int]] = []
+    bad: list[BadSample] = []
     for key, parts in group(members(shard, descriptor), shard):
         image = _image(key, parts, shard)
-        keys.append(_encode(key, image, shard))
+        encoded = _encode(key, image, shard)
         label = -1 if unlabelled else _label(key, parts, shard, descriptor)
         try:
             height, width = image_size(BufferedReader(FileSlice(descriptor, image.offset, image.length)))
         except ValueError as error:
+            if pass_over:
+                bad.append(BadSample(key, shard, image.offset, str(error)))
+                continue
             raise DataError(
                 f"{image.name} in {shard} at byte {image.offset} cannot be read as an image: {error}. "
-                "Replace it or leave it out, and write the shard again."
+                "`kdcache index DATA --check` finds all such images, and --drop-bad leaves them out; or write the "
+                "shard again without them."
             ) from error
+        keys.append(encoded)
         rows.append((image.offset, image.length, height, width, label))
     columns = np.array(rows, np.int64).reshape(-1, 5).T
     return ShardTable(
@@ -115,6 +138,7 @@ def _table(shard: str, descriptor: int, unlabelled: bool) -> ShardTable:
         height=columns[2].astype(np.int32),
         width=columns[3].astype(np.int32),
         label=columns[4].astype(np.int32),
+        bad=tuple(bad),
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import google_crc32c
 import numpy as np
 from jaxtyping import Int64
 
@@ -109,7 +110,7 @@ class SampleReader:
         """The image files of these samples (numbers in the index), in the order given.
 
         Within the call the shards are read front to back. Raises DataError when a shard is gone, cannot be read, or
-        is shorter than it was when the index was made.
+        is shorter than it was when the index was made, and when an image that was checked has other bytes now.
         """
         shards, offsets, lengths = (
             column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
@@ -134,6 +135,12 @@ class SampleReader:
             raise DataError(
                 f"{self._index.describe(sample)} ends after {len(data)} of {length} bytes: the shard has shrunk since "
                 "its index was made. Restore the shard, or run `kdcache index DATA` and train on what is there."
+            )
+        if self._index.crc is not None and google_crc32c.value(data) != self._index.crc[sample]:
+            raise DataError(
+                f"The bytes of {self._index.describe(sample)} are not those that were checked: they are damaged on the "
+                "way from the disk, or the shard was written over. Restore the shard, or run `kdcache index DATA "
+                "--check` again."
             )
         return data
 

@@ -61,10 +61,15 @@ def difference(rendered: Tensor, wanted: Tensor) -> Tensor:
 class RendererContract:
     name: str
     device = "cpu"
+    decode = "cpu"
+    decoding_error = 0.0
+    """Mean difference, in levels, by which decoding may differ from Pillow's."""
 
     @classmethod
     def open(cls, size: int = 32, max_batch: int = 8, threads: int = 2) -> Renderer:
-        return open_renderer(cls.name, size=size, max_batch=max_batch, threads=threads, device=cls.device, decode="cpu")
+        return open_renderer(
+            cls.name, size=size, max_batch=max_batch, threads=threads, device=cls.device, decode=cls.decode
+        )
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -86,7 +91,8 @@ class RendererContract:
         assert pixels.is_contiguous()
         assert pixels.device == renderer.device
         for shown, (top, left, height, width) in zip(pixels, boxes, strict=True):
-            assert not difference(shown, channels_first(image)[:, top : top + height, left : left + width]).any()
+            off = difference(shown, channels_first(image)[:, top : top + height, left : left + width])
+            assert off.mean() <= self.decoding_error
 
     def test_a_flip_mirrors_left_and_right(self, renderer: Renderer) -> None:
         boxes = [(5, 9, 32, 32), (5, 9, 32, 32), (40, 50, 200, 61), (40, 50, 200, 61)]
@@ -120,7 +126,7 @@ class RendererContract:
             cubic = [interpolation == "bicubic"]
             (pixels,) = renderer.stream([request([encode(photo, "PNG")], [box], cubic=cubic)])
         off = difference(pixels[0], channels_first(wanted))
-        assert off.mean() < 0.25
+        assert off.mean() < 0.25 + self.decoding_error
         assert off.max() <= 12
 
     def test_each_image_has_a_filter_of_its_own(self, renderer: Renderer) -> None:
@@ -143,7 +149,7 @@ class RendererContract:
         self, renderer: Renderer, kind: str, pixel: bytes, cubic: bool
     ) -> None:
         (pixels,) = renderer.stream([request([pixel], [(0, 0, 1, 1)], [True], [cubic])])
-        assert not difference(pixels[0], channels_first(open_rgb(pixel)).expand(3, 32, 32)).any()
+        assert difference(pixels[0], channels_first(open_rgb(pixel)).expand(3, 32, 32)).mean() <= self.decoding_error
 
     def test_a_box_over_the_edge_is_refused_by_name(self, renderer: Renderer) -> None:
         encoded = [encode(photograph(), "JPEG")] * 2

@@ -19,21 +19,27 @@ def import_folder(
     """Write the images of `src` to shards in `out`, in random order, and return how many there are.
 
     Classes and their labels are those of torchvision's ImageFolder: the folders in `src`, by name; links are
-    followed; files with other extensions are passed over. Image files are copied as they are. Keys are the paths
-    below `src` without extension and with what webdataset gives a meaning to written in percent.
+    followed; files with other extensions, or in no class, are passed over with a warning. Image files are copied as
+    they are. Keys are the paths below `src` without extension and with what webdataset gives a meaning to written in
+    percent.
 
     Raises DataError when `src` is no such tree, when an image has a broken header, and as `write_shards` does.
     """
     class_names = _classes(src)
     labels: dict[str, int] = {}
+    others = sorted(entry.name for entry in os.scandir(src) if entry.is_file())
     for label, name in enumerate(class_names):
-        found = sorted(_images(src, name))
+        found, rest = _files(src, name)
+        others += rest
         if not found:
             raise DataError(
                 f"There is no image in {src / name}, which is a class by its place. "
                 f"Remove the folder, or add files of {', '.join(IMAGE_EXTENSIONS)}."
             )
         labels.update(dict.fromkeys(found, label))
+    if others:
+        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        progress.warn(f"{len(others)} files are in no class, or no images by their extension, and stay out: {shown}")
     paths = keys_of(labels)
     order = shuffled(paths, seed)
     with progress.task("importing", total=len(order)) as task:
@@ -80,12 +86,15 @@ def _classes(src: Path) -> list[str]:
     return names
 
 
-def _images(src: Path, class_name: str) -> Iterator[str]:
-    """Paths of the images of a class, relative to `src`."""
+def _files(src: Path, class_name: str) -> tuple[list[str], list[str]]:
+    """Paths relative to `src`, sorted, of a class's images and of its other files."""
+    images: list[str] = []
+    others: list[str] = []
     for folder, _, names in os.walk(src / class_name, followlinks=True):
         for name in names:
-            if os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS:
-                yield os.path.relpath(os.path.join(folder, name), src)
+            known = os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS
+            (images if known else others).append(os.path.relpath(os.path.join(folder, name), src))
+    return sorted(images), sorted(others)
 
 
 def _read(src: Path, path: str, key: str, label: int) -> NewSample:

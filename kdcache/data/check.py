@@ -1,0 +1,145 @@
+"""Checking every image once: what cannot be decoded leaves the index, what can has a checksum from then on."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
+from kdcache.data.index import Index, load_index, write_index
+from kdcache.data.index_writer import seal, write_rows
+from kdcache.data.places import building, claimed, index_places, shards_folder
+from kdcache.data.scan import BadSample
+from kdcache.data.shards import expand_data
+from kdcache.data.workers import in_processes
+from kdcache.errors import BadSamplesError, DataError
+from kdcache.progress import Progress, silent
+
+Fault = Callable[[bytes], str | None]
+"""Why an encoded image is bad, as a clause; None where it is whole."""
+
+_IMAGES_A_PIECE = 128
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check came to: the index that it left, and the samples that are not in it, by shard and offset."""
+
+    index: Index
+    bad: tuple[BadSample, ...]
+
+
+def check_index(
+    data: str | Path,
+    fault: Fault,
+    *,
+    drop_bad: bool = False,
+    unlabelled: bool = False,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Checked:
+    """Look at every image of DATA, and write an index with the CRC32C of each.
+
+    Args:
+        fault: a function of the top level of a module, as other processes must find it.
+        drop_bad: leave bad samples out; else one of them leaves everything as it was.
+        workers: processes that decode.
+
+    Raises:
+        BadSamplesError: there are bad samples, and drop_bad is false.
+        DataError: no sample is whole; and as `build_index` does, but for broken image headers, which are found here.
+    """
+    shards = expand_data(data)
+    source = Source.of(shards_folder(data, shards), shards, unlabelled)
+    with claimed(index_places(data, shards, unlabelled)) as place, building(place) as folder:
+        former = read_meta(place).get("fingerprint")
+        whole = folder / "whole"
+        whole.mkdir()
+        headless = write_index(whole, source, workers, progress, pass_over=True)
+        everything = load_index(whole, source)
+        crc, faulty = np.zeros(0, CRC), dict[int, BadSample]()
+        if everything is not None:
+            crc, faulty = _decode_all(everything, fault, workers, progress)
+        number = {shard: place for place, shard in enumerate(shards)}
+        bad = sorted([*headless, *faulty.values()], key=lambda sample: (number[sample.shard], sample.offset))
+        total = len(headless) + len(crc)
+        if bad and not drop_bad:
+            raise BadSamplesError(
+                f"{len(bad)} of {total} samples are bad; nothing was changed. Leave them out with "
+                "`kdcache index DATA --check --drop-bad`, or repair them.",
+                [str(sample) for sample in bad],
+            )
+        if everything is None or len(faulty) == len(everything):
+            raise DataError(
+                f"None of the {total} images can be decoded; the first is {bad[0]}. "
+                "Write the shards again from their source."
+            )
+        columns = {name: getattr(everything, name) for name in (*COLUMNS, "key_start", "key_bytes")}
+        write_rows(folder, columns | {"crc": crc}, np.delete(np.arange(len(everything)), list(faulty)))
+        labels = int(everything.label.max()) + 1
+        shutil.rmtree(whole)
+        seal(folder, source, labels=labels, left_out=len(bad))
+    index = load_index(place, source)
+    if index is None:
+        raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
+    if former not in (None, index.fingerprint):
+        progress.warn(
+            f"the data have another fingerprint than before ({former[:12]}): caches made from them then will be refused"
+        )
+    return Checked(index, tuple(bad))
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """Images of one shard, front to back."""
+
+    shard: str
+    offset: Int64[np.ndarray, " b"]
+    length: Int64[np.ndarray, " b"]
+
+
+def _decode_all(
+    index: Index, fault: Fault, workers: int, progress: Progress
+) -> tuple[UInt32[np.ndarray, " n"], dict[int, BadSample]]:
+    """The checksum of each row's bytes, and row -> what is bad."""
+    rows = list(_rows_of_pieces(index))
+    pieces = [_Piece(index.shards[index.shard[part[0]]], index.offset[part], index.length[part]) for part in rows]
+    crc, bad = np.zeros(len(index), CRC), {}
+    with progress.task("checking", total=len(index)) as task:
+        checked = in_processes(partial(_check_piece, fault=fault), pieces, workers, "checking", progress)
+        for part, piece, (sums, faults) in zip(rows, pieces, checked, strict=True):
+            crc[part] = sums
+            for at, reason in faults.items():
+                row = int(part[at])
+                bad[row] = BadSample(index.key(row), piece.shard, int(piece.offset[at]), reason)
+            task.advance(len(part), bad=float(len(bad)))
+    return crc, bad
+
+
+def _rows_of_pieces(index: Index) -> Iterator[Int64[np.ndarray, " b"]]:
+    order = np.lexsort((index.offset, index.shard))
+    for run in np.split(order, np.flatnonzero(np.diff(index.shard[order])) + 1):
+        yield from (run[low : low + _IMAGES_A_PIECE] for low in range(0, len(run), _IMAGES_A_PIECE))
+
+
+def _check_piece(piece: _Piece, fault: Fault) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
+    sums, faults = np.zeros(len(piece.offset), CRC), {}
+    try:
+        with open(piece.shard, "rb") as stream:
+            for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
+                data = os.pread(stream.fileno(), length, offset)
+                sums[at] = google_crc32c.value(data)
+                reason = fault(data)
+                if reason is not None:
+                    faults[at] = reason
+    except OSError as error:
+        raise DataError(
+            f"The shard {piece.shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
+        ) from error
+    return sums, faults

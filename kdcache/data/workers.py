@@ -1,0 +1,35 @@
+"""Sharing work among processes, where work is mostly Python's own and threads would wait for one another."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from kdcache.progress import Progress
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_processes(
+    function: Callable[[T], R], items: Sequence[T], workers: int, doing: str, progress: Progress
+) -> Iterator[R]:
+    """`function` of each item, in order, by as many as `workers` processes; by this one where it takes only one.
+
+    Where processes cannot be started the work goes on here, and a warning calls it by the word `doing`. An error of
+    `function` is raised in its item's place.
+    """
+    done = 0
+    workers = min(workers, len(items))
+    if workers > 1:
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        try:
+            for result in pool.map(function, items):
+                yield result
+                done += 1
+        except BrokenProcessPool:
+            progress.warn(f"worker processes cannot run here; {doing} goes on in this process")
+        finally:
+            pool.shutdown(cancel_futures=True)
+    yield from map(function, items[done:])

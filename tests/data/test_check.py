@@ -1,0 +1,193 @@
+"""Checking every image: what is bad is found all at once, named, and left out if asked; the rest has a checksum."""
+
+import io
+import os
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdcache.data.check import check_index
+from kdcache.data.columns import META
+from kdcache.data.index import open_index
+from kdcache.data.shards import SampleReader
+from kdcache.errors import BadSamplesError, DataError
+from kdcache.jobs.check import check
+from kdcache.render.encoded import fault
+from support.command_line import kdcache
+from support.indexing import Listener, builds
+from support.shards import Sample, make_samples, write_set, write_tar
+
+IMAGES = 300  # of which a shard holds more than a process takes at once
+BAD = {7: "no header", 131: "stop before the end marker", 290: "checksum of a PNG chunk"}
+
+
+def damaged(sample: Sample, number: int) -> Sample:
+    """One that has no header, one whose data stop early, one that is damaged behind a sound header."""
+    if number == 7:
+        return sample._replace(data=b"<html>404</html>")
+    if number == 131:
+        return sample._replace(data=sample.data[: len(sample.data) // 2])
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(sample.data)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[len(data) // 2] ^= 1
+    return sample._replace(data=bytes(data), ext="png")
+
+
+def samples() -> list[Sample]:
+    made = make_samples(IMAGES, (40, 48))
+    return [damaged(sample, number) if number in BAD else sample for number, sample in enumerate(made)]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards, each with a bad image of another kind."""
+    return write_set(tmp_path / "set", samples(), shards=3)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return write_set(tmp_path / "whole", make_samples(20, (8, 12)), shards=2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_all_bad_samples_are_found_at_once_with_key_shard_offset_and_reason(shards: Path, workers: int) -> None:
+    with pytest.raises(BadSamplesError, match=r"3 of 300 samples are bad; .* --drop-bad") as caught:
+        check_index(shards, fault, workers=workers)
+    assert caught.value.exit_code == 3
+    for line, (number, reason) in zip(caught.value.samples, BAD.items(), strict=True):
+        shard = shards / f"shard-{number // 100:06d}.tar"
+        offset = shard.read_bytes().index(samples()[number].data)
+        assert line.startswith(f"img-{number:05d} in {shard} at byte {offset}: ")
+        assert reason in line
+
+
+def test_without_leave_to_drop_them_everything_stays_as_it_was(shards: Path) -> None:
+    before = sorted(shards.iterdir())
+    with pytest.raises(BadSamplesError):
+        check(str(shards))
+    assert [path for path in sorted(shards.iterdir()) if ".lock" not in path.name] == before
+
+
+def test_dropped_samples_are_out_of_the_index_and_it_is_used_from_then_on(shards: Path, tmp_path: Path) -> None:
+    checked = check(str(shards), drop_bad=True)
+    assert [sample.key for sample in checked.bad] == [f"img-{number:05d}" for number in BAD]
+    assert builds(shards) == 0
+    index = open_index(shards)
+    assert (len(index), index.left_out) == (IMAGES - 3, 3)
+    good = [sample for number, sample in enumerate(samples()) if number not in BAD]
+    assert index.fingerprint == open_index(write_set(tmp_path / "good", good, shards=1)).fingerprint
+    assert {index.key(i) for i in range(len(index))} == {sample.key for sample in good}
+
+
+def test_each_image_has_the_checksum_of_its_bytes(shards: Path) -> None:
+    index = check(str(shards), drop_bad=True).index
+    content = {sample.key: sample.data for sample in samples()}
+    assert index.crc is not None
+    assert [google_crc32c.value(content[index.key(i)]) for i in range(len(index))] == index.crc.tolist()
+    assert len(set(index.crc.tolist())) == len(index)
+
+
+def test_whole_data_get_checksums_and_keep_their_fingerprint(whole: Path) -> None:
+    before = open_index(whole)
+    listener = Listener()
+    checked = check(str(whole), progress=listener)
+    assert checked.bad == ()
+    assert checked.index.fingerprint == before.fingerprint
+    assert checked.index.num_classes == before.num_classes
+    assert (before.crc is None, checked.index.crc is None) == (True, False)
+    assert not listener.warnings
+
+
+def test_a_new_fingerprint_is_warned_of(whole: Path) -> None:
+    before = check(str(whole)).index.fingerprint
+    write_tar(whole / "shard-000009.tar", make_samples(21, (8, 12))[20:])
+    listener = Listener()
+    check(str(whole), progress=listener)
+    assert before[:12] in listener.warnings[0]
+    assert "caches" in listener.warnings[0]
+
+
+def test_when_the_shards_change_the_check_must_be_repeated(whole: Path) -> None:
+    check(str(whole))
+    write_tar(whole / "shard-000009.tar", make_samples(21, (8, 12))[20:])
+    listener = Listener()
+    index = open_index(whole, progress=listener)
+    assert index.crc is None
+    assert len(listener.warnings) == 1
+    assert "--check` again" in listener.warnings[0]
+    assert open_index(whole, progress=(again := Listener())).crc is None
+    assert not again.warnings
+
+
+def test_unlabelled_samples_are_checked_too(tmp_path: Path) -> None:
+    data = write_set(tmp_path, make_samples(4, (8, 12), labelled=False), shards=1)
+    with pytest.raises(DataError, match="--unlabelled"):
+        check(str(data))
+    assert check(str(data), unlabelled=True).index.crc is not None
+    assert open_index(data).crc is not None
+
+
+def test_where_no_image_is_whole_nothing_is_made(tmp_path: Path) -> None:
+    broken = [sample._replace(data=sample.data[:-40]) for sample in make_samples(2, (8, 12))]
+    no_header = [sample._replace(data=b"") for sample in make_samples(4, (8, 12))[2:]]
+    for number, bad in enumerate(([*broken, *no_header], no_header)):
+        data = write_set(tmp_path / str(number), bad, shards=1)
+        with pytest.raises(BadSamplesError, match=f"{len(bad)} of {len(bad)}"):
+            check(str(data))
+        with pytest.raises(DataError, match=rf"None of the {len(bad)} images.*img-0000"):
+            check(str(data), drop_bad=True)
+        assert not (data / "kdcache-index").exists()
+
+
+def test_a_broken_header_is_an_error_that_names_the_check(shards: Path) -> None:
+    with pytest.raises(DataError, match=r"img-00007.*kdcache index DATA --check"):
+        open_index(shards)
+
+
+def test_a_checked_image_whose_bytes_change_is_found_when_it_is_read(whole: Path) -> None:
+    index = check(str(whole)).index
+    sample = 5
+    shard = Path(index.shards[index.shard[sample]])
+    stat = shard.stat()
+    content = bytearray(shard.read_bytes())
+    content[index.offset[sample] + index.length[sample] // 2] ^= 1
+    shard.write_bytes(content)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with SampleReader(open_index(whole)) as reader:
+        assert len(reader.read(np.array([4]))) == 1
+        with pytest.raises(DataError, match="are not those that were checked") as caught:
+            reader.read(np.array([4, sample]))
+    assert index.describe(sample) in str(caught.value)
+
+
+def test_an_index_without_its_checksums_is_built_again(whole: Path) -> None:
+    index = check(str(whole)).index
+    (index.path / "crc.npy").unlink()
+    assert builds(whole) == 1
+
+
+def test_of_two_places_the_checked_one_is_opened(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, cached = whole / "kdcache-index", whole / "cache"
+    monkeypatch.setattr("kdcache.data.index.index_places", lambda *asked: (beside, cached))
+    monkeypatch.setattr("kdcache.data.check.index_places", lambda *asked: (cached, beside))
+    open_index(whole)
+    check(str(whole))
+    assert (beside / META).exists()
+    assert open_index(whole).path == cached
+
+
+def test_the_command_lists_them_and_exits_with_3_until_they_are_dropped(shards: Path) -> None:
+    found = kdcache("index", shards, "--check")
+    assert found.returncode == 3, found.stderr
+    assert [line.split()[0] for line in found.stdout.splitlines()] == [f"img-{number:05d}" for number in BAD]
+    assert "error: 3 of 300 samples are bad" in found.stderr
+    dropped = kdcache("index", shards, "--drop-bad")
+    assert dropped.returncode == 0, dropped.stderr
+    assert sum(line.startswith("left out img-") for line in dropped.stdout.splitlines()) == 3
+    assert "297 samples, 10 classes, 3 shards\nimages checked, 3 bad ones left out\n" in dropped.stdout
+    again = kdcache("index", shards)
+    assert "images checked, 3 bad ones left out" in again.stdout

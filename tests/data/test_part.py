@@ -1,0 +1,148 @@
+"""A part of a data set: fixed by the keys, nested, usable as DATA."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.data.index import Index, open_index
+from kdcache.data.part import part_of, write_part
+from kdcache.data.shards import SampleReader
+from kdcache.errors import DataError, UsageError
+from kdcache.jobs.check import check
+from support.command_line import kdcache
+from support.shards import make_samples, make_shards, write_tar
+
+fractions = st.floats(0.001, 1)
+labels = st.lists(st.integers(-1, 4), min_size=1, max_size=60).map(lambda values: np.array(values, np.int32))
+
+
+@given(labels, fractions, fractions, st.booleans())
+def test_a_smaller_part_lies_within_a_larger_one(label: np.ndarray, one: float, other: float, stratified: bool) -> None:
+    small, large = (part_of(label, fraction, stratified) for fraction in sorted((one, other)))
+    assert set(small) <= set(large)
+    assert np.all(np.diff(large) > 0)
+
+
+@given(labels, fractions)
+def test_a_stratified_part_has_its_share_of_every_class(label: np.ndarray, fraction: float) -> None:
+    taken = label[part_of(label, fraction, True)]
+    for value in np.unique(label):
+        assert abs((taken == value).sum() - max(1, fraction * (label == value).sum())) <= 0.5
+
+
+@given(labels, fractions)
+def test_a_part_has_its_share_of_all(label: np.ndarray, fraction: float) -> None:
+    assert abs(len(part_of(label, fraction, False)) - max(1, fraction * len(label))) <= 0.5
+
+
+def test_the_whole_is_a_part() -> None:
+    label = np.array([1, 0, 1, 2], np.int32)
+    for stratified in (False, True):
+        assert part_of(label, 1.0, stratified).tolist() == [0, 1, 2, 3]
+
+
+def keys(index: Index) -> set[str]:
+    return {index.key(i) for i in range(len(index))}
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return make_shards(tmp_path / "set", images=60, size=(8, 8), shards=3)
+
+
+def test_a_part_is_opened_as_data_and_reads_the_shards_of_the_whole(whole: Path, tmp_path: Path) -> None:
+    index = open_index(whole)
+    written = write_part(index, 0.25, tmp_path / "deep" / "part", stratified=True)
+    part = open_index(tmp_path / "deep" / "part")
+    assert part.fingerprint == written.fingerprint != index.fingerprint
+    assert np.bincount(part.label).tolist() == [2] * 10
+    assert keys(part) < keys(index)
+    assert np.all(np.diff(part.key_hash) > 0)
+    assert (part.num_classes, part.class_names, part.shards) == (10, index.class_names, index.shards)
+    content = {sample.key: sample.data for sample in make_samples(60, (8, 8))}
+    with SampleReader(part) as reader:
+        assert reader.read(np.arange(len(part))) == [content[part.key(i)] for i in range(len(part))]
+
+
+def test_a_part_does_not_depend_on_the_shards(whole: Path, tmp_path: Path) -> None:
+    other = make_shards(tmp_path / "other", images=60, size=(8, 8), shards=7, shuffle=3)
+    one = write_part(open_index(whole), 0.3, tmp_path / "a")
+    two = write_part(open_index(other), 0.3, tmp_path / "b")
+    assert one.fingerprint == two.fingerprint
+
+
+def test_a_part_of_a_part_is_a_part(whole: Path, tmp_path: Path) -> None:
+    half = write_part(open_index(whole), 0.5, tmp_path / "half")
+    quarter = write_part(half, 0.5, tmp_path / "quarter")
+    assert keys(quarter) == keys(write_part(open_index(whole), 0.25, tmp_path / "other"))
+
+
+def test_the_checksums_of_a_checked_index_are_taken_over(whole: Path, tmp_path: Path) -> None:
+    index = check(str(whole)).index
+    part = write_part(index, 0.5, tmp_path / "part")
+    assert index.crc is not None
+    assert part.crc is not None
+    assert part.crc.tolist() == index.crc[:30].tolist()
+
+
+def test_a_class_without_samples_still_counts(tmp_path: Path) -> None:
+    data = make_shards(tmp_path / "set", images=10, size=(8, 8), shards=1)
+    (data / "classes.json").unlink()
+    part = write_part(open_index(data), 0.1, tmp_path / "part")
+    assert (len(part), part.num_classes) == (1, 10)
+
+
+def test_parts_and_shards_move_together(whole: Path, tmp_path: Path) -> None:
+    part = write_part(open_index(whole), 0.5, whole / "half")
+    whole.rename(tmp_path / "moved")
+    moved = open_index(tmp_path / "moved" / "half")
+    assert moved.fingerprint == part.fingerprint
+    assert all(Path(shard).exists() for shard in moved.shards)
+
+
+def test_a_part_of_shards_that_have_changed_is_refused(whole: Path, tmp_path: Path) -> None:
+    write_part(open_index(whole), 0.5, tmp_path / "part")
+    write_tar(whole / "shard-000001.tar", make_samples(1, (8, 8)))
+    with pytest.raises(DataError, match=r"have changed.*--fraction F"):
+        open_index(tmp_path / "part")
+
+
+def test_a_part_may_be_made_again_but_nothing_else_is_replaced(whole: Path, tmp_path: Path) -> None:
+    index = open_index(whole)
+    write_part(index, 0.5, tmp_path / "part")
+    assert len(write_part(index, 0.25, tmp_path / "part")) == 15
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    for taken in (tmp_path / "mine", whole, index.path, whole / "shard-000000.tar"):
+        with pytest.raises(UsageError, match="is no part of a data set"):
+            write_part(index, 0.25, taken)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_lies_between_0_and_1(whole: Path, tmp_path: Path, fraction: float) -> None:
+    with pytest.raises(UsageError, match="above 0"):
+        write_part(open_index(whole), fraction, tmp_path / "part")
+
+
+def test_an_index_is_not_taken_for_the_folder_of_shards(whole: Path) -> None:
+    with pytest.raises(DataError, match="Name the folder of the shards"):
+        open_index(open_index(whole).path)
+
+
+def test_the_command_makes_a_part(whole: Path, tmp_path: Path) -> None:
+    done = kdcache("index", whole, "--fraction", "0.2", "--stratified", "--out", tmp_path / "part")
+    assert done.returncode == 0, done.stderr
+    assert "20 samples, 10 classes, 3 shards" not in done.stdout
+    assert "10 samples, 10 classes, 3 shards" in done.stdout
+    assert kdcache("index", tmp_path / "part").stdout == done.stdout
+    for wrong in (
+        ("--fraction", "0.2"),
+        ("--out", "x"),
+        ("--stratified",),
+        ("--fraction", "1", "--out", "x", "--check"),
+    ):
+        assert kdcache("index", whole, *wrong).returncode == 2
