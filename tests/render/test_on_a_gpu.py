@@ -1,21 +1,40 @@
-"""The same contract with pixels on a GPU, where there is one: they are rendered on the CPU and copied.
-
-What is decoded on the GPU differs from Pillow's by rounding, which `benchmarks/gpu_checks.py` measures.
-"""
+"""The same contract with pixels on a GPU, where there is one: rendered there, or on the CPU and copied."""
 
 import pytest
 import torch
 
-from support.renderer_contract import RendererContract
+from support.images import encode, photograph
+from support.renderer_contract import RendererContract, request
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
-class TestDaliForAGpu(RendererContract):
+class OnAGpu(RendererContract):
+    device = "cuda:0"
+
+    def test_the_host_waits_for_nothing_that_the_gpu_has_yet_to_do(self) -> None:
+        """Pixels are handed over while the GPU is still busy with what was asked of it before."""
+        one = request([encode(photograph(), "JPEG")] * 8, [(0, 0, 300, 300)] * 8)
+        done = torch.cuda.Event()
+        with self.open() as renderer:
+            wanted = self.rendered(renderer, one)
+            torch.cuda.synchronize()
+            torch.cuda._sleep(10**10)  # cycles: some seconds
+            done.record()
+            pixels = self.rendered(renderer, one)
+            assert not done.query(), "rendering waited for the GPU"
+            assert torch.equal(pixels, wanted)
+
+
+class TestDaliDecodingOnTheGpu(OnAGpu):
     name = "dali"
-    device = "cuda:0"
+    decode = "gpu"
+    decoding_error = 0.5
 
 
-class TestPillowForAGpu(RendererContract):
+class TestDaliDecodingOnTheCpu(OnAGpu):
+    name = "dali"
+
+
+class TestPillow(OnAGpu):
     name = "pillow"
-    device = "cuda:0"

@@ -1,0 +1,90 @@
+"""The batched kernels on a device against Pillow's operations, and mixing and erasing against the CPU's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from checks.report import Line, Setting, Table, cause
+from kdcache.views.augment import Augmenter
+from kdcache.views.kernels import batched
+from kdcache.views.mix import mix
+from kdcache.views.plan import Plan, make_plan
+from kdcache.views.policies import NAMED
+from kdcache.views.policy import ERASE_MODES, Policy
+from support.kernel_checks import (
+    CUBIC_OR_NOT,
+    check_erase,
+    check_noise,
+    check_operation,
+    check_random_operations,
+    check_shift,
+)
+from support.photographs import FILL, batch_as_timm_does, photographs
+
+
+def augmenting(setting: Setting) -> Table:
+    """Every value must be the same."""
+    device, size = setting.device, setting.size
+    lines = [
+        held(f"{op.name.lower()}{', bicubic' if cubic else ''}", check_operation, device, op, cubic, size, 2)
+        for op, cubic in CUBIC_OR_NOT
+    ]
+    lines += [
+        held("four random operations in a row", check_random_operations, device),
+        held("shift", check_shift, device),
+        held("noise", check_noise, device),
+        *(held(f"erase: {mode}", check_erase, device, mode) for mode in ERASE_MODES),
+        held("mixup and cutmix", check_mix, device, size),
+        *(held(f"policy {name}, mixed", check_policy, device, name, size) for name in ("a2", "b", "three-augment")),
+    ]
+    return Table("Augmenting and mixing on the device against the CPU", ("what", "every value is"), lines)
+
+
+def held(what: str, check: Callable[..., None], *arguments: object) -> Line:
+    """One check as a line: its message where it fails."""
+    try:
+        check(*arguments)
+    except Exception as error:
+        return Line((what, cause(error)), False)
+    return Line((what, "the same"), True)
+
+
+def check_mix(device: torch.device, size: int) -> None:
+    """Bit for bit, on every kind of pair."""
+    pixels = photographs(size).repeat(10, 1, 1, 1)
+    plan = plan_for(replace(NAMED["a2"], mix_prob=0.8), len(pixels))
+    same(mixed(pixels, plan, device), mixed(pixels, plan, torch.device("cpu")))
+
+
+def check_policy(device: torch.device, name: str, size: int) -> None:
+    """A whole policy on identical pixels: operations, erasing and mixing."""
+    pixels = photographs(size).repeat(10, 1, 1, 1)
+    policy = NAMED[name]
+    plan = plan_for(policy, len(pixels))
+    with Augmenter(policy) as augmenter:
+        on_cpu = augmenter.apply(pixels, plan)
+        there = augmenter.apply(pixels.to(device), plan)
+    same(mixed(there, plan, device), mixed(on_cpu, plan, torch.device("cpu")))
+    # On the CPU the augmenter is Pillow itself; the batched kernels' turn comes here.
+    same(batched.operate(pixels.to(device), plan, FILL).cpu(), batch_as_timm_does(pixels, plan))
+
+
+def plan_for(policy: Policy, rows: int) -> Plan:
+    """Rows of view 0 that are photographs of 400 x 400 pixels."""
+    keys = np.random.default_rng(2).integers(0, 1 << 63, rows).astype(np.uint64)
+    sides = np.full(rows, 400)
+    return make_plan(policy, 0, 0, keys, sides, sides)
+
+
+def mixed(pixels: torch.Tensor, plan: Plan, device: torch.device) -> torch.Tensor:
+    """On the device, brought back."""
+    weight, cut = (torch.from_numpy(part).to(device) for part in (plan.weight, plan.cut))
+    return mix(pixels.to(device), weight, cut, 224).cpu()
+
+
+def same(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    apart = (got.double() - wanted.double()).abs()
+    share = (apart > 0).double().mean().item()
+    assert share == 0, f"{share:.2%} of the values differ, by up to {apart.max().item():.3g}"
