@@ -31,7 +31,7 @@ class Augmenter:
         """`threads`: for operations on the CPU; as many as this process has cores unless told."""
         self.policy = policy
         self.threads = threads or cores()
-        red, green, blue = (min(255, round(shade)) for shade in policy.fill)
+        red, green, blue = (round(shade) for shade in policy.fill)
         self._fill = (red, green, blue)
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-augment")
 
@@ -62,10 +62,7 @@ class Augmenter:
             return pixels
         if pixels.device.type == "cpu":
             return self._in_threads(pixels, plan)
-        out = pixels.clone(memory_format=torch.contiguous_format)
-        for column in range(plan.op.shape[1]):
-            batched.operate(out, plan.op[:, column], plan.magnitude[:, column], plan.op_cubic[:, column], self._fill)
-        return out
+        return batched.operate(pixels, plan, self._fill)
 
     def _in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:
         out = torch.empty_like(pixels, memory_format=torch.contiguous_format)

@@ -6,6 +6,9 @@ operation's argument is already what it is applied with. Pixels are 8-bit RGB, a
 
 from enum import IntEnum
 
+Colour = tuple[int, int, int]
+"""Red, green and blue in 0..255."""
+
 
 class Operation(IntEnum):
     """What is done to a picture; the numbers are part of the format.
@@ -46,6 +49,6 @@ class Operation(IntEnum):
     TRANSLATE_Y = 15
     """Along the columns [share of the height; positive moves the picture up]."""
     GAUSSIAN_BLUR = 16
-    """[radius in pixels, as Pillow counts it]"""
+    """Smooth [standard deviation in pixels, which Pillow calls the radius]."""
     HUE = 17
-    """Turn the hue [share of a turn, -0.5 to 0.5]."""
+    """Turn the hue [share of a turn, -0.5 to 0.5, in whole steps of 1/255]."""

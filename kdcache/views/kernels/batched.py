@@ -16,7 +16,8 @@ from kdcache.views.kernels.blur import gaussian_blur, smooth
 from kdcache.views.kernels.hue import turn_hue
 from kdcache.views.kernels.tables import TABLED, blend, by_table, grey
 from kdcache.views.kernels.warp import WARPS, warp
-from kdcache.views.operations import Operation
+from kdcache.views.operations import Colour, Operation
+from kdcache.views.plan import Plan
 from kdcache.views.transfer import to_device
 
 # Intermediate results hold up to 8 bytes a value, several at a time: this bounds them to about half a gigabyte.
@@ -29,7 +30,7 @@ class _Group:
 
     op: UInt8[np.ndarray, "n"]
     magnitude: Float32[np.ndarray, "n"]
-    fill: tuple[int, int, int]
+    fill: Colour
 
     def factor(self, device: torch.device) -> Float32[Tensor, "n 1 1 1"]:
         return to_device(self.magnitude, device)[:, None, None, None]
@@ -38,21 +39,23 @@ class _Group:
 _Kernel = Callable[[Tensor, _Group], Tensor]
 
 
-def operate(
+def operate(pixels: UInt8[Tensor, "b 3 s s"], plan: Plan, fill: Colour) -> UInt8[Tensor, "b 3 s s"]:
+    """The images after the operations of their rows of the plan, one column after the other; `pixels` stays."""
+    out = pixels.clone(memory_format=torch.contiguous_format)
+    for column in range(plan.op.shape[1]):
+        _operate(out, plan.op[:, column], plan.magnitude[:, column], plan.op_cubic[:, column], fill)
+    return out
+
+
+def _operate(
     pixels: UInt8[Tensor, "b 3 s s"],
     op: UInt8[np.ndarray, "b"],
     magnitude: Float32[np.ndarray, "b"],
     cubic: Bool[np.ndarray, "b"],
-    fill: tuple[int, int, int],
+    fill: Colour,
 ) -> None:
-    """Apply to each image its own operation, in place.
-
-    Args:
-        op, magnitude: an `Operation` of each image, and its argument.
-        cubic: whether a warp interpolates bicubically, else bilinearly.
-        fill: what a warp uncovers, red, green and blue in 0..255.
-    """
-    at_once = max(1, _VALUES_AT_ONCE // pixels[0].numel()) if len(pixels) else 1
+    """One operation of each image, in place."""
+    at_once = max(1, _VALUES_AT_ONCE // pixels[0].numel())
     for kernel, rows in _groups(op, cubic):
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]

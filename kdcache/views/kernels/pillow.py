@@ -9,9 +9,7 @@ from PIL import Image
 from timm.data import auto_augment as timm_operations
 from torchvision.transforms import functional as torchvision_operations
 
-from kdcache.views.operations import Operation
-
-Colour = tuple[int, int, int]
+from kdcache.views.operations import Colour, Operation
 
 _Kernel = Callable[[Image.Image, float], Image.Image]
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import Colour, Operation
 from kdcache.views.transfer import to_device
 
 WARPS = (
@@ -28,7 +28,7 @@ def warp(
     op: UInt8[np.ndarray, "n"],
     magnitude: Float32[np.ndarray, "n"],
     cubic: bool,
-    fill: tuple[int, int, int],
+    fill: Colour,
 ) -> UInt8[Tensor, "n 3 s s"]:
     """Each image after its own operation, one of `WARPS`; all interpolate alike.
 

@@ -1,0 +1,66 @@
+"""On the CPU an operation is what timm's own function makes of the picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.views.kernels import pillow
+from kdcache.views.kernels.warp import WARPS
+from kdcache.views.operations import Operation
+from support.photographs import ARGUMENTS, FILL, as_timm_does, photographs, to_picture, to_tensor
+
+
+@pytest.mark.parametrize("op", Operation, ids=lambda op: op.name)
+def test_an_operation_is_timms(op):
+    picture = to_picture(photographs(96)[1])
+    before = to_tensor(picture)
+    for argument in ARGUMENTS[op]:
+        for cubic in (False, True):
+            got = pillow.operate(picture, op, float(argument), cubic, FILL)
+            assert torch.equal(to_tensor(got), to_tensor(as_timm_does(picture, op, argument, cubic)))
+    assert torch.equal(to_tensor(picture), before)
+
+
+@pytest.mark.parametrize("op", WARPS, ids=lambda op: op.name)
+def test_interpolation_and_fill_are_heeded(op):
+    picture = to_picture(photographs(96)[0])
+    argument = 17.0 if op == Operation.ROTATE else 0.23
+    linear, cubic = (pillow.operate(picture, op, argument, cubic, FILL) for cubic in (False, True))
+    assert not torch.equal(to_tensor(linear), to_tensor(cubic))
+    assert (np.asarray(linear) == FILL).all(-1).any()
+
+
+def test_zero_bits_are_black():
+    got = pillow.operate(to_picture(photographs(96)[0]), Operation.POSTERIZE, 0.0, False, FILL)
+    assert not np.asarray(got).any()
+
+
+@pytest.mark.parametrize(("op", "argument"), [(Operation.ROTATE, 30.0), (Operation.TRANSLATE_X, 0.25)])
+def test_positive_arguments_go_where_the_description_says(op, argument):
+    """Counter-clockwise; to the left."""
+    pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    pixels[:, 30:34, 50:54] = 255
+    row, column = to_tensor(pillow.operate(to_picture(pixels), op, argument, False, (0, 0, 0)))[0].nonzero().T
+    if op == Operation.ROTATE:
+        assert row.float().mean() < 26
+    else:
+        assert column.float().mean() == pytest.approx(51.5 - 16)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (3, 5, 5), (3, 96, 96)])
+def test_planes_become_a_picture_and_come_back(shape):
+    planes = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    picture = pillow.from_planes(planes)
+    assert np.array_equal(np.asarray(picture), planes.transpose(1, 2, 0))
+    back = np.zeros_like(planes)
+    pillow.into_planes(picture, back)
+    assert np.array_equal(back, planes)
+
+
+def test_planes_may_lie_anyhow_in_memory():
+    interleaved = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    picture = pillow.from_planes(interleaved.transpose(2, 0, 1))
+    assert np.array_equal(np.asarray(picture), interleaved)
+    back = np.zeros_like(interleaved)
+    pillow.into_planes(picture, back.transpose(2, 0, 1))
+    assert np.array_equal(back, interleaved)
