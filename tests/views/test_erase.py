@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from timm.data.random_erasing import RandomErasing
 
 from kdcache.views.erase import erase
 from kdcache.views.noise import normals, philox
 from kdcache.views.policy import ERASE_MODES, Policy
 from kdcache.views.random import Stream
+from support.distributions import differ
 from support.photographs import photographs
 
 SIZE = 32
@@ -50,17 +50,17 @@ def one_by_one(pixels, boxes, noise, policy):
     return out
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(
     mode=st.sampled_from(ERASE_MODES),
-    size=st.sampled_from([9, 12, 16]),
-    corners=st.lists(st.tuples(*[st.integers(0, 12)] * 4), min_size=3, max_size=9),
+    size=st.sampled_from([6, 8, 11]),
+    corners=st.lists(st.tuples(*[st.integers(0, 8)] * 4), min_size=3, max_size=6),
 )
 def test_boxes_are_painted_pixel_by_pixel(mode, size, corners):
     corners = corners[: len(corners) // 3 * 3]
     boxes = np.array([[min(a, b), min(c, d), max(a, b), max(c, d)] for a, b, c, d in corners], np.int32)
     boxes = boxes.reshape(3, -1, 4)
-    pixels, policy = photographs(size, 3), policy_of(mode, 12)
+    pixels, policy = photographs(size, 3), policy_of(mode, 8)
     got = erase(pixels, boxes, noise_of(3), policy)
     assert torch.equal(got.to(torch.float32), one_by_one(pixels, boxes, noise_of(3), policy))
 
@@ -143,5 +143,5 @@ def test_colours_are_distributed_as_timms(mode):
         assert np.abs(ours).max() < 1e-6
         assert not theirs.any()
         return
-    assert stats.ks_2samp(ours, theirs).pvalue > 1e-3
-    assert stats.ks_2samp(ours + 0.2, theirs).pvalue < 1e-3
+    assert not differ(ours, theirs)
+    assert differ(ours + 0.4, theirs)

@@ -55,6 +55,19 @@ def test_a_pairs_pixels_do_not_depend_on_the_batch():
         assert torch.equal(alone, whole[2 * pair : 2 * pair + 2])
 
 
+def test_pixels_that_a_plan_erased_are_mixed_as_they_are():
+    """They are float32 and may leave 0..255; the input stays whatever its type."""
+    weight = torch.tensor([0.25, 0.75])
+    cut = torch.tensor([[0, 0, 0, 0], [2, 3, 5, 8]], dtype=torch.int32)
+    for pixels in (pixels_of(4), pixels_of(4).to(torch.float32) * 1.5 - 60.25):
+        before = pixels.clone()
+        got = mix(pixels, weight, cut, 8)
+        x = pixels.to(torch.float32)
+        assert torch.equal(got[0], x[0] * 0.25 + x[1] * 0.75)
+        assert torch.equal(got[2, :, 2:5, 3:8], x[3, :, 2:5, 3:8])
+        assert torch.equal(pixels, before)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_pair_is_mixed_as_timm_mixes_it(seed):
     from timm.data.mixup import Mixup
