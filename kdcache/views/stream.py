@@ -1,4 +1,4 @@
-"""From spans to pixels: read, render and mix, ahead of whoever consumes them."""
+"""From rows to pixels: read, render, augment and mix, ahead of whoever consumes them."""
 
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -6,14 +6,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from jaxtyping import Float32
 from torch import Tensor
 
 from kdcache.data.shards import SampleReader
 from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
+from kdcache.views.augment import Augmenter
 from kdcache.views.mix import mix
+from kdcache.views.transfer import to_device
 from kdcache.views.viewset import Picks, Rows, Span, ViewSet
 
 
@@ -54,16 +55,17 @@ def _made(
                 describe=partial(_describe, view_set, rows),
             )
 
-    for pixels in renderer.stream(requests()):
-        rows = asked.popleft()
-        plan = rows.plan
-        mixed = mix(
-            pixels,
-            torch.from_numpy(plan.weight).to(pixels.device),
-            torch.from_numpy(plan.cut).to(pixels.device),
-            view_set.policy.reference_size,
-        )
-        yield Views(rows, mixed)
+    with Augmenter(view_set.policy, renderer.threads) as augmenter:
+        for pixels in renderer.stream(requests()):
+            rows = asked.popleft()
+            plan = rows.plan
+            mixed = mix(
+                augmenter.apply(pixels, plan),
+                to_device(plan.weight, pixels.device),
+                to_device(plan.cut, pixels.device),
+                view_set.policy.reference_size,
+            )
+            yield Views(rows, mixed)
 
 
 def _describe(view_set: ViewSet, rows: Rows, position: int) -> str:

@@ -12,7 +12,7 @@ from kdcache.jobs.train import train
 from kdcache.run.config import read_config
 from support.small_job import MODEL, Heard, dump_request, make_policy, train_request
 
-REPEATING = '{"mixup": 0.2, "cutmix": 1.0, "reference_size": 32, "repeats": 3}'
+REPEATING = '{"auto_augment": "rand-m7-mstd0.5-inc1", "mixup": 0.2, "cutmix": 1.0, "reference_size": 32, "repeats": 3}'
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A view is the same array whatever the batch size, the worker, the process or the shard layout."""
 
+import dataclasses
 import hashlib
 import io
 import subprocess
@@ -18,14 +19,24 @@ from kdcache.views.stream import stream_views
 from kdcache.views.viewset import Span, ViewSet
 from support.small_job import make_data
 
-POLICY = Policy(mixup=0.2, cutmix=1.0, reference_size=32)
+POLICY = Policy(
+    interpolation="random",
+    auto_augment="rand-m9-mstd0.5-inc1",
+    color_jitter=(0.2, 0.2, 0.2, 0.1),
+    color_jitter_prob=0.3,
+    erase_prob=0.3,
+    erase_mode="pixel",
+    mixup=0.2,
+    cutmix=1.0,
+    reference_size=32,
+)
 IMAGES = 389  # odd, and three a shard over 130 shards
 
 
-def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali"):
+def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali", policy=POLICY):
     """All rows of a view: float32 [n, 3, 32, 32], and the labels of both partners."""
     index = open_index(data)
-    view_set = ViewSet(index, POLICY, 5, windows)
+    view_set = ViewSet(index, policy, 5, windows)
     spans = [Span(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
     with (
         open_renderer(renderer, size=32, max_batch=batch, threads=threads) as pixels,
@@ -104,11 +115,15 @@ def test_another_process_makes_the_same_view(two_shardings, expected):
     assert done.stdout.decode().strip() == digest(expected[0])
 
 
-def test_the_geometry_of_both_renderers_is_the_same(two_shardings, expected):
+def test_the_geometry_of_both_renderers_is_the_same(two_shardings):
     many, _, windows = two_shardings
-    pixels, labels = view_of(many, windows, renderer="pillow")
-    assert np.array_equal(labels, expected[1])
-    assert np.abs(pixels - expected[0]).mean() < 0.25
+    # Operations such as Equalize spread a level's difference; what is held here is decoding, cropping and mixing.
+    plain = dataclasses.replace(POLICY, auto_augment="", color_jitter_prob=0.0)
+    (pillow, pillow_labels), (dali, dali_labels) = (
+        view_of(many, windows, renderer=renderer, policy=plain) for renderer in ("pillow", "dali")
+    )
+    assert np.array_equal(pillow_labels, dali_labels)
+    assert np.abs(pillow - dali).mean() < 0.25
 
 
 def test_views_differ_from_each_other(two_shardings, expected):
