@@ -23,7 +23,7 @@ from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, silent
 from kdcache.ranks import Ranks
-from kdcache.render.opening import open_renderer
+from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
 
@@ -126,7 +126,9 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     progress = progress if ranks.first else silent
     device = resolve_device(request.device)
     use_all_cores()
-    resolve_name(request.teacher)  # a wrong name is told before an index of millions is built
+    # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
+    resolve_name(request.teacher)
+    renderer_version(request.renderer, device=device, decode=request.decode)
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set

@@ -22,7 +22,7 @@ from kdcache.jobs.opening import OpenViews, entry_name, new_views, refuse_severa
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
-from kdcache.render.opening import open_renderer
+from kdcache.render.opening import renderer_version
 from kdcache.run.config import RunConfig, ViewsConfig, given_settings, load_config
 from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.recipes import DEFAULT_RECIPE
@@ -140,8 +140,10 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
     refuse_several_processes("train")
     mode = request.mode
     config, asked = _configure(request, mode, device)
+    # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
     for name in filter(None, (config.student.name, request.online_teacher)):
-        resolve_name(name)  # a wrong name is told before an index of millions is built
+        resolve_name(name)
+    renderer_version(request.renderer, device=device, decode=request.decode)
     index = open_index(request.data, progress=progress)
     val = open_index(request.val, progress=progress) if request.val else None
     has_cache = mode != "supervised" and request.cache is not None and Cache.exists(request.cache)
@@ -185,8 +187,6 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
                 "--val out, or distil from a teacher of these labels."
             )
         check_labels(val, num_classes, index.class_names)
-    # Opened once for nothing, so that a renderer that cannot work here is told before anything is written.
-    open_renderer(request.renderer, size=8, max_batch=2, device=device, decode=request.decode).close()
     setup = Setup(
         config=config,
         index=index,

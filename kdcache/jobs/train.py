@@ -21,7 +21,7 @@ from kdcache.jobs.stopping import asked_to_stop
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.progress import Progress, Task, silent
-from kdcache.render.opening import open_renderer
+from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.run.checkpoint import Checkpoints
 from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder
@@ -178,8 +178,7 @@ def _introduce(setup: Setup, progress: Progress) -> None:
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
     if setup.entry is None:
         return
-    with open_renderer(request.renderer, size=8, max_batch=2, device=device, decode=request.decode) as renderer:
-        here = {"renderer": renderer.version}
+    here = {"renderer": renderer_version(request.renderer, device=device, decode=request.decode)}
     warn_of_other_provenance(setup.entry, here, setup.schedule.views, progress)
 
 

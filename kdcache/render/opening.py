@@ -25,6 +25,16 @@ def open_renderer(
     return renderer(size=size, max_batch=max_batch, threads=threads, device=device, decode=decode)
 
 
+def renderer_version(name: str, *, device: torch.device | str = "cpu", decode: str = "auto") -> str:
+    """What a renderer says of itself in `Renderer.version`.
+
+    Opens one for a moment, so it raises what `open_renderer` would raise: a renderer that cannot work here is told
+    before anything else is done.
+    """
+    with open_renderer(name, size=8, max_batch=2, threads=1, device=device, decode=decode) as renderer:
+        return renderer.version
+
+
 def _renderer_class(name: str) -> type[Renderer]:
     """Only the renderer that was asked for is imported: DALI exists on Linux alone."""
     match name:

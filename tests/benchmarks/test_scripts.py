@@ -1,0 +1,95 @@
+"""The benchmark scripts run, and a check that fails is seen."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def script(project_root: Path, monkeypatch: pytest.MonkeyPatch):
+    """Imports a script of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(project_root / "benchmarks"))
+
+    def load(name: str, *arguments: str) -> ModuleType:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_the_gpu_checks_run_dry_on_a_cpu(project_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/gpu_checks.py", "--device", "cpu", "--tiny"],
+        cwd=project_root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for subject in ("contract", "Decoded on the CPU by DALI", "Augmenting and mixing", "Speed"):
+        assert f"{subject}" in done.stdout
+    assert done.stdout.count("| yes |") > 40
+    assert "**no**" not in done.stdout
+    assert done.stdout.endswith("Every check holds.\n")
+
+
+def test_without_a_gpu_the_gpu_checks_say_so_and_fail(
+    script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert script("gpu_checks").main() == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("No GPU can be used")
+    assert not said.out
+
+
+def test_a_check_that_fails_or_breaks_off_is_named_and_the_others_are_made(
+    script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu_checks = script("gpu_checks", "--device", "cpu", "--tiny")
+    report = importlib.import_module("checks.report")
+
+    def wrong(setting: object) -> object:
+        lines = [report.Line(("warm", "1"), True), report.Line(("cold", "0"), False), report.Line(("seen", "2"))]
+        return report.Table("Wrong", ("what", "how"), lines)
+
+    def broken(setting: object) -> object:
+        raise RuntimeError("the device | is\ngone")
+
+    monkeypatch.setattr(gpu_checks, "CHECKS", {"broken": broken, "wrong": wrong})
+    assert gpu_checks.main() == 1
+    said = capsys.readouterr().out
+    assert "| all of it | RuntimeError: the device / is gone | **no** |" in said
+    assert "| warm | 1 | yes |\n| cold | 0 | **no** |\n| seen | 2 |  |" in said
+    assert said.endswith("2 checks failed: Broken: all of it; Wrong: cold.\n")
+
+
+def test_a_difference_between_device_and_cpu_is_found(script) -> None:
+    script("gpu_checks")
+    augmenting = importlib.import_module("checks.augmenting")
+
+    def off_by_one() -> None:
+        augmenting.same(torch.tensor([1, 2, 3, 5]), torch.tensor([1, 2, 3, 4]))
+
+    line = augmenting.held("something", off_by_one)
+    assert line.holds is False
+    assert "25.00% of the values differ, by up to 1" in line.cells[1]
+
+
+def test_the_pixels_table_has_a_row_for_each_filter(script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from support.images import encode, photograph
+
+    (tmp_path / "photo.jpg").write_bytes(encode(photograph("coffee"), "JPEG"))
+    (tmp_path / "notes.txt").write_text("no picture")
+    script("pixels", str(tmp_path), "--crops", "2", "--size", "64").main()
+    _, rule, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[1:3] for row in rows] == [["bilinear", "2"], ["bicubic", "2"]]
+    for row in rows:
+        assert row.count("|") == rule.count("|")
+        assert 0 < float(row.split(" | ")[3]) < 0.3
+        assert "photo.jpg" in row
