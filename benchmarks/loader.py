@@ -1,0 +1,181 @@
+"""Views a second on the CPU: kdcache's whole path beside timm's `create_loader`, same files, same settings, same cores.
+
+    python benchmarks/loader.py [--views N] [--runs N] [--workers N]
+
+Random resized crops of photographs to 224 pixels, flip, RandAugment `rand-m7-mstd0.5-inc1`, mixup 0.1 or cutmix 1.0,
+normalised float32 batches. Each run is a process of its own, the contestants take turns, and what a run takes to start
+is not counted. Prints a Markdown table: the median of the runs, their spread, and how many views a second of CPU time
+made, which other programs on the machine disturb less. Needs Linux and scikit-image.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdcache's own commands set it
+
+import numpy as np
+import skimage.data
+import timm.data
+import torch
+from PIL import Image
+
+from kdcache.data.importers.folder import import_folder
+from kdcache.data.index import open_index
+from kdcache.data.shards import SampleReader
+from kdcache.models.network import normalise
+from kdcache.render.opening import open_renderer
+from kdcache.views.policy import Policy
+from kdcache.views.stream import stream_views
+from kdcache.views.viewset import Span, ViewSet
+
+SIZE, BATCH = 224, 128
+RAND_AUGMENT, MIXUP, CUTMIX = "rand-m7-mstd0.5-inc1", 0.1, 1.0
+MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
+PHOTOGRAPHS = ("astronaut", "coffee", "rocket", "immunohistochemistry", "retina", "hubble_deep_field")
+HEIGHT, WIDTH, QUALITY, CLASSES = 375, 500, 90, 8
+WARM_UP = 6  # batches
+
+CONTESTANTS = {
+    "kdcache-dali": "kdcache, DALI",
+    "kdcache-pillow": "kdcache, Pillow",
+    "timm-pair": "timm, mixing in pairs as kdcache",
+    "timm-batch": "timm, one mixing weight a batch (its default)",
+}
+
+
+def write_photographs(folder: Path, images: int) -> None:
+    """Random pieces of scikit-image's photographs, of ImageNet's usual size, as an ImageFolder tree of JPEGs."""
+    rng = np.random.default_rng(0)
+    sources = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
+    for number in range(images):
+        source = sources[number % len(sources)]
+        width = WIDTH * min(source.width / WIDTH, source.height / HEIGHT, rng.uniform(0.9, 1.4))
+        height = width * HEIGHT / WIDTH
+        left, top = rng.uniform(0, source.width - width), rng.uniform(0, source.height - height)
+        box = (left, top, left + width, top + height)
+        piece = source.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC, box=box)
+        path = folder / f"class-{number % CLASSES}" / f"{number:05d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        piece.save(path, "JPEG", quality=QUALITY)
+
+
+def of_kdcache(folder: Path, renderer_name: str, views: int, workers: int) -> Iterator[torch.Tensor]:
+    """Batches of views as a student is fed them."""
+    index = open_index(folder / "shards")
+    policy = Policy(auto_augment=RAND_AUGMENT, mixup=MIXUP, cutmix=CUTMIX)
+    view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
+    rows = len(index) // BATCH * BATCH
+    spans = (Span(row // rows, row % rows, row % rows + BATCH) for row in range(0, views, BATCH))
+    with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
+        for made in stream_views(view_set, reader, it, spans):
+            yield normalise(made.pixels, MEAN, STD)
+
+
+def of_timm(folder: Path, mode: str, views: int, workers: int) -> Iterator[torch.Tensor]:
+    """Batches as timm's training script makes them, with its prefetcher."""
+    images = timm.data.create_dataset("", root=str(folder / "tree"), is_training=True)
+    mixup = timm.data.FastCollateMixup(
+        mixup_alpha=MIXUP, cutmix_alpha=CUTMIX, mode=mode, label_smoothing=0.0, num_classes=CLASSES
+    )
+    loader = timm.data.create_loader(
+        images,
+        input_size=(3, SIZE, SIZE),
+        batch_size=BATCH,
+        is_training=True,
+        auto_augment=RAND_AUGMENT,
+        interpolation="bilinear",
+        mean=MEAN,
+        std=STD,
+        num_workers=workers,
+        collate_fn=mixup,
+        device=torch.device("cpu"),
+        use_multi_epochs_loader=True,  # workers go on from one epoch to the next, as kdcache does
+    )
+    for _ in range(-(-views // (len(loader) * BATCH))):
+        for pixels, _ in loader:
+            yield pixels
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its children so far."""
+    total = 0.0
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for pid in (str(os.getpid()), *children):
+        # Behind the command's name in brackets come the fields from the third on; times are the 14th and 15th.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def measure(batches: Iterable[torch.Tensor], views: int) -> tuple[float, float]:
+    """Views a second, and views a second of CPU time, from the last batch of the warm-up on."""
+    start, cpu, seen, touched = 0.0, 0.0, 0, 0.0
+    for number, batch in enumerate(batches, start=1):
+        assert (batch.shape, batch.dtype) == ((BATCH, 3, SIZE, SIZE), torch.float32)
+        touched += float(batch[-1, 0, 0, 0])
+        if number == WARM_UP:
+            start, cpu = time.perf_counter(), cpu_seconds()
+        elif number > WARM_UP:
+            seen += len(batch)
+        if number * BATCH >= views:
+            return seen / (time.perf_counter() - start), seen / (cpu_seconds() - cpu)
+    raise SystemExit("there were fewer views than asked for")
+
+
+def run(contestant: str, folder: Path, views: int, workers: int) -> None:
+    """One run, in this process: prints its two numbers."""
+    torch.set_num_threads(workers)
+    side, _, kind = contestant.partition("-")
+    batches = (of_kdcache if side == "kdcache" else of_timm)(folder, kind, views, workers)
+    print(*measure(batches, views))
+    sys.stdout.flush()
+    os._exit(0)  # timm's workers run ahead for ever; they end with their parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512, help="JPEGs in the data set")
+    parser.add_argument("--views", type=int, default=3072, help="of one run, with its warm-up")
+    parser.add_argument("--runs", type=int, default=5, help="of each contestant")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
+    parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS), help="these contestants")
+    parser.add_argument("--run", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.views <= WARM_UP * BATCH or asked.images < BATCH:
+        parser.error(f"a run needs more than {WARM_UP * BATCH} views, of at least {BATCH} images")
+    if asked.run:
+        run(asked.run[0], Path(asked.run[1]), asked.views, asked.workers)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_photographs(folder / "tree", asked.images)
+        import_folder(folder / "tree", folder / "shards")
+        sizes = [path.stat().st_size for path in (folder / "tree").rglob("*.jpg")]
+        print(f"{asked.images} JPEGs of {WIDTH} x {HEIGHT}, {statistics.mean(sizes) / 1000:.0f} kB each; ", end="")
+        print(f"{asked.workers} workers; Pillow {Image.__version__}, timm {timm.__version__}", flush=True)
+        results: dict[str, list[tuple[float, float]]] = {name: [] for name in asked.only}
+        for _ in range(asked.runs):
+            for name in asked.only:
+                command = [sys.executable, __file__, "--run", name, temporary]
+                command += ["--views", str(asked.views), "--workers", str(asked.workers)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                wall, cpu = map(float, done.stdout.split()[-2:])
+                results[name].append((wall, cpu))
+    rivals = [statistics.median(wall for wall, _ in runs) for name, runs in results.items() if name.startswith("timm")]
+    print("\n| loader | views/s | least to most | views/CPU s | against the fastest timm |\n|---|---:|---:|---:|---:|")
+    for name, runs in results.items():
+        walls = [wall for wall, _ in runs]
+        wall, cpu = statistics.median(walls), statistics.median(cpu for _, cpu in runs)
+        ratio = f"{wall / max(rivals):.2f}" if rivals else ""
+        spread = f"{min(walls):.0f} to {max(walls):.0f}"
+        print(f"| {CONTESTANTS[name]} | {wall:.0f} | {spread} | {cpu:.0f} | {ratio} |")
+
+
+if __name__ == "__main__":
+    main()
