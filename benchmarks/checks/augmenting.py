@@ -13,6 +13,7 @@ from kdcache.views.mix import mix
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policies import NAMED
 from kdcache.views.policy import ERASE_MODES, Policy
+from kdcache.views.transfer import to_device
 from support.kernel_checks import (
     CUBIC_OR_NOT,
     check_erase,
@@ -80,7 +81,7 @@ def plan_for(policy: Policy, rows: int) -> Plan:
 
 def mixed(pixels: torch.Tensor, plan: Plan, device: torch.device) -> torch.Tensor:
     """On the device, brought back."""
-    weight, cut = (torch.from_numpy(part).to(device) for part in (plan.weight, plan.cut))
+    weight, cut = (to_device(part, device) for part in (plan.weight, plan.cut))
     return mix(pixels.to(device), weight, cut, 224).cpu()
 
 

@@ -24,6 +24,7 @@ from kdcache.views.augment import Augmenter
 from kdcache.views.mix import mix
 from kdcache.views.policies import NAMED
 from kdcache.views.stream import stream_views
+from kdcache.views.transfer import to_device
 from kdcache.views.viewset import Span, ViewSet
 from support.images import PHOTOGRAPHS, photograph
 
@@ -170,7 +171,7 @@ def augmenting_seconds(setting: Setting, view_set: ViewSet, reader: SampleReader
             pixels = renderer.render(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip)
             synchronise(setting)
             start = time.perf_counter()
-            weight, cut = (torch.from_numpy(part).to(setting.device) for part in (plan.weight, plan.cut))
+            weight, cut = (to_device(part, setting.device) for part in (plan.weight, plan.cut))
             mix(augmenter.apply(pixels, plan), weight, cut, view_set.policy.reference_size)
             synchronise(setting)
             seconds.append(time.perf_counter() - start)
