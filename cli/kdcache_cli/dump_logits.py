@@ -77,7 +77,7 @@ def dump_logits(
             "--policy",
             metavar="NAME_OR_FILE",
             help="How views are drawn: a name from `kdcache policies`, or a JSON or YAML file.",
-            show_default="the cache's, or crop-mix for a new cache",
+            show_default="the cache's, or a2 for a new cache",
         ),
     ] = None,
     seed: Annotated[

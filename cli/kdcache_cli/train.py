@@ -42,7 +42,7 @@ def train(
             "--recipe",
             metavar="NAME",
             help="A named training configuration from `kdcache recipes`, or a YAML file of one.",
-            show_default="default",
+            show_default="a2",
         ),
     ] = None,
     config: Annotated[

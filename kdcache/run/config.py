@@ -46,7 +46,7 @@ class ViewsConfig:
             the cache, or one for each epoch.
     """
 
-    policy: str | Mapping[str, Any] = "crop-mix"
+    policy: str | Mapping[str, Any] = "a2"
     seed: int = 0
     count: int | None = None
 

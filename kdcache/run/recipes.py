@@ -11,7 +11,7 @@ import yaml
 
 from kdcache.errors import ConfigError
 
-DEFAULT_RECIPE = "default"
+DEFAULT_RECIPE = "a2"
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ _POLICIES = (
 NAMED: dict[str, Policy] = {name: policy for name, policy, _ in _POLICIES}
 ORIGIN: dict[str, str] = {name: origin for name, _, origin in _POLICIES}
 
-DEFAULT = "crop-mix"
+DEFAULT = "a2"
 
 
 def describe_policy(policy: Policy, seed: int) -> str:

@@ -17,7 +17,7 @@ RECIPES = [recipe.name for recipe in list_recipes()]
 def test_every_recipe_is_a_whole_configuration(name):
     config = load_config(name)
     assert config.recipe == name
-    assert load_policy(config.views.policy).mixes == (name == "default")
+    assert load_policy(config.views.policy).mixes == (name in ("a1", "a2", "b"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -30,7 +30,7 @@ def test_every_recipe_says_where_it_comes_from_and_what_to_expect(name, project_
         "Cost:",
         "Command:",
         "Expected:",
-        f"--recipe {name}" if name != "default" else "train",
+        f"--recipe {name}",
     ):
         assert word in header
 
@@ -41,8 +41,8 @@ def test_recipes_are_listed_with_their_titles():
     assert titles["fashion-mnist"].startswith("Fashion-MNIST at 32 pixels")
 
 
-def test_the_default_recipe_is_a2_as_the_papers_code_has_it():
-    config = load_config("default")
+def test_a2_is_as_the_papers_code_has_it():
+    config = load_config("a2")
     assert (config.optimizer.name, config.optimizer.lr, config.optimizer.lr_batch_size) == (
         "lamb",
         5e-3,
@@ -58,7 +58,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest():
 
 
 def test_a_recipe_can_be_a_file(tmp_path):
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("default"), "batch_size": 64}))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("a2"), "batch_size": 64}))
     assert load_config(str(tmp_path / "own.yaml")).batch_size == 64
 
 
@@ -66,7 +66,7 @@ def test_later_settings_win(tmp_path):
     file = tmp_path / "more.yaml"
     file.write_text("optimizer: {lr: 0.1, weight_decay: 0.5}\nbatch_size: 64\nseed: 1\n")
     config = load_config(
-        "default",
+        "a2",
         file=file,
         options={"batch_size": 32, "student.name": "resnet18"},
         assignments=["seed=3", "seed=4"],
@@ -78,7 +78,7 @@ def test_later_settings_win(tmp_path):
 
 def test_assigned_values_are_yaml():
     config = load_config(
-        "default",
+        "a2",
         assignments=[
             "optimizer.lr=5e-4",
             "optimizer.betas=[0.9, 0.95]",
@@ -127,14 +127,14 @@ def test_assigned_values_are_yaml():
 )
 def test_wrong_settings_are_refused_by_name(assignment, said):
     with pytest.raises(ConfigError, match=said):
-        load_config("default", assignments=[assignment])
+        load_config("a2", assignments=[assignment])
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "seed: !!python/object/apply:int ['3']"])
 def test_files_that_are_no_settings_are_refused(tmp_path, content):
     (tmp_path / "bad.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
-        load_config("default", file=tmp_path / "bad.yaml")
+        load_config("a2", file=tmp_path / "bad.yaml")
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(str(tmp_path / "bad.yaml"))
 
@@ -176,7 +176,7 @@ def test_the_learning_rate_follows_the_batch_as_in_timm(name, scaling, factor):
 
 
 def test_resolving_the_learning_rate_does_not_change_the_training():
-    config = load_config("default", assignments=["batch_size=512"])
+    config = load_config("a2", assignments=["batch_size=512"])
     resolved = config.with_lr_resolved()
     assert resolved.optimizer.lr == resolved.optimizer.lr_at(512) == config.optimizer.lr_at(512) == 2.5e-3
     assert resolved.with_lr_resolved() == resolved
@@ -188,13 +188,13 @@ def test_resolving_the_learning_rate_does_not_change_the_training():
 
 
 def test_differences_name_what_differs_and_both_values():
-    one = load_config("default")
-    other = load_config("default", assignments=["student.kwargs={a: 1}", "seed=4"])
+    one = load_config("a2")
+    other = load_config("a2", assignments=["student.kwargs={a: 1}", "seed=4"])
     assert differences(one, one) == {}
     assert differences(one, other) == {"student.kwargs.a": (None, 1), "seed": (0, 4)}
 
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        load_config("default").seed = 3  # type: ignore[misc]
-    assert isinstance(load_config("default"), RunConfig)
+        load_config("a2").seed = 3  # type: ignore[misc]
+    assert isinstance(load_config("a2"), RunConfig)
