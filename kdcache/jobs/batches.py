@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float32
@@ -13,6 +13,7 @@ from kdcache.cache.stream import stream_targets
 from kdcache.errors import CorruptError
 from kdcache.jobs.answers import answer, batches_covering, teacher_labels
 from kdcache.jobs.live import LiveTeacher
+from kdcache.ranks import Ranks
 from kdcache.targets.base import Targets
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
@@ -32,13 +33,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Steps:
-    """The rows of each step of a schedule, from `first` on; may be walked through several times."""
+    """This process's rows of each step of a schedule, from `first` on; may be walked through several times."""
 
     schedule: Schedule
     first: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
 
     def __iter__(self) -> Iterator[Picks]:
-        return self.schedule.batches(self.first)
+        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world)
 
 
 def supervised_batches(steps: Steps, open_stream: OpenStream, size: int) -> Generator[Batch, None, None]:
@@ -86,11 +88,12 @@ def live_batches(
 ) -> Generator[Batch, None, None]:
     """Views with answers computed now; where teacher and student want the same picture size, it is rendered once.
 
-    Where each epoch walks through a view of its own the teacher works in its own batches, and its answers wait until
-    the student's rows reach them: they are bit for bit those that `dump-logits` would have stored on this machine.
+    Where one process walks, each epoch, through a view of its own, the teacher works in its own batches, and its
+    answers wait until the student's rows reach them: they are bit for bit those that `dump-logits` would have stored
+    on this machine.
     Otherwise it answers each step's rows, padded to its batch shape, and its last bits can differ.
     """
-    if steps.schedule.walks_in_order:
+    if steps.schedule.walks_in_order and steps.ranks.world == 1:
         return _in_dump_batches(steps, open_stream, size, live, view_set)
     return _in_own_batches(steps, open_stream, size, live)
 

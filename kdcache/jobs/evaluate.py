@@ -22,7 +22,9 @@ from kdcache.models.load import load_model
 from kdcache.models.network import Network
 from kdcache.prefetch import prefetch
 from kdcache.progress import Progress, silent
+from kdcache.ranks import Ranks
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
+from kdcache.run.team import Team
 
 DEFAULT_BATCH = 256
 
@@ -103,21 +105,25 @@ def score(
     device: torch.device,
     precision: str = "fp32",
     batch_size: int = DEFAULT_BATCH,
+    team: Team | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Every sample of `index` once, in the order of the shards; the module is left in the mode it had.
 
-    The last batch is smaller; scores do not depend on the batch but in rounding.
+    The last batch is smaller; scores do not depend on the batch but in rounding. The processes of a team score a
+    share each, and all of them get the whole.
     """
     check_labels(index, network.card.num_classes, network.card.class_names)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
+    ranks = team.ranks if team is not None else Ranks()
+    shared = np.lexsort((index.offset, index.shard))[ranks.rank :: ranks.world]
     was_training = network.module.training
     network.module.eval()
     try:
         with (
             closing(SampleReader(index)) as reader,
-            closing(prefetch(_pictures(network, index, reader, batch_size))) as batches,
+            closing(prefetch(_pictures(network, index, reader, shared, batch_size))) as batches,
             progress.task(f"Evaluate {name}", total=len(index)) as task,
             torch.inference_mode(),
         ):
@@ -130,9 +136,12 @@ def score(
                 ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
                 correct[samples] = ranked[:, 0].cpu().numpy()
                 top5[samples] = ranked.any(dim=1).cpu().numpy()
-                task.advance(len(samples))
+                task.advance(len(samples) * ranks.world)
     finally:
         network.module.train(was_training)
+    if team is not None:
+        loss = team.total(torch.tensor(loss, dtype=torch.float64)).item()
+        correct, top5 = (team.total(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5))
     count = len(index)
     return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
 
@@ -174,7 +183,7 @@ def data_of(index: Index) -> str:
 
 
 def _pictures(
-    network: Network, index: Index, reader: SampleReader, batch_size: int
+    network: Network, index: Index, reader: SampleReader, samples_in_order: Int64[np.ndarray, "n"], batch_size: int
 ) -> Generator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]], None, None]:
     card = network.card
     # use_prefetcher leaves out the normalisation, which follows on the device as in timm's own loader.
@@ -195,9 +204,8 @@ def _pictures(
         except UndecodableError as error:
             raise broken_image(index.describe(sample), error) from error
 
-    in_shard_order = np.lexsort((index.offset, index.shard))
     with ThreadPoolExecutor(cores()) as threads:
-        for start in range(0, len(index), batch_size):
-            samples = in_shard_order[start : start + batch_size]
+        for start in range(0, len(samples_in_order), batch_size):
+            samples = samples_in_order[start : start + batch_size]
             pixels = np.stack(list(threads.map(picture, samples.tolist(), reader.read(samples))))
             yield samples, torch.from_numpy(pixels)

@@ -1,6 +1,5 @@
 """Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
 
-import os
 import re
 from dataclasses import dataclass, replace
 
@@ -12,7 +11,6 @@ from kdcache.cache.layout import default_block_rows
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
-from kdcache.errors import UsageError
 from kdcache.progress import Progress
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.policy import Policy
@@ -20,15 +18,6 @@ from kdcache.views.viewset import ViewSet
 
 DEFAULT_VIEWS = 300
 """Epochs of recipe A2 (Wightman, Touvron, Jegou 2021): one view an epoch."""
-
-
-def refuse_several_processes(command: str) -> None:
-    """Raise under a launcher of several processes: each would do the whole of the work, in the same folder."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"`kdcache {command}` over several processes is not there yet: each would do all of the work, in one "
-            "folder. Start it once, without torchrun."
-        )
 
 
 def entry_name(teacher: str) -> str:

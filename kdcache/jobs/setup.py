@@ -18,7 +18,7 @@ from kdcache.device import resolve_precision
 from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
-from kdcache.jobs.opening import OpenViews, entry_name, new_views, refuse_several_processes, stored_views
+from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
@@ -26,6 +26,7 @@ from kdcache.render.opening import renderer_version
 from kdcache.run.config import RunConfig, ViewsConfig, given_settings, load_config
 from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.recipes import DEFAULT_RECIPE
+from kdcache.run.team import Team
 from kdcache.views.policies import describe_policy, load_policy
 from kdcache.views.policy import Policy
 from kdcache.views.schedule import Schedule
@@ -131,14 +132,13 @@ class Setup:
         return f"{self.live.teacher.name} live" if self.live is not None else "labels alone"
 
 
-def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> Setup:
+def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     """Open everything that `request` names.
 
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    refuse_several_processes("train")
-    mode = request.mode
+    mode, device = request.mode, team.device
     config, asked = _configure(request, mode, device)
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
     for name in filter(None, (config.student.name, request.online_teacher)):
@@ -215,6 +215,11 @@ def prepare(request: TrainRequest, device: torch.device, progress: Progress) -> 
             "kdcache": kdcache.__version__,
         },
     )
+    if config.batch_size % (2 * team.ranks.world):
+        raise UsageError(
+            f"A batch of {config.batch_size} cannot be divided among {team.ranks.world} processes in whole pairs: give "
+            f"a --batch-size that is a multiple of {2 * team.ranks.world}."
+        )
     if setup.steps_per_epoch == 0:
         raise UsageError(
             f"A batch of {config.batch_size} is larger than the {len(index) // 2 * 2:,} paired samples, so an epoch "

@@ -1,19 +1,18 @@
 """`kdcache train`: a student learns from views, from what a teacher said of them, and from labels."""
 
 import math
-import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kdcache.data.shards import SampleReader
-from kdcache.device import resolve_device, use_all_cores
+from kdcache.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.errors import RunError
 from kdcache.jobs.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
+from kdcache.jobs.epoch import Clock, EpochLosses
 from kdcache.jobs.evaluate import Evaluation, score
 from kdcache.jobs.provenance import warn_of_other_provenance
 from kdcache.jobs.setup import Setup, TrainRequest, prepare
@@ -25,7 +24,8 @@ from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.run.checkpoint import Checkpoints
 from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder
-from kdcache.run.metrics import MetricsTable, TensorBoard
+from kdcache.run.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.run.team import Team, join
 from kdcache.run.trainer import Trainer
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Picks, Span
@@ -81,39 +81,41 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         KdcacheError: what does not belong together is refused before the first step.
     """
     device = resolve_device(request.device)
-    use_all_cores()
-    setup = prepare(request, device, progress)
+    with join(device) as team:
+        if team.alone:
+            use_all_cores()
+        else:
+            torch.set_num_threads(share_of_cores())
+        return _train(request, team, progress if team.first else silent, keep_losses)
+
+
+def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: bool) -> TrainReport:
+    setup = prepare(request, team, progress)
     config = setup.config
     network = _student(setup)
     trainer = Trainer(
-        network.module,
-        config,
-        steps_per_epoch=setup.steps_per_epoch,
-        device=device,
-        precision=config.precision,
+        network.module, config, steps_per_epoch=setup.steps_per_epoch, team=team, precision=config.precision
     )
     # Only now, when nothing is left to refuse, does anything change on disk.
     folder = RunFolder(setup.folder)
-    resumed = folder.enter(config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh)
-    _introduce(setup, progress)
-    _warn_of_other_renderer(setup, request, device, progress)
+    resumed = team.first and folder.enter(
+        config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh
+    )
+    resumed = team.any(resumed)
+    _introduce(setup, team, progress)
+    _warn_of_other_renderer(setup, request, team.device, progress)
     checkpoints = Checkpoints(folder.path / "checkpoints", keep=config.keep_checkpoints)
-    epoch = _Epoch(config.objective.parts)
+    epoch = EpochLosses(config.objective.parts)
     checkpoint = checkpoints.latest(progress.warn) if resumed else None
     if checkpoint is not None:
         trainer.load(checkpoint)
         epoch.load(checkpoint.trainer["epoch"])
         progress.say(f"Going on from step {trainer.step:,} of {setup.steps:,} in {folder.path}.")
-    table = MetricsTable(
-        folder.path / "metrics.csv", (*_COLUMNS, *config.objective.parts, *_SCORES), resume_step=trainer.step
-    )
     losses: list[float] = []
     evaluation: Evaluation | None = None
 
     with ExitStack() as stack:
-        board = stack.enter_context(
-            closing(TensorBoard(folder.path / "events", warn=progress.warn, resume_step=trainer.step))
-        )
+        logs = _logs(setup, folder.path, trainer.step, progress, stack) if team.first else ()
         task = stack.enter_context(
             progress.task(
                 f"Train {config.student.name} from {setup.source}",
@@ -122,8 +124,8 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
             )
         )
         stop = stack.enter_context(asked_to_stop())
-        clock = _Clock()
-        for batch in stack.enter_context(closing(_batches(setup, request, device, trainer.step))):
+        clock = Clock()
+        for batch in stack.enter_context(closing(_batches(setup, request, team, trainer.step))):
             rows = batch.views.rows
             step_losses = trainer.take_step(
                 network.normalise(batch.views.pixels),
@@ -133,36 +135,54 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
                 config.objective,
             )
             epoch.add(step_losses)
-            clock.count(len(batch.views.pixels))
+            clock.count(config.batch_size)
             if keep_losses:
                 losses.append(step_losses.total.item())
             _advance(task, config.batch_size, epoch, trainer.step)
             if trainer.step % setup.steps_per_epoch == 0:
                 clock.pause()
-                evaluation = _end_epoch(
-                    setup, network, trainer, epoch, clock, checkpoints, (table, board), device, progress
-                )
+                evaluation = _end_epoch(setup, network, trainer, epoch, clock, checkpoints, logs, team, progress)
                 clock.go_on()
-            if stop() and trainer.step < setup.steps:
-                _save(checkpoints, network, trainer, epoch, score=None)
+            if _shall_stop(stop, trainer.step, team) and trainer.step < setup.steps:
+                _save(checkpoints, network, trainer, epoch, team, score=None)
                 raise KeyboardInterrupt
-    _export(setup, network, trainer, folder.path)
+    if team.first:
+        _export(setup, network, trainer, folder.path)
+    evaluation = evaluation or _evaluate(setup, network, trainer, team, progress)
+    team.wait()
     return TrainReport(
         folder=folder.path,
         epochs=trainer.step // setup.steps_per_epoch,
         steps=trainer.step,
-        loss=_last_loss(table),
+        loss=_last_loss(folder.path / _METRICS),
         images_per_s=clock.images_per_s,
-        evaluation=evaluation or _evaluate(setup, network, trainer, device, progress),
+        evaluation=evaluation,
         losses=tuple(losses),
     )
 
 
+_METRICS = "metrics.csv"
 _COLUMNS = ("epoch", "lr", "images_per_s", "loss")
 _SCORES = ("val_top1", "val_top5", "val_loss")
 
 
-def _introduce(setup: Setup, progress: Progress) -> None:
+def _logs(
+    setup: Setup, folder: Path, step: int, progress: Progress, stack: ExitStack
+) -> tuple[MetricsTable | TensorBoard, ...]:
+    """Where the metrics go; `stack` closes what has to be closed."""
+    table = MetricsTable(folder / _METRICS, (*_COLUMNS, *setup.config.objective.parts, *_SCORES), resume_step=step)
+    board = TensorBoard(folder / "events", warn=progress.warn, resume_step=step)
+    return table, stack.enter_context(closing(board))
+
+
+def _shall_stop(asked: Callable[[], bool], step: int, team: Team) -> bool:
+    """Whether to stop after this step; several processes have to agree, and do so now and then only."""
+    if team.alone:
+        return asked()
+    return step % _STEPS_BETWEEN_READINGS == 0 and team.any(asked())
+
+
+def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
     config = setup.config
     progress.say(
         f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
@@ -171,7 +191,7 @@ def _introduce(setup: Setup, progress: Progress) -> None:
     progress.say(
         f"Recipe {config.recipe}: {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps of "
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
-        f"{config.precision}; into {setup.folder}."
+        f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
     )
 
 
@@ -197,14 +217,12 @@ def _student(setup: Setup) -> Network:
     )
 
 
-def _batches(
-    setup: Setup, request: TrainRequest, device: torch.device, first_step: int
-) -> Generator[Batch, None, None]:
+def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -> Generator[Batch, None, None]:
     """The batches from `first_step` on, from whatever source the setup has."""
     config, view_set = setup.config, setup.opened.view_set
     size = config.student.size
     assert size is not None
-    steps = Steps(setup.schedule, first_step)
+    steps = Steps(setup.schedule, first_step, team.ranks)
     largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
 
     with closing(SampleReader(setup.index)) as reader:
@@ -214,7 +232,7 @@ def _batches(
                 request.renderer,
                 size=pixels,
                 max_batch=largest,
-                device=device,
+                device=team.device,
                 decode=request.decode,
             ) as renderer:
                 yield from stream_views(view_set, reader, renderer, of)
@@ -229,7 +247,7 @@ def _batches(
             yield from batches
 
 
-def _advance(task: Task, images: int, epoch: "_Epoch", step: int) -> None:
+def _advance(task: Task, images: int, epoch: EpochLosses, step: int) -> None:
     if step % _STEPS_BETWEEN_READINGS:
         task.advance(images)
     else:
@@ -240,24 +258,24 @@ def _end_epoch(
     setup: Setup,
     network: Network,
     trainer: Trainer,
-    epoch: "_Epoch",
-    clock: "_Clock",
+    epoch: EpochLosses,
+    clock: Clock,
     checkpoints: Checkpoints,
-    logs: tuple[MetricsTable, TensorBoard],
-    device: torch.device,
+    logs: Sequence[MetricsTable | TensorBoard],
+    team: Team,
     progress: Progress,
 ) -> Evaluation | None:
     """Report, and keep what has been learnt; returns the score, if it was time for one."""
     config = setup.config
     number = trainer.step // setup.steps_per_epoch
-    means = epoch.means()
+    means = epoch.means(team)
     if not math.isfinite(means["loss"]):
         raise RunError(
             f"The loss of epoch {number} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
             f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {checkpoints.folder}."
         )
     due = config.eval_epochs and number % config.eval_epochs == 0 and trainer.step < setup.steps
-    evaluation = _evaluate(setup, network, trainer, device, progress) if due or trainer.step == setup.steps else None
+    evaluation = _evaluate(setup, network, trainer, team, progress) if due or trainer.step == setup.steps else None
     values: dict[str, float | int | None] = {
         "epoch": number,
         "lr": trainer.last_lr,
@@ -270,32 +288,41 @@ def _end_epoch(
         log.append(trainer.step, values)
     epoch.clear()
     if number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
-        _save(checkpoints, network, trainer, epoch, score=evaluation.top1 if evaluation is not None else None)
+        _save(checkpoints, network, trainer, epoch, team, score=evaluation.top1 if evaluation is not None else None)
     return evaluation
 
 
-def _save(checkpoints: Checkpoints, network: Network, trainer: Trainer, epoch: "_Epoch", score: float | None) -> None:
-    checkpoints.save(
-        trainer.step,
-        model=network.module.state_dict(),
-        ema=trainer.ema_state(),
-        trainer={**trainer.state(), "epoch": epoch.state()},
-        metadata=network.card.to_metadata(),
-        score=score,
-    )
+def _save(
+    checkpoints: Checkpoints,
+    network: Network,
+    trainer: Trainer,
+    epoch: EpochLosses,
+    team: Team,
+    score: float | None,
+) -> None:
+    state = {**trainer.state(), "epoch": epoch.state(team)}
+    if team.first:
+        checkpoints.save(
+            trainer.step,
+            model=network.module.state_dict(),
+            ema=trainer.ema_state(),
+            trainer=state,
+            metadata=network.card.to_metadata(),
+            score=score,
+        )
+    team.wait()
 
 
-def _evaluate(
-    setup: Setup, network: Network, trainer: Trainer, device: torch.device, progress: Progress
-) -> Evaluation | None:
+def _evaluate(setup: Setup, network: Network, trainer: Trainer, team: Team, progress: Progress) -> Evaluation | None:
     if setup.val is None:
         return None
     return score(
         Network(trainer.averaged_module(), network.card),
         setup.val,
         name=setup.config.student.name,
-        device=device,
+        device=team.device,
         precision=trainer.precision,
+        team=team,
         progress=progress,
     )
 
@@ -310,68 +337,6 @@ def _export(setup: Setup, network: Network, trainer: Trainer, folder: Path) -> N
     )
 
 
-def _last_loss(table: MetricsTable) -> float | None:
-    rows = table.rows()
+def _last_loss(metrics: Path) -> float | None:
+    rows = read_metrics(metrics)
     return rows[-1]["loss"] if rows else None
-
-
-class _Epoch:
-    """Sums of an epoch's losses, kept on the device until somebody wants to know."""
-
-    def __init__(self, parts: tuple[str, ...]) -> None:
-        self._names = ("loss", *parts)
-        self.clear()
-
-    def clear(self) -> None:
-        self._sums: torch.Tensor | None = None
-        self._steps = 0
-
-    def add(self, losses: Any) -> None:
-        """The losses of one step (`kdcache.objectives.base.Losses`)."""
-        values = torch.stack([losses.total, *losses.parts.values()]).detach().double()
-        self._sums = values if self._sums is None else self._sums.to(values.device) + values
-        self._steps += 1
-
-    def means(self) -> dict[str, float]:
-        """Mean of each loss over the steps so far."""
-        if self._sums is None:
-            return dict.fromkeys(self._names, math.nan)
-        return dict(zip(self._names, (self._sums / self._steps).tolist(), strict=True))
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint in mid-epoch."""
-        return {"steps": self._steps, "sums": [] if self._sums is None else self._sums.tolist()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self._steps = state["steps"]
-        self._sums = torch.tensor(state["sums"], dtype=torch.float64) if state["sums"] else None
-
-
-class _Clock:
-    """Images a second, evaluation and saving left out."""
-
-    def __init__(self) -> None:
-        self._images = self._lap_images = 0
-        self._seconds = self._lap_seconds = 0.0
-        self._since = time.perf_counter()
-
-    def count(self, images: int) -> None:
-        self._images += images
-
-    def pause(self) -> None:
-        self._seconds += time.perf_counter() - self._since
-
-    def go_on(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
-        """Images a second since the last call; to be asked while pausing."""
-        images, seconds = self._images - self._lap_images, self._seconds - self._lap_seconds
-        self._lap_images, self._lap_seconds = self._images, self._seconds
-        return images / max(seconds, 1e-9)
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Over everything between `go_on` and `pause` so far."""
-        return self._images / self._seconds if self._seconds else None

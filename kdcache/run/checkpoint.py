@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, RunError, reason
 from kdcache.run.files import new_folder, replace_file, tidy
+from kdcache.run.team import Team
 from kdcache.run.tree import flatten, stored, unflatten
 
 _FORMAT = 1
@@ -176,19 +177,23 @@ class Checkpoints:
         tidy(self.folder)
 
 
-def torch_random_state() -> dict[str, Any]:
-    """torch's random state, on the CPU and on every GPU, for a trainer's tree."""
-    return {
-        "cpu": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
+def torch_random_state(team: Team) -> list[dict[str, Tensor]]:
+    """torch's random state in each process of the team, on the CPU and on its GPU, for a trainer's tree."""
+    states = {"cpu": torch.get_rng_state()}
+    if team.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(team.device)
+    gathered = {name: team.gather(state) for name, state in states.items()}
+    return [{name: parts[rank] for name, parts in gathered.items()} for rank in range(team.ranks.world)]
 
 
-def restore_torch_random_state(state: Mapping[str, Any]) -> None:
-    """Put torch's random state back to what `torch_random_state` gave."""
+def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], team: Team) -> None:
+    """Put torch's random state back to what `torch_random_state` gave; a process that was not there keeps its own."""
+    if team.ranks.rank >= len(states):
+        return
+    state = states[team.ranks.rank]
     torch.set_rng_state(state["cpu"])
-    for number, device in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(device, number)
+    if "cuda" in state and team.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], team.device)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

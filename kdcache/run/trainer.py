@@ -15,17 +15,18 @@ from kdcache.errors import ConfigError, reason
 from kdcache.objectives.base import Answers, Losses, Objective
 from kdcache.run.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.run.config import RunConfig
+from kdcache.run.team import Team
 
 
 class Trainer:
     """A student and everything that moves it; timm's optimiser, schedule and average, stepped by optimiser steps."""
 
     def __init__(
-        self, module: nn.Module, config: RunConfig, *, steps_per_epoch: int, device: torch.device, precision: str
+        self, module: nn.Module, config: RunConfig, *, steps_per_epoch: int, team: Team, precision: str
     ) -> None:
         """
         Args:
-            module: the student, in training mode; moved to `device`.
+            module: the student, in training mode; moved to the team's device.
             config: resolved.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
 
@@ -33,10 +34,12 @@ class Trainer:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
         """
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
-        self.module = module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._shared = team.share(self.module)
+        self._team = team
         self.step = 0
         self.precision = precision
-        self._device = device
+        self._device = team.device
         self._clip_grad = config.clip_grad
         self._optimizer = _optimizer(self.module, config)
         schedule = config.schedule
@@ -49,9 +52,10 @@ class Trainer:
             t_in_epochs=False,
         )
         self._scheduler.step_update(0)
-        self._scaler = GradScaler(device.type, enabled=precision == "fp16")
+        self._scaler = GradScaler(team.device.type, enabled=precision == "fp16")
         self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
-        torch.manual_seed(config.seed)
+        # Each process draws its own dropout and drop path.
+        torch.manual_seed(config.seed + team.ranks.rank)
 
     @property
     def last_lr(self) -> float:
@@ -75,7 +79,7 @@ class Trainer:
             weight: float32 [b], each row's own share.
         """
         with autocast(self.precision, self._device):
-            logits = self.module(inputs.contiguous(memory_format=torch.channels_last))
+            logits = self._shared(inputs.contiguous(memory_format=torch.channels_last))
         losses = objective(logits.float(), answers, labels.to(self._device), weight.to(self._device))
         self._optimizer.zero_grad()
         self._scaler.scale(losses.total).backward()
@@ -99,11 +103,14 @@ class Trainer:
         return None if self._ema is None else self._ema.module.state_dict()
 
     def state(self) -> dict[str, Any]:
-        """Everything beside weights and average that the next steps depend on, as a tree for a checkpoint."""
+        """Everything beside weights and average that the next steps depend on, as a tree for a checkpoint.
+
+        Every process of the team has to ask.
+        """
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "random": torch_random_state(),
+            "random": torch_random_state(self._team),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -115,7 +122,7 @@ class Trainer:
         self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self._scaler.load_state_dict(checkpoint.trainer["scaler"])
         self._scheduler.step_update(self.step)
-        restore_torch_random_state(checkpoint.trainer["random"])
+        restore_torch_random_state(checkpoint.trainer["random"], self._team)
 
 
 def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:

@@ -61,9 +61,13 @@ class Schedule:
         """Whether every epoch walks through a view of its own, row by row."""
         return self.repeats == 1 and self.epochs <= self.views
 
-    def batches(self, first_step: int = 0) -> Iterator[Picks]:
-        """The rows of each step from `first_step` on."""
+    def batches(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Picks]:
+        """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
+
+        `world` must divide the pairs of a batch.
+        """
         pairs, half = self.samples // 2, self.batch_size // 2
+        mine = np.arange(half * rank // world, half * (rank + 1) // world)
         unit_pairs = max(1, self.block_rows // (2 * UNITS_A_BLOCK))
 
         @lru_cache(maxsize=1)
@@ -74,7 +78,7 @@ class Schedule:
             epoch, place = divmod(step, self.steps_per_epoch)
             visit, part = divmod(epoch, self.repeats)
             cycle, group = divmod(visit, self.views // self.repeats)
-            position = part * pairs + place * half + np.arange(half)
+            position = part * pairs + place * half + mine
             pair = order_of(group, cycle)[position // self.repeats]
             view = group * self.repeats + position % self.repeats
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)

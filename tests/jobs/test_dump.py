@@ -38,7 +38,6 @@ def test_the_cache_holds_the_teachers_own_answers(job):
     network = load_model(MODEL, job.weights)
     module = network.module.eval()
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (network.card.mean, network.card.std))
-    rows = view_set.rows(Span(1, 0, SAMPLES))
     stored = torch.cat(
         [
             entry.read_block(1, block).log_probs(CLASSES)

@@ -93,7 +93,7 @@ def test_a_run_keeps_its_number_of_views_although_the_cache_has_grown(job, tmp_p
 
 def test_views_come_in_whole_groups(job, repeating, tmp_path):
     policy = make_policy(tmp_path / "policy.json", REPEATING)
-    with pytest.raises(UsageError, match="--views is 4.*multiple of 3, such as 3"):
+    with pytest.raises(UsageError, match=r"--views is 4.*multiple of 3, such as 3"):
         dump(dump_request(job.data, tmp_path / "cache", job.weights, policy, views=4))
     with pytest.raises(ConfigError, match=r"views\.count is 4.*multiple of 3"):
         losses_of(job, tmp_path / "run", repeating, 2, overrides=("views.count=4",))

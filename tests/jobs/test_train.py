@@ -367,12 +367,6 @@ def test_no_gpu_where_one_is_asked_for(job, tmp_path):
         train(train_request(job.data, tmp_path / "run", cache=str(job.cache), device="cuda"))
 
 
-def test_several_processes_are_refused(job, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="without torchrun"):
-        train(train_request(job.data, tmp_path / "run", cache=str(job.cache)))
-
-
 def test_fewer_epochs_than_the_recipes_warm_up_are_all_warm_up(job, tmp_path):
     request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2)
     kept = tuple(item for item in request.overrides if "warmup" not in item)

@@ -18,6 +18,7 @@ from kdcache.models.students import create_student
 from kdcache.run.checkpoint import Checkpoints, restore_torch_random_state, torch_random_state
 from kdcache.run.export import export_model
 
+ALONE = Team(Ranks(), torch.device("cpu"))
 OPTIMIZERS = {
     "adamw": {"lr": 1e-2, "weight_decay": 0.1},
     "sgd": {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1},
@@ -67,7 +68,7 @@ class Trainer:
         trainer = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": torch_random_state(),
+            "random": torch_random_state(ALONE),
             "epoch": 1,
         }
         Checkpoints(folder).save(
@@ -80,7 +81,7 @@ class Trainer:
         self.average.module.load_state_dict(checkpoint.ema)
         self.optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self.scheduler.load_state_dict(checkpoint.trainer["scheduler"])
-        restore_torch_random_state(checkpoint.trainer["random"])
+        restore_torch_random_state(checkpoint.trainer["random"], ALONE)
         self.step = checkpoint.step
 
     def state(self):

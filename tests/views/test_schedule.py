@@ -72,7 +72,9 @@ def test_pairs_stay_pairs():
 
 def test_a_view_that_is_seen_again_comes_in_other_batches():
     plan = schedule(samples=2000, views=2, epochs=6, block_rows=512)
-    batches = [{frozenset(shown(plan, epoch)[start : start + 10]) for start in range(0, 1000, 10)} for epoch in (0, 2, 4)]
+    batches = [
+        {frozenset(shown(plan, epoch)[start : start + 10]) for start in range(0, 1000, 10)} for epoch in (0, 2, 4)
+    ]
     assert not batches[0] & batches[1]
     assert not batches[1] & batches[2]
 
@@ -106,6 +108,16 @@ def test_a_step_depends_on_its_number_alone(repeats, epochs):
         for resumed, straight in zip(plan.batches(first), whole[first:], strict=True):
             assert np.array_equal(resumed.row, straight.row)
             assert np.array_equal(resumed.view, straight.view)
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_ranks_share_each_batch_in_equal_parts(world):
+    plan = schedule(samples=130, views=6, repeats=3, epochs=9)
+    shares = [list(plan.batches(0, rank, world)) for rank in range(world)]
+    for whole, *parts in zip(plan.batches(), *shares, strict=True):
+        assert {len(part) for part in parts} == {20 // world}
+        assert np.array_equal(np.concatenate([part.row for part in parts]), whole.row)
+        assert np.array_equal(np.concatenate([part.view for part in parts]), whole.view)
 
 
 def test_units_are_an_eighth_of_a_block():

@@ -1,0 +1,95 @@
+"""Several processes under torchrun train the student that one process trains, and go on where they were killed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdcache.errors import UsageError
+from kdcache.jobs.train import train
+from support.small_job import train_request
+
+EPOCHS = 3
+
+
+def command(job, out, processes, *options):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
+    return [
+        sys.executable, *launcher, "-m", "kdcache_cli", "train",
+        # A student without batch norm: its statistics are each process's own.
+        "--student", "test_vit", "--data", job.data, "--cache", str(job.cache), "--val", job.data, "--out", str(out),
+        "--recipe", "fashion-mnist", "--epochs", str(EPOCHS), "--device", "cpu", "--renderer", "pillow",
+        "--set", "student.size=32", "--set", "batch_size=24", "--set", "optimizer.lr=0.001",
+        "--set", "schedule.warmup_epochs=0", *options,
+    ]  # fmt: skip
+
+
+def run(arguments):
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def student(out):
+    return load_file(out / "export" / "model.safetensors")
+
+
+def metrics(out):
+    return [
+        {name: float(text or "nan") for name, text in row.items()}
+        for row in csv.DictReader((out / "metrics.csv").open())
+    ]
+
+
+def test_two_processes_train_the_student_of_one(job, tmp_path):
+    run(command(job, tmp_path / "one", 0))
+    done = run(command(job, tmp_path / "two", 2))
+    assert "on 2 processes" in done.stderr
+    assert done.stdout.count("The student for timm") == 1, "rank 0 alone reports"
+    one, two = student(tmp_path / "one"), student(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3), "of all processes, not of the first"
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
+        assert ours["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.02)
+
+
+def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
+    options = ("--set", "student.drop_path=0.3")  # each process's random state matters
+    run(command(job, tmp_path / "whole", 2, *options))
+    launched = subprocess.Popen(
+        command(job, tmp_path / "killed", 2, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(launched.pid, signal.SIGKILL)
+    launched.wait()
+    assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
+    run(command(job, tmp_path / "killed", 2, *options))
+    whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_a_batch_that_cannot_be_shared_in_pairs_is_refused(job, tmp_path):
+    done = subprocess.run(
+        command(job, tmp_path / "run", 2, "--set", "batch_size=26"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "multiple of 4" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_contradicts_itself_is_refused(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UsageError, match="torchrun"):
+        train(train_request(job.data, tmp_path / "run", cache=str(job.cache)))
