@@ -59,3 +59,33 @@ def test_a_full_disk_says_so_and_leaves_no_rubbish(tmp_path: Path) -> None:
         assert not list(path.glob(".partial/*"))
         dump(path, FULL, 4, WatchedDisk())
         assert tree(path) == tree(tmp_path / "whole")
+
+
+class Ordered(WatchedDisk):
+    """Looks, when a record gets its name, whether all that it speaks of would survive a power failure."""
+
+    records = 0
+
+    def link(self, source: Path, target: Path) -> None:
+        if "records" in target.parts:
+            self.records += 1
+            teacher = target.parents[2]
+            view, block = target.parent.name, int(target.stem)
+            chunks = [path for path in teacher.glob(f"*/c/{view}/**/{block}") if path.is_file()]
+            assert chunks
+            arrays = {chunk.relative_to(teacher).parts[0] for chunk in chunks}
+            metas = [teacher / name / "zarr.json" for name in arrays]
+            for path in [*chunks, *metas, teacher / "zarr.json", teacher.parents[1] / "zarr.json"]:
+                assert path not in self._unflushed_data
+                assert not {path, *path.parents} & self._unflushed_names, f"{path} could be lost, its record not"
+            assert source not in self._unflushed_data
+        super().link(source, target)
+
+
+@pytest.mark.parametrize("coding", [FULL, TOPK], ids=["full", "topk"])
+def test_a_record_gets_its_name_after_all_that_it_speaks_of_is_flushed(tmp_path: Path, coding: Coding) -> None:
+    disk = Ordered()
+    dump(tmp_path / "cache", coding, 11, disk)
+    assert disk.records == 3
+    left = [path for path in disk._unflushed_names if ".partial" not in path.parts]
+    assert not left, "the last record itself could be lost"
