@@ -2,12 +2,17 @@
 
 from math import inf
 
+import numpy as np
 import pytest
+from timm.data import auto_augment as timm_aa
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from kdcache.errors import ConfigError
+from kdcache.views.levels import SCALES, Direction
 from kdcache.views.operations import Operation
 from kdcache.views.policy import Policy
 from kdcache.views.schemes import parse_scheme
+from support.timm_draws import operation_of
 
 
 def test_sections_are_read_in_any_order():
@@ -31,6 +36,47 @@ def test_a_deviation_above_100_is_a_uniform_level():
 
 def test_no_augmentation_is_no_scheme():
     assert parse_scheme("", 224) is None
+
+
+@pytest.mark.parametrize("name", ["original", "originalr", "v0", "v0r", "3a"])
+def test_sequences_are_timms(name):
+    scheme = parse_scheme(name, 224)
+    ours = [[scheme.steps[position] for position in sequence] for sequence in scheme.sequences]
+    theirs = timm_aa.auto_augment_policy(name)
+    assert [[(step.scale, step.prob, step.level) for step in sequence] for sequence in ours] == [
+        [(SCALES[op.name], op.prob, op.magnitude) for op in sequence] for sequence in theirs
+    ]
+
+
+@pytest.mark.parametrize("section", ["", "inc1", "tweights", "t3a", "t3aw"])
+def test_sets_of_operations_are_timms(section):
+    scheme = parse_scheme(f"rand-n3-p0.8-m6-{section}".rstrip("-"), 224)
+    theirs = timm_aa.rand_augment_transform(f"rand-n3-p0.8-m6-{section}")
+    assert [(step.scale, step.prob, step.level) for step in scheme.steps] == [
+        (SCALES[op.name], op.prob, op.magnitude) for op in theirs.ops
+    ]
+    assert scheme.layers == theirs.num_layers
+    assert (theirs.choice_weights is None) == (scheme.weights == ())
+    if scheme.weights:
+        assert np.array(scheme.weights) / sum(scheme.weights) == pytest.approx(theirs.choice_weights)
+
+
+def test_sequences_of_cifar10_are_torchvisions():
+    scheme = parse_scheme("cifar10", 32)
+    ours = [[scheme.steps[position] for position in sequence] for sequence in scheme.sequences]
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10)
+    space = theirs._augmentation_space(10, (32, 32))
+    assert len(ours) == len(theirs.policies)
+    for sequence, expected in zip(ours, theirs.policies, strict=True):
+        for step, (name, prob, level) in zip(sequence, expected, strict=True):
+            assert (step.scale.operation, step.prob) == (operation_of(name), prob)
+            magnitudes, signed = space[name]
+            assert (step.scale.direction == Direction.EITHER) == signed
+            distance = float(magnitudes[level]) if level is not None else 0.0
+            if name.startswith("Translate"):
+                distance = int(distance) / 32
+            argument = step.scale.span if signed else step.scale.start
+            assert argument == pytest.approx(np.ceil(distance) if name == "Solarize" else distance, rel=1e-6)
 
 
 def test_translations_of_cifar10_are_whole_pixels_at_the_reference_size():
