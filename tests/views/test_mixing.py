@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from timm.data.mixup import Mixup, cutmix_bbox_and_lam
+from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
 
+from kdcache.objectives.labels import soft_labels
 from kdcache.views.policy import Policy
 from support.distributions import counts_differ, differ
 from support.plans import plan_of
@@ -78,6 +80,24 @@ def test_a_wrong_alpha_or_probability_would_show():
         assert differ(plan_of(Policy(**{**right, **wrong}), 2 * pairs).weight, weight), wrong
     swapped = plan_of(Policy(**right, switch_prob=0.53), 2 * pairs).cut
     assert counts_differ(swapped[:, 2] > swapped[:, 0], cut[:, 2] > cut[:, 0])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_are_mixed_by_the_boxs_area_at_the_reference_size_and_smoothed_once(smoothing):
+    classes, size = 10, 224
+    plan = plan_of(Policy(cutmix=1.0, reference_size=size), 64)
+    own = torch.arange(64) * 7 % classes
+    mixed = torch.from_numpy(plan.row_weight() < 1)
+    partner = torch.where(mixed, own.view(-1, 2).flip(1).flatten(), -1)
+    ours = soft_labels(torch.stack([own, partner], dim=1), torch.from_numpy(plan.row_weight()), classes, smoothing)
+
+    top, left, bottom, right = torch.from_numpy(plan.cut).double().T
+    kept = 1 - (bottom - top) * (right - left) / size**2
+    # timm's pairs are first and last, second and last but one, ...
+    as_timm = torch.cat([torch.arange(0, 64, 2), torch.arange(1, 64, 2).flip(0)])
+    theirs = mixup_target(own[as_timm], classes, torch.cat([kept, kept.flip(0)])[:, None], smoothing)
+    torch.testing.assert_close(ours[as_timm].double(), theirs, rtol=1e-5, atol=1e-6)
+    assert mixed.float().mean() > 0.9
 
 
 def timm_pairs(mixup, pairs, size):
