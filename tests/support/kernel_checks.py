@@ -3,6 +3,9 @@
 No operation has a tolerance: every value of every operation is Pillow's, at the borders of a warp too.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -12,10 +15,11 @@ from kdcache.views.kernels import batched
 from kdcache.views.kernels.warp import WARPS
 from kdcache.views.noise import normals, philox
 from kdcache.views.operations import Operation
-from kdcache.views.policy import Policy
+from kdcache.views.policy import ERASE_MODES, Policy
 from support.photographs import (
     ARGUMENTS,
     FILL,
+    NAMES,
     batch_as_timm_does,
     photographs,
     plan_of_operations,
@@ -74,3 +78,19 @@ def check_erase(device: torch.device, mode: str) -> None:
     policy = Policy(erase_mode=mode, reference_size=64)
     there = erase(pixels.to(device), plan.erase, plan.noise, policy).cpu()
     assert torch.equal(there, erase(pixels, plan.erase, plan.noise, policy))
+
+
+CHECKS: dict[str, Callable[[torch.device], None]] = {
+    **{
+        f"{op.name.lower()}{'-cubic' * cubic}-{size}": partial(
+            check_operation, op=op, cubic=cubic, size=size, count=count
+        )
+        for op, cubic in CUBIC_OR_NOT
+        for size, count in ((224, 2), (96, len(NAMES)))
+    },
+    **{f"lists-{seed}": partial(check_random_operations, seed=seed) for seed in range(3)},
+    "shift": check_shift,
+    "noise": check_noise,
+    **{f"erase-{mode}": partial(check_erase, mode=mode) for mode in ERASE_MODES},
+}
+"""All of them by name."""

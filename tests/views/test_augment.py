@@ -10,8 +10,7 @@ from kdcache.views.augment import Augmenter, shift
 from kdcache.views.erase import erase
 from kdcache.views.kernels import batched
 from kdcache.views.operations import Operation
-from kdcache.views.policy import ERASE_MODES, Policy
-from support.kernel_checks import check_erase, check_noise, check_shift
+from kdcache.views.policy import Policy
 from support.photographs import (
     FILL,
     batch_as_timm_does,
@@ -151,14 +150,6 @@ def test_closing_ends_the_threads():
         assert set(threading.enumerate()) - before
     augmenter.close()
     assert not set(threading.enumerate()) - before
-
-
-def test_the_checks_for_a_device_pass_on_the_cpu():
-    cpu = torch.device("cpu")
-    check_shift(cpu)
-    check_noise(cpu)
-    for mode in ERASE_MODES:
-        check_erase(cpu, mode)
 
 
 def test_erasing_is_part_of_it(augmenter):

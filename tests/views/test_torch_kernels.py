@@ -11,7 +11,7 @@ from kdcache.views.kernels import batched
 from kdcache.views.kernels.tables import TABLED
 from kdcache.views.kernels.warp import WARPS
 from kdcache.views.operations import Operation
-from support.kernel_checks import CUBIC_OR_NOT, check_operation, check_random_operations
+from support.kernel_checks import CHECKS, CUBIC_OR_NOT, check_operation
 from support.photographs import (
     ARGUMENTS,
     FILL,
@@ -25,21 +25,15 @@ CPU = torch.device("cpu")
 POINTWISE = (*TABLED, Operation.COLOR, Operation.HUE)
 
 
-@pytest.mark.parametrize(("size", "count"), [(224, 2), (96, 7)])
-@pytest.mark.parametrize(("op", "cubic"), CUBIC_OR_NOT, ids=lambda value: getattr(value, "name", value))
-def test_an_operation_on_photographs_is_timms(op, cubic, size, count):
-    check_operation(CPU, op, cubic, size, count)
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_the_checks_for_a_device_pass_on_the_cpu(check):
+    check(CPU)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_tiny_pictures_too(size):
     for op, cubic in CUBIC_OR_NOT:
         check_operation(CPU, op, cubic, size, 3)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_lists_of_operations_are_timms(seed):
-    check_random_operations(CPU, seed=seed)
 
 
 @settings(max_examples=60)
