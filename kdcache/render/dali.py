@@ -71,7 +71,7 @@ class DaliRenderer(Renderer):
                     break
                 try:
                     pixels = self._land()
-                except RuntimeError as error:
+                except _LostError as error:
                     lost = list(flying)
                     flying.clear()
                     yield from self._find_culprit(lost, error)
@@ -99,7 +99,7 @@ class DaliRenderer(Renderer):
         self._graph.launch(encoded, boxes, request.cubic, request.flips)
 
     def _find_culprit(
-        self, lost: list[RenderRequest], error: RuntimeError
+        self, lost: list[RenderRequest], error: "_LostError"
     ) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         """Render the requests that DALI's failure took along once more, up to the image to blame; always raises."""
         self._graph = self._open_graph()
@@ -109,15 +109,15 @@ class DaliRenderer(Renderer):
             try:
                 self._launch(request)
                 pixels = self._land()
-            except RuntimeError as again:
+            except _LostError as again:
                 raise self._refusal(request, again) from error
             yield pixels
         raise DeviceError(
-            f"DALI failed once and not again on the same images ({_cause(error)}). "
+            f"DALI failed once and not again on the same images ({error}). "
             "Run the same command again; should it come back, use --renderer pillow."
         ) from error
 
-    def _refusal(self, request: RenderRequest, error: RuntimeError) -> KdcacheError:
+    def _refusal(self, request: RenderRequest, error: "_LostError") -> KdcacheError:
         """The error for a request that Pillow renders and DALI does not: it names the image if one is to blame."""
         self._graph = self._open_graph()
         for position, data in enumerate(request.encoded):
@@ -127,20 +127,20 @@ class DaliRenderer(Renderer):
                     RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
                 )
                 self._land()
-            except RuntimeError as alone:
+            except _LostError as alone:
                 self._graph = self._open_graph()
-                reason = f"DALI refuses its data ({_cause(alone)}), though --renderer pillow takes them"
+                reason = f"DALI refuses its data ({alone}), though --renderer pillow takes them"
                 return broken_image(request.describe(position), reason)
         return DeviceError(
-            f"DALI cannot render {len(request)} images at once, though each alone ({_cause(error)}). "
+            f"DALI cannot render {len(request)} images at once, though each alone ({error}). "
             "Use a smaller --batch-size, or --renderer pillow."
         )
 
     def _drain(self, count: int) -> None:
         try:
             for _ in range(0 if self._closed else count):
-                self._land()
-        except RuntimeError:  # of a request that nobody waits for any more
+                self._graph.drop()
+        except _LostError:  # of a request that nobody waits for any more
             self._graph = self._open_graph()
 
     @property
@@ -153,8 +153,12 @@ class DaliRenderer(Renderer):
         del self._graph
 
 
+class _LostError(Exception):
+    """DALI failed, and its whole pipeline with it; the message is what its report says of the reason."""
+
+
 class _Graph:
-    """One DALI pipeline: batches are launched and land in the same order. A RuntimeError means that it is lost."""
+    """One DALI pipeline: batches are launched and land in the same order."""
 
     def __init__(self, size: int, max_batch: int, threads: int, gpu: torch.device | None) -> None:
         """`gpu` is where everything happens, None for the CPU."""
@@ -193,8 +197,7 @@ class _Graph:
             self._feed(pixel, box, no, no)
         self._pipeline.schedule_run()
         for _ in range(_IN_FLIGHT):
-            self._pipeline.share_outputs()
-            self._pipeline.release_outputs()
+            self.drop()
 
     def launch(
         self,
@@ -220,19 +223,36 @@ class _Graph:
         self._pipeline.feed_input("flip", flips.astype(np.int32))
 
     def land(self, room: Callable[[int], UInt8[Tensor, "b 3 s s"]]) -> UInt8[Tensor, "b 3 s s"]:
-        """The oldest batch in flight, when it is done, copied into what `room(b)` gives."""
-        (pixels,) = self._pipeline.share_outputs()
+        """The oldest batch in flight, when it is done, copied into what `room(b)` gives. Raises _LostError."""
+        pixels = self._wait(None)
         copy = room(len(pixels))
         np.copyto(copy.numpy(), np.asarray(pixels.as_tensor()))
         self._pipeline.release_outputs()
         return copy
 
     def land_on_gpu(self) -> UInt8[Tensor, "b 3 s s"]:
-        """The oldest batch in flight, copied in the order of torch's current stream; the host waits for nothing."""
-        (pixels,) = self._pipeline.share_outputs(cuda_stream=torch.cuda.current_stream(self._gpu))
+        """The oldest batch in flight, copied in the order of torch's current stream, which alone waits for it.
+
+        Raises _LostError.
+        """
+        pixels = self._wait(torch.cuda.current_stream(self._gpu))
         copy = from_dlpack(pixels.as_tensor()).clone()
         self._pipeline.release_outputs()
         return copy
+
+    def drop(self) -> None:
+        """Wait for the oldest batch in flight and forget it. Raises _LostError."""
+        self._wait(None)
+        self._pipeline.release_outputs()
+
+    def _wait(self, stream: torch.cuda.Stream | None) -> Any:
+        """What DALI made of the oldest batch in flight; valid on `stream`, or for the host."""
+        try:
+            (pixels,) = self._pipeline.share_outputs(cuda_stream=stream)
+        except Exception as error:  # of the type that its C++ exception has in Python
+            lines = [line.strip() for line in str(error).rpartition("encountered:")[2].splitlines()]
+            raise _LostError(next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")) from error
+        return pixels
 
 
 def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
@@ -264,9 +284,3 @@ def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
 
 def _load(request: RenderRequest, position: int) -> Image.Image:
     return load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
-
-
-def _cause(error: RuntimeError) -> str:
-    """The one line of DALI's report that says what happened."""
-    lines = [line.strip() for line in str(error).rpartition("encountered:")[2].splitlines()]
-    return next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")

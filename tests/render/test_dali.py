@@ -60,6 +60,18 @@ class TestDaliRenderer(RendererContract):
         assert shown[0][1, :, 20:].unique().tolist() == [128]
         self.expect_working(renderer)
 
+    def test_a_device_that_has_no_room_for_the_pixels_is_no_fault_of_an_image(
+        self, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(pixels: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("no memory left")
+
+        monkeypatch.setattr(renderer, "_hand_over", full)
+        with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
+            list(renderer.stream(tiny_requests(4, 8)))
+        monkeypatch.undo()
+        self.expect_working(renderer)
+
 
 class TestSeveralGraphsAtOnce:
     """A job may have two renderers: the teacher's and the student's size differ."""

@@ -130,6 +130,7 @@ def _broken() -> dict[str, tuple[bytes, str]]:
     return {
         "empty": (b"", "it has no bytes"),
         "garbage": (b"this is no image" * 40, "its bytes are no image that is known here"),
+        "zeros": (bytes(1000), "its bytes are no image that is known here"),
         "jpeg cut in half": (jpeg[: len(jpeg) // 2], stops),
         "jpeg without its last byte": (jpeg[:-1], stops),
         "jpeg cut behind a thumbnail": (jpeg[:2] + exif + jpeg[2 : len(jpeg) // 2], stops),
