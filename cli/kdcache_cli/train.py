@@ -139,6 +139,7 @@ def train(
     """
     from kdcache.jobs.setup import TrainRequest
     from kdcache.jobs.train import train as run
+    from kdcache.ranks import Ranks
 
     request = TrainRequest(
         student=student,
@@ -161,4 +162,6 @@ def train(
         decode=decode,
         fresh=fresh,
     )
-    print_lines(run(request, ConsoleProgress()).lines())
+    report = run(request, ConsoleProgress())
+    if Ranks.from_environment().first:
+        print_lines(report.lines())

@@ -117,14 +117,14 @@ def score(
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
     ranks = team.ranks if team is not None else Ranks()
-    shared = np.lexsort((index.offset, index.shard))[ranks.rank :: ranks.world]
+    shared = np.array_split(np.lexsort((index.offset, index.shard)), ranks.world)[ranks.rank]
     was_training = network.module.training
     network.module.eval()
     try:
         with (
             closing(SampleReader(index)) as reader,
             closing(prefetch(_pictures(network, index, reader, shared, batch_size))) as batches,
-            progress.task(f"Evaluate {name}", total=len(index)) as task,
+            progress.task(f"Evaluate {name}", total=len(shared)) as task,
             torch.inference_mode(),
         ):
             for samples, pixels in batches:
@@ -136,7 +136,7 @@ def score(
                 ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
                 correct[samples] = ranked[:, 0].cpu().numpy()
                 top5[samples] = ranked.any(dim=1).cpu().numpy()
-                task.advance(len(samples) * ranks.world)
+                task.advance(len(samples))
     finally:
         network.module.train(was_training)
     if team is not None:

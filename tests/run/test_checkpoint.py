@@ -15,8 +15,10 @@ from torch import nn
 from kdcache.errors import CorruptError, RunError
 from kdcache.models.load import load_model
 from kdcache.models.students import create_student
+from kdcache.ranks import Ranks
 from kdcache.run.checkpoint import Checkpoints, restore_torch_random_state, torch_random_state
 from kdcache.run.export import export_model
+from kdcache.run.team import Team
 
 ALONE = Team(Ranks(), torch.device("cpu"))
 OPTIMIZERS = {
