@@ -1,11 +1,12 @@
-"""Mixing neighbours: batched torch, the same on every device.
+"""Mixing neighbours: the same values on every device.
 
-Each step is one elementwise operation with one IEEE rounding, never a fused multiply-add, so that a row's values do
-not depend on the batch it lies in.
+Each step is one elementwise operation with one IEEE rounding, never a fused multiply-add, so that a row's values
+depend neither on the batch it lies in nor on how it is computed: batched on a GPU, pair by pair on the CPU, where a
+pair stays in the processor's cache.
 """
 
 import torch
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 from torch import Tensor
 
 from kdcache.views.scale import rescale
@@ -27,11 +28,44 @@ def mix(
         weight, cut: of `Plan`; on the device of `pixels`.
         reference_size: what the coordinates of `cut` refer to; they are scaled to the rendered size and rounded.
     """
+    cuts = cut[:, 2] > cut[:, 0]
+    box = rescale(cut, pixels.shape[-1], reference_size)
+    return (_pair_by_pair if pixels.device.type == "cpu" else _at_once)(pixels, weight, cuts, box)
+
+
+def _pair_by_pair(
+    pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
+    weight: Float32[Tensor, "pairs"],
+    cuts: Bool[Tensor, "pairs"],
+    box: Int32[Tensor, "pairs 4"],
+) -> Float32[Tensor, "b c s s"]:
+    """With one pass over memory that is larger than a cache: what comes in is read once, what goes out written once."""
+    out = torch.empty_like(pixels, dtype=torch.float32)
+    plans = zip(weight.tolist(), (1 - weight).tolist(), cuts.tolist(), box.tolist(), strict=True)
+    for pair, (kept, given, cut, (top, left, bottom, right)) in enumerate(plans):
+        before, after = pixels[2 * pair : 2 * pair + 2], out[2 * pair : 2 * pair + 2]
+        if kept < 1 and not cut:
+            before = before.to(torch.float32)
+            torch.mul(before, kept, out=after)
+            after += (before * given).flip(0)
+            continue
+        after[:] = before
+        if cut:
+            after[:, :, top:bottom, left:right] = before[:, :, top:bottom, left:right].flip(0)
+    out[2 * len(weight) :] = pixels[2 * len(weight) :]
+    return out
+
+
+def _at_once(
+    pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
+    weight: Float32[Tensor, "pairs"],
+    cuts: Bool[Tensor, "pairs"],
+    box: Int32[Tensor, "pairs 4"],
+) -> Float32[Tensor, "b c s s"]:
+    """In as few kernels as there are kinds of mixing."""
     out = pixels.to(torch.float32, copy=True)
     pairs = len(weight)
-    size = pixels.shape[-1]
     first, second = out[0 : 2 * pairs : 2], out[1 : 2 * pairs : 2]
-    cuts = cut[:, 2] > cut[:, 0]
 
     blend = torch.nonzero(~cuts & (weight < 1)).flatten()
     if len(blend):
@@ -43,10 +77,10 @@ def mix(
 
     swap = torch.nonzero(cuts).flatten()
     if len(swap):
-        box = rescale(cut[swap], size, reference_size)
-        line = torch.arange(size, device=pixels.device)
-        rows = (box[:, 0:1] <= line) & (line < box[:, 2:3])
-        columns = (box[:, 1:2] <= line) & (line < box[:, 3:4])
+        swapped = box[swap]
+        line = torch.arange(pixels.shape[-1], device=pixels.device)
+        rows = (swapped[:, 0:1] <= line) & (line < swapped[:, 2:3])
+        columns = (swapped[:, 1:2] <= line) & (line < swapped[:, 3:4])
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]
         a, b = first[swap], second[swap]
         first[swap] = torch.where(inside, b, a)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.mix import mix
+from kdcache.views.mix import _at_once, _pair_by_pair, mix
 
 
 def pixels_of(rows, size=8, seed=0):
@@ -100,3 +100,26 @@ def test_a_pair_is_mixed_as_timm_mixes_it(seed):
         theirs = x.clone()
         mixup._mix_pair(theirs)
         assert torch.allclose(got, theirs, atol=1e-4)
+
+
+def test_a_box_that_vanishes_at_a_small_size_swaps_nothing():
+    pixels = pixels_of(2)
+    cut = torch.tensor([[100, 100, 101, 101]], dtype=torch.int32)
+    got = mix(pixels, torch.tensor([1 - 1 / 224**2]), cut, 224)
+    assert torch.equal(got, pixels.to(torch.float32))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 33])
+@pytest.mark.parametrize("erased", [False, True])
+def test_pair_by_pair_and_at_once_give_the_same_bits(rows, erased):
+    pixels = pixels_of(rows, size=11)
+    if erased:
+        pixels = pixels.to(torch.float32) * 1.3 - 20
+    rng = np.random.default_rng(1)
+    pairs = rows // 2
+    weight = torch.from_numpy(rng.random(pairs, dtype=np.float32))
+    weight[::5] = 1
+    box = torch.from_numpy(np.sort(rng.integers(0, 12, (pairs, 2, 2)), axis=1).reshape(-1, 4).astype(np.int32))
+    cuts = torch.from_numpy(rng.random(pairs) < 0.5)
+    one, other = (way(pixels, weight, cuts, box) for way in (_pair_by_pair, _at_once))
+    assert torch.equal(one, other)
