@@ -86,6 +86,36 @@ def test_seed_and_view_change_what_is_random(name):
             assert ("op" in same) == (policy.auto_augment == "")
 
 
+@pytest.mark.parametrize(("seed", "view"), [(0, 1), (1, 0)])
+def test_every_draw_depends_on_seed_and_view(seed, view):
+    plan, other = fields(plan_of(EVERYTHING, 256)), fields(plan_of(EVERYTHING, 256, seed=seed, view=view))
+    assert {name for name, array in plan.items() if np.array_equal(array, other[name])} == {"box"}  # padded
+
+
+def test_what_is_drawn_for_different_purposes_is_independent():
+    rows = 20_000
+    plan = plan_of(EVERYTHING, rows)
+    even = {"weight": plan.weight, "cut": plan.cut[:, 2] > plan.cut[:, 0]}
+    drawn = {
+        "flip": plan.flip,
+        "cubic": plan.cubic,
+        "shift": plan.shift[:, 0],
+        "operation": plan.op[:, 0] == 0,
+        "jitter": plan.op[:, 3] == 0,
+        "order of jitter": plan.op[:, 4],
+        "erased": plan.erase[:, 0, 2] > 0,
+        "place of the box": plan.erase[:, 0, 0],
+        "noise": plan.noise >> np.uint64(32),
+        "crop": plan_of(Policy(), rows).box[:, 2],
+    }
+    columns = np.array([*(array[::2] for array in drawn.values()), *even.values()], np.float64)
+    related = np.abs(np.corrcoef(columns)) > 4.5 / np.sqrt(rows / 2)
+    names = [*drawn, *even]
+    pairs = {(names[a], names[b]) for a, b in zip(*np.nonzero(np.triu(related, 1)), strict=True)}
+    # No box has no place, and no jitter no order; a cut is one way to mix.
+    assert pairs == {("jitter", "order of jitter"), ("erased", "place of the box"), ("weight", "cut")}
+
+
 CASES = {
     "crop": (Policy(), 0, 0),
     "crop-mix": (Policy(mixup=0.1, cutmix=1.0), 0, 0),
