@@ -12,31 +12,21 @@ from kdcache.views.kernels import batched
 from kdcache.views.mix import mix
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policies import NAMED
-from kdcache.views.policy import ERASE_MODES, Policy
+from kdcache.views.policy import Policy
 from kdcache.views.transfer import to_device
-from support.kernel_checks import (
-    CUBIC_OR_NOT,
-    check_erase,
-    check_noise,
-    check_operation,
-    check_random_operations,
-    check_shift,
-)
+from support.kernel_checks import CHECKS
 from support.photographs import FILL, batch_as_timm_does, photographs
 
 
 def augmenting(setting: Setting) -> Table:
     """Every value must be the same."""
     device, size = setting.device, setting.size
+    # Each operation alone, at real sizes, is most of the work; a dry run has several in a row on small pictures.
+    chosen = {
+        name: check for name, check in CHECKS.items() if setting.size >= 224 or not name.endswith(("-224", "-96"))
+    }
     lines = [
-        held(f"{op.name.lower()}{', bicubic' if cubic else ''}", check_operation, device, op, cubic, size, 2)
-        for op, cubic in CUBIC_OR_NOT
-    ]
-    lines += [
-        held("four random operations in a row", check_random_operations, device),
-        held("shift", check_shift, device),
-        held("noise", check_noise, device),
-        *(held(f"erase: {mode}", check_erase, device, mode) for mode in ERASE_MODES),
+        *(held(name, check, device) for name, check in chosen.items()),
         held("mixup and cutmix", check_mix, device, size),
         *(held(f"policy {name}, mixed", check_policy, device, name, size) for name in ("a2", "b", "three-augment")),
     ]

@@ -33,7 +33,7 @@ def test_the_gpu_checks_run_dry_on_a_cpu(project_root: Path) -> None:
     assert done.returncode == 0, done.stderr
     for subject in ("contract", "Decoded on the CPU by DALI", "Augmenting and mixing", "Speed"):
         assert f"{subject}" in done.stdout
-    assert done.stdout.count("| yes |") > 40
+    assert done.stdout.count("| yes |") > 20
     assert "**no**" not in done.stdout
     assert done.stdout.endswith("Every check holds.\n")
 
