@@ -1,6 +1,7 @@
 """The fast renderer: one DALI graph that is fed by position and draws no random numbers.
 
-It decodes, crops, resizes and flips on the CPU or on the GPU, all in one place. Common JPEGs and 8-bit PNGs go to DALI
+On the GPU the graph decodes, crops, resizes and flips. On the CPU it decodes and crops; its resize would take twice
+the time of its decoder there, so threads of ours take over with torch's kernel. Common JPEGs and 8-bit PNGs go to DALI
 as they are; every other kind is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
 
 One broken image costs DALI its whole pipeline. So bytes are checked before they go in. Should DALI fail all the
@@ -8,8 +9,9 @@ same, a new pipeline takes over, what came before the failure is rendered again,
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -28,9 +30,12 @@ from torch.utils.dlpack import from_dlpack
 from kdcache.errors import DataError, DeviceError, KdcacheError
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
+from kdcache.render.resize import resize_into
 
 # Requests in DALI's hands while the consumer waits for the first of them.
 _IN_FLIGHT = 3
+# Pieces of a batch for each thread: several, so that threads end together; few, as tiny images share one.
+_PIECES = 4
 
 _LINEAR, _CUBIC = (filter.value for filter in (DALIInterpType.INTERP_LINEAR, DALIInterpType.INTERP_CUBIC))
 
@@ -49,11 +54,18 @@ class DaliRenderer(Renderer):
         gpu = self.device if self.decode == "gpu" else None
         return _Graph(self.size, self.max_batch, self.threads, gpu)
 
-    def _land(self) -> UInt8[Tensor, "b 3 s s"]:
-        """Wait for the oldest request in flight and copy its pixels out of memory that DALI may use again."""
+    def _land(self, request: RenderRequest) -> UInt8[Tensor, "b 3 s s"]:
+        """Wait for the oldest request in flight, this one, and take its pixels out of memory that DALI uses again."""
         if self.decode == "gpu":
             return self._graph.land_on_gpu()
-        return self._hand_over(self._graph.land(self._room))
+        with self._graph.landed() as parts:
+            pixels = self._room(len(request))
+            list(self._pool.map(partial(_resize, request, parts, pixels.numpy()), self._pieces(len(request))))
+        return self._hand_over(pixels)
+
+    def _pieces(self, count: int) -> Iterator[range]:
+        step = -(-count // (_PIECES * self.threads))
+        return (range(count)[start : start + step] for start in range(0, count, step))
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         flying: deque[RenderRequest] = deque()
@@ -70,7 +82,7 @@ class DaliRenderer(Renderer):
                 if not flying:
                     break
                 try:
-                    pixels = self._land()
+                    pixels = self._land(flying[0])
                 except _LostError as error:
                     lost = list(flying)
                     flying.clear()
@@ -108,7 +120,7 @@ class DaliRenderer(Renderer):
                 pass  # raises where Pillow cannot decode an image either
             try:
                 self._launch(request)
-                pixels = self._land()
+                pixels = self._land(request)
             except _LostError as again:
                 raise self._refusal(request, again) from error
             yield pixels
@@ -123,13 +135,12 @@ class DaliRenderer(Renderer):
         for position, data in enumerate(request.encoded):
             one = slice(position, position + 1)
             try:
-                self._launch(
-                    RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
-                )
-                self._land()
-            except _LostError as alone:
+                alone = RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
+                self._launch(alone)
+                self._land(alone)
+            except _LostError as refusal:
                 self._graph = self._open_graph()
-                reason = f"DALI refuses its data ({alone}), though --renderer pillow takes them"
+                reason = f"DALI refuses its data ({refusal}), though --renderer pillow takes them"
                 return broken_image(request.describe(position), reason)
         return DeviceError(
             f"DALI cannot render {len(request)} images at once, though each alone ({error}). "
@@ -161,7 +172,7 @@ class _Graph:
     """One DALI pipeline: batches are launched and land in the same order."""
 
     def __init__(self, size: int, max_batch: int, threads: int, gpu: torch.device | None) -> None:
-        """`gpu` is where everything happens, None for the CPU."""
+        """`gpu` is where everything happens; None decodes and crops on the CPU, and leaves resizing to others."""
         self._gpu = gpu
         self._pipeline = Pipeline(
             batch_size=max_batch,
@@ -173,20 +184,10 @@ class _Graph:
             encoded = fn.external_source(name="encoded", ndim=1, dtype=DALIDataType.UINT8)
             start = fn.external_source(name="start", ndim=1, dtype=DALIDataType.INT32)
             shape = fn.external_source(name="shape", ndim=1, dtype=DALIDataType.INT32)
-            filter = fn.external_source(name="filter", ndim=0, dtype=DALIDataType.INT32)
-            flip = fn.external_source(name="flip", ndim=0, dtype=DALIDataType.INT32)
-            part = _decode_on_cpu(encoded, start, shape) if gpu is None else _decode_on_gpu(encoded, start, shape)
-            resized: Any = fn.resize(
-                part,
-                size=[size, size],
-                interp_type=fn.reinterpret(filter, dtype=DALIDataType.INTERP_TYPE),
-                antialias=True,
-            )
-            # Mean 0 and deviation 1 change no value: the operator flips, and puts the channels first.
-            pixels = fn.crop_mirror_normalize(
-                resized, mirror=flip, mean=[0.0], std=[1.0], dtype=DALIDataType.UINT8, output_layout="CHW"
-            )
-            self._pipeline.set_outputs(pixels)
+            if gpu is None:
+                self._pipeline.set_outputs(_decode_on_cpu(encoded, start, shape))
+            else:
+                self._pipeline.set_outputs(_resize_on_gpu(_decode_on_gpu(encoded, start, shape), size))
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -219,16 +220,21 @@ class _Graph:
         self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
         self._pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
         self._pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
-        self._pipeline.feed_input("filter", np.where(cubic, _CUBIC, _LINEAR).astype(np.int32))
-        self._pipeline.feed_input("flip", flips.astype(np.int32))
+        if self._gpu is not None:
+            self._pipeline.feed_input("filter", np.where(cubic, _CUBIC, _LINEAR).astype(np.int32))
+            self._pipeline.feed_input("flip", flips.astype(np.int32))
 
-    def land(self, room: Callable[[int], UInt8[Tensor, "b 3 s s"]]) -> UInt8[Tensor, "b 3 s s"]:
-        """The oldest batch in flight, when it is done, copied into what `room(b)` gives. Raises _LostError."""
-        pixels = self._wait(None)
-        copy = room(len(pixels))
-        np.copyto(copy.numpy(), np.asarray(pixels.as_tensor()))
-        self._pipeline.release_outputs()
-        return copy
+    @contextmanager
+    def landed(self) -> Iterator[Any]:
+        """The decoded parts of the oldest batch in flight, when it is done, for as long as the block lasts.
+
+        Raises _LostError.
+        """
+        parts = self._wait(None)
+        try:
+            yield parts
+        finally:
+            self._pipeline.release_outputs()
 
     def land_on_gpu(self) -> UInt8[Tensor, "b 3 s s"]:
         """The oldest batch in flight, copied in the order of torch's current stream, which alone waits for it.
@@ -280,6 +286,27 @@ def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
         hw_decoder_load=0.0,
     )
     return fn.slice(whole, start=start, shape=shape, axis_names="HW")
+
+
+def _resize_on_gpu(part: DataNode, size: int) -> DataNode:
+    filter = fn.external_source(name="filter", ndim=0, dtype=DALIDataType.INT32)
+    flip = fn.external_source(name="flip", ndim=0, dtype=DALIDataType.INT32)
+    interpolation = fn.reinterpret(filter, dtype=DALIDataType.INTERP_TYPE)
+    resized: Any = fn.resize(part, size=[size, size], interp_type=interpolation, antialias=True)
+    # Mean 0 and deviation 1 change no value: the operator flips, and puts the channels first.
+    return fn.crop_mirror_normalize(
+        resized, mirror=flip, mean=[0.0], std=[1.0], dtype=DALIDataType.UINT8, output_layout="CHW"
+    )
+
+
+def _resize(request: RenderRequest, parts: Any, pixels: UInt8[np.ndarray, "b 3 s s"], positions: range) -> None:
+    for position in positions:
+        resize_into(
+            pixels[position],
+            np.asarray(parts[position]),
+            bool(request.cubic[position]),
+            bool(request.flips[position]),
+        )
 
 
 def _load(request: RenderRequest, position: int) -> Image.Image:
