@@ -112,7 +112,7 @@ def test_the_modules_are_found() -> None:
     ("library", "owners"),
     [
         ("nvidia", {"kdcache.render.dali"}),
-        ("zarr", {"kdcache.cache.store"}),
+        ("zarr", {"kdcache.cache.zarr_form"}),
         ("typer", set()),
         ("rich", set()),
         ("kdcache_cli", set()),
@@ -199,7 +199,7 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
 COMMANDS = (
     *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("dump-logits",)),
-    *(("train",), ("evaluate",), ("demo",), ("policies",), ("recipes",)),
+    *(("train",), ("evaluate",), ("verify",), ("demo",), ("policies",), ("recipes",)),
 )
 
 

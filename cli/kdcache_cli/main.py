@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 import kdcache
 from kdcache_cli.demo import demo
+from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
 from kdcache_cli.evaluate import evaluate
 from kdcache_cli.failures import explained
@@ -17,8 +18,9 @@ from kdcache_cli.index import index
 from kdcache_cli.policies import policies
 from kdcache_cli.recipes import recipes
 from kdcache_cli.train import train
+from kdcache_cli.verify import verify
 
-_ORDER = ("demo", "import", "index", "dump-logits", "train", "evaluate", "policies", "recipes")
+_ORDER = ("demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes")
 
 
 class Commands(TyperGroup):
@@ -60,6 +62,7 @@ def _options(
 
 
 app.command("demo")(demo)
+app.command("doctor")(doctor)
 imports = typer.Typer(help="Turn images into webdataset shards.", no_args_is_help=True)
 imports.command("folder")(folder)
 imports.command("fashion-mnist")(fashion_mnist)
@@ -68,6 +71,7 @@ app.command("index")(index)
 app.command("dump-logits")(dump_logits)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("verify")(verify)
 app.command("policies")(policies)
 app.command("recipes")(recipes)
 

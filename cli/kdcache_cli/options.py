@@ -29,6 +29,13 @@ CacheOption = Annotated[
     typer.Option("--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="The Zarr store of the teachers' answers."),
 ]
 
+CacheArgument = Annotated[
+    str,
+    typer.Argument(envvar="KDCACHE_CACHE", metavar="CACHE", help="The Zarr store of the teachers' answers."),
+]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON, for programs.")]
+
 DeviceOption = Annotated[
     str,
     typer.Option(

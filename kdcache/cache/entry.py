@@ -9,7 +9,7 @@ import numpy as np
 
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
-from kdcache.cache.layout import Layout, check_view, chunk_key, record_folder, record_key, teacher_key
+from kdcache.cache.layout import VIEW_CAPACITY, Layout, check_view, chunk_key, record_folder, record_key, teacher_key
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import ArraySpec, Coding, Targets
@@ -53,6 +53,11 @@ class Entry:
         numbers = {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
         return {block for block in numbers if block < self.layout.blocks}
 
+    def views(self) -> list[int]:
+        """The views that have a record or had one, ascending."""
+        names = self._files.names(self._records)
+        return sorted(int(name) for name in names if name.isdecimal() and int(name) < VIEW_CAPACITY)
+
     def is_listed(self, view: int, block: int) -> bool:
         """Whether a block has a record."""
         return self._files.size(record_key(self.identity.name, view, block)) is not None
@@ -63,11 +68,14 @@ class Entry:
 
     def complete_views(self) -> int:
         """Length of the longest prefix of views of which every block is listed."""
-        views = {int(name) for name in self._files.names(self._records) if name.isdecimal()}
-        view = 0
+        views, view = set(self.views()), 0
         while view in views and len(self.listed(view)) == self.layout.blocks:
             view += 1
         return view
+
+    def chunk_names(self, block: int) -> set[str]:
+        """What the record of a block has to name: "ARRAY/CHUNK" for each."""
+        return {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
 
     def record(self, view: int, block: int) -> BlockRecord:
         """The record of a block. Raises CacheError where there is none, CorruptError where it cannot be read."""
@@ -79,7 +87,7 @@ class Entry:
         for block in sorted(self.listed(view)):
             record = self.record(view, block)
             for name, stored in record.chunks.items():
-                found[name.split("/")[0]] += stored.length
+                found[name.split("/")[0]] = found.get(name.split("/")[0], 0) + stored.length
             found["records"] += len(record.to_bytes())
         return found
 
@@ -148,8 +156,7 @@ class Entry:
             record = self._read_record(view, block)
         except CorruptError:
             return False
-        expected = {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
-        return record.chunks.keys() == expected and all(
+        return record.chunks.keys() == self.chunk_names(block) and all(
             self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
             for name, stored in record.chunks.items()
         )

@@ -64,7 +64,10 @@ class BlockRecord:
         for stored in chunks.values():
             if not (isinstance(stored, list) and len(stored) == 2 and all(_is_size(part) for part in stored)):
                 raise CacheError(f"{where} is no record of a block: {stored!r:.80} describes no chunk.")
-        return cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance)
+        record = cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance)
+        if record.to_bytes() != data:
+            raise CacheError(f"{where} was altered: it is not written as kdcache writes records.")
+        return record
 
 
 def _is_size(value: Any) -> bool:

@@ -6,27 +6,17 @@
     teachers/NAME/ARRAY/               [view, ...], one chunk for each chunk of rows
     teachers/NAME/records/VIEW/BLOCK.json
 
-Zarr is asked for the bytes of a chunk and for what they mean, never to read or write them: so every byte
-that is read is checked against a record first, a missing chunk is an error instead of the fill value, and
-writes are flushed in order.
+What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from threading import Lock
-from typing import Any
 
-import numcodecs.blosc
 import numpy as np
-import zarr
 from jaxtyping import Int32
-from zarr.buffer import default_buffer_prototype
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
-from zarr.storage import MemoryStore
 
 from kdcache.cache.claims import Claims, open_claims
 from kdcache.cache.durable import PARTIAL, LocalFiles
-from kdcache.cache.entry import ChunkCodec, Entry
+from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
 from kdcache.cache.identity import (
     FORMAT,
@@ -35,20 +25,22 @@ from kdcache.cache.identity import (
     ViewSetIdentity,
     require_same,
     seal,
-    unseal,
     windows_checksum,
 )
 from kdcache.cache.layout import VIEW_CAPACITY, teacher_key
+from kdcache.cache.zarr_form import (
+    META,
+    OURS,
+    ZarrChunk,
+    array_metadata,
+    group_content,
+    group_metadata,
+    require_array,
+)
 from kdcache.errors import CacheError, CorruptError, UsageError
-from kdcache.targets.base import ArraySpec, Coding, Targets
+from kdcache.targets.base import ArraySpec, Coding
 from kdcache.targets.kinds import make_coding
 
-# c-blosc with several threads does not always write the same bytes.
-numcodecs.blosc.use_threads = False
-
-META = "zarr.json"
-#: The attribute of a group in which everything of kdcache's stands.
-OURS = "kdcache"
 #: Window ids in a chunk of their array.
 WINDOWS_CHUNK = 2**22
 
@@ -96,10 +88,11 @@ class Cache:
             part[: len(windows) - start] = windows[start : start + WINDOWS_CHUNK]
             keys.append(f"windows/c/{number}")
             files.put(keys[-1], codec.encode(part))
-        files.put(keys[0], _array_meta(codec.spec, (view_set.samples,), codec.spec.shape))
-        files.put(keys[1], _group_meta({}))
+        metas = cache_metadata(view_set)
+        for key in keys[:2]:
+            files.put(key, metas[key])
         files.flush(keys)
-        if not files.put_if_absent(META, _group_meta({OURS: seal(view_set.to_json())})):
+        if not files.put_if_absent(META, metas[META]):
             raise CacheError(f"Another process made a cache in {files.locate('')} meanwhile; start again.")
         files.tidy()
         return cls(files, view_set)
@@ -135,7 +128,7 @@ class Cache:
         data = files.get(META)
         if data is None:
             raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
-        content = _group_content(data, files.locate(META))
+        content = group_content(data, files.locate(META))
         version = content.get("format")
         if type(version) is int and version > FORMAT:
             raise CacheError(
@@ -146,6 +139,11 @@ class Cache:
         if not files.read_only:
             files.prepare()
         return cls(files, view_set)
+
+    @property
+    def files(self) -> Files:
+        """Where its bytes lie."""
+        return self._files
 
     @property
     def location(self) -> str:
@@ -205,15 +203,13 @@ class Cache:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
             # Identity first: it settles which of two processes makes an entry of this name.
-            self._files.put_if_absent(f"{folder}/{META}", _group_meta({OURS: seal(identity.to_json())}))
+            self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
         assert stored is not None
         require_same(stored, identity, f"Teacher '{identity.name}' of the cache {self._files.locate('')}")
         entry = self._entry(identity, coding)
-        # The records' folder is a group, so that Zarr libraries list the entry without a warning.
-        metas = {f"{folder}/records/{META}": _group_meta({})}
-        for name, spec in coding.arrays(entry.layout.chunk_rows).items():
-            metas[f"{folder}/{name}/{META}"] = _teacher_array_meta(spec, entry.layout.chunks)
+        metas = entry_metadata(entry)
+        metas.pop(f"{folder}/{META}")
         missing = [key for key in metas if self._files.size(key) is None]
         for key in missing:
             self._files.put(key, metas[key])
@@ -227,7 +223,7 @@ class Cache:
         if data is None:
             return None
         where = self._files.locate(key)
-        return TeacherIdentity.from_json(_group_content(data, where), where)
+        return TeacherIdentity.from_json(group_content(data, where), where)
 
     def _entry(self, identity: TeacherIdentity, coding: Coding) -> Entry:
         codecs = {
@@ -238,42 +234,29 @@ class Cache:
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             data = self._files.get(key)
             if data is not None:
-                _require_array(data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key))
+                require_array(data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key))
         return entry
 
 
-class ZarrChunk(ChunkCodec):
-    """One chunk of an array, to the bytes that Zarr keeps of it and back: an array in memory of this one chunk."""
-
-    def __init__(self, spec: ArraySpec) -> None:
-        self.spec = spec
-        self._held: dict[str, Any] = {}
-        self._array = _make_array(self._held, spec, spec.shape, spec.shape)
-        self._key = "/".join(["c", *"0" * len(spec.shape)])
-        self._lock = Lock()
-
-    def encode(self, values: np.ndarray) -> bytes:
-        """The same values always give the same bytes."""
-        with self._lock:
-            self._array[...] = values
-            return self._held.pop(self._key).to_bytes()
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """Raises CorruptError where the bytes cannot be decoded."""
-        with self._lock:
-            self._held[self._key] = _buffer(data)
-            try:
-                return np.asarray(self._array[...])
-            except Exception as error:  # whatever a codec makes of bytes that are not its own
-                raise CorruptError(f"A chunk cannot be decoded: {error}") from error
-            finally:
-                del self._held[self._key]
+def cache_metadata(view_set: ViewSetIdentity) -> dict[str, bytes]:
+    """The zarr.json files of a cache without its teachers' entries, by key."""
+    codec = _windows_codec(view_set.samples)
+    return {
+        META: group_metadata({OURS: seal(view_set.to_json())}),
+        "windows/" + META: array_metadata(codec.spec, (view_set.samples,), codec.spec.shape),
+        "teachers/" + META: group_metadata({}),
+    }
 
 
-def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
-    """The bytes that targets would take as one chunk, by array; nothing is written."""
-    packed = coding.pack(targets, len(targets))
-    return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()}
+def entry_metadata(entry: Entry) -> dict[str, bytes]:
+    """The zarr.json files of a teacher's entry, by key; the first is the one that makes it an entry."""
+    folder, layout = teacher_key(entry.identity.name), entry.layout
+    metas = {f"{folder}/{META}": group_metadata({OURS: seal(entry.identity.to_json())})}
+    # The records' folder is a group, so that Zarr libraries list the entry without a warning.
+    metas[f"{folder}/records/{META}"] = group_metadata({})
+    for name, spec in entry.coding.arrays(layout.chunk_rows).items():
+        metas[f"{folder}/{name}/{META}"] = _teacher_array_meta(spec, layout.chunks)
+    return metas
 
 
 def _windows_codec(samples: int) -> ZarrChunk:
@@ -282,70 +265,4 @@ def _windows_codec(samples: int) -> ZarrChunk:
 
 def _teacher_array_meta(spec: ArraySpec, chunks: int) -> bytes:
     shape = [length * chunks if axis == spec.axis else length for axis, length in enumerate(spec.shape)]
-    return _array_meta(spec, (VIEW_CAPACITY, *shape), (1, *spec.shape))
-
-
-def _array_meta(spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]) -> bytes:
-    """The zarr.json of an array."""
-    held: dict[str, Any] = {}
-    _make_array(held, spec, shape, chunks)
-    return held[META].to_bytes()
-
-
-def _make_array(
-    held: dict[str, Any], spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]
-) -> zarr.Array[Any]:
-    """An array in `held`, of core codecs only, so that any Zarr v3 library can read it."""
-    itemsize = np.dtype(spec.dtype).itemsize
-    return zarr.create_array(
-        MemoryStore(held),
-        shape=shape,
-        chunks=chunks,
-        dtype=spec.dtype,
-        fill_value=0,
-        filters=None,
-        serializer=BytesCodec(endian="little" if itemsize > 1 else None),
-        compressors=[
-            BloscCodec(typesize=itemsize, cname="zstd", clevel=spec.effort, shuffle=spec.shuffle),
-            Crc32cCodec(),
-        ],
-        config={"write_empty_chunks": True},  # else a chunk of zeros would not be written
-    )
-
-
-def _require_array(stored: bytes, expected: bytes, where: str) -> None:
-    """Raise CorruptError unless the two describe the same array, as Zarr understands them."""
-    try:
-        same = stored == expected or _array_dict(stored) == _array_dict(expected)
-    except Exception:  # whatever Zarr makes of metadata that is none
-        same = False
-    if not same:
-        raise CorruptError(f"{where} does not describe the array that belongs there. Restore it from a copy.")
-
-
-def _array_dict(meta: bytes) -> dict[str, Any]:
-    return dict(zarr.open_array(MemoryStore(_held(meta)), mode="r").metadata.to_dict())
-
-
-def _group_meta(attributes: Mapping[str, Any]) -> bytes:
-    held: dict[str, Any] = {}
-    zarr.create_group(MemoryStore(held), attributes=dict(attributes))
-    return held[META].to_bytes()
-
-
-def _group_content(meta: bytes, where: str) -> dict[str, Any]:
-    """What is sealed in a group's attributes. Raises CacheError where nothing is."""
-    try:
-        attributes = zarr.open_group(MemoryStore(_held(meta)), mode="r").attrs.asdict()
-    except Exception as error:  # whatever Zarr makes of metadata that is none
-        raise CacheError(f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged.") from error
-    return unseal(attributes.get(OURS), where)
-
-
-def _held(meta: bytes) -> dict[str, Any]:
-    """The contents of a store in memory that has this metadata and nothing else."""
-    return {META: _buffer(meta)}
-
-
-def _buffer(data: bytes) -> Any:
-    return default_buffer_prototype().buffer.from_bytes(data)
+    return array_metadata(spec, (VIEW_CAPACITY, *shape), (1, *spec.shape))

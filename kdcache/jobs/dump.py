@@ -8,7 +8,8 @@ from pathlib import Path
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.record import BlockRecord, Stored
-from kdcache.cache.store import Cache, encoded_bytes
+from kdcache.cache.store import Cache
+from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.data.index import Index, open_index
 from kdcache.data.shards import SampleReader
 from kdcache.device import resolve_device, use_all_cores

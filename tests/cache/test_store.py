@@ -11,7 +11,8 @@ import zarr
 from kdcache.cache import store
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.identity import seal, windows_checksum
-from kdcache.cache.store import Cache, encoded_bytes
+from kdcache.cache.store import Cache
+from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
 from support.small_cache import (
     FULL,

@@ -16,6 +16,7 @@ OPTIONS = {
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
     "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",
     "evaluate": "MODEL --data --weights --device --batch-size",
+    "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
     "demo": "--out",
     "policies": "",
     "recipes": "",
@@ -38,7 +39,7 @@ def default_of(option: str, text: str) -> str:
 
 def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
     rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
-    assert rows == ["demo", "import", "index", "dump-logits", "train", "evaluate", "policies", "recipes"]
+    assert rows == ["demo", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes"]
 
 
 @pytest.mark.parametrize("command", OPTIONS)

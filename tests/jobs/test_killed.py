@@ -1,4 +1,4 @@
-"""A dump that meets SIGKILL, a full disk or a disk it may not write: nothing that was recorded is lost or made twice."""
+"""A dump that meets SIGKILL, or a disk that takes no more: nothing recorded is lost, and nothing is made twice."""
 
 import errno
 import os

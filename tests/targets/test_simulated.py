@@ -1,63 +1,103 @@
 """How much a simulated ImageNet teacher's answers lose by being kept in a few bytes."""
 
+import numcodecs
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from kdcache.cache.store import encoded_bytes
+from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.targets.kinds import make_coding
+from kdcache.targets.order_learning import learn_order, pilot_rows
 from support.simulated_teacher import simulate
+
+ROWS, CLASSES = 4000, 300
+
+Answers = tuple[Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
-def teacher() -> tuple[Tensor, Tensor]:
-    """Log-probabilities float32 [4000, 1000] and labels int64 [4000, 2]."""
-    label, log_prob = simulate(4000)
-    partner = np.roll(label, 1)
-    return torch.log_softmax(torch.from_numpy(log_prob[0]), 1), torch.from_numpy(np.stack([label, partner], 1))
+def everything() -> Answers:
+    """Log-probabilities float32 [n, 300] and labels int64 [n, 2], without partners."""
+    label, log_prob = simulate(ROWS + pilot_rows(CLASSES), classes=CLASSES)
+    labels = np.stack([label, np.full_like(label, -1)], 1)
+    return torch.log_softmax(torch.from_numpy(log_prob[0]), 1), torch.from_numpy(labels)
 
 
-def loss_and_bytes(teacher: tuple[Tensor, Tensor], **parameters: float) -> tuple[float, float]:
+@pytest.fixture(scope="module")
+def teacher(everything: Answers) -> Answers:
+    """The answers that are stored."""
+    return everything[0][:ROWS], everything[1][:ROWS]
+
+
+@pytest.fixture(scope="module")
+def order(everything: Answers) -> np.ndarray:
+    """An order that was learned from the others."""
+    pilot = make_coding("topk", CLASSES).keep(everything[0][ROWS:], torch.full((len(everything[0]) - ROWS, 2), -1))
+    return learn_order(pilot, None).table  # type: ignore[arg-type]
+
+
+def loss_and_bytes(teacher: Answers, order: np.ndarray | None = None, **parameters: float) -> tuple[float, float]:
     """Mean KL(full || rebuilt) in nats after storing and reading, and stored bytes a view."""
     full, labels = teacher
-    coding = make_coding("topk", 1000, **parameters)
+    tables = None if order is None else {"order": order}
+    coding = make_coding("topk", CLASSES, tables, **parameters)
     kept = coding.keep(full, labels)
-    rebuilt = coding.unpack(coding.pack(kept, 4096), 4000).with_labels(labels).log_probs(1000)
-    assert torch.allclose(rebuilt.double().exp().sum(1), torch.ones(4000, dtype=torch.float64), atol=1e-5)
+    rebuilt = coding.unpack(coding.pack(kept, 4096), ROWS).with_labels(labels).log_probs(CLASSES)
+    assert torch.allclose(rebuilt.double().exp().sum(1), torch.ones(ROWS, dtype=torch.float64), atol=1e-5)
     kl = (full.exp() * (full - rebuilt)).sum(1).mean().item()
-    return kl, sum(encoded_bytes(coding, kept).values()) / 4000
+    return kl, sum(encoded_bytes(coding, kept).values()) / ROWS
 
 
-def test_the_teacher_is_like_a_strong_one(teacher: tuple[Tensor, Tensor]) -> None:
+def plain_top_k(teacher: Answers, k: int) -> tuple[float, float]:
+    """The same of fp16 probabilities and int16 classes under the best of Blosc's zstd settings."""
+    full = teacher[0]
+    prob, classes = full.exp().topk(k)
+    tail = (1 - prob.sum(1, keepdim=True)) / (CLASSES - k)
+    rebuilt = tail.log().repeat(1, CLASSES).scatter_(1, classes, prob.log())
+    parts = [prob.half().numpy(), classes.short().numpy()]
+    codecs = [numcodecs.Blosc("zstd", level, shuffle) for level in (5, 9) for shuffle in (0, 1, 2)]
+    size = sum(min(len(codec.encode(part)) for codec in codecs) for part in parts)
+    return (full.exp() * (full - rebuilt)).sum(1).mean().item(), size / ROWS
+
+
+def test_the_teacher_is_like_a_strong_one(teacher: Answers) -> None:
     full, labels = teacher
-    assert full.exp().amax(1).mean().item() == pytest.approx(0.763, abs=0.015)
-    assert -(full.exp() * full).sum(1).mean().item() == pytest.approx(1.31, abs=0.06)
-    assert (full.argmax(1) == labels[:, 0]).double().mean().item() == pytest.approx(0.87, abs=0.02)
+    assert full.exp().amax(1).mean().item() == pytest.approx(0.80, abs=0.03)
+    assert (full.argmax(1) == labels[:, 0]).double().mean().item() == pytest.approx(0.87, abs=0.03)
 
 
-def test_a_threshold_loses_little(teacher: tuple[Tensor, Tensor]) -> None:
-    kl, size = loss_and_bytes(teacher, min_prob=0.0031)
-    assert kl <= 0.045
-    assert size <= 18
+def test_it_is_a_fifth_of_a_fixed_top_20_and_closer(teacher: Answers, order: np.ndarray) -> None:
+    """On 1,000 classes, learned from more answers, it is 0.153 of it (docs/compact.md)."""
+    plain_kl, plain_size = plain_top_k(teacher, 20)
+    kl, size = loss_and_bytes(teacher, order)
+    assert kl <= plain_kl
+    assert size <= 0.2 * plain_size
 
 
-def test_a_threshold_is_smaller_and_closer_than_a_fixed_k(teacher: tuple[Tensor, Tensor]) -> None:
-    fixed_kl, fixed_size = loss_and_bytes(teacher, k=20, min_prob=0.0)
-    kl, size = loss_and_bytes(teacher, min_prob=0.0031)
-    assert kl < fixed_kl
-    assert size < 0.6 * fixed_size
+def test_a_learned_order_makes_classes_smaller_and_changes_nothing_else(teacher: Answers, order: np.ndarray) -> None:
+    kl, size = loss_and_bytes(teacher)
+    ordered_kl, ordered_size = loss_and_bytes(teacher, order)
+    assert ordered_kl == pytest.approx(kl, rel=0.01)
+    assert ordered_size < 0.85 * size
 
 
-def test_a_lower_threshold_loses_less_and_takes_more(teacher: tuple[Tensor, Tensor]) -> None:
-    curve = [loss_and_bytes(teacher, min_prob=p) for p in (0.0125, 0.0031, 0.0008)]
+def test_a_lower_threshold_loses_less_and_takes_more(teacher: Answers) -> None:
+    curve = [loss_and_bytes(teacher, min_prob=p) for p in (0.0125, 0.0033, 0.0008)]
     assert curve == sorted(curve, reverse=True)
     assert [size for _, size in curve] == sorted(size for _, size in curve)
 
 
-def test_eight_bits_of_level_lose_nothing_that_matters(teacher: tuple[Tensor, Tensor]) -> None:
+def test_a_fixed_k_is_what_a_fixed_k_is(teacher: Answers) -> None:
+    kl, size = loss_and_bytes(teacher, k=10, min_prob=0.0, bits=8)
+    plain_kl, plain_size = plain_top_k(teacher, 10)
+    assert kl == pytest.approx(plain_kl, rel=0.02)
+    assert size < plain_size
+
+
+def test_eight_bits_of_level_lose_nothing_that_matters(teacher: Answers) -> None:
     full, labels = teacher
-    coding = make_coding("topk", 1000, min_prob=0.0031, bits=8)
-    kept = coding.keep(full, labels)
-    unquantised = (full.exp() * (full - kept.log_probs(1000))).sum(1).mean().item()
-    assert loss_and_bytes(teacher, min_prob=0.0031, bits=8)[0] < unquantised + 1e-4
+    kept = make_coding("topk", CLASSES).keep(full, labels)
+    unquantised = (full.exp() * (full - kept.log_probs(CLASSES))).sum(1).mean().item()
+    assert loss_and_bytes(teacher, bits=8)[0] < unquantised + 1e-4
+    assert loss_and_bytes(teacher, bits=5)[0] < unquantised + 3e-3

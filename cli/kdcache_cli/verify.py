@@ -1,0 +1,93 @@
+"""`kdcache verify`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from kdcache.errors import UsageError
+from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.options import (
+    MAX_SEED,
+    CacheArgument,
+    DecodeOption,
+    DeviceOption,
+    JsonOption,
+    RendererOption,
+    WeightsOption,
+)
+
+NOT_WHOLE = 3
+
+
+def verify(
+    cache: CacheArgument,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="DATA", help="With --teacher: the shards, to render views again.", show_default="none"
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help="With --data: the teacher whose answers are made again, and compared.",
+            show_default="none",
+        ),
+    ] = None,
+    weights: WeightsOption = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, metavar="N", help="With --teacher: how many answers are made again.")
+    ] = 1024,
+    max_kl: Annotated[
+        float,
+        typer.Option(
+            "--max-kl",
+            min=0.0,
+            metavar="KL",
+            help="With --teacher: nats that answers may lose over coding in the mean; a single one, 100 times that.",
+        ),
+    ] = 0.01,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="With --teacher: chooses the answers.")
+    ] = 0,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop bad blocks, so that the next dump-logits makes them again.")
+    ] = False,
+    device: DeviceOption = "auto",
+    renderer: RendererOption = "dali",
+    decode: DecodeOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything that a cache holds, and compare it with what was written.
+
+    With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
+    Exits with 3 when something is wrong.
+    """
+    from kdcache.jobs.rerun import RerunRequest
+    from kdcache.jobs.verify import VerifyRequest
+    from kdcache.jobs.verify import verify as run
+
+    if (data is None) != (teacher is None):
+        raise UsageError("--data and --teacher make answers again together: give both, or none.")
+    if teacher is None and weights is not None:
+        raise UsageError(f"--weights {weights} belongs to --teacher and --data: give these too.")
+    again = None
+    if data is not None and teacher is not None:
+        again = RerunRequest(
+            data=data,
+            teacher=teacher,
+            weights=weights,
+            samples=samples,
+            max_kl=max_kl,
+            seed=seed,
+            device=device,
+            renderer=renderer,
+            decode=decode,
+        )
+    report = run(VerifyRequest(cache=cache, rerun=again, repair=repair), ConsoleProgress())
+    print_lines([json.dumps(report.to_json(), indent=2)] if as_json else report.lines())
+    if not report.whole:
+        raise typer.Exit(NOT_WHOLE)

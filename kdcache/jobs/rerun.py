@@ -1,0 +1,202 @@
+"""Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.cache.stream import stream_targets
+from kdcache.data.index import open_index
+from kdcache.data.shards import SampleReader
+from kdcache.device import resolve_device, use_all_cores
+from kdcache.errors import CorruptError, ModelError, UsageError
+from kdcache.jobs.answers import block_batches, teacher_labels
+from kdcache.jobs.live import open_live_teacher
+from kdcache.jobs.opening import entry_name, stored_views
+from kdcache.models.names import architecture, resolve_name
+from kdcache.progress import Progress
+from kdcache.render.opening import open_renderer
+from kdcache.views.stream import stream_views
+from kdcache.views.viewset import Picks, Span
+
+#: A single answer may be this many times as far off as the mean of all may be.
+WORST = 100.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored answers beside those that the teacher gives now.
+
+    KL divergences are from the teacher's answer of now, in nats: to the stored one (`kl`), and to the same answer of
+    now after coding (`coding`), which is what coding alone loses.
+
+    Attributes:
+        samples: answers compared.
+        top1: share of them whose likeliest class is the same.
+        kl, coding: means; worst_kl, worst_coding: of single answers.
+        excess: the largest difference of the two for one answer.
+        limit: how much more than coding alone the mean may lose; a single answer, `WORST` times that.
+    """
+
+    samples: int
+    top1: float
+    kl: float
+    worst_kl: float
+    coding: float
+    worst_coding: float
+    excess: float
+    limit: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the stored answers are the teacher's, as far as rounding goes."""
+        return self.kl - self.coding <= self.limit and self.excess <= WORST * self.limit
+
+    def lines(self) -> list[str]:
+        """The comparison in words."""
+        verdict = "These are the teacher's answers" if self.agrees else "These are NOT the teacher's answers"
+        return [
+            f"{self.samples:,} answers made again: top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which "
+            f"coding {self.coding:.5f}; worst {self.worst_kl:.4f}, of coding alone {self.worst_coding:.4f}.",
+            f"{verdict} (limit: {self.limit:g} nats over coding in the mean, {WORST * self.limit:g} for one answer).",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, and the verdict."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+@dataclass(frozen=True)
+class RerunRequest:
+    """Which answers to make again: of the entry or model `teacher`, on `data`; see `VerifyRequest`."""
+
+    data: str
+    teacher: str
+    weights: Path | None = None
+    samples: int = 1024
+    max_kl: float = 0.01
+    seed: int = 0
+    device: str = "auto"
+    renderer: str = "dali"
+    decode: str = "auto"
+
+
+def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison:
+    """Render random batches of the dump again, run the teacher on them, and compare.
+
+    The batches are whole, as the dump computed them, so that on the machine that made the cache nothing differs.
+
+    Raises:
+        UsageError: the cache holds no answers of such a teacher.
+        CorruptError: stored answers do not fit the labels.
+        KdcacheError: data, weights or teacher are others than the cache's, by name.
+    """
+    device = resolve_device(request.device)
+    use_all_cores()
+    entry = _entry(cache, request.teacher)
+    opened = stored_views(cache, open_index(request.data, progress=progress))
+    live = open_live_teacher(
+        _model(request.teacher, entry), request.weights, entry.identity.name, cache, opened, device, progress
+    )
+    spans = _random_batches(entry, request.samples, request.seed)
+    rows = sum(span.stop - span.start for span in spans)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    with (
+        open_renderer(
+            request.renderer,
+            size=live.teacher.size,
+            max_batch=live.teacher.batch_size,
+            device=device,
+            decode=request.decode,
+        ) as renderer,
+        closing(SampleReader(opened.view_set.index)) as reader,
+        closing(stream_views(opened.view_set, reader, renderer, spans)) as stream,
+        closing(stream_targets(entry, _wanted(spans))) as stored,
+        progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
+    ):
+        for span, views, targets in zip(spans, stream, stored, strict=True):
+            said = live.teacher.answer(views.pixels).cpu()
+            labels = teacher_labels(views, entry.identity.label_space)
+            try:
+                found = targets.with_labels(labels).log_probs(said.shape[1])
+            except CorruptError as error:
+                raise CorruptError(
+                    f"Answers of {entry.identity.name} to rows {span.start} to {span.stop} of view {span.view} do not "
+                    f"fit the data's labels: {error}"
+                ) from error
+            coding = entry.coding
+            coded = coding.unpack(coding.pack(coding.keep(said, labels), len(said)), len(said)).with_labels(labels)
+            same = said.argmax(1) == found.argmax(1)
+            parts.append((same, _kl(said, found), _kl(said, coded.log_probs(said.shape[1]))))
+            task.advance(len(said))
+    top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Comparison(
+        samples=rows,
+        top1=float(top1.double().mean()),
+        kl=float(kl.mean()),
+        worst_kl=float(kl.max()),
+        coding=float(own.mean()),
+        worst_coding=float(own.max()),
+        excess=float((kl - own).max()),
+        limit=request.max_kl,
+    )
+
+
+def _kl(said: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
+    return (said.double().exp() * (said.double() - stored.double())).sum(1).clamp(min=0)
+
+
+def _entry(cache: Cache, teacher: str) -> Entry:
+    stored = cache.teachers()
+    for name in (teacher, entry_name(teacher)):
+        if name in stored:
+            return cache.entry(name)
+    there = ", ".join(stored) or "none"
+    try:
+        alike = [name for name, identity in stored.items() if identity.architecture == architecture(teacher)]
+    except ModelError:
+        alike = []
+    if len(alike) != 1:
+        raise UsageError(f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}: name one.")
+    return cache.entry(alike[0])
+
+
+def _model(teacher: str, entry: Entry) -> str:
+    """The model to run: an entry may have a name of its own, which is no model's."""
+    try:
+        resolve_name(teacher)
+    except ModelError:
+        return entry.identity.architecture
+    return teacher
+
+
+def _random_batches(entry: Entry, samples: int, seed: int) -> list[Span]:
+    """Batches of recorded blocks that hold at least so many rows, or all there are, in the order of the cache."""
+    layout, size = entry.layout, entry.identity.batch_size
+    blocks = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
+    if not blocks:
+        raise UsageError(f"The cache holds no answers of {entry.identity.name} yet: run the same dump-logits again.")
+    rng = np.random.default_rng(seed)
+    each = -(-samples // (size * len(blocks)))  # batches of a block, as evenly as can be
+    chosen: list[Span] = []
+    for number in rng.permutation(len(blocks)):
+        view, block = blocks[number]
+        batches = block_batches(view, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=size)
+        chosen += [batches[place] for place in rng.permutation(len(batches))[:each]]
+        if sum(span.stop - span.start for span in chosen) >= samples:
+            break
+    return sorted(chosen)
+
+
+def _wanted(spans: list[Span]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for span in spans:
+        picks = Picks.of(span)
+        yield picks.view, picks.row
