@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdcache.views.operations import Operation
 from kdcache.views.plan import make_plan
 from kdcache.views.policies import NAMED
 from kdcache.views.policy import Policy
@@ -100,8 +101,9 @@ def test_what_is_drawn_for_different_purposes_is_independent():
         "flip": plan.flip,
         "cubic": plan.cubic,
         "shift": plan.shift[:, 0],
-        "operation": plan.op[:, 0] == 0,
-        "jitter": plan.op[:, 3] == 0,
+        "applied": plan.op[:, 0] != Operation.IDENTITY,
+        "rotated": plan.op[:, 0] == Operation.ROTATE,
+        "jitter": plan.op[:, 3] != Operation.IDENTITY,
         "order of jitter": plan.op[:, 4],
         "erased": plan.erase[:, 0, 2] > 0,
         "place of the box": plan.erase[:, 0, 0],
@@ -112,8 +114,12 @@ def test_what_is_drawn_for_different_purposes_is_independent():
     related = np.abs(np.corrcoef(columns)) > 4.5 / np.sqrt(rows / 2)
     names = [*drawn, *even]
     pairs = {(names[a], names[b]) for a, b in zip(*np.nonzero(np.triu(related, 1)), strict=True)}
-    # No box has no place, and no jitter no order; a cut is one way to mix.
-    assert pairs == {("jitter", "order of jitter"), ("erased", "place of the box"), ("weight", "cut")}
+    assert pairs == {
+        ("applied", "rotated"),
+        ("jitter", "order of jitter"),  # where there is one
+        ("erased", "place of the box"),
+        ("weight", "cut"),
+    }
 
 
 CASES = {
