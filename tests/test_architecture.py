@@ -199,7 +199,7 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
 COMMANDS = (
     *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("dump-logits",)),
-    *(("train",), ("evaluate",), ("verify",), ("demo",), ("policies",), ("recipes",)),
+    *(("train",), ("evaluate",), ("verify",), ("demo",), ("doctor",), ("policies",), ("recipes",)),
 )
 
 

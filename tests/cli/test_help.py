@@ -17,7 +17,8 @@ OPTIONS = {
     "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",
     "evaluate": "MODEL --data --weights --device --batch-size",
     "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
-    "demo": "--out",
+    "demo": "--out --seed --renderer",
+    "doctor": "--data --cache --limit --json",
     "policies": "",
     "recipes": "",
 }
@@ -39,7 +40,7 @@ def default_of(option: str, text: str) -> str:
 
 def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
     rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
-    assert rows == ["demo", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes"]
+    assert rows == ["demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes"]
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -52,6 +53,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 
 
 def test_defaults_shown_are_those_of_the_library() -> None:
+    from kdcache.doctor.examine import LIMIT
     from kdcache.jobs.answers import DEFAULT_BATCH
     from kdcache.jobs.dump import DEFAULT_K, DEFAULT_MIN_PROB, DumpRequest
     from kdcache.jobs.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
@@ -69,6 +71,7 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert default_of("--renderer", dump) == DumpRequest.renderer
     assert DEFAULT_POLICY in default_of("--policy", dump)
     assert default_of("--recipe", help_of("train")) == DEFAULT_RECIPE
+    assert float(default_of("--limit", help_of("doctor"))) == LIMIT
     assert default_of("--batch-size", help_of("evaluate")) == str(EVALUATION_BATCH)
 
 

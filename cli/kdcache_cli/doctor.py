@@ -1,0 +1,55 @@
+"""`kdcache doctor`."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from kdcache_cli.console import print_lines
+
+_WIDTH = 20
+
+
+def doctor(
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", envvar="KDCACHE_DATA", metavar="DATA", help="Shards that a job will read.", show_default="./data"
+        ),
+    ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="Cache that a job will use.", show_default="./cache"
+        ),
+    ] = None,
+    limit: Annotated[
+        float, typer.Option("--limit", min=1, metavar="SECONDS", help="How long each thing may take to be tried.")
+    ] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say whether the main job can run on this machine, and what to do where it cannot.
+
+    Versions, threads, driver, GPUs, DALI (tried on a JPEG), shared memory, data, cache, disks. Exits with 1 if
+    something is at fault. A machine without a GPU is well: everything runs on its CPU.
+    """
+    from kdcache.doctor.examine import examine
+
+    findings = []
+    for finding in examine(data, cache, limit):
+        findings.append(finding)
+        if not as_json:
+            print_lines([f"{finding.state:5}  {finding.subject:{_WIDTH}}{finding.says}"])
+            if finding.remedy:
+                print_lines([f"{'':{7 + _WIDTH}}-> {finding.remedy}"])
+    faults = [finding.subject for finding in findings if finding.state == "fault"]
+    if as_json:
+        found = {"able": not faults, "findings": [asdict(finding) for finding in findings]}
+        print_lines([json.dumps(found, indent=2)])
+    elif faults:
+        print_lines(["", f"The main job cannot run here: {', '.join(faults)}."])
+    else:
+        print_lines(["", "The main job can run here."])
+    if faults:
+        raise typer.Exit(1)

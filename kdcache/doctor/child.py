@@ -1,0 +1,68 @@
+"""Trying something in a process of its own, so that a driver that crashes or hangs takes nothing along with it."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        answer: what it returned; empty where it failed.
+        failure: why it failed, as a clause; None where it did not.
+    """
+
+    answer: dict[str, Any] = field(default_factory=dict)
+    failure: str | None = None
+
+
+def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
+    """Run a function of `kdcache.doctor.trials` in a process of its own, for `limit` seconds at most.
+
+    A process that cannot even be killed, because it waits for a dead mount or device, is left behind.
+    """
+    code, out, err = run([sys.executable, "-P", "-m", "kdcache.doctor.trials", trial, *arguments], limit)
+    if code is None:
+        return Outcome(failure=f"it did not end within {limit:g} seconds")
+    if code < 0:
+        return Outcome(failure=f"it crashed ({signal.Signals(-code).name})")
+    try:
+        said = json.loads(out)
+    except ValueError:
+        last = err.strip().splitlines()[-1:] or ["it said nothing"]
+        return Outcome(failure=f"it ended with {code}: {last[0]}")
+    return Outcome(answer=said["answer"], failure=said["failure"])
+
+
+def run(command: list[str], limit: float) -> tuple[int | None, str, str]:
+    """Exit code, stdout and stderr of a command; the code is None where it was still running after `limit` seconds.
+
+    Raises OSError where it cannot be started.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # whatever it starts itself is ended with it
+    )
+    try:
+        out, err = process.communicate(timeout=limit)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+        if isinstance(error, subprocess.TimeoutExpired):
+            return None, "", ""
+        raise
+    return process.returncode, out, err

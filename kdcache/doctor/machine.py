@@ -1,0 +1,169 @@
+"""The machine: its cores, shared memory, NVIDIA driver and GPUs."""
+
+import contextlib
+import glob
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdcache.doctor.child import Outcome, run
+from kdcache.doctor.findings import Finding, fault, note, ok
+
+GIB = 2**30
+#: The oldest driver for each CUDA that PyTorch is built with.
+OLDEST_DRIVER = {"12": 525, "13": 580}
+#: What NCCL likes to have for the processes of a training on several GPUs.
+SHARED_MEMORY = GIB
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What this process can see of NVIDIA's driver and devices.
+
+    Attributes:
+        devices: how many files of GPUs there are.
+        driver: its version; None where no driver is found.
+        hidden: what hides all GPUs from this process; None where nothing does.
+    """
+
+    devices: int
+    driver: str | None
+    hidden: str | None = None
+
+
+def look_for_gpus(limit: float) -> Seen:
+    """Look without any of NVIDIA's libraries, except that nvidia-smi is asked for a driver that is not plain to see."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return Seen(
+        devices=len(glob.glob("/dev/nvidia[0-9]*"))
+        or int(os.path.exists("/dev/dxg")),  # Windows' Linux shows the latter
+        driver=_driver_version(limit),
+        hidden=f"CUDA_VISIBLE_DEVICES={chosen}" if chosen in ("", "-1") else None,
+    )
+
+
+def _driver_version(limit: float) -> str | None:
+    with contextlib.suppress(OSError):
+        found = re.search(r"NVRM version:.*?\s(\d{3,}(?:\.\d+)+)\s", Path("/proc/driver/nvidia/version").read_text())
+        if found:
+            return found[1]
+    with contextlib.suppress(OSError):
+        code, out, _ = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], limit)
+        if code == 0 and out.strip():
+            return out.split()[0]
+    return None
+
+
+def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
+    """What is to be said of the driver, once the trial `compute` has told whether PyTorch can use it.
+
+    A machine without a GPU is well, and so is one whose GPUs are hidden or whose PyTorch knows none, with a note: only
+    a GPU that is there and cannot be used is a fault.
+    """
+    built_for = computed["cuda"]
+    oldest = OLDEST_DRIVER.get(str(built_for).partition(".")[0], 0)
+    too_old = seen.driver is not None and int(seen.driver.partition(".")[0]) < oldest
+    asked = f"PyTorch {computed['torch']} for CUDA {built_for}"
+    if computed["available"]:
+        if too_old:
+            return ok("driver", f"{seen.driver}; {asked} asks for {oldest} and works all the same")
+        return ok("driver", f"{seen.driver or 'of unknown version'}; {asked} works with it")
+    if not seen.devices:
+        if seen.driver is None:
+            return ok("driver", "none, and no NVIDIA GPU: models run on the CPU")
+        return note(
+            "driver",
+            f"{seen.driver}, but no GPU is given to this container or account: models run on the CPU.",
+            "Start the container with --gpus all, or ask whoever runs the machine for the device files /dev/nvidia*.",
+        )
+    if seen.hidden is not None:
+        return note("driver", f"{seen.hidden} hides the GPUs: models run on the CPU.", "Unset it to use them.")
+    if built_for is None:
+        return note(
+            "driver",
+            f"PyTorch {computed['torch']} is a build for the CPU, and there is a GPU: models run on the CPU.",
+            "Install a build of PyTorch for CUDA to use it.",
+        )
+    if seen.driver is None:
+        return fault(
+            "driver", "There are device files of a GPU, but no driver.", f"Install NVIDIA's driver {oldest} or later."
+        )
+    if too_old:
+        return fault(
+            "driver",
+            f"{seen.driver} is too old: {asked} needs {oldest} or later.",
+            f"Update NVIDIA's driver to {oldest} or later, or install a PyTorch for an older CUDA.",
+        )
+    why = computed["warning"] or "it gives no reason"
+    return fault(
+        "driver",
+        f"{seen.driver} is there, but {asked} finds no GPU: {why}",
+        "See whether nvidia-smi lists the GPU; after an update of the driver, restart the machine.",
+    )
+
+
+def judge_gpus(outcome: Outcome) -> Finding:
+    """What is to be said of the trial `compute_on_gpus`."""
+    if outcome.failure is not None:
+        return fault(
+            "GPU",
+            f"PyTorch cannot compute on it: {outcome.failure}.",
+            "See nvidia-smi and the kernel's log (dmesg) for errors of the GPU; restart the machine if it hangs.",
+        )
+    gpus, full = outcome.answer["gpus"], outcome.answer["full"]
+    names = ", ".join(f"{gpu['name']} ({gpu['memory'] / GIB:.0f} GiB)" for gpu in gpus)
+    if full:
+        which = ", ".join(f"cuda:{number}" for number in full)
+        return note("GPU", f"{names}; the memory of {which} is full.", "Wait for, or end, what runs there.")
+    return ok("GPU", f"{names}; each computes what the CPU does" if len(gpus) > 1 else f"{names}; it computes right")
+
+
+def judge_threads(computed: dict[str, Any], quota: float | None) -> Finding:
+    """What is to be said of the threads of a job, where a control group grants it `quota` cores' time."""
+    threads = computed["threads"]
+    if isinstance(threads, str):
+        return fault("threads", threads, "Unset KDCACHE_THREADS to use all cores.")
+    if quota is not None and threads > max(1, round(quota)):
+        return note(
+            "threads",
+            f"{threads}, but this container or job is given the time of {quota:g} cores: threads wait for each other.",
+            f"Set KDCACHE_THREADS={max(1, round(quota))}.",
+        )
+    return ok("threads", f"{threads} to decode and compute with")
+
+
+def granted_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The cores' time that the control group of this container grants it; None where it is not limited."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def look_at_shared_memory(gpus: int, place: str = "/dev/shm") -> Iterator[Finding]:
+    """Shared memory: processes meet in it, and NCCL exchanges gradients through it."""
+    try:
+        disk = os.statvfs(place)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        yield note(
+            "shared memory",
+            f"{place} cannot be used ({error.strerror}): one process indexes images, and one GPU trains.",
+            f"Mount a tmpfs at {place} that everybody may write.",
+        )
+        return
+    size = disk.f_blocks * disk.f_frsize
+    if gpus > 1 and size < SHARED_MEMORY:
+        yield note(
+            "shared memory",
+            f"{place} has {size / 2**20:.0f} MiB: too little for a training on {gpus} GPUs.",
+            "Start the container with --shm-size 8g or --ipc host.",
+        )
+    else:
+        yield ok("shared memory", f"{size / GIB:.2f} GiB at {place}")
