@@ -20,12 +20,12 @@ PURE = (
     "kdcache.views.random",
     "kdcache.views.policy",
     "kdcache.views.plan",
-    "kdcache.views.crops",
-    "kdcache.views.erasing",
-    "kdcache.views.jitter",
-    "kdcache.views.mixing",
-    "kdcache.views.scheme",
-    "kdcache.views.schemes",
+    "kdcache.views.draws.crops",
+    "kdcache.views.draws.erasing",
+    "kdcache.views.draws.jitter",
+    "kdcache.views.draws.mixing",
+    "kdcache.views.schemes.scheme",
+    "kdcache.views.schemes.parsing",
     "kdcache.targets.topk",
     "kdcache.cache.identity",
     "kdcache.objectives",
@@ -199,7 +199,7 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
 COMMANDS = (
     *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("dump-logits",)),
-    *(("train",), ("evaluate",), ("verify",), ("demo",), ("doctor",), ("policies",), ("recipes",)),
+    *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",), ("recipes",)),
 )
 
 

@@ -7,6 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 import kdcache
+from kdcache_cli.cache_copy import copy
 from kdcache_cli.demo import demo
 from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
@@ -15,12 +16,26 @@ from kdcache_cli.failures import explained
 from kdcache_cli.import_fashion_mnist import fashion_mnist
 from kdcache_cli.import_folder import folder
 from kdcache_cli.index import index
+from kdcache_cli.inspect import inspect
 from kdcache_cli.policies import policies
 from kdcache_cli.recipes import recipes
 from kdcache_cli.train import train
 from kdcache_cli.verify import verify
 
-_ORDER = ("demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes")
+_ORDER = (
+    "demo",
+    "doctor",
+    "import",
+    "index",
+    "dump-logits",
+    "train",
+    "evaluate",
+    "inspect",
+    "verify",
+    "cache",
+    "policies",
+    "recipes",
+)
 
 
 class Commands(TyperGroup):
@@ -71,7 +86,11 @@ app.command("index")(index)
 app.command("dump-logits")(dump_logits)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("inspect")(inspect)
 app.command("verify")(verify)
+caches = typer.Typer(help="Do something with whole caches.", no_args_is_help=True)
+caches.command("copy")(copy)
+app.add_typer(caches, name="cache")
 app.command("policies")(policies)
 app.command("recipes")(recipes)
 

@@ -1,7 +1,7 @@
 """A teacher's entry in a cache: its blocks, written whole and once, and read back checked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -99,15 +99,9 @@ class Entry:
         start, stop = self.layout.chunk_range(chunk)
         block = self.layout.block_of(chunk)
         record = self.record(view, block)
-        arrays = {}
-        for name, codec in self._codecs.items():
-            key = self._chunk_key(name, view, chunk)
-            data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
-            if data is None or stored is None or not stored.describes(data):
-                state = "is missing" if data is None else "is not what was written"
-                raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
-            arrays[name] = codec.decode(data)
+        stored = {name: self._checked_chunk(record, name, view, chunk) for name in self._codecs}
         try:
+            arrays = {name: codec.decode(stored[name]) for name, codec in self._codecs.items()}
             return self.coding.unpack(arrays, stop - start)
         except CorruptError as error:
             raise CorruptError(
@@ -118,6 +112,17 @@ class Entry:
     def read_block(self, view: int, block: int) -> Targets:
         """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
         return _join([self.read_chunk(view, chunk) for chunk in self.layout.chunks_of(block)])
+
+    def raw_block(self, view: int, block: int) -> Iterator[tuple[str, bytes]]:
+        """Keys and bytes of a recorded block: its chunks, each checked against the record, and then the record.
+
+        Raises CacheError and CorruptError as `read_chunk` does.
+        """
+        record = self.record(view, block)
+        for name in self._codecs:
+            for chunk in self.layout.chunks_of(block):
+                yield self._chunk_key(name, view, chunk), self._checked_chunk(record, name, view, chunk)
+        yield record_key(self.identity.name, view, block), record.to_bytes()
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
         """Write a block piece by piece. Raises RecordedError where it is there already."""
@@ -160,6 +165,14 @@ class Entry:
             self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
             for name, stored in record.chunks.items()
         )
+
+    def _checked_chunk(self, record: BlockRecord, name: str, view: int, chunk: int) -> bytes:
+        key, block = self._chunk_key(name, view, chunk), self.layout.block_of(chunk)
+        data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
+        if data is None or stored is None or not stored.describes(data):
+            state = "is missing" if data is None else "is not what was written"
+            raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
+        return data
 
     def _chunk_key(self, name: str, view: int, chunk: int) -> str:
         spec = self._codecs[name].spec

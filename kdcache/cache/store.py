@@ -4,11 +4,13 @@
     windows/                           int32 [samples], the window of each sample
     teachers/NAME/zarr.json            group; its attribute `kdcache` is the teacher's identity
     teachers/NAME/ARRAY/               [view, ...], one chunk for each chunk of rows
+teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
     teachers/NAME/records/VIEW/BLOCK.json
 
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from kdcache.cache.identity import (
     seal,
     windows_checksum,
 )
-from kdcache.cache.layout import VIEW_CAPACITY, teacher_key
+from kdcache.cache.layout import VIEW_CAPACITY, table_key, teacher_key
 from kdcache.cache.zarr_form import (
     META,
     OURS,
@@ -130,9 +132,14 @@ class Cache:
             raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
         content = group_content(data, files.locate(META))
         version = content.get("format")
+        if type(version) is int and version < FORMAT:
+            raise CacheError(
+                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}: classes "
+                "and probabilities were stored otherwise before. Run dump-logits again with another --cache."
+            )
         if type(version) is int and version > FORMAT:
             raise CacheError(
-                f"The cache {place} has format {version}, and this version of kdcache reads formats up to {FORMAT}. "
+                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}. "
                 "Update kdcache."
             )
         view_set = ViewSetIdentity.from_json(content, files.locate(META))
@@ -165,6 +172,17 @@ class Cache:
             raise CorruptError(f"{self._files.locate('windows')} was altered; restore it from a copy.")
         return windows
 
+    def once_bytes(self) -> dict[str, int]:
+        """Bytes of what is stored once and not for each view: the windows, and the metadata of everything."""
+        windows = (self._files.size(f"windows/c/{part}") for part in range(-(-self.view_set.samples // WINDOWS_CHUNK)))
+        metas = list(cache_metadata(self.view_set))
+        for name in self.teachers():
+            metas += entry_metadata(self.entry(name))
+        return {
+            "windows": sum(size or 0 for size in windows),
+            "metadata": sum(self._files.size(key) or 0 for key in metas),
+        }
+
     def claims(self) -> Claims:
         """Claims on blocks of this cache, which keep processes that write it out of each other's way."""
         return open_claims(self._files)
@@ -189,12 +207,13 @@ class Cache:
             coding = make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
         except UsageError as error:
             raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
-        return self._entry(identity, coding)
+        return self._entry(identity, self._with_tables(coding, identity))
 
     def add_teacher(self, identity: TeacherIdentity, coding: Coding) -> Entry:
         """The entry of this teacher, made where there is none of its name.
 
-        Raises IdentityError where a teacher of that name differs in any field.
+        An entry that is there keeps its own tables, whatever those of `coding` are.
+        Raises IdentityError where a teacher of that name differs in any other field.
         """
         if identity.targets != coding.identity() or identity.num_classes != coding.num_classes:
             raise CacheError("The coding is not the one that the teacher's identity names.")
@@ -202,10 +221,14 @@ class Cache:
         if self._teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            # Identity first: it settles which of two processes makes an entry of this name.
+            coding = self._settle_tables(coding, identity.name)
+            identity = replace(identity, targets=coding.identity())
+            # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
         assert stored is not None
+        coding = self._with_tables(coding, stored)
+        identity = replace(identity, targets=coding.identity())
         require_same(stored, identity, f"Teacher '{identity.name}' of the cache {self._files.locate('')}")
         entry = self._entry(identity, coding)
         metas = entry_metadata(entry)
@@ -224,6 +247,48 @@ class Cache:
             return None
         where = self._files.locate(key)
         return TeacherIdentity.from_json(group_content(data, where), where)
+
+    def _settle_tables(self, coding: Coding, name: str) -> Coding:
+        """Store the tables of a coding before anything refers to them; what another process stored first is kept."""
+        settled = {}
+        for table, values in coding.tables().items():
+            key, codec = table_key(name, table), ZarrChunk(coding.table_specs()[table])
+            if not self._files.put_if_absent(key, codec.encode(values)):
+                try:
+                    found = self._table(coding, name, table)
+                    coding.with_tables({table: found})
+                    values = found
+                except CorruptError:  # of a killed process whose entry never came to be
+                    self._files.put(key, codec.encode(values))
+                    self._files.flush([key])
+            settled[table] = values
+        return coding.with_tables(settled)
+
+    def _with_tables(self, coding: Coding, stored: TeacherIdentity) -> Coding:
+        """The coding with the tables of a stored entry. Raises CorruptError where they were altered."""
+        if stored.targets.get("kind") != coding.kind or stored.num_classes != coding.num_classes:
+            return coding
+        tables = {
+            table: self._table(coding, stored.name, table)
+            for table in coding.table_specs()
+            if table in stored.targets
+        }
+        coding = coding.with_tables(tables)
+        for table in tables:
+            if coding.parameters()[table] != stored.targets[table]:
+                where = self._files.locate(table_key(stored.name, table))
+                raise CorruptError(f"{where} was altered: its checksum does not fit. Restore the file from a copy.")
+        return coding
+
+    def _table(self, coding: Coding, name: str, table: str) -> np.ndarray:
+        key = table_key(name, table)
+        data = self._files.get(key)
+        if data is None:
+            raise CorruptError(f"{self._files.locate(key)} is missing; restore it from a copy.")
+        try:
+            return ZarrChunk(coding.table_specs()[table]).decode(data)
+        except CorruptError as error:
+            raise CorruptError(f"{self._files.locate(key)}: {error} Restore the file from a copy.") from error
 
     def _entry(self, identity: TeacherIdentity, coding: Coding) -> Entry:
         codecs = {
@@ -256,6 +321,9 @@ def entry_metadata(entry: Entry) -> dict[str, bytes]:
     metas[f"{folder}/records/{META}"] = group_metadata({})
     for name, spec in entry.coding.arrays(layout.chunk_rows).items():
         metas[f"{folder}/{name}/{META}"] = _teacher_array_meta(spec, layout.chunks)
+    for table in entry.coding.tables():
+        spec = entry.coding.table_specs()[table]
+        metas[f"{folder}/{table}/{META}"] = array_metadata(spec, spec.shape, spec.shape)
     return metas
 
 

