@@ -17,11 +17,16 @@ def demo(
         int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes views, students and order.")
     ] = 0,
     renderer: RendererOption = "dali",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Take every step with a few images, in seconds; the scores say nothing.")
+    ] = False,
 ) -> None:
     """Run the main job on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores."""
+    from kdcache.jobs.demo import EPOCHS, QUICK
     from kdcache.jobs.demo import demo as run
 
-    report = run(out, ConsoleProgress(), seed=seed, renderer=renderer)
+    epochs, limit = QUICK if quick else (EPOCHS, None)
+    report = run(out, ConsoleProgress(), seed=seed, renderer=renderer, epochs=epochs, limit=limit)
     print()
     print_table(
         ("model", "top-1", "images/s", "bytes a view", "folder"),
@@ -39,4 +44,7 @@ def demo(
     print()
     print_table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in report.stages.items()])
     print()
-    print_lines(report.summary())
+    if quick:
+        print_lines([f"A quick look: {epochs} epochs of {limit} images say nothing of what distillation gives."])
+    else:
+        print_lines(report.summary())
