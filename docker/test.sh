@@ -32,11 +32,13 @@ with_docker() {
 with_buildah() {
     export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
     local base=${BASE_IMAGE:-} folder=
-    trap 'buildah rm --all > /dev/null 2>&1; buildah rmi "$image" "$image-base" > /dev/null 2>&1' EXIT
+    container=
+    trap 'buildah rm $container > /dev/null 2>&1; buildah rmi "$image" "$image-base" > /dev/null 2>&1' EXIT
     if [ -z "$base" ]; then
         base=localhost/$image-base folder=$(mktemp -d)
         say "debootstrap bookworm"
         debootstrap --variant=minbase bookworm "$folder" > /dev/null
+        chmod 755 "$folder" # becomes that of /
         container=$(buildah from scratch)
         buildah add --quiet "$container" "$folder" / > /dev/null
         rm -rf "$folder"
@@ -44,7 +46,7 @@ with_buildah() {
     fi
     say "buildah build --file $dockerfile"
     # Without layers: vfs copies everything below each of them.
-    buildah build --format docker --layers=false --file "$dockerfile" --build-arg "BASE_IMAGE=$base" \
+    buildah build --format docker --layers=false --force-rm --file "$dockerfile" --build-arg "BASE_IMAGE=$base" \
         "${build_options[@]}" --tag "$image" .
     buildah inspect --type image --format 'size: {{.Docker.Size}} bytes' "$image"
     container=$(buildah from "$image")
