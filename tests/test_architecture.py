@@ -113,6 +113,7 @@ def test_the_modules_are_found() -> None:
     [
         ("nvidia", {"kdcache.render.dali"}),
         ("zarr", {"kdcache.cache.zarr_form"}),
+        ("obstore", {"kdcache.cache.objects"}),
         ("typer", set()),
         ("rich", set()),
         ("kdcache_cli", set()),
@@ -198,7 +199,7 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
 
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
 COMMANDS = (
-    *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("dump-logits",)),
+    *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
     *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",), ("recipes",)),
 )
 

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from checks.report import Line, Setting, Table, cause
-from kdcache.views.augment import Augmenter
-from kdcache.views.kernels import batched
-from kdcache.views.mix import mix
+from kdcache.views.pixels.augment import Augmenter
+from kdcache.views.pixels.kernels import batched
+from kdcache.views.pixels.mix import mix
+from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policies import NAMED
 from kdcache.views.policy import Policy
-from kdcache.views.transfer import to_device
 from support.kernel_checks import CHECKS
 from support.photographs import FILL, batch_as_timm_does, photographs
 

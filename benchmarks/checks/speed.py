@@ -20,11 +20,11 @@ from kdcache.data.writer import NewSample, write_shards
 from kdcache.device import autocast, cores, resolve_precision
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
-from kdcache.views.augment import Augmenter
-from kdcache.views.mix import mix
+from kdcache.views.pixels.augment import Augmenter
+from kdcache.views.pixels.mix import mix
+from kdcache.views.pixels.transfer import to_device
 from kdcache.views.policies import NAMED
 from kdcache.views.stream import stream_views
-from kdcache.views.transfer import to_device
 from kdcache.views.viewset import Span, ViewSet
 from support.images import PHOTOGRAPHS, photograph
 

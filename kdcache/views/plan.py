@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt64
 
-from kdcache.views.crops import draw_boxes, draw_shifts
-from kdcache.views.erasing import draw_erasing
-from kdcache.views.jitter import draw_jitter
-from kdcache.views.mixing import draw_mixing
+from kdcache.views.draws.crops import draw_boxes, draw_shifts
+from kdcache.views.draws.erasing import draw_erasing
+from kdcache.views.draws.jitter import draw_jitter
+from kdcache.views.draws.mixing import draw_mixing
 from kdcache.views.policy import Policy
 from kdcache.views.random import Stream, unit, words
-from kdcache.views.scheme import draw_scheme
-from kdcache.views.schemes import parse_scheme
+from kdcache.views.schemes.parsing import parse_scheme
+from kdcache.views.schemes.scheme import draw_scheme
 
 
 @dataclass(frozen=True)

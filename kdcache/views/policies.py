@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from kdcache.errors import ConfigError
-from kdcache.views.names import did_you_mean
+from kdcache.nearest import did_you_mean
 from kdcache.views.policy import Policy
 
 # timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.views.names import did_you_mean
-from kdcache.views.schemes import parse_scheme
+from kdcache.nearest import did_you_mean
+from kdcache.views.schemes.parsing import parse_scheme
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
 CROPS = ("resized", "centre", "padded")

@@ -12,9 +12,9 @@ from torch import Tensor
 from kdcache.data.shards import SampleReader
 from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
-from kdcache.views.augment import Augmenter
-from kdcache.views.mix import mix
-from kdcache.views.transfer import to_device
+from kdcache.views.pixels.augment import Augmenter
+from kdcache.views.pixels.mix import mix
+from kdcache.views.pixels.transfer import to_device
 from kdcache.views.viewset import Picks, Rows, Span, ViewSet
 
 

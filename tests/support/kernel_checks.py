@@ -9,12 +9,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from kdcache.views.augment import shift
-from kdcache.views.erase import erase
-from kdcache.views.kernels import batched
-from kdcache.views.kernels.warp import WARPS
-from kdcache.views.noise import normals, philox
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.augment import shift
+from kdcache.views.pixels.erase import erase
+from kdcache.views.pixels.kernels import batched
+from kdcache.views.pixels.kernels.warp import WARPS
+from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.policy import ERASE_MODES, Policy
 from support.photographs import (
     ARGUMENTS,

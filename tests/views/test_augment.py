@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.augment import Augmenter, shift
-from kdcache.views.erase import erase
-from kdcache.views.kernels import batched
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.augment import Augmenter, shift
+from kdcache.views.pixels.erase import erase
+from kdcache.views.pixels.kernels import batched
 from kdcache.views.policy import Policy
 from support.photographs import (
     FILL,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.data import auto_augment as timm_aa
 
-from kdcache.views.levels import SCALES, Direction, arguments
+from kdcache.views.schemes.levels import SCALES, Direction, arguments
 
 HPARAMS = {"translate_const": 100, "img_mean": (124, 116, 104)}
 # Absolute pixels, which no policy of timm's uses.

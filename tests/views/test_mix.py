@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.mix import _at_once, _pair_by_pair, mix
+from kdcache.views.pixels.mix import _at_once, _pair_by_pair, mix
 
 
 def pixels_of(rows, size=8, seed=0):

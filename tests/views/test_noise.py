@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.views.noise import normals, philox
+from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.random import philox4x32
 from support.distributions import differ
 

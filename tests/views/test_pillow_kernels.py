@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.kernels import pillow
-from kdcache.views.kernels.warp import WARPS
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.kernels import pillow
+from kdcache.views.pixels.kernels.warp import WARPS
 from support.photographs import ARGUMENTS, FILL, as_timm_does, photographs, to_picture, to_tensor
 
 

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from kdcache.render.pillow import PillowRenderer
-from kdcache.views.augment import Augmenter
-from kdcache.views.mix import mix
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.augment import Augmenter
+from kdcache.views.pixels.mix import mix
 from kdcache.views.plan import make_plan
 from kdcache.views.policy import Policy
 from support.images import PHOTOGRAPHS, encode, photograph

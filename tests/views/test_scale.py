@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.views.scale import rescale
+from kdcache.views.pixels.scale import rescale
 
 
 @given(st.integers(-512, 512), st.integers(1, 512), st.integers(1, 512))

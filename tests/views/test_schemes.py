@@ -8,10 +8,10 @@ from timm.data import auto_augment as timm_aa
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from kdcache.errors import ConfigError
-from kdcache.views.levels import SCALES, Direction
 from kdcache.views.operations import Operation
 from kdcache.views.policy import Policy
-from kdcache.views.schemes import parse_scheme
+from kdcache.views.schemes.levels import SCALES, Direction
+from kdcache.views.schemes.parsing import parse_scheme
 from support.timm_draws import operation_of
 
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kdcache.views.kernels import batched
-from kdcache.views.kernels.tables import TABLED
-from kdcache.views.kernels.warp import WARPS
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.kernels import batched
+from kdcache.views.pixels.kernels.tables import TABLED
+from kdcache.views.pixels.kernels.warp import WARPS
 from support.kernel_checks import CHECKS, CUBIC_OR_NOT, check_operation
 from support.photographs import (
     ARGUMENTS,

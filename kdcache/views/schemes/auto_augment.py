@@ -4,10 +4,10 @@ A sequence is written as timm writes it: for each operation its name, the probab
 """
 
 from kdcache.errors import ConfigError
-from kdcache.views.levels import SCALES, Direction, Scale
-from kdcache.views.names import did_you_mean
+from kdcache.nearest import did_you_mean
 from kdcache.views.operations import Operation
-from kdcache.views.scheme import Scheme, Step
+from kdcache.views.schemes.levels import SCALES, Direction, Scale
+from kdcache.views.schemes.scheme import Scheme, Step
 
 _Sequences = tuple[tuple[tuple[str, float, int], ...], ...]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32, Int32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.views.operations import Operation
-from kdcache.views.transfer import to_device
+from kdcache.views.pixels.transfer import to_device
 
 # Pillow's grey of a colour (ITU-R 601-2), in 1/65536.
 _GREY_WEIGHTS = (19595, 38470, 7471)

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from kdcache.views.operations import Colour, Operation
-from kdcache.views.transfer import to_device
+from kdcache.views.pixels.transfer import to_device
 
 WARPS = (
     Operation.ROTATE,

@@ -3,10 +3,10 @@
 from functools import lru_cache
 
 from kdcache.errors import ConfigError
-from kdcache.views.auto_augment import AUTO_AUGMENTS, parse_auto_augment
-from kdcache.views.names import did_you_mean
-from kdcache.views.rand_augment import parse_rand_augment
-from kdcache.views.scheme import Scheme
+from kdcache.nearest import did_you_mean
+from kdcache.views.schemes.auto_augment import AUTO_AUGMENTS, parse_auto_augment
+from kdcache.views.schemes.rand_augment import parse_rand_augment
+from kdcache.views.schemes.scheme import Scheme
 
 
 @lru_cache(maxsize=16)

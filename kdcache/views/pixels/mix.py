@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float32, Int32, UInt8
 from torch import Tensor
 
-from kdcache.views.scale import rescale
+from kdcache.views.pixels.scale import rescale
 
 
 def mix(

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
-from kdcache.views.kernels.blur import gaussian_blur, smooth
-from kdcache.views.kernels.hue import turn_hue
-from kdcache.views.kernels.tables import TABLED, blend, by_table, grey
-from kdcache.views.kernels.warp import WARPS, warp
 from kdcache.views.operations import Colour, Operation
+from kdcache.views.pixels.kernels.blur import gaussian_blur, smooth
+from kdcache.views.pixels.kernels.hue import turn_hue
+from kdcache.views.pixels.kernels.tables import TABLED, blend, by_table, grey
+from kdcache.views.pixels.kernels.warp import WARPS, warp
+from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
-from kdcache.views.transfer import to_device
 
 # Intermediate results hold up to 8 bytes a value, several at a time: this bounds them to about half a gigabyte.
 _VALUES_AT_ONCE = 1 << 23

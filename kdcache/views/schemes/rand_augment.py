@@ -6,9 +6,9 @@ from math import inf
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.views.levels import SCALES
-from kdcache.views.names import did_you_mean
-from kdcache.views.scheme import Scheme, Step
+from kdcache.nearest import did_you_mean
+from kdcache.views.schemes.levels import SCALES
+from kdcache.views.schemes.scheme import Scheme, Step
 
 _MAX_LAYERS = 16
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
-from kdcache.views.transfer import to_device
+from kdcache.views.pixels.transfer import to_device
 
 
 def turn_hue(pixels: UInt8[Tensor, "n 3 s s"], share: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:

@@ -9,13 +9,13 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from kdcache.device import cores
-from kdcache.views.erase import erase
-from kdcache.views.kernels import batched, pillow
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.erase import erase
+from kdcache.views.pixels.kernels import batched, pillow
+from kdcache.views.pixels.scale import rescale
+from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
 from kdcache.views.policy import Policy
-from kdcache.views.scale import rescale
-from kdcache.views.transfer import to_device
 
 # Pieces of a batch for each thread: several, so that threads end together; few, as tiny images share one.
 _PIECES = 4

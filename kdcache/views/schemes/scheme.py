@@ -9,9 +9,9 @@ from math import isinf
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8, UInt32, UInt64
 
-from kdcache.views.levels import Scale, arguments
 from kdcache.views.operations import Operation
 from kdcache.views.random import Stream, below, normal, unit, words
+from kdcache.views.schemes.levels import Scale, arguments
 
 _WARPS = (Operation.ROTATE, Operation.SHEAR_X, Operation.SHEAR_Y, Operation.TRANSLATE_X, Operation.TRANSLATE_Y)
 # Of each layer: which step, whether, two for the level; sign or place, interpolation, two unused.

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
-from kdcache.views.transfer import to_device
+from kdcache.views.pixels.transfer import to_device
 
 _PASSES = 3
 _ONE = 1 << 24  # Pillow's unit of weight
