@@ -19,8 +19,8 @@ from kdcache.errors import CacheError, IdentityError
 
 Kind = TypeVar("Kind", bound="Identity")
 
-#: The newest format that this version writes and reads. It stands in every cache.
-FORMAT = 1
+#: The format that this version writes and reads. It stands in every cache.
+FORMAT = 2
 
 #: Names of teachers are folder names and parts of object keys.
 TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -70,6 +70,11 @@ def teacher_key(name: str) -> str:
     return f"teachers/{name}"
 
 
+def table_key(name: str, table: str) -> str:
+    """The one chunk of a table of a teacher's coding."""
+    return f"{teacher_key(name)}/{table}/c/0/0"
+
+
 def record_folder(name: str, view: int) -> str:
     """The folder of a view's records."""
     return f"{teacher_key(name)}/records/{view}"

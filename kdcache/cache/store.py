@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.cache.claims import Claims, open_claims
-from kdcache.cache.durable import PARTIAL, LocalFiles
+from kdcache.cache.durable import PARTIAL
 from kdcache.cache.entry import Entry
-from kdcache.cache.files import Files
+from kdcache.cache.files import Files, open_files
 from kdcache.cache.identity import (
     FORMAT,
     TEACHER_NAME,
@@ -57,7 +57,7 @@ class Cache:
     @staticmethod
     def exists(path: str | Path, *, files: Files | None = None) -> bool:
         """Whether a whole cache is there (of whatever identity)."""
-        return (files or LocalFiles(path)).size(META) is not None
+        return (files or open_files(path)).size(META) is not None
 
     @classmethod
     def create(
@@ -73,7 +73,7 @@ class Cache:
         Raises CacheError where there is something else already or nothing can be written. What a creation
         left that was killed is completed. `files` are another place for the bytes than the folder `path`.
         """
-        files = files or LocalFiles(path)
+        files = files or open_files(path)
         if windows.shape != (view_set.samples,) or windows_checksum(windows) != view_set.windows:
             raise CacheError("The windows are not those of the view set.")
         foreign = sorted(set(files.names("")) - {PARTIAL, "windows", "teachers"})
@@ -125,7 +125,7 @@ class Cache:
     @classmethod
     def open(cls, path: str | Path, read_only: bool = True, *, files: Files | None = None) -> "Cache":
         """Open a cache. Raises CacheError where there is none, or none that this version can read or write."""
-        files = files or LocalFiles(path, read_only=read_only)
+        files = files or open_files(path, read_only)
         place = files.locate("")
         data = files.get(META)
         if data is None:
@@ -175,11 +175,14 @@ class Cache:
     def once_bytes(self) -> dict[str, int]:
         """Bytes of what is stored once and not for each view: the windows, and the metadata of everything."""
         windows = (self._files.size(f"windows/c/{part}") for part in range(-(-self.view_set.samples // WINDOWS_CHUNK)))
-        metas = list(cache_metadata(self.view_set))
+        metas, tables = list(cache_metadata(self.view_set)), []
         for name in self.teachers():
-            metas += entry_metadata(self.entry(name))
+            entry = self.entry(name)
+            metas += entry_metadata(entry)
+            tables += [table_key(name, table) for table in entry.coding.tables()]
         return {
             "windows": sum(size or 0 for size in windows),
+            "tables": sum(self._files.size(key) or 0 for key in tables),
             "metadata": sum(self._files.size(key) or 0 for key in metas),
         }
 
@@ -260,7 +263,9 @@ class Cache:
                     values = found
                 except CorruptError:  # of a killed process whose entry never came to be
                     self._files.put(key, codec.encode(values))
-                    self._files.flush([key])
+            meta = f"{teacher_key(name)}/{table}/{META}"
+            self._files.put(meta, array_metadata(codec.spec, codec.spec.shape, codec.spec.shape))
+            self._files.flush([key, meta])
             settled[table] = values
         return coding.with_tables(settled)
 
@@ -269,9 +274,7 @@ class Cache:
         if stored.targets.get("kind") != coding.kind or stored.num_classes != coding.num_classes:
             return coding
         tables = {
-            table: self._table(coding, stored.name, table)
-            for table in coding.table_specs()
-            if table in stored.targets
+            table: self._table(coding, stored.name, table) for table in coding.table_specs() if table in stored.targets
         }
         coding = coding.with_tables(tables)
         for table in tables:

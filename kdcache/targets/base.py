@@ -127,6 +127,21 @@ class Coding(ABC):
         Raises CorruptError where the arrays contradict themselves.
         """
 
+    def table_specs(self) -> dict[str, ArraySpec]:
+        """The tables that this kind may have, each stored once for all views as one chunk; none by default.
+
+        The parameters hold a table's checksum under its name.
+        """
+        return {}
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The tables that this coding has."""
+        return {}
+
+    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "Coding":
+        """The same coding with these tables and no others. Raises CorruptError where one makes no sense."""
+        return self
+
     def chunk_rows(self, block_rows: int) -> int:
         """Rows of a chunk: `block_rows` halved until no array has more than `MAX_CHUNK_BYTES`."""
         rows = block_rows

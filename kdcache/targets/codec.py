@@ -7,7 +7,9 @@ then adds about the same error to the KL divergence, however probable it is.
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8, UInt16
+from jaxtyping import Float, Float32, Float64, Integer, UInt8, UInt16
+
+from kdcache.targets.ragged import row_sums, row_totals
 
 
 @dataclass(frozen=True)
@@ -21,31 +23,58 @@ class SqrtLevels:
     floor: float
 
     @property
+    def step(self) -> float:
+        """The width of a level in sqrt(p)."""
+        return float((1 - np.sqrt(np.float64(self.floor))) / 2**self.bits)
+
+    @property
     def middles(self) -> Float32[np.ndarray, " levels"]:
         """The probability that each level stands for."""
-        low = np.sqrt(np.float64(self.floor))
         steps = np.arange(2**self.bits, dtype=np.float64) + 0.5
-        return ((low + steps * (1 - low) / 2**self.bits) ** 2).astype(np.float32)
+        return ((np.sqrt(np.float64(self.floor)) + steps * self.step) ** 2).astype(np.float32)
+
+    def place(self, prob: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """Each probability counted in levels from the floor: its level is the whole part."""
+        return (np.sqrt(prob.astype(np.float64)) - np.sqrt(np.float64(self.floor))) / self.step
 
     def encode(self, prob: Float32[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """The level of each probability; those outside [floor, 1] get the nearest."""
-        low = np.sqrt(np.float64(self.floor))
-        steps = np.floor((np.sqrt(prob.astype(np.float64)) - low) * (2**self.bits / (1 - low)))
-        return np.clip(steps, 0, 2**self.bits - 1).astype(np.uint8)
+        return np.clip(np.floor(self.place(prob)), 0, 2**self.bits - 1).astype(np.uint8)
+
+    def encode_to_sum(
+        self,
+        prob: Float32[np.ndarray, " n"],
+        counts: Integer[np.ndarray, " b"],
+        wanted: Float[np.ndarray, " b"],
+        tolerance: Float[np.ndarray, " b"],
+    ) -> UInt8[np.ndarray, " n"]:
+        """The levels of ragged rows, such that what is read of a row sums to `wanted` within `tolerance`.
+
+        Where rounding to the nearest misses that, entries of the row go to the next level on the other side, those
+        first that lie closest to it. It stays missed where no entry can move any more.
+        """
+        level, middles = self.encode(prob), self.middles.astype(np.float64)
+        excess = row_sums(middles[level], counts) - wanted
+        missed = np.abs(excess) > tolerance
+        entries = np.flatnonzero(np.repeat(missed, counts))
+        if not entries.size:
+            return level
+        lengths = np.where(missed, counts, 0)
+        up = np.repeat(excess < 0, lengths)
+        old = level[entries].astype(np.int64)
+        new = np.clip(old + np.where(up, 1, -1), 0, 2**self.bits - 1)
+        within = self.place(prob[entries]) - old
+        rows = np.repeat(np.arange(len(counts)), lengths)
+        ranked = np.lexsort((np.where(up, 1 - within, within), rows))
+        moved = np.abs(middles[new] - middles[old])[ranked]
+        # Move on while that brings the sum nearer: until half a move would be too much.
+        useful = row_totals(moved, lengths) - moved / 2 < np.repeat(np.abs(excess), lengths)
+        level[entries[ranked[useful]]] = new[ranked[useful]]
+        return level
 
     def decode(self, level: UInt8[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """The probability of each level. The levels must be below 2**bits."""
         return self.middles[level]
-
-
-def encode_mass(mass: Float[np.ndarray, " n"]) -> UInt16[np.ndarray, " n"]:
-    """A probability mass in [0, 1] in 16 bits, uniformly in its root; 0 and 1 are exact."""
-    return np.rint(np.sqrt(np.clip(mass.astype(np.float64), 0, 1)) * 65535).astype(np.uint16)
-
-
-def decode_mass(code: UInt16[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """The inverse of `encode_mass`."""
-    return ((code.astype(np.float64) / 65535) ** 2).astype(np.float32)
 
 
 #: The log-probability at the end of the label code; anything less probable is stored as this.
@@ -63,5 +92,7 @@ def encode_label(prob: Float32[np.ndarray, "b 2"]) -> UInt16[np.ndarray, "b 2"]:
 
 def decode_label(code: UInt16[np.ndarray, "b 2"]) -> Float32[np.ndarray, "b 2"]:
     """The inverse of `encode_label`."""
-    prob = np.exp(-(code.astype(np.float64) - 1) * (LABEL_RANGE / 65534))
-    return np.where(code == 0, np.nan, prob).astype(np.float32)
+    prob = np.full(code.shape, np.nan, np.float32)
+    there = code.nonzero()  # few
+    prob[there] = np.exp(-(code[there].astype(np.float64) - 1) * (LABEL_RANGE / 65534))
+    return prob

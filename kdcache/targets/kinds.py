@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 from kdcache.errors import UsageError
 from kdcache.targets.base import Coding
 from kdcache.targets.full import FullCoding
@@ -13,14 +15,19 @@ from kdcache.targets.topk_coding import TopKCoding
 KINDS: Mapping[str, type[TopKCoding] | type[FullCoding]] = {"topk": TopKCoding, "full": FullCoding}
 
 
-def make_coding(kind: str, num_classes: int, **parameters: Any) -> Coding:
+def make_coding(
+    kind: str, num_classes: int, tables: Mapping[str, np.ndarray] | None = None, **parameters: Any
+) -> Coding:
     """The coding of a kind; parameters that are left out have the kind's defaults.
 
+    Checksums of tables, which are among the parameters of an identity, are passed over: the tables are what counts.
     Raises UsageError for an unknown kind or parameter, or a value that makes no sense.
     """
     if kind not in KINDS:
         raise UsageError(f"Targets of kind '{kind}' are not known; use {' or '.join(KINDS)}.")
-    types = {field.name: field.type for field in fields(KINDS[kind]) if field.name != "num_classes"}
+    types = {field.name: field.type for field in fields(KINDS[kind]) if field.type in (int, float, str)}
+    del types["num_classes"]
+    parameters = {name: value for name, value in parameters.items() if name not in table_names(kind)}
     for name, value in parameters.items():
         if name not in types:
             raise UsageError(f"{kind} targets have no parameter '{name}'; they have {', '.join(types)}.")
@@ -28,4 +35,10 @@ def make_coding(kind: str, num_classes: int, **parameters: Any) -> Coding:
             parameters[name] = float(value)
         elif type(value) is not types[name]:
             raise UsageError(f"The parameter '{name}' of {kind} targets cannot be {value!r}.")
-    return KINDS[kind](num_classes, **parameters)
+    coding: Coding = KINDS[kind](num_classes, **parameters)
+    return coding if tables is None else coding.with_tables(tables)
+
+
+def table_names(kind: str) -> set[str]:
+    """The parameters of a kind that are checksums of tables."""
+    return {"order"} if kind == "topk" else set()

@@ -1,8 +1,8 @@
 """The classes that matter, the mass of all others, and the labels: a few bytes instead of a whole answer.
 
-Kept are the classes with p > min_prob, at most k of them. What they leave is one number, the tail, spread
-uniformly over the other classes when the answer is rebuilt. A label that is not among the kept classes is
-kept as an exception: its probability is stored beside the tail and taken out of it.
+Kept are the most probable class and those with p > min_prob, at most k in all. What they leave is one number, the
+tail, spread uniformly over the other classes when the answer is rebuilt. A label that is not among the kept classes
+is kept as an exception: its probability is stored beside the tail and taken out of it.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ TINY = torch.finfo(torch.float32).tiny
 class TopKTargets(Targets):
     """Kept classes as ragged rows, tail mass and labels.
 
-    Row i keeps entries offset[i] to offset[i + 1] of `class_id` (ascending within a row) and `prob`. `label`
+    Row i keeps entries offset[i] to offset[i + 1] of `class_id` (no class twice) and `prob`. `label`
     holds its own label and its partner's (-1 = none), once they are known. `label_prob` is a label's probability
     where the label is an exception, and NaN where it is absent, a repeat of the first, or among the kept. prob,
     label_prob and tail of a row sum to 1.
@@ -167,14 +167,15 @@ class TopKTargets(Targets):
 
 
 def keep_top(log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: int, min_prob: float) -> TopKTargets:
-    """Keep at most `k` classes with p > `min_prob` of every row (of equal ones the lower class), the tail,
-    the labels.
+    """Keep of every row the most probable class and those with p > `min_prob`, at most `k` in all and of equal ones
+    the lower, the tail, and the labels.
 
     Runs on the device of `log_probs`, and the result lies there. Probabilities too small for float32 are not
     kept.
     """
     prob = log_probs.to(torch.float32).exp()
     kept = prob > max(min_prob, 0.0)
+    kept.scatter_(1, prob.argmax(1, keepdim=True), True)
     crowded = kept.sum(1) > k
     if bool(crowded.any()):
         kept[crowded] &= _largest(prob[crowded], k)

@@ -117,7 +117,7 @@ def test_a_block_that_is_not_there_says_how_to_make_it(filled: Path) -> None:
         read(Cache.open(filled).entry("teacher"), view=5)
 
 
-@pytest.mark.parametrize("array", ["count", "class", "level", "tail", "label"])
+@pytest.mark.parametrize("array", ["top", "count", "class", "level", "tail", "label"])
 def test_any_flipped_byte_is_found_and_named(filled: Path, array: str) -> None:
     path = filled / "teachers/teacher" / array / ("c/0/0/1" if array == "label" else "c/0/1")
     data = path.read_bytes()

@@ -15,6 +15,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
 from support.small_cache import (
+    CLASSES,
     FULL,
     SAMPLES,
     TOPK,
@@ -26,6 +27,7 @@ from support.small_cache import (
     open_entry,
     tree,
 )
+from support.targets_contract import random_order
 
 
 def edit_attributes(path: Path, content: object) -> None:
@@ -109,9 +111,63 @@ def test_what_is_no_cache_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     Cache.create(tmp_path, VIEW_SET, WINDOWS)
-    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal({"format": 2, "all": "else"})})
-    with pytest.raises(CacheError, match=r"format 2.*Update kdcache"):
+    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal({"format": 3, "all": "else"})})
+    with pytest.raises(CacheError, match=r"format 3.*Update kdcache"):
         Cache.open(tmp_path)
+
+
+def test_an_older_format_asks_for_another_cache(tmp_path: Path) -> None:
+    Cache.create(tmp_path, VIEW_SET, WINDOWS)
+    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal(VIEW_SET.to_json() | {"format": 1})})
+    with pytest.raises(CacheError, match=r"format 1.*another --cache"):
+        Cache.open(tmp_path)
+
+
+ORDER = "teachers/teacher/order/c/0/0"
+
+
+def test_a_table_is_stored_once_and_comes_back(tmp_path: Path) -> None:
+    fill(open_entry(tmp_path))
+    coding = Cache.open(tmp_path).entry("teacher").coding
+    assert coding.identity() == TOPK.identity()
+    assert np.array_equal(coding.tables()["order"], TOPK.tables()["order"])
+
+
+def test_an_entry_keeps_its_table_whatever_a_later_coding_has(tmp_path: Path) -> None:
+    fill(open_entry(tmp_path), views=1)
+    before = tree(tmp_path)
+    for order in (random_order(CLASSES, seed=1), None):
+        other = replace(TOPK, order=order)
+        assert open_entry(tmp_path, other).coding.identity() == TOPK.identity()
+    assert tree(tmp_path) == before
+
+
+def test_a_table_that_another_process_stored_first_is_taken(tmp_path: Path) -> None:
+    """The table comes before the entry that names it, and is put if absent."""
+    fill(open_entry(tmp_path / "one"))
+    theirs = (tmp_path / "one" / ORDER).read_bytes()
+    for found, expected in ((theirs, TOPK), (theirs[:-1], replace(TOPK, order=random_order(CLASSES, seed=1)))):
+        path = tmp_path / str(len(found))
+        (path / ORDER).parent.mkdir(parents=True)
+        (path / ORDER).write_bytes(found)
+        entry = open_entry(path, replace(TOPK, order=random_order(CLASSES, seed=1)))
+        assert entry.coding.identity() == expected.identity()
+        assert Cache.open(path).entry("teacher").coding.identity() == expected.identity()
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "other"])
+def test_a_damaged_table_is_noticed(tmp_path: Path, damage: str) -> None:
+    open_entry(tmp_path / "one")
+    open_entry(tmp_path / "two", replace(TOPK, order=random_order(CLASSES, seed=1)))
+    path = tmp_path / "one" / ORDER
+    data = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes((tmp_path / "two" / ORDER).read_bytes() if damage == "other" else data[:-9] + b"?" + data[-8:])
+    for read in (lambda: Cache.open(tmp_path / "one").entry("teacher"), lambda: open_entry(tmp_path / "one")):
+        with pytest.raises(CorruptError, match=r"order/c/0/0.* from a copy"):
+            read()
 
 
 def test_altered_identities_are_noticed(tmp_path: Path) -> None:
@@ -240,27 +296,23 @@ def test_reading_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_any_zarr_library_can_read_it(tmp_path: Path) -> None:
-    """Through zarr's own group, from the table in `topk_coding`, without kdcache."""
+    """Through zarr's own group. What the arrays mean is held by test_format.py."""
     fill(open_entry(tmp_path))
     group = zarr.open_group(tmp_path, mode="r")
     assert group["windows"][:].tolist() == WINDOWS.tolist()
     arrays = group["teachers/teacher"]
-    assert {name for name, _ in arrays.arrays()} == set(TOPK.arrays(1))
-    for _, array in arrays.arrays():
-        names = [codec["name"] for codec in json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=str))]
-        assert names == ["bytes", "blosc", "crc32c"]
-        assert array.shape[0] == 65536
-    view = 1
-    expected = kept(TOPK, view, 0, SAMPLES)
-    count = arrays["count"][view][:SAMPLES]
-    assert count.tolist() == expected.offset.diff().tolist()
-    width = arrays["class"].chunks[1]
-    streams = arrays["class"][view].reshape(-1, width)
-    found = [streams[block][: count[block * 4 : block * 4 + 4].sum()] for block in range(3)]
-    assert np.concatenate(found).tolist() == expected.class_id.tolist()
-    tail = (arrays["tail"][view][:SAMPLES] / 65535) ** 2
-    assert tail == pytest.approx(expected.tail.numpy(), abs=1e-4)
-    assert arrays["label"][view].shape == (2, 12)
+    assert {name for name, _ in arrays.arrays()} == {*TOPK.arrays(1), "order"}
+    for name, array in arrays.arrays():
+        codecs = [codec["name"] for codec in json.loads(json.dumps(array.metadata.to_dict()["codecs"], default=str))]
+        assert codecs == ["bytes", "blosc", "crc32c"]
+        assert array.shape[0] == (CLASSES if name == "order" else 65536)
+    assert np.array_equal(arrays["order"][:], TOPK.tables()["order"])
+    for view in range(2):
+        for block in range(3):
+            start, stop = block * 4, min(block * 4 + 4, SAMPLES)
+            for name, values in TOPK.pack(kept(TOPK, view, start, stop), 4).items():
+                place = slice(block * values.shape[-1], (block + 1) * values.shape[-1])
+                assert np.array_equal(arrays[name][view, ..., place], values)
 
 
 def test_a_prediction_of_bytes_is_what_is_stored(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_one_flipped_byte_in_any_file_is_found(cache: Path) -> None:
         blocks = [(found.teacher, found.view, found.block) for found in report.findings if found.block is not None]
         if "records" in parts and path.name != "zarr.json":
             assert blocks == [(parts[1], int(parts[3]), int(path.stem))]
-        elif parts[0] == "teachers" and "c" in parts:
+        elif parts[0] == "teachers" and "c" in parts and "order" not in parts:
             (teacher, view, block) = blocks[0]
             assert len(blocks) == 1
             assert (teacher, view) == (parts[1], int(parts[parts.index("c") + 1]))
@@ -185,8 +185,8 @@ def test_answers_have_to_be_distributions() -> None:
     sound = TOPK.keep(answers(5, 12), torch.full((5, 2), -1))
     assert isinstance(sound, TopKTargets)
     check_answers(sound)
-    with pytest.raises(CorruptError, match="ascending"):
-        check_answers(replace(sound, class_id=sound.class_id.flip(0)))
+    with pytest.raises(CorruptError, match="twice"):
+        check_answers(replace(sound, class_id=torch.zeros_like(sound.class_id)))
     for part in (replace(sound, tail=sound.tail + 0.1), replace(sound, prob=-sound.prob),
                  replace(sound, tail=sound.tail * torch.nan)):  # fmt: skip
         with pytest.raises(CorruptError, match="sum to 1"):

@@ -14,7 +14,7 @@ from kdcache.cache.store import Cache
 from kdcache.targets.base import Coding, Targets
 from kdcache.targets.full import FullCoding
 from kdcache.targets.topk_coding import TopKCoding
-from support.targets_contract import answers, labels_for
+from support.targets_contract import answers, labels_for, random_order
 
 SAMPLES = 11
 BLOCK_ROWS = 4
@@ -25,12 +25,12 @@ VIEW_SET = ViewSetIdentity(
     fingerprint="f" * 64,
     samples=SAMPLES,
     windows=windows_checksum(WINDOWS),
-    policy={"crop": {"scale": [0.08, 1.0]}, "hflip": 0.5},
+    policy={"mixup": 0.1},
     seed=7,
     block_rows=BLOCK_ROWS,
 )
 
-TOPK = TopKCoding(CLASSES, k=5, min_prob=0.01)
+TOPK = TopKCoding(CLASSES, k=5, min_prob=0.01, order=random_order(CLASSES))
 FULL = FullCoding(CLASSES)
 PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.targets.base import MAX_CHUNK_BYTES, Coding, Targets
+from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.kinds import make_coding
 
 CLASSES = 12
@@ -27,6 +28,13 @@ def labels_for(rows: int, classes: int = CLASSES, seed: int = 0) -> Tensor:
     same = rng.random(rows) < 0.2
     labels[same, 1] = labels[same, 0]
     return torch.from_numpy(labels)
+
+
+def random_order(classes: int, seed: int = 0) -> ClassOrder:
+    """Every class's row is a random choice of others."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.permutation(np.delete(np.arange(classes), row))[: prefix_of(classes)] for row in range(classes)]
+    return ClassOrder(np.stack(rows).astype(class_dtype(classes)))
 
 
 def same(a: Targets, b: Targets) -> bool:
@@ -148,7 +156,13 @@ class TargetsContract:
 
     def test_the_identity_makes_the_same_coding(self) -> None:
         identity = self.coding.identity()
-        assert make_coding(identity.pop("kind"), CLASSES, **identity) == self.coding
+        again = make_coding(identity.pop("kind"), CLASSES, self.coding.tables(), **identity)
+        assert again.identity() == self.coding.identity()
+        assert again.with_tables({}).tables() == {}
+        for name, table in self.coding.tables().items():
+            spec = self.coding.table_specs()[name]
+            assert (spec.dtype, spec.shape) == (table.dtype, table.shape)
+            assert identity[name] == again.identity()[name]
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3.0])
     def test_what_is_no_log_probability_is_refused(self, bad: float) -> None:

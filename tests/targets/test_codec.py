@@ -5,13 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.targets.codec import (
-    SqrtLevels,
-    decode_label,
-    decode_mass,
-    encode_label,
-    encode_mass,
-)
+from kdcache.targets.codec import SqrtLevels, decode_label, encode_label
 
 probabilities = st.floats(0, 1, width=32)
 
@@ -32,15 +26,33 @@ def test_levels_keep_the_order(values: list[float]) -> None:
     assert (np.diff(SqrtLevels(6, 0.0031).encode(prob).astype(int)) >= 0).all()
 
 
-@given(st.lists(probabilities, min_size=1))
-def test_masses_err_by_half_a_step_in_the_root(values: list[float]) -> None:
-    mass = np.array(values, np.float32)
-    read = decode_mass(encode_mass(mass))
-    assert (np.abs(np.sqrt(read.astype(float)) - np.sqrt(mass.astype(float))) <= 0.51 / 65535 + 1e-7).all()
+@given(
+    st.lists(st.lists(st.floats(2**-10, 1, width=32), max_size=40), min_size=1, max_size=5),
+    st.integers(2, 8),
+    st.sampled_from([0.0, 2**-10]),
+)
+def test_levels_of_a_row_can_be_chosen_to_keep_its_sum(rows: list[list[float]], bits: int, floor: float) -> None:
+    levels = SqrtLevels(bits, floor)
+    counts = np.array([len(row) for row in rows])
+    prob = np.array([value for row in rows for value in row], np.float32)
+    sums = np.array([sum(row) for row in rows], float)
+    level = levels.encode_to_sum(prob, counts, sums, np.zeros(len(rows)))
+    assert (np.abs(level.astype(int) - levels.encode(prob)) <= 1).all()
+    largest_step = np.diff(levels.middles).max()
+    ends = counts.cumsum()
+    for total, end, count in zip(sums, ends, counts, strict=True):
+        own = slice(end - count, end)
+        at_an_end = ((level[own] == 0) | (level[own] == 2**bits - 1)).any()
+        assert at_an_end or abs(levels.decode(level[own]).sum() - total) <= largest_step
 
 
-def test_no_mass_and_all_mass_are_exact() -> None:
-    assert decode_mass(encode_mass(np.array([0, 1], np.float32))).tolist() == [0, 1]
+def test_rows_that_come_out_right_are_rounded_to_the_nearest() -> None:
+    levels, prob = SqrtLevels(5, 0.0033), np.array([0.01, 0.02, 0.3], np.float32)
+    sums = levels.decode(levels.encode(prob)).sum(keepdims=True).astype(float) + 0.01
+    found = levels.encode_to_sum(prob, np.array([3]), sums, np.array([0.02]))
+    assert found.tolist() == levels.encode(prob).tolist()
+    moved = levels.encode_to_sum(prob, np.array([3]), sums, np.array([0.001]))
+    assert moved.tolist() != levels.encode(prob).tolist()
 
 
 @given(st.floats(-39.9, 0))

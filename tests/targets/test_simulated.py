@@ -8,18 +8,18 @@ from torch import Tensor
 
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.targets.kinds import make_coding
-from kdcache.targets.order_learning import learn_order, pilot_rows
+from kdcache.targets.order_learning import learn_order
 from support.simulated_teacher import simulate
 
-ROWS, CLASSES = 4000, 300
+ROWS, PILOT, CLASSES = 4000, 8000, 1000
 
 Answers = tuple[Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
 def everything() -> Answers:
-    """Log-probabilities float32 [n, 300] and labels int64 [n, 2], without partners."""
-    label, log_prob = simulate(ROWS + pilot_rows(CLASSES), classes=CLASSES)
+    """Log-probabilities float32 [n, 1000] and labels int64 [n, 2], without partners."""
+    label, log_prob = simulate(ROWS + PILOT, classes=CLASSES)
     labels = np.stack([label, np.full_like(label, -1)], 1)
     return torch.log_softmax(torch.from_numpy(log_prob[0]), 1), torch.from_numpy(labels)
 
@@ -33,7 +33,7 @@ def teacher(everything: Answers) -> Answers:
 @pytest.fixture(scope="module")
 def order(everything: Answers) -> np.ndarray:
     """An order that was learned from the others."""
-    pilot = make_coding("topk", CLASSES).keep(everything[0][ROWS:], torch.full((len(everything[0]) - ROWS, 2), -1))
+    pilot = make_coding("topk", CLASSES).keep(everything[0][ROWS:], torch.full((PILOT, 2), -1))
     return learn_order(pilot, None).table  # type: ignore[arg-type]
 
 
@@ -63,16 +63,16 @@ def plain_top_k(teacher: Answers, k: int) -> tuple[float, float]:
 
 def test_the_teacher_is_like_a_strong_one(teacher: Answers) -> None:
     full, labels = teacher
-    assert full.exp().amax(1).mean().item() == pytest.approx(0.80, abs=0.03)
-    assert (full.argmax(1) == labels[:, 0]).double().mean().item() == pytest.approx(0.87, abs=0.03)
+    assert full.exp().amax(1).mean().item() == pytest.approx(0.763, abs=0.015)
+    assert (full.argmax(1) == labels[:, 0]).double().mean().item() == pytest.approx(0.87, abs=0.02)
 
 
-def test_it_is_a_fifth_of_a_fixed_top_20_and_closer(teacher: Answers, order: np.ndarray) -> None:
-    """On 1,000 classes, learned from more answers, it is 0.153 of it (docs/compact.md)."""
+def test_it_is_a_fraction_of_a_fixed_top_20_and_closer(teacher: Answers, order: np.ndarray) -> None:
+    """With a classifier's weights and more answers to learn from it is 0.153 of it (docs/compact.md)."""
     plain_kl, plain_size = plain_top_k(teacher, 20)
     kl, size = loss_and_bytes(teacher, order)
     assert kl <= plain_kl
-    assert size <= 0.2 * plain_size
+    assert size <= 0.18 * plain_size
 
 
 def test_a_learned_order_makes_classes_smaller_and_changes_nothing_else(teacher: Answers, order: np.ndarray) -> None:
