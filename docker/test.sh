@@ -37,7 +37,7 @@ with_buildah() {
     if [ -z "$base" ]; then
         base=localhost/$image-base folder=$(mktemp -d)
         say "debootstrap bookworm"
-        debootstrap --variant=minbase bookworm "$folder" > /dev/null
+        debootstrap --variant=minbase --include=ca-certificates bookworm "$folder" > /dev/null
         chmod 755 "$folder" # becomes that of /
         container=$(buildah from scratch)
         buildah add --quiet "$container" "$folder" / > /dev/null
