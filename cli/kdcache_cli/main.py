@@ -18,6 +18,7 @@ from kdcache_cli.import_folder import folder
 from kdcache_cli.index import index
 from kdcache_cli.inspect import inspect
 from kdcache_cli.policies import policies
+from kdcache_cli.preview import preview
 from kdcache_cli.recipes import recipes
 from kdcache_cli.train import train
 from kdcache_cli.verify import verify
@@ -27,6 +28,7 @@ _ORDER = (
     "doctor",
     "import",
     "index",
+    "preview",
     "dump-logits",
     "train",
     "evaluate",
@@ -83,6 +85,7 @@ imports.command("folder")(folder)
 imports.command("fashion-mnist")(fashion_mnist)
 app.add_typer(imports, name="import")
 app.command("index")(index)
+app.command("preview")(preview)
 app.command("dump-logits")(dump_logits)
 app.command("train")(train)
 app.command("evaluate")(evaluate)

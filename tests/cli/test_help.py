@@ -10,7 +10,8 @@ from kdcache_cli.main import app
 OPTIONS = {
     "import folder": "SRC OUT --seed",
     "import fashion-mnist": "OUT --split --source --limit --seed",
-    "index": "DATA --unlabelled",
+    "index": "DATA --unlabelled --check --drop-bad --fraction --stratified --out",
+    "preview": "--data --policy --cache --teacher --out --images --views --sample --seed --size --renderer",
     "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
@@ -42,7 +43,23 @@ def default_of(option: str, text: str) -> str:
 
 def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
     rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
-    assert rows == ["demo", "doctor", "import", "index", "dump-logits", "train", "evaluate", "inspect", "verify", "cache", "policies", "recipes"]
+    assert rows == (
+        [
+            "demo",
+            "doctor",
+            "import",
+            "index",
+            "preview",
+            "dump-logits",
+            "train",
+            "evaluate",
+            "inspect",
+            "verify",
+            "cache",
+            "policies",
+            "recipes",
+        ]
+    )
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -1,0 +1,177 @@
+"""A contact sheet: pictures in lines and columns with words under them, as one HTML file or one PNG."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+FORMATS = (".html", ".png")
+_SMALL = 96  # pixels; pictures below are shown enlarged, as hard squares
+_GAP, _LINE = 12, 15  # pixels between cells, and of a line of text
+_INK, _ANSWER, _PAPER = (30, 30, 30), (0, 90, 160), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, what is said of it, and what a teacher answered to it; one item a line."""
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    words: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """Pictures that belong side by side."""
+
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """title: its first is the heading; columns: one heading for each cell of a line."""
+
+    title: tuple[str, ...]
+    columns: tuple[str, ...]
+    lines: tuple[tuple[Cell, ...], ...]
+
+
+def write_sheet(sheet: Sheet, out: Path) -> None:
+    """Write the sheet in the format of `out`'s extension, one of `FORMATS`, in place of what is there."""
+    content = _to_html(sheet).encode() if out.suffix == ".html" else _to_png(sheet)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
+
+
+# HTML: one file without scripts, fonts or anything else from elsewhere
+
+_STYLE = f"""
+body {{ font: 13px/1.35 system-ui, sans-serif; color: rgb{_INK}; background: rgb{_PAPER}; margin: 24px; }}
+table {{ border-collapse: collapse; }}
+th {{ text-align: left; padding: 4px 12px; }}
+td {{ vertical-align: top; padding: 4px 12px 16px; }}
+.cell {{ display: flex; gap: 4px; }}
+figure {{ margin: 0; max-width: 240px; }}
+figcaption p {{ margin: 2px 0 0; overflow-wrap: anywhere; }}
+figcaption .answer {{ color: rgb{_ANSWER}; }}
+img.small {{ width: 192px; image-rendering: pixelated; }}
+"""
+
+
+def _to_html(sheet: Sheet) -> str:
+    heading, *rest = (html.escape(line) for line in sheet.title)
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in sheet.columns)
+    body = "\n".join(f"<tr>{''.join(map(_cell_to_html, cells))}</tr>" for cells in sheet.lines)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
+        f"<title>{heading}</title>\n<style>{_STYLE}</style></head>\n<body>\n<h1>{heading}</h1>\n"
+        + "".join(f"<p>{line}</p>\n" for line in rest)
+        + f"<table>\n<tr>{head}</tr>\n{body}\n</table>\n</body>\n</html>\n"
+    )
+
+
+def _cell_to_html(cell: Cell) -> str:
+    return f'<td><div class="cell">{"".join(map(_picture_to_html, cell.pictures))}</div></td>\n'
+
+
+def _picture_to_html(picture: Picture) -> str:
+    height, width = picture.pixels.shape[:2]
+    small = max(height, width) < _SMALL
+    format, options = ("PNG", {}) if small else ("JPEG", {"quality": 92})
+    file = io.BytesIO()
+    Image.fromarray(picture.pixels).save(file, format, **options)
+    source = f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    words = "".join(f"<p>{html.escape(line)}</p>" for line in picture.words)
+    answers = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in picture.answers)
+    kind = ' class="small"' if small else ""
+    image = f'<img{kind} width="{width}" height="{height}" alt="" src="{source}">'
+    return f"<figure>{image}<figcaption>{words}{answers}</figcaption></figure>"
+
+
+# PNG
+
+
+class _Text:
+    """Text of one size, broken to a width."""
+
+    def __init__(self) -> None:
+        self._font = ImageFont.load_default(size=12)
+
+    def broken(self, lines: Iterable[str], width: int) -> list[str]:
+        """The lines, with each that is wider than `width` pixels going on in a further one."""
+        out: list[str] = []
+        for line in lines:
+            current = ""
+            for word in line.split(" "):
+                longer = f"{current} {word}".strip()
+                if current and self._font.getlength(longer) > width:
+                    out.append(current)
+                    longer = word
+                current = longer
+            out.append(current)
+        return out
+
+    def draw(self, canvas: ImageDraw.ImageDraw, at: tuple[int, int], lines: Sequence[str], colour: object) -> None:
+        """Write lines below each other, from the upper left corner `at`."""
+        for number, line in enumerate(lines):
+            canvas.text((at[0], at[1] + number * _LINE), line, fill=colour, font=self._font)  # type: ignore[arg-type]
+
+
+def _to_png(sheet: Sheet) -> bytes:
+    text = _Text()
+    grid = [[[_Tile(text, picture) for picture in cell.pictures] for cell in cells] for cells in sheet.lines]
+    widths = [max(_width(line[column]) for line in grid) for column in range(len(sheet.columns))]
+    heights = [max(tile.height for cell in line for tile in cell) for line in grid]
+    width = sum(widths) + _GAP * (len(widths) + 1)
+    title = text.broken(sheet.title, width - 2 * _GAP)
+    top = _GAP + _LINE * (len(title) + 2)
+    image = Image.new("RGB", (width, top + sum(heights) + _GAP * (len(heights) + 1)), _PAPER)
+    canvas = ImageDraw.Draw(image)
+    text.draw(canvas, (_GAP, _GAP), title, _INK)
+    lefts = [_GAP + sum(widths[:column]) + _GAP * column for column in range(len(widths))]
+    for left, column in zip(lefts, sheet.columns, strict=True):
+        text.draw(canvas, (left, top - _LINE), [column], _INK)
+    y = top + _GAP
+    for line, height in zip(grid, heights, strict=True):
+        for left, cell in zip(lefts, line, strict=True):
+            x = left
+            for tile in cell:
+                tile.draw(image, canvas, x, y)
+                x += tile.width + 4
+        y += height + _GAP
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _width(cell: Sequence["_Tile"]) -> int:
+    return sum(tile.width for tile in cell) + 4 * (len(cell) - 1)
+
+
+class _Tile:
+    """A picture of a sheet with its words below, laid out."""
+
+    def __init__(self, text: _Text, picture: Picture) -> None:
+        height, width = picture.pixels.shape[:2]
+        enlarged = max(1, -(-_SMALL * 2 // max(height, width))) if max(height, width) < _SMALL else 1
+        self._image = Image.fromarray(picture.pixels).resize(
+            (width * enlarged, height * enlarged), Image.Resampling.NEAREST
+        )
+        self._text = text
+        self.width = max(self._image.width, 2 * _SMALL - 32)
+        self._words = text.broken(picture.words, self.width)
+        self._answers = text.broken(picture.answers, self.width)
+        self.height = self._image.height + _LINE * (len(self._words) + len(self._answers)) + 6
+
+    def draw(self, image: Image.Image, canvas: ImageDraw.ImageDraw, x: int, y: int) -> None:
+        """Put it with its upper left corner at x, y."""
+        image.paste(self._image, (x, y))
+        below = y + self._image.height + 4
+        self._text.draw(canvas, (x, below), self._words, _INK)
+        self._text.draw(canvas, (x, below + _LINE * len(self._words)), self._answers, _ANSWER)
