@@ -33,7 +33,7 @@ with_buildah() {
     export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
     local base=${BASE_IMAGE:-} folder=
     container=
-    trap 'buildah rm $container > /dev/null 2>&1; buildah rmi "$image" "$image-base" > /dev/null 2>&1' EXIT
+    trap 'for thing in "rm $container" "rmi $image" "rmi $image-base"; do buildah $thing > /dev/null 2>&1; done' EXIT
     if [ -z "$base" ]; then
         base=localhost/$image-base folder=$(mktemp -d)
         say "debootstrap bookworm"
