@@ -1,0 +1,73 @@
+"""Correlation congruence: relations between samples, in embeddings learned for both networks."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdcache.objectives.geometry import unit
+from kdcache.objectives.precision import at_least_float32, without_autocast
+
+
+def cc(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Mean over the b - 1 pairs of neighbouring rows of sum over d of |s_i - t_i| |s_i+1 - t_i+1|.
+
+    The code of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation" (arXiv:1904.01802), as its author
+    gave it to the benchmark of "Contrastive Representation Distillation"; that benchmark's weight of 0.02 belongs to
+    it. It depends on the order of rows, and it isn't the paper's formula: that is `cc_kernel`. 0 for one row.
+
+    Args:
+        student, teacher: embeddings of one width (`Embeddings`). Gradients flow to both, as the reference trains both
+            embeddings.
+
+    Needs the teacher's pooled features: `embedding` targets. Under DDP, the rows of all ranks (`gather_rows`).
+    """
+    apart = (at_least_float32(student) - at_least_float32(teacher)).abs()
+    return (apart[:-1] * apart[1:]).sum() / max(len(apart) - 1, 1)
+
+
+def cc_kernel(
+    student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"], gamma: float = 0.4, order: int = 2
+) -> Float[Tensor, ""]:
+    """1 / b^2 * ||K_s - K_t||^2 (Frobenius), K_ij = exp(-2 g) * sum over p = 0..order of (2 g)^p / p! (f_i . f_j)^p.
+
+    The paper's formula with its Gaussian kernel, expanded as a Taylor series to `order`; g (gamma) and order
+    are the paper's. It is the series of exp(-g |f_i - f_j|^2) for features of length 1, so they are brought to it.
+
+    Args:
+        student, teacher: pooled features or embeddings, which may differ in width. No gradient flows to the teacher.
+
+    Needs the teacher's pooled features: `embedding` targets. Under DDP, the rows of all ranks (`gather_rows`).
+    """
+    with without_autocast(student):
+        ours = _kernel(at_least_float32(student), gamma, order)
+        theirs = _kernel(at_least_float32(teacher.detach()), gamma, order)
+        return (ours - theirs).square().mean()
+
+
+def _kernel(rows: Float[Tensor, "b d"], gamma: float, order: int) -> Float[Tensor, "b b"]:
+    directions = unit(rows)
+    cosines = directions @ directions.T
+    series = torch.ones_like(cosines)
+    for p in range(1, order + 1):
+        series = series + (2 * gamma) ** p / math.factorial(p) * cosines**p
+    return math.exp(-2 * gamma) * series
+
+
+class Embeddings(nn.Module):
+    """Linear maps of both networks' pooled features to one width, trained beside the student and never exported.
+
+    Under DDP their outputs are gathered, not their inputs: so each rank's share of their gradient is its own rows'.
+    """
+
+    def __init__(self, student_width: int, teacher_width: int, width: int = 128) -> None:
+        super().__init__()
+        self.student = nn.Linear(student_width, width)
+        self.teacher = nn.Linear(teacher_width, width)
+
+    def forward(
+        self, student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Embeddings of a batch; no gradient flows to the teacher's features."""
+        return self.student(student), self.teacher(teacher.detach().to(student.dtype))

@@ -1,0 +1,35 @@
+"""Probabilistic knowledge transfer: how likely each sample takes each other for its neighbour."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kdcache.objectives.geometry import unit
+from kdcache.objectives.precision import at_least_float32, without_autocast
+
+_FLOOR = 1e-7
+
+
+def pkt(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Mean over all b * b pairs of p_t log((p_t + e) / (p_s + e)), with p = (cos + 1) / 2 over its row's sum, e = 1e-7.
+
+    Passalis and Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer" (arXiv:1803.10837),
+    with the cosine kernel. The paper sums over pairs; the mean is its code's, and the usual weight of 30,000 belongs
+    to the mean. A row counts as its own neighbour, as in the code. Unchanged when either side is turned or scaled.
+
+    Args:
+        student, teacher: pooled features, which may differ in width. A feature of 0 is at right angles to all. No
+            gradient flows to the teacher.
+
+    Needs the teacher's pooled features: `embedding` targets. Under DDP, the rows of all ranks (`gather_rows`).
+    """
+    with without_autocast(student):
+        ours = _neighbours(at_least_float32(student))
+        theirs = _neighbours(at_least_float32(teacher.detach()))
+        return (theirs * ((theirs + _FLOOR) / (ours + _FLOOR)).log()).mean()
+
+
+def _neighbours(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
+    """Each row's distribution over all rows; a rounded cosine may lie below -1."""
+    directions = unit(rows)
+    likeness = ((directions @ directions.T + 1.0) / 2.0).clamp_min(0.0)
+    return likeness / likeness.sum(dim=1, keepdim=True).clamp_min(_FLOOR)

@@ -1,0 +1,24 @@
+"""Similarity-preserving distillation: which samples of a batch excite the network alike."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kdcache.objectives.geometry import unit
+from kdcache.objectives.precision import at_least_float32, without_autocast
+
+
+def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """1 / b^2 * ||G_s - G_t||^2 (Frobenius), G = F F^T with each row at length 1.
+
+    Tung and Mori 2019, "Similarity-Preserving Knowledge Distillation" (arXiv:1907.09682). The usual weight is 3,000.
+    Rows are divided by their Euclidean length; some public code divides by the sum of magnitudes.
+
+    Args:
+        student, teacher: features, which may differ in width: pooled, or feature maps flattened as in the paper. No
+            gradient flows to the teacher.
+
+    Needs the teacher's pooled features: `embedding` targets. Under DDP, the rows of all ranks (`gather_rows`).
+    """
+    with without_autocast(student):
+        ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
+        return (unit(ours @ ours.T) - unit(theirs @ theirs.T)).square().mean()
