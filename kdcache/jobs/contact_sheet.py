@@ -57,9 +57,10 @@ table {{ border-collapse: collapse; }}
 th {{ text-align: left; padding: 4px 12px; }}
 td {{ vertical-align: top; padding: 4px 12px 16px; }}
 .cell {{ display: flex; gap: 4px; }}
-figure {{ margin: 0; max-width: 240px; }}
+figure {{ margin: 0; width: min-content; min-width: 180px; }}
 figcaption p {{ margin: 2px 0 0; overflow-wrap: anywhere; }}
 figcaption .answer {{ color: rgb{_ANSWER}; }}
+img {{ height: auto; }}
 img.small {{ width: 192px; image-rendering: pixelated; }}
 """
 

@@ -3,18 +3,19 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import numpy as np
 import pytest
 from PIL import Image
 
-from kdcache.data.check import check_index
+from kdcache.data.check import Checked, check_index
 from kdcache.data.columns import META
 from kdcache.data.index import open_index
 from kdcache.data.shards import SampleReader
 from kdcache.errors import BadSamplesError, DataError
-from kdcache.jobs.check import check
+from kdcache.jobs import check as job
 from kdcache.render.encoded import fault
 from support.command_line import kdcache
 from support.indexing import Listener, builds
@@ -42,6 +43,11 @@ def samples() -> list[Sample]:
     return [damaged(sample, number) if number in BAD else sample for number, sample in enumerate(made)]
 
 
+def check(data: Path, **options: Any) -> Checked:
+    """As the command does, in this process."""
+    return check_index(data, fault, **options)
+
+
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """Three shards, each with a bad image of another kind."""
@@ -65,15 +71,20 @@ def test_all_bad_samples_are_found_at_once_with_key_shard_offset_and_reason(shar
         assert reason in line
 
 
+def test_the_job_finds_them_with_the_renderers_decoder(shards: Path) -> None:
+    with pytest.raises(BadSamplesError, match="3 of 300"):
+        job.check(str(shards))
+
+
 def test_without_leave_to_drop_them_everything_stays_as_it_was(shards: Path) -> None:
     before = sorted(shards.iterdir())
     with pytest.raises(BadSamplesError):
-        check(str(shards))
+        check(shards)
     assert [path for path in sorted(shards.iterdir()) if ".lock" not in path.name] == before
 
 
 def test_dropped_samples_are_out_of_the_index_and_it_is_used_from_then_on(shards: Path, tmp_path: Path) -> None:
-    checked = check(str(shards), drop_bad=True)
+    checked = check(shards, drop_bad=True)
     assert [sample.key for sample in checked.bad] == [f"img-{number:05d}" for number in BAD]
     assert builds(shards) == 0
     index = open_index(shards)
@@ -84,7 +95,7 @@ def test_dropped_samples_are_out_of_the_index_and_it_is_used_from_then_on(shards
 
 
 def test_each_image_has_the_checksum_of_its_bytes(shards: Path) -> None:
-    index = check(str(shards), drop_bad=True).index
+    index = check(shards, drop_bad=True).index
     content = {sample.key: sample.data for sample in samples()}
     assert index.crc is not None
     assert [google_crc32c.value(content[index.key(i)]) for i in range(len(index))] == index.crc.tolist()
@@ -94,7 +105,7 @@ def test_each_image_has_the_checksum_of_its_bytes(shards: Path) -> None:
 def test_whole_data_get_checksums_and_keep_their_fingerprint(whole: Path) -> None:
     before = open_index(whole)
     listener = Listener()
-    checked = check(str(whole), progress=listener)
+    checked = check(whole, progress=listener)
     assert checked.bad == ()
     assert checked.index.fingerprint == before.fingerprint
     assert checked.index.num_classes == before.num_classes
@@ -103,16 +114,16 @@ def test_whole_data_get_checksums_and_keep_their_fingerprint(whole: Path) -> Non
 
 
 def test_a_new_fingerprint_is_warned_of(whole: Path) -> None:
-    before = check(str(whole)).index.fingerprint
+    before = check(whole).index.fingerprint
     write_tar(whole / "shard-000009.tar", make_samples(21, (8, 12))[20:])
     listener = Listener()
-    check(str(whole), progress=listener)
+    check(whole, progress=listener)
     assert before[:12] in listener.warnings[0]
     assert "caches" in listener.warnings[0]
 
 
 def test_when_the_shards_change_the_check_must_be_repeated(whole: Path) -> None:
-    check(str(whole))
+    check(whole)
     write_tar(whole / "shard-000009.tar", make_samples(21, (8, 12))[20:])
     listener = Listener()
     index = open_index(whole, progress=listener)
@@ -126,8 +137,8 @@ def test_when_the_shards_change_the_check_must_be_repeated(whole: Path) -> None:
 def test_unlabelled_samples_are_checked_too(tmp_path: Path) -> None:
     data = write_set(tmp_path, make_samples(4, (8, 12), labelled=False), shards=1)
     with pytest.raises(DataError, match="--unlabelled"):
-        check(str(data))
-    assert check(str(data), unlabelled=True).index.crc is not None
+        check(data)
+    assert check(data, unlabelled=True).index.crc is not None
     assert open_index(data).crc is not None
 
 
@@ -137,9 +148,9 @@ def test_where_no_image_is_whole_nothing_is_made(tmp_path: Path) -> None:
     for number, bad in enumerate(([*broken, *no_header], no_header)):
         data = write_set(tmp_path / str(number), bad, shards=1)
         with pytest.raises(BadSamplesError, match=f"{len(bad)} of {len(bad)}"):
-            check(str(data))
+            check(data)
         with pytest.raises(DataError, match=rf"None of the {len(bad)} images.*img-0000"):
-            check(str(data), drop_bad=True)
+            check(data, drop_bad=True)
         assert not (data / "kdcache-index").exists()
 
 
@@ -149,7 +160,7 @@ def test_a_broken_header_is_an_error_that_names_the_check(shards: Path) -> None:
 
 
 def test_a_checked_image_whose_bytes_change_is_found_when_it_is_read(whole: Path) -> None:
-    index = check(str(whole)).index
+    index = check(whole).index
     sample = 5
     shard = Path(index.shards[index.shard[sample]])
     stat = shard.stat()
@@ -165,7 +176,7 @@ def test_a_checked_image_whose_bytes_change_is_found_when_it_is_read(whole: Path
 
 
 def test_an_index_without_its_checksums_is_built_again(whole: Path) -> None:
-    index = check(str(whole)).index
+    index = check(whole).index
     (index.path / "crc.npy").unlink()
     assert builds(whole) == 1
 
@@ -175,7 +186,7 @@ def test_of_two_places_the_checked_one_is_opened(whole: Path, monkeypatch: pytes
     monkeypatch.setattr("kdcache.data.index.index_places", lambda *asked: (beside, cached))
     monkeypatch.setattr("kdcache.data.check.index_places", lambda *asked: (cached, beside))
     open_index(whole)
-    check(str(whole))
+    check(whole)
     assert (beside / META).exists()
     assert open_index(whole).path == cached
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdcache.data.check import check_index
 from kdcache.data.index import Index, open_index
 from kdcache.data.part import part_of, write_part
 from kdcache.data.shards import SampleReader
 from kdcache.errors import DataError, UsageError
-from kdcache.jobs.check import check
+from kdcache.render.encoded import fault
 from support.command_line import kdcache
 from support.shards import make_samples, make_shards, write_tar
 
@@ -81,7 +82,7 @@ def test_a_part_of_a_part_is_a_part(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_checksums_of_a_checked_index_are_taken_over(whole: Path, tmp_path: Path) -> None:
-    index = check(str(whole)).index
+    index = check_index(whole, fault).index
     part = write_part(index, 0.5, tmp_path / "part")
     assert index.crc is not None
     assert part.crc is not None
