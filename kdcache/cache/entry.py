@@ -14,6 +14,9 @@ from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import ArraySpec, Coding, Targets
 
+#: Records that are kept in memory, a few kilobytes each.
+MAX_RECORDS = 8192
+
 
 class ChunkCodec(ABC):
     """Turns a chunk of an array into the bytes of a file and back."""
@@ -45,7 +48,7 @@ class Entry:
         self.layout = Layout(view_set.samples, view_set.block_rows, coding.chunk_rows(view_set.block_rows))
         self._files = files
         self._codecs = codecs
-        self._known_record = lru_cache(maxsize=64)(self._read_record)
+        self._known_record = lru_cache(maxsize=MAX_RECORDS)(self._read_record)
 
     def listed(self, view: int) -> set[int]:
         """Blocks of a view that have a record, by its name alone: one look at one folder."""
@@ -63,8 +66,12 @@ class Entry:
         return self._files.size(record_key(self.identity.name, view, block)) is not None
 
     def recorded(self, view: int) -> set[int]:
-        """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths."""
-        return {block for block in self.listed(view) if self._is_sound(view, block)}
+        """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths.
+
+        Where no crash can leave a record without its chunks, the names of the records are enough.
+        """
+        listed = self.listed(view)
+        return {block for block in listed if self._is_sound(view, block)} if self._files.may_lose else listed
 
     def complete_views(self) -> int:
         """Length of the longest prefix of views of which every block is listed."""

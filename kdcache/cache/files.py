@@ -2,15 +2,21 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
+
+from kdcache.errors import CacheError
 
 
 class Files(ABC):
     """Whole objects under keys such as `teachers/a/records/0/3.json`.
 
-    Every failure is a CacheError that names the place. A local disk is `durable.LocalFiles`.
+    Every failure is a CacheError that names the place. A local disk is `durable.LocalFiles`, an object store
+    `objects.ObjectFiles`.
     """
 
     read_only: bool
+    #: Whether a crash may keep what came later and lose what came before.
+    may_lose: bool = True
 
     @abstractmethod
     def locate(self, key: str) -> str:
@@ -51,3 +57,22 @@ class Files(ABC):
     @abstractmethod
     def tidy(self) -> None:
         """Leave nothing behind that is not a key."""
+
+
+def open_files(path: str | Path, read_only: bool = False) -> Files:
+    """The files of a folder, or of an object store where `path` is a URL such as `s3://bucket/path`.
+
+    Raises CacheError where the URL cannot be opened, or obstore is not installed.
+    """
+    scheme, separator, rest = str(path).partition("://")
+    if not separator or scheme == "file":
+        from kdcache.cache.durable import LocalFiles
+
+        return LocalFiles(rest if separator else path, read_only=read_only)
+    try:
+        from kdcache.cache.objects import ObjectFiles
+    except ImportError as error:
+        raise CacheError(
+            f"The cache {path} lies in an object store, and obstore is not installed: pip install 'kdcache[objects]'."
+        ) from error
+    return ObjectFiles(str(path), read_only=read_only)

@@ -173,7 +173,7 @@ class Cache:
         return windows
 
     def once_bytes(self) -> dict[str, int]:
-        """Bytes of what is stored once and not for each view: the windows, and the metadata of everything."""
+        """Bytes of what is stored once and not for each view: windows, tables, and the metadata of everything."""
         windows = (self._files.size(f"windows/c/{part}") for part in range(-(-self.view_set.samples // WINDOWS_CHUNK)))
         metas, tables = list(cache_metadata(self.view_set)), []
         for name in self.teachers():
@@ -211,6 +211,11 @@ class Cache:
         except UsageError as error:
             raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
         return self._entry(identity, self._with_tables(coding, identity))
+
+    def with_stored_tables(self, coding: Coding, name: str) -> Coding:
+        """The coding with the tables of the teacher of this name, or as it is where there is no such teacher."""
+        stored = self._teacher(name)
+        return coding if stored is None else self._with_tables(coding, stored)
 
     def add_teacher(self, identity: TeacherIdentity, coding: Coding) -> Entry:
         """The entry of this teacher, made where there is none of its name.

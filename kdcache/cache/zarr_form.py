@@ -8,6 +8,7 @@ order.
 import json
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 from threading import Lock
 from typing import Any
 
@@ -43,13 +44,15 @@ class ZarrChunk(ChunkCodec):
     def __init__(self, spec: ArraySpec) -> None:
         self.spec = spec
         self._held: dict[str, Any] = {}
-        self._array = _make_array(self._held, spec, spec.shape, spec.shape)
+        self._array: zarr.Array[Any] | None = None  # made when it is needed: reading a cache does without
         self._key = "/".join(["c", *"0" * len(spec.shape)])
         self._lock = Lock()
 
     def encode(self, values: np.ndarray) -> bytes:
         """The same values always give the same bytes."""
         with self._lock:
+            if self._array is None:
+                self._array = _make_array(self._held, self.spec, self.spec.shape, self.spec.shape)
             self._array[...] = values
             return self._held.pop(self._key).to_bytes()
 
@@ -95,6 +98,7 @@ def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
     return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()}
 
 
+@lru_cache(maxsize=256)
 def array_metadata(spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]) -> bytes:
     """The zarr.json of an array."""
     held: dict[str, Any] = {}

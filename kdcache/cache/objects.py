@@ -1,0 +1,114 @@
+"""A cache's files in an object store, or wherever else obstore gets by a URL.
+
+A put is whole or not there, and kept when it returns: nothing is left half written, and there is nothing to flush. A
+put that must not replace anything is a conditional put, which S3 (since 2024), GCS and Azure have.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
+from obstore.store import from_url
+
+from kdcache.cache.durable import PARTIAL
+from kdcache.cache.files import Files
+from kdcache.errors import CacheError, reason
+
+#: Claims and trials that are older than this belong to nobody.
+LEFT_OVER = timedelta(days=1)
+
+
+class ObjectFiles(Files):
+    """Keys are objects below a URL such as `s3://bucket/path`.
+
+    Credentials, region and endpoint are those of the environment, by the provider's own names (AWS_ENDPOINT_URL,
+    AWS_REGION, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...).
+    """
+
+    may_lose = False
+
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
+        self.url = url.rstrip("/")
+        self.read_only = read_only
+        with self._named("open", ""):
+            self._store: Any = from_url(self.url)
+
+    def locate(self, key: str) -> str:
+        """The object's URL."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def get(self, key: str) -> bytes | None:
+        """The bytes of an object, None where there is none."""
+        with self._named("read", key), suppress(NotFoundError, FileNotFoundError):
+            return bytes(obstore.get(self._store, key).bytes())
+        return None
+
+    def size(self, key: str) -> int | None:
+        """The length of an object, None where there is none."""
+        with self._named("read", key), suppress(NotFoundError, FileNotFoundError):
+            return int(obstore.head(self._store, key)["size"])
+        return None
+
+    def names(self, folder: str) -> list[str]:
+        """The names directly under a prefix, sorted."""
+        with self._named("read", folder):
+            found = obstore.list_with_delimiter(self._store, folder or None)
+        paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
+        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})
+
+    def put(self, key: str, data: bytes) -> None:
+        """Put an object, over what is there."""
+        with self._named("write", key):
+            obstore.put(self._store, key, data, use_multipart=False)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """A conditional put."""
+        with self._named("write", key), suppress(AlreadyExistsError, FileExistsError):
+            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            return True
+        return False
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Nothing: what was put is kept."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with self._named("write", key), suppress(NotFoundError, FileNotFoundError):
+            obstore.delete(self._store, key)
+
+    def prepare(self) -> None:
+        """Put an object and remove it again, and remove the claims of those who died long ago."""
+        trial = f"{PARTIAL}/trial-{uuid.uuid4().hex}"
+        self.put(trial, b"")
+        self.delete(trial)
+        with self._named("write", PARTIAL):
+            for page in obstore.list(self._store, PARTIAL):
+                for entry in page:
+                    if entry["last_modified"] < datetime.now(UTC) - LEFT_OVER:
+                        obstore.delete(self._store, entry["path"])
+
+    def tidy(self) -> None:
+        """Nothing: there are no partial objects."""
+
+    @contextmanager
+    def _named(self, verb: str, key: str) -> Iterator[None]:
+        """Turn an error of the store's into one that names the place."""
+        if verb == "write" and self.read_only:
+            raise CacheError(f"The cache {self.url} was opened for reading and cannot be changed.")
+        try:
+            yield
+        except (BaseError, OSError, ValueError) as error:
+            raise CacheError(
+                f"Cannot {verb} {self.locate(key)}: {_cause(error)}. Nothing that is recorded is lost: check URL, "
+                "credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...), then run the same command again."
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what obstore says, without the Rust structure that follows."""
+    return re.split(r"\s+Debug source:|\n", reason(error))[0].rstrip(".")
