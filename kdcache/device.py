@@ -1,7 +1,6 @@
 """Which device computes, and in which precision."""
 
 import contextlib
-import os
 import platform
 import re
 from contextlib import AbstractContextManager
@@ -10,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
+from kdcache.cores import cores as cores  # which needs no torch
 from kdcache.errors import DeviceError, UsageError
 from kdcache.ranks import Ranks
 
@@ -84,20 +84,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_HALF[precision])
-
-
-def cores() -> int:
-    """Threads that a job computes with: $KDCACHE_THREADS, else as many as this process has cores.
-
-    Raises:
-        UsageError: $KDCACHE_THREADS is no whole number above 0.
-    """
-    asked = os.environ.get("KDCACHE_THREADS")
-    if asked is None:
-        return len(os.sched_getaffinity(0))
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UsageError(f"$KDCACHE_THREADS is {asked!r}: give a whole number above 0, or unset it.")
-    return int(asked)
 
 
 def share_of_cores() -> int:

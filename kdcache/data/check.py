@@ -17,7 +17,7 @@ from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data
-from kdcache.data.workers import in_processes
+from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import BadSamplesError, DataError
 from kdcache.progress import Progress, silent
 
@@ -41,7 +41,7 @@ def check_index(
     *,
     drop_bad: bool = False,
     unlabelled: bool = False,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> Checked:
     """Look at every image of DATA, and write an index with the CRC32C of each.
@@ -49,7 +49,7 @@ def check_index(
     Args:
         fault: a function of the top level of a module, as other processes must find it.
         drop_bad: leave bad samples out; else one of them leaves everything as it was.
-        workers: processes that decode.
+        workers: processes that decode; None takes one for each core as far as there is work for them.
 
     Raises:
         BadSamplesError: there are bad samples, and drop_bad is false.
@@ -105,13 +105,15 @@ class _Piece:
 
 
 def _decode_all(
-    index: Index, fault: Fault, workers: int, progress: Progress
+    index: Index, fault: Fault, workers: int | None, progress: Progress
 ) -> tuple[UInt32[np.ndarray, " n"], dict[int, BadSample]]:
     """The checksum of each row's bytes, and row -> what is bad."""
     rows = list(_rows_of_pieces(index))
     pieces = [_Piece(index.shards[index.shard[part[0]]], index.offset[part], index.length[part]) for part in rows]
     crc, bad = np.zeros(len(index), CRC), {}
     with progress.task("checking", total=len(index)) as task:
+        if workers is None:
+            workers = workers_for(int(index.length.sum()))
         checked = in_processes(partial(_check_piece, fault=fault), pieces, workers, "checking", progress)
         for part, piece, (sums, faults) in zip(rows, pieces, checked, strict=True):
             crc[part] = sums

@@ -21,11 +21,9 @@ from kdcache.data.index_writer import IndexWriter, hash_keys
 from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import BadSample, scan_shard
 from kdcache.data.shards import CLASSES, expand_data
-from kdcache.data.workers import in_processes
+from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import DataError
 from kdcache.progress import Progress, silent
-
-_BYTES_A_WORKER = 32 << 20  # below this, starting another process takes longer than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,8 +204,7 @@ def write_index(
     other sample, no index is written.
     """
     if workers is None:
-        total = sum(size for _, size, _ in source.shards)
-        workers = min(len(os.sched_getaffinity(0)), total // _BYTES_A_WORKER)
+        workers = workers_for(sum(size for _, size, _ in source.shards))
     scan = partial(scan_shard, unlabelled=source.unlabelled, pass_over=pass_over)
     bad: list[BadSample] = []
     with (

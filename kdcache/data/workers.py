@@ -6,10 +6,18 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+from kdcache.cores import cores
 from kdcache.progress import Progress
+
+_BYTES_A_WORKER = 32 << 20  # of images; below this, starting another process takes longer than it saves
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def workers_for(size: int) -> int:
+    """How many processes are worth while for images of `size` bytes: at most one for each core that a job may use."""
+    return min(cores(), max(1, size // _BYTES_A_WORKER))
 
 
 def in_processes(

@@ -1,7 +1,6 @@
 """`kdcache index --check`: every image decoded once, by the decoder that renders it."""
 
 from kdcache.data.check import Checked, check_index
-from kdcache.device import cores
 from kdcache.progress import Progress, silent
 from kdcache.render.encoded import fault
 
@@ -13,4 +12,4 @@ def check(data: str, *, drop_bad: bool = False, unlabelled: bool = False, progre
 
     Raises BadSamplesError and DataError as `check_index` does.
     """
-    return check_index(data, fault, drop_bad=drop_bad, unlabelled=unlabelled, workers=cores(), progress=progress)
+    return check_index(data, fault, drop_bad=drop_bad, unlabelled=unlabelled, progress=progress)

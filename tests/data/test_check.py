@@ -45,7 +45,7 @@ def samples() -> list[Sample]:
 
 def check(data: Path, **options: Any) -> Checked:
     """As the command does, in this process."""
-    return check_index(data, fault, **options)
+    return check_index(data, fault, workers=1, **options)
 
 
 @pytest.fixture
