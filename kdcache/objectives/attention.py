@@ -1,0 +1,47 @@
+"""Attention transfer: where a layer is active, not with which channels."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.objectives.geometry import unit
+from kdcache.objectives.precision import at_least_float32
+
+
+def attention(
+    student: Sequence[Float[Tensor, "b _ _ _"]], teacher: Sequence[Float[Tensor, "b _ _ _"]]
+) -> Float[Tensor, ""]:
+    """Sum over layers of the mean over rows and places of (Q_s - Q_t)^2, Q the layer's `attention_map` at length 1.
+
+    Zagoruyko and Komodakis 2017, "Paying More Attention to Attention" (arXiv:1612.03928), Eq. 2, as its code has it:
+    the paper sums the distances themselves. The usual weight is 1,000.
+
+    Args:
+        student, teacher: feature maps of as many layers, in the same order. Where the sides differ in size, the larger
+            is averaged down to the smaller first. No gradient flows to the teacher.
+
+    Needs the teacher's feature maps, or its attention maps at the student's size: `attention_distance` takes those.
+    """
+    total = student[0].new_zeros((), dtype=at_least_float32(student[0]).dtype)
+    for ours, theirs in zip(student, teacher, strict=True):
+        size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
+        total = total + attention_distance(attention_map(ours, size), attention_map(theirs, size))
+    return total
+
+
+def attention_map(
+    maps: Float[Tensor, "b c h w"], size: tuple[int, int] | None = None
+) -> Float[Tensor, "b out_h out_w"]:
+    """Mean over channels of the squares; maps of another size are averaged to `size` (height, width) first."""
+    maps = at_least_float32(maps)
+    if size is not None and size != tuple(maps.shape[2:]):
+        maps = F.adaptive_avg_pool2d(maps, size)
+    return maps.square().mean(dim=1)
+
+
+def attention_distance(student: Float[Tensor, "b h w"], teacher: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
+    """One layer's part of `attention`, from its attention maps."""
+    ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
+    return (unit(ours.flatten(1)) - unit(theirs.flatten(1))).square().mean()
