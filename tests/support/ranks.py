@@ -9,8 +9,10 @@ from torch import distributed
 def on_ranks(function, world, folder):
     """What `function(rank, world)`, found by its name, returns on each rank, in a group of their own."""
     meeting = f"file://{folder / 'meeting'}"
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(world, mp_context=spawn) as processes:
+    # A server that has imported torch forks the processes: each would take seconds to import it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed"])
+    with ProcessPoolExecutor(world, mp_context=context) as processes:
         return list(processes.map(_in_group, [function] * world, range(world), [world] * world, [meeting] * world))
 
 
