@@ -248,17 +248,12 @@ def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple
         # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
     if mode == "supervised":
-        if "objective.kd_weight" in asked and config.objective.kd_weight > 0:
+        distilling = sorted({"objective.kd_weight", "objective.name"} & asked)
+        if distilling and config.objective.needs.teacher:
             raise ConfigError(
-                "objective.kd_weight is set, and --supervised has no teacher to distil from: leave one of them out."
+                f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
             )
-        if config.objective.label_loss == "none":
-            raise ConfigError(
-                "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
-            )
-        # The label loss is all there is, so its share of the objective is the whole of it.
-        alone = dataclasses.replace(config.objective, kd_weight=0.0, label_weight=1.0)
-        config = dataclasses.replace(config, objective=alone)
+        config = dataclasses.replace(config, objective=config.objective.without_teacher())
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
     return config, asked

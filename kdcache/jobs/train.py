@@ -25,6 +25,7 @@ from kdcache.run.checkpoint import Checkpoints
 from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder
 from kdcache.run.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.run.past import Past
 from kdcache.run.team import Team, join
 from kdcache.run.trainer import Trainer
 from kdcache.views.stream import Views, stream_views
@@ -94,7 +95,13 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
     config = setup.config
     network = _student(setup)
     trainer = Trainer(
-        network.module, config, steps_per_epoch=setup.steps_per_epoch, team=team, precision=config.precision
+        network.module,
+        config,
+        steps_per_epoch=setup.steps_per_epoch,
+        samples=len(setup.index),
+        team=team,
+        precision=config.precision,
+        past=_past(setup, team, progress) if config.objective.needs.past else None,
     )
     # Only now, when nothing is left to refuse, does anything change on disk.
     folder = RunFolder(setup.folder)
@@ -132,7 +139,7 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
                 batch.targets,
                 torch.from_numpy(rows.labels),
                 torch.from_numpy(rows.weight),
-                config.objective,
+                torch.from_numpy(rows.samples),
             )
             epoch.add(step_losses)
             clock.count(config.batch_size)
@@ -214,6 +221,17 @@ def _student(setup: Setup) -> Network:
         crop_pct=student.crop_pct,
         interpolation=student.interpolation,
         kwargs=student.kwargs,
+    )
+
+
+def _past(setup: Setup, team: Team, progress: Progress) -> Past:
+    return Past(
+        setup.folder / "past",
+        samples=len(setup.index),
+        num_classes=setup.num_classes,
+        epochs_per_round=setup.opened.view_set.policy.repeats,
+        first=team.first,
+        warn=progress.warn,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 
@@ -15,7 +15,36 @@ class Answers(Protocol):
     """A teacher's answers to the rows of a batch, as `kdcache.targets` has them."""
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """Log-probabilities on the device that the answers are on."""
+        """Log-probabilities on the device that the answers are on; always finite."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A batch as an objective sees it: b rows, c classes, everything on one device.
+
+    Attributes:
+        logits: the student's.
+        labels: each row's own label and its partner's, -1 for none.
+        weight: each row's own share of the mix, in 0..1; 1 where it is not mixed.
+        answers: the teacher's to the same rows; None where there are none.
+        features: what enters the student's classifier; None where the objective does not need them.
+        past: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
+            where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
+        samples: positions in the index.
+        companion: what `Objective.companion` made.
+        epoch: the running one, counted from 0; of `epochs` in all.
+    """
+
+    logits: Float[Tensor, "b c"]
+    labels: Int64[Tensor, "b 2"]
+    weight: Float[Tensor, "b"]
+    answers: Answers | None = None
+    features: Float[Tensor, "b f"] | None = None
+    past: Float[Tensor, "b c"] | None = None
+    samples: Int64[Tensor, "b"] | None = None
+    companion: nn.Module | None = None
+    epoch: int = 0
+    epochs: int = 1
 
 
 class Losses(NamedTuple):
@@ -25,19 +54,36 @@ class Losses(NamedTuple):
     parts: Mapping[str, Float[Tensor, ""]]
 
 
+class Shape(NamedTuple):
+    """What a companion is built for.
+
+    num_classes: of the student. num_features: that enter its classifier; None where the objective does not need them.
+    samples: of the data set.
+    """
+
+    num_classes: int
+    num_features: int | None
+    samples: int
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an objective must be given.
 
     Attributes:
         teacher: a teacher's answers.
-        full: every class of them as the teacher said it, not the likeliest few and a tail.
-        labels: a label for every picture.
+        full: not empty where it needs every class of them as the teacher said it, rather than the likeliest few and a
+            tail: what to do without them, such as "set objective.temperature=1".
+        labels: not empty where it needs a label for every picture: what to do without them.
+        features: what enters the student's classifier.
+        past: the student's own earlier predictions.
     """
 
     teacher: bool
-    full: bool
-    labels: bool
+    full: str = ""
+    labels: str = ""
+    features: bool = False
+    past: bool = False
 
 
 @runtime_checkable
@@ -56,20 +102,25 @@ class Objective(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that a call reports, in order."""
 
-    def __call__(
-        self,
-        student_logits: Float[Tensor, "b c"],
-        answers: Answers | None,
-        labels: Int64[Tensor, "b 2"],
-        weight: Float[Tensor, "b"],
-    ) -> Losses:
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """What is learnt beside the student and never exported, with fresh weights; None where there is nothing.
+
+        Its parameters are trained by the student's optimiser, averaged over all processes; its state dict is kept in
+        checkpoints.
+        """
+
+    def without_teacher(self) -> "Objective":
+        """What is left of it where there is no teacher.
+
+        Raises:
+            ConfigError: nothing is.
+        """
+
+    def __call__(self, given: Given) -> Losses:
         """The loss of a batch.
 
-        Args:
-            student_logits: of each row.
-            answers: the teacher's to the same rows; None where none are needed.
-            labels: each row's own label and its partner's, -1 for none.
-            weight: each row's own share of the mix.
+        Raises:
+            UsageError: something that `needs` names is not given.
         """
 
 
@@ -91,11 +142,11 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
         )
     if needs.full and targets == "topk":
         raise UsageError(
-            "The objective's temperature is not 1, and the cache holds the likeliest classes only, whose tail cannot "
-            "be softened: set objective.temperature=1, or dump again with --targets full."
+            "The objective needs the teacher's probability of every class, and the cache holds those of the likeliest "
+            f"only: {needs.full}, or dump again with --targets full."
         )
     if needs.labels and not labelled:
         raise UsageError(
-            "The objective has a label loss, and there are no labels in the student's classes: set "
-            "objective.label_loss=none."
+            "The objective needs a label for every picture, and there are none in the student's classes: "
+            f"{needs.labels}."
         )

@@ -23,6 +23,13 @@ def kd(
 
     Exact with `full` and `embedding` targets. With `topk` the gradient is off by at most twice the tail mass (L1).
     """
+    return kd_by_row(student_logits, teacher_log_probs, temperature).mean()
+
+
+def kd_by_row(
+    student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "b c"], temperature: float = 1.0
+) -> Float[Tensor, "b"]:
+    """`kd` of each row, T^2 included; its mean is `kd`."""
     student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
     teacher = at_least_float32(teacher_log_probs.detach())
     if temperature != 1:
@@ -30,4 +37,4 @@ def kd(
     probs = teacher.exp()
     # 0 log 0 is 0, but 0 * -inf is not.
     terms = probs * (teacher.masked_fill(probs == 0, 0.0) - student)
-    return temperature**2 * terms.sum(dim=-1).mean()
+    return temperature**2 * terms.sum(dim=-1)

@@ -37,19 +37,32 @@ def soft_labels(
     return one_hot(own) * share + one_hot(partner) * (1.0 - share)
 
 
+def hard_labels(labels: Int64[Tensor, "b 2"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:
+    """The label that has the larger share: the own one where both are equal. Arguments as `soft_labels` has them."""
+    own, partner = labels.unbind(dim=1)
+    return torch.where((partner >= 0) & (weight < 0.5), partner, own)
+
+
 def cross_entropy(logits: Float[Tensor, "b c"], soft: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
     """Mean over b of - sum over c of y log softmax(z): timm's `SoftTargetCrossEntropy`."""
     return -(soft * F.log_softmax(at_least_float32(logits), dim=-1)).sum(dim=-1).mean()
 
 
 def binary_cross_entropy(
-    logits: Float[Tensor, "b c"], soft: Float[Tensor, "b c"], *, sum_classes: bool = False
+    logits: Float[Tensor, "b c"],
+    soft: Float[Tensor, "b c"],
+    *,
+    sum_classes: bool = False,
+    target_thresh: float | None = None,
 ) -> Float[Tensor, ""]:
     """Mean of - y log sigmoid(z) - (1 - y) log sigmoid(-z): timm's `BinaryCrossEntropy`.
 
     Wightman et al. 2021, "ResNet strikes back". The mean runs over the batch *and* the classes, so at 1000 classes its
-    gradient is about a thousandth of the cross-entropy's; `sum_classes` sums over the classes instead.
+    gradient is about a thousandth of the cross-entropy's; `sum_classes` sums over the classes instead. With a
+    `target_thresh`, soft labels above it count as 1 and all others as 0.
     """
     logits = at_least_float32(logits)
+    if target_thresh is not None:
+        soft = soft > target_thresh
     terms = F.binary_cross_entropy_with_logits(logits, soft.to(logits.dtype), reduction="none")
     return terms.sum(dim=-1).mean() if sum_classes else terms.mean()

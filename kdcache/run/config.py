@@ -9,6 +9,8 @@ from typing import Any, Literal
 import yaml
 
 from kdcache.errors import ConfigError
+from kdcache.objectives.distillation import LABEL_SETTINGS
+from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.run.files import replace_file
 from kdcache.run.recipes import DEFAULT_RECIPE, read_recipe
@@ -124,7 +126,7 @@ class RunConfig:
     batch_size: int
     recipe: str = DEFAULT_RECIPE
     views: ViewsConfig = field(default_factory=ViewsConfig)
-    objective: VanillaKD = field(default_factory=VanillaKD)
+    objective: AnyObjective = field(default_factory=VanillaKD)
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     clip_grad: float | None = None
@@ -181,6 +183,9 @@ def load_config(
 ) -> RunConfig:
     """A configuration from a recipe and what is laid over it, later over earlier.
 
+    An objective of another name than the recipe's begins from the settings of that name (`OBJECTIVES`); of the
+    recipe's it keeps those of the label loss.
+
     Args:
         recipe: the name of a shipped recipe, or a recipe's file.
         file: YAML with any of the settings.
@@ -190,13 +195,12 @@ def load_config(
     Raises:
         ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value that it can't have.
     """
-    values = overlay(read_recipe(recipe), {"recipe": recipe})
-    if file is not None:
-        values = overlay(values, _read_yaml(file))
-    for name, value in (options or {}).items():
-        values = overlay(values, nested(name, value))
-    for assignment in assignments:
-        values = overlay(values, _assigned(assignment))
+    base = read_recipe(recipe)
+    given = _given(file, options, assignments)
+    values = overlay(overlay(base, {"recipe": recipe}), given)
+    objectives = base.get("objective", {}), given.get("objective", {})
+    if all(isinstance(part, Mapping) for part in objectives):
+        values["objective"] = _objective(*objectives)
     return from_plain(RunConfig, values)
 
 
@@ -204,12 +208,26 @@ def given_settings(
     *, file: Path | None = None, options: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
 ) -> set[str]:
     """Dotted names of the settings that `load_config` was given over its recipe."""
+    return set(_dotted(_given(file, options, assignments)))
+
+
+def _given(file: Path | None, options: Mapping[str, Any] | None, assignments: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {} if file is None else _read_yaml(file)
     for name, value in (options or {}).items():
         values = overlay(values, nested(name, value))
     for assignment in assignments:
         values = overlay(values, _assigned(assignment))
-    return set(_dotted(values))
+    return values
+
+
+def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an objective from those of the recipe and those given over them."""
+    usual = VanillaKD.name
+    name = str(given.get("name", recipe.get("name", usual)))
+    own = to_plain(objective_named(name))
+    if name != recipe.get("name", usual):
+        recipe = {key: recipe[key] for key in LABEL_SETTINGS if key in recipe and key in own}
+    return overlay(overlay(own, recipe), given) | {"name": own["name"]}
 
 
 def _dotted(values: Mapping[str, Any], path: str = "") -> list[str]:

@@ -17,7 +17,7 @@ _BELONGS = "belongs.json"
 _WINDOWS = "windows.npy"
 _GIVEN = "given.json"
 _STARTED = {_BELONGS, _WINDOWS, _GIVEN}
-_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "export"}
+_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export"}
 # What a run writes on its way may be changed when it goes on; what it learns may not.
 _FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "export_dtype")
 
@@ -30,6 +30,7 @@ class RunFolder:
     windows.npy     of the view set
     given.json      where data and teacher were found by the last start; free to change
     metrics.csv, events, checkpoints, export    what training adds
+    past            the student's predictions of the last round, where its objective learns from them
     """
 
     def __init__(self, path: Path) -> None:

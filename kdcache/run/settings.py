@@ -15,8 +15,9 @@ def from_plain(cls: type[T], values: Any, path: str = "") -> T:
     """The dataclass `cls` with the fields that `values`, a mapping, gives; the others have their defaults.
 
     Fields may be dataclasses, int, float, str, bool, None, Literal, unions of these, tuples of one type, or mappings,
-    which are taken as they are. A whole number is good for a float, and so is text that is one (YAML 1.1 reads 5e-3
-    as text).
+    which are taken as they are. Of a union of dataclasses the value's `name` chooses the one whose own `name` is so by
+    default; without one it is the first. A whole number is good for a float, and so is text that is one (YAML 1.1
+    reads 5e-3 as text).
 
     Raises:
         ConfigError: an unknown key (with the nearest), a missing one, or a value of another type, by its full name.
@@ -87,11 +88,18 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 def _names(cls: Any, path: str) -> list[str]:
     """Dotted names of all settings of the dataclass `cls` and of those within it."""
     hints = get_type_hints(cls)
-    names: list[str] = []
+    names: dict[str, None] = {}
     for item in dataclasses.fields(cls):
         name = _join(path, item.name)
-        names += _names(hints[item.name], name) if dataclasses.is_dataclass(hints[item.name]) else [name]
-    return names
+        within = [inner for kind in _dataclasses(hints[item.name]) for inner in _names(kind, name)]
+        names |= dict.fromkeys(within or [name])
+    return list(names)
+
+
+def _dataclasses(kind: Any) -> list[Any]:
+    """The dataclasses that `kind` is, or is a union of; none where it is anything else too."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return list(kinds) if all(map(dataclasses.is_dataclass, kinds)) else []
 
 
 def _join(path: str, name: str) -> str:
@@ -99,14 +107,25 @@ def _join(path: str, name: str) -> str:
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return from_plain(kind, value, name)  # type: ignore[arg-type] # a class, not an instance
+    if kinds := _dataclasses(kind):
+        return from_plain(_named(kinds, value, name), value, name)
     if get_origin(kind) in (Union, types.UnionType):
         return _read_union(get_args(kind), value, name)
     read = _plain(kind, value)
     if read is _NOT:
         raise ConfigError(f"{name} is {value!r}: give {_describe(kind)}.")
     return read
+
+
+def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
+    """The one of `kinds` that the `name` in `value` says."""
+    if len(kinds) == 1 or not isinstance(value, Mapping) or "name" not in value:
+        return kinds[0]
+    by_name = {kind.name: kind for kind in kinds}
+    wanted = value["name"]
+    if not isinstance(wanted, str) or wanted not in by_name:
+        raise ConfigError(f"{path}.name is {wanted!r}: give {' or '.join(by_name)}.")
+    return by_name[wanted]
 
 
 def _read_union(kinds: Sequence[Any], value: Any, name: str) -> Any:

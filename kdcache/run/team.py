@@ -62,6 +62,12 @@ class Team:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
+    def average_gradients(self, module: nn.Module) -> None:
+        """Give everybody the mean of everybody's gradients of a small module that is not shared."""
+        for parameter in module.parameters():
+            if parameter.grad is not None and not self.alone:
+                parameter.grad = self.total(parameter.grad) / self.ranks.world
+
 
 @contextmanager
 def join(device: torch.device) -> Iterator[Team]:

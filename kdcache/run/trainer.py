@@ -1,10 +1,11 @@
 """What changes from step to step: weights, optimiser, schedule, average; and how it is saved and put back."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import timm.optim
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from torch.amp.grad_scaler import GradScaler
 
 from kdcache.device import autocast
 from kdcache.errors import ConfigError, reason
-from kdcache.objectives.base import Answers, Losses, Objective
+from kdcache.models.features import feature_size, watched_features
+from kdcache.objectives.base import Answers, Given, Losses, Shape
 from kdcache.run.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.run.config import RunConfig
+from kdcache.run.past import Past
 from kdcache.run.team import Team
 
 
@@ -22,16 +25,27 @@ class Trainer:
     """A student and everything that moves it; timm's optimiser, schedule and average, stepped by optimiser steps."""
 
     def __init__(
-        self, module: nn.Module, config: RunConfig, *, steps_per_epoch: int, team: Team, precision: str
+        self,
+        module: nn.Module,
+        config: RunConfig,
+        *,
+        steps_per_epoch: int,
+        samples: int,
+        team: Team,
+        precision: str,
+        past: Past | None = None,
     ) -> None:
         """
         Args:
             module: the student, in training mode; moved to the team's device.
             config: resolved.
+            samples: of the data set.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
+            past: the student's earlier predictions, where the objective needs them.
 
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
+            ModelError: the objective needs the student's features, and it has none.
         """
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         self.module = module.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -41,8 +55,12 @@ class Trainer:
         self.precision = precision
         self._device = team.device
         self._clip_grad = config.clip_grad
-        self._optimizer = _optimizer(self.module, config)
+        self._objective = config.objective
+        self._past = past
+        self._companion = _companion(self.module, config, samples, team.device)
+        self._optimizer = _optimizer(self.module, self._companion, config)
         schedule = config.schedule
+        self._epochs, self._steps_per_epoch = schedule.epochs, steps_per_epoch
         self._scheduler = CosineLRScheduler(
             self._optimizer,
             t_initial=schedule.epochs * steps_per_epoch,
@@ -67,31 +85,51 @@ class Trainer:
         self,
         inputs: Float[Tensor, "b 3 s s"],
         answers: Answers | None,
-        labels: Tensor,
-        weight: Tensor,
-        objective: Objective,
+        labels: Int64[Tensor, "b 2"],
+        weight: Float[Tensor, "b"],
+        samples: Int64[Tensor, "b"],
     ) -> Losses:
         """One optimiser step on a batch of normalised pictures; returns its losses, still on the device.
 
         Args:
             answers: the teacher's; None where the objective needs none.
-            labels: int64 [b, 2], own and partner's, -1 for none.
-            weight: float32 [b], each row's own share.
+            labels: own and partner's, -1 for none.
+            weight: each row's own share.
+            samples: each row's position in the index.
         """
-        with autocast(self.precision, self._device):
-            logits = self._shared(inputs.contiguous(memory_format=torch.channels_last))
-        losses = objective(logits.float(), answers, labels.to(self._device), weight.to(self._device))
+        epoch = self.step // self._steps_per_epoch
+        with autocast(self.precision, self._device), self._watched() as features:
+            logits = self._shared(inputs.contiguous(memory_format=torch.channels_last)).float()
+        past = None if self._past is None else self._past.recall(epoch, samples, weight).to(self._device)
+        losses = self._objective(
+            Given(
+                logits,
+                labels.to(self._device),
+                weight.to(self._device),
+                answers,
+                features[0].float() if features else None,
+                past,
+                samples.to(self._device),
+                self._companion,
+                epoch,
+                self._epochs,
+            )
+        )
         self._optimizer.zero_grad()
         self._scaler.scale(losses.total).backward()
+        if self._companion is not None:
+            self._team.average_gradients(self._companion)
         if self._clip_grad is not None:
             self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), self._clip_grad)
+            nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.step += 1
         self._scheduler.step_update(self.step)
         if self._ema is not None:
             self._ema.update(self.module, step=self.step)
+        if self._past is not None:
+            self._past.remember(epoch, samples, logits)
         return losses
 
     def averaged_module(self) -> nn.Module:
@@ -107,10 +145,14 @@ class Trainer:
 
         Every process of the team has to ask.
         """
+        if self._past is not None:
+            self._past.secure(self.step // self._steps_per_epoch)
+        companion = {} if self._companion is None else {"companion": self._companion.state_dict()}
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": torch_random_state(self._team),
+            **companion,
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -119,17 +161,34 @@ class Trainer:
         self.module.load_state_dict(checkpoint.model)
         if self._ema is not None and checkpoint.ema is not None:
             self._ema.module.load_state_dict(checkpoint.ema)
+        if self._companion is not None:
+            self._companion.load_state_dict(checkpoint.trainer["companion"])
         self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self._scaler.load_state_dict(checkpoint.trainer["scaler"])
         self._scheduler.step_update(self.step)
         restore_torch_random_state(checkpoint.trainer["random"], self._team)
 
+    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+        return watched_features(self.module) if self._objective.needs.features else nullcontext([])
 
-def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    def _optimizer_parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+
+def _companion(module: nn.Module, config: RunConfig, samples: int, device: torch.device) -> nn.Module | None:
+    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
+    features = feature_size(module) if config.objective.needs.features else None
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        companion = config.objective.companion(Shape(int(module.num_classes), features, samples))  # type: ignore[arg-type]
+    return None if companion is None else companion.to(device)
+
+
+def _optimizer(module: nn.Module, companion: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
     settings = config.optimizer
     own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
     try:
-        return timm.optim.create_optimizer_v2(
+        optimizer = timm.optim.create_optimizer_v2(
             module,
             opt=settings.name,
             lr=settings.lr,
@@ -142,3 +201,8 @@ def _optimizer(module: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
             f"timm makes no optimiser {settings.name!r} with these settings ({reason(error)}): change optimizer.name, "
             "or leave out what it does not take."
         ) from error
+    if companion is not None:
+        for group in timm.optim.param_groups_weight_decay(companion, settings.weight_decay):
+            if group["params"]:
+                optimizer.add_param_group(group)
+    return optimizer

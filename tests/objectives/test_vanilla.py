@@ -1,33 +1,26 @@
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
 from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.base import Answers, Needs, Objective, require
+from kdcache.objectives.base import Answers, Given, Objective, require
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 from kdcache.objectives.vanilla import VanillaKD
-
-
-@dataclass(frozen=True)
-class Said:
-    """A teacher's answers, all of them."""
-
-    values: torch.Tensor
-
-    def log_probs(self, num_classes, temperature=1.0):
-        assert num_classes == self.values.shape[1]
-        assert temperature == 1.0
-        return self.values
-
+from support.batches import Said
 
 LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
 ANSWERS = Said(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
 LABELS = torch.tensor([[0, 1], [1, 0], [4, 2], [2, 4]])
 WEIGHT = torch.tensor([0.9, 0.9, 0.2, 0.2])
 SOFT = soft_labels(LABELS, WEIGHT, 5)
+
+
+def given(logits=LOGITS, answers=ANSWERS, labels=LABELS, weight=WEIGHT, **more):
+    return Given(logits, labels, weight, answers, **more)
 
 
 def test_it_is_an_objective_of_answers():
@@ -53,7 +46,7 @@ def test_it_is_an_objective_of_answers():
 )
 def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label):
     objective = VanillaKD(temperature=temperature, kd_weight=0.9, label_weight=0.1, **settings)
-    losses = objective(LOGITS, ANSWERS, LABELS, WEIGHT)
+    losses = objective(given())
     distilled = kd(LOGITS, ANSWERS.values, temperature)
     assert losses.parts == {"kd": distilled, "label": label()}
     torch.testing.assert_close(losses.total, 0.9 * distilled + 0.1 * label())
@@ -62,10 +55,10 @@ def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label
 
 def test_a_part_without_weight_is_left_out():
     no_labels = torch.full((4, 2), -1)
-    distilled = VanillaKD(label_loss="none")(LOGITS, ANSWERS, no_labels, WEIGHT)
+    distilled = VanillaKD(label_loss="none")(given(labels=no_labels))
     assert torch.equal(distilled.total, kd(LOGITS, ANSWERS.values))
     assert list(distilled.parts) == ["kd"]
-    supervised = VanillaKD(kd_weight=0.0, label_loss="ce")(LOGITS, None, LABELS, WEIGHT)
+    supervised = VanillaKD(kd_weight=0.0, label_loss="ce")(given(answers=None))
     assert torch.equal(supervised.total, cross_entropy(LOGITS, SOFT))
     assert list(supervised.parts) == ["label"]
 
@@ -74,9 +67,9 @@ def test_both_parts_teach():
     logits = LOGITS.clone().requires_grad_()
     gradients = []
     for objective in (VanillaKD(label_loss="none"), VanillaKD(kd_weight=0.0, label_loss="ce")):
-        (gradient,) = torch.autograd.grad(objective(logits, ANSWERS, LABELS, WEIGHT).total, logits)
+        (gradient,) = torch.autograd.grad(objective(given(logits)).total, logits)
         gradients.append(gradient)
-    (both,) = torch.autograd.grad(VanillaKD(label_loss="ce")(logits, ANSWERS, LABELS, WEIGHT).total, logits)
+    (both,) = torch.autograd.grad(VanillaKD(label_loss="ce")(given(logits)).total, logits)
     torch.testing.assert_close(both, sum(gradients))
 
 
@@ -84,21 +77,38 @@ def test_it_is_gradient_of_float64_too():
     answers = Said(ANSWERS.values.double())
     objective = VanillaKD(temperature=2.0, label_loss="bce")
     assert torch.autograd.gradcheck(
-        lambda z: objective(z, answers, LABELS, WEIGHT.double()).total, LOGITS.double().requires_grad_()
+        lambda z: objective(given(z, answers, weight=WEIGHT.double())).total, LOGITS.double().requires_grad_()
     )
 
 
-def test_it_knows_what_it_needs():
-    assert VanillaKD().needs == Needs(teacher=True, full=False, labels=True)
-    assert VanillaKD(temperature=4.0).needs == Needs(teacher=True, full=True, labels=True)
-    assert VanillaKD(label_loss="none").needs == Needs(teacher=True, full=False, labels=False)
-    assert VanillaKD(label_weight=0.0).needs == Needs(teacher=True, full=False, labels=False)
-    assert VanillaKD(kd_weight=0.0, temperature=4.0).needs == Needs(teacher=False, full=False, labels=True)
+@pytest.mark.parametrize(
+    ("settings", "teacher", "full", "labels"),
+    [
+        ({}, True, False, True),
+        ({"temperature": 4.0}, True, True, True),
+        ({"temperature": 4.0, "approximate": True}, True, False, True),
+        ({"label_loss": "none"}, True, False, False),
+        ({"label_weight": 0.0}, True, False, False),
+        ({"kd_weight": 0.0, "temperature": 4.0}, False, False, True),
+    ],
+)
+def test_it_knows_what_it_needs(settings, teacher, full, labels):
+    needs = VanillaKD(**settings).needs
+    assert (needs.teacher, bool(needs.full), bool(needs.labels)) == (teacher, full, labels)
+    assert not needs.features
+    assert not needs.past
+
+
+def test_the_binary_target_may_have_a_threshold():
+    objective = VanillaKD(kd_weight=0.0, label_loss="bce", bce_target_thresh=0.3)
+    expected = BinaryCrossEntropy(target_threshold=0.3)(LOGITS, SOFT)
+    torch.testing.assert_close(objective(given()).total, expected)
+    assert not torch.equal(expected, BinaryCrossEntropy()(LOGITS, SOFT))
 
 
 def test_without_answers_it_refuses_to_distil():
     with pytest.raises(UsageError, match="no teacher's answers"):
-        VanillaKD()(LOGITS, None, LABELS, WEIGHT)
+        VanillaKD()(given(answers=None))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,8 @@ def test_what_is_there_is_accepted():
         {"smoothing": 1.0},
         {"kd_weight": 0, "label_loss": "none"},
         {"kd_weight": 0, "label_weight": 0},
+        {"label_weight": float("nan")},
+        {"bce_target_thresh": 1.0},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):

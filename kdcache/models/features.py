@@ -1,0 +1,45 @@
+"""What enters a model's classifier: its pooled features."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdcache.errors import ModelError
+
+
+def feature_size(module: nn.Module) -> int:
+    """How many features enter the classifier of a timm model.
+
+    Raises:
+        ModelError: the model's classifier is not one linear layer.
+    """
+    return _classifier(module).in_features
+
+
+@contextmanager
+def watched_features(module: nn.Module) -> Iterator[list[Float[Tensor, "b f"]]]:
+    """A list to which each forward pass of a timm model in the block adds what entered its classifier, [b, f].
+
+    They are part of the graph: a loss on them teaches the model.
+
+    Raises:
+        ModelError: as `feature_size`.
+    """
+    seen: list[Tensor] = []
+    handle = _classifier(module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _classifier(module: nn.Module) -> nn.Linear:
+    classifier = getattr(module, "get_classifier", lambda: None)()
+    if not isinstance(classifier, nn.Linear):
+        raise ModelError(
+            f"{type(module).__name__} has no single linear classifier, and the objective needs the features that enter "
+            "it: choose another student or another objective.name."
+        )
+    return classifier

@@ -1,0 +1,175 @@
+"""What the objectives with a teacher have in common: a distillation term and a label loss, each with its weight."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NoReturn, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.base import Given, Losses, Needs, Shape
+from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
+
+D = TypeVar("D", bound="Distillation")
+LabelLoss = Literal["ce", "bce", "none"]
+
+#: Settings of the label loss, which belong to a recipe rather than to the method of distillation.
+LABEL_SETTINGS = ("label_loss", "smoothing", "bce_sum", "bce_target_thresh")
+
+ANOTHER_OBJECTIVE = "choose one that does without, such as objective.name=kd"
+APPROXIMATELY = "set objective.approximate=true, which spreads the rest evenly"
+
+
+@dataclass(frozen=True)
+class Distillation(ABC):
+    """kd_weight * distillation + label_weight * label loss; a weight of 0 leaves its part out.
+
+    Attributes:
+        kd_weight, label_weight: of the parts.
+        kd_stop_epoch: the distillation term has no weight from this epoch (counted from 0) on, and is reported still;
+            None: never. Cho and Hariharan 2019, "On the Efficacy of Knowledge Distillation" (ESKD).
+        label_loss: "ce", "bce" or "none".
+        smoothing: of the labels, 0..1.
+        bce_sum: sum the binary cross-entropy over the classes in place of timm's mean.
+        bce_target_thresh: the binary cross-entropy takes soft labels above it for 1 and the others for 0; None: as
+            they are.
+    """
+
+    name: str = ""
+    kd_weight: float = 1.0
+    kd_stop_epoch: int | None = None
+    label_loss: LabelLoss = "ce"
+    label_weight: float = 1.0
+    smoothing: float = 0.0
+    bce_sum: bool = False
+    bce_target_thresh: float | None = None
+
+    distils_by_label: ClassVar[bool] = False
+    """Whether the distillation term needs labels itself."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"objective.smoothing is {self.smoothing}: give a share in 0..1, below 1.")
+        if self.bce_target_thresh is not None and not 0 <= self.bce_target_thresh < 1:
+            raise ConfigError(f"objective.bce_target_thresh is {self.bce_target_thresh}: give 0..1, below 1, or null.")
+        if self.kd_stop_epoch is not None and self.kd_stop_epoch < 1:
+            raise ConfigError(f"objective.kd_stop_epoch is {self.kd_stop_epoch}: give at least 1, or null.")
+        if not (self.kd_weight >= 0 and self.label_weight >= 0):
+            raise ConfigError("A weight of the objective is negative or no number: give 0 to leave a part out.")
+        if not self._distils and not self._has_label_loss:
+            raise ConfigError("The objective has no part left: give kd_weight or label_weight above 0.")
+        if self.kd_stop_epoch is not None and not self._has_label_loss:
+            raise ConfigError(
+                "objective.kd_stop_epoch leaves nothing to learn from, as there is no label loss: set "
+                "objective.label_loss to ce or bce, or kd_stop_epoch to null."
+            )
+
+    @abstractmethod
+    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+        """The distillation term before its weight; `teacher` holds log-probabilities."""
+
+    def needs_full(self) -> str:
+        """`Needs.full`, where it distils."""
+        return ""
+
+    def ramp(self, epoch: int) -> float:
+        """The share of its weight that the distillation term has in an epoch, in 0..1."""
+        return 1.0
+
+    def extras(self, given: Given) -> dict[str, Tensor]:
+        """Further losses, each of weight 1, in the order of `extra_parts`."""
+        return {}
+
+    extra_parts: ClassVar[tuple[str, ...]] = ()
+    needs_features: ClassVar[bool] = False
+
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """Nothing, unless a method says otherwise."""
+        return None
+
+    @property
+    def needs(self) -> Needs:
+        """What it must be given."""
+        labels = ""
+        if self._has_label_loss:
+            labels = "set objective.label_loss=none"
+        if self._distils and self.distils_by_label:
+            labels = ANOTHER_OBJECTIVE
+        return Needs(
+            teacher=self._distils,
+            full=self.needs_full() if self._distils else "",
+            labels=labels,
+            features=self._distils and self.needs_features,
+        )
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the parts that a call reports, in order."""
+        distilled = ("kd",) * self._distils
+        return distilled + ("label",) * self._has_label_loss + self.extra_parts * self._distils
+
+    def without_teacher(self: D) -> D:
+        """Its label loss alone, which then is the whole of it."""
+        if self.label_loss == "none":
+            raise ConfigError(
+                "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
+            )
+        return dataclasses.replace(self, kd_weight=0.0, kd_stop_epoch=None, label_weight=1.0)
+
+    def __call__(self, given: Given) -> Losses:
+        """The loss of a batch."""
+        parts: dict[str, Tensor] = {}
+        total = given.logits.new_zeros((), dtype=torch.promote_types(given.logits.dtype, torch.float32))
+        if self._distils:
+            if given.answers is None:
+                raise UsageError("This objective distils, and no teacher's answers are given.")
+            teacher = given.answers.log_probs(given.logits.shape[1])
+            stopped = self.kd_stop_epoch is not None and given.epoch >= self.kd_stop_epoch
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
+                parts["kd"] = self.distil(given, teacher)
+            if not stopped:
+                total = total + self.kd_weight * self.ramp(given.epoch) * parts["kd"]
+        if self._has_label_loss:
+            parts["label"] = self._label_loss(given)
+            total = total + self.label_weight * parts["label"]
+        if self._distils:
+            for name, loss in self.extras(given).items():
+                parts[name] = loss
+                total = total + loss
+        return Losses(total, parts)
+
+    @property
+    def _distils(self) -> bool:
+        return self.kd_weight > 0
+
+    @property
+    def _has_label_loss(self) -> bool:
+        return self.label_loss != "none" and self.label_weight > 0
+
+    def _label_loss(self, given: Given) -> Float[Tensor, ""]:
+        soft = soft_labels(given.labels, given.weight, given.logits.shape[1], self.smoothing)
+        if self.label_loss == "ce":
+            return cross_entropy(given.logits, soft)
+        return binary_cross_entropy(given.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
+
+
+def require_above_zero(**values: int | float) -> None:
+    """Raise ConfigError, naming the setting, unless each value is above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            refuse(name, value, "a number above 0")
+
+
+def require_weights(**values: int | float) -> None:
+    """Raise ConfigError, naming the setting, unless each value is at least 0."""
+    for name, value in values.items():
+        if not value >= 0:
+            refuse(name, value, "at least 0")
+
+
+def refuse(name: str, value: object, wanted: str) -> NoReturn:
+    """Raise the ConfigError of a setting of the objective."""
+    raise ConfigError(f"objective.{name} is {value}: give {wanted}.")

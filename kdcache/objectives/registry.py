@@ -1,0 +1,52 @@
+"""The objectives by name, each with its paper's settings for ImageNet or for CIFAR."""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from kdcache.errors import ConfigError
+from kdcache.objectives.bkl import BKL
+from kdcache.objectives.dist import DIST
+from kdcache.objectives.dkd import DKD
+from kdcache.objectives.ipwd import IPWD
+from kdcache.objectives.lskd import LSKD
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.objectives.vanilla import VanillaKD
+from kdcache.objectives.wsld import WSLD
+
+AnyObjective = VanillaKD | BKL | DKD | DIST | LSKD | WSLD | IPWD | PSKD
+
+OBJECTIVES: Mapping[str, AnyObjective] = MappingProxyType(
+    {
+        "kd": VanillaKD(),
+        "kd-cifar": VanillaKD(temperature=4.0, kd_weight=0.9, label_loss="ce", label_weight=0.1),
+        "bkl": BKL(),
+        "dkd": DKD(),
+        "dkd-cifar": DKD(temperature=4.0, beta=8.0, warmup_epochs=20),
+        "dist": DIST(),
+        "dist-cifar": DIST(temperature=4.0),
+        "lskd": LSKD(),
+        "lskd-cifar": LSKD(label_weight=0.1),
+        "lskd-dkd": LSKD(method="dkd"),
+        "lskd-dkd-cifar": LSKD(method="dkd", beta=8.0, warmup_epochs=20),
+        "wsld": WSLD(),
+        "wsld-cifar": WSLD(temperature=4.0, kd_weight=2.25),
+        "ipwd": IPWD(),
+        "ipwd-cifar": IPWD(temperature=4.0, kd_weight=2.25),
+        "ps-kd": PSKD(),
+        "ps-kd-cifar": PSKD(alpha=0.8),
+    }
+)
+"""What `objective.name` may be; a name's settings can then be changed one by one."""
+
+
+def objective_named(name: str) -> AnyObjective:
+    """The objective with its own settings.
+
+    Raises:
+        ConfigError: an unknown name, with the nearest.
+    """
+    if name not in OBJECTIVES:
+        near = difflib.get_close_matches(name, OBJECTIVES, n=3) or list(OBJECTIVES)
+        raise ConfigError(f"objective.name is {name!r}, and there is no such objective: use {', '.join(near)}.")
+    return OBJECTIVES[name]

@@ -1,0 +1,135 @@
+"""What a student said of each sample a round ago, in half precision: the memory of self-distillation.
+
+past/round-00000007.f16    probabilities [samples, classes] in the 7th round; a row of zeros for a sample not seen
+
+A round is as many epochs as a view has repeats: in it each sample is seen, but for a last partial batch. One file is
+written while that of the round before is read. Unlike views and answers, what they hold depends on the student, and
+nothing promises that it is the same elsewhere; a run that resumes from its latest checkpoint finds in them what it
+would have found.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from kdcache.errors import RunError, reason
+
+_SUFFIX = ".f16"
+
+
+class Past:
+    """Reads one round's predictions and writes the next's. Every process of a team has one, on the same folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        samples: int,
+        num_classes: int,
+        epochs_per_round: int,
+        first: bool,
+        warn: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            folder: `past` in the run's folder; made with the first round.
+            samples: of the data set.
+            epochs_per_round: repeats of the policy.
+            first: whether this process removes files for all.
+            warn: is told when a round's predictions are gone.
+        """
+        self.folder = folder
+        self._shape = (samples, num_classes)
+        self._epochs_per_round = epochs_per_round
+        self._first = first
+        self._warn = warn
+        self._round = -1
+        self._reads: np.memmap | None = None
+        self._writes: np.memmap | None = None
+        self._pinned: set[int] = set()
+
+    def recall(self, epoch: int, samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float32[Tensor, "b c"]:
+        """Predictions of the round before, mixed as the rows are: those of a sample that was not seen are zeros.
+
+        Args:
+            epoch: the running one.
+            samples: positions in the index; rows 2j and 2j+1 are each other's partners.
+            weight: each row's own share.
+
+        Raises:
+            RunError: the files cannot be read or written, or are of another data set.
+        """
+        self._turn_to(epoch)
+        if self._reads is None:
+            return torch.zeros(len(samples), self._shape[1])
+        own = torch.from_numpy(self._reads[samples.cpu().numpy()].astype(np.float32))
+        own /= own.sum(dim=1, keepdim=True).clamp(min=0.5)  # halves do not sum to 1 quite; zeros stay
+        share = weight.cpu()[:, None].float()
+        partner = torch.arange(len(own)) ^ 1
+        return share * own + (1 - share) * own[partner] if bool((share < 1).any()) else own
+
+    def remember(self, epoch: int, samples: Int64[Tensor, "b"], logits: Float[Tensor, "b c"]) -> None:
+        """Keep what the student has just said, for the next round."""
+        self._turn_to(epoch)
+        assert self._writes is not None
+        self._writes[samples.cpu().numpy()] = logits.detach().float().softmax(dim=1).half().cpu().numpy()
+
+    def secure(self, epoch: int) -> None:
+        """Before a checkpoint: what a run that resumes in `epoch` reads is on disk, and stays until the next call."""
+        if self._writes is not None:
+            self._writes.flush()
+        running = epoch // self._epochs_per_round
+        self._pinned = {running - 1, running}
+
+    def _turn_to(self, epoch: int) -> None:
+        running = epoch // self._epochs_per_round
+        if running == self._round:
+            return
+        if self._writes is not None:
+            self._writes.flush()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._reads = self._open(running - 1)
+            with self._path(running).open("ab") as file:
+                # Reserved, as a disk that is full when a mapped page is written kills the process.
+                os.posix_fallocate(file.fileno(), 0, self._bytes)
+            self._writes = self._open(running, "r+")
+            if self._first:
+                self._remove_all_but({running - 1, running} | self._pinned)
+        except OSError as error:
+            raise RunError(
+                f"The student's past predictions in {self.folder} cannot be kept ({reason(error)}): they take "
+                f"{3 * self._bytes / 1e9:.1f} GB; make room, or give another --out."
+            ) from error
+        self._round = running
+
+    def _open(self, number: int, mode: str = "r") -> np.memmap | None:
+        """The file of a round; None, with a warning, where it is not there."""
+        path = self._path(number)
+        if not path.exists():
+            if number >= 0:
+                self._warn(f"What the student said in round {number} is gone: this round learns from labels alone.")
+            return None
+        if path.stat().st_size != self._bytes:
+            raise RunError(
+                f"{path} is not of {self._shape[0]:,} samples and {self._shape[1]:,} classes: begin anew with --fresh."
+            )
+        return np.memmap(path, np.float16, mode, shape=self._shape)  # type: ignore[call-overload] # mode is one of its
+
+    def _remove_all_but(self, numbers: set[int]) -> None:
+        keep = {self._path(number) for number in numbers}
+        for path in self.folder.glob(f"round-*{_SUFFIX}"):
+            if path not in keep:
+                path.unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"round-{number:08d}{_SUFFIX}"
+
+    @property
+    def _bytes(self) -> int:
+        return self._shape[0] * self._shape[1] * 2

@@ -1,0 +1,251 @@
+"""What holds for every objective from logits, under each of its names."""
+
+import dataclasses
+import math
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.base import Objective, require
+from kdcache.objectives.registry import OBJECTIVES, objective_named
+from kdcache.run.config import RunConfig
+from kdcache.run.settings import from_plain, to_plain
+from support.batches import Said, batch_for, moved
+
+ALL = pytest.mark.parametrize("name", OBJECTIVES)
+# Sigmoids are not invariant to a shift of the logits.
+SIGMOIDS = {"kd", "bkl"}
+seeds = st.integers(0, 2**32)
+few = settings(max_examples=15)  # for each name
+
+
+def objectives_that(holds):
+    return pytest.mark.parametrize("name", [name for name, objective in OBJECTIVES.items() if holds(objective)])
+
+
+def read_back(objective):
+    plain = {"student": {"name": "a"}, "optimizer": {"name": "sgd", "lr": 1}, "schedule": {"epochs": 1}}
+    return from_plain(RunConfig, {**plain, "batch_size": 2, "objective": to_plain(objective)}).objective
+
+
+@ALL
+def test_it_is_a_frozen_value_that_a_configuration_holds(name):
+    objective = OBJECTIVES[name]
+    assert isinstance(objective, Objective)
+    assert objective.name == name.removesuffix("-cifar").removesuffix("-dkd")
+    assert read_back(objective) == objective
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        objective.name = "other"
+
+
+@ALL
+def test_it_reports_its_parts_and_one_finite_total(name):
+    objective = OBJECTIVES[name]
+    losses = objective(batch_for(objective))
+    assert tuple(losses.parts) == objective.parts
+    for loss in (losses.total, *losses.parts.values()):
+        assert loss.shape == ()
+        assert torch.isfinite(loss)
+
+
+@ALL
+def test_all_of_it_teaches(name):
+    """Descending on a batch of free logits lowers the total, and what is learnt beside the student learns."""
+    objective = OBJECTIVES[name]
+    batch = batch_for(objective)
+    logits = batch.logits.clone().requires_grad_()
+    learnt = [logits, *(batch.companion.parameters() if batch.companion is not None else [])]
+    descent = torch.optim.Adam(learnt, lr=0.05)
+    totals = []
+    for _ in range(30):
+        descent.zero_grad()
+        total = objective(dataclasses.replace(batch, logits=logits)).total
+        total.backward()
+        assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in learnt)
+        descent.step()
+        totals.append(total.item())
+    assert totals[-1] < totals[0]
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name.split("-")[0] not in ("wsld", "ipwd")])
+def test_its_gradient_is_right(name):
+    """Those whose weights follow the student without a gradient are checked beside their formulas."""
+    objective = OBJECTIVES[name]
+    batch = batch_for(objective, rows=4, classes=4)
+
+    def total(logits):
+        return objective(dataclasses.replace(batch, logits=logits)).total
+
+    assert torch.autograd.gradcheck(total, batch.logits.requires_grad_())
+
+
+@ALL
+def test_no_gradient_flows_to_the_teacher_or_to_the_past(name):
+    objective = OBJECTIVES[name]
+    batch = batch_for(objective)
+    teacher, past = batch.answers.values.requires_grad_(), batch.past.requires_grad_()
+    logits = batch.logits.requires_grad_()
+    objective(dataclasses.replace(batch, logits=logits)).total.backward()
+    assert teacher.grad is None
+    assert past.grad is None
+    assert batch.features.grad is None
+
+
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in SIGMOIDS])
+@few
+@given(seeds, st.floats(-50, 50))
+def test_shifting_logits_changes_nothing(name, seed, shift):
+    objective = OBJECTIVES[name]
+    batch = batch_for(objective, seed)
+    shifts = shift * torch.arange(1.0, len(batch.logits) + 1)[:, None]
+    shifted = dataclasses.replace(batch, logits=batch.logits + shifts)
+    torch.testing.assert_close(objective(shifted).total, objective(batch).total)
+
+
+@ALL
+@few
+@given(seeds)
+def test_the_order_of_classes_and_of_rows_does_not_matter(name, seed):
+    objective = OBJECTIVES[name]
+    batch = batch_for(objective, seed)
+    random = torch.Generator().manual_seed(seed)
+    rows, classes = (torch.randperm(count, generator=random) for count in batch.logits.shape)
+    torch.testing.assert_close(objective(moved(batch, rows, classes)).total, objective(batch).total)
+
+
+CERTAIN = torch.tensor([[0.0, -87.3, -87.3, -87.3], [-87.3, 0.0, -87.3, -87.3]])
+STUDENTS = {
+    "certain": [[6e4, -6e4, 0.0, 1.0], [-6e4, 6e4, 0.0, 1.0]],
+    "certain of something else": [[-6e4, 6e4, 0.0, 1.0], [6e4, -6e4, 0.0, 1.0]],
+    "without an opinion": [[0.0] * 4, [0.0] * 4],
+}
+
+
+@ALL
+def test_extremes_of_a_batch_of_two_are_finite(name):
+    for student, dtype, autocast in product(STUDENTS, (torch.float16, torch.bfloat16, torch.float32), (False, True)):
+        _extremes_are_finite(OBJECTIVES[name], student, dtype, autocast)
+
+
+def _extremes_are_finite(objective, student, dtype, autocast):
+    batch = batch_for(objective, rows=2, classes=4, dtype=torch.float32)
+    logits = torch.tensor(STUDENTS[student], dtype=dtype, requires_grad=True)
+    labels = torch.tensor([[0, 1], [1, 0]])
+    batch = dataclasses.replace(
+        batch,
+        logits=logits,
+        labels=labels,
+        weight=torch.ones(2),
+        answers=Said(CERTAIN),
+        features=torch.full_like(batch.features, 1e4).to(dtype),
+        past=CERTAIN.exp(),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        losses = objective(batch)
+    losses.total.backward()
+    assert losses.total.dtype == torch.float32
+    assert torch.isfinite(losses.total)
+    assert torch.isfinite(logits.grad).all()
+
+
+@objectives_that(lambda objective: objective.needs.teacher and not getattr(objective, "distils_by_label", False))
+def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
+    objective = dataclasses.replace(OBJECTIVES[name], label_loss="none")
+    assert not objective.needs.labels
+    batch = batch_for(objective)
+    unlabelled = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1))
+    losses = objective(unlabelled)
+    assert torch.isfinite(losses.total)
+    torch.testing.assert_close(losses.total, objective(batch).total)
+
+
+@objectives_that(lambda objective: objective.needs.labels)
+def test_labels_that_are_needed_and_missing_are_refused(name):
+    with pytest.raises(UsageError, match="label for every picture"):
+        require(OBJECTIVES[name].needs, targets="full", labelled=False)
+    require(OBJECTIVES[name].needs, targets="full", labelled=True)
+
+
+@objectives_that(lambda objective: objective.needs.full)
+def test_answers_that_are_cut_are_refused_with_a_remedy(name):
+    objective = OBJECTIVES[name]
+    with pytest.raises(UsageError, match=r"every class.*objective\.\w+=.*--targets full"):
+        require(objective.needs, targets="topk", labelled=True)
+    if hasattr(objective, "approximate") and not getattr(objective, "gamma", 0):
+        approximate = dataclasses.replace(objective, approximate=True)
+        require(approximate.needs, targets="topk", labelled=True)
+        assert torch.equal(approximate(batch_for(objective)).total, objective(batch_for(objective)).total)
+
+
+@objectives_that(lambda objective: objective.needs.teacher)
+def test_without_answers_it_refuses_to_distil(name):
+    objective = OBJECTIVES[name]
+    with pytest.raises(UsageError, match="no teacher's answers"):
+        objective(dataclasses.replace(batch_for(objective), answers=None))
+
+
+@ALL
+def test_without_a_teacher_it_asks_for_none(name):
+    alone = OBJECTIVES[name].without_teacher()
+    assert not alone.needs.teacher
+    assert not alone.needs.full
+    batch = dataclasses.replace(batch_for(alone), answers=None)
+    losses = alone(batch)
+    assert list(losses.parts) == ["label"]
+    assert torch.equal(losses.total, losses.parts["label"])
+
+
+@objectives_that(lambda objective: objective.needs.teacher)
+def test_distillation_stops_when_it_shall(name):
+    objective = dataclasses.replace(OBJECTIVES[name], kd_stop_epoch=2)
+    usual = OBJECTIVES[name]
+
+    def gradient(of, epoch):
+        batch = batch_for(of)
+        logits = batch.logits.clone().requires_grad_()
+        losses = of(dataclasses.replace(batch, logits=logits, epoch=epoch))
+        losses.total.backward()
+        return losses, logits.grad
+
+    before, slope = gradient(objective, 1)
+    assert torch.equal(slope, gradient(usual, 1)[1])
+    after, flat = gradient(objective, 2)
+    torch.testing.assert_close(flat, gradient(usual.without_teacher(), 2)[1] * usual.label_weight)
+    assert after.parts["kd"].item() == pytest.approx(before.parts["kd"].item())
+    assert tuple(after.parts) == objective.parts
+
+
+@objectives_that(lambda objective: objective.needs.teacher)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kd_weight": -1.0},
+        {"kd_weight": math.nan},
+        {"smoothing": 1.0},
+        {"kd_stop_epoch": 0},
+        {"kd_stop_epoch": 3, "label_loss": "none"},
+        {"kd_weight": 0.0, "label_loss": "none"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, wrong):
+    with pytest.raises(ConfigError):
+        dataclasses.replace(OBJECTIVES[name], **wrong)
+
+
+@pytest.mark.parametrize("setting", ["temperature", "alpha", "beta", "gamma", "warmup_epochs", "smoothing"])
+def test_each_own_setting_has_a_range(setting):
+    found = [objective for objective in OBJECTIVES.values() if hasattr(objective, setting)]
+    assert found
+    for objective in found:
+        value = -1 if setting == "warmup_epochs" else -1.0
+        with pytest.raises(ConfigError, match=rf"objective\.{setting} is -1"):
+            dataclasses.replace(objective, **{setting: value})
+
+
+def test_an_unknown_name_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="dkd-cifar"):
+        objective_named("dkd-cifra")

@@ -1,0 +1,132 @@
+"""A step of training with every objective: what it gives the objective, what it moves, what it saves."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kdcache.models.students import create_student
+from kdcache.objectives.registry import OBJECTIVES
+from kdcache.ranks import Ranks
+from kdcache.run.checkpoint import Checkpoint
+from kdcache.run.config import load_config
+from kdcache.run.past import Past
+from kdcache.run.team import Team
+from kdcache.run.trainer import Trainer
+from support.batches import Said
+
+MODEL, CLASSES, ROWS, SIZE = "test_resnet", 4, 8, 32
+STEPS_PER_EPOCH = 4
+CPU = Team(Ranks(), torch.device("cpu"))
+
+
+def trainer_for(name, folder, *settings, seed=0):
+    config = load_config(
+        "fashion-mnist",
+        assignments=[
+            f"objective.name={name}",
+            "optimizer.lr=0.002",
+            "schedule.warmup_epochs=0",
+            f"seed={seed}",
+            *settings,
+        ],
+    )
+    student = create_student(MODEL, num_classes=CLASSES, size=SIZE, seed=seed)
+    past = Past(folder / "past", samples=ROWS, num_classes=CLASSES, epochs_per_round=1, first=True, warn=pytest.fail)
+    return Trainer(
+        student.module,
+        config,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        samples=ROWS,
+        team=CPU,
+        precision="fp32",
+        past=past if config.objective.needs.past else None,
+    )
+
+
+def fixed_batch():
+    """One batch, as `Trainer.take_step` wants it: labels are those that the teacher finds likeliest."""
+    random = torch.Generator().manual_seed(3)
+    teacher = F.log_softmax(torch.randn(ROWS, CLASSES, generator=random) * 3, dim=1)
+    own = teacher.argmax(1)
+    labels = torch.stack([own, torch.full_like(own, -1)], dim=1)
+    pixels = torch.randn(ROWS, 3, SIZE, SIZE, generator=random)
+    return pixels, Said(teacher), labels, torch.ones(ROWS), torch.arange(ROWS)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
+    trainer = trainer_for(name, tmp_path, "objective.warmup_epochs=1" if "dkd" in name else "eval_epochs=1")
+    losses = [trainer.take_step(*fixed_batch()) for _ in range(15)]
+    totals = torch.stack([loss.total for loss in losses])
+    assert torch.isfinite(totals).all()
+    assert totals[-3:].mean() < 0.8 * totals[0]
+    assert tuple(losses[0].parts) == OBJECTIVES[name].parts
+
+
+def run(trainer, steps):
+    return [trainer.take_step(*fixed_batch()).total.item() for _ in range(steps)]
+
+
+def saved(trainer):
+    state = trainer.state()
+    weights = {name: value.clone() for name, value in trainer.module.state_dict().items()}
+    return Checkpoint(trainer.step, weights, None, state)
+
+
+@pytest.mark.parametrize("name", ["ipwd", "ps-kd", "dkd-cifar"])
+@pytest.mark.parametrize("at", [4, 6])
+def test_it_goes_on_from_its_state_as_if_it_had_never_stopped(name, at, tmp_path):
+    whole = run(trainer_for(name, tmp_path / "whole"), 12)
+    stopped = trainer_for(name, tmp_path / "run")
+    assert run(stopped, at) == whole[:at]
+    checkpoint = dataclasses.replace(saved(stopped))
+    resumed = trainer_for(name, tmp_path / "run", seed=9)
+    resumed.load(checkpoint)
+    assert run(resumed, 12 - at) == whole[at:]
+
+
+def test_the_head_of_ipwd_learns_and_is_no_part_of_the_student(tmp_path):
+    trainer = trainer_for("ipwd", tmp_path)
+    before = {name: value.clone() for name, value in trainer.state()["companion"].items()}
+    heads = [trainer.take_step(*fixed_batch()).parts["head"].item() for _ in range(10)]
+    after = trainer.state()["companion"]
+    assert heads[-1] < heads[0]
+    assert {name: value.shape for name, value in after.items()}["weight"][0] == CLASSES
+    assert not any(torch.equal(after[name], before[name]) for name in before)
+    plain = trainer_for("kd", tmp_path).module.state_dict()
+    assert trainer.module.state_dict().keys() == plain.keys()
+    assert trainer.averaged_module().state_dict().keys() == plain.keys()
+
+
+def test_the_head_of_ipwd_begins_the_same_and_moves_no_random_state(tmp_path):
+    one, other = trainer_for("ipwd", tmp_path), trainer_for("ipwd", tmp_path)
+    for name, value in one.state()["companion"].items():
+        assert torch.equal(value, other.state()["companion"][name])
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trainer_for("kd", tmp_path)
+    without = torch.rand(3)
+    trainer_for("ipwd", tmp_path)
+    assert torch.equal(torch.rand(3), without), "its dropout is that of any other objective"
+    assert not torch.equal(expected, without), "a trainer seeds its own draws"
+
+
+def test_self_distillation_trusts_what_was_said_an_epoch_before(tmp_path):
+    trainer = trainer_for("ps-kd", tmp_path, "objective.alpha=1", "schedule.epochs=2")
+    assert run(trainer, 1)[0] == pytest.approx(
+        run(trainer_for("kd", tmp_path / "b", "objective.kd_weight=0", "objective.label_weight=1"), 1)[0]
+    )
+    run(trainer, 2)
+    said = []
+    with torch.no_grad():
+        trainer.module.train()
+    original = trainer._past.remember
+    trainer._past.remember = lambda *args: (said.append(args[2].detach()), original(*args))
+    run(trainer, 1)
+    recalled = trainer._past.recall(1, torch.arange(ROWS), torch.ones(ROWS))
+    torch.testing.assert_close(recalled, said[0].softmax(1), rtol=1e-3, atol=1e-5)
+    loss = trainer.take_step(*fixed_batch()).total
+    torch.testing.assert_close(loss, -(recalled * said[1].log_softmax(1)).sum(1).mean())

@@ -1,0 +1,96 @@
+"""Batches for objectives: random logits of a student and of a teacher, labels and mixing."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kdcache.objectives.base import Given, Objective, Shape
+
+ROWS, CLASSES, FEATURES = 8, 7, 5
+
+
+@dataclass(frozen=True)
+class Said:
+    """A teacher's answers, all of them; at T = 1 alone, as every kind of targets can give them."""
+
+    values: Tensor
+
+    def log_probs(self, num_classes, temperature=1.0):
+        assert num_classes == self.values.shape[1]
+        assert temperature == 1.0
+        return self.values
+
+
+def drawn(seed, rows=ROWS, classes=CLASSES, dtype=torch.float64):
+    """Logits of a student and log-probabilities of a teacher, far from uniform."""
+    random = torch.Generator().manual_seed(seed)
+    student, teacher = (torch.randn(rows, classes, generator=random, dtype=dtype) * 3 for _ in range(2))
+    return student, F.log_softmax(teacher, dim=-1)
+
+
+def labels_of(seed, rows=ROWS, classes=CLASSES):
+    """Labels and shares of pairs: the first two rows are not mixed."""
+    random = torch.Generator().manual_seed(seed)
+    own = torch.randint(classes, (rows,), generator=random)
+    partner = own[torch.arange(rows) ^ 1]
+    share = torch.rand(rows // 2, generator=random, dtype=torch.float64).repeat_interleave(2)
+    partner[:2], share[:2] = -1, 1.0
+    return torch.stack([own, partner], dim=1), share
+
+
+def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=torch.float64) -> Given:
+    """Everything that any objective may ask for, in the epoch after the first of ten."""
+    student, teacher = drawn(seed, rows, classes, dtype)
+    labels, weight = labels_of(seed, rows, classes)
+    random = torch.Generator().manual_seed(seed + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        companion = objective.companion(Shape(classes, FEATURES, 100))
+    return Given(
+        student,
+        labels,
+        weight.to(dtype),
+        Said(teacher),
+        torch.randn(rows, FEATURES, generator=random, dtype=dtype),
+        torch.softmax(torch.randn(rows, classes, generator=random, dtype=dtype), dim=1),
+        torch.arange(rows),
+        None if companion is None else companion.to(dtype),
+        epoch=1,
+        epochs=10,
+    )
+
+
+def moved(given: Given, rows: Tensor, classes: Tensor) -> Given:
+    """The same batch with its rows and classes in another order."""
+    where = torch.argsort(classes)
+    companion = given.companion
+    if isinstance(companion, nn.Linear):
+        companion = nn.Linear(FEATURES, len(classes), dtype=companion.weight.dtype)
+        companion.load_state_dict({name: value[classes] for name, value in given.companion.state_dict().items()})
+    return replace(
+        given,
+        logits=given.logits[rows][:, classes],
+        labels=torch.where(given.labels < 0, -1, where[given.labels.clamp(min=0)])[rows],
+        weight=given.weight[rows],
+        answers=Said(given.answers.values[rows][:, classes]),
+        features=given.features[rows],
+        past=given.past[rows][:, classes],
+        samples=given.samples[rows],
+        companion=companion,
+    )
+
+
+def by_torchdistill(loss, student, teacher, targets=None):
+    """A loss of torchdistill's on these logits."""
+    return loss({"z": {"output": student}}, {"z": {"output": teacher}}, targets=targets)
+
+
+WHERE = {
+    "student_module_path": "z",
+    "student_module_io": "output",
+    "teacher_module_path": "z",
+    "teacher_module_io": "output",
+}
+"""Where torchdistill's losses find the logits of `by_torchdistill`."""
