@@ -49,6 +49,14 @@ def dump_logits(
         Literal["topk", "full"],
         typer.Option("--targets", help="What is kept: the likely classes and the tail's mass, or every class."),
     ] = "topk",
+    dtype: Annotated[
+        Literal["float32", "uint8"] | None,
+        typer.Option(
+            "--dtype",
+            help="full: as the teacher said it, or in 8 bits (a mean KL below 0.001).",
+            show_default="float32",
+        ),
+    ] = None,
     k: Annotated[
         int | None,
         typer.Option("--k", min=1, metavar="K", help="topk: keep at most K classes of a view.", show_default="128"),
@@ -61,7 +69,7 @@ def dump_logits(
             max=1,
             metavar="P",
             help="topk: keep classes with a probability over P; 0 gives a fixed top-K.",
-            show_default="0.0031",
+            show_default="0.0033",
         ),
     ] = None,
     label_space: Annotated[
@@ -134,6 +142,7 @@ def dump_logits(
         k=k,
         min_prob=min_prob,
         targets=targets,
+        dtype=dtype,
         label_space=label_space,
         policy=policy,
         seed=seed,

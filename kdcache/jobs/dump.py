@@ -18,6 +18,7 @@ from kdcache.jobs.answers import DEFAULT_BATCH, block_count
 from kdcache.jobs.evaluate import require_same_classes
 from kdcache.jobs.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
+from kdcache.jobs.pilot import learned_coding, wants_order, with_order
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.top1 import Top1
 from kdcache.jobs.wording import readable
@@ -28,9 +29,10 @@ from kdcache.ranks import Ranks
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
+from kdcache.targets.topk_coding import usual_bits
 
 DEFAULT_K = 128
-DEFAULT_MIN_PROB = 0.0031
+DEFAULT_MIN_PROB = 0.0033
 _DRY_RUN_BATCHES = 4
 
 
@@ -47,6 +49,7 @@ class DumpRequest:
         views: how many views shall be there at the end.
         k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
         targets: "topk" or "full".
+        dtype: of `full`: "float32" or "uint8".
         label_space: "teacher" if labels are the teacher's classes, else "none".
         policy: name or file; only for a new cache, or to check what an old one has.
         seed: of the view set.
@@ -62,6 +65,7 @@ class DumpRequest:
     k: int | None = None
     min_prob: float | None = None
     targets: str = "topk"
+    dtype: str | None = None
     label_space: str = "teacher"
     policy: str | None = None
     seed: int | None = None
@@ -148,11 +152,14 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     )
     _check_classes(index, teacher, request.label_space)
     coding = _coding(request, teacher.num_classes)
-    identity = teacher_identity(teacher, coding, request.name or entry_name(request.teacher), request.label_space)
+    name = request.name or entry_name(request.teacher)
+    stored = None
     if Cache.exists(request.cache):
-        stored = Cache.open(request.cache).teachers().get(identity.name)
-        if stored is not None:
-            require_same(stored, identity, f"The teacher {identity.name} in {request.cache}")
+        there = Cache.open(request.cache)
+        stored, coding = there.teachers().get(name), there.with_stored_tables(coding, name)
+    if stored is not None:
+        wanted = teacher_identity(teacher, coding, name, request.label_space)
+        require_same(stored, wanted, f"The teacher {name} in {request.cache}")
     views = _whole_groups(request.views, view_set.policy.repeats)
     if request.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
@@ -169,9 +176,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     ):
         source = Source(opened, reader, renderer, teacher, coding, request.label_space)
         if request.dry_run:
-            return _dry_run(request, source, identity.name, views)
+            return _dry_run(request, source, name, views)
+        if stored is None and wants_order(coding):
+            coding = learned_coding(source, progress)
         cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
-        entry = cache.add_teacher(identity, coding)
+        entry = cache.add_teacher(teacher_identity(teacher, coding, name, request.label_space), coding)
         return _fill(request, source, cache, entry, views, ranks, progress)
 
 
@@ -214,8 +223,12 @@ def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> Dum
     for batch_views, answered in source.answers(source.batches(0, 0)[:_DRY_RUN_BATCHES]):
         top1.count(batch_views, answered)
         parts.append(answered.targets)
+    images_per_s = sum(map(len, parts)) / (time.perf_counter() - start)
+    coding, half = source.coding, len(parts) // 2
+    if wants_order(coding) and half:  # learned from some, and tried on others
+        coding, parts = with_order(source, parts[:half]), parts[half:]
     targets = type(parts[0]).concat(parts)
-    chunks = encoded_bytes(source.coding, targets)
+    chunks = encoded_bytes(coding, targets)
     record = BlockRecord(
         {f"{array}/0": Stored(0, length) for array, length in chunks.items()},
         provenance_of(source.renderer, source.teacher),
@@ -230,7 +243,7 @@ def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> Dum
         written=0,
         blocks=block_count(source.samples, source.block_rows) * views,
         bytes_per_view=per_view,
-        images_per_s=len(targets) / (time.perf_counter() - start),
+        images_per_s=images_per_s,
         top1=top1.share if request.label_space == "teacher" else None,
         dry_run=True,
     )
@@ -271,10 +284,12 @@ def _coding(request: DumpRequest, num_classes: int) -> Coding:
     if request.targets == "full":
         if request.k is not None or request.min_prob is not None:
             raise UsageError("--k and --min-prob belong to --targets topk; full targets keep every class.")
-        return make_coding("full", num_classes)
+        return make_coding("full", num_classes, dtype=request.dtype or "float32")
+    if request.dtype is not None:
+        raise UsageError("--dtype belongs to --targets full; what topk keeps has a form of its own.")
     k = DEFAULT_K if request.k is None else request.k
     min_prob = DEFAULT_MIN_PROB if request.min_prob is None else request.min_prob
-    return make_coding("topk", num_classes, k=min(k, num_classes), min_prob=min_prob)
+    return make_coding("topk", num_classes, k=min(k, num_classes), min_prob=min_prob, bits=usual_bits(min_prob))
 
 
 def _stored_bytes(entry: Entry, views: int) -> int:

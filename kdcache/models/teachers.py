@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.device import autocast, resolve_precision
@@ -42,6 +42,15 @@ class Teacher:
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         module = network.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.eval().requires_grad_(False)
+
+    @property
+    def class_vectors(self) -> Float[Tensor, "c d"] | None:
+        """The classifier's weights on the host, a row for each class; None where it is not one linear layer."""
+        get_classifier = getattr(self._network.module, "get_classifier", None)
+        head = get_classifier() if callable(get_classifier) else None
+        if not isinstance(head, nn.Linear | nn.Conv2d) or head.weight.flatten(1).shape[0] != self.num_classes:
+            return None
+        return head.weight.detach().to("cpu", torch.float32).flatten(1)
 
     @torch.inference_mode()
     def answer(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:

@@ -12,7 +12,7 @@ OPTIONS = {
     "import fashion-mnist": "OUT --split --source --limit --seed",
     "index": "DATA --unlabelled --check --drop-bad --fraction --stratified --out",
     "preview": "--data --policy --cache --teacher --out --images --views --sample --seed --size --renderer",
-    "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --label-space --policy "
+    "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --dtype --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
     "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",

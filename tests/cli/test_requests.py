@@ -55,6 +55,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             "w.pth",
         ),
         *("--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "full"),
+        *("--dtype", "uint8"),
         *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
         *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
     )
@@ -69,6 +70,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             k=10,
             min_prob=0.5,
             targets="full",
+            dtype="uint8",
             label_space="none",
             policy="crop",
             seed=4294967295,

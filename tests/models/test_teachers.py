@@ -56,6 +56,25 @@ def test_a_teacher_tells_what_it_is(folders):
     assert teacher.weight_hash == weight_hash(module.state_dict())
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_classifiers_weights_are_a_row_for_each_class(folders, name):
+    teacher = teacher_of(folders, name)
+    vectors = teacher.class_vectors
+    seen = []
+    teacher._network.module.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    answer = teacher.answer(pixels(5))
+    logits = seen[0] @ vectors.T + teacher._network.module.get_classifier().bias
+    torch.testing.assert_close(F.log_softmax(logits, 1), answer, atol=1e-5, rtol=0)
+
+
+def test_two_classifiers_are_none(tmp_path):
+    name = "deit_tiny_distilled_patch16_224"
+    save_file(timm.create_model(name, num_classes=4).state_dict(), tmp_path / "w.safetensors")
+    assert (
+        load_teacher(name, tmp_path / "w.safetensors", device=CPU, precision="fp32", batch_size=1).class_vectors is None
+    )
+
+
 def test_a_short_name_stands_for_its_own_preprocessing_and_training_size(tmp_path):
     # timm tests this model at 288 and trained it at 224; its mean and std are not those of every ResNet.
     save_file(timm.create_model("resnet34", num_classes=4).state_dict(), tmp_path / "w.safetensors")

