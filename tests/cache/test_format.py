@@ -1,0 +1,152 @@
+"""A reader written from docs/format.md alone: Zarr, NumPy and the standard library, nothing of kdcache's."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import pytest
+import torch
+import zarr
+
+from kdcache.cache.layout import MAX_BLOCK_ROWS, Layout, default_block_rows
+from kdcache.targets.base import Coding
+from kdcache.targets.kinds import make_coding
+from kdcache.targets.topk import TopKTargets
+from support.small_cache import CLASSES, SAMPLES, TOPK, fill, open_entry
+from support.targets_contract import random_order
+
+
+def unsealed(value: dict[str, Any]) -> dict[str, Any]:
+    content = {name: part for name, part in value.items() if name != "check"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert hashlib.blake2b(text.encode(), digest_size=8).hexdigest() == value["check"]
+    return content
+
+
+def middle(level: np.ndarray, floor: float, bits: int) -> np.ndarray:
+    step = (1 - floor**0.5) / 2**bits
+    return (floor**0.5 + (level + 0.5) * step) ** 2
+
+
+class Reader:
+    """Answers of a teacher, row by row."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.root = path / "teachers" / name
+        self.group = zarr.open_group(self.root, mode="r")
+        view_set = unsealed(dict(zarr.open_group(path, mode="r").attrs["kdcache"]))
+        teacher = unsealed(dict(self.group.attrs["kdcache"]))
+        assert view_set["format"] == 2
+        self.samples, self.block_rows, self.classes = (
+            view_set["samples"],
+            view_set["block_rows"],
+            teacher["num_classes"],
+        )
+        self.targets = teacher["targets"]
+        if "order" in self.targets:
+            self.order = self.group["order"][:]
+            assert hashlib.blake2b(self.order.tobytes(), digest_size=16).hexdigest() == self.targets["order"]
+
+    def check_block(self, view: int, block: int) -> None:
+        record = unsealed(json.loads((self.root / f"records/{view}/{block}.json").read_bytes()))
+        for name, (crc, length) in record["chunks"].items():
+            array, chunk = name.split("/")
+            place = {"label": f"0/{chunk}", "range": f"0/{chunk}", "log_prob": f"{chunk}/0"}.get(array, chunk)
+            data = (self.root / array / f"c/{view}/{place}").read_bytes()
+            assert (google_crc32c.value(data[:-4]), len(data)) == (crc, length)
+
+    def topk(self, view: int) -> list[tuple[dict[int, float], float, list[float]]]:
+        """Of each row the kept classes' probabilities, the tail, and the exceptions' probabilities."""
+        bits, floor = self.targets["bits"], self.targets["min_prob"]
+        rows, prefix = self.group["top"].chunks[1], self.order.shape[1] if "order" in self.targets else 0
+        found = []
+        for chunk in range(-(-self.samples // rows)):
+            self.check_block(view, chunk * rows // self.block_rows)
+            part = {name: self.group[name] for name in ("top", "count", "class", "level", "tail", "label")}
+            part = {name: a[view, ..., chunk * a.chunks[-1] : (chunk + 1) * a.chunks[-1]] for name, a in part.items()}
+            at = 0
+            for row in range(min(rows, self.samples - chunk * rows)):
+                top, m = int(part["top"][row]), int(part["count"][row])
+                names = np.cumsum(part["class"][at : at + m].astype(int) + 1) - 1
+                q = middle(part["level"][at : at + m], floor, bits)
+                at += m
+                classes = [int(self.order[top, x]) if x < prefix else int(x) - prefix for x in names]
+                codes = part["label"][:, row].astype(float)
+                exceptions = [float(np.exp(-(code - 1) * 40 / 65534)) for code in codes if code]
+                tail = 0.0 if m + 1 + len(exceptions) == self.classes else float(middle(part["tail"][row], 0, bits))
+                shrink = min(1, (1 - 1e-7) / max(tail + sum(exceptions), 1e-7))
+                tail, exceptions = tail * shrink, [part * shrink for part in exceptions]
+                kept = 1 - tail - sum(exceptions)
+                first, least = kept - q.sum(), max(1.001 * q.max(initial=0), 1e-7)
+                if first < least:
+                    first, q = least * kept / (least + q.sum()), q * kept / (least + q.sum())
+                found.append((dict(zip([top, *classes], [first, *q], strict=True)), tail, exceptions))
+        return found
+
+    def full(self, view: int) -> np.ndarray:
+        stored = self.group["log_prob"][view, : self.samples]
+        for block in range(-(-self.samples // self.block_rows)):
+            self.check_block(view, block)
+        if self.targets["dtype"] == "float32":
+            return stored
+        lowest, step = self.group["range"][view][:, : self.samples, None]
+        value = lowest + stored * step
+        return value - np.log(np.exp(value).sum(1, keepdims=True))
+
+
+CODINGS = [
+    TOPK,
+    make_coding("topk", CLASSES, k=3, min_prob=0.0, bits=8),
+    make_coding("topk", CLASSES, k=CLASSES, min_prob=0.0, bits=4),
+    make_coding("topk", CLASSES, {"order": random_order(CLASSES, seed=2).table}, min_prob=0.3, bits=1),
+]
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("chunk_rows", [4, 2])
+def test_the_page_is_enough_to_read_topk(
+    tmp_path: Path, coding: Coding, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
+    entry = fill(open_entry(tmp_path, coding))
+    for view in range(2):
+        found = Reader(tmp_path, "teacher").topk(view)
+        expected = TopKTargets.concat([entry.read_block(view, block) for block in range(3)])  # type: ignore[list-item]
+        assert len(found) == SAMPLES
+        for row, (kept, tail, exceptions) in enumerate(found):
+            one = expected[row : row + 1]
+            assert list(kept) == one.class_id.tolist()
+            assert list(kept.values()) == pytest.approx(one.prob.tolist(), rel=1e-4, abs=1e-6)
+            assert tail == pytest.approx(one.tail.item(), rel=1e-4, abs=1e-6)
+            assert exceptions == pytest.approx(one.label_prob[~one.label_prob.isnan()].tolist(), rel=1e-4)
+            assert sum(kept.values()) + tail + sum(exceptions) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_the_page_is_enough_to_read_full(tmp_path: Path, dtype: str) -> None:
+    entry = fill(open_entry(tmp_path, make_coding("full", CLASSES, dtype=dtype)))
+    expected = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(3)])
+    assert Reader(tmp_path, "teacher").full(1) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_the_example_of_the_page() -> None:
+    order = np.array([[1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 3, 4], [1, 4, 0, 2], [0, 1, 2, 3]], np.uint8)
+    coding = make_coding("topk", 5, {"order": order}, min_prob=0.01)
+    said = torch.tensor([[0.2, 0.25, 0.002, 0.546, 0.002]]).log()
+    packed = coding.pack(coding.keep(said, torch.tensor([[-1, -1]])), 1)
+    assert (packed["top"].tolist(), packed["count"].tolist(), packed["class"][:2].tolist()) == ([3], [2], [0, 1])
+
+
+def test_imagenet_takes_few_files() -> None:
+    """1.28 million images in 400 views, with the default coding: at most 50,000."""
+    samples, views = 1_281_167, 400
+    coding = make_coding("topk", 1000, {"order": random_order(1000).table})
+    rows = default_block_rows(samples)
+    assert rows == MAX_BLOCK_ROWS
+    layout = Layout(samples, rows, coding.chunk_rows(rows))
+    files = views * (layout.chunks * len(coding.arrays(layout.chunk_rows)) + layout.blocks)
+    assert files == 400 * 10 * 7
+    assert files <= 50_000
