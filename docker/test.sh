@@ -23,10 +23,10 @@ with_docker() {
     [ -z "${BASE_IMAGE:-}" ] || base=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
     say "docker build --file $dockerfile"
     DOCKER_BUILDKIT=1 docker build --file "$dockerfile" "${base[@]}" "${build_options[@]}" --tag "$image" .
-    docker image inspect --format 'size: {{.Size}} bytes' "$image"
     container=$(docker run --detach --init "${run_options[@]}" --entrypoint sleep "$image" infinity)
     trap 'docker rm --force "$container" > /dev/null; docker image rm "$image" > /dev/null' EXIT
-    entrypoint=$(docker image inspect --format '{{json .Config.Entrypoint}}' "$image")
+    entrypoint=$(docker image inspect --format '{{.Config.Entrypoint}}' "$image")
+    size=$(docker image ls --format '{{.Size}}' "$image")
 }
 
 with_buildah() {
@@ -48,9 +48,9 @@ with_buildah() {
     # Without layers: vfs copies everything below each of them.
     buildah build --format docker --layers=false --force-rm --file "$dockerfile" --build-arg "BASE_IMAGE=$base" \
         "${build_options[@]}" --tag "$image" .
-    buildah inspect --type image --format 'size: {{.Docker.Size}} bytes' "$image"
     container=$(buildah from "$image")
-    entrypoint=$(buildah inspect --type image --format '{{json .Docker.Config.Entrypoint}}' "$image")
+    entrypoint=$(buildah inspect --type image --format '{{.Docker.Config.Entrypoint}}' "$image")
+    size=$(buildah images --format '{{.Size}}' "$image")
 }
 
 inside() {
@@ -72,8 +72,8 @@ else
 fi
 "with_$engine"
 
-say "the image"
-[ "$entrypoint" = '["kdcache"]' ] || { echo "its entry point is $entrypoint" >&2; exit 1; }
+say "the image, $size"
+[ "$entrypoint" = '[kdcache]' ] || { echo "its entry point is $entrypoint" >&2; exit 1; }
 inside sh -ceu '
     [ "$(id -u)" != 0 ] || { echo "it runs as root" >&2; exit 1; }
     for tool in cc gcc g++ make pip pip3 git curl; do
