@@ -64,7 +64,7 @@ runs() {
 
 if docker info > /dev/null 2>&1; then
     engine=docker
-elif command -v buildah debootstrap > /dev/null; then
+elif command -v buildah > /dev/null && command -v debootstrap > /dev/null; then
     engine=buildah
 else
     echo "Neither an engine of Docker's runs here, nor are buildah and debootstrap installed: start one or install them." >&2
