@@ -22,6 +22,11 @@ Kind = TypeVar("Kind", bound="Identity")
 #: The format that this version writes and reads. It stands in every cache.
 FORMAT = 2
 
+#: Far more than anybody has: what a cache says is believed up to here, so that none can ask for all of the memory.
+MAX_BLOCKS = 2**20
+#: Likewise the size, batch size and number of classes of a teacher.
+MAX_NUMBERS = (2**14, 2**20, 2**23)
+
 #: Names of teachers are folder names and parts of object keys.
 TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -43,7 +48,7 @@ def unseal(value: Any, where: str) -> dict[str, Any]:
     content = {name: part for name, part in value.items() if name != "check"}
     try:
         intact = seal(content)["check"] == value["check"]
-    except ValueError:  # NaN or infinity, which Python's reader lets pass
+    except (ValueError, RecursionError):  # NaN or infinity, which Python's reader lets pass, or lists in lists in lists
         intact = False
     if not intact:
         raise CacheError(f"{where} was altered: its checksum does not fit. Restore the file from a copy.")
@@ -139,6 +144,8 @@ class ViewSetIdentity(Identity):
             raise CacheError(f"A view set of {self.samples} samples with seed {self.seed} cannot be.")
         if not 2 <= rows <= 2**24 or rows & (rows - 1):
             raise CacheError(f"Blocks of {rows} rows cannot be; the number must be a power of two, at least 2.")
+        if self.samples > MAX_BLOCKS * rows:
+            raise CacheError(f"A view of {self.samples} samples in blocks of {rows} rows cannot be: it has too many.")
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,8 @@ class TeacherIdentity(Identity):
             )
         if self.label_space not in ("teacher", "none"):
             raise CacheError(f"The label space '{self.label_space}' is not known; use teacher or none.")
-        if min(self.size, self.batch_size, self.num_classes) < 1:
+        numbers = (self.size, self.batch_size, self.num_classes)
+        if not all(1 <= number <= most for number, most in zip(numbers, MAX_NUMBERS, strict=True)):
             raise CacheError(
                 f"A teacher of size {self.size}, batch size {self.batch_size} and {self.num_classes} classes cannot be."
             )

@@ -1,0 +1,195 @@
+"""Caches that somebody made up: whatever their files say, nobody meets anything but an error that explains itself."""
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import pytest
+
+from kdcache.cache.identity import canonical, seal
+from kdcache.cache.record import BlockRecord, Stored
+from kdcache.errors import KdcacheError
+from kdcache.jobs.inspect import InspectRequest, inspect
+from kdcache.jobs.verify import VerifyRequest, verify
+from support.small_cache import FULL, TOPK, fill, open_entry
+
+SEEDS = 4
+CASES = 500  # of each seed: 2,000 in all
+
+#: Values that stand where another was: of a wrong type, absurdly large, or of the kind that breaks a parser.
+STRANGE: tuple[Any, ...] = (
+    None, True, False, -1, 0, 1, 2**31, 2**40, 2**63, 2**80, 10**400, 0.5, 1e308, "", "x", "\x00", "../../etc/passwd",
+    "9" * 5000, [], {}, [[]], {"a": {"b": None}}, [0] * 2000, "topk", "full", "embedding",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "cache"
+    fill(open_entry(path, TOPK, samples=6), 1)
+    fill(open_entry(path, FULL, samples=6, name="other"), 1)
+    return path
+
+
+def read_everything(path: Path, inspected: bool = True) -> None:
+    """What a user does with a cache that he was given: `verify` opens every entry and decodes every block."""
+    with suppress(KdcacheError):
+        verify(VerifyRequest(str(path)))
+    if inspected:
+        with suppress(KdcacheError):
+            inspect(InspectRequest(str(path)))
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container in a JSON value, and a key of it."""
+    if isinstance(value, dict):
+        for key in value:
+            yield value, key
+            yield from places(value[key])
+    elif isinstance(value, list):
+        for number in range(len(value)):
+            yield value, number
+            yield from places(value[number])
+
+
+def altered(rng: random.Random, value: Any) -> Any:
+    """A JSON value with one part replaced, removed or added."""
+    value = json.loads(json.dumps(value))
+    container, key = rng.choice(list(places(value)))
+    kind = rng.random()
+    if kind < 0.8:
+        container[key] = rng.choice(STRANGE)
+    elif kind < 0.9 and isinstance(container, dict):
+        del container[key]
+    elif isinstance(container, dict):
+        container[rng.choice(("extra", "", "check", "\x00"))] = rng.choice(STRANGE)
+    return value
+
+
+def mutate_bytes(rng: random.Random, data: bytes) -> bytes:
+    kind, place = rng.randrange(6), rng.randrange(len(data) or 1)
+    if kind == 0:
+        return data[:place]
+    if kind == 1:
+        return data + rng.randbytes(rng.randrange(1, 40))
+    if kind == 2:
+        return b""
+    if kind == 3:
+        return rng.randbytes(rng.randrange(200))
+    length = rng.randrange(1, 9) if kind == 4 else 1
+    return data[:place] + rng.randbytes(length) + data[place + length :]
+
+
+def mutate_metadata(rng: random.Random, path: Path) -> None:
+    """With seals that fit: whoever means harm can compute them."""
+    meta = json.loads(path.read_text())
+    if "kdcache" in meta["attributes"] and rng.random() < 0.8:
+        content = {name: part for name, part in meta["attributes"]["kdcache"].items() if name != "check"}
+        content = altered(rng, content)
+        try:
+            meta["attributes"]["kdcache"] = seal(content)
+        except ValueError:
+            meta["attributes"]["kdcache"] = content
+    else:
+        meta = altered(rng, meta)
+    path.write_text(json.dumps(meta, indent=2))
+
+
+def mutate_record(rng: random.Random, path: Path) -> None:
+    value = json.loads(path.read_text())
+    del value["check"]
+    path.write_text(canonical(seal(altered(rng, value))))
+
+
+def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
+    """With checksums, in the chunk and in the record, that fit what it has become."""
+    body = bytearray(path.read_bytes()[:-4])
+    if rng.random() < 0.5:  # the head of a Blosc buffer: versions, flags, and three lengths
+        place = rng.randrange(16)
+        body[place : place + rng.randrange(1, 5)] = rng.randbytes(4)[: rng.randrange(1, 5)]
+    else:
+        body = bytearray(mutate_bytes(rng, bytes(body)))
+    data = bytes(body) + google_crc32c.value(bytes(body)).to_bytes(4, "little")
+    path.write_bytes(data)
+    parts = path.relative_to(root).parts
+    for record_path in (root / "teachers" / parts[1] / "records/0").glob("*.json"):
+        record = BlockRecord.from_bytes(record_path.read_bytes(), "")
+        for name in record.chunks:
+            array, number = name.split("/")
+            if array == parts[2] and number in parts[4:]:
+                chunks = {**record.chunks, name: Stored.of(data)}
+                record_path.write_bytes(BlockRecord(chunks, record.provenance).to_bytes())
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_cache_that_was_tampered_with_is_an_error_and_nothing_worse(sound: Path, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    root = Path(shutil.copytree(sound, tmp_path / "cache"))
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    metas = [path for path in files if path.name == "zarr.json"]
+    records = [path for path in files if "records" in path.parts and path.name != "zarr.json"]
+    chunks = [path for path in files if path.relative_to(root).parts[3:4] == ("c",)]
+    assert metas
+    assert records
+    assert chunks
+    for case in range(CASES):
+        kind = rng.randrange(4)
+        path = rng.choice((metas, records, chunks, files)[kind])
+        if kind == 0:
+            mutate_metadata(rng, path)
+        elif kind == 1:
+            mutate_record(rng, path)
+        elif kind == 2 and "order" not in path.parts:
+            mutate_chunk(rng, path, root)
+        else:
+            path.write_bytes(mutate_bytes(rng, path.read_bytes()))
+        read_everything(root, inspected=case % 4 == 0)
+        for changed in (path, *((root / record.relative_to(root)) for record in records)):
+            changed.write_bytes((sound / changed.relative_to(root)).read_bytes())
+    read_everything(root)
+    assert verify(VerifyRequest(str(root))).whole
+
+
+def reseal(path: Path, **changes: Any) -> None:
+    meta = json.loads(path.read_text())
+    content = {name: part for name, part in meta["attributes"]["kdcache"].items() if name != "check"}
+    meta["attributes"]["kdcache"] = seal(content | changes)
+    path.write_text(json.dumps(meta, indent=2))
+
+
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("zarr.json", {"samples": 2**50}),
+        ("zarr.json", {"samples": 2**40, "block_rows": 2**10}),
+        ("zarr.json", {"block_rows": 2**40}),
+        ("teachers/other/zarr.json", {"num_classes": 2**40}),
+        ("teachers/teacher/zarr.json", {"num_classes": 2**40}),
+        ("teachers/teacher/zarr.json", {"targets": {"kind": "topk", "k": 2**60, "min_prob": 0.0, "bits": 60}}),
+        ("teachers/teacher/zarr.json", {"batch_size": 2**60}),
+    ],
+)
+def test_absurd_numbers_are_refused_before_anything_is_made_of_them(
+    sound: Path, tmp_path: Path, key: str, changes: dict[str, Any]
+) -> None:
+    root = Path(shutil.copytree(sound, tmp_path / "cache"))
+    reseal(root / key, **changes)
+    assert not verify(VerifyRequest(str(root))).whole
+    with pytest.raises(KdcacheError):
+        inspect(InspectRequest(str(root)))
+
+
+def test_lists_in_lists_in_lists_are_refused(sound: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(sound, tmp_path / "cache"))
+    for depth in (100, 900, 990, 5_000, 100_000):
+        text = '{"zarr_format": 3, "node_type": "group", "attributes": {"kdcache": {"check": "0", "a": %s}}}'
+        (root / "zarr.json").write_text(text % ("[" * depth + "]" * depth))
+        assert not verify(VerifyRequest(str(root))).whole
+        (root / "teachers/other/records/0/1.json").write_text("[" * depth + "]" * depth)
+    shutil.copy(sound / "zarr.json", root / "zarr.json")
+    assert not verify(VerifyRequest(str(root))).whole
