@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from kdcache.data.index import open_index
 from kdcache.data.shards import SampleReader
 from kdcache.errors import DataError, IdentityError, KdcacheError, UsageError
 from kdcache.jobs.contact_sheet import Cell, Picture, Sheet, write_sheet
+from kdcache.jobs.dump import dump
 from kdcache.jobs.opening import new_views, stored_views
 from kdcache.jobs.preview import PreviewRequest, preview
 from kdcache.progress import silent
@@ -25,7 +27,7 @@ from kdcache.views.stream import stream_views
 from kdcache.views.viewset import Span, ViewSet
 from support.command_line import kdcache
 from support.shards import make_shards
-from support.small_job import CLASSES, MODEL, SAMPLES, SIZE
+from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, dump_request, make_data
 
 
 class Page(HTMLParser):
@@ -96,6 +98,7 @@ def test_the_views_shown_are_those_of_the_view_set_partners_beside_them(request_
                 assert re.match("mixup: keeps|cutmix:", words[0])
                 other, words = next(shown)
                 partner = words[0].split()[1]
+                assert partner != key
                 assert np.array_equal(other, expected[view][partner][0])
 
 
@@ -145,6 +148,21 @@ def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewRequ
         best = np.argsort(-probabilities)[:3]
         assert words[-3:] == [f"{probabilities[number]:.0%} class {number}" for number in best]
     assert shown[10][-1] == "no answer yet"
+
+
+@pytest.mark.parametrize(("label_space", "names"), [("teacher", "Sort"), ("none", "class")])
+def test_answers_are_named_where_labels_are_the_teachers_classes(
+    job, tmp_path: Path, label_space: str, names: str
+) -> None:
+    data = make_data(tmp_path / "data", images=20)
+    (tmp_path / "data" / "classes.json").write_text(json.dumps([f"Sort {number}" for number in range(CLASSES)]))
+    cache = tmp_path / "cache"
+    dump(dump_request(data, cache, job.weights, job.policy, views=1, targets="topk", label_space=label_space))
+    page = Page(preview(PreviewRequest(data, tmp_path / "a.html", cache=str(cache), views=1, renderer="pillow")))
+    assert "(Sort " in page.figures[0][1][0]
+    for _, words in page.figures:
+        assert all(re.fullmatch(rf"\d+% {names} \d", line) for line in words if re.match(r"\d+% ", line))
+    assert re.match(r"\d+% ", page.figures[1][1][-1])
 
 
 def test_chosen_samples_are_shown_with_the_odd_last_row_alone(request_: PreviewRequest) -> None:
