@@ -108,6 +108,15 @@ def train(
             show_default="its only one",
         ),
     ] = None,
+    teachers: Annotated[
+        str | None,
+        typer.Option(
+            "--teachers",
+            metavar="A=W,B=W",
+            help="Learn from the weighted mean of these of the cache's teachers, such as a=0.7,b=0.3.",
+            show_default="none",
+        ),
+    ] = None,
     online_teacher: Annotated[
         str | None,
         typer.Option(
@@ -155,6 +164,7 @@ def train(
         batch_size=batch_size,
         supervised=supervised,
         teacher=teacher,
+        teachers=teachers,
         online_teacher=online_teacher,
         teacher_weights=teacher_weights,
         device=device,

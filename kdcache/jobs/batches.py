@@ -1,7 +1,7 @@
 """What a student is fed: views in their order, and the teacher's answers: from the cache, computed now, or none."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import torch
@@ -13,8 +13,10 @@ from kdcache.cache.stream import stream_targets
 from kdcache.errors import CorruptError
 from kdcache.jobs.answers import answer, batches_covering, teacher_labels
 from kdcache.jobs.live import LiveTeacher
+from kdcache.jobs.stored import StoredTeachers
 from kdcache.ranks import Ranks
 from kdcache.targets.base import Targets
+from kdcache.targets.mixture import MixedTargets
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Picks, Span, ViewSet
@@ -50,16 +52,26 @@ def supervised_batches(steps: Steps, open_stream: OpenStream, size: int) -> Gene
             yield Batch(views, None)
 
 
-def cached_batches(steps: Steps, open_stream: OpenStream, size: int, entry: Entry) -> Generator[Batch, None, None]:
-    """Views with the answers that the cache holds for them.
+def cached_batches(
+    steps: Steps, open_stream: OpenStream, size: int, stored: StoredTeachers
+) -> Generator[Batch, None, None]:
+    """Views with the answers that the cache holds for them, of one teacher or mixed of several.
 
     Raises:
         CorruptError: the answers are not to these rows, or are damaged.
     """
-    wanted = ((picks.view, picks.row) for picks in steps)
-    with closing(open_stream(steps, size)) as stream, closing(stream_targets(entry, wanted)) as answers:
-        for picks, views, targets in zip(steps, stream, answers, strict=True):
-            yield Batch(views, _labelled(targets, views, entry, picks).to(views.pixels.device))
+    with ExitStack() as stack:
+        stream = stack.enter_context(closing(open_stream(steps, size)))
+        answers = [
+            stack.enter_context(closing(stream_targets(entry, ((picks.view, picks.row) for picks in steps))))
+            for entry in stored.entries
+        ]
+        for picks, views, *said in zip(steps, stream, *answers, strict=True):
+            parts = [
+                _labelled(targets, views, entry, picks) for targets, entry in zip(said, stored.entries, strict=True)
+            ]
+            targets = parts[0] if len(parts) == 1 else MixedTargets(tuple(parts), stored.shares)
+            yield Batch(views, targets.to(views.pixels.device))
 
 
 def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Targets:

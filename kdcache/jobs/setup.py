@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 import kdcache
-from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.device import resolve_precision
@@ -19,6 +18,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
+from kdcache.jobs.stored import StoredTeachers, stored_teachers
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
@@ -47,6 +47,7 @@ class TrainRequest:
         seed: of the student's first weights and its dropout; views have a seed of their own.
         supervised: learn from labels alone.
         teacher: the entry of the cache to learn from, where it has several.
+        teachers: several of them with their weights, such as "a=0.7,b=0.3".
         online_teacher, teacher_weights: a teacher to run live instead of reading its answers.
         fresh: start anew over what the run folder holds.
     """
@@ -64,6 +65,7 @@ class TrainRequest:
     batch_size: int | None = None
     supervised: bool = False
     teacher: str | None = None
+    teachers: str | None = None
     online_teacher: str | None = None
     teacher_weights: Path | None = None
     device: str = "auto"
@@ -80,6 +82,8 @@ class TrainRequest:
             raise UsageError("--teacher-weights belongs to --online-teacher: a cache holds its teacher's answers.")
         if self.teacher is not None and self.supervised:
             raise UsageError("--teacher names an entry of the cache, and --supervised reads none: give one of them.")
+        if self.teachers is not None and (self.supervised or self.online_teacher):
+            raise UsageError("--teachers mixes answers of the cache: leave --supervised and --online-teacher out.")
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"
 
 
@@ -88,7 +92,7 @@ class Setup:
     """A training that is ready to begin.
 
     Attributes:
-        entry: the cached answers, if they come from a cache.
+        stored: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
         schedule: the rows of each step.
         class_names: of the student's outputs, where they are known.
@@ -100,7 +104,7 @@ class Setup:
     index: Index
     val: Index | None
     opened: OpenViews
-    entry: Entry | None
+    stored: StoredTeachers | None
     live: LiveTeacher | None
     schedule: Schedule
     num_classes: int
@@ -127,8 +131,8 @@ class Setup:
     @property
     def source(self) -> str:
         """Who teaches, in words."""
-        if self.entry is not None:
-            return f"{self.entry.identity.name} from the cache"
+        if self.stored is not None:
+            return f"{self.stored.name} from the cache"
         return f"{self.live.teacher.name} live" if self.live is not None else "labels alone"
 
 
@@ -166,9 +170,11 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         if cache is not None
         else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, request.fresh))
     )
-    entry = _entry(cache, request.teacher) if mode == "cache" and cache is not None else None
+    stored = None
+    if mode == "cache" and cache is not None:
+        stored = stored_teachers(cache, request.teacher, request.teachers)
     config = _with_views(config, opened)
-    config = _with_view_count(config, opened, entry, before, progress)
+    config = _with_view_count(config, opened, stored, before, progress)
     live = (
         open_live_teacher(
             request.online_teacher or "", request.teacher_weights, request.teacher, cache, opened, device, progress
@@ -176,10 +182,10 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         if mode == "live"
         else None
     )
-    kind = entry.coding.kind if entry is not None else "full" if live is not None else None
-    label_space = _label_space(entry, live)
+    kind = stored.kind if stored is not None else "full" if live is not None else None
+    label_space = _label_space(stored, live)
     require(config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
-    num_classes = _num_classes(index, entry, live)
+    num_classes = _num_classes(index, stored, live)
     if val is not None:
         if label_space == "none":
             raise UsageError(
@@ -192,7 +198,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         index=index,
         val=val,
         opened=opened,
-        entry=entry,
+        stored=stored,
         live=live,
         schedule=_schedule(config, opened),
         num_classes=num_classes,
@@ -200,7 +206,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         folder=folder,
         belongs={
             "view_set": opened.identity.to_json(),
-            "teacher": _teacher_json(entry, live),
+            "teacher": _teacher_json(stored, live),
             "num_classes": num_classes,
         },
         given={
@@ -278,17 +284,17 @@ def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
 
 
 def _with_view_count(
-    config: RunConfig, opened: OpenViews, entry: Entry | None, before: RunConfig | None, progress: Progress
+    config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, before: RunConfig | None, progress: Progress
 ) -> RunConfig:
     """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
     repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
     count = config.views.count if config.views.count is not None else before.views.count if before else None
-    if entry is not None:
-        complete = entry.complete_views()
+    if stored is not None:
+        complete = stored.complete_views()
         there = complete // repeats * repeats
         if there == 0:
             raise UsageError(
-                f"{entry.identity.name} has {complete} views in the cache that are complete in every block, and "
+                f"{stored.name} has {complete} views in the cache that are complete in every block, and "
                 f"{repeats} are needed: run the same `kdcache dump-logits` again to finish them."
             )
         if count is not None and count > there:
@@ -322,34 +328,21 @@ def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
     )
 
 
-def _entry(cache: Cache, name: str | None) -> Entry:
-    names = sorted(cache.teachers())
-    if not names:
-        raise UsageError(
-            f"The cache {cache.location} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."
-        )
-    if name is None and len(names) > 1:
-        raise UsageError(f"The cache {cache.location} holds {', '.join(names)}: choose one with --teacher.")
-    if name is not None and name not in names:
-        raise UsageError(f"The cache {cache.location} holds no teacher {name!r}; it holds {', '.join(names)}.")
-    return cache.entry(name or names[0])
-
-
-def _label_space(entry: Entry | None, live: LiveTeacher | None) -> str:
-    if entry is not None:
-        return entry.identity.label_space
+def _label_space(stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+    if stored is not None:
+        return stored.label_space
     return live.label_space if live is not None else "teacher"
 
 
-def _num_classes(index: Index, entry: Entry | None, live: LiveTeacher | None) -> int:
-    if entry is not None:
-        return entry.identity.num_classes
+def _num_classes(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> int:
+    if stored is not None:
+        return stored.num_classes
     return live.teacher.num_classes if live is not None else index.num_classes
 
 
-def _teacher_json(entry: Entry | None, live: LiveTeacher | None) -> dict[str, Any] | None:
-    if entry is not None:
-        return entry.identity.to_json()
+def _teacher_json(stored: StoredTeachers | None, live: LiveTeacher | None) -> dict[str, Any] | None:
+    if stored is not None:
+        return stored.to_json()
     if live is None:
         return None
     return {"name": live.teacher.name, "weights": live.teacher.weight_hash, "live": True}
@@ -360,6 +353,7 @@ def _default_folder(request: TrainRequest, config: RunConfig, cache: Cache | Non
     source = {"supervised": "alone", "live": f"live-{entry_name(request.online_teacher or '')}"}.get(request.mode)
     if source is None:
         names = sorted(cache.teachers()) if cache is not None else []
-        source = request.teacher or (names[0] if names else "cache")
+        mixed = request.teachers.replace("=", "").replace(",", "+") if request.teachers else None
+        source = mixed or request.teacher or (names[0] if names else "cache")
     recipe = Path(config.recipe).stem
     return Path("runs") / f"{entry_name(config.student.name)}-{recipe}-{source}-seed{config.seed}"

@@ -203,10 +203,11 @@ def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
 
 
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
-    if setup.entry is None:
+    if setup.stored is None:
         return
     here = {"renderer": renderer_version(request.renderer, device=device, decode=request.decode)}
-    warn_of_other_provenance(setup.entry, here, setup.schedule.views, progress)
+    for entry in setup.stored.entries:
+        warn_of_other_provenance(entry, here, setup.schedule.views, progress)
 
 
 def _student(setup: Setup) -> Network:
@@ -255,8 +256,8 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
             ) as renderer:
                 yield from stream_views(view_set, reader, renderer, of)
 
-        if setup.entry is not None:
-            batches = cached_batches(steps, open_stream, size, setup.entry)
+        if setup.stored is not None:
+            batches = cached_batches(steps, open_stream, size, setup.stored)
         elif setup.live is not None:
             batches = live_batches(steps, open_stream, size, setup.live, view_set)
         else:

@@ -15,7 +15,7 @@ OPTIONS = {
     "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --dtype --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
-    "--teacher --online-teacher --teacher-weights --device --renderer --decode --fresh",
+    "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh",
     "evaluate": "MODEL --data --weights --device --batch-size",
     "inspect": "CACHE --data --samples --json",
     "cache copy": "SRC DST --views --teachers",

@@ -95,6 +95,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("train", "--student", "resnet50", "--data", "shards", "--cache", "store", "--val", "held-out"),
         *("--epochs", "3", "--recipe", "a2", "--config", "c.yaml", "--set", "a=1", "--set", "b.c=[1, 2]"),
         *("--out", "run", "--seed", "5", "--batch-size", "32", "--supervised", "--teacher", "big"),
+        *("--teachers", "a=0.7,b=0.3"),
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
         *("--renderer", "pillow", "--decode", "gpu", "--fresh"),
     )
@@ -113,6 +114,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             batch_size=32,
             supervised=True,
             teacher="big",
+            teachers="a=0.7,b=0.3",
             online_teacher="live",
             teacher_weights=Path("t.safetensors"),
             device="cpu",

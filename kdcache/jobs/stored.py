@@ -1,0 +1,109 @@
+"""Whose stored answers a student learns from: one teacher's, or a mixture of several."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.errors import IdentityError, UsageError
+
+
+@dataclass(frozen=True)
+class StoredTeachers:
+    """Entries of a cache, each with its share of the whole; the shares sum to 1."""
+
+    entries: tuple[Entry, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        names = [entry.identity.name for entry in self.entries]
+        if len(names) == 1:
+            return names[0]
+        return " and ".join(f"{share:.3g} of {name}" for share, name in zip(self.shares, names, strict=True))
+
+    @property
+    def label_space(self) -> str:
+        """That of all."""
+        return self.entries[0].identity.label_space
+
+    @property
+    def num_classes(self) -> int:
+        """Of each of them."""
+        return self.entries[0].identity.num_classes
+
+    @property
+    def kind(self) -> str:
+        """What the answers can give: `full` where all of them are."""
+        kinds = {entry.coding.kind for entry in self.entries}
+        return kinds.pop() if len(kinds) == 1 else "topk"
+
+    def complete_views(self) -> int:
+        """Length of the longest prefix of views that each has whole."""
+        return min(entry.complete_views() for entry in self.entries)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run's results depend on."""
+        if len(self.entries) == 1:
+            return self.entries[0].identity.to_json()
+        pairs = zip(self.entries, self.shares, strict=True)
+        return {"mixture": [{"share": share, **entry.identity.to_json()} for entry, share in pairs]}
+
+
+def parse_teachers(text: str) -> dict[str, float]:
+    """Names with weights, "a=0.7,b=0.3", as shares that sum to 1; names alone have equal ones.
+
+    Raises UsageError for anything else.
+    """
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        name, separator, number = part.strip().partition("=")
+        try:
+            weight = float(number) if separator else 1.0
+        except ValueError:
+            weight = 0.0
+        if not name or name in weights or not 0 < weight < float("inf"):
+            raise UsageError(
+                f"--teachers {text!r} makes no sense at {part.strip()!r}: give each name once, with a weight above 0, "
+                "such as a=0.7,b=0.3."
+            )
+        weights[name] = weight
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def stored_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> StoredTeachers:
+    """The entries that were asked for: `teacher` by its name, several as `parse_teachers` reads them, or the only one.
+
+    Raises:
+        UsageError: names that the cache does not hold, or none where it holds several.
+        IdentityError: teachers of other numbers of classes or label spaces, which cannot be mixed.
+    """
+    there = sorted(cache.teachers())
+    if not there:
+        raise UsageError(
+            f"The cache {cache.location} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."
+        )
+    if teacher is not None and teachers is not None:
+        raise UsageError("--teacher names one entry of the cache and --teachers several: give one of them.")
+    if teacher is None and teachers is None and len(there) > 1:
+        raise UsageError(
+            f"The cache {cache.location} holds {', '.join(there)}: choose one with --teacher, or mix them with "
+            "--teachers."
+        )
+    shares = parse_teachers(teachers) if teachers is not None else {teacher or there[0]: 1.0}
+    for name in shares:
+        if name not in there:
+            raise UsageError(f"The cache {cache.location} holds no teacher {name!r}; it holds {', '.join(there)}.")
+    entries = tuple(cache.entry(name) for name in shares)
+    for entry in entries[1:]:
+        for field in ("num_classes", "label_space"):
+            first, other = getattr(entries[0].identity, field), getattr(entry.identity, field)
+            if first != other:
+                raise IdentityError(
+                    f"{entries[0].identity.name} has {field} {first} and {entry.identity.name} {other}: their answers "
+                    "cannot be mixed. Choose teachers of the same classes.",
+                    field=field,
+                )
+    return StoredTeachers(entries, tuple(shares.values()))

@@ -1,0 +1,62 @@
+"""Several teachers' answers to the same rows as one: the weighted mean of their probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from kdcache.targets.base import Targets
+
+
+@dataclass(frozen=True)
+class MixedTargets(Targets):
+    """`parts` answer the same rows, each with a share of the whole; the shares sum to 1."""
+
+    parts: tuple[Targets, ...]
+    shares: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __getitem__(self, rows: slice) -> "MixedTargets":
+        return MixedTargets(tuple(part[rows] for part in self.parts), self.shares)
+
+    def take(self, rows: Int64[Tensor, " n"]) -> "MixedTargets":
+        """The rows at these positions, in this order."""
+        return MixedTargets(tuple(part.take(rows) for part in self.parts), self.shares)
+
+    def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "MixedTargets":
+        """The same answers with labels, which must be those of every part."""
+        return MixedTargets(tuple(part.with_labels(labels) for part in self.parts), self.shares)
+
+    def to(self, device: torch.device | str) -> "MixedTargets":
+        """The same answers on another device."""
+        return MixedTargets(tuple(part.to(device) for part in self.parts), self.shares)
+
+    @classmethod
+    def concat(cls, parts: Sequence["MixedTargets"]) -> "MixedTargets":
+        """Several mixtures of the same shares, one after the other."""
+        columns = zip(*(mixed.parts for mixed in parts), strict=True)
+        return cls(tuple(type(column[0]).concat(column) for column in columns), parts[0].shares)
+
+    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+        """log of the weighted sum of probabilities; at another temperature, log_softmax(that / temperature).
+
+        Raises UsageError where one of the parts cannot give them.
+        """
+        mixed = self._mix([part.log_probs(num_classes) for part in self.parts])
+        if temperature == 1.0:
+            return mixed
+        for part in self.parts:
+            part[:1].log_probs(num_classes, temperature)  # refuses where classes are not all stored
+        return torch.log_softmax(mixed / temperature, 1)
+
+    def label_log_prob(self) -> Float[Tensor, "b 2"]:
+        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        return self._mix([part.label_log_prob() for part in self.parts])
+
+    def _mix(self, said: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
+        shares = torch.tensor(self.shares, dtype=said[0].dtype, device=said[0].device)
+        return torch.logsumexp(torch.stack(list(said)) + shares.log()[:, None, None], 0)
