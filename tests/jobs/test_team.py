@@ -47,9 +47,11 @@ def metrics(out):
     ]
 
 
-def test_two_processes_train_the_student_of_one(job, tmp_path):
-    run(command(job, tmp_path / "one", 0))
-    done = run(command(job, tmp_path / "two", 2))
+@pytest.mark.parametrize("objective", ["kd", "ipwd", "ps-kd"])
+def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
+    options = ("--set", f"objective.name={objective}")
+    run(command(job, tmp_path / "one", 0, *options))
+    done = run(command(job, tmp_path / "two", 2, *options))
     assert "on 2 processes" in done.stderr
     assert done.stdout.count("The student for timm") == 1, "rank 0 alone reports"
     one, two = student(tmp_path / "one"), student(tmp_path / "two")

@@ -4,6 +4,11 @@ import pytest
 import yaml
 
 from kdcache.errors import ConfigError
+from kdcache.objectives.dist import DIST
+from kdcache.objectives.dkd import DKD
+from kdcache.objectives.lskd import LSKD
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.objectives.registry import OBJECTIVES
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.run.config import OptimizerConfig, RunConfig, load_config, read_config, write_config
 from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
@@ -112,7 +117,10 @@ def test_assigned_values_are_yaml():
         ("batch_size=true", "whole number"),
         ("seed=-1", "seed is -1"),
         ("objective.label_loss=mse", "ce or bce or none"),
-        ("objective.name=dkdd", "objective.name is 'dkdd'"),
+        ("objective.name=dkdd", "objective.name is 'dkdd'.*dkd"),
+        ("objective.name=[kd]", "no such objective"),
+        ("objective=kd", "objective is 'kd': give a mapping"),
+        ("beta=2", "objective.beta"),
         ("objective.temperature=0", "temperature is 0"),
         ("precision=[fp16]", "precision is"),
         ("student.kwargs=3", "a mapping"),
@@ -128,6 +136,42 @@ def test_assigned_values_are_yaml():
 def test_wrong_settings_are_refused_by_name(assignment, said):
     with pytest.raises(ConfigError, match=said):
         load_config("a2", assignments=[assignment])
+
+
+def test_another_objective_than_the_recipes_begins_from_its_own_settings():
+    cifar = load_config("c", assignments=["objective.name=dkd"]).objective
+    assert cifar == DKD(label_loss="ce"), "neither the recipe's temperature nor its weights are meant for it"
+    binary = load_config("a1", assignments=["objective.name=lskd"]).objective
+    assert binary == LSKD(label_loss="bce", smoothing=0.1), "the label loss is the recipe's"
+    assert load_config("a1", assignments=["objective.name=ps-kd"]).objective == PSKD(smoothing=0.1)
+
+
+def test_the_recipes_own_objective_keeps_the_recipes_settings():
+    again = load_config("c", assignments=["objective.name=kd", "objective.temperature=2"]).objective
+    assert again == dataclasses.replace(load_config("c").objective, temperature=2.0)
+
+
+def test_a_name_stands_for_a_papers_settings_and_each_can_be_changed(tmp_path):
+    (tmp_path / "own.yaml").write_text("objective: {beta: 2, label_loss: none}\n")
+    for order in (["objective.name=dkd-cifar", "objective.alpha=3"], ["objective.alpha=3", "objective.name=dkd-cifar"]):
+        config = load_config("a2", file=tmp_path / "own.yaml", assignments=order)
+        assert config.objective == dataclasses.replace(OBJECTIVES["dkd-cifar"], beta=2.0, alpha=3.0, label_loss="none")
+        assert config.objective.name == "dkd"
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_recipe_may_name_any_objective(tmp_path):
+    own = {**read_recipe("c"), "objective": {"name": "dist-cifar", "gamma": 0.5}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    assert load_config(str(tmp_path / "own.yaml")).objective == DIST(temperature=4.0, gamma=0.5)
+
+
+def test_a_setting_of_another_objective_is_refused():
+    with pytest.raises(ConfigError, match=r"no setting objective\.temperature"):
+        load_config("a2", assignments=["objective.name=bkl", "objective.temperature=2"])
+    with pytest.raises(ConfigError, match=r"objective\.gamma"):
+        load_config("a2", assignments=["objective.name=dist", "objective.gama=2"])
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "seed: !!python/object/apply:int ['3']"])
