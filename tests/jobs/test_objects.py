@@ -1,0 +1,73 @@
+"""The main job with its cache on a real S3 server: dump, resume, verify, train."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from kdcache.cache.objects import ObjectFiles
+from kdcache.cache.store import Cache
+from kdcache.jobs.dump import dump
+from kdcache.jobs.rerun import RerunRequest
+from kdcache.jobs.train import train
+from kdcache.jobs.verify import VerifyRequest, verify
+from support.processes import rows_in, start_dump
+from support.s3 import s3, s3_server  # noqa: F401
+from support.small_job import MODEL, dump_request, train_request, tree_bytes
+
+
+def everything(url: str) -> dict[str, bytes]:
+    """Every object by its key."""
+    files = ObjectFiles(url)
+    found = {}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        for name in files.names(folder):
+            key = f"{folder}/{name}".lstrip("/")
+            data = files.get(key)
+            if data is None:
+                folders.append(key)
+            else:
+                found[key] = data
+    return found
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_a_cache_on_s3_is_dumped_resumed_verified_and_trained_from(job, s3, tmp_path):  # noqa: F811
+    def request(cache):
+        return dump_request(job.data, cache, job.weights, job.policy, targets="topk", renderer="pillow")
+
+    dump(request(tmp_path / "disk"))
+    url, log = f"{s3}/caches/one", tmp_path / "log"
+    killed = start_dump(request(url), log)
+    while rows_in(log) < 70:
+        time.sleep(0.01)
+        assert killed.is_alive()
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join()
+    begun = everything(url)
+    recorded = {key: data for key, data in begun.items() if "/records/" in key}
+    assert any(key.endswith("/0.json") for key in recorded)
+    # What the dead one had claimed would be waited for, two minutes long.
+    for key in begun:
+        if key.startswith(".partial/"):
+            ObjectFiles(url).delete(key)
+    report = dump(request(url))
+    assert report.written < report.blocks
+    found = everything(url)
+    assert found == tree_bytes(tmp_path / "disk")
+    assert {key: found[key] for key in recorded} == recorded
+
+    rerun = RerunRequest(data=job.data, teacher=MODEL, weights=job.weights, samples=30, device="cpu", renderer="pillow")
+    assert verify(VerifyRequest(url, rerun=rerun)).whole
+    assert Cache.open(url).entry(MODEL).complete_views() == 2
+
+    losses = []
+    for name, cache in (("s3", url), ("disk", str(tmp_path / "disk"))):
+        run = train_request(job.data, tmp_path / name, cache=cache, epochs=2, renderer="pillow", overrides=("seed=3",))
+        train(run)
+        losses.append((tmp_path / name / "metrics.csv").read_text().splitlines()[0])
+        losses.append((tmp_path / name / "export" / "model.safetensors").read_bytes())
+    assert losses[:2] == losses[2:], "where the answers lie changes nothing"
