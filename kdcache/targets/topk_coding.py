@@ -40,6 +40,14 @@ LEAST_MASS = 1e-7
 LEAD = 1.001
 
 
+def usual_bits(min_prob: float) -> int:
+    """The bits of a level that lose little for their bytes: 5 over a threshold, 8 for a fixed number of classes.
+
+    Without a threshold the lowest level begins at 0, and a coarse one would read every unlikely class too high.
+    """
+    return 5 if min_prob > 0 else 8
+
+
 @dataclass(frozen=True)
 class TopKCoding(Coding):
     """The most probable class and those with p > `min_prob`, at most `k`, in 2**`bits` levels.
