@@ -45,11 +45,12 @@ def simulated(images: int, pilot: int, classes: int = 1000) -> Answers:
 
 
 def from_file(path: Path, images: int, pilot: int) -> Answers:
-    """`label` [n] and `log_prob` [views, n, c] of an npz; measured is view 0 of the first images."""
+    """`label` [n], `log_prob` [views, n, c] and perhaps `head` [c, d]; measured is view 0 of the first images."""
     with np.load(path) as found:
         label, log_prob = found["label"], found["log_prob"][0, : images + pilot]
+        head = torch.from_numpy(found["head"]).float() if "head" in found else None
     title = f"{path.name}, the first {images:,} images, order from {len(log_prob) - images:,} others"
-    return _split(title, log_prob, label[: len(log_prob)], images, None)
+    return _split(title, log_prob, label[: len(log_prob)], images, head)
 
 
 def photographs(folder: Path | None, images: int, pilot: int) -> Answers:
