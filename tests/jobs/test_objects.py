@@ -66,8 +66,10 @@ def test_a_cache_on_s3_is_dumped_resumed_verified_and_trained_from(job, s3, tmp_
 
     losses = []
     for name, cache in (("s3", url), ("disk", str(tmp_path / "disk"))):
-        run = train_request(job.data, tmp_path / name, cache=cache, epochs=2, renderer="pillow", overrides=("seed=3",))
+        run = train_request(
+            job.data, tmp_path / f"run-{name}", cache=cache, epochs=2, renderer="pillow", overrides=("seed=3",)
+        )
         train(run)
-        losses.append((tmp_path / name / "metrics.csv").read_text().splitlines()[0])
-        losses.append((tmp_path / name / "export" / "model.safetensors").read_bytes())
+        losses.append((tmp_path / f"run-{name}" / "metrics.csv").read_text().splitlines()[0])
+        losses.append((tmp_path / f"run-{name}" / "export" / "model.safetensors").read_bytes())
     assert losses[:2] == losses[2:], "where the answers lie changes nothing"
