@@ -35,7 +35,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
     read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet. A chunk is kept
     while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT` more. So batches that follow each
-    other, or draw from the same few chunks, read each chunk once, and memory is bounded by these few.
+    other, or draw from the same few chunks, read each chunk once, and memory is bounded: by a handful of chunks where
+    batches follow each other, by those of three stretches (`kdcache.data.order`) where views are seen again.
 
     Errors of the thread are raised here, at the first batch that they concern: CacheError for a block that is not
     recorded, CorruptError for one that is damaged. Closing the iterator ends the thread.

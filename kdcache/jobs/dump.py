@@ -30,6 +30,7 @@ from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.topk_coding import usual_bits
+from kdcache.views.policy import Policy
 
 DEFAULT_K = 128
 DEFAULT_MIN_PROB = 0.0033
@@ -160,8 +161,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     if stored is not None:
         wanted = teacher_identity(teacher, coding, name, request.label_space)
         require_same(stored, wanted, f"The teacher {name} in {request.cache}")
-    views = _whole_groups(request.views, view_set.policy.repeats)
-    if request.views is None:
+    views = _whole_groups(request.views, view_set.policy)
+    if view_set.policy.is_fixed:
+        if views > view_set.policy.repeats:
+            progress.warn(f"The policy draws nothing: all {views} views are the same, and one would do (--views 1).")
+    elif request.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
 
     with (
@@ -296,10 +300,11 @@ def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
 
 
-def _whole_groups(views: int | None, repeats: int) -> int:
+def _whole_groups(views: int | None, policy: Policy) -> int:
     """How many views there shall be: views that share an order are dumped together."""
+    repeats = policy.repeats
     if views is None:
-        return -(-DEFAULT_VIEWS // repeats) * repeats
+        return repeats if policy.is_fixed else -(-DEFAULT_VIEWS // repeats) * repeats
     if views < 1 or views % repeats:
         fewer, more = views // repeats * repeats, (views // repeats + 1) * repeats
         raise UsageError(

@@ -32,7 +32,7 @@ _POLICIES = (
         # torchvision fills with black what a warp uncovers, as here, but warps without interpolation.
         "cifar-autoaugment",
         replace(_PADDED, auto_augment="cifar10", fill=(0.0, 0.0, 0.0)),
-        "c, and AutoAugment's policy for CIFAR-10: Cubuk et al. 2019",
+        "c, and AutoAugment's policy for CIFAR-10, warped bilinearly: Cubuk et al. 2019",
     ),
     (
         "three-augment",

@@ -36,7 +36,8 @@ class Policy:
             torchvision's AutoAugment policy for CIFAR-10; empty for none.
         color_jitter: torchvision's ColorJitter, after `auto_augment`: brightness, contrast, saturation, hue.
         color_jitter_prob: probability that it is applied at all.
-        fill: colour of what a warp uncovers, and of erased boxes, in 0..255; timm's is the data set's mean.
+        fill: colour of what a warp uncovers, and of erased boxes, in 0..255; timm's is the data set's mean, for warps
+            in whole numbers, as here, and for boxes unrounded: give (123.675, 116.28, 103.53) for both.
         erase_prob: probability of timm's RandomErasing.
         erase_mode: "const" (`fill`), "rand" (one random colour a box) or "pixel" (one a pixel).
         erase_count: most boxes erased in one image; their number is drawn from 1 to this.
@@ -114,6 +115,19 @@ class Policy:
             if not 1 <= getattr(self, name) <= 64:
                 raise ConfigError(f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64.")
         parse_scheme(self.auto_augment, self.reference_size)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nothing is drawn, so that all views are the same."""
+        return not (
+            self.crop != "centre"
+            or 0 < self.hflip < 1
+            or self.interpolation == "random"
+            or self.auto_augment
+            or (any(self.color_jitter) and self.color_jitter_prob > 0)
+            or self.erase_prob > 0
+            or self.mixes
+        )
 
     @property
     def mixes(self) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import weakref
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -104,6 +105,24 @@ def test_chunks_that_batches_keep_drawing_from_are_read_once(entry: Entry, reads
     batches += [(np.repeat([0, 1, 2], 2), 8 + draw.permutation(3)[[0, 1] * 3]) for _ in range(20)]
     list(stream_targets(entry, batches))
     assert sorted(reads) == [(view, chunk) for view in range(VIEWS) for chunk in range(6)]
+
+
+def test_what_was_used_is_dropped(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.cache.stream.BATCHES_KEPT", 2)
+    alive: list[weakref.ref[Targets]] = []
+    read = entry.read_chunk
+
+    def watched(view: int, chunk: int) -> Targets:
+        targets = read(view, chunk)
+        alive.append(weakref.ref(targets))
+        return targets
+
+    monkeypatch.setattr(entry, "read_chunk", watched)
+    most = 0
+    for _ in stream_targets(entry, [rows(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)]):
+        most = max(most, sum(reference() is not None for reference in alive))
+    assert len(alive) == 18
+    assert most <= 6, "one in use, two ahead, those of two batches before, and one on its way"
 
 
 def test_each_chunk_is_read_once_for_ranges_that_follow_each_other(entry: Entry, reads: list[tuple[int, int]]) -> None:

@@ -99,6 +99,14 @@ def test_views_come_in_whole_groups(job, repeating, tmp_path):
         losses_of(job, tmp_path / "run", repeating, 2, overrides=("views.count=4",))
 
 
+def test_a_policy_that_draws_nothing_has_one_view_unless_told(job, tmp_path):
+    report = dump(dump_request(job.data, tmp_path / "cache", job.weights, "centre", views=None))
+    assert report.views == 1
+    heard = Heard()
+    dump(dump_request(job.data, tmp_path / "more", job.weights, "centre", views=2, dry_run=True), heard)
+    assert any("all 2 views are the same" in line for line in heard.warned)
+
+
 def test_a_supervised_training_repeats_too(job, tmp_path):
     policy = make_policy(tmp_path / "policy.json", REPEATING)
     request = train_request(

@@ -87,6 +87,10 @@ def test_a_view_that_is_seen_again_is_drawn_from_a_few_units_at_a_time():
     first = order[:256] // unit
     assert (np.diff(first) != 0).mean() > 0.5, "the pairs of the units are mixed"
     assert sorted(set(first)) != [0, 1, 2, 3], "the units are mixed"
+    # Each cycle anew: other units beside each other, and other pairs of a unit behind each other.
+    again = reused_pairs(pairs, unit, seed=0, group=0, cycle=2)
+    assert set(again[:256] // unit) != set(first)
+    assert not np.array_equal(again[again // unit == 5], order[order // unit == 5])
 
 
 @given(st.integers(0, 3), st.integers(0, 5), st.integers(0, 3))
