@@ -47,7 +47,7 @@ class CopyReport:
         """The report as a plain line."""
         return [
             f"{self.target} holds {self.blocks:,} blocks of {', '.join(self.teachers)} from {self.source}: "
-            f"{self.copied:,} copied ({readable(self.copied_bytes)}), each checked; the others were there."
+            f"{self.copied:,} copied now and checked ({readable(self.copied_bytes)})."
         ]
 
 

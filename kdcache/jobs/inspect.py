@@ -212,8 +212,10 @@ def _answers(
 ) -> Answers:
     index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
     looks, labels = [], []
-    with progress.task(f"Looking at {entry.identity.name}", total=samples, unit="answers") as task:
-        for view, chunk in _spread(entry, listed, samples):
+    chunks = list(_spread(entry, listed, samples))
+    total = sum(stop - start for start, stop in (entry.layout.chunk_range(chunk) for _, chunk in chunks))
+    with progress.task(f"Looking at {entry.identity.name}", total=total, unit="answers") as task:
+        for view, chunk in chunks:
             targets = entry.read_chunk(view, chunk)
             looks.append(look_at(targets))
             if index is not None and opened is not None:
