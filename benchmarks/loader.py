@@ -29,7 +29,7 @@ from PIL import Image
 from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import open_index
 from kdcache.data.shards import SampleReader
-from kdcache.models.network import normalise
+from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views
@@ -73,9 +73,10 @@ def of_kdcache(folder: Path, renderer_name: str, views: int, workers: int) -> It
     view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
     rows = len(index) // BATCH * BATCH
     spans = (Span(row // rows, row % rows, row % rows + BATCH) for row in range(0, views, BATCH))
+    normalise = Normaliser(MEAN, STD)
     with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
         for made in stream_views(view_set, reader, it, spans):
-            yield normalise(made.pixels, MEAN, STD)
+            yield normalise(made.pixels)
 
 
 def of_timm(folder: Path, mode: str, views: int, workers: int) -> Iterator[torch.Tensor]:

@@ -22,7 +22,6 @@ from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
-from kdcache.views.pixels.transfer import to_device
 from kdcache.views.policies import NAMED
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import Span, ViewSet
@@ -171,8 +170,7 @@ def augmenting_seconds(setting: Setting, view_set: ViewSet, reader: SampleReader
             pixels = renderer.render(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip)
             synchronise(setting)
             start = time.perf_counter()
-            weight, cut = (to_device(part, setting.device) for part in (plan.weight, plan.cut))
-            mix(augmenter.apply(pixels, plan), weight, cut, view_set.policy.reference_size)
+            mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)
             synchronise(setting)
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[_WARM_UP:])

@@ -2,20 +2,36 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdcache.models.card import ModelCard
 
 
-def normalise(
-    pixels: Float[Tensor, "b c h w"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Tensor, "b c h w"]:
-    """(pixels - 255 mean) / (255 std) for pixels in 0..255, in the order that timm's loader computes it."""
-    centre = pixels.new_tensor([255.0 * part for part in mean]).view(1, -1, 1, 1)
-    spread = pixels.new_tensor([255.0 * part for part in std]).view(1, -1, 1, 1)
-    return (pixels - centre).div_(spread)  # in place: a fresh batch costs more than the arithmetic
+class Normaliser:
+    """(pixels - 255 mean) / (255 std) for pixels in 0..255, in the order that timm's loader computes it.
+
+    Mean and deviation go to a device with the first pixels that lie there, and stay: afterwards nothing is copied.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """`mean`, `std`: of each channel, for pixels in 0..1."""
+        self._mean, self._std = (
+            torch.tensor([255.0 * part for part in parts], dtype=torch.float64).view(1, -1, 1, 1)
+            for parts in (mean, std)
+        )
+        self._there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The pixels, normalised; they themselves stay as they are."""
+        place = pixels.device, pixels.dtype
+        if place not in self._there:
+            self._there[place] = self._mean.to(*place), self._std.to(*place)
+        mean, std = self._there[place]
+        return (pixels - mean).div_(std)  # in place: a fresh batch costs more than the arithmetic
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,7 @@ class Network:
     module: nn.Module
     card: ModelCard
 
-    def normalise(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Pixels in 0..255, mixed or not, as this model wants them."""
-        return normalise(pixels, self.card.mean, self.card.std)
+    @cached_property
+    def normalise(self) -> Normaliser:
+        """Makes pixels in 0..255, mixed or not, what this model wants."""
+        return Normaliser(self.card.mean, self.card.std)

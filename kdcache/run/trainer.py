@@ -19,6 +19,7 @@ from kdcache.run.checkpoint import Checkpoint, restore_torch_random_state, torch
 from kdcache.run.config import RunConfig
 from kdcache.run.past import Past
 from kdcache.run.team import Team
+from kdcache.sending import send
 
 
 class Trainer:
@@ -100,16 +101,16 @@ class Trainer:
         epoch = self.step // self._steps_per_epoch
         with autocast(self.precision, self._device), self._watched() as features:
             logits = self._shared(inputs.contiguous(memory_format=torch.channels_last)).float()
-        past = None if self._past is None else self._past.recall(epoch, samples, weight).to(self._device)
+        past = None if self._past is None else self._past.recall(epoch, samples, weight)
         losses = self._objective(
             Given(
                 logits,
-                labels.to(self._device),
-                weight.to(self._device),
+                send(labels, self._device),
+                send(weight, self._device),
                 answers,
                 features[0].float() if features else None,
-                past,
-                samples.to(self._device),
+                None if past is None else send(past, self._device),
+                send(samples, self._device),
                 self._companion,
                 epoch,
                 self._epochs,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
+from kdcache.sending import send
 from kdcache.targets.base import (
     ArraySpec,
     Coding,
@@ -51,8 +52,8 @@ class FullTargets(Targets):
         return FullTargets(self.log_prob, labels)
 
     def to(self, device: torch.device | str) -> "FullTargets":
-        """The same answers on another device."""
-        return FullTargets(self.log_prob.to(device), None if self.label is None else self.label.to(device))
+        """The same answers on another device; the host does not wait for a GPU."""
+        return FullTargets(send(self.log_prob, device), None if self.label is None else send(self.label, device))
 
     @classmethod
     def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":

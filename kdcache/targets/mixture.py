@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from kdcache.sending import send
 from kdcache.targets.base import Targets
 
 
@@ -58,5 +59,5 @@ class MixedTargets(Targets):
         return self._mix([part.label_log_prob() for part in self.parts])
 
     def _mix(self, said: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
-        shares = torch.tensor(self.shares, dtype=said[0].dtype, device=said[0].device)
+        shares = send(torch.tensor(self.shares, dtype=said[0].dtype), said[0].device)
         return torch.logsumexp(torch.stack(list(said)) + shares.log()[:, None, None], 0)

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
+from kdcache.sending import send
 from kdcache.targets.base import (
     Targets,
     check_classes,
@@ -97,15 +98,15 @@ class TopKTargets(Targets):
         return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "TopKTargets":
-        """The same answers on another device."""
+        """The same answers on another device; the host does not wait for a GPU."""
         return TopKTargets(
             self.num_classes,
-            self.class_id.to(device),
-            self.prob.to(device),
-            self.offset.to(device),
-            self.tail.to(device),
-            None if self.label is None else self.label.to(device),
-            self.label_prob.to(device),
+            send(self.class_id, device),
+            send(self.prob, device),
+            send(self.offset, device),
+            send(self.tail, device),
+            None if self.label is None else send(self.label, device),
+            send(self.label_prob, device),
         )
 
     @classmethod

@@ -14,7 +14,6 @@ from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
-from kdcache.views.pixels.transfer import to_device
 from kdcache.views.viewset import Picks, Rows, Span, ViewSet
 
 
@@ -59,12 +58,7 @@ def _made(
         for pixels in renderer.stream(requests()):
             rows = asked.popleft()
             plan = rows.plan
-            mixed = mix(
-                augmenter.apply(pixels, plan),
-                to_device(plan.weight, pixels.device),
-                to_device(plan.cut, pixels.device),
-                view_set.policy.reference_size,
-            )
+            mixed = mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)
             yield Views(rows, mixed)
 
 

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.errors import ModelError
-from kdcache.models.network import normalise
+from kdcache.models.network import Normaliser
 from kdcache.models.students import create_student
 from kdcache.models.weights import weight_hash
 
@@ -86,7 +87,31 @@ def test_pixels_are_normalised_as_by_timms_loader():
     mean = torch.tensor([value * 255 for value in student.card.mean]).view(1, 3, 1, 1)
     std = torch.tensor([value * 255 for value in student.card.std]).view(1, 3, 1, 1)
     assert torch.equal(student.normalise(seen), seen.clone().sub_(mean).div_(std))
-    assert normalise(torch.full((1, 2, 1, 1), 255.0), (0.5, 1.0), (0.5, 0.25)).flatten().tolist() == [
-        1.0,
-        0.0,
-    ]
+    assert Normaliser((0.5, 1.0), (0.5, 0.25))(torch.full((1, 2, 1, 1), 255.0)).flatten().tolist() == [1.0, 0.0]
+
+
+class Called(TorchDispatchMode):
+    """Keeps the names of the operations that torch is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_mean_and_deviation_go_to_a_device_once():
+    """A copy at each step would make the host wait for a GPU."""
+    student = create_student("test_efficientnet", num_classes=4, size=32, seed=0)
+    seen = torch.rand(3, 3, 8, 8)
+    with Called() as first:
+        once = student.normalise(seen)
+    with Called() as second:
+        again = student.normalise(seen)
+    assert torch.equal(once, again)
+    assert second.names == ["sub", "div_"]
+    assert set(first.names) > set(second.names)
+    there = student.normalise(seen.to("meta"))
+    assert there.device.type == "meta"

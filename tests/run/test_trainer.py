@@ -65,6 +65,17 @@ def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
     assert tuple(losses[0].parts) == OBJECTIVES[name].parts
 
 
+def test_labels_weights_and_samples_go_to_the_device_behind_the_host(tmp_path, monkeypatch):
+    sent = []
+    monkeypatch.setattr("kdcache.run.trainer.send", lambda tensor, device: (sent.append((tensor, device)), tensor)[1])
+    batch = fixed_batch()
+    trainer_for("ps-kd", tmp_path).take_step(*batch)
+    labels, weight, past, samples = (tensor for tensor, _ in sent)
+    assert (labels is batch[2], weight is batch[3], samples is batch[4]) == (True, True, True)
+    assert past.shape == (ROWS, CLASSES)
+    assert {device for _, device in sent} == {CPU.device}
+
+
 def run(trainer, steps):
     return [trainer.take_step(*fixed_batch()).total.item() for _ in range(steps)]
 

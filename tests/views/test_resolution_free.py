@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 import pytest
-import torch
 from torch.nn import functional as F
 
 from kdcache.render.pillow import PillowRenderer
@@ -54,7 +53,7 @@ def rendered(policy, plan, size):
     with PillowRenderer(size=size, max_batch=ROWS) as renderer, Augmenter(policy) as augmenter:
         pixels = renderer.render(files(), plan.box, cubic=plan.cubic, flips=plan.flip)
         pixels = augmenter.apply(pixels, plan)
-        mixed = mix(pixels, torch.from_numpy(plan.weight), torch.from_numpy(plan.cut), policy.reference_size)
+        mixed = mix(pixels, plan.weight, plan.cut, policy.reference_size)
     return F.interpolate(mixed, (40, 40), mode="bilinear", antialias=True)
 
 

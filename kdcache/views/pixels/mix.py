@@ -5,27 +5,29 @@ depend neither on the batch it lies in nor on how it is computed: batched on a G
 pair stays in the processor's cache.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int32, UInt8
 from torch import Tensor
 
 from kdcache.views.pixels.scale import rescale
+from kdcache.views.pixels.transfer import to_device
 
 
 def mix(
     pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
-    weight: Float32[Tensor, "pairs"],
-    cut: Int32[Tensor, "pairs 4"],
+    weight: Float32[np.ndarray, "pairs"],
+    cut: Int32[np.ndarray, "pairs 4"],
     reference_size: int,
 ) -> Float32[Tensor, "b c s s"]:
     """Mix rows 2j and 2j+1 with each other as the plan says; values stay in 0..255.
 
     timm's `pair` mode: a' = w a + (1 - w) b and b' = w b + (1 - w) a (mixup, Zhang et al. 2018), or one box swapped
-    (cutmix, Yun et al. 2019). A last row without a partner passes as it is.
+    (cutmix, Yun et al. 2019). A last row without a partner passes as it is. The host never waits for the device.
 
     Args:
         pixels: as rendered, or as float32 where a plan erased; left as they are.
-        weight, cut: of `Plan`; on the device of `pixels`.
+        weight, cut: of `Plan`.
         reference_size: what the coordinates of `cut` refer to; they are scaled to the rendered size and rounded.
     """
     cuts = cut[:, 2] > cut[:, 0]
@@ -35,9 +37,9 @@ def mix(
 
 def _pair_by_pair(
     pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
-    weight: Float32[Tensor, "pairs"],
-    cuts: Bool[Tensor, "pairs"],
-    box: Int32[Tensor, "pairs 4"],
+    weight: Float32[np.ndarray, "pairs"],
+    cuts: Bool[np.ndarray, "pairs"],
+    box: Int32[np.ndarray, "pairs 4"],
 ) -> Float32[Tensor, "b c s s"]:
     """With one pass over memory that is larger than a cache: what comes in is read once, what goes out written once."""
     out = torch.empty_like(pixels, dtype=torch.float32)
@@ -58,27 +60,28 @@ def _pair_by_pair(
 
 def _at_once(
     pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
-    weight: Float32[Tensor, "pairs"],
-    cuts: Bool[Tensor, "pairs"],
-    box: Int32[Tensor, "pairs 4"],
+    weight: Float32[np.ndarray, "pairs"],
+    cuts: Bool[np.ndarray, "pairs"],
+    box: Int32[np.ndarray, "pairs 4"],
 ) -> Float32[Tensor, "b c s s"]:
-    """In as few kernels as there are kinds of mixing."""
+    """In as few kernels as there are kinds of mixing; the host, where the plan is, says which pairs are of which."""
     out = pixels.to(torch.float32, copy=True)
-    pairs = len(weight)
+    pairs, device = len(weight), pixels.device
     first, second = out[0 : 2 * pairs : 2], out[1 : 2 * pairs : 2]
 
-    blend = torch.nonzero(~cuts & (weight < 1)).flatten()
-    if len(blend):
-        share = weight[blend].view(-1, 1, 1, 1)
+    blended = np.flatnonzero(~cuts & (weight < 1))
+    if len(blended):
+        blend = to_device(blended, device)
+        share = to_device(weight[blended], device).view(-1, 1, 1, 1)
         rest = 1 - share
         a, b = first[blend], second[blend]
         first[blend] = a * share + b * rest
         second[blend] = b * share + a * rest
 
-    swap = torch.nonzero(cuts).flatten()
-    if len(swap):
-        swapped = box[swap]
-        line = torch.arange(pixels.shape[-1], device=pixels.device)
+    cut = np.flatnonzero(cuts)
+    if len(cut):
+        swap, swapped = to_device(cut, device), to_device(box[cut], device)
+        line = torch.arange(pixels.shape[-1], device=device)
         rows = (swapped[:, 0:1] <= line) & (line < swapped[:, 2:3])
         columns = (swapped[:, 1:2] <= line) & (line < swapped[:, 3:4])
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]
