@@ -13,7 +13,7 @@ ROOM = 5 * GIB
 
 def look_at_data(data: str, asked: bool, limit: float) -> Finding:
     """The shards; `asked` is whether somebody named them, and not only the default."""
-    if not asked and not Path(data).exists():
+    if not asked and attempt("anything", data, limit=limit).answer.get("there") is False:
         return note(
             "data",
             f"There are no shards at {data}, the default.",

@@ -125,6 +125,11 @@ def folder(path: str) -> Answer:
     return {"place": str(place), "writable": writable, "free": disk.f_bavail * disk.f_frsize}
 
 
+def anything(path: str) -> Answer:
+    """Whether there is anything at a path: a file, or a folder that is not empty."""
+    return {"there": bool(os.listdir(path)) if os.path.isdir(path) else os.path.exists(path)}
+
+
 def data(path: str) -> Answer:
     """How many shards DATA names, all of which exist; the first one can be read."""
     from kdcache.data.shards import expand_data
@@ -153,7 +158,7 @@ def weights() -> Answer:
 
 
 TRIALS: dict[str, Callable[..., Answer]] = {
-    trial.__name__: trial for trial in (compute, compute_on_gpus, decode, folder, data, cache, weights)
+    trial.__name__: trial for trial in (compute, compute_on_gpus, decode, folder, anything, data, cache, weights)
 }
 
 

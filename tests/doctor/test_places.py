@@ -40,6 +40,13 @@ def test_shards_that_nobody_named_need_not_be_there_yet(tmp_path: Path) -> None:
     assert "kdcache import folder" in (default.remedy or "")
 
 
+def test_an_empty_default_folder_is_as_good_as_none_and_one_with_other_files_is_not(tmp_path: Path) -> None:
+    assert look_at_data(str(tmp_path), False, LIMIT).state == "note"
+    assert look_at_data(str(tmp_path), True, LIMIT).state == "fault"
+    (tmp_path / "shard.tar.gz").touch()
+    assert look_at_data(str(tmp_path), False, LIMIT).state == "fault"
+
+
 def test_a_cache_is_there_or_can_be_made(tmp_path: Path) -> None:
     open_entry(tmp_path / "cache")
     (tmp_path / "foreign").mkdir()
