@@ -114,7 +114,7 @@ class CRD(nn.Module):
     def _remember(self, memory: Tensor, rows: Tensor, samples: Tensor) -> None:
         moved = unit(self.momentum * memory[samples] + (1 - self.momentum) * rows)
         # Repeated augmentation brings a sample several times: its last row counts, whatever order writes run in.
-        places = torch.arange(len(samples), device=samples.device)
+        places = torch.arange(1, len(samples) + 1, device=samples.device)
         last = ((samples[:, None] == samples[None, :]) * places).argmax(dim=1)
         memory[samples] = moved[last]
 
