@@ -200,7 +200,8 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
 COMMANDS = (
     *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
-    *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",), ("recipes",)),
+    *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",)),
+    ("recipes",),
 )
 
 

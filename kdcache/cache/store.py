@@ -19,7 +19,7 @@ from jaxtyping import Int32
 from kdcache.cache.claims import Claims, open_claims
 from kdcache.cache.durable import PARTIAL
 from kdcache.cache.entry import Entry
-from kdcache.cache.files import Files, open_files
+from kdcache.cache.files import Files
 from kdcache.cache.identity import (
     FORMAT,
     TEACHER_NAME,
@@ -30,6 +30,7 @@ from kdcache.cache.identity import (
     windows_checksum,
 )
 from kdcache.cache.layout import VIEW_CAPACITY, table_key, teacher_key
+from kdcache.cache.places import open_files
 from kdcache.cache.zarr_form import (
     META,
     OURS,

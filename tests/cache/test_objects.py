@@ -6,7 +6,7 @@ import pytest
 
 from kdcache.cache.claims import BeatingClaims, open_claims
 from kdcache.cache.durable import LocalFiles
-from kdcache.cache.files import open_files
+from kdcache.cache.places import open_files
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
