@@ -129,6 +129,27 @@ def test_the_fill_is_the_policys():
     assert got[0, :, 10, -1].tolist() == [1, 255, 77]
 
 
+def test_pixels_on_a_device_go_to_the_batched_kernels_with_plan_and_fill(monkeypatch):
+    """Pixels on the device `meta` have no values: nothing but the hand-over can be seen, and it is."""
+    arrived = []
+
+    def operate(*given):
+        arrived.append(given)
+        return given[0].clone()
+
+    monkeypatch.setattr(batched, "operate", operate)
+    pixels = torch.empty(7, 3, SIZE, SIZE, dtype=torch.uint8, device="meta")
+    plan = plan_of_operations(7, Operation.TRANSLATE_X, 0.5)
+    with Augmenter(Policy(fill=(1.4, 254.6, 77.0))) as augmenter:
+        got = augmenter.apply(pixels, plan)
+        augmenter.apply(pixels, plan_with(7))
+    ((handed, obeyed, fill),) = arrived
+    assert handed is pixels
+    assert obeyed is plan
+    assert fill == (1, 255, 77)
+    assert got is not pixels
+
+
 def test_interleaved_pixels_and_odd_sizes(augmenter):
     pixels = photographs(33)
     plan = random_plan(len(pixels), 2, seed=1)
