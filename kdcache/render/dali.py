@@ -140,8 +140,10 @@ class DaliRenderer(Renderer):
                 self._land(alone)
             except _LostError as refusal:
                 self._graph = self._open_graph()
-                reason = f"DALI refuses its data ({refusal}), though --renderer pillow takes them"
-                return broken_image(request.describe(position), reason)
+                reason = f"DALI refuses its data ({refusal}), though Pillow takes them, and so does --check"
+                return broken_image(
+                    request.describe(position), reason, "Write that sample again, or use --renderer pillow."
+                )
         return DeviceError(
             f"DALI cannot render {len(request)} images at once, though each alone ({error}). "
             "Use a smaller --batch-size, or --renderer pillow."

@@ -30,12 +30,12 @@ class UndecodableError(Exception):
     """Bytes that are no whole image; the message says why, `broken_image` says which."""
 
 
-def broken_image(name: str, reason: object) -> BrokenImageError:
-    """The error for the image called `name`; `reason` is a clause ("it has no bytes")."""
-    return BrokenImageError(
-        f"{name} cannot be decoded: {reason}. `kdcache index DATA --check` finds all such images, and --drop-bad "
-        "leaves them out; or repair that sample."
-    )
+_CHECK = "`kdcache index DATA --check` finds all such images, and --drop-bad leaves them out; or repair that sample."
+
+
+def broken_image(name: str, reason: object, remedy: str = _CHECK) -> BrokenImageError:
+    """The error for the image called `name`; `reason` is a clause ("it has no bytes"), `remedy` a sentence."""
+    return BrokenImageError(f"{name} cannot be decoded: {reason}. {remedy}")
 
 
 def kind_of(encoded: bytes) -> Kind:

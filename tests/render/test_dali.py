@@ -37,7 +37,11 @@ class TestDaliRenderer(RendererContract):
         )
         with self.open() as renderer:
             delivered = []
-            with pytest.raises(BrokenImageError, match=r"^batch-5 in .* DALI refuses its data \(.+\), though"):
+            with pytest.raises(
+                BrokenImageError,
+                match=r"^batch-5 in .* DALI refuses its data \(.+\), though .*\. "
+                r"Write that sample again, or use --renderer pillow\.$",
+            ):
                 delivered.extend(renderer.stream(requests))
             self.expect_pixels(delivered, requests[:2])
             self.expect_working(renderer)
