@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
-from kdcache.data.index import Index, load_index, write_index
+from kdcache.data.index import Index, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data
 from kdcache.data.workers import in_processes, workers_for
-from kdcache.errors import BadSamplesError, DataError
+from kdcache.errors import BadSamplesError, DataError, UsageError
 from kdcache.progress import Progress, silent
 
 Fault = Callable[[bytes], str | None]
@@ -44,7 +44,7 @@ def check_index(
     workers: int | None = None,
     progress: Progress = silent,
 ) -> Checked:
-    """Look at every image of DATA, and write an index with the CRC32C of each.
+    """Look at every image of DATA, and write an index with the CRC32C of each; it counts the classes of bad ones too.
 
     Args:
         fault: a function of the top level of a module, as other processes must find it.
@@ -52,9 +52,17 @@ def check_index(
         workers: processes that decode; None takes one for each core as far as there is work for them.
 
     Raises:
+        UsageError: DATA is a part of a data set.
         BadSamplesError: there are bad samples, and drop_bad is false.
         DataError: no sample is whole; and as `build_index` does, but for broken image headers, which are found here.
     """
+    if os.path.isdir(data) and read_meta(Path(data)):
+        part = open_index(data)
+        raise UsageError(
+            f"{data} is a part of the shards in {part.shards_folder}. Check the whole "
+            f"(`kdcache index {part.shards_folder} --check`), then take the part again "
+            f"(`kdcache index {part.shards_folder} --fraction F --out {data}`)."
+        )
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     with claimed(index_places(data, shards, unlabelled)) as place, building(place) as folder:
@@ -82,7 +90,8 @@ def check_index(
             )
         columns = {name: getattr(everything, name) for name in (*COLUMNS, "key_start", "key_bytes")}
         write_rows(folder, columns | {"crc": crc}, np.delete(np.arange(len(everything)), list(faulty)))
-        labels = int(everything.label.max()) + 1
+        # Of what is left out as well: a classifier keeps its size, whichever images are broken.
+        labels = max(int(everything.label.max()), *(sample.label for sample in headless), -1) + 1
         shutil.rmtree(whole)
         seal(folder, source, labels=labels, left_out=len(bad))
     index = load_index(place, source)
@@ -119,7 +128,8 @@ def _decode_all(
             crc[part] = sums
             for at, reason in faults.items():
                 row = int(part[at])
-                bad[row] = BadSample(index.key(row), piece.shard, int(piece.offset[at]), reason)
+                label = int(index.label[row])
+                bad[row] = BadSample(index.key(row), piece.shard, int(piece.offset[at]), reason, label)
             task.advance(len(part), bad=float(len(bad)))
     return crc, bad
 

@@ -75,12 +75,14 @@ class Loaded:
     """An index's folder, opened: memory maps by column name, and what `index.json` says.
 
     left_out: how many bad samples a check has left out; None without a check, and then there is no column `crc`.
+    is_part: whether these are some of the shards' samples.
     """
 
     columns: dict[str, np.ndarray]
     fingerprint: str
     labels: int
     left_out: int | None
+    is_part: bool
 
 
 def load(folder: Path, source: Source) -> Loaded | None:
@@ -104,7 +106,7 @@ def load(folder: Path, source: Source) -> Loaded | None:
         rows = {**dict.fromkeys(names, meta["samples"]), "key_start": meta["samples"] + 1}
         if any(columns[name].shape != (count,) for name, count in rows.items()):
             return None
-        return Loaded(columns, meta["fingerprint"], meta["labels"], left_out)
+        return Loaded(columns, meta["fingerprint"], meta["labels"], left_out, "part" in meta)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # damaged or half deleted: it is built again
     finally:

@@ -39,6 +39,7 @@ class Index:
     class_names: in the order of labels, from the `classes.json` beside the shards, if there is one.
     crc: CRC32C of the image files, where every image has been checked; reading compares it.
     left_out: how many bad samples that check has left out.
+    is_part: whether these are some of the shards' samples, see `kdcache.data.part`.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Index:
     class_names: tuple[str, ...] | None
     crc: UInt32[np.ndarray, " n"] | None = None
     left_out: int = 0
+    is_part: bool = False
 
     def __len__(self) -> int:
         return len(self.key_hash)
@@ -66,8 +68,16 @@ class Index:
         return self.key_bytes[self.key_start[sample] : self.key_start[sample + 1]].tobytes().decode()
 
     def describe(self, sample: int) -> str:
-        """How an error names a sample: "KEY in SHARD at byte OFFSET"."""
-        return f"{self.key(sample)} in {self.shards[self.shard[sample]]} at byte {self.offset[sample]}"
+        """How an error names a sample: "KEY in SHARD at byte OFFSET"; of a part also what the error's advice is for."""
+        place = f"{self.key(sample)} in {self.shards[self.shard[sample]]} at byte {self.offset[sample]}"
+        if not self.is_part:
+            return place
+        return f"{place} (DATA is {self.shards_folder} here; afterwards take the part {self.path} of it again)"
+
+    @property
+    def shards_folder(self) -> Path:
+        """The deepest folder that holds all of the shards."""
+        return shards_folder("", self.shards)
 
 
 def key_hash(key: str) -> int:
@@ -180,6 +190,7 @@ def load_index(place: Path, source: Source) -> Index | None:
         num_classes=loaded.labels if class_names is None else len(class_names),
         class_names=class_names,
         left_out=loaded.left_out or 0,
+        is_part=loaded.is_part,
     )
 
 

@@ -21,12 +21,16 @@ _META = re.compile(r"__[^/]*__($|/)")
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample whose image cannot be used: its key, the shard, the byte there at which the image begins, and why."""
+    """A sample whose image cannot be used: its key, the shard, the byte there at which the image begins, and why.
+
+    label: -1 for unlabelled.
+    """
 
     key: str
     shard: str
     offset: int
     reason: str
+    label: int
 
     def __str__(self) -> str:
         return f"{self.key} in {self.shard} at byte {self.offset}: {self.reason}"
@@ -120,7 +124,7 @@ def _table(shard: str, descriptor: int, unlabelled: bool, pass_over: bool) -> Sh
             height, width = image_size(BufferedReader(FileSlice(descriptor, image.offset, image.length)))
         except ValueError as error:
             if pass_over:
-                bad.append(BadSample(key, shard, image.offset, str(error)))
+                bad.append(BadSample(key, shard, image.offset, str(error), label))
                 continue
             raise DataError(
                 f"{image.name} in {shard} at byte {image.offset} cannot be read as an image: {error}. "

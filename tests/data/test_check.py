@@ -122,6 +122,21 @@ def test_a_new_fingerprint_is_warned_of(whole: Path) -> None:
     assert "caches" in listener.warnings[0]
 
 
+@pytest.mark.parametrize("data", [b"<html>404</html>", None])
+def test_a_class_whose_images_are_all_bad_still_counts(tmp_path: Path, data: bytes | None) -> None:
+    """Without a header, or with a sound one and not all of the data."""
+    made = [
+        sample._replace(data=data or sample.data[:-40]) if sample.label == 9 else sample
+        for sample in make_samples(30, (8, 12))
+    ]
+    shards = write_set(tmp_path / "set", made, shards=2)
+    (shards / "classes.json").unlink(missing_ok=True)
+    checked = check(shards, drop_bad=True)
+    assert len(checked.bad) == 3
+    assert checked.index.label.max() == 8
+    assert open_index(shards).num_classes == 10
+
+
 def test_when_the_shards_change_the_check_must_be_repeated(whole: Path) -> None:
     check(whole)
     write_tar(whole / "shard-000009.tar", make_samples(21, (8, 12))[20:])

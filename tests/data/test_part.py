@@ -129,6 +129,25 @@ def test_a_fraction_lies_between_0_and_1(whole: Path, tmp_path: Path, fraction: 
         write_part(open_index(whole), fraction, tmp_path / "part")
 
 
+def test_a_part_is_checked_with_the_whole(whole: Path, tmp_path: Path) -> None:
+    write_part(open_index(whole), 0.5, tmp_path / "part")
+    advice = rf"part of the shards in {whole}\. Check the whole \(`kdcache index {whole} --check`\), then take the part"
+    with pytest.raises(UsageError, match=advice):
+        check_index(tmp_path / "part", fault)
+    with pytest.raises(DataError, match="Name the folder of the shards"):
+        check_index(open_index(whole).path, fault)
+
+
+def test_an_error_about_a_sample_of_a_part_says_what_to_check_and_to_take_again(whole: Path, tmp_path: Path) -> None:
+    index = open_index(whole)
+    part = write_part(index, 0.5, tmp_path / "part")
+    assert index.describe(0).endswith(f" at byte {index.offset[0]}")
+    for opened in (part, open_index(tmp_path / "part")):
+        assert opened.describe(0) == (
+            f"{index.describe(0)} (DATA is {whole} here; afterwards take the part {tmp_path / 'part'} of it again)"
+        )
+
+
 def test_an_index_is_not_taken_for_the_folder_of_shards(whole: Path) -> None:
     with pytest.raises(DataError, match="Name the folder of the shards"):
         open_index(open_index(whole).path)

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from kdcache.cache.store import Cache
+from kdcache.data.index import open_index
+from kdcache.data.part import write_part
 from kdcache.errors import BrokenImageError, CacheError, DataError, KdcacheError, ModelError, RunError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
@@ -59,6 +61,13 @@ def test_a_broken_image_stops_a_training_that_can_go_on(job, tmp_path):
     data = write_set(tmp_path / "data", samples(truncated), shards=3)
     with pytest.raises(BrokenImageError, match="img-00060"):
         train(train_request(str(data), tmp_path / "run", supervised=True, epochs=2))
+
+
+def test_a_broken_image_of_a_part_says_what_to_check(tmp_path):
+    data = write_set(tmp_path / "data", samples(truncated), shards=3)
+    write_part(open_index(data), 1.0, tmp_path / "part")
+    with pytest.raises(BrokenImageError, match=rf"img-00060 .* \(DATA is {data} here; .*index DATA --check`"):
+        train(train_request(str(tmp_path / "part"), tmp_path / "run", supervised=True, epochs=2))
 
 
 def test_a_broken_image_in_an_evaluation_is_named(trained_export, tmp_path):
