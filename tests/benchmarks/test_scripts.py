@@ -93,3 +93,15 @@ def test_the_pixels_table_has_a_row_for_each_filter(script, capsys: pytest.Captu
         assert row.count("|") == rule.count("|")
         assert 0 < float(row.split(" | ")[3]) < 0.3
         assert "photo.jpg" in row
+
+
+def test_the_pixels_table_has_a_row_for_each_policy(script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from support.images import encode, photograph
+
+    (tmp_path / "photo.jpg").write_bytes(encode(photograph("coffee"), "JPEG"))
+    script("pixels", str(tmp_path), "--policy", "c", "--policy", "cifar-autoaugment", "--views", "6").main()
+    _, rule, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split(" | ")[1:3] for row in rows] == [["c", "6"], ["cifar-autoaugment", "6"]]
+    for row in rows:
+        assert row.count("|") == rule.count("|")
+        assert 0 <= float(row.split(" | ")[3]) < 0.25
