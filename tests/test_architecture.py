@@ -113,7 +113,7 @@ def test_the_modules_are_found() -> None:
     [
         ("nvidia", {"kdcache.render.dali"}),
         ("zarr", {"kdcache.cache.zarr_form"}),
-        ("obstore", {"kdcache.cache.objects"}),
+        ("obstore", {"kdcache.cache.objects", "kdcache.object_store"}),
         ("typer", set()),
         ("rich", set()),
         ("kdcache_cli", set()),

@@ -4,31 +4,25 @@ A put is whole or not there, and kept when it returns: nothing is left half writ
 put that must not replace anything is a conditional put, which S3 (since 2024), GCS and Azure have.
 """
 
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
-from obstore.store import from_url
+from obstore.exceptions import AlreadyExistsError
 
 from kdcache.cache.durable import PARTIAL
 from kdcache.cache.files import Files
-from kdcache.errors import CacheError, reason
+from kdcache.errors import CacheError
+from kdcache.object_store import FAILURES, MISSING, SETTINGS, cause, open_store
 
 #: Claims and trials that are older than this belong to nobody.
 LEFT_OVER = timedelta(days=1)
 
 
 class ObjectFiles(Files):
-    """Keys are objects below a URL such as `s3://bucket/path`.
-
-    Credentials, region and endpoint are those of the environment, by the provider's own names (AWS_ENDPOINT_URL,
-    AWS_REGION, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...).
-    """
+    """Keys are objects below a URL such as `s3://bucket/path`."""
 
     may_lose = False
 
@@ -36,7 +30,7 @@ class ObjectFiles(Files):
         self.url = url.rstrip("/")
         self.read_only = read_only
         with self._named("open", ""):
-            self._store: Any = from_url(self.url)
+            self._store = open_store(self.url)
 
     def locate(self, key: str) -> str:
         """The object's URL."""
@@ -44,13 +38,13 @@ class ObjectFiles(Files):
 
     def get(self, key: str) -> bytes | None:
         """The bytes of an object, None where there is none."""
-        with self._named("read", key), suppress(NotFoundError, FileNotFoundError):
+        with self._named("read", key), suppress(*MISSING):
             return bytes(obstore.get(self._store, key).bytes())
         return None
 
     def size(self, key: str) -> int | None:
         """The length of an object, None where there is none."""
-        with self._named("read", key), suppress(NotFoundError, FileNotFoundError):
+        with self._named("read", key), suppress(*MISSING):
             return int(obstore.head(self._store, key)["size"])
         return None
 
@@ -78,7 +72,7 @@ class ObjectFiles(Files):
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        with self._named("write", key), suppress(NotFoundError, FileNotFoundError):
+        with self._named("write", key), suppress(*MISSING):
             obstore.delete(self._store, key)
 
     def prepare(self) -> None:
@@ -102,13 +96,8 @@ class ObjectFiles(Files):
             raise CacheError(f"The cache {self.url} was opened for reading and cannot be changed.")
         try:
             yield
-        except (BaseError, OSError, ValueError) as error:
+        except FAILURES as error:
             raise CacheError(
-                f"Cannot {verb} {self.locate(key)}: {_cause(error)}. Nothing that is recorded is lost: check URL, "
-                "credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...), then run the same command again."
+                f"Cannot {verb} {self.locate(key)}: {cause(error)}. Nothing that is recorded is lost: check "
+                f"{SETTINGS}, then run the same command again."
             ) from error
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what obstore says, without the Rust structure that follows."""
-    return re.split(r"\s+Debug source:|\n", reason(error))[0].rstrip(".")

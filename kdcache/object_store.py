@@ -1,0 +1,33 @@
+"""Opening an object store by a URL such as `s3://bucket/path`: what caches and shards there have in common.
+
+Credentials, region and endpoint are those of the environment, by the provider's own names (AWS_ENDPOINT_URL,
+AWS_REGION, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...). A request that fails for a while is
+repeated by obstore.
+"""
+
+import re
+from typing import Any
+
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import from_url
+
+from kdcache.errors import reason
+
+MISSING = (NotFoundError, FileNotFoundError)
+"""What obstore raises for an object, or a bucket, that is not there."""
+
+FAILURES = (BaseError, OSError, ValueError)
+"""What obstore raises for anything that goes wrong."""
+
+SETTINGS = "URL, credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...)"
+"""What a user can check when a store fails."""
+
+
+def open_store(url: str) -> Any:
+    """The store whose keys are relative to the URL. Nothing is asked of it yet. Raises one of FAILURES."""
+    return from_url(url)
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what obstore says, without the Rust structure that follows."""
+    return re.split(r"\s+Debug source:|\n", reason(error))[0].rstrip(".")
