@@ -231,8 +231,8 @@ class BlockWriter:
             self._write_chunk(joined[:rows])
             self._pending = [joined[rows:]]
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Flush and record the block. Raises CacheError when rows are missing."""
+    def finish(self, provenance: Mapping[str, Any], kl: float | None = None) -> None:
+        """Flush and record the block; `kl` as in `BlockRecord`. Raises CacheError when rows are missing."""
         if self._missing:
             raise CacheError(f"Block {self._block} of view {self._view} lacks {self._missing} rows.")
         if sum(map(len, self._pending)):
@@ -240,7 +240,7 @@ class BlockWriter:
             self._pending = []
         files, entry = self._entry._files, self._entry
         files.flush(self._keys)
-        record = BlockRecord(self._stored, provenance)
+        record = BlockRecord(self._stored, provenance, kl)
         key = record_key(entry.identity.name, self._view, self._block)
         if not files.put_if_absent(key, record.to_bytes()):
             self._agree_with_other_writer()

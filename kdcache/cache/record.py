@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple
 
 import google_crc32c
@@ -40,15 +41,24 @@ class BlockRecord:
 
     Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It
     holds no time, host, rank or duration: making the block again on the same machine gives the same bytes.
+
+    `kl` is what the coding loses: the mean KL divergence, in nats, of the answers as they are stored from those that
+    the teacher gave, over the block's first batch; None where it was not measured.
     """
 
     chunks: Mapping[str, Stored]
     provenance: Mapping[str, Any]
+    kl: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kl is not None:  # as it is written: three digits say all there is to say
+            object.__setattr__(self, "kl", float(f"{self.kl:.3g}"))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON with a checksum."""
         chunks = {name: list(stored) for name, stored in self.chunks.items()}
-        return canonical(seal({"chunks": chunks, "provenance": dict(self.provenance)})).encode()
+        content = {"chunks": chunks, "provenance": dict(self.provenance)}
+        return canonical(seal(content if self.kl is None else {**content, "kl": self.kl})).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "BlockRecord":
@@ -59,12 +69,16 @@ class BlockRecord:
             raise CacheError(f"{where} is no JSON; it was cut short or altered.") from None
         content = unseal(value, where)
         chunks, provenance = content.get("chunks"), content.get("provenance")
-        if not isinstance(chunks, dict) or not isinstance(provenance, dict) or len(content) != 2:
+        kl = content.get("kl")
+        known = {"chunks", "provenance"} | ({"kl"} if kl is not None else set())
+        if not isinstance(chunks, dict) or not isinstance(provenance, dict) or content.keys() != known:
             raise CacheError(f"{where} is no record of a block.")
+        if kl is not None and not (type(kl) is float and 0 <= kl < inf):
+            raise CacheError(f"{where} is no record of a block: {kl!r:.80} is no KL divergence.")
         for stored in chunks.values():
             if not (isinstance(stored, list) and len(stored) == 2 and all(_is_size(part) for part in stored)):
                 raise CacheError(f"{where} is no record of a block: {stored!r:.80} describes no chunk.")
-        record = cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance)
+        record = cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance, kl)
         if record.to_bytes() != data:
             raise CacheError(f"{where} was altered: it is not written as kdcache writes records.")
         return record

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kdcache.models.teachers import Teacher
 from kdcache.targets.base import Coding, Targets
+from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Span
 
@@ -41,21 +42,28 @@ def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: i
 
 
 class Answered(NamedTuple):
-    """What is kept of the answers to some rows, and the likeliest class of each."""
+    """What is kept of the answers to some rows, and the likeliest class of each.
+
+    kl: mean KL divergence, in nats, of what comes back from storage from what was said; where it was measured.
+    """
 
     targets: Targets
     first: Int64[Tensor, "b"]
+    kl: float | None = None
 
 
-def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str) -> Answered:
+def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str, *, measure: bool = False) -> Answered:
     """The teacher's answers to one batch of views, as the cache keeps them.
 
     Args:
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
+        measure: whether to find out what the coding loses.
     """
     log_probs = teacher.answer(views.pixels)
-    targets = coding.keep(log_probs, teacher_labels(views, label_space))
-    return Answered(targets, log_probs.argmax(dim=1).cpu())
+    labels = teacher_labels(views, label_space)
+    targets = coding.keep(log_probs, labels)
+    kl = float(divergence(log_probs.cpu(), coded(coding, log_probs, labels)).mean()) if measure else None
+    return Answered(targets, log_probs.argmax(dim=1).cpu(), kl)
 
 
 def teacher_labels(views: Views, label_space: str) -> Int64[Tensor, "b 2"]:

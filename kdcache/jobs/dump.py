@@ -90,6 +90,7 @@ class DumpReport:
         images_per_s: that this run answered; None if there was nothing left to do.
         top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
             without labels.
+        kl: of a dry run, the mean KL divergence in nats of stored answers from the teacher's, in its first batch.
     """
 
     cache: str
@@ -102,6 +103,7 @@ class DumpReport:
     images_per_s: float | None
     top1: float | None
     dry_run: bool
+    kl: float | None = None
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -113,7 +115,8 @@ class DumpReport:
             hours = self.samples * self.views / self.images_per_s / 3600
             return [
                 f"Dry run: {what}: about {size}, in {hours:,.1f} hours at the {self.images_per_s:,.0f} images/s of its "
-                f"first batches. Nothing was written to {self.cache}."
+                f"first batches. What is stored differs from the answers by a KL of {self.kl:.3g} nats in the mean. "
+                f"Nothing was written to {self.cache}."
             ]
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
@@ -224,9 +227,11 @@ def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> Dum
     start = time.perf_counter()
     top1 = Top1()
     parts = []
+    kl = None
     for batch_views, answered in source.answers(source.batches(0, 0)[:_DRY_RUN_BATCHES]):
         top1.count(batch_views, answered)
         parts.append(answered.targets)
+        kl = answered.kl if kl is None else kl
     images_per_s = sum(map(len, parts)) / (time.perf_counter() - start)
     coding, half = source.coding, len(parts) // 2
     if wants_order(coding) and half:  # learned from some, and tried on others
@@ -250,6 +255,7 @@ def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> Dum
         images_per_s=images_per_s,
         top1=top1.share if request.label_space == "teacher" else None,
         dry_run=True,
+        kl=kl,
     )
 
 

@@ -53,10 +53,18 @@ class Source:
         )
 
     def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
-        """Each batch of views with the teacher's answers, in order."""
-        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, spans)) as stream:
+        """Each batch of views with the teacher's answers, in order; the first of each block is measured."""
+        asked: deque[Span] = deque()
+
+        def noted() -> Iterator[Span]:
+            for span in spans:
+                asked.append(span)
+                yield span
+
+        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted())) as stream:
             for views in stream:
-                yield views, answer(self.teacher, self.coding, views, self.label_space)
+                first = asked.popleft().start % self.block_rows == 0
+                yield views, answer(self.teacher, self.coding, views, self.label_space, measure=first)
 
 
 class MissingBlocks:
@@ -179,9 +187,11 @@ class Filling:
         """
         try:
             writer = self.entry.open_block(view, block)
+            kl = None
             for answered in answers:
                 writer.append(answered.targets)
-            writer.finish(self.provenance)
+                kl = answered.kl if kl is None else kl
+            writer.finish(self.provenance, kl)
         except RecordedError:
             deque(answers, maxlen=0)
             return False

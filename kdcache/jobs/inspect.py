@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class TeacherReport:
         missing: of the other views that were begun, the blocks that are not recorded.
         array_bytes: of all recorded blocks, by array, and of the records.
         stored_answers: rows of all recorded blocks.
+        kl: mean KL divergence, in nats, of stored answers from the teacher's, as measured when they were stored; None
+            where it was not.
         provenance: each way in which blocks were made, and how many blocks.
         answers: None where no block is recorded.
     """
@@ -87,6 +90,7 @@ class TeacherReport:
     missing: dict[int, tuple[int, ...]]
     array_bytes: dict[str, int]
     stored_answers: int
+    kl: float | None
     provenance: tuple[tuple[dict[str, Any], int], ...]
     answers: Answers | None
 
@@ -108,6 +112,8 @@ class TeacherReport:
         if self.stored_answers:
             each = ", ".join(f"{name} {size / self.stored_answers:.2f}" for name, size in self.array_bytes.items())
             lines.append(f"  bytes      {total / self.stored_answers:.2f} a view ({each}); {readable(total)} in all")
+        if self.kl is not None:
+            lines.append(f"  error      {self.kl:.3g} nats: the mean KL of what is stored from what the teacher said")
         for made, count in self.provenance:
             lines.append(f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} ({count} blocks)")
         return lines + (self._answer_lines(self.answers) if self.answers is not None else [])
@@ -191,10 +197,13 @@ def _teacher(entry: Entry, request: InspectRequest, opened: OpenViews | None, pr
     whole = set(range(entry.layout.blocks))
     bytes_by_array: Counter[str] = Counter()
     made: Counter[tuple[tuple[str, str], ...]] = Counter()
+    errors: list[float] = []
     for view, blocks in listed.items():
         bytes_by_array.update(entry.stored_bytes(view))
         for block in blocks:
-            made[tuple(sorted((name, str(value)) for name, value in entry.record(view, block).provenance.items()))] += 1
+            record = entry.record(view, block)
+            made[tuple(sorted((name, str(value)) for name, value in record.provenance.items()))] += 1
+            errors += [record.kl] if record.kl is not None else []
     rows = sum(_rows(entry, block) for blocks in listed.values() for block in blocks)
     return TeacherReport(
         identity=entry.identity.to_json(),
@@ -202,6 +211,7 @@ def _teacher(entry: Entry, request: InspectRequest, opened: OpenViews | None, pr
         missing={view: tuple(sorted(whole - blocks)) for view, blocks in listed.items() if blocks != whole},
         array_bytes=dict(bytes_by_array),
         stored_answers=rows,
+        kl=fmean(errors) if errors else None,
         provenance=tuple((dict(way), count) for way, count in made.most_common()),
         answers=_answers(entry, listed, request.samples, opened, progress) if rows else None,
     )

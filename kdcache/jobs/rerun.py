@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
@@ -24,6 +23,7 @@ from kdcache.jobs.opening import entry_name, stored_views
 from kdcache.models.names import architecture, resolve_name
 from kdcache.progress import Progress
 from kdcache.render.opening import open_renderer
+from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import Picks, Span
 
@@ -132,10 +132,8 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
                     f"Answers of {entry.identity.name} to rows {span.start} to {span.stop} of view {span.view} do not "
                     f"fit the data's labels: {error}"
                 ) from error
-            coding = entry.coding
-            coded = coding.unpack(coding.pack(coding.keep(said, labels), len(said)), len(said)).with_labels(labels)
             same = said.argmax(1) == found.argmax(1)
-            parts.append((same, _kl(said, found), _kl(said, coded.log_probs(said.shape[1]))))
+            parts.append((same, divergence(said, found), divergence(said, coded(entry.coding, said, labels))))
             task.advance(len(said))
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
     return Comparison(
@@ -148,10 +146,6 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
         excess=float((kl - own).max()),
         limit=request.max_kl,
     )
-
-
-def _kl(said: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
-    return (said.double().exp() * (said.double() - stored.double())).sum(1).clamp(min=0)
 
 
 def _entry(cache: Cache, teacher: str) -> Entry:

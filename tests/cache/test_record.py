@@ -18,8 +18,11 @@ def with_checksum(payload: bytes) -> bytes:
     return payload + google_crc32c.value(payload).to_bytes(4, "little")
 
 
-def test_a_record_comes_back() -> None:
-    assert BlockRecord.from_bytes(RECORD.to_bytes(), "here") == RECORD
+@pytest.mark.parametrize("kl", [None, 0.0, 0.0441234, 1e-9, 12345.6])
+def test_a_record_comes_back(kl: float | None) -> None:
+    record = BlockRecord(RECORD.chunks, RECORD.provenance, kl)
+    assert BlockRecord.from_bytes(record.to_bytes(), "here") == record
+    assert record.kl == (None if kl is None else pytest.approx(kl, rel=5e-3))
 
 
 def test_equal_records_are_equal_bytes() -> None:
@@ -44,6 +47,8 @@ def test_any_altered_byte_is_noticed() -> None:
         {"chunks": {}},
         {"chunks": [], "provenance": {}},
         {"chunks": {}, "provenance": {}, "more": 1},
+        {"chunks": {}, "provenance": {}, "kl": -0.1},
+        {"chunks": {}, "provenance": {}, "kl": "0.1"},
         {"chunks": {"a/0": [1]}, "provenance": {}},
         {"chunks": {"a/0": [1, -1]}, "provenance": {}},
         {"chunks": {"a/0": [1, True]}, "provenance": {}},

@@ -154,6 +154,7 @@ def test_a_dry_run_predicts_the_bytes_and_writes_nothing(job, tmp_path):
     assert (predicted.samples, predicted.views, predicted.blocks) == (SAMPLES, 2, measured.blocks)
     assert predicted.bytes_per_view == pytest.approx(measured.bytes_per_view, rel=0.35)
     assert "bytes" in predicted.lines()[0]
+    assert f"a KL of {predicted.kl:.3g} nats" in predicted.lines()[0]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_classes_of_other_names_are_refused(job, tmp_path):
 
 
 def test_the_policy_without_mixing_is_refused_by_the_field_too(job):
-    with pytest.raises(IdentityError, match=r"policy\.cutmix 1.0, and nothing was asked for"):
+    with pytest.raises(IdentityError, match=r"policy\.auto_augment rand-m7-mstd0\.5-inc1, and nothing was asked for"):
         dump(dump_request(job.data, job.cache, job.weights, "crop"))
 
 
@@ -228,6 +229,21 @@ def test_an_odd_last_row_is_stored(job):
     labels = view_set.rows(Span(0, start, stop)).labels
     assert len(entry.read_block(0, entry.layout.blocks - 1)) == stop - start
     assert labels[-1, 1] == -1
+
+
+def test_each_block_records_what_its_coding_loses(job, tmp_path):
+    """KL(answer || stored) over the block's first batch; the answers themselves come from a full cache."""
+    dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, targets="topk", k=2, min_prob=0.0))
+    entry, full = (Cache.open(place).entry(MODEL) for place in (tmp_path / "topk", job.cache))
+    view_set = stored_views(Cache.open(job.cache), open_index(job.data)).view_set
+    for block in range(entry.layout.blocks):
+        start, stop = entry.layout.block_range(block)
+        labels = torch.from_numpy(view_set.rows(Span(1, start, stop)).labels)
+        said = full.read_block(1, block).log_probs(CLASSES)[:16].double()
+        stored = entry.read_block(1, block).with_labels(labels).log_probs(CLASSES)[:16].double()
+        assert entry.record(1, block).kl == pytest.approx(float((said.exp() * (said - stored)).sum(1).mean()), rel=0.01)
+        assert entry.record(1, block).kl > 0
+        assert full.record(1, block).kl == 0
 
 
 def test_a_dry_run_needs_no_whole_block(job, tmp_path):

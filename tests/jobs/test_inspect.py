@@ -114,6 +114,12 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     assert f"top-1 is the label for {found.top1:.2%}" in "\n".join(report.lines())
 
 
+def test_the_error_of_a_coding_is_that_of_the_records(job) -> None:
+    report = inspect(InspectRequest(str(job.cache))).teachers[0]
+    assert report.kl == 0, "full answers lose nothing"
+    assert "error      0 nats" in "\n".join(report.lines())
+
+
 def test_few_answers_may_stand_for_all(job) -> None:
     few = inspect(InspectRequest(str(job.cache), samples=60)).teachers[0].answers
     assert 30 <= few.looked_at <= 90

@@ -1,0 +1,17 @@
+"""What a coding loses: an answer after a full round trip, and how far it is from the answer itself."""
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from kdcache.targets.base import Coding
+
+
+def coded(coding: Coding, said: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Float[Tensor, "b c"]:
+    """The log-probabilities that come back when `said` is kept, packed, unpacked and rebuilt; on the host."""
+    packed = coding.pack(coding.keep(said, labels), len(said))
+    return coding.unpack(packed, len(said)).with_labels(labels.cpu()).log_probs(said.shape[1])
+
+
+def divergence(said: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:
+    """KL(said || stored) of each row, in nats, from log-probabilities; in float64."""
+    return (said.double().exp() * (said.double() - stored.double())).sum(1).clamp(min=0)
