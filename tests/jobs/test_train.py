@@ -21,7 +21,7 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
 from kdcache.run.config import read_config
-from support.small_job import (
+from support.small_job import MIXING_POLICY, (
     CLASSES,
     MODEL,
     SETTINGS,
@@ -51,7 +51,7 @@ def test_a_run_folder_holds_config_metrics_checkpoints_and_export(trained):
     assert (report.epochs, report.steps) == (3, 15)
     config = read_config(out / "config.yaml")
     assert config.schedule.epochs == 3
-    assert config.views.policy == {"mixup": 0.2, "cutmix": 1.0, "reference_size": 32}
+    assert config.views.policy == json.loads(MIXING_POLICY)
     with (out / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
