@@ -21,8 +21,9 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
 from kdcache.run.config import read_config
-from support.small_job import MIXING_POLICY, (
+from support.small_job import (
     CLASSES,
+    MIXING_POLICY,
     MODEL,
     SETTINGS,
     Heard,
