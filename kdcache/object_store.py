@@ -8,13 +8,16 @@ repeated by obstore.
 import re
 from typing import Any
 
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import from_url
 
 from kdcache.errors import reason
 
 MISSING = (NotFoundError, FileNotFoundError)
 """What obstore raises for an object, or a bucket, that is not there."""
+
+HIDDEN = (*MISSING, PermissionDeniedError)
+"""What it raises for an object that is not there to somebody who may read objects, but may not list them."""
 
 FAILURES = (BaseError, OSError, ValueError)
 """What obstore raises for anything that goes wrong."""

@@ -16,7 +16,7 @@ from kdcache.data.index import Index, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import BadSample
-from kdcache.data.shards import expand_data
+from kdcache.data.shards import expand_data, open_shard
 from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import BadSamplesError, DataError, UsageError
 from kdcache.progress import Progress, silent
@@ -142,16 +142,11 @@ def _rows_of_pieces(index: Index) -> Iterator[Int64[np.ndarray, " b"]]:
 
 def _check_piece(piece: _Piece, fault: Fault) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
     sums, faults = np.zeros(len(piece.offset), CRC), {}
-    try:
-        with open(piece.shard, "rb") as stream:
-            for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
-                data = os.pread(stream.fileno(), length, offset)
-                sums[at] = google_crc32c.value(data)
-                reason = fault(data)
-                if reason is not None:
-                    faults[at] = reason
-    except OSError as error:
-        raise DataError(
-            f"The shard {piece.shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
-        ) from error
+    with open_shard(piece.shard) as file:
+        for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
+            data = file.read(length, offset)
+            sums[at] = google_crc32c.value(data)
+            reason = fault(data)
+            if reason is not None:
+                faults[at] = reason
     return sums, faults

@@ -9,6 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kdcache.data import remote
+from kdcache.data.places import is_url
 from kdcache.errors import DataError
 
 FORMAT = 1
@@ -38,17 +40,21 @@ META = "index.json"
 class Source:
     """What an index is made from.
 
-    folder: what the shards' names are relative to, so that an index moves with its shards.
-    shards: of each shard its name, size in bytes, and time of modification in nanoseconds.
+    folder: what the shards' names are relative to, so that an index moves with its shards; a `str` is a URL.
+    shards: of each shard its name, size in bytes, and time of modification in nanoseconds; or its URL, size and ETag.
     """
 
-    folder: Path
-    shards: tuple[tuple[str, int, int], ...]
+    folder: Path | str
+    shards: tuple[tuple[str, int, int | str], ...]
     unlabelled: bool
 
     @classmethod
-    def of(cls, folder: Path, shards: Iterable[str], unlabelled: bool) -> "Source":
-        """These shards (absolute paths) as they are now. Raises DataError when one cannot be looked at."""
+    def of(cls, folder: Path | str, shards: Iterable[str], unlabelled: bool) -> "Source":
+        """These shards (absolute paths, or URLs) as they are now. Raises DataError when one cannot be looked at."""
+        shards = tuple(shards)
+        if is_url(shards[0]):
+            states = zip(shards, remote.states_of(shards), strict=True)
+            return cls(folder, tuple((url, *state) for url, state in states), unlabelled)
         found = []
         for shard in shards:
             try:
@@ -62,8 +68,10 @@ class Source:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The shards' absolute paths."""
-        return tuple(os.path.normpath(os.path.join(self.folder, name)) for name, _, _ in self.shards)
+        """The shards' absolute paths, or their URLs."""
+        return tuple(
+            name if is_url(name) else os.path.normpath(os.path.join(self.folder, name)) for name, _, _ in self.shards
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What `index.json` keeps, to tell whether an index is still of today's shards."""

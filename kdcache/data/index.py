@@ -8,7 +8,7 @@ keys alone: not on the shards' names, number or order.
 import json
 import os
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
+from kdcache.data import remote
 from kdcache.data.columns import Source, load, read_meta
 from kdcache.data.index_writer import IndexWriter, hash_keys
-from kdcache.data.places import building, claimed, index_places, shards_folder
+from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample, scan_shard
 from kdcache.data.shards import CLASSES, expand_data
 from kdcache.data.workers import in_processes, workers_for
@@ -30,7 +31,7 @@ from kdcache.progress import Progress, silent
 class Index:
     """All samples of a data set; `n` of them, one row each.
 
-    path: the index's own folder; shards: absolute paths.
+    path: the index's own folder; shards: absolute paths, or URLs.
     key_hash: 64-bit BLAKE2b of the UTF-8 key as a little-endian number, strictly ascending.
     shard: which of the shards; offset, length: where in it the image file lies, in bytes.
     height, width: in pixels, as stored (EXIF orientation is not applied); label: -1 for unlabelled.
@@ -75,8 +76,8 @@ class Index:
         return f"{place} (DATA is {self.shards_folder} here; afterwards take the part {self.path} of it again)"
 
     @property
-    def shards_folder(self) -> Path:
-        """The deepest folder that holds all of the shards."""
+    def shards_folder(self) -> Path | str:
+        """The deepest folder that holds all of the shards; a `str` is a URL."""
         return shards_folder("", self.shards)
 
 
@@ -103,9 +104,10 @@ def open_index(
     if part:
         return _open_part(Path(os.path.abspath(data)), part)
     shards = expand_data(data)
+    now = Source.of(shards_folder(data, shards), shards, unlabelled)
     # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
     for without_labels in (unlabelled, True):
-        source = Source.of(shards_folder(data, shards), shards, without_labels)
+        source = replace(now, unlabelled=without_labels)
         places = index_places(data, shards, without_labels)
         found = [index for place in places if (index := load_index(place, source)) is not None]
         if found:
@@ -156,8 +158,8 @@ def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
     if "part" not in meta:
         raise DataError(f"{folder} is the index of some shards, not their folder. Name the folder of the shards.")
     try:
-        shards = [os.path.normpath(os.path.join(folder, name)) for name, _, _ in meta["source"]["shards"]]
-        index = load_index(folder, Source.of(folder, shards, meta["source"]["unlabelled"]))
+        former = Source(folder, tuple(map(tuple, meta["source"]["shards"])), meta["source"]["unlabelled"])
+        index = load_index(folder, Source.of(folder, former.paths, former.unlabelled))
     except (KeyError, TypeError, ValueError):
         index = None
     if index is None:
@@ -176,10 +178,10 @@ def load_index(place: Path, source: Source) -> Index | None:
     loaded = load(place, source)
     if loaded is None:
         return None
-    class_names = _class_names(source.folder / CLASSES)
+    class_names = _class_names(f"{source.folder}/{CLASSES}")
     if class_names is not None and len(class_names) < loaded.labels:
         raise DataError(
-            f"{source.folder / CLASSES} names {len(class_names)} classes, but the labels go up to "
+            f"{source.folder}/{CLASSES} names {len(class_names)} classes, but the labels go up to "
             f"{loaded.labels - 1}. List every class, or remove the file."
         )
     return Index(
@@ -194,9 +196,15 @@ def load_index(place: Path, source: Source) -> Index | None:
     )
 
 
-def _class_names(path: Path) -> tuple[str, ...] | None:
+def _class_names(path: str) -> tuple[str, ...] | None:
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
+        if is_url(path):
+            text = remote.read_if_there(path)
+            if text is None:
+                return None
+        else:
+            text = Path(path).read_bytes()
+        names = json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

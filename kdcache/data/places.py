@@ -16,26 +16,49 @@ from kdcache.flushing import flush
 _BUILDING = "-building-"
 
 
-def shards_folder(data: str | Path, shards: Sequence[str]) -> Path:
-    """The folder that DATA is, or the deepest one that holds all of the pattern's shards."""
-    if os.path.isdir(data):
-        return Path(os.path.abspath(data))
+def is_url(place: str | Path) -> bool:
+    """Whether a shard, a folder or DATA is named by a URL such as `s3://bucket/train`."""
+    return "://" in str(place)
+
+
+def is_pattern(data: str | Path) -> bool:
+    """Whether webdataset makes anything of DATA but the one name that it is."""
+    return any(mark in str(data) for mark in ("{", "::", "$"))
+
+
+def is_folder(data: str | Path) -> bool:
+    """Whether DATA is a folder. Of a URL its name has to tell: object stores have no folders."""
+    if is_url(data):
+        return not is_pattern(data) and not str(data).endswith(".tar")
+    return os.path.isdir(data)
+
+
+def shards_folder(data: str | Path, shards: Sequence[str]) -> Path | str:
+    """The folder that DATA is, or the deepest one that holds all of the pattern's shards; a `str` is a URL."""
+    if is_folder(data):
+        return str(data).rstrip("/") if is_url(data) else Path(os.path.abspath(data))
+    if is_url(shards[0]):
+        scheme = shards[0].partition("://")[0]
+        return f"{scheme}://" + os.path.commonpath([os.path.dirname(shard.partition("://")[2]) for shard in shards])
     return Path(os.path.commonpath([os.path.dirname(shard) for shard in shards]))
 
 
-def index_places(data: str | Path, shards: Sequence[str], unlabelled: bool) -> tuple[Path, Path]:
+def index_places(data: str | Path, shards: Sequence[str], unlabelled: bool) -> tuple[Path, ...]:
     """The folders in which the index of DATA may lie: beside its shards, else among the user's cached files.
 
-    The index of a pattern carries a hash of the shards that the pattern names, so that patterns share a folder.
+    The index of a pattern carries a hash of the shards that the pattern names, so that patterns share a folder. That
+    of URLs lies among the user's cached files alone: it is mapped into memory.
     """
     folder = shards_folder(data, shards)
     name = "kdcache-index"
-    if not os.path.isdir(data):
-        name += "-" + _hash("\0".join(os.path.relpath(shard, folder) for shard in shards))
+    if not is_folder(data):
+        names = shards if isinstance(folder, str) else [os.path.relpath(shard, folder) for shard in shards]
+        name += "-" + _hash("\0".join(names))
     if unlabelled:
         name += "-unlabelled"
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kdcache"
-    return folder / name, cached / f"{folder.name}-{_hash(str(folder))}" / name
+    place = cached / f"{os.path.basename(folder)}-{_hash(str(folder))}" / name
+    return (place,) if isinstance(folder, str) else (folder / name, place)
 
 
 def _hash(text: str) -> str:

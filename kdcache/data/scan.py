@@ -1,6 +1,5 @@
 """One shard -> the table of its samples, by webdataset's rules, from tar and image headers alone."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,7 +8,9 @@ from io import BufferedReader
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from kdcache.data.images import IMAGE_EXTENSIONS, FileSlice, image_size
+from kdcache.data.images import IMAGE_EXTENSIONS, image_size
+from kdcache.data.shard_file import FileSlice, ShardFile
+from kdcache.data.shards import open_shard
 from kdcache.data.tar import Member, members
 from kdcache.errors import DataError
 
@@ -103,25 +104,20 @@ def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False) -> ShardTa
     Raises DataError, naming shard, member and byte offset, for a tar that is damaged or cut short, a sample without
     an image, with several, or without a label, a label that is no whole number from 0, and a broken image header.
     """
-    try:
-        with open(shard, "rb") as stream:
-            return _table(shard, stream.fileno(), unlabelled, pass_over)
-    except OSError as error:
-        raise DataError(
-            f"The shard {shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
-        ) from error
+    with open_shard(shard) as file:
+        return _table(shard, file, unlabelled, pass_over)
 
 
-def _table(shard: str, descriptor: int, unlabelled: bool, pass_over: bool) -> ShardTable:
+def _table(shard: str, file: ShardFile, unlabelled: bool, pass_over: bool) -> ShardTable:
     keys: list[bytes] = []
     rows: list[tuple[int, int, int, int, int]] = []
     bad: list[BadSample] = []
-    for key, parts in group(members(shard, descriptor), shard):
+    for key, parts in group(members(shard, file), shard):
         image = _image(key, parts, shard)
         encoded = _encode(key, image, shard)
-        label = -1 if unlabelled else _label(key, parts, shard, descriptor)
+        label = -1 if unlabelled else _label(key, parts, shard, file)
         try:
-            height, width = image_size(BufferedReader(FileSlice(descriptor, image.offset, image.length)))
+            height, width = image_size(BufferedReader(FileSlice(file, image.offset, image.length)))
         except ValueError as error:
             if pass_over:
                 bad.append(BadSample(key, shard, image.offset, str(error), label))
@@ -169,7 +165,7 @@ def _encode(key: str, image: Member, shard: str) -> bytes:
         ) from error
 
 
-def _label(key: str, parts: dict[str, Member], shard: str, descriptor: int) -> int:
+def _label(key: str, parts: dict[str, Member], shard: str, file: ShardFile) -> int:
     member = parts.get(LABEL)
     if member is None:
         first = next(iter(parts.values()))
@@ -177,7 +173,7 @@ def _label(key: str, parts: dict[str, Member], shard: str, descriptor: int) -> i
             f"The sample {key} in {shard} at byte {first.offset} has no label: there is no {key}.{LABEL}. "
             "Write the shard again with labels, or index it with --unlabelled for losses that need none."
         )
-    text = os.pread(descriptor, min(member.length, _LONGEST_LABEL_TEXT), member.offset).strip()
+    text = file.read(min(member.length, _LONGEST_LABEL_TEXT), member.offset).strip()
     if member.length <= _LONGEST_LABEL_TEXT and re.fullmatch(rb"[0-9]+", text) and int(text) <= LARGEST_LABEL:
         return int(text)
     raise DataError(

@@ -1,7 +1,7 @@
 """Where the shards are, and reading single images out of them.
 
-Shards are plain tar files on a file system. Which names a brace pattern stands for is webdataset's own rule; only
-random access by byte offset is ours.
+Shards are plain tar files on a file system, or in an object store (see `remote`). Which names a brace pattern stands
+for is webdataset's own rule; only random access by byte offset is ours.
 """
 
 import os
@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64
 
+from kdcache.data import remote
+from kdcache.data.places import is_folder, is_pattern, is_url
+from kdcache.data.shard_file import LocalFile, ShardFile
 from kdcache.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,25 +33,25 @@ INCOMPLETE = "IMPORT-INCOMPLETE"
 
 
 def expand_data(data: str | Path) -> tuple[str, ...]:
-    """Absolute paths of the shards that DATA stands for, in order.
+    """Absolute paths, or URLs, of the shards that DATA stands for, in order.
 
     data: a folder (its `*.tar` files by name), one tar file, or a brace pattern such as `train-{000000..001023}.tar`
-        with webdataset's expansion, whose order is kept.
+        with webdataset's expansion, whose order is kept; or a URL of any of them, such as `s3://bucket/train`.
 
-    Raises DataError when there is no shard, when one of them is missing or listed twice, when DATA is not on a file
-    system, and when the import that made the shards did not finish.
+    Raises DataError when there is no shard, when one of them is missing or listed twice (a URL that is missing is
+    found by whoever looks at it), when DATA is a program, and when the import that made the shards did not finish.
     """
-    if "://" in str(data) or str(data).startswith("pipe:"):
+    names = ["pipe:"] if str(data).startswith("pipe:") else [] if is_folder(data) else _expand_braces(str(data))
+    if any(name.startswith("pipe:") for name in names):
         raise DataError(
-            f"{data} is not on a file system; kdcache reads single images out of the shards at random. "
-            "Copy or mount the shards, and name the folder."
+            f"{data} is a program; kdcache reads single images out of the shards at random. "
+            "Put the shards on a file system or into an object store, and name the folder."
         )
-    if os.path.isdir(data):
-        shards = _in_folder(Path(data))
-    else:
-        shards = tuple(os.path.abspath(name) for name in _expand_braces(str(data)))
+    shards = tuple(name if is_url(name) else os.path.abspath(name) for name in names) or _in_folder(data)
+    if len({is_url(shard) for shard in shards}) > 1:
+        raise DataError(f"{data} names shards on a file system and elsewhere. Bring them together.")
     for folder in dict.fromkeys(os.path.dirname(shard) for shard in shards):
-        if os.path.exists(os.path.join(folder, INCOMPLETE)):
+        if _exists(f"{folder}/{INCOMPLETE}"):
             raise DataError(
                 f"The import into {folder} did not finish, so images are missing. Run the same import again."
             )
@@ -56,17 +60,22 @@ def expand_data(data: str | Path) -> tuple[str, ...]:
         if shard in seen:
             raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
         seen.add(shard)
-        if not os.path.isfile(shard):
+        if not is_url(shard) and not os.path.isfile(shard):
             raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
     return shards
 
 
-def _in_folder(folder: Path) -> tuple[str, ...]:
+def _exists(path: str) -> bool:
+    return remote.read_if_there(path) is not None if is_url(path) else os.path.exists(path)
+
+
+def _in_folder(data: str | Path) -> tuple[str, ...]:
+    folder = str(data).rstrip("/") if is_url(data) else os.path.abspath(data)
     try:
-        names = sorted(os.listdir(folder))
+        names = remote.names_in(folder) if is_url(folder) else sorted(os.listdir(folder))
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
-    shards = tuple(os.path.abspath(folder / name) for name in names if name.endswith(".tar"))
+    shards = tuple(f"{folder}/{name}" for name in names if name.endswith(".tar"))
     if shards:
         return shards
     if INCOMPLETE in names:
@@ -83,8 +92,8 @@ def _in_folder(folder: Path) -> tuple[str, ...]:
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    if not any(mark in pattern for mark in ("{", "::", "$")):
-        if not os.path.exists(pattern):
+    if not is_pattern(pattern):
+        if not is_url(pattern) and not os.path.exists(pattern):
             raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
         return [pattern]
     from webdataset.shardlists import expand_urls  # imports torch
@@ -95,8 +104,23 @@ def _expand_braces(pattern: str) -> list[str]:
         raise DataError(f"The pattern {pattern} cannot be expanded: {error}. Correct it.") from error
 
 
+@contextmanager
+def open_shard(shard: str) -> Iterator[ShardFile]:
+    """A shard, to be read by position. Raises DataError when it cannot be opened or, within the block, read."""
+    if is_url(shard):
+        yield remote.RemoteFile(shard)
+        return
+    try:
+        with open(shard, "rb") as stream:
+            yield LocalFile(stream.fileno())
+    except OSError as error:
+        raise DataError(
+            f"The shard {shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
+        ) from error
+
+
 class SampleReader:
-    """Reads encoded images at random, from any number of threads, with a bounded number of open shards.
+    """Reads encoded images at random, from any number of threads, with a bounded number of open shards or requests.
 
     index: where each sample lies.
     open_files: how many shards stay open; threads that read at the same moment may exceed it by one each.
@@ -104,6 +128,7 @@ class SampleReader:
 
     def __init__(self, index: "Index", open_files: int = 64) -> None:
         self._index = index
+        self._ranges = remote.RangeReader(index.shards) if is_url(index.shards[0]) else None
         self._files = _OpenFiles(index.shards, open_files)
 
     def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
@@ -117,7 +142,14 @@ class SampleReader:
         )
         images: list[bytes] = [b""] * len(samples)
         order = np.lexsort((offsets, shards))
-        for run in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else ():
+        runs = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
+        if self._ranges is not None:
+            wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]
+            found = self._ranges.read(wanted)
+            for place, data in zip(order.tolist(), chain.from_iterable(found), strict=True):
+                images[place] = self._whole(data, int(samples[place]), int(lengths[place]))
+            return images
+        for run in runs:
             shard = int(shards[run[0]])
             with self._files.borrow(shard) as descriptor:
                 for place in run.tolist():
@@ -131,6 +163,9 @@ class SampleReader:
             data = os.pread(descriptor, length, offset)
         except OSError as error:
             raise DataError(f"{self._index.describe(sample)} cannot be read: {error.strerror}.") from error
+        return self._whole(data, sample, length)
+
+    def _whole(self, data: bytes, sample: int, length: int) -> bytes:
         if len(data) != length:
             raise DataError(
                 f"{self._index.describe(sample)} ends after {len(data)} of {length} bytes: the shard has shrunk since "
@@ -147,6 +182,8 @@ class SampleReader:
     def close(self) -> None:
         """Close all shards; a read still going on in another thread keeps its own until it is done."""
         self._files.close()
+        if self._ranges is not None:
+            self._ranges.close()
 
     def __enter__(self) -> "SampleReader":
         return self

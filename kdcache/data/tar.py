@@ -4,11 +4,11 @@ Python's tarfile ends quietly at a damaged or half-written header as if the arch
 of a shard that was cut short, the last images would be missing and nobody would know.
 """
 
-import os
 import tarfile
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from kdcache.data.shard_file import ShardFile
 from kdcache.errors import DataError
 
 BLOCK = tarfile.BLOCKSIZE
@@ -23,15 +23,15 @@ class Member(NamedTuple):
     length: int
 
 
-def members(path: str, descriptor: int) -> Iterator[Member]:
-    """Every regular file of the tar at `path`, open as `descriptor`, front to back, from its headers alone.
+def members(path: str, file: ShardFile) -> Iterator[Member]:
+    """Every regular file of the tar at `path`, open as `file`, front to back, from its headers alone.
 
     Raises DataError when the file is no plain tar, has a damaged header, or ends before its end-of-archive mark.
     """
-    size = os.fstat(descriptor).st_size
+    size = file.size
     end = 0  # of the members so far
     try:
-        with os.fdopen(os.dup(descriptor), "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
+        with file.stream() as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             while (info := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # or tarfile keeps every header it has seen
                 end = info.offset_data + (-(-info.size // BLOCK) * BLOCK if info.isreg() else 0)
@@ -50,13 +50,13 @@ def members(path: str, descriptor: int) -> Iterator[Member]:
                     )
                 yield Member(info.name, info.offset_data, info.size)
     except (tarfile.TarError, ValueError) as error:
-        raise _damage(path, descriptor, size, end) from error
-    if os.pread(descriptor, BLOCK, end) != bytes(BLOCK):
-        raise _damage(path, descriptor, size, end)
+        raise _damage(path, file, end) from error
+    if file.read(BLOCK, end) != bytes(BLOCK):
+        raise _damage(path, file, end)
 
 
-def _damage(path: str, descriptor: int, size: int, end: int) -> DataError:
-    start = os.pread(descriptor, 4, 0)
+def _damage(path: str, file: ShardFile, end: int) -> DataError:
+    start, size = file.read(4, 0), file.size
     if start.startswith(_GZIP) or start == _ZSTD:
         return DataError(
             f"The shard {path} is compressed, which rules out random access. "

@@ -132,11 +132,11 @@ def anything(path: str) -> Answer:
 
 def data(path: str) -> Answer:
     """How many shards DATA names, all of which exist; the first one can be read."""
-    from kdcache.data.shards import expand_data
+    from kdcache.data.shards import expand_data, open_shard
 
     shards = expand_data(path)
-    with open(shards[0], "rb") as file:
-        file.read(512)
+    with open_shard(shards[0]) as file:
+        file.read(512, 0)
     return {"shards": len(shards)}
 
 

@@ -179,7 +179,7 @@ def check_labels(index: Index, num_classes: int, class_names: tuple[str, ...] | 
 
 def data_of(index: Index) -> str:
     """Where the samples of an index lie, for messages."""
-    return os.path.commonpath(index.shards) if len(index.shards) > 1 else index.shards[0]
+    return str(index.shards_folder) if len(index.shards) > 1 else index.shards[0]
 
 
 def _pictures(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.data.images import IMAGE_EXTENSIONS, FileSlice
+from kdcache.data.images import IMAGE_EXTENSIONS
+from kdcache.data.shard_file import FileSlice, LocalFile
 
 CONTENT = bytes(range(100))
 
@@ -34,7 +35,7 @@ def test_a_slice_reads_as_the_bytes_in_memory_would(
     descriptor: int, offset: int, length: int, buffered: bool, steps: list[tuple[str, int]]
 ) -> None:
     length = min(length, 100 - offset)
-    raw = FileSlice(descriptor, offset, length)
+    raw = FileSlice(LocalFile(descriptor), offset, length)
     ours = io.BufferedReader(raw, 16) if buffered else raw
     theirs = io.BytesIO(CONTENT[offset : offset + length])
     for kind, number in steps:

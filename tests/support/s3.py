@@ -3,8 +3,11 @@
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from kdcache.cache.objects import ObjectFiles
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,11 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")).close()
     return f"s3://{bucket}"
+
+
+def upload(folder: Path, url: str) -> str:
+    """Put the files of a folder under a URL, which it gives."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            ObjectFiles(url).put(path.name, path.read_bytes())
+    return url

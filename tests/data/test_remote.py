@@ -1,0 +1,211 @@
+"""Shards on a real S3 server: the index and the bytes of the same shards on a disk."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcache.cache.objects import ObjectFiles
+from kdcache.data import remote
+from kdcache.data.check import check_index
+from kdcache.data.columns import COLUMNS
+from kdcache.data.index import Index, build_index, open_index
+from kdcache.data.part import write_part
+from kdcache.data.shards import INCOMPLETE, SampleReader, expand_data
+from kdcache.errors import BadSamplesError, DataError
+from support.s3 import s3, s3_server, upload  # noqa: F401
+from support.shards import make_samples, make_shards, write_tar
+
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shards(tmp_path_factory.mktemp("shards") / "set", images=IMAGES, size=(24, 32), shards=3, varied=True)
+
+
+@pytest.fixture
+def url(s3: str, shards: Path) -> str:  # noqa: F811
+    return upload(shards, f"{s3}/some/train")
+
+
+@pytest.fixture(params=[1000, 8 << 20], ids=["small-windows", "windows"])
+def window(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_WINDOW", request.param)
+
+
+def assert_equal(one: Index, other: Index) -> None:
+    assert (one.fingerprint, one.class_names, one.num_classes) == (other.fingerprint, other.class_names, 10)
+    for name in (*COLUMNS, "key_start", "key_bytes"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+@pytest.mark.usefixtures("window")
+def test_the_index_is_that_of_the_same_shards_on_a_disk(shards: Path, url: str) -> None:
+    index = build_index(url, workers=1)
+    assert_equal(index, open_index(shards))
+    assert index.shards == tuple(f"{url}/shard-{shard:06d}.tar" for shard in range(3))
+    assert index.path.is_relative_to(os.environ["XDG_CACHE_HOME"])
+    assert index.describe(0).endswith(f"in {index.shards[index.shard[0]]} at byte {index.offset[0]}")
+
+
+def test_it_is_built_once_for_a_folder_and_for_a_pattern(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern = f"{url}/shard-{{000000..000001}}.tar"
+    folder, two, one = open_index(url), open_index(pattern), open_index(f"{url}/shard-000002.tar")
+    assert len({folder.path, two.path, one.path}) == 3
+    assert len(two) + len(one) == len(folder) == IMAGES
+    assert two.shards == folder.shards[:2]
+    assert two.class_names == folder.class_names
+
+    def never(*asked: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr("kdcache.data.index.write_index", never)
+    for data, index in ((url, folder), (f"{url}/", folder), (pattern, two)):
+        assert open_index(data).path == index.path
+
+
+def test_processes_scan_together(shards: Path, url: str) -> None:
+    assert_equal(build_index(url, workers=2), open_index(shards))
+
+
+def test_reading_gives_the_same_bytes_in_the_order_asked_for(shards: Path, url: str) -> None:
+    samples = np.random.default_rng(0).integers(0, IMAGES, 150)
+    with SampleReader(open_index(shards)) as local, SampleReader(open_index(url)) as elsewhere:
+        assert elsewhere.read(samples) == local.read(samples)
+        assert elsewhere.read(np.empty(0, np.int64)) == []
+        with ThreadPoolExecutor(4) as pool:
+            for part, images in zip(
+                np.split(samples, 10), pool.map(elsewhere.read, np.split(samples, 10)), strict=True
+            ):
+                assert images == local.read(part)
+
+
+def test_a_shard_written_over_makes_the_index_stale(url: str, tmp_path: Path) -> None:
+    files = ObjectFiles(url)
+    former = open_index(url)
+    old = files.get("shard-000000.tar")
+    samples = [
+        sample._replace(label=9 - sample.label)
+        for sample in make_samples(IMAGES, size=(24, 32), varied=True)
+        if sample.key in {former.key(row) for row in np.flatnonzero(former.shard == 0).tolist()}
+    ]
+    new = write_tar(tmp_path / "new.tar", samples).read_bytes()
+    assert old is not None
+    assert len(new) == len(old)
+    files.put("shard-000000.tar", new)
+    index = open_index(url)
+    np.testing.assert_array_equal(index.label, np.where(former.shard == 0, 9 - former.label, former.label))
+    files.put("shard-000000.tar", old)
+    assert open_index(url).fingerprint == former.fingerprint
+
+
+def test_another_shard_makes_the_index_of_a_folder_stale(url: str, tmp_path: Path) -> None:
+    assert len(open_index(url)) == IMAGES
+    more = write_tar(tmp_path / "more.tar", [make_samples(IMAGES + 1)[-1]])
+    ObjectFiles(url).put("z.tar", more.read_bytes())
+    assert len(open_index(url)) == IMAGES + 1
+
+
+def test_a_shard_that_has_gone_or_shrunk_is_named_when_it_is_read(url: str) -> None:
+    index = open_index(url)
+    last = int(np.flatnonzero(index.shard == 2)[np.argmax(index.offset[index.shard == 2])])
+    files = ObjectFiles(url)
+    data = files.get("shard-000002.tar")
+    assert data is not None
+    with SampleReader(index) as reader:
+        files.put("shard-000002.tar", data[: int(index.offset[last] + index.length[last]) - 10])
+        with pytest.raises(DataError, match=r"shard-000002.tar at byte \d+ ends after \d+ of"):
+            reader.read(np.array([0, last]))
+        files.delete("shard-000002.tar")
+        with pytest.raises(DataError, match=f"There is no {url}/shard-000002.tar"):
+            reader.read(np.array([last]))
+    with pytest.raises(DataError, match=f"There is no {url}/shard-000002.tar"):
+        open_index(f"{url}/shard-{{000000..000002}}.tar")
+
+
+def test_a_check_finds_what_is_bad_and_keeps_checksums(shards: Path, url: str) -> None:
+    checked = check_index(url, no_fault, workers=1).index
+    local = check_index(shards, no_fault, workers=1).index
+    assert checked.crc is not None
+    np.testing.assert_array_equal(checked.crc, local.crc)
+    assert open_index(url).crc is not None
+    with pytest.raises(BadSamplesError) as found:
+        check_index(url, always_bad, workers=1)
+    assert len(found.value.samples) == IMAGES
+
+
+def no_fault(image: bytes) -> str | None:
+    return None
+
+
+def always_bad(image: bytes) -> str | None:
+    return "it is bad"
+
+
+def test_a_part_refers_to_the_urls(url: str, tmp_path: Path) -> None:
+    index = open_index(url)
+    part = write_part(index, 0.5, tmp_path / "part")
+    assert len(part) == IMAGES // 2
+    again = open_index(tmp_path / "part")
+    assert (again.shards, again.fingerprint) == (index.shards, part.fingerprint)
+    with SampleReader(again) as reader, SampleReader(index) as whole:
+        assert reader.read(np.arange(3)) == whole.read(np.arange(3))
+
+
+def test_what_is_no_set_of_shards_is_refused(s3: str, url: str) -> None:  # noqa: F811
+    with pytest.raises(DataError, match=f"no .tar files in {s3}/nowhere"):
+        open_index(f"{s3}/nowhere")
+    with pytest.raises(DataError, match=r"names the shard .* twice"):
+        open_index(f"{url}/shard-{{000000,000000}}.tar")
+    with pytest.raises(DataError, match="Bring them together"):
+        expand_data(f"{url}/shard-000000.tar::/data/a.tar")
+    ObjectFiles(url).put(INCOMPLETE, b"")
+    with pytest.raises(DataError, match="did not finish"):
+        open_index(url)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_missing_bucket_is_named_with_a_remedy() -> None:
+    for data in ("s3://no-such-bucket/train", "s3://no-such-bucket/a-{0..1}.tar"):
+        with pytest.raises(DataError, match=r"no-such-bucket/.*(endpoint)") as caught:
+            open_index(data)
+        assert "Debug source" not in str(caught.value)
+    with pytest.raises(DataError, match=r"Cannot read nonsense://somewhere/train.*credentials"):
+        open_index("nonsense://somewhere/train")
+
+
+def test_a_cut_off_network_is_no_bad_image(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a check would leave out whatever could not be fetched in time."""
+    real, left = remote.RemoteFile._from, [20]
+
+    def cut_off(file: remote.RemoteFile, offset: int) -> memoryview:
+        left[0] -= 1
+        if not left[0]:
+            raise DataError("cut off")
+        return real(file, offset)
+
+    monkeypatch.setattr(remote.RemoteFile, "_from", cut_off)
+    for at in range(1, 40):
+        left[0] = at
+        with pytest.raises(DataError, match=r"^cut off$"):
+            check_index(url, no_fault, drop_bad=True, workers=1)
+
+
+def test_without_the_extra_its_name_is_told() -> None:
+    program = """
+import sys
+sys.modules["obstore"] = None
+from kdcache.data.index import open_index
+from kdcache.errors import DataError
+try:
+    open_index("s3://bucket/train")
+except DataError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "pip install 'kdcache[objects]'" in done.stdout, done.stderr
