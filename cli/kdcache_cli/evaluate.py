@@ -13,7 +13,7 @@ def evaluate(
     # No default, unlike other commands: $KDCACHE_DATA and ./data are what models are trained on.
     data: Annotated[
         str,
-        typer.Option("--data", metavar="DATA", help="Labelled shards: a folder of tars, or a brace pattern."),
+        typer.Option("--data", metavar="DATA", help="Labelled shards: a folder of tars, a brace pattern, or a URL."),
     ],
     weights: WeightsOption = None,
     device: DeviceOption = "auto",

@@ -19,7 +19,7 @@ def index(
         typer.Argument(
             envvar="KDCACHE_DATA",
             metavar="DATA",
-            help="Webdataset shards: a folder of tars, or a brace pattern.",
+            help="Webdataset shards: a folder of tars, or a brace pattern; or a URL of either.",
         ),
     ] = DEFAULT_DATA,
     unlabelled: Annotated[

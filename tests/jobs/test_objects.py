@@ -1,8 +1,9 @@
-"""The main job with its cache on a real S3 server: dump, resume, verify, train."""
+"""The main job with its cache and its shards on a real S3 server: dump, resume, verify, train."""
 
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from safetensors.torch import load_file
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.jobs.dump import dump
+from kdcache.jobs.evaluate import EvaluateRequest, evaluate
+from kdcache.jobs.inspect import InspectRequest, inspect
+from kdcache.jobs.preview import PreviewRequest, preview
 from kdcache.jobs.rerun import RerunRequest
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.processes import rows_in, start_dump
-from support.s3 import s3, s3_server  # noqa: F401
+from support.s3 import s3, s3_server, upload  # noqa: F401
 from support.small_job import MODEL, dump_request, train_request, tree_bytes
 
 
@@ -37,13 +41,14 @@ def everything(url: str) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("s3_server")
-def test_a_cache_on_s3_is_dumped_resumed_verified_and_trained_from(job, s3, tmp_path):  # noqa: F811
-    def request(cache):
-        return dump_request(job.data, cache, job.weights, job.policy, targets="topk", renderer="pillow")
+def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job, s3, tmp_path):  # noqa: F811
+    def request(data, cache):
+        return dump_request(data, cache, job.weights, job.policy, targets="topk", renderer="pillow")
 
-    dump(request(tmp_path / "disk"))
+    dump(request(job.data, tmp_path / "disk"))
+    data = upload(Path(job.data), f"{s3}/train")
     url, log = f"{s3}/caches/one", tmp_path / "log"
-    killed = start_dump(request(url), log)
+    killed = start_dump(request(data, url), log)
     while rows_in(log) < 70:
         time.sleep(0.01)
         assert killed.is_alive()
@@ -56,20 +61,32 @@ def test_a_cache_on_s3_is_dumped_resumed_verified_and_trained_from(job, s3, tmp_
     for key in begun:
         if key.startswith(".partial/"):
             ObjectFiles(url).delete(key)
-    report = dump(request(url))
+    report = dump(request(data, url))
     assert report.written < report.blocks
     found = everything(url)
     assert found == tree_bytes(tmp_path / "disk")
     assert {key: found[key] for key in recorded} == recorded
 
-    rerun = RerunRequest(data=job.data, teacher=MODEL, weights=job.weights, samples=30, device="cpu", renderer="pillow")
+    rerun = RerunRequest(data=data, teacher=MODEL, weights=job.weights, samples=30, device="cpu", renderer="pillow")
     assert verify(VerifyRequest(url, rerun=rerun)).whole
     assert Cache.open(url).entry(MODEL).complete_views() == 2
 
     students = []
-    for name, cache in (("s3", url), ("disk", str(tmp_path / "disk"))):
-        train(train_request(job.data, tmp_path / f"run-{name}", cache=cache, epochs=2, renderer="pillow"))
+    for name, shards, cache in (("s3", data, url), ("disk", job.data, str(tmp_path / "disk"))):
+        train(train_request(shards, tmp_path / f"run-{name}", cache=cache, epochs=2, renderer="pillow"))
         students.append(load_file(tmp_path / f"run-{name}" / "export" / "model.safetensors"))
     one, other = students
     assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one), "where the answers lie changes nothing"
+    assert all(torch.equal(one[name], other[name]) for name in one), "where answers and images lie changes nothing"
+
+    scores = [
+        evaluate(EvaluateRequest(str(tmp_path / "run-disk"), shards, device="cpu")) for shards in (data, job.data)
+    ]
+    assert scores[0].loss == scores[1].loss
+    found = [
+        inspect(InspectRequest(cache, shards)).teachers[0].answers for cache, shards in ((url, data), (url, job.data))
+    ]
+    assert found[0] is not None
+    assert found[0] == found[1]
+    sheet = PreviewRequest(data, tmp_path / "sheet.png", cache=url, renderer="pillow", images=2, views=2)
+    assert preview(sheet).stat().st_size > 0
