@@ -22,6 +22,9 @@ HIDDEN = (*MISSING, PermissionDeniedError)
 FAILURES = (BaseError, OSError, ValueError)
 """What obstore raises for anything that goes wrong."""
 
+_METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
+"""Where a machine of a cloud asks for its credentials; obstore does so last, when the environment has none."""
+
 SETTINGS = "URL, credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...)"
 """What a user can check when a store fails."""
 
@@ -31,6 +34,14 @@ def open_store(url: str) -> Any:
     return from_url(url)
 
 
+def is_missing(error: BaseException) -> bool:
+    """Whether an object or a bucket is not there; of a bucket that is to be listed, obstore's text alone says so."""
+    return isinstance(error, MISSING) or "404 Not Found" in reason(error)
+
+
 def cause(error: BaseException) -> str:
-    """The first line of what obstore says, without the Rust structure that follows."""
-    return re.split(r"\s+Debug source:|\n", reason(error))[0].rstrip(".")
+    """The first line of what obstore says, without the Rust structure and the server's XML that follow."""
+    text = re.split(r"\s+Debug source:|\n|: <\?xml", reason(error))[0].rstrip(".")
+    if any(host in text for host in _METADATA):
+        return "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
+    return text

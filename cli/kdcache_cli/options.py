@@ -20,8 +20,8 @@ DataOption = Annotated[
         "--data",
         envvar="KDCACHE_DATA",
         metavar="DATA",
-        help="Webdataset shards: a folder of tars, or a brace pattern such as 'train-{000000..000146}.tar'; or a URL of "
-        "either, such as s3://bucket/train.",
+        help="Webdataset shards: a folder of tars, or a brace pattern such as 'train-{000000..000146}.tar'; or a URL "
+        "of either, such as s3://bucket/train.",
     ),
 ]
 

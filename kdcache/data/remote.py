@@ -166,11 +166,11 @@ def _reading(url: str) -> Iterator[ModuleType]:
     library = _library(url)
     try:
         yield library
-    except library.MISSING as error:
-        raise DataError(
-            f"There is no {url}, or no such bucket. Correct the URL, or check the endpoint (AWS_ENDPOINT_URL, ...)."
-        ) from error
     except library.FAILURES as error:
+        if library.is_missing(error):
+            raise DataError(
+                f"There is no {url}, or no such bucket. Correct the URL, or check the endpoint (AWS_ENDPOINT_URL, ...)."
+            ) from error
         raise DataError(
             f"Cannot read {url}: {library.cause(error)}. Check {library.SETTINGS}; a public bucket needs "
             "AWS_SKIP_SIGNATURE=true. Then run the same command again."
