@@ -4,7 +4,7 @@
     windows/                           int32 [samples], the window of each sample
     teachers/NAME/zarr.json            group; its attribute `kdcache` is the teacher's identity
     teachers/NAME/ARRAY/               [view, ...], one chunk for each chunk of rows
-teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
+    teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
     teachers/NAME/records/VIEW/BLOCK.json
 
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
@@ -40,7 +40,7 @@ from kdcache.cache.zarr_form import (
     group_metadata,
     require_array,
 )
-from kdcache.errors import CacheError, CorruptError, UsageError
+from kdcache.errors import CacheError, CorruptError, IdentityError, UsageError
 from kdcache.targets.base import ArraySpec, Coding
 from kdcache.targets.kinds import make_coding
 
@@ -218,11 +218,12 @@ class Cache:
         stored = self._teacher(name)
         return coding if stored is None else self._with_tables(coding, stored)
 
-    def add_teacher(self, identity: TeacherIdentity, coding: Coding) -> Entry:
+    def add_teacher(self, identity: TeacherIdentity, coding: Coding, *, exact: bool = False) -> Entry:
         """The entry of this teacher, made where there is none of its name.
 
-        An entry that is there keeps its own tables, whatever those of `coding` are.
-        Raises IdentityError where a teacher of that name differs in any other field.
+        An entry that is there keeps its own tables, whatever those of `coding` are, unless `exact`: chunks that were
+        packed with a table can be read with no other.
+        Raises IdentityError where a teacher of that name differs in any other field, or with `exact` in a table.
         """
         if identity.targets != coding.identity() or identity.num_classes != coding.num_classes:
             raise CacheError("The coding is not the one that the teacher's identity names.")
@@ -230,15 +231,18 @@ class Cache:
         if self._teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            coding = self._settle_tables(coding, identity.name)
+            coding = self._settle_tables(coding, identity.name, exact)
             identity = replace(identity, targets=coding.identity())
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
         assert stored is not None
+        what = f"Teacher '{identity.name}' of the cache {self._files.locate('')}"
+        if exact:
+            require_same(stored, identity, what)
         coding = self._with_tables(coding, stored)
         identity = replace(identity, targets=coding.identity())
-        require_same(stored, identity, f"Teacher '{identity.name}' of the cache {self._files.locate('')}")
+        require_same(stored, identity, what)
         entry = self._entry(identity, coding)
         metas = entry_metadata(entry)
         metas.pop(f"{folder}/{META}")
@@ -257,8 +261,11 @@ class Cache:
         where = self._files.locate(key)
         return TeacherIdentity.from_json(group_content(data, where), where)
 
-    def _settle_tables(self, coding: Coding, name: str) -> Coding:
-        """Store the tables of a coding before anything refers to them; what another process stored first is kept."""
+    def _settle_tables(self, coding: Coding, name: str, exact: bool) -> Coding:
+        """Store the tables of a coding before anything refers to them; what another process stored first is kept.
+
+        Raises IdentityError where that is another table and the coding has to be `exact` the same.
+        """
         settled = {}
         for table, values in coding.tables().items():
             key, codec = table_key(name, table), ZarrChunk(coding.table_specs()[table])
@@ -266,9 +273,18 @@ class Cache:
                 try:
                     found = self._table(coding, name, table)
                     coding.with_tables({table: found})
-                    values = found
                 except CorruptError:  # of a killed process whose entry never came to be
                     self._files.put(key, codec.encode(values))
+                else:
+                    if exact and not np.array_equal(found, values):
+                        self._files.tidy()
+                        raise IdentityError(
+                            f"{self._files.locate(key)} is of a dump that was begun, and is not the table that these "
+                            f"answers were stored with. Let the dump finish, or, if none is running, delete the folder "
+                            f"{self._files.locate(teacher_key(name))}; or use another cache.",
+                            field=f"targets.{table}",
+                        )
+                    values = found
             meta = f"{teacher_key(name)}/{table}/{META}"
             self._files.put(meta, array_metadata(codec.spec, codec.spec.shape, codec.spec.shape))
             self._files.flush([key, meta])

@@ -67,7 +67,7 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     blocks = 0
     for name in names:
         entry = source.entry(name)
-        there = target.add_teacher(entry.identity, entry.coding)
+        there = target.add_teacher(entry.identity, entry.coding, exact=True)
         for view in (view for view in entry.views() if view in wanted):
             listed = entry.listed(view)
             blocks += len(listed)

@@ -1,6 +1,7 @@
 """Copies of caches: the same bytes, checked on the way, whole or in part, and resumed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from kdcache.cache.store import Cache
 from kdcache.errors import CorruptError, IdentityError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.jobs.verify import VerifyRequest, verify
-from support.small_cache import FULL, TOPK, fill, open_entry, tree
+from support.small_cache import CLASSES, FULL, TOPK, fill, open_entry, tree
+from support.targets_contract import random_order
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,30 @@ def test_other_answers_under_the_same_name_are_left_alone(source: Path, tmp_path
     open_entry(tmp_path / "shorter", samples=6)
     with pytest.raises(IdentityError, match="samples"):
         copy(source, tmp_path / "shorter")
+
+
+@pytest.mark.parametrize("left", ["an entry", "its table alone"])
+def test_answers_are_not_put_beside_another_order_of_classes(source: Path, tmp_path: Path, left: str) -> None:
+    """Class names of one order, read by another, would be other classes, and every checksum would fit."""
+    fill(open_entry(tmp_path / "copy", replace(TOPK, order=random_order(CLASSES, seed=1))), 1)
+    if left == "its table alone":  # of a dump that was killed before its entry came to be
+        for path in (tmp_path / "copy/teachers/teacher").iterdir():
+            if path.name != "order":
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+    before = tree(tmp_path / "copy")
+    with pytest.raises(IdentityError) as caught:
+        copy(source, tmp_path / "copy", "1", "teacher")
+    assert caught.value.field == "targets.order"
+    assert tree(tmp_path / "copy") == before
+
+
+def test_a_table_alone_that_is_the_same_is_completed(source: Path, tmp_path: Path) -> None:
+    table = tmp_path / "copy/teachers/teacher/order/c/0/0"
+    copy(source, tmp_path / "copy", None, "other")
+    table.parent.mkdir(parents=True)
+    table.write_bytes((source / table.relative_to(tmp_path / "copy")).read_bytes())
+    copy(source, tmp_path / "copy")
+    assert tree(tmp_path / "copy") == tree(source)
 
 
 def test_views_are_ranges() -> None:
