@@ -71,7 +71,8 @@ class Ordered(WatchedDisk):
             self.records += 1
             teacher = target.parents[2]
             view, block = target.parent.name, int(target.stem)
-            chunks = [path for path in teacher.glob(f"*/c/{view}/**/{block}") if path.is_file()]
+            files = [path for path in teacher.glob(f"*/c/{view}/**/*") if path.is_file()]
+            chunks = [path for path in files if str(block) in path.relative_to(teacher).parts[3:]]
             assert chunks
             arrays = {chunk.relative_to(teacher).parts[0] for chunk in chunks}
             metas = [teacher / name / "zarr.json" for name in arrays]
