@@ -146,6 +146,35 @@ class Entry:
         self._files.delete(record_key(self.identity.name, view, block))
         self._known_record.cache_clear()
 
+    def settle(self, view: int, block: int) -> bool:
+        """Whether a block is there; a record without its chunks, which a crash may leave, is dropped first."""
+        if self.is_listed(view, block) and not self._is_sound(view, block):
+            self.drop_record(view, block)
+        return self.is_listed(view, block)
+
+    def drop_if_mixed(self, view: int, block: int) -> None:
+        """For a process that wrote chunks of a block that another has recorded: well unless they lie over the other's.
+
+        Then the block is neither one nor the other; without its record it does not exist, and can be made again.
+        Raises RecordedError in that case.
+        """
+        record = self._read_record(view, block)
+        for name in self.chunk_names(block):
+            array, chunk = name.split("/")
+            data, stored = self._files.get(self._chunk_key(array, view, int(chunk))), record.chunks.get(name)
+            if data is None or stored is None or not stored.describes(data):
+                self.drop_record(view, block)
+                raise RecordedError(
+                    f"Another process wrote view {view}, block {block} of teacher '{self.identity.name}' at the same "
+                    "time with other bytes, so its record was dropped. Run the same command again, which makes this "
+                    "block anew."
+                )
+
+    @property
+    def files(self) -> Files:
+        """Where its bytes lie."""
+        return self._files
+
     @property
     def _records(self) -> str:
         return f"{teacher_key(self.identity.name)}/records"
@@ -202,7 +231,8 @@ class BlockWriter:
     """Writes one block: chunks as they fill, then, when all of them are flushed, its record.
 
     Until `finish` returns the block does not exist, and whatever lies in its place is written over. `append` and
-    `finish` raise RecordedError once another process has recorded it, and leave its chunks alone.
+    `finish` raise RecordedError once another process has recorded it, and leave its chunks alone; where some were
+    written over before that, its record is dropped.
     """
 
     def __init__(self, entry: Entry, view: int, block: int) -> None:
@@ -214,7 +244,8 @@ class BlockWriter:
         self._pending: list[Targets] = []
         self._stored: dict[str, Stored] = {}
         self._keys: list[str] = []
-        self._drop_unsound_record()
+        if entry.settle(view, block):
+            raise self._recorded()
 
     def append(self, targets: Targets) -> None:
         """The answers to the next rows. Raises CacheError when they are more than the block has."""
@@ -243,12 +274,14 @@ class BlockWriter:
         record = BlockRecord(self._stored, provenance, kl)
         key = record_key(entry.identity.name, self._view, self._block)
         if not files.put_if_absent(key, record.to_bytes()):
-            self._agree_with_other_writer()
+            entry.drop_if_mixed(self._view, self._block)
         files.tidy()
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
         if entry.is_listed(self._view, self._block):
+            if self._keys:
+                entry.drop_if_mixed(self._view, self._block)
             raise self._recorded()
         packed = entry.coding.pack(targets, entry.layout.chunk_rows)
         for name, codec in entry._codecs.items():
@@ -264,36 +297,12 @@ class BlockWriter:
             self._stored[f"{name}/{chunk}"] = Stored.of(found)
             self._keys.append(key)
 
-    def _drop_unsound_record(self) -> None:
-        entry = self._entry
-        if self._block not in entry.listed(self._view):
-            return
-        if entry._is_sound(self._view, self._block):
-            raise self._recorded()
-        entry.drop_record(self._view, self._block)
-
     def _recorded(self) -> RecordedError:
         return RecordedError(
             f"View {self._view}, block {self._block} of teacher '{self._entry.identity.name}' is recorded already, "
             "and a recorded block is never written again: another process writes this cache. Let it finish, then "
             "run the same command again."
         )
-
-    def _agree_with_other_writer(self) -> None:
-        """Another process recorded the block meanwhile: that is well unless chunks of ours lie where its own were.
-
-        Then the block is neither one nor the other; without its record it does not exist, and can be made again.
-        """
-        entry = self._entry
-        record = entry.record(self._view, self._block)
-        for name, key in zip(self._stored, self._keys, strict=True):
-            data, stored = entry._files.get(key), record.chunks.get(name)
-            if data is None or stored is None or not stored.describes(data):
-                entry.drop_record(self._view, self._block)
-                raise RecordedError(
-                    f"Another process wrote view {self._view}, block {self._block} at the same time with other bytes, "
-                    "so its record was dropped. Run the same dump-logits again, which makes this block anew."
-                )
 
 
 def _join(parts: Sequence[Targets]) -> Targets:

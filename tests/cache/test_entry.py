@@ -234,6 +234,31 @@ def test_of_two_writers_of_other_bytes_nothing_is_left_that_is_half_and_half(tmp
     assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
 
 
+@pytest.mark.parametrize("chunk_rows", [2], indirect=True)
+def test_a_writer_that_stops_within_a_block_leaves_none_that_is_half_and_half(tmp_path: Path, chunk_rows: int) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
+    one, two = first.open_block(0, 1), second.open_block(0, 1)
+    one.append(kept(TOPK, 0, 4, 4 + chunk_rows))
+    two.append(kept(TOPK, 1, 4, 4 + chunk_rows))  # over the first chunk of `one`
+    one.append(kept(TOPK, 0, 4 + chunk_rows, 8))
+    one.finish(PROVENANCE)
+    with pytest.raises(RecordedError, match="at the same time with other bytes"):
+        two.append(kept(TOPK, 1, 4 + chunk_rows, 8))
+    assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
+
+
+@pytest.mark.parametrize("chunk_rows", [2], indirect=True)
+def test_a_writer_that_stops_within_a_block_leaves_one_that_is_whole(tmp_path: Path, chunk_rows: int) -> None:
+    first, second = open_entry(tmp_path), open_entry(tmp_path)
+    one, two = first.open_block(0, 1), second.open_block(0, 1)
+    two.append(kept(TOPK, 1, 4, 4 + chunk_rows))
+    one.append(kept(TOPK, 0, 4, 8))
+    one.finish(PROVENANCE)
+    with pytest.raises(RecordedError, match="recorded already"):
+        two.append(kept(TOPK, 1, 4 + chunk_rows, 8))
+    assert Cache.open(tmp_path).entry("teacher").listed(0) == {1}
+
+
 def test_of_two_writers_of_other_bytes_the_one_whose_chunks_are_there_wins(tmp_path: Path) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
