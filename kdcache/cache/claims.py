@@ -48,6 +48,11 @@ class Claims(ABC):
         self.close()
 
 
+def block_claim(teacher: str, view: int, block: int) -> str:
+    """The name under which a block is claimed, by whoever makes or copies it."""
+    return f"{teacher}-{view}-{block}"
+
+
 def open_claims(files: Files) -> Claims:
     """Claims on pieces of work in these files, of the kind that the place allows."""
     if isinstance(files, LocalFiles) and _has_locks(files.root / PARTIAL):

@@ -1,8 +1,11 @@
 """`kdcache cache copy`: a cache, or a part of it, somewhere else."""
 
 import re
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
 from kdcache.cache.entry import Entry
 from kdcache.cache.layout import VIEW_CAPACITY
@@ -10,6 +13,12 @@ from kdcache.cache.store import Cache
 from kdcache.errors import UsageError
 from kdcache.jobs.wording import readable
 from kdcache.progress import Progress, silent
+
+#: Seconds between two looks at blocks that other processes are at.
+PAUSE = 2.0
+
+#: An entry, where it goes, and a view and block of it.
+Work = tuple[Entry, Entry, int, int]
 
 
 @dataclass(frozen=True)
@@ -58,12 +67,13 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
         UsageError: views or teachers that make no sense or are not there.
         IdentityError: the target is a cache of other views, or holds other answers under a teacher's name.
         CorruptError: a block of the source is damaged; blocks before it are copied.
+        RecordedError: another process wrote other bytes of a block at the same time.
     """
     source = Cache.open(request.source)
     wanted = parse_views(request.views)
     names = _names(source, request.teachers)
     target = Cache.ensure(request.target, source.view_set, source.windows)
-    work: list[tuple[Entry, int, int]] = []
+    work: list[Work] = []
     blocks = 0
     for name in names:
         entry = source.entry(name)
@@ -71,17 +81,35 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
         for view in (view for view in entry.views() if view in wanted):
             listed = entry.listed(view)
             blocks += len(listed)
-            done = there.recorded(view)
-            for block in sorted(there.listed(view) - done):
-                there.drop_record(view, block)
-            work += [(entry, view, block) for block in sorted(listed - done)]
-    copied_bytes = 0
-    with progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task:
-        for entry, view, block in work:
-            copied_bytes += copy_block(entry, target.files, view, block)
+            work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
+    copied = copied_bytes = 0
+    with (
+        target.claims() as claims,
+        progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task,
+    ):
+        for size in _copied(work, claims):
+            copied, copied_bytes = copied + (size is not None), copied_bytes + (size or 0)
             task.advance()
     target.files.tidy()
-    return CopyReport(request.source, request.target, names, len(work), blocks, copied_bytes)
+    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes)
+
+
+def _copied(work: list[Work], claims: Claims) -> Iterator[int | None]:
+    """Copy blocks as `copy_block` does, and yield what it returns; those that others are at come last."""
+    while work:
+        left = []
+        for entry, there, view, block in work:
+            claim = block_claim(entry.identity.name, view, block)
+            if not claims.take(claim):
+                left.append((entry, there, view, block))
+                continue
+            try:
+                yield copy_block(entry, there, view, block)
+            finally:
+                claims.release(claim)
+        if left and len(left) == len(work):
+            time.sleep(PAUSE)
+        work = left
 
 
 def parse_views(text: str | None) -> range:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from kdcache.cache.claims import Claims
+from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
 from kdcache.data.shards import SampleReader
 from kdcache.errors import RecordedError
@@ -124,7 +124,7 @@ class MissingBlocks:
         return stop - start
 
     def _name(self, view: int, block: int) -> str:
-        return f"{self._entry.identity.name}-{view}-{block}"
+        return block_claim(self._entry.identity.name, view, block)
 
 
 @dataclass

@@ -3,15 +3,19 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kdcache.cache.claims import block_claim, open_claims
+from kdcache.cache.copying import copy_block
 from kdcache.cache.durable import LocalFiles
+from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
-from kdcache.errors import CorruptError, IdentityError, UsageError
+from kdcache.errors import CorruptError, IdentityError, RecordedError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.jobs.verify import VerifyRequest, verify
-from support.small_cache import CLASSES, FULL, TOPK, fill, open_entry, tree
+from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, tree
 from support.targets_contract import random_order
 
 
@@ -117,6 +121,64 @@ def test_a_table_alone_that_is_the_same_is_completed(source: Path, tmp_path: Pat
     table.write_bytes((source / table.relative_to(tmp_path / "copy")).read_bytes())
     copy(source, tmp_path / "copy")
     assert tree(tmp_path / "copy") == tree(source)
+
+
+def other_block(entry: Entry, view: int, block: int) -> None:
+    """Record a block with answers that are not the source's."""
+    start, stop = entry.layout.block_range(block)
+    entry.write_block(view, block, kept(TOPK, view + 7, start, stop), {"by": "another process"})
+
+
+def test_a_block_that_is_recorded_meanwhile_is_left_alone(source: Path, tmp_path: Path) -> None:
+    there, entry = open_entry(tmp_path), Cache.open(source).entry("teacher")
+    other_block(there, 0, 1)
+    before = tree(tmp_path)
+    assert copy_block(entry, there, 0, 1) is None
+    assert tree(tmp_path) == before
+    assert copy_block(entry, there, 0, 0)
+
+
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_a_block_that_another_writes_at_the_same_time_is_one_or_the_other_or_not_there(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other is done within the copy of this block: before the copy's second chunk, or before its record."""
+    there, entry = open_entry(tmp_path), Cache.open(source).entry("teacher")
+    begun = there.open_block(0, 1)
+    begun.append(kept(TOPK, 7, 4, 8))
+    name = "put" if moment == "first" else "flush"
+    real = getattr(LocalFiles, name)
+
+    def late(self: LocalFiles, *arguments: Any) -> None:
+        real(self, *arguments)
+        monkeypatch.undo()
+        begun.finish({"by": "another process"})
+
+    monkeypatch.setattr(LocalFiles, name, late)
+    with pytest.raises(RecordedError, match="other bytes"):
+        copy_block(entry, there, 0, 1)
+    assert there.listed(0) == set()
+    assert copy_block(entry, there, 0, 1)
+    there.read_block(0, 1)
+
+
+def test_a_block_that_another_is_at_is_waited_for(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump into the target has claimed it, and records it while the copy waits."""
+    there = open_entry(tmp_path)
+    claims = open_claims(LocalFiles(tmp_path))
+    assert claims.take(block_claim("teacher", 0, 1))
+
+    def done(seconds: float) -> None:
+        assert there.listed(0) == {0, 2}
+        other_block(there, 0, 1)
+        claims.close()
+
+    monkeypatch.setattr("kdcache.jobs.copy.time.sleep", done)
+    assert copy(source, tmp_path, "0", "teacher").copied == 2
+    assert there.record(0, 1).provenance == {"by": "another process"}
+    assert verify(VerifyRequest(str(tmp_path))).whole
 
 
 def test_views_are_ranges() -> None:
