@@ -32,7 +32,10 @@ def make_coding(
         if name not in types:
             raise UsageError(f"{kind} targets have no parameter '{name}'; they have {', '.join(types)}.")
         if types[name] is float and type(value) is int:
-            parameters[name] = float(value)
+            try:
+                parameters[name] = float(value)
+            except OverflowError:
+                raise UsageError(f"The parameter '{name}' of {kind} targets is too large.") from None
         elif type(value) is not types[name]:
             raise UsageError(f"The parameter '{name}' of {kind} targets cannot be {value!r}.")
     coding: Coding = KINDS[kind](num_classes, **parameters)

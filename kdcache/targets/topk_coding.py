@@ -76,7 +76,7 @@ class TopKCoding(Coding):
     def width(self) -> int:
         """The most classes that a row can keep: no more than 1 / min_prob can exceed min_prob."""
         most = min(self.k, self.num_classes)
-        return min(most, max(1, floor(1 / self.min_prob))) if self.min_prob > 0 else most
+        return floor(min(most, 1 / self.min_prob)) if self.min_prob > 0 else most
 
     def parameters(self) -> dict[str, Any]:
         """k, min_prob and bits, and the checksum of the order where there is one."""

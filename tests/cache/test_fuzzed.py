@@ -1,5 +1,6 @@
 """Caches that somebody made up: whatever their files say, nobody meets anything but an error that explains itself."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -13,6 +14,8 @@ import pytest
 
 from kdcache.cache.identity import canonical, seal
 from kdcache.cache.record import BlockRecord, Stored
+from kdcache.cache.store import Cache
+from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
@@ -23,8 +26,8 @@ CASES = 500  # of each seed: 2,000 in all
 
 #: Values that stand where another was: of a wrong type, absurdly large, or of the kind that breaks a parser.
 STRANGE: tuple[Any, ...] = (
-    None, True, False, -1, 0, 1, 2**31, 2**40, 2**63, 2**80, 10**400, 0.5, 1e308, "", "x", "\x00", "../../etc/passwd",
-    "9" * 5000, [], {}, [[]], {"a": {"b": None}}, [0] * 2000, "topk", "full", "embedding",
+    None, True, False, -1, 0, 1, 2**31, 2**40, 2**63, 2**80, 10**400, 0.5, 1e308, 5e-324, -0.0, "", "x", "\x00",
+    "../../etc/passwd", "9" * 5000, [], {}, [[]], {"a": {"b": None}}, [0] * 2000, "topk", "full", "embedding",
 )  # fmt: skip
 
 
@@ -126,6 +129,16 @@ def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
                 record_path.write_bytes(BlockRecord(chunks, record.provenance).to_bytes())
 
 
+def mutate_table(rng: random.Random, path: Path, root: Path) -> None:
+    """With a checksum in the teacher's identity that fits what it has become."""
+    values = TOPK.tables()["order"].copy()
+    for place in rng.sample(range(values.size), rng.randrange(1, 5)):
+        values.flat[place] = rng.randrange(256)
+    path.write_bytes(ZarrChunk(TOPK.table_specs()["order"]).encode(values))
+    order = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+    reseal(root / "teachers/teacher/zarr.json", targets={**TOPK.identity(), "order": order})
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_a_cache_that_was_tampered_with_is_an_error_and_nothing_worse(sound: Path, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
@@ -144,12 +157,14 @@ def test_a_cache_that_was_tampered_with_is_an_error_and_nothing_worse(sound: Pat
             mutate_metadata(rng, path)
         elif kind == 1:
             mutate_record(rng, path)
-        elif kind == 2 and "order" not in path.parts:
+        elif kind == 2 and "order" in path.parts and rng.random() < 0.5:
+            mutate_table(rng, path, root)
+        elif kind == 2:
             mutate_chunk(rng, path, root)
         else:
             path.write_bytes(mutate_bytes(rng, path.read_bytes()))
         read_everything(root, inspected=case % 4 == 0)
-        for changed in (path, *((root / record.relative_to(root)) for record in records)):
+        for changed in (path, *metas, *((root / record.relative_to(root)) for record in records)):
             changed.write_bytes((sound / changed.relative_to(root)).read_bytes())
     read_everything(root)
     assert verify(VerifyRequest(str(root))).whole
@@ -171,6 +186,8 @@ def reseal(path: Path, **changes: Any) -> None:
         ("teachers/other/zarr.json", {"num_classes": 2**40}),
         ("teachers/teacher/zarr.json", {"num_classes": 2**40}),
         ("teachers/teacher/zarr.json", {"targets": {"kind": "topk", "k": 2**60, "min_prob": 0.0, "bits": 60}}),
+        ("teachers/teacher/zarr.json", {"targets": {"kind": "topk", "k": 5, "min_prob": 10**400, "bits": 5}}),
+        ("teachers/teacher/zarr.json", {"num_classes": 4_000_000}),
         ("teachers/teacher/zarr.json", {"batch_size": 2**60}),
     ],
 )
@@ -182,6 +199,15 @@ def test_absurd_numbers_are_refused_before_anything_is_made_of_them(
     assert not verify(VerifyRequest(str(root))).whole
     with pytest.raises(KdcacheError):
         inspect(InspectRequest(str(root)))
+
+
+@pytest.mark.parametrize("min_prob", [5e-324, 1e-320, -0.0])
+def test_thresholds_of_next_to_nothing_are_numbers_like_others(sound: Path, tmp_path: Path, min_prob: float) -> None:
+    root = Path(shutil.copytree(sound, tmp_path / "cache"))
+    targets = {**TOPK.identity(), "min_prob": min_prob}
+    reseal(root / "teachers/teacher/zarr.json", targets=targets)
+    verify(VerifyRequest(str(root)))
+    assert Cache.open(root).entry("teacher").coding.identity()["min_prob"] == min_prob
 
 
 def test_lists_in_lists_in_lists_are_refused(sound: Path, tmp_path: Path) -> None:
