@@ -41,7 +41,7 @@ from kdcache.cache.zarr_form import (
     require_array,
 )
 from kdcache.errors import CacheError, CorruptError, IdentityError, UsageError
-from kdcache.targets.base import ArraySpec, Coding
+from kdcache.targets.base import MAX_TABLE_BYTES, ArraySpec, Coding
 from kdcache.targets.kinds import make_coding
 
 #: Window ids in a chunk of their array.
@@ -306,12 +306,17 @@ class Cache:
         return coding
 
     def _table(self, coding: Coding, name: str, table: str) -> np.ndarray:
-        key = table_key(name, table)
+        key, spec = table_key(name, table), coding.table_specs()[table]
+        if spec.nbytes > MAX_TABLE_BYTES:  # before anything is read: the number of classes is only what a file says
+            raise CorruptError(
+                f"{self._files.locate(key)} would have {spec.nbytes / 2**20:,.0f} MiB, more than a table can have: "
+                "the teacher's zarr.json was altered. Restore it from a copy."
+            )
         data = self._files.get(key)
         if data is None:
             raise CorruptError(f"{self._files.locate(key)} is missing; restore it from a copy.")
         try:
-            return ZarrChunk(coding.table_specs()[table]).decode(data)
+            return ZarrChunk(spec).decode(data)
         except CorruptError as error:
             raise CorruptError(f"{self._files.locate(key)}: {error} Restore the file from a copy.") from error
 

@@ -7,15 +7,20 @@ from itertools import chain, islice
 from kdcache.jobs.answers import block_count
 from kdcache.jobs.filling import Source
 from kdcache.progress import Progress
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import MAX_TABLE_BYTES, Coding, Targets
 from kdcache.targets.order_learning import learn_order, pilot_rows
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_coding import TopKCoding
 
 
 def wants_order(coding: Coding) -> bool:
-    """Whether a coding has yet to be given an order of classes: of two classes there is nothing to sort."""
-    return isinstance(coding, TopKCoding) and coding.order is None and coding.num_classes > 2
+    """Whether a coding has yet to be given an order of classes.
+
+    Of two classes there is nothing to sort, and of more than some 250,000 the table would be larger than a cache takes.
+    """
+    if not isinstance(coding, TopKCoding) or coding.order is not None or coding.num_classes <= 2:
+        return False
+    return all(spec.nbytes <= MAX_TABLE_BYTES for spec in coding.table_specs().values())
 
 
 def learned_coding(source: Source, progress: Progress) -> Coding:

@@ -22,6 +22,9 @@ T = TypeVar("T", bound="Targets")
 #: The uncompressed bytes that one chunk of one array may have.
 MAX_CHUNK_BYTES = 64 * 2**20
 
+#: The uncompressed bytes that a table of a coding may have.
+MAX_TABLE_BYTES = 256 * 2**20
+
 #: How far the probabilities of an answer may sum from 1 (half precision teachers, 21,841 classes).
 SUM_TOLERANCE = 1e-2
 

@@ -155,6 +155,16 @@ def test_a_table_that_another_process_stored_first_is_taken(tmp_path: Path) -> N
         assert Cache.open(path).entry("teacher").coding.identity() == expected.identity()
 
 
+def test_a_table_that_could_fill_the_memory_is_not_even_read(tmp_path: Path) -> None:
+    """Whatever length the file claims: it is compressed, and zeros take no room."""
+    open_entry(tmp_path)
+    content = identity_of(TOPK).to_json() | {"num_classes": 4_000_000}
+    edit_attributes(tmp_path / "teachers/teacher/zarr.json", {"kdcache": seal(content)})
+    (tmp_path / ORDER).unlink()
+    with pytest.raises(CorruptError, match=r"order/c/0/0 would have 3,906 MiB"):
+        Cache.open(tmp_path).entry("teacher")
+
+
 @pytest.mark.parametrize("damage", ["missing", "flipped", "other"])
 def test_a_damaged_table_is_noticed(tmp_path: Path, damage: str) -> None:
     open_entry(tmp_path / "one")
