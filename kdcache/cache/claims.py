@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
-from kdcache.cache.durable import PARTIAL, LocalFiles
+from kdcache.cache.durable import PARTIAL, LocalFiles, is_still
 from kdcache.cache.files import Files
 from kdcache.errors import CacheError
 
@@ -75,7 +75,7 @@ class LockedClaims(Claims):
             if name in self._held:
                 return False
             while (file := self._lock(self._folder / f"claim-{name}")) is not None:
-                if _is_still(file, self._folder / f"claim-{name}"):
+                if is_still(file, self._folder / f"claim-{name}"):
                     self._held[name] = file
                     return True
                 os.close(file)  # its owner gave it back, or somebody tidied it away, before it was locked here
@@ -185,14 +185,6 @@ class BeatingClaims(Claims):
 
 def _key(name: str) -> str:
     return f"{PARTIAL}/claim-{name}"
-
-
-def _is_still(file: int, path: Path) -> bool:
-    """Whether an open file is the one that lies at a path."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def _has_locks(folder: Path) -> bool:

@@ -166,8 +166,9 @@ class LocalFiles(Files):
         with self._named("write", PARTIAL):
             for name in self.names(PARTIAL):
                 path = self.root / PARTIAL / name
-                if _is_left_over(path):
-                    self._disk.remove(path)
+                with _left_over(path) as nobody_holds_it:
+                    if nobody_holds_it:
+                        self._disk.remove(path)
             self._disk.remove_folder(self.root / PARTIAL)
 
     def _staged(self, key: str, data: bytes, place: Callable[[Path], None]) -> None:
@@ -204,6 +205,8 @@ class LocalFiles(Files):
             path = path.parent
         for folder in reversed(missing):
             self._disk.make_folder(folder)
+            if folder in self.root.parents:  # which `flush` leaves out
+                self._disk.flush_folder(folder.parent)
 
     @contextmanager
     def _named(self, verb: str, key: str) -> Iterator[None]:
@@ -221,16 +224,31 @@ class LocalFiles(Files):
             raise CacheError(f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}") from error
 
 
-def _is_left_over(path: Path) -> bool:
-    """Whether the process that wrote a partial file is dead, as far as its lock tells."""
+@contextmanager
+def _left_over(path: Path) -> Iterator[bool]:
+    """Whether the process that wrote a partial file is dead, as far as its lock tells.
+
+    The lock is held meanwhile, so that nobody can come to hold a file that is about to be removed.
+    """
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return False
+        yield False
+        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = is_still(file, path)
+        except OSError:
+            free = False
+        yield free
     finally:
         os.close(file)
+
+
+def is_still(file: int, path: Path) -> bool:
+    """Whether an open file is the one that lies at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -97,6 +97,41 @@ def test_a_killed_writers_file_is_cleared_and_a_living_ones_is_not(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_removed_as_left_over_is_held_until_it_is_gone(tmp_path: Path) -> None:
+    """Else somebody could take a claim that vanishes under him, and another process the same once more."""
+
+    class Looking(Disk):
+        removed = 0
+
+        def remove(self, path: Path) -> None:
+            with path.open() as other, pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.removed += 1
+            super().remove(path)
+
+    disk = Looking()
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".partial/claim-a").write_text("")
+    LocalFiles(tmp_path, disk=disk).tidy()
+    assert disk.removed == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_came_in_a_left_overs_place_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, path = fcntl.flock, tmp_path / ".partial/claim-a"
+
+    def slow(file: int, operation: int) -> None:
+        path.unlink()
+        path.write_text("of somebody else's")
+        flock(file, operation)
+
+    path.parent.mkdir()
+    path.write_text("")
+    monkeypatch.setattr(fcntl, "flock", slow)
+    LocalFiles(tmp_path).tidy()
+    assert path.read_text() == "of somebody else's"
+
+
 def test_a_writer_whose_file_was_taken_for_a_left_over_begins_anew(tmp_path: Path) -> None:
     class Robbed(Disk):
         robbed = 0

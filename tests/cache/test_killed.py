@@ -83,10 +83,14 @@ class Ordered(WatchedDisk):
         super().link(source, target)
 
 
-@pytest.mark.parametrize("coding", [FULL, TOPK], ids=["full", "topk"])
-def test_a_record_gets_its_name_after_all_that_it_speaks_of_is_flushed(tmp_path: Path, coding: Coding) -> None:
+@pytest.mark.parametrize(
+    ("coding", "place"), [(FULL, "cache"), (TOPK, "cache"), (FULL, "new/folders/cache")], ids=["full", "topk", "nested"]
+)
+def test_a_record_gets_its_name_after_all_that_it_speaks_of_is_flushed(
+    tmp_path: Path, coding: Coding, place: str
+) -> None:
     disk = Ordered()
-    dump(tmp_path / "cache", coding, 11, disk)
+    dump(tmp_path / place, coding, 11, disk)
     assert disk.records == 3
     left = [path for path in disk._unflushed_names if ".partial" not in path.parts]
     assert not left, "the last record itself could be lost"
