@@ -1,4 +1,7 @@
-"""Whether a cache is whole: every file that belongs to it is what was written, and says what it can say."""
+"""Whether a cache is whole: every file that belongs to it is what was written, and says what it can say.
+
+An entry without any record may have been begun by a dump that was killed: what it lacks the next dump completes.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +52,8 @@ def open_entries(cache: Cache) -> tuple[list[Entry], list[Finding]]:
             continue  # of an entry the making of which was interrupted there may be an empty folder
         meta = f"{teacher_key(name)}/{META}"
         if cache.files.size(meta) is None:
+            if not set(cache.files.names(f"{teacher_key(name)}/records")) - {META}:
+                continue  # or its table alone
             findings.append(Finding(f"{cache.files.locate(meta)} is missing. Restore it from a copy.", name))
             continue
         try:
@@ -60,7 +65,10 @@ def open_entries(cache: Cache) -> tuple[list[Entry], list[Finding]]:
 
 def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
     """Look at what an entry's blocks have in common."""
-    for finding in _check_metadata(cache, entry_metadata(entry)):
+    expected = entry_metadata(entry)
+    if not any(entry.listed(view) for view in entry.views()):
+        expected = {key: data for key, data in expected.items() if cache.files.size(key) is not None}
+    for finding in _check_metadata(cache, expected):
         yield Finding(finding.problem, entry.identity.name)
 
 

@@ -17,6 +17,7 @@ from kdcache.errors import CacheError, CorruptError
 from kdcache.jobs.verify import VerifyReport, VerifyRequest, verify
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
+from support.disks import Killed, WatchedDisk
 from support.small_cache import FULL, TOPK, VIEW_SET, fill, kept, open_entry, tree
 from support.targets_contract import answers
 
@@ -113,6 +114,24 @@ def test_a_lost_file_is_found_unless_it_is_a_record(cache: Path, key: str) -> No
     else:
         assert not report.whole
         assert any(str(Path(key).parent) in found.problem for found in report.findings)
+
+
+def test_stopped_anywhere_before_the_first_record_a_cache_is_whole(tmp_path: Path) -> None:
+    """What is missing then was never written, and the next dump completes it."""
+    whole = WatchedDisk()
+    open_entry(tmp_path / "whole", disk=whole)
+    looked = 0
+    for operation in range(len(whole.operations)):
+        path = tmp_path / str(operation)
+        with pytest.raises(Killed):
+            open_entry(path, disk=WatchedDisk(operation))
+        if Cache.exists(path):
+            looked += 1
+            assert look(path).findings == (), f"stopped before {whole.operations[operation]}"
+    assert looked
+    meta = tmp_path / "whole/teachers/teacher/tail/zarr.json"
+    meta.write_bytes(meta.read_bytes()[:-1])
+    assert not look(tmp_path / "whole").whole, "what is there has to be what was written"
 
 
 def test_bad_blocks_are_dropped_and_made_again(cache: Path) -> None:
