@@ -27,8 +27,8 @@ MAX_BLOCKS = 2**20
 #: Likewise the size, batch size and number of classes of a teacher.
 MAX_NUMBERS = (2**14, 2**20, 2**23)
 
-#: Names of teachers are folder names and parts of object keys.
-TEACHER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+#: Names of teachers are folder names and parts of object keys, beside the zarr.json of the folder that holds them.
+TEACHER_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def canonical(value: Any) -> str:
@@ -186,7 +186,7 @@ class TeacherIdentity(Identity):
         if not TEACHER_NAME.fullmatch(self.name):
             raise CacheError(
                 f"'{self.name}' cannot be the name of a teacher in a cache; "
-                "use letters, digits, '.', '_' and '-' (100 at most), beginning with a letter or digit."
+                "use letters, digits, '.', '_' and '-' (100 at most), beginning with a letter or digit; zarr.json is taken."
             )
         if self.label_space not in ("teacher", "none"):
             raise CacheError(f"The label space '{self.label_space}' is not known; use teacher or none.")

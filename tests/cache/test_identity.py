@@ -120,7 +120,7 @@ def test_true_is_not_one() -> None:
         require_same(replace(VIEW_SET, policy={"a": 1}), replace(VIEW_SET, policy={"a": True}), "It")
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", "ä", "a" * 101, "a\n"])
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", "a b", "ä", "a" * 101, "a\n", "zarr.json"])
 def test_names_that_are_no_folder_names_are_refused(name: str) -> None:
     with pytest.raises(CacheError, match="cannot be the name"):
         replace(TEACHER, name=name)
