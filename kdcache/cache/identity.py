@@ -186,7 +186,7 @@ class TeacherIdentity(Identity):
         if not TEACHER_NAME.fullmatch(self.name):
             raise CacheError(
                 f"'{self.name}' cannot be the name of a teacher in a cache; "
-                "use letters, digits, '.', '_' and '-' (100 at most), beginning with a letter or digit; zarr.json is taken."
+                "use letters, digits, '.', '_' and '-' (100 at most), beginning with a letter or digit; not zarr.json."
             )
         if self.label_space not in ("teacher", "none"):
             raise CacheError(f"The label space '{self.label_space}' is not known; use teacher or none.")
