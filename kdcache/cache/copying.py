@@ -16,7 +16,8 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
     if target.settle(view, block):
         return None
     files = target.files
-    keys, total = [], 0
+    keys: list[str] = []
+    total = 0
     parts = source.raw_block(view, block)
     key, data = next(parts)
     for following in parts:
