@@ -54,8 +54,12 @@ def _made(
                 describe=partial(_describe, view_set, rows),
             )
 
-    with Augmenter(view_set.policy, renderer.threads) as augmenter:
-        for pixels in renderer.stream(requests()):
+    # Rendering goes on in a thread of its own while a batch is augmented and mixed: both leave cores idle at times.
+    with (
+        Augmenter(view_set.policy, renderer.threads) as augmenter,
+        closing(prefetch(renderer.stream(requests()), 1)) as rendered,
+    ):
+        for pixels in rendered:
             rows = asked.popleft()
             plan = rows.plan
             mixed = mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)

@@ -6,8 +6,8 @@ import pytest
 
 from kdcache.cache.claims import BeatingClaims, open_claims
 from kdcache.cache.durable import LocalFiles
-from kdcache.cache.places import open_files
 from kdcache.cache.objects import ObjectFiles
+from kdcache.cache.places import open_files
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
 from kdcache.jobs.copy import CopyRequest, copy_cache

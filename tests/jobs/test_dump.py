@@ -38,12 +38,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
     network = load_model(MODEL, job.weights)
     module = network.module.eval()
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (network.card.mean, network.card.std))
-    stored = torch.cat(
-        [
-            entry.read_block(1, block).log_probs(CLASSES)
-            for block in range(entry.layout.blocks)
-        ]
-    )
+    stored = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(entry.layout.blocks)])
     with (
         open_renderer("dali", size=32, max_batch=SAMPLES) as renderer,
         closing(SampleReader(index)) as reader,

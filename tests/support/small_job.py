@@ -14,10 +14,10 @@ CLASSES = 4
 SAMPLES = 131  # odd: the last row of a view has no partner
 SIZE = 32
 
-MIXING_POLICY = f'''{{
+MIXING_POLICY = f"""{{
     "auto_augment": "rand-m7-mstd0.5-inc1", "erase_prob": 0.25, "erase_mode": "pixel", "mixup": 0.2, "cutmix": 1.0,
     "reference_size": {SIZE}
-}}'''
+}}"""
 
 # A recipe whose rates suit a hundred pictures; everything else is the option of the test.
 SETTINGS = ("optimizer.lr=0.001", "schedule.warmup_epochs=0", "student.size=32", "batch_size=26")
