@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
-from kdcache.data.index import Index, load_index, open_index, write_index
+from kdcache.data.index import Index, key_hash, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, claimed, index_places, shards_folder
 from kdcache.data.scan import BadSample
@@ -77,10 +77,10 @@ def check_index(
         number = {shard: place for place, shard in enumerate(shards)}
         bad = sorted([*headless, *faulty.values()], key=lambda sample: (number[sample.shard], sample.offset))
         total = len(headless) + len(crc)
-        if bad and not drop_bad:
+        if bad and not drop_bad and not _leaves_out(load_index(place, source), bad):
             raise BadSamplesError(
                 f"{len(bad)} of {total} samples are bad; nothing was changed. Leave them out with "
-                "`kdcache index DATA --check --drop-bad`, or repair them.",
+                f"`kdcache index {data} --drop-bad`, or repair them.",
                 [str(sample) for sample in bad],
             )
         if everything is None or len(faulty) == len(everything):
@@ -102,6 +102,14 @@ def check_index(
             f"the data have another fingerprint than before ({former[:12]}): caches made from them then will be refused"
         )
     return Checked(index, tuple(bad))
+
+
+def _leaves_out(index: Index | None, bad: Sequence[BadSample]) -> bool:
+    """Whether an index is there already that has none of these samples, because a check has dropped them."""
+    if index is None or not index.left_out:
+        return False
+    hashes = np.array([key_hash(sample.key) for sample in bad], np.uint64)
+    return not np.isin(hashes, index.key_hash).any()
 
 
 @dataclass(frozen=True, eq=False)

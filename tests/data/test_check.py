@@ -94,6 +94,14 @@ def test_dropped_samples_are_out_of_the_index_and_it_is_used_from_then_on(shards
     assert {index.key(i) for i in range(len(index))} == {sample.key for sample in good}
 
 
+def test_a_check_after_dropping_finds_them_left_out(shards: Path) -> None:
+    dropped = check(shards, drop_bad=True)
+    again = check(shards)
+    assert [sample.key for sample in again.bad] == [sample.key for sample in dropped.bad]
+    assert again.index.fingerprint == dropped.index.fingerprint
+    assert open_index(shards).left_out == len(dropped.bad)
+
+
 def test_each_image_has_the_checksum_of_its_bytes(shards: Path) -> None:
     index = check(shards, drop_bad=True).index
     content = {sample.key: sample.data for sample in samples()}
