@@ -93,7 +93,7 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
 @singledispatch
 def check_answers(targets: Targets) -> None:
     """Raise CorruptError unless every answer is a distribution in the order in which its kind is kept."""
-    raise NotImplementedError(type(targets).__name__)
+    raise TypeError(f"It is not said what answers kept as {type(targets).__name__} must be.")
 
 
 @check_answers.register

@@ -43,7 +43,7 @@ class Looks:
 @singledispatch
 def look_at(targets: Targets) -> Looks:
     """What each answer looks like; labels are not needed."""
-    raise NotImplementedError(type(targets).__name__)
+    raise TypeError(f"It is not said how answers kept as {type(targets).__name__} are looked at.")
 
 
 @look_at.register

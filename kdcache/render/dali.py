@@ -116,8 +116,8 @@ class DaliRenderer(Renderer):
         """Render the requests that DALI's failure took along once more, up to the image to blame; always raises."""
         self._graph = self._open_graph()
         for request in lost:
-            for _ in self._pool.map(partial(_load, request), range(len(request))):
-                pass  # raises where Pillow cannot decode an image either
+            # Raises where Pillow cannot decode an image either.
+            deque(self._pool.map(partial(_load, request), range(len(request))), maxlen=0)
             try:
                 self._launch(request)
                 pixels = self._land(request)

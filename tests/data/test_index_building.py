@@ -196,7 +196,7 @@ def test_where_the_shards_cannot_be_written_beside_the_index_lies_in_the_cache_f
     assert builds(shards) == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user that is not root, who may write everywhere")
 def test_a_folder_without_write_permission_is_left_alone(shards: Path) -> None:
     shards.chmod(0o555)
     try:

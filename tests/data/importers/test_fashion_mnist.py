@@ -140,7 +140,7 @@ def test_the_shipped_sample_is_a_small_part_of_the_whole_set() -> None:
     assert "Copyright (c) 2017 Zalando SE" in (folder / "README.md").read_text("utf-8")
 
 
-@pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="the whole set is not installed")
+@pytest.mark.skipif(not fashion_mnist.DEBIAN.is_dir(), reason="needs Debian's package dataset-fashion-mnist")
 @pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
 @pytest.mark.parametrize("split", list(COUNTS))
 def test_the_shipped_sample_is_the_beginning_of_the_whole_set(split: str, kind: str) -> None:
