@@ -4,12 +4,16 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Iterable
+from email import message_from_string
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import kdcache
 
@@ -45,17 +49,45 @@ def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 
 @pytest.fixture(scope="module")
 def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment with the wheel, and with this environment's packages behind it."""
+    """The bin folder of an environment with the wheel, and with what it requires and nothing else.
+
+    Its requirements are links into this environment, which has them in the pinned versions already.
+    """
     environment = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=environment)
     python = environment / "bin" / "python"
     run(
         sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", built[1], cwd=environment
     )
-    # A path that a .pth file adds has its own .pth files ignored: the checkout's editable install stays out.
     (site,) = environment.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    (metadata,) = site.glob("kdcache-*.dist-info/METADATA")
+    for distribution in required(message_from_string(metadata.read_text()).get_all("Requires-Dist") or []):
+        for file in distribution.files or []:
+            if ".." in file.parts or "__pycache__" in file.parts:
+                continue
+            link = site.joinpath(*file.parts)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.exists():  # several of NVIDIA's name the files of their common package
+                link.symlink_to(Path(str(distribution.locate_file(file))))
     return environment / "bin"
+
+
+def required(lines: Iterable[str]) -> list[Distribution]:
+    """The installed distributions that requirements name, and those that they require, on this machine."""
+    found: dict[str, Distribution] = {}
+    extras_done: set[tuple[str, str]] = set()
+    left = [(Requirement(line), "") for line in lines]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        found.setdefault(name, Distribution.from_name(requirement.name))
+        for wanted in {"", *requirement.extras}:
+            if (name, wanted) not in extras_done:
+                extras_done.add((name, wanted))
+                left += [(Requirement(line), wanted) for line in found[name].requires or []]
+    return list(found.values())
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -119,6 +151,13 @@ def test_the_demo_runs_from_the_wheel_alone(installed: Path, tmp_path: Path) -> 
         cwd=tmp_path,
     )
     assert all(path.startswith(str(installed.parent)) for path in where.stdout.split())
+    there = run(
+        installed / "python",
+        "-c",
+        "from importlib.util import find_spec; print(*(find_spec(name) is not None for name in ('torch', 'pytest')))",
+        cwd=tmp_path,
+    )
+    assert there.stdout.split() == ["True", "False"]
     done = run(installed / "kdcache", "demo", "--quick", cwd=tmp_path)
     assert "distilled from the cache" in done.stdout
     assert "say nothing" in done.stdout
