@@ -28,7 +28,7 @@ from PIL import Image
 
 from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy

@@ -15,7 +15,7 @@ import torch
 
 from checks.report import Line, Setting, Table
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.data.writer import NewSample, write_shards
 from kdcache.device import autocast, cores, resolve_precision
 from kdcache.render.base import Renderer, RenderRequest

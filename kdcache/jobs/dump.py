@@ -7,21 +7,21 @@ from pathlib import Path
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, require_same
-from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache
-from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.data.index import Index, open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, block_count
 from kdcache.jobs.evaluate import require_same_classes
 from kdcache.jobs.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
-from kdcache.jobs.pilot import learned_coding, wants_order, with_order
+from kdcache.jobs.pilot import begin_entry
+from kdcache.jobs.prediction import Prediction, predict
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.top1 import Top1
-from kdcache.jobs.wording import readable
+from kdcache.jobs.waiting import Waiting
+from kdcache.jobs.wording import duration, readable
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.progress import Progress, silent
@@ -34,7 +34,6 @@ from kdcache.views.policy import Policy
 
 DEFAULT_K = 128
 DEFAULT_MIN_PROB = 0.0033
-_DRY_RUN_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ class DumpReport:
         top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
             without labels.
         kl: of a dry run, the mean KL divergence in nats of stored answers from the teacher's, in its first batch.
+        once_bytes, tried: of a dry run, the bytes of tables that are stored once, and the views that it looked at.
     """
 
     cache: str
@@ -104,6 +104,8 @@ class DumpReport:
     top1: float | None
     dry_run: bool
     kl: float | None = None
+    once_bytes: int = 0
+    tried: int = 0
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -112,11 +114,12 @@ class DumpReport:
         what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
-            hours = self.samples * self.views / self.images_per_s / 3600
+            time_needed = duration(self.samples * self.views / self.images_per_s)
+            once = f", and {readable(self.once_bytes)} once for the order of classes" if self.once_bytes else ""
             return [
-                f"Dry run: {what}: about {size}, in {hours:,.1f} hours at the {self.images_per_s:,.0f} images/s of its "
-                f"first batches. What is stored differs from the answers by a KL of {self.kl:.3g} nats in the mean. "
-                f"Nothing was written to {self.cache}."
+                f"Dry run: {what}: about {size}{once}, in {time_needed} at {self.images_per_s:,.3g} images/s, as "
+                f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
+                f"in the mean. Nothing was written to {self.cache}."
             ]
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
@@ -161,9 +164,9 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
         stored, coding = there.teachers().get(name), there.with_stored_tables(coding, name)
+    identity = teacher_identity(teacher, coding, name, request.label_space)
     if stored is not None:
-        wanted = teacher_identity(teacher, coding, name, request.label_space)
-        require_same(stored, wanted, f"The teacher {name} in {request.cache}")
+        require_same(stored, identity, f"The teacher {name} in {request.cache}")
     views = _whole_groups(request.views, view_set.policy)
     if view_set.policy.is_fixed:
         if views > view_set.policy.repeats:
@@ -183,34 +186,40 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     ):
         source = Source(opened, reader, renderer, teacher, coding, request.label_space)
         if request.dry_run:
-            return _dry_run(request, source, name, views)
-        if stored is None and wants_order(coding):
-            coding = learned_coding(source, progress)
+            return _predicted(request, predict(source, progress), source, name, views, ranks)
         cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
-        entry = cache.add_teacher(teacher_identity(teacher, coding, name, request.label_space), coding)
-        return _fill(request, source, cache, entry, views, ranks, progress)
+        return _fill(request, source, cache, identity, views, ranks, progress)
 
 
 def _fill(
-    request: DumpRequest, source: Source, cache: Cache, entry: Entry, views: int, ranks: Ranks, progress: Progress
+    request: DumpRequest,
+    source: Source,
+    cache: Cache,
+    identity: TeacherIdentity,
+    views: int,
+    ranks: Ranks,
+    progress: Progress,
 ) -> DumpReport:
-    samples = source.samples
+    samples, name = source.samples, identity.name
     provenance = provenance_of(source.renderer, source.teacher)
-    warn_of_other_provenance(entry, provenance, views, progress)
     start = time.perf_counter()
     with cache.claims() as claims:
+        begun = begin_entry(source, cache, identity, claims, progress)
+        entry = begun.entry
+        warn_of_other_provenance(entry, provenance, views, progress)
         missing = MissingBlocks(entry, views, claims)
         with progress.task(
             f"{request.teacher} over {samples:,} samples x {views} views",
             total=samples * views,
             done=samples * views - missing.rows,
         ) as task:
-            filling = Filling(source, entry, missing, provenance, progress, task)
+            waiting = Waiting(claims, progress)
+            filling = Filling(source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1)
             filling.run()
     blocks, rows, right, seen = ranks.total(filling.blocks, filling.rows, filling.top1.right, filling.top1.seen)
     return DumpReport(
         cache=request.cache,
-        teacher=entry.identity.name,
+        teacher=name,
         samples=samples,
         views=views,
         written=blocks,
@@ -222,28 +231,9 @@ def _fill(
     )
 
 
-def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> DumpReport:
-    """Answer a few batches, code them as they would be stored, and count the bytes."""
-    start = time.perf_counter()
-    top1 = Top1()
-    parts = []
-    kl = None
-    for batch_views, answered in source.answers(source.batches(0, 0)[:_DRY_RUN_BATCHES]):
-        top1.count(batch_views, answered)
-        parts.append(answered.targets)
-        kl = answered.kl if kl is None else kl
-    images_per_s = sum(map(len, parts)) / (time.perf_counter() - start)
-    coding, half = source.coding, len(parts) // 2
-    if wants_order(coding) and half:  # learned from some, and tried on others
-        coding, parts = with_order(source, parts[:half]), parts[half:]
-    targets = type(parts[0]).concat(parts)
-    chunks = encoded_bytes(coding, targets)
-    record = BlockRecord(
-        {f"{array}/0": Stored(0, length) for array, length in chunks.items()},
-        provenance_of(source.renderer, source.teacher),
-    )
-    per_view = sum(chunks.values()) / len(targets)
-    per_view += len(record.to_bytes()) / min(source.block_rows, source.samples)
+def _predicted(
+    request: DumpRequest, prediction: Prediction, source: Source, name: str, views: int, ranks: Ranks
+) -> DumpReport:
     return DumpReport(
         cache=request.cache,
         teacher=name,
@@ -251,11 +241,13 @@ def _dry_run(request: DumpRequest, source: Source, name: str, views: int) -> Dum
         views=views,
         written=0,
         blocks=block_count(source.samples, source.block_rows) * views,
-        bytes_per_view=per_view,
-        images_per_s=images_per_s,
-        top1=top1.share if request.label_space == "teacher" else None,
+        bytes_per_view=prediction.bytes_per_view,
+        images_per_s=prediction.images_per_s * ranks.world,
+        top1=prediction.top1 if request.label_space == "teacher" else None,
         dry_run=True,
-        kl=kl,
+        kl=prediction.kl,
+        once_bytes=prediction.once_bytes,
+        tried=prediction.rows,
     )
 
 
@@ -324,7 +316,3 @@ def _even(batch_size: int) -> int:
     if batch_size < 2 or batch_size % 2:
         raise UsageError(f"--batch-size is {batch_size}: give an even number, because neighbouring rows are mixed.")
     return batch_size
-
-
-def _rows(block: int, samples: int, block_rows: int) -> int:
-    return min(block_rows, samples - block * block_rows)

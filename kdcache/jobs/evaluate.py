@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcache.data.index import Index, open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.device import autocast, cores, resolve_device, resolve_precision, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.models.load import load_model

@@ -1,6 +1,5 @@
 """Making the blocks that a cache lacks, beside whatever other processes make of them."""
 
-import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -9,11 +8,12 @@ from itertools import chain, islice
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.errors import RecordedError
 from kdcache.jobs.answers import Answered, answer, block_batches
 from kdcache.jobs.opening import OpenViews
 from kdcache.jobs.top1 import Top1
+from kdcache.jobs.waiting import Waiting
 from kdcache.models.teachers import Teacher
 from kdcache.progress import Progress, Task
 from kdcache.render.base import Renderer
@@ -21,8 +21,8 @@ from kdcache.targets.base import Coding
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Span
 
-#: Seconds between two looks at blocks that other processes are making.
-PAUSE = 1.0
+#: View and block that a dump begins with.
+FIRST = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Source:
         )
 
     def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
-        """Each batch of views with the teacher's answers, in order; the first of each block is measured."""
+        """Each batch of views with the teacher's answers, in order; of the first of each block it can be told what a
+        coding loses.
+        """
         asked: deque[Span] = deque()
 
         def noted() -> Iterator[Span]:
@@ -101,6 +103,13 @@ class MissingBlocks:
                 else:
                     yield view, block
 
+    def next(self) -> tuple[str, str] | None:
+        """The claim and the words for the first block that is missing; None where none is."""
+        for view, blocks in self._missing.items():
+            if blocks:
+                return self._name(view, min(blocks)), f"view {view}, block {min(blocks)}"
+        return None
+
     def done(self, view: int, block: int) -> None:
         """This process has done with a block, the rows of which it has counted, and gives its claim back."""
         self._counted.add((view, block))
@@ -133,7 +142,8 @@ class Filling:
 
     Attributes:
         task: is told of every row, whoever makes it.
-        top1: of the first block that is made here.
+        begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not.
+        top1: of the first block that is made here; given with what was begun counted.
         blocks, rows: that were made here.
     """
 
@@ -143,6 +153,8 @@ class Filling:
     provenance: dict[str, str]
     progress: Progress
     task: Task
+    waiting: Waiting
+    begun: list[Answered] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
     blocks: int = 0
     rows: int = 0
@@ -156,29 +168,41 @@ class Filling:
             self._make_free_blocks()
             self.missing.look_again()
             self.task.advance(self.missing.rows_made_elsewhere())
-            if self.missing.rows:
-                time.sleep(PAUSE)
+            wanted = self.missing.next()
+            if wanted is not None:
+                self.waiting.pause(*wanted)
 
     def _make_free_blocks(self) -> None:
         """One stream over all blocks that are free: rendering does not pause at a block's end."""
-        begun: deque[tuple[int, int]] = deque()
+        held, self.begun = self.begun, []
+        rest_of_first = self.source.batches(*FIRST)[len(held) :] if held else []
+        claimed: deque[tuple[int, int]] = deque()
 
         def spans() -> Iterator[Span]:
+            yield from rest_of_first
             for view, block in self.missing.take():
-                begun.append((view, block))
+                claimed.append((view, block))
                 yield from self.source.batches(view, block)
 
         with closing(self.source.answers(spans())) as answers:
+            if held:
+                rest = self._counted(islice(answers, len(rest_of_first)))
+                self._make_block(*FIRST, chain(self._told(held), rest))
+                held.clear()
             for first in answers:
-                view, block = begun.popleft()
+                view, block = claimed.popleft()
                 rest = islice(answers, len(self.source.batches(view, block)) - 1)
-                if self._write_block(view, block, self._counted(chain([first], rest))):
-                    start, stop = self.entry.layout.block_range(block)
-                    self.blocks, self.rows = self.blocks + 1, self.rows + stop - start
-                    if self.blocks == 1:
-                        self.top1.say(self.source.teacher.num_classes, self.source.label_space, self.progress)
-                self.missing.done(view, block)
-                self.task.advance(self.missing.rows_made_elsewhere())
+                self._make_block(view, block, self._counted(chain([first], rest)))
+
+    def _make_block(self, view: int, block: int, answers: Iterator[Answered]) -> None:
+        """Write a claimed block and give its claim back."""
+        if self._write_block(view, block, answers):
+            start, stop = self.entry.layout.block_range(block)
+            self.blocks, self.rows = self.blocks + 1, self.rows + stop - start
+            if self.blocks == 1:
+                self.top1.say(self.source.teacher.num_classes, self.source.label_space, self.progress)
+        self.missing.done(view, block)
+        self.task.advance(self.missing.rows_made_elsewhere())
 
     def _write_block(self, view: int, block: int, answers: Iterator[Answered]) -> bool:
         """Write a block as its answers come, so that no more than a chunk of them is held.
@@ -190,12 +214,18 @@ class Filling:
             kl = None
             for answered in answers:
                 writer.append(answered.targets)
-                kl = answered.kl if kl is None else kl
+                if answered.loss is not None:
+                    kl = answered.loss(self.entry.coding)
             writer.finish(self.provenance, kl)
         except RecordedError:
             deque(answers, maxlen=0)
             return False
         return True
+
+    def _told(self, answers: Iterable[Answered]) -> Iterator[Answered]:
+        for answered in answers:
+            self.task.advance(len(answered.targets))
+            yield answered
 
     def _counted(self, answers: Iterable[tuple[Views, Answered]]) -> Iterator[Answered]:
         for views, answered in answers:

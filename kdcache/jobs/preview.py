@@ -13,7 +13,7 @@ from PIL import ImageDraw, ImageFont
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, key_hash, open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
 from kdcache.jobs.contact_sheet import FORMATS, Cell, Picture, Sheet, write_sheet
 from kdcache.jobs.opening import new_views, views_for_dump

@@ -14,7 +14,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.jobs.answers import block_batches, teacher_labels

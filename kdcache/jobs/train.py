@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.errors import RunError
 from kdcache.jobs.batches import Batch, Steps, cached_batches, live_batches, supervised_batches

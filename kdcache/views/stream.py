@@ -9,7 +9,7 @@ from functools import partial
 from jaxtyping import Float32
 from torch import Tensor
 
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.views.pixels.augment import Augmenter

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 
 
 @pytest.fixture

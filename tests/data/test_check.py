@@ -13,7 +13,7 @@ from PIL import Image
 from kdcache.data.check import Checked, check_index
 from kdcache.data.columns import META
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.errors import BadSamplesError, DataError
 from kdcache.jobs import check as job
 from kdcache.render.encoded import fault

@@ -146,7 +146,7 @@ def test_where_worker_processes_cannot_start_this_one_does_the_work(
 
 def test_importing_and_opening_the_index_needs_no_torch(shards: Path) -> None:
     script = (
-        "import sys; from kdcache.data.index import open_index; from kdcache.data.shards import SampleReader\n"
+        "import sys; from kdcache.data.index import open_index; from kdcache.data.reader import SampleReader\n"
         f"open_index({str(shards)!r}); print([name for name in ('torch', 'webdataset') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

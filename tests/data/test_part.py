@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kdcache.data.check import check_index
 from kdcache.data.index import Index, open_index
 from kdcache.data.part import part_of, write_part
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
 from kdcache.render.encoded import fault
 from support.command_line import kdcache

@@ -15,7 +15,8 @@ from kdcache.data.check import check_index
 from kdcache.data.columns import COLUMNS
 from kdcache.data.index import Index, build_index, open_index
 from kdcache.data.part import write_part
-from kdcache.data.shards import INCOMPLETE, SampleReader, expand_data
+from kdcache.data.reader import SampleReader
+from kdcache.data.shards import INCOMPLETE, expand_data
 from kdcache.errors import BadSamplesError, DataError
 from support.s3 import s3, s3_server, upload  # noqa: F401
 from support.shards import make_samples, make_shards, write_tar

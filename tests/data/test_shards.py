@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kdcache.data.index import open_index
-from kdcache.data.shards import INCOMPLETE, SampleReader, expand_data
+from kdcache.data.reader import SampleReader
+from kdcache.data.shards import INCOMPLETE, expand_data
 from kdcache.errors import DataError
 from support.shards import make_shards
 

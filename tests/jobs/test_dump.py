@@ -28,7 +28,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
     """Against the model itself, built by hand and run on one row at a time."""
     from contextlib import closing
 
-    from kdcache.data.shards import SampleReader
+    from kdcache.data.reader import SampleReader
     from kdcache.render.opening import open_renderer
     from kdcache.views.stream import stream_views
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, IdentityError, KdcacheError, UsageError
 from kdcache.jobs.contact_sheet import Cell, Picture, Sheet, write_sheet
 from kdcache.jobs.dump import dump

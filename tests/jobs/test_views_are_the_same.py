@@ -12,7 +12,7 @@ import pytest
 
 from kdcache.data.index import open_index
 from kdcache.data.order import derive_windows
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views

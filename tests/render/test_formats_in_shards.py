@@ -10,7 +10,7 @@ from PIL import Image
 
 from kdcache.data.images import IMAGE_EXTENSIONS
 from kdcache.data.index import open_index
-from kdcache.data.shards import SampleReader
+from kdcache.data.reader import SampleReader
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views

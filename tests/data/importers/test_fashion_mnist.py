@@ -17,8 +17,9 @@ from kdcache.data.importers.fashion_mnist import (
 )
 from kdcache.data.importers.idx import read_idx
 from kdcache.data.index import Index, open_index
+from kdcache.data.reader import SampleReader
 from kdcache.data.sample.make import COUNTS, make_sample
-from kdcache.data.shards import SampleReader, expand_data
+from kdcache.data.shards import expand_data
 from kdcache.errors import DataError, UsageError
 from kdcache.progress import Silent
 

@@ -12,8 +12,9 @@ from webdataset.tariterators import base_plus_ext
 
 from kdcache.data.importers.folder import import_folder, keys_of
 from kdcache.data.index import Index, open_index
+from kdcache.data.reader import SampleReader
 from kdcache.data.scan import split_name
-from kdcache.data.shards import INCOMPLETE, SampleReader
+from kdcache.data.shards import INCOMPLETE
 from kdcache.errors import DataError
 from support.shards import draw_image, encode_image
 

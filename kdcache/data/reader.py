@@ -1,0 +1,138 @@
+"""Reading single images out of the shards, by their place in the index."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+
+import google_crc32c
+import numpy as np
+from jaxtyping import Int64
+
+from kdcache.data import remote
+from kdcache.data.index import Index
+from kdcache.data.places import is_url
+from kdcache.errors import DataError
+
+
+class SampleReader:
+    """Reads encoded images at random, from any number of threads, with a bounded number of open shards or requests.
+
+    index: where each sample lies.
+    open_files: how many shards stay open; threads that read at the same moment may exceed it by one each.
+    """
+
+    def __init__(self, index: Index, open_files: int = 64) -> None:
+        self._index = index
+        self._ranges = remote.RangeReader(index.shards) if is_url(index.shards[0]) else None
+        self._files = _OpenFiles(index.shards, open_files)
+
+    def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
+        """The image files of these samples (numbers in the index), in the order given.
+
+        Within the call the shards are read front to back. Raises DataError when a shard is gone, cannot be read, or
+        is shorter than it was when the index was made, and when an image that was checked has other bytes now.
+        """
+        shards, offsets, lengths = (
+            column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
+        )
+        images: list[bytes] = [b""] * len(samples)
+        order = np.lexsort((offsets, shards))
+        runs = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
+        if self._ranges is not None:
+            wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]
+            found = self._ranges.read(wanted)
+            for place, data in zip(order.tolist(), chain.from_iterable(found), strict=True):
+                images[place] = self._whole(data, int(samples[place]), int(lengths[place]))
+            return images
+        for run in runs:
+            shard = int(shards[run[0]])
+            with self._files.borrow(shard) as descriptor:
+                for place in run.tolist():
+                    images[place] = self._read_one(
+                        descriptor, int(samples[place]), int(offsets[place]), int(lengths[place])
+                    )
+        return images
+
+    def _read_one(self, descriptor: int, sample: int, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(descriptor, length, offset)
+        except OSError as error:
+            raise DataError(f"{self._index.describe(sample)} cannot be read: {error.strerror}.") from error
+        return self._whole(data, sample, length)
+
+    def _whole(self, data: bytes, sample: int, length: int) -> bytes:
+        if len(data) != length:
+            raise DataError(
+                f"{self._index.describe(sample)} ends after {len(data)} of {length} bytes: the shard has shrunk since "
+                "its index was made. Restore the shard, or run `kdcache index DATA` and train on what is there."
+            )
+        if self._index.crc is not None and google_crc32c.value(data) != self._index.crc[sample]:
+            raise DataError(
+                f"The bytes of {self._index.describe(sample)} are not those that were checked: they are damaged on the "
+                "way from the disk, or the shard was written over. Restore the shard, or run `kdcache index DATA "
+                "--check` again."
+            )
+        return data
+
+    def close(self) -> None:
+        """Close all shards; a read still going on in another thread keeps its own until it is done."""
+        self._files.close()
+        if self._ranges is not None:
+            self._ranges.close()
+
+    def __enter__(self) -> "SampleReader":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class _OpenFiles:
+    """The file descriptors of the shards read last; one in use is never closed under its reader."""
+
+    def __init__(self, paths: tuple[str, ...], limit: int) -> None:
+        self._paths = paths
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, least recently used first
+        self._users: dict[int, int] = {}
+
+    @contextmanager
+    def borrow(self, shard: int) -> Iterator[int]:
+        with self._lock:
+            if shard not in self._open:
+                self._open[shard] = _open_shard(self._paths[shard])
+            self._open.move_to_end(shard)
+            self._users[shard] = self._users.get(shard, 0) + 1
+            descriptor = self._open[shard]
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                self._users[shard] -= 1
+                self._close_idle(self._limit)
+
+    def close(self) -> None:
+        with self._lock:
+            self._limit = 0
+            self._close_idle(0)
+
+    def _close_idle(self, limit: int) -> None:
+        for shard in list(self._open):
+            if len(self._open) <= limit:
+                break
+            if self._users.get(shard, 0) == 0:
+                os.close(self._open.pop(shard))
+                self._users.pop(shard, None)
+
+
+def _open_shard(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DataError(
+            f"The shard {path} cannot be opened: {error.strerror}. Restore it, or run `kdcache index DATA` again."
+        ) from error
