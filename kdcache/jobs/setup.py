@@ -182,7 +182,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         if mode == "live"
         else None
     )
-    kind = stored.kind if stored is not None else "full" if live is not None else None
+    kind = stored.kind if stored is not None else "live" if live is not None else None
     label_space = _label_space(stored, live)
     require(config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
     num_classes = _num_classes(index, stored, live)

@@ -2,12 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+
+MapShape = tuple[int, int, int]
+"""Channels, height and width of a feature map."""
+
+Layers = tuple[int, ...] | Literal["stages", "middle"]
+"""Whose feature maps: numbers of layers as timm counts them, or `kdcache.models.maps`'s choice of all stages or one."""
 
 
 @runtime_checkable
@@ -16,6 +22,12 @@ class Answers(Protocol):
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Log-probabilities on the device that the answers are on; always finite."""
+
+    def features(self) -> Float[Tensor, "b d"]:
+        """What entered the teacher's classifier, float32. Raises UsageError where it is not there."""
+
+    def maps(self) -> list[Float[Tensor, "b _c _h _w"]]:
+        """The teacher's feature maps, float32, from fine to coarse. Raises UsageError where they are not there."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class Given:
         weight: each row's own share of the mix, in 0..1; 1 where it is not mixed.
         answers: the teacher's to the same rows; None where there are none.
         features: what enters the student's classifier; None where the objective does not need them.
+        maps: the student's feature maps from fine to coarse; empty where the objective does not need them.
         past: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
             where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
         samples: positions in the index.
@@ -40,6 +53,7 @@ class Given:
     weight: Float[Tensor, "b"]
     answers: Answers | None = None
     features: Float[Tensor, "b f"] | None = None
+    maps: tuple[Float[Tensor, "b _ _ _"], ...] = ()
     past: Float[Tensor, "b c"] | None = None
     samples: Int64[Tensor, "b"] | None = None
     companion: nn.Module | None = None
@@ -59,11 +73,18 @@ class Shape(NamedTuple):
 
     num_classes: of the student. num_features: that enter its classifier; None where the objective does not need them.
     samples: of the data set.
+    labels: of each of them, -1 for none; None where they are not known.
+    teacher_features: that enter the teacher's classifier; None where the objective does not need them.
+    maps, teacher_maps: shapes of feature maps from fine to coarse; empty where the objective does not need them.
     """
 
     num_classes: int
     num_features: int | None
     samples: int
+    labels: Int64[Tensor, "n"] | None = None
+    teacher_features: int | None = None
+    maps: tuple[MapShape, ...] = ()
+    teacher_maps: tuple[MapShape, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,8 @@ class Needs:
             tail: what to do without them, such as "set objective.temperature=1".
         labels: not empty where it needs a label for every picture: what to do without them.
         features: what enters the student's classifier.
+        teacher_features: what enters the teacher's.
+        maps: feature maps of both, from `student_layers` and `teacher_layers`.
         past: the student's own earlier predictions.
     """
 
@@ -83,6 +106,10 @@ class Needs:
     full: str = ""
     labels: str = ""
     features: bool = False
+    teacher_features: bool = False
+    maps: bool = False
+    student_layers: Layers = "stages"
+    teacher_layers: Layers = "stages"
     past: bool = False
 
 
@@ -129,7 +156,8 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
 
     Args:
         needs: of the objective.
-        targets: the kind of targets that are there ("topk", "full", ...); None for no teacher.
+        targets: the kind of targets that are there ("topk", "full", "embedding"), or "live" for a teacher that runs;
+            None for no teacher.
         labelled: whether every picture has a label in the student's own classes.
 
     Raises:
@@ -144,6 +172,16 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
         raise UsageError(
             "The objective needs the teacher's probability of every class, and the cache holds those of the likeliest "
             f"only: {needs.full}, or dump again with --targets full."
+        )
+    if needs.maps and targets != "live":
+        raise UsageError(
+            "The objective needs the teacher's feature maps, which are too large to be kept: run the teacher with "
+            "--online-teacher."
+        )
+    if needs.teacher_features and targets not in ("embedding", "live"):
+        raise UsageError(
+            f"The objective needs the teacher's features, and the cache holds {targets} targets: dump again with "
+            "--targets embedding, or run the teacher with --online-teacher."
         )
     if needs.labels and not labelled:
         raise UsageError(

@@ -5,10 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
+from kdcache.objectives.base import MapShape
 from kdcache.objectives.precision import at_least_float32
-
-MapShape = tuple[int, int, int]
-"""Channels, height and width of a feature map."""
 
 
 def hint(student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:

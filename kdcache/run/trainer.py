@@ -108,12 +108,12 @@ class Trainer:
                 send(labels, self._device),
                 send(weight, self._device),
                 answers,
-                features[0].float() if features else None,
-                None if past is None else send(past, self._device),
-                send(samples, self._device),
-                self._companion,
-                epoch,
-                self._epochs,
+                features=features[0].float() if features else None,
+                past=None if past is None else send(past, self._device),
+                samples=send(samples, self._device),
+                companion=self._companion,
+                epoch=epoch,
+                epochs=self._epochs,
             )
         )
         self._optimizer.zero_grad()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdcache.errors import UsageError
 from kdcache.objectives.base import Given, Objective, Shape
 
 ROWS, CLASSES, FEATURES = 8, 7, 5
@@ -21,6 +22,12 @@ class Said:
         assert num_classes == self.values.shape[1]
         assert temperature == 1.0
         return self.values
+
+    def features(self):
+        raise UsageError("There are none.")
+
+    def maps(self):
+        raise UsageError("There are none.")
 
 
 def drawn(seed, rows=ROWS, classes=CLASSES, dtype=torch.float64):
@@ -53,10 +60,10 @@ def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=to
         labels,
         weight.to(dtype),
         Said(teacher),
-        torch.randn(rows, FEATURES, generator=random, dtype=dtype),
-        torch.softmax(torch.randn(rows, classes, generator=random, dtype=dtype), dim=1),
-        torch.arange(rows),
-        None if companion is None else companion.to(dtype),
+        features=torch.randn(rows, FEATURES, generator=random, dtype=dtype),
+        past=torch.softmax(torch.randn(rows, classes, generator=random, dtype=dtype), dim=1),
+        samples=torch.arange(rows),
+        companion=None if companion is None else companion.to(dtype),
         epoch=1,
         epochs=10,
     )
