@@ -29,23 +29,15 @@ from kdcache.cache.identity import (
     seal,
     windows_checksum,
 )
-from kdcache.cache.layout import VIEW_CAPACITY, table_key, teacher_key
+from kdcache.cache.layout import table_key, teacher_key
+from kdcache.cache.metadata import answers_metadata, cache_metadata, entry_metadata
 from kdcache.cache.places import open_files
-from kdcache.cache.zarr_form import (
-    META,
-    OURS,
-    ZarrChunk,
-    array_metadata,
-    group_content,
-    group_metadata,
-    require_array,
-)
-from kdcache.errors import CacheError, CorruptError, IdentityError, UsageError
-from kdcache.targets.base import MAX_TABLE_BYTES, ArraySpec, Coding
+from kdcache.cache.tables import lost_tables, restore_tables, settle_tables, with_stored_tables
+from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
+from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
+from kdcache.errors import CacheError, CorruptError, UsageError
+from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
-
-#: Window ids in a chunk of their array.
-WINDOWS_CHUNK = 2**22
 
 
 class Cache:
@@ -84,18 +76,13 @@ class Cache:
                 f"(it holds {foreign[0]}); use another folder."
             )
         files.prepare()
-        codec = _windows_codec(view_set.samples)
-        keys = ["windows/" + META, "teachers/" + META]
-        for number, start in enumerate(range(0, view_set.samples, WINDOWS_CHUNK)):
-            part = np.zeros(codec.spec.shape, np.int32)
-            part[: len(windows) - start] = windows[start : start + WINDOWS_CHUNK]
-            keys.append(f"windows/c/{number}")
-            files.put(keys[-1], codec.encode(part))
+        keys = write_windows(files, windows)
         metas = cache_metadata(view_set)
-        for key in keys[:2]:
-            files.put(key, metas[key])
-        files.flush(keys)
-        if not files.put_if_absent(META, metas[META]):
+        identity = metas.pop(META)
+        for key, data in metas.items():
+            files.put(key, data)
+        files.flush([*keys, *metas])
+        if not files.put_if_absent(META, identity):
             raise CacheError(f"Another process made a cache in {files.locate('')} meanwhile; start again.")
         files.tidy()
         return cls(files, view_set)
@@ -111,6 +98,7 @@ class Cache:
     ) -> "Cache":
         """Open the cache of this view set for writing, made where there is none; several processes may do so at once.
 
+        Windows that were lost are written again.
         Raises IdentityError where a cache of another view set is there, CacheError as `create` and `open` do.
         """
         if not cls.exists(path, files=files):
@@ -121,6 +109,7 @@ class Cache:
                     raise  # else another process was faster
         cache = cls.open(path, read_only=False, files=files)
         require_same(cache.view_set, view_set, f"The cache {cache.location}")
+        restore_windows(cache.files, view_set, windows)
         return cache
 
     @classmethod
@@ -161,21 +150,11 @@ class Cache:
     @property
     def windows(self) -> Int32[np.ndarray, " n"]:
         """The window of each sample. Raises CorruptError where they are not those of the view set."""
-        codec = _windows_codec(self.view_set.samples)
-        parts = []
-        for number in range(-(-self.view_set.samples // WINDOWS_CHUNK)):
-            data = self._files.get(f"windows/c/{number}")
-            if data is None:
-                raise CorruptError(f"{self._files.locate(f'windows/c/{number}')} is missing; restore it from a copy.")
-            parts.append(codec.decode(data))
-        windows = np.concatenate(parts)[: self.view_set.samples]
-        if windows_checksum(windows) != self.view_set.windows:
-            raise CorruptError(f"{self._files.locate('windows')} was altered; restore it from a copy.")
-        return windows
+        return read_windows(self._files, self.view_set)
 
     def once_bytes(self) -> dict[str, int]:
         """Bytes of what is stored once and not for each view: windows, tables, and the metadata of everything."""
-        windows = (self._files.size(f"windows/c/{part}") for part in range(-(-self.view_set.samples // WINDOWS_CHUNK)))
+        windows = (self._files.size(key) for key in windows_keys(self.view_set.samples))
         metas, tables = list(cache_metadata(self.view_set)), []
         for name in self.teachers():
             entry = self.entry(name)
@@ -197,8 +176,11 @@ class Cache:
         found = {name: self._teacher(name) for name in names}
         return {name: identity for name, identity in found.items() if identity is not None}
 
-    def entry(self, name: str) -> Entry:
-        """A teacher's entry. Raises CacheError where there is none of that name."""
+    def entry(self, name: str, *, strict: bool = True) -> Entry:
+        """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
+
+        Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them.
+        """
         identity = self._teacher(name)
         if identity is None:
             there = ", ".join(self.teachers()) or "none yet"
@@ -206,17 +188,23 @@ class Cache:
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
             raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
-        try:
-            targets = dict(identity.targets)
-            coding = make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
-        except UsageError as error:
-            raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
-        return self._entry(identity, self._with_tables(coding, identity))
+        return self._entry(identity, with_stored_tables(self._files, _coding_of(identity, where), identity), strict)
 
     def with_stored_tables(self, coding: Coding, name: str) -> Coding:
         """The coding with the tables of the teacher of this name, or as it is where there is no such teacher."""
         stored = self._teacher(name)
-        return coding if stored is None else self._with_tables(coding, stored)
+        return coding if stored is None else with_stored_tables(self._files, coding, stored)
+
+    def lost_tables(self, name: str) -> dict[str, str]:
+        """The tables of a teacher's entry that are missing or were altered, and what is wrong with each.
+
+        `add_teacher` puts them back where its coding has the same ones.
+        """
+        stored = self._teacher(name)
+        if stored is None:
+            return {}
+        where = self._files.locate(f"{teacher_key(name)}/{META}")
+        return lost_tables(self._files, _coding_of(stored, where), stored)
 
     def add_teacher(self, identity: TeacherIdentity, coding: Coding, *, exact: bool = False) -> Entry:
         """The entry of this teacher, made where there is none of its name.
@@ -231,7 +219,7 @@ class Cache:
         if self._teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            coding = self._settle_tables(coding, identity.name, exact)
+            coding = settle_tables(self._files, coding, identity.name, exact)
             identity = replace(identity, targets=coding.identity())
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
@@ -240,7 +228,8 @@ class Cache:
         what = f"Teacher '{identity.name}' of the cache {self._files.locate('')}"
         if exact:
             require_same(stored, identity, what)
-        coding = self._with_tables(coding, stored)
+        restore_tables(self._files, coding, stored)
+        coding = with_stored_tables(self._files, coding, stored)
         identity = replace(identity, targets=coding.identity())
         require_same(stored, identity, what)
         entry = self._entry(identity, coding)
@@ -261,106 +250,23 @@ class Cache:
         where = self._files.locate(key)
         return TeacherIdentity.from_json(group_content(data, where), where)
 
-    def _settle_tables(self, coding: Coding, name: str, exact: bool) -> Coding:
-        """Store the tables of a coding before anything refers to them; what another process stored first is kept.
-
-        Raises IdentityError where that is another table and the coding has to be `exact` the same.
-        """
-        settled = {}
-        for table, values in coding.tables().items():
-            key, codec = table_key(name, table), ZarrChunk(coding.table_specs()[table])
-            if not self._files.put_if_absent(key, codec.encode(values)):
-                try:
-                    found = self._table(coding, name, table)
-                    coding.with_tables({table: found})
-                except CorruptError:  # of a killed process whose entry never came to be
-                    self._files.put(key, codec.encode(values))
-                else:
-                    if exact and not np.array_equal(found, values):
-                        self._files.tidy()
-                        raise IdentityError(
-                            f"{self._files.locate(key)} is of a dump that was begun, and is not the table that these "
-                            f"answers were stored with. Let the dump finish, or, if none is running, delete the folder "
-                            f"{self._files.locate(teacher_key(name))}; or use another cache.",
-                            field=f"targets.{table}",
-                        )
-                    values = found
-            meta = f"{teacher_key(name)}/{table}/{META}"
-            self._files.put(meta, array_metadata(codec.spec, codec.spec.shape, codec.spec.shape))
-            self._files.flush([key, meta])
-            settled[table] = values
-        return coding.with_tables(settled)
-
-    def _with_tables(self, coding: Coding, stored: TeacherIdentity) -> Coding:
-        """The coding with the tables of a stored entry. Raises CorruptError where they were altered."""
-        if stored.targets.get("kind") != coding.kind or stored.num_classes != coding.num_classes:
-            return coding
-        tables = {
-            table: self._table(coding, stored.name, table) for table in coding.table_specs() if table in stored.targets
-        }
-        coding = coding.with_tables(tables)
-        for table in tables:
-            if coding.parameters()[table] != stored.targets[table]:
-                where = self._files.locate(table_key(stored.name, table))
-                raise CorruptError(f"{where} was altered: its checksum does not fit. Restore the file from a copy.")
-        return coding
-
-    def _table(self, coding: Coding, name: str, table: str) -> np.ndarray:
-        key, spec = table_key(name, table), coding.table_specs()[table]
-        if spec.nbytes > MAX_TABLE_BYTES:  # before anything is read: the number of classes is only what a file says
-            raise CorruptError(
-                f"{self._files.locate(key)} would have {spec.nbytes / 2**20:,.0f} MiB, more than a table can have: "
-                "the teacher's zarr.json was altered. Restore it from a copy."
-            )
-        data = self._files.get(key)
-        if data is None:
-            raise CorruptError(f"{self._files.locate(key)} is missing; restore it from a copy.")
-        try:
-            return ZarrChunk(spec).decode(data)
-        except CorruptError as error:
-            raise CorruptError(f"{self._files.locate(key)}: {error} Restore the file from a copy.") from error
-
-    def _entry(self, identity: TeacherIdentity, coding: Coding) -> Entry:
+    def _entry(self, identity: TeacherIdentity, coding: Coding, strict: bool = True) -> Entry:
         codecs = {
             name: ZarrChunk(spec) for name, spec in coding.arrays(coding.chunk_rows(self.view_set.block_rows)).items()
         }
         entry = Entry(self._files, self.view_set, identity, coding, codecs)
-        for name, codec in codecs.items():
+        for name, codec in codecs.items() if strict else ():
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             data = self._files.get(key)
             if data is not None:
-                require_array(data, _teacher_array_meta(codec.spec, entry.layout.chunks), self._files.locate(key))
+                require_array(data, answers_metadata(codec.spec, entry.layout.chunks), self._files.locate(key))
         return entry
 
 
-def cache_metadata(view_set: ViewSetIdentity) -> dict[str, bytes]:
-    """The zarr.json files of a cache without its teachers' entries, by key."""
-    codec = _windows_codec(view_set.samples)
-    return {
-        META: group_metadata({OURS: seal(view_set.to_json())}),
-        "windows/" + META: array_metadata(codec.spec, (view_set.samples,), codec.spec.shape),
-        "teachers/" + META: group_metadata({}),
-    }
-
-
-def entry_metadata(entry: Entry) -> dict[str, bytes]:
-    """The zarr.json files of a teacher's entry, by key; the first is the one that makes it an entry."""
-    folder, layout = teacher_key(entry.identity.name), entry.layout
-    metas = {f"{folder}/{META}": group_metadata({OURS: seal(entry.identity.to_json())})}
-    # The records' folder is a group, so that Zarr libraries list the entry without a warning.
-    metas[f"{folder}/records/{META}"] = group_metadata({})
-    for name, spec in entry.coding.arrays(layout.chunk_rows).items():
-        metas[f"{folder}/{name}/{META}"] = _teacher_array_meta(spec, layout.chunks)
-    for table in entry.coding.tables():
-        spec = entry.coding.table_specs()[table]
-        metas[f"{folder}/{table}/{META}"] = array_metadata(spec, spec.shape, spec.shape)
-    return metas
-
-
-def _windows_codec(samples: int) -> ZarrChunk:
-    return ZarrChunk(ArraySpec("int32", (min(samples, WINDOWS_CHUNK),), shuffle="shuffle"))
-
-
-def _teacher_array_meta(spec: ArraySpec, chunks: int) -> bytes:
-    shape = [length * chunks if axis == spec.axis else length for axis, length in enumerate(spec.shape)]
-    return array_metadata(spec, (VIEW_CAPACITY, *shape), (1, *spec.shape))
+def _coding_of(identity: TeacherIdentity, where: str) -> Coding:
+    """The coding that an identity names, without its tables. Raises CacheError, naming `where`, for an unknown one."""
+    try:
+        targets = dict(identity.targets)
+        return make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
+    except UsageError as error:
+        raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error

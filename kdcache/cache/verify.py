@@ -12,7 +12,8 @@ import torch
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TEACHER_NAME
 from kdcache.cache.layout import teacher_key
-from kdcache.cache.store import Cache, cache_metadata, entry_metadata
+from kdcache.cache.metadata import cache_metadata, entry_metadata
+from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, is_metadata
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import SUM_TOLERANCE, Targets

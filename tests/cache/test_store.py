@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import zarr
 
-from kdcache.cache import store
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.identity import seal, windows_checksum
 from kdcache.cache.store import Cache
@@ -49,7 +48,7 @@ def test_a_cache_opens_as_what_it_was_created(tmp_path: Path) -> None:
 
 
 def test_many_windows_lie_in_several_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WINDOWS_CHUNK", 4)
+    monkeypatch.setattr("kdcache.cache.windows.WINDOWS_CHUNK", 4)
     assert Cache.create(tmp_path, VIEW_SET, WINDOWS).windows.tolist() == WINDOWS.tolist()
     assert zarr.open_array(tmp_path / "windows", mode="r")[:].tolist() == WINDOWS.tolist()
     (tmp_path / "windows/c/1").unlink()
@@ -83,6 +82,21 @@ def test_a_flipped_byte_of_the_windows_is_noticed(tmp_path: Path) -> None:
         chunk.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(CorruptError):
             _ = Cache.open(tmp_path).windows
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_lost_windows_are_written_again_by_who_has_the_same(tmp_path: Path, damage: str) -> None:
+    Cache.create(tmp_path, VIEW_SET, WINDOWS)
+    before = tree(tmp_path)
+    chunk = tmp_path / "windows/c/0"
+    if damage == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptError, match=r"windows/c/0 .*same dump-logits"):
+        Cache.ensure(tmp_path, VIEW_SET, WINDOWS + 1)
+    Cache.ensure(tmp_path, VIEW_SET, WINDOWS)
+    assert tree(tmp_path) == before
 
 
 def test_nothing_is_made_where_something_is(tmp_path: Path) -> None:
@@ -175,9 +189,15 @@ def test_a_damaged_table_is_noticed(tmp_path: Path, damage: str) -> None:
         path.unlink()
     else:
         path.write_bytes((tmp_path / "two" / ORDER).read_bytes() if damage == "other" else data[:-9] + b"?" + data[-8:])
-    for read in (lambda: Cache.open(tmp_path / "one").entry("teacher"), lambda: open_entry(tmp_path / "one")):
+    another = replace(TOPK, order=random_order(CLASSES, seed=2))
+    for read in (lambda: Cache.open(tmp_path / "one").entry("teacher"), lambda: open_entry(tmp_path / "one", another)):
         with pytest.raises(CorruptError, match=r"order/c/0/0.* from a copy"):
             read()
+    assert list(Cache.open(tmp_path / "one").lost_tables("teacher")) == ["order"]
+    open_entry(tmp_path / "one")  # by who has the very same
+    assert path.read_bytes() == data
+    assert Cache.open(tmp_path / "one").lost_tables("teacher") == {}
+    assert Cache.open(tmp_path / "one").lost_tables("nobody") == {}
 
 
 def test_altered_identities_are_noticed(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from kdcache.cache.identity import seal
-from kdcache.cache.store import Cache, cache_metadata, entry_metadata
+from kdcache.cache.metadata import cache_metadata, entry_metadata
+from kdcache.cache.store import Cache
 from kdcache.cache.verify import check_answers
 from kdcache.cache.zarr_form import is_metadata
 from kdcache.errors import CacheError, CorruptError

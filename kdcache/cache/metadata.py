@@ -1,0 +1,41 @@
+"""The zarr.json files of a cache. All follow from its identities, so that one that is lost can be written again."""
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.identity import ViewSetIdentity, seal
+from kdcache.cache.layout import VIEW_CAPACITY, teacher_key
+from kdcache.cache.windows import WINDOWS_META, windows_metadata
+from kdcache.cache.zarr_form import META, OURS, array_metadata, group_metadata
+from kdcache.targets.base import ArraySpec
+
+
+def cache_metadata(view_set: ViewSetIdentity) -> dict[str, bytes]:
+    """The zarr.json files of a cache without its teachers' entries, by key; the first is the one that makes it one."""
+    return {
+        META: group_metadata({OURS: seal(view_set.to_json())}),
+        WINDOWS_META: windows_metadata(view_set.samples),
+        "teachers/" + META: group_metadata({}),
+    }
+
+
+def entry_metadata(entry: Entry) -> dict[str, bytes]:
+    """The zarr.json files of a teacher's entry, by key; the first is the one that makes it an entry."""
+    folder, layout = teacher_key(entry.identity.name), entry.layout
+    metas = {f"{folder}/{META}": group_metadata({OURS: seal(entry.identity.to_json())})}
+    # The records' folder is a group, so that Zarr libraries list the entry without a warning.
+    metas[f"{folder}/records/{META}"] = group_metadata({})
+    for name, spec in entry.coding.arrays(layout.chunk_rows).items():
+        metas[f"{folder}/{name}/{META}"] = answers_metadata(spec, layout.chunks)
+    for table in entry.coding.tables():
+        metas[f"{folder}/{table}/{META}"] = table_metadata(entry.coding.table_specs()[table])
+    return metas
+
+
+def answers_metadata(spec: ArraySpec, chunks: int) -> bytes:
+    """The zarr.json of an array of answers, of so many chunks a view."""
+    shape = [length * chunks if axis == spec.axis else length for axis, length in enumerate(spec.shape)]
+    return array_metadata(spec, (VIEW_CAPACITY, *shape), (1, *spec.shape))
+
+
+def table_metadata(spec: ArraySpec) -> bytes:
+    """The zarr.json of a table, which is one chunk."""
+    return array_metadata(spec, spec.shape, spec.shape)
