@@ -4,7 +4,7 @@ A teacher's answer can depend, in its last bits, on the batch it is computed in.
 view set alone: each block is cut into batches of one fixed size, and the last one of a block is padded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -44,12 +44,12 @@ def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: i
 class Answered(NamedTuple):
     """What is kept of the answers to some rows, and the likeliest class of each.
 
-    kl: mean KL divergence, in nats, of what comes back from storage from what was said; where it was measured.
+    loss: of a coding, the mean KL divergence in nats of what comes back from it from what was said; where asked for.
     """
 
     targets: Targets
     first: Int64[Tensor, "b"]
-    kl: float | None = None
+    loss: Callable[[Coding], float] | None = None
 
 
 def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str, *, measure: bool = False) -> Answered:
@@ -57,13 +57,17 @@ def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str, *, 
 
     Args:
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
-        measure: whether to find out what the coding loses.
+        measure: whether to be able to tell later what a coding loses, for which the whole answers are held.
     """
-    log_probs = teacher.answer(views.pixels)
+    said = teacher.answer(views.pixels, features=coding.needs_features)
     labels = teacher_labels(views, label_space)
-    targets = coding.keep(log_probs, labels)
-    kl = float(divergence(log_probs.cpu(), coded(coding, log_probs, labels)).mean()) if measure else None
-    return Answered(targets, log_probs.argmax(dim=1).cpu(), kl)
+
+    def loss(coding: Coding) -> float:
+        rebuilt = coded(coding, said.log_probs, labels, said.features)
+        return float(divergence(said.log_probs.cpu(), rebuilt).mean())
+
+    kept = coding.keep(said.log_probs, labels, said.features)
+    return Answered(kept, said.log_probs.argmax(dim=1).cpu(), loss if measure else None)
 
 
 def teacher_labels(views: Views, label_space: str) -> Int64[Tensor, "b 2"]:

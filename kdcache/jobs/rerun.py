@@ -123,7 +123,8 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
         progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
     ):
         for span, views, targets in zip(spans, stream, stored, strict=True):
-            said = live.teacher.answer(views.pixels).cpu()
+            again = live.teacher.answer(views.pixels, features=entry.coding.needs_features)
+            said = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:
                 found = targets.with_labels(labels).log_probs(said.shape[1])
@@ -133,7 +134,8 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
                     f"fit the data's labels: {error}"
                 ) from error
             same = said.argmax(1) == found.argmax(1)
-            parts.append((same, divergence(said, found), divergence(said, coded(entry.coding, said, labels))))
+            own = divergence(said, coded(entry.coding, said, labels, again.features))
+            parts.append((same, divergence(said, found), own))
             task.advance(len(said))
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
     return Comparison(

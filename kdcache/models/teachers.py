@@ -1,6 +1,9 @@
 """Teachers: frozen models that answer pictures with log-probabilities."""
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,10 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.device import autocast, resolve_precision
-from kdcache.errors import UsageError
+from kdcache.errors import ModelError, UsageError
+from kdcache.models.features import watched_features
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a teacher says of b pictures, on its device.
+
+    Attributes:
+        log_probs: log softmax of the logits, float32.
+        features: what entered its classifier, float32; None unless asked for.
+        maps: its feature maps from fine to coarse, in the precision it computed them in; none unless asked for.
+    """
+
+    log_probs: Float[Tensor, "b c"]
+    features: Float[Tensor, "b d"] | None = None
+    maps: tuple[Float[Tensor, "b _c _h _w"], ...] = ()
 
 
 class Teacher:
@@ -53,22 +72,48 @@ class Teacher:
         return head.weight.detach().to("cpu", torch.float32).flatten(1)
 
     @torch.inference_mode()
-    def answer(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
-        """Log softmax, float32, of the logits for pictures in 0..255, mixed but not yet normalised.
+    def answer(self, pixels: Float[Tensor, "b 3 s s"], *, features: bool = False, maps: bool = False) -> Said:
+        """What it says of pictures in 0..255, mixed but not yet normalised.
 
-        Any number of rows: they are taken `batch_size` at a time, the last of them padded.
+        Any number of rows: they are taken `batch_size` at a time, the last of them padded. What else is asked for
+        changes no bit of the log-probabilities.
+
+        Raises:
+            ModelError: features or maps are asked for, and the model has none that timm could give.
         """
-        answers = [self._answer_batch(part) for part in pixels.to(self.device).split(self.batch_size)]
-        return torch.cat(answers)
+        parts = [self._answer_batch(part, features, maps) for part in pixels.to(self.device).split(self.batch_size)]
+        return Said(
+            torch.cat([part.log_probs for part in parts]),
+            torch.cat([part.features for part in parts if part.features is not None]) if features else None,
+            tuple(torch.cat(same) for same in zip(*(part.maps for part in parts), strict=True)),
+        )
 
-    def _answer_batch(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
+    def _answer_batch(self, pixels: Float[Tensor, "b 3 s s"], features: bool, maps: bool) -> Said:
         rows = len(pixels)
         inputs = self._network.normalise(pixels.float())
         if rows < self.batch_size:
             inputs = torch.cat([inputs, inputs.new_zeros(self.batch_size - rows, *inputs.shape[1:])])
-        with autocast(self.precision, self.device):
-            logits = self._network.module(inputs.contiguous(memory_format=torch.channels_last))
-        return F.log_softmax(logits.float(), dim=-1)[:rows]
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        watched: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if features:
+            watched = watched_features(self._network.module)
+        with autocast(self.precision, self.device), watched as seen:
+            logits, found = self._forward_with_maps(inputs) if maps else (self._network.module(inputs), ())
+        return Said(
+            F.log_softmax(logits.float(), dim=-1)[:rows],
+            seen[0].float()[:rows] if features else None,
+            tuple(part[:rows] for part in found),
+        )
+
+    def _forward_with_maps(self, inputs: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        module: Any = self._network.module
+        if not hasattr(module, "forward_intermediates"):
+            raise ModelError(
+                f"timm has no feature maps of {self.architecture}, and the objective needs the teacher's: choose "
+                "another teacher or another objective.name."
+            )
+        last, found = module.forward_intermediates(inputs)
+        return module.forward_head(last), tuple(found)
 
 
 def load_teacher(

@@ -8,7 +8,7 @@ probabilities.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -96,6 +96,20 @@ class Targets(ABC):
         Raises UsageError where the targets have no labels yet.
         """
 
+    def features(self) -> Float[Tensor, "b d"]:
+        """What entered the teacher's classifier, float32. Raises UsageError where it was not kept."""
+        raise UsageError(
+            "What entered the teacher's classifier is not among these answers: dump again with --targets embedding, "
+            "or train with --online-teacher."
+        )
+
+    def maps(self) -> list[Float[Tensor, "b _c _h _w"]]:
+        """The teacher's feature maps, float32, from fine to coarse. Raises UsageError where there are none."""
+        raise UsageError(
+            "The teacher's feature maps are not among these answers: they are too large to keep, so train with "
+            "--online-teacher."
+        )
+
 
 class Coding(ABC):
     """How one kind of targets is kept and stored; a frozen value."""
@@ -103,15 +117,24 @@ class Coding(ABC):
     kind: str
     num_classes: int
 
+    needs_features: ClassVar[bool] = False
+    """Whether `keep` must be given what entered the teacher's classifier."""
+
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """Everything that changes what is stored, as plain JSON values; `make_coding` takes them back."""
 
     @abstractmethod
-    def keep(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Targets:
+    def keep(
+        self,
+        log_probs: Float[Tensor, "b c"],
+        labels: Int64[Tensor, "b 2"],
+        features: Float[Tensor, "b d"] | None = None,
+    ) -> Targets:
         """What is kept of a batch of answers, before quantisation, on the host.
 
-        `labels` are each row's own label and its mixing partner's, -1 where there is none. Raises ModelError
+        `labels` are each row's own label and its mixing partner's, -1 where there is none; `features` what entered
+        the teacher's classifier, for codings with `needs_features`. Raises ModelError
         where the answers are no log-probabilities, UsageError where a label is not among the classes.
         """
 

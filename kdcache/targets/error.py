@@ -6,9 +6,14 @@ from torch import Tensor
 from kdcache.targets.base import Coding
 
 
-def coded(coding: Coding, said: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Float[Tensor, "b c"]:
+def coded(
+    coding: Coding,
+    said: Float[Tensor, "b c"],
+    labels: Int64[Tensor, "b 2"],
+    features: Float[Tensor, "b d"] | None = None,
+) -> Float[Tensor, "b c"]:
     """The log-probabilities that come back when `said` is kept, packed, unpacked and rebuilt; on the host."""
-    packed = coding.pack(coding.keep(said, labels), len(said))
+    packed = coding.pack(coding.keep(said, labels, features), len(said))
     return coding.unpack(packed, len(said)).with_labels(labels.cpu()).log_probs(said.shape[1])
 
 

@@ -103,7 +103,12 @@ class FullCoding(Coding):
         """The stored data type."""
         return {"dtype": self.dtype}
 
-    def keep(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> FullTargets:
+    def keep(
+        self,
+        log_probs: Float[Tensor, "b c"],
+        labels: Int64[Tensor, "b 2"],
+        features: Float[Tensor, "b d"] | None = None,
+    ) -> FullTargets:
         """All of it, on the host."""
         self.check_answers(log_probs, labels)
         return FullTargets(log_probs.detach().to("cpu", torch.float32), labels.to("cpu"))

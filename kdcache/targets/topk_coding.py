@@ -96,7 +96,12 @@ class TopKCoding(Coding):
         """The same coding with this order."""
         return replace(self, order=ClassOrder(tables["order"]) if "order" in tables else None)
 
-    def keep(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> TopKTargets:
+    def keep(
+        self,
+        log_probs: Float[Tensor, "b c"],
+        labels: Int64[Tensor, "b 2"],
+        features: Float[Tensor, "b d"] | None = None,
+    ) -> TopKTargets:
         """Select on the device of the answers, then move what is kept to the host."""
         self.check_answers(log_probs, labels)
         return keep_top(log_probs.detach(), labels.to(log_probs.device), self.width, self.min_prob).to("cpu")

@@ -41,7 +41,7 @@ def test_an_answer_is_the_log_softmax_of_timms_own_model(folders, name):
     std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1)
     with torch.inference_mode():
         expected = F.log_softmax(model((seen / 255 - mean) / std), dim=-1)
-    answer = teacher.answer(seen)
+    answer = teacher.answer(seen).log_probs
     assert answer.dtype == torch.float32
     torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
 
@@ -62,7 +62,7 @@ def test_a_classifiers_weights_are_a_row_for_each_class(folders, name):
     vectors = teacher.class_vectors
     seen = []
     teacher._network.module.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    answer = teacher.answer(pixels(5))
+    answer = teacher.answer(pixels(5)).log_probs
     logits = seen[0] @ vectors.T + teacher._network.module.get_classifier().bias
     torch.testing.assert_close(F.log_softmax(logits, 1), answer, atol=1e-5, rtol=0)
 
@@ -88,21 +88,21 @@ def test_a_short_name_stands_for_its_own_preprocessing_and_training_size(tmp_pat
 def test_a_row_has_the_same_answer_whatever_the_other_rows_are(folders, name):
     teacher = teacher_of(folders, name, batch_size=8)
     seen = pixels(8)
-    whole = teacher.answer(seen)
+    whole = teacher.answer(seen).log_probs
     for rows in (1, 3, 7):
         changed = torch.cat([seen[:rows], pixels(8 - rows, seed=rows)])
-        assert torch.equal(teacher.answer(changed)[:rows], whole[:rows])
+        assert torch.equal(teacher.answer(changed).log_probs[:rows], whole[:rows])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_padded_batch_answers_as_a_whole_one(folders, name):
     teacher = teacher_of(folders, name, batch_size=8)
     seen = pixels(21)
-    whole = teacher.answer(seen)
+    whole = teacher.answer(seen).log_probs
     assert whole.shape == (21, 6)
     for start in (0, 8, 16):
         for stop in (start + 1, start + 5):
-            assert torch.equal(teacher.answer(seen[start:stop]), whole[start:stop])
+            assert torch.equal(teacher.answer(seen[start:stop]).log_probs, whole[start:stop])
 
 
 def test_every_forward_pass_has_the_same_shape(folders):
@@ -116,13 +116,15 @@ def test_every_forward_pass_has_the_same_shape(folders):
 def test_answers_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
     teacher = teacher_of(folders)
     seen = pixels(2).requires_grad_()
-    assert not teacher.answer(seen).requires_grad
+    assert not teacher.answer(seen).log_probs.requires_grad
     assert not teacher._network.module.training
     assert weight_hash(teacher._network.module.state_dict()) == teacher.weight_hash
 
 
 def test_bf16_is_close_to_fp32_and_its_log_softmax_is_float32(folders):
-    wide, half = (teacher_of(folders, precision=precision).answer(pixels(4)) for precision in ("fp32", "bf16"))
+    wide, half = (
+        teacher_of(folders, precision=precision).answer(pixels(4)).log_probs for precision in ("fp32", "bf16")
+    )
     assert half.dtype == torch.float32
     assert not torch.equal(wide, half)
     torch.testing.assert_close(half, wide, atol=0.1, rtol=0)
