@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,9 @@ from kdcache.targets.base import ArraySpec, Coding, Targets
 
 #: Records that are kept in memory, a few kilobytes each.
 MAX_RECORDS = 8192
+
+#: Numbers that a part of a chunk has room for: of whatever kind, some tens of megabytes once it is decoded.
+PART = 2**20
 
 
 class ChunkCodec(ABC):
@@ -104,17 +109,21 @@ class Entry:
         Raises CacheError where the block was not recorded, CorruptError where it is not what was written.
         """
         start, stop = self.layout.chunk_range(chunk)
-        block = self.layout.block_of(chunk)
-        record = self.record(view, block)
-        stored = {name: self._checked_chunk(record, name, view, chunk) for name in self._codecs}
-        try:
-            arrays = {name: codec.decode(stored[name]) for name, codec in self._codecs.items()}
+        arrays = self._arrays(view, chunk)
+        with self._fitting(view, chunk):
             return self.coding.unpack(arrays, stop - start)
-        except CorruptError as error:
-            raise CorruptError(
-                f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error} "
-                f"{self._remedy(view, block)}"
-            ) from error
+
+    def read_parts(self, view: int, chunk: int) -> Iterator[Targets]:
+        """What `read_chunk` gives, some consecutive rows at a time, in little memory."""
+        start, stop = self.layout.chunk_range(chunk)
+        room = sum(prod(codec.spec.shape) for codec in self._codecs.values())
+        rows = max(1, PART * self.layout.chunk_rows // room)
+        arrays = self._arrays(view, chunk)
+        for first in range(0, stop - start, rows):
+            last = min(first + rows, stop - start)
+            with self._fitting(view, chunk):
+                part = self.coding.unpack(self.coding.rows_of(arrays, first, last), last - first)
+            yield part
 
     def read_block(self, view: int, block: int) -> Targets:
         """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
@@ -169,6 +178,28 @@ class Entry:
                     "time with other bytes, so its record was dropped. Run the same command again, which makes this "
                     "block anew."
                 )
+
+    def _arrays(self, view: int, chunk: int) -> dict[str, np.ndarray]:
+        """The arrays of a chunk, each checked and decoded before the next is read."""
+        record = self.record(view, self.layout.block_of(chunk))
+        found = {}
+        for name, codec in self._codecs.items():
+            data = self._checked_chunk(record, name, view, chunk)
+            with self._fitting(view, chunk):
+                found[name] = codec.decode(data)
+        return found
+
+    @contextmanager
+    def _fitting(self, view: int, chunk: int) -> Iterator[None]:
+        """Name the block where bytes that are what was written make no sense."""
+        block = self.layout.block_of(chunk)
+        try:
+            yield
+        except CorruptError as error:
+            raise CorruptError(
+                f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error} "
+                f"{self._remedy(view, block)}"
+            ) from error
 
     @property
     def files(self) -> Files:

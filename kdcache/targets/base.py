@@ -153,6 +153,17 @@ class Coding(ABC):
         Raises CorruptError where the arrays contradict themselves.
         """
 
+    def rows_of(self, arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+        """The arrays of some consecutive rows of a chunk, for `unpack` to take as if they were a chunk of their own.
+
+        As it stands here, every array has as many numbers for one row as for another.
+        """
+        found = {}
+        for name, spec in self.arrays(2).items():
+            each = spec.shape[spec.axis] // 2
+            found[name] = arrays[name][(*[slice(None)] * spec.axis, slice(start * each, stop * each))]
+        return found
+
     def table_specs(self) -> dict[str, ArraySpec]:
         """The tables that this kind may have, each stored once for all views as one chunk; none by default.
 

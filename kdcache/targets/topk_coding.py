@@ -188,6 +188,13 @@ class TopKCoding(Coding):
             torch.from_numpy(label_prob),
         )
 
+    def rows_of(self, arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+        """The streams have what the rows before have left."""
+        counts = arrays["count"]
+        first, entries = (int(counts[part].sum(dtype=np.int64)) for part in (slice(start), slice(start, stop)))
+        streams = {name: arrays[name][first : first + entries] for name in ("class", "level")}
+        return {name: array[..., start:stop] for name, array in arrays.items()} | streams
+
     @property
     def _levels(self) -> SqrtLevels:
         return SqrtLevels(self.bits, self.min_prob)

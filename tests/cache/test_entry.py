@@ -318,3 +318,19 @@ def test_the_rows_beyond_the_last_are_not_answers(filled: Path) -> None:
     """The last block has 3 rows of 4."""
     assert SAMPLES == 11
     assert len(read(Cache.open(filled).entry("teacher"), block=2)) == 3  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.parametrize("coding", [TOPK, FULL])
+@pytest.mark.parametrize("part", [1, 30, 2**20])
+def test_parts_of_a_chunk_are_the_whole(
+    tmp_path: Path, coding: Coding, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcache.cache.entry.PART", part)
+    fill(open_entry(tmp_path, coding), 1)
+    entry = Cache.open(tmp_path).entry("teacher")
+    for chunk in range(entry.layout.chunks):
+        parts = list(entry.read_parts(0, chunk))
+        assert same(type(parts[0]).concat(parts), entry.read_chunk(0, chunk))
+        if part == 1:
+            assert {len(found) for found in parts} == {1}

@@ -143,6 +143,13 @@ class TargetsContract:
     def test_padding_changes_nothing(self, kept: Targets) -> None:
         assert same(self.stored(kept, labels_for(40), rows=40), self.stored(kept, labels_for(40), rows=128))
 
+    def test_rows_of_a_chunk_are_read_as_those_of_the_whole(self, kept: Targets) -> None:
+        arrays = self.coding.pack(kept, 64)
+        whole = self.coding.unpack(arrays, 40)
+        for start, stop in ((0, 40), (0, 1), (7, 30), (39, 40), (5, 5)):
+            part = self.coding.unpack(self.coding.rows_of(arrays, start, stop), stop - start)
+            assert same(part, whole[start:stop])
+
     def test_packing_is_repeatable(self, kept: Targets) -> None:
         again = self.coding.pack(self.coding.keep(answers(40), labels_for(40)), 64)
         for name, array in self.coding.pack(kept, 64).items():
