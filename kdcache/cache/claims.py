@@ -4,16 +4,18 @@ A claim is a hint. What is right rests on records alone, which are put where non
 over from a process that only seemed dead, costs the work of one block. Where the file system has locks a claim is a
 locked file in the cache's folder of partial files: the system frees it when its process dies, and whoever tidies that
 folder removes it. Elsewhere it is an object that its owner rewrites every few seconds, and that others take over when
-they have seen it unchanged for a while, each by its own clock.
+it has not been for a while, by the clock of the place where it lies. Either says who its owner is, for messages.
 """
 
 import fcntl
 import os
+import socket
 import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.cache.durable import PARTIAL, LocalFiles, is_still
@@ -26,12 +28,38 @@ BEAT = 20.0
 PATIENCE = 6 * BEAT
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a claim, as it says itself.
+
+    silent, patience: seconds since its last sign of life, and after how many it is taken for dead; None where the
+    system tells when it dies.
+    """
+
+    who: str
+    silent: float | None = None
+    patience: float | None = None
+
+    def words(self) -> str:
+        """A sentence or two."""
+        if self.silent is None or self.patience is None:
+            return f"{self.who} is at it."
+        return (
+            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is {self.patience:.0f} "
+            "s, its work is taken over."
+        )
+
+
 class Claims(ABC):
     """The claims that one process holds. Any thread may ask."""
 
     @abstractmethod
     def take(self, name: str) -> bool:
         """Claim a piece of work by its name (fit for a file); False where somebody has it, this process included."""
+
+    @abstractmethod
+    def holder(self, name: str) -> Holder | None:
+        """Who has a claim that could not be taken; None where nobody is known to."""
 
     @abstractmethod
     def release(self, name: str) -> None:
@@ -77,9 +105,19 @@ class LockedClaims(Claims):
             while (file := self._lock(self._folder / f"claim-{name}")) is not None:
                 if is_still(file, self._folder / f"claim-{name}"):
                     self._held[name] = file
+                    with suppress(OSError):  # the lock is the claim
+                        os.ftruncate(file, 0)
+                        os.write(file, _self().encode())
                     return True
                 os.close(file)  # its owner gave it back, or somebody tidied it away, before it was locked here
             return False
+
+    def holder(self, name: str) -> Holder | None:
+        """Who has a claim."""
+        try:
+            return Holder(_shown((self._folder / f"claim-{name}").read_bytes()))
+        except OSError:
+            return None
 
     def _lock(self, path: Path) -> int | None:
         try:
@@ -126,6 +164,7 @@ class BeatingClaims(Claims):
         self._token = uuid.uuid4().hex
         self._held: dict[str, int] = {}
         self._seen: dict[str, tuple[bytes, float]] = {}  # of others: its last content, and since when
+        self._ahead: float | None = None  # seconds by which the place's clock is ahead of this process's
         self._one_at_a_time = threading.Lock()
         self._closed = threading.Event()
         self._heart = threading.Thread(target=self._keep_beating, name="kdcache-claims", daemon=True)
@@ -138,12 +177,9 @@ class BeatingClaims(Claims):
                 return False
             found = self._files.get(_key(name))
             if found is not None:
-                content, since = self._seen.get(name, (b"", 0.0))
-                now = time.monotonic()
-                if content != found:
-                    self._seen[name] = (found, now)
-                    return False
-                if now - since < self._patience:
+                if self._seen.get(name, (b"", 0.0))[0] != found:
+                    self._seen[name] = (found, self._put_at(name))
+                if time.monotonic() - self._seen[name][1] < self._patience:
                     return False
                 self._files.delete(_key(name))
             self._seen.pop(name, None)
@@ -151,6 +187,26 @@ class BeatingClaims(Claims):
                 return False
             self._held[name] = 0
             return True
+
+    def holder(self, name: str) -> Holder | None:
+        """Who had a claim when it was last looked at."""
+        content, since = self._seen.get(name, (b"", 0.0))
+        who = content.split(maxsplit=2)[2:]
+        return Holder(_shown(who[0]), time.monotonic() - since, self._patience) if who else None
+
+    def _put_at(self, name: str) -> float:
+        """When a claim was last put, on this process's clock: never later than now."""
+        now = time.monotonic()
+        if self._ahead is None:
+            key = f"{PARTIAL}/clock-{self._token}"
+            self._files.put(key, b"")
+            stamp = self._files.modified(key)
+            self._files.delete(key)
+            if stamp is None:
+                return now
+            self._ahead = stamp - time.monotonic()
+        stamp = self._files.modified(_key(name))
+        return now if stamp is None else min(now, stamp - self._ahead)
 
     def release(self, name: str) -> None:
         """Give a claim back; one that was taken over in the meantime is left to its new owner."""
@@ -180,11 +236,22 @@ class BeatingClaims(Claims):
         return (self._files.get(_key(name)) or b"").startswith(self._token.encode())
 
     def _content(self, beats: int) -> bytes:
-        return f"{self._token} {beats}".encode()
+        return f"{self._token} {beats} {_self()}".encode()
 
 
 def _key(name: str) -> str:
     return f"{PARTIAL}/claim-{name}"
+
+
+def _self() -> str:
+    """This process, for the messages of others."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _shown(who: bytes) -> str:
+    """What a claim says of its owner, fit for a message whatever it is."""
+    text = "".join(filter(str.isprintable, who.decode(errors="replace")))
+    return text[:100] or "another process"
 
 
 def _has_locks(folder: Path) -> bool:

@@ -103,6 +103,12 @@ class LocalFiles(Files):
             return (self.root / key).stat().st_size
         return None
 
+    def modified(self, key: str) -> float | None:
+        """When a file was last written, None where it does not exist."""
+        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
+            return (self.root / key).stat().st_mtime
+        return None
+
     def names(self, folder: str) -> list[str]:
         """The names in a folder, sorted; none where it does not exist."""
         with self._named("read", folder), suppress(FileNotFoundError):

@@ -28,6 +28,10 @@ class Files(ABC):
         """The length of a key's bytes, None where it does not exist."""
 
     @abstractmethod
+    def modified(self, key: str) -> float | None:
+        """When a key was last put, in seconds by the clock of the place itself; None where it does not exist."""
+
+    @abstractmethod
     def names(self, folder: str) -> list[str]:
         """The names directly under a folder ("" is the root), sorted; none where it does not exist."""
 

@@ -48,6 +48,12 @@ class ObjectFiles(Files):
             return int(obstore.head(self._store, key)["size"])
         return None
 
+    def modified(self, key: str) -> float | None:
+        """When an object was last put, in whole seconds by the store's clock; None where there is none."""
+        with self._named("read", key), suppress(*MISSING):
+            return float(obstore.head(self._store, key)["last_modified"].timestamp())
+        return None
+
     def names(self, folder: str) -> list[str]:
         """The names directly under a prefix, sorted."""
         with self._named("read", folder):

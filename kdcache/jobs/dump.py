@@ -19,7 +19,6 @@ from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.pilot import begin_entry
 from kdcache.jobs.prediction import Prediction, predict
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
-from kdcache.jobs.top1 import Top1
 from kdcache.jobs.waiting import Waiting
 from kdcache.jobs.wording import duration, readable
 from kdcache.models.names import resolve_name
@@ -304,10 +303,10 @@ def _whole_groups(views: int | None, policy: Policy) -> int:
     if views is None:
         return repeats if policy.is_fixed else -(-DEFAULT_VIEWS // repeats) * repeats
     if views < 1 or views % repeats:
-        fewer, more = views // repeats * repeats, (views // repeats + 1) * repeats
+        below, above = views // repeats * repeats, (views // repeats + 1) * repeats
         raise UsageError(
             f"--views is {views}, and the policy repeats each order {repeats} times: give a multiple of {repeats}, "
-            f"such as {fewer or more}."
+            f"such as {f'{below} or {above}' if below > 0 else max(above, repeats)}."
         )
     return views
 

@@ -186,8 +186,8 @@ class Filling:
 
         with closing(self.source.answers(spans())) as answers:
             if held:
-                rest = self._counted(islice(answers, len(rest_of_first)))
-                self._make_block(*FIRST, chain(self._told(held), rest))
+                following = self._counted(islice(answers, len(rest_of_first)))
+                self._make_block(*FIRST, chain(self._told(held), following))
                 held.clear()
             for first in answers:
                 view, block = claimed.popleft()

@@ -12,6 +12,14 @@ def readable(count: int | float) -> str:
     return f"{count:.3g} TB"
 
 
+def duration(seconds: float) -> str:
+    """A time in words, such as `40 seconds`, `12 minutes` or `3.4 hours`."""
+    for unit, length, most in (("seconds", 1, 120), ("minutes", 60, 120), ("hours", 3600, 48)):
+        if seconds < most * length:
+            return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:,.0f} {unit}"
+    return f"{seconds / 86400:,.1f} days"
+
+
 def ranges(numbers: Iterable[int]) -> str:
     """Whole numbers in ascending order, neighbours joined: `0-4, 7, 9-10`."""
     runs: list[list[int]] = []
@@ -21,3 +29,8 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ", ".join("-".join(map(str, run)) for run in runs)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as `1 block` or `1,024 blocks`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

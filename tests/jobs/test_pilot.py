@@ -1,14 +1,19 @@
 """The order of classes that a dump learns before it stores anything."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from kdcache.cache.claims import block_claim
+from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import UsageError
-from kdcache.jobs import pilot
+from kdcache.jobs import pilot, waiting
 from kdcache.jobs.dump import dump
-from kdcache.models.teachers import load_teacher
+from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.order_learning import learn_order
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, tree_bytes
@@ -23,7 +28,7 @@ def test_the_order_is_learned_from_the_first_views_and_the_classifier(job, tmp_p
     coding = make_coding("topk", CLASSES, k=CLASSES)
     head = load_teacher(MODEL, job.weights, device=torch.device("cpu"), precision="fp32", batch_size=16).class_vectors
     assert head is not None
-    seen = 64  # 16 a class
+    seen = answers.layout.block_rows  # 16 a class would be more than a block
     expected = learn_order(coding.keep(said[:seen], torch.full((seen, 2), -1)), head)  # type: ignore[arg-type]
 
     dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, views=1, targets="topk"))
@@ -37,11 +42,81 @@ def test_the_order_is_learned_once(job, tmp_path, monkeypatch):
 
     dump(request(views=1))
     before = tree_bytes(tmp_path / "cache")
-    monkeypatch.setattr("kdcache.jobs.dump.learned_coding", lambda *_: pytest.fail("learned again"))
+    monkeypatch.setattr(pilot, "learn_order", lambda *_: pytest.fail("learned again"))
     dump(request(views=2))
     after = tree_bytes(tmp_path / "cache")
     assert {name: after[name] for name in before} == before
     assert ORDER in before
+
+
+class StoppedError(Exception):
+    pass
+
+
+@pytest.fixture
+def answered(monkeypatch) -> list[int]:
+    """The rows of each batch that a teacher answers."""
+    rows, answer = [], Teacher.answer
+
+    def counted(teacher, pixels, *arguments, **choice):
+        rows.append(len(pixels))
+        return answer(teacher, pixels, *arguments, **choice)
+
+    monkeypatch.setattr(Teacher, "answer", counted)
+    return rows
+
+
+@pytest.mark.parametrize("rows", [1, 20, 10**9], ids=["a batch", "half a block", "all that can be"])
+def test_what_an_order_is_learned_from_is_not_asked_for_twice(job, tmp_path, monkeypatch, answered, rows):
+    """Nor does the cache show whether it was: a dump that found the entry there has the same bytes."""
+    monkeypatch.setattr(pilot, "pilot_rows", lambda classes: rows)
+    batch = {"batch_size": 8, "targets": "topk", "views": 1}
+    heard = Heard()
+    report = dump(dump_request(job.data, tmp_path / "one", job.weights, job.policy, **batch), heard)
+    assert sum(answered) == SAMPLES
+    assert (report.written, report.blocks) == (5, 5)
+    assert any(f"top-1 on the first block of this run: {report.top1:.1%} of 32" in line for line in heard.said)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Entry, "open_block", lambda *_: (_ for _ in ()).throw(StoppedError))
+        with pytest.raises(StoppedError):
+            dump(dump_request(job.data, tmp_path / "two", job.weights, job.policy, **batch))
+    assert Cache.open(tmp_path / "two").entry(MODEL).complete_views() == 0
+    dump(dump_request(job.data, tmp_path / "two", job.weights, job.policy, **batch))
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_many_classes_of_many_answers_are_not_held(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(pilot, "MAX_HELD", 20 * CLASSES)
+    told = []
+    monkeypatch.setattr(
+        pilot, "learn_order", lambda answers, head: told.append(len(answers)) or learn_order(answers, head)
+    )
+    dump(dump_request(job.data, tmp_path / "x", job.weights, job.policy, targets="topk", batch_size=8, views=1))
+    assert told == [24]
+
+
+def test_another_process_that_learns_the_order_is_waited_for(job, tmp_path, monkeypatch, answered):
+    monkeypatch.setattr(waiting, "PAUSE", 0.05)
+    monkeypatch.setattr(waiting, "QUIET", 0.0)
+    request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk", views=1)
+    dump(dump_request(job.data, tmp_path / "whole", job.weights, job.policy, targets="topk", views=1))
+    cache = Cache.open(tmp_path / "whole")
+    Cache.create(tmp_path / "cache", cache.view_set, cache.windows)
+    answered.clear()
+    heard = Heard()
+    with Cache.open(tmp_path / "cache", read_only=False).claims() as other:
+        assert other.take(block_claim(MODEL, 0, 0))
+        thread = threading.Thread(target=dump, args=(request, heard))
+        thread.start()
+        deadline = time.monotonic() + 60
+        while not any("is learned: process" in line for line in heard.said):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert answered == []
+    thread.join(60)
+    assert sum(answered) == SAMPLES
+    assert tree_bytes(tmp_path / "cache") == tree_bytes(tmp_path / "whole")
 
 
 def test_no_more_views_are_asked_for_than_there_are(job, tmp_path, monkeypatch):
