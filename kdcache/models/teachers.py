@@ -3,7 +3,6 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.device import autocast, resolve_precision
-from kdcache.errors import ModelError, UsageError
-from kdcache.models.features import watched_features
+from kdcache.errors import UsageError
+from kdcache.models.features import feature_size, watched_features
 from kdcache.models.load import load_model
+from kdcache.models.maps import WithMaps
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
 
@@ -71,15 +71,23 @@ class Teacher:
             return None
         return head.weight.detach().to("cpu", torch.float32).flatten(1)
 
-    @torch.inference_mode()
-    def answer(self, pixels: Float[Tensor, "b 3 s s"], *, features: bool = False, maps: bool = False) -> Said:
+    # Not inference_mode: a loss may keep what is said for its gradient.
+    @torch.no_grad()
+    def answer(
+        self, pixels: Float[Tensor, "b 3 s s"], *, features: bool = False, maps: tuple[int, ...] | str | None = None
+    ) -> Said:
         """What it says of pictures in 0..255, mixed but not yet normalised.
 
         Any number of rows: they are taken `batch_size` at a time, the last of them padded. What else is asked for
         changes no bit of the log-probabilities.
 
+        Args:
+            features: whether to say what entered the classifier.
+            maps: of which layers to give feature maps, as `choose_layers` has them; None for none.
+
         Raises:
             ModelError: features or maps are asked for, and the model has none that timm could give.
+            ConfigError: layers that it does not have.
         """
         parts = [self._answer_batch(part, features, maps) for part in pixels.to(self.device).split(self.batch_size)]
         return Said(
@@ -88,7 +96,18 @@ class Teacher:
             tuple(torch.cat(same) for same in zip(*(part.maps for part in parts), strict=True)),
         )
 
-    def _answer_batch(self, pixels: Float[Tensor, "b 3 s s"], features: bool, maps: bool) -> Said:
+    def map_shapes(self, layers: tuple[int, ...] | str) -> tuple[tuple[int, int, int], ...]:
+        """Channels, height and width of its feature maps. Arguments and errors as `answer` has them."""
+        return WithMaps(self._network.module, layers).shapes(self.size)
+
+    @property
+    def num_features(self) -> int:
+        """How many features enter its classifier. Raises ModelError where that is not one linear layer."""
+        return feature_size(self._network.module)
+
+    def _answer_batch(
+        self, pixels: Float[Tensor, "b 3 s s"], features: bool, maps: tuple[int, ...] | str | None
+    ) -> Said:
         rows = len(pixels)
         inputs = self._network.normalise(pixels.float())
         if rows < self.batch_size:
@@ -97,23 +116,17 @@ class Teacher:
         watched: AbstractContextManager[list[Tensor]] = nullcontext([])
         if features:
             watched = watched_features(self._network.module)
+        found: tuple[Tensor, ...] = ()
         with autocast(self.precision, self.device), watched as seen:
-            logits, found = self._forward_with_maps(inputs) if maps else (self._network.module(inputs), ())
+            if maps is None:
+                logits = self._network.module(inputs)
+            else:
+                logits, found = WithMaps(self._network.module, maps)(inputs)
         return Said(
             F.log_softmax(logits.float(), dim=-1)[:rows],
             seen[0].float()[:rows] if features else None,
             tuple(part[:rows] for part in found),
         )
-
-    def _forward_with_maps(self, inputs: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        module: Any = self._network.module
-        if not hasattr(module, "forward_intermediates"):
-            raise ModelError(
-                f"timm has no feature maps of {self.architecture}, and the objective needs the teacher's: choose "
-                "another teacher or another objective.name."
-            )
-        last, found = module.forward_intermediates(inputs)
-        return module.forward_head(last), tuple(found)
 
 
 def load_teacher(

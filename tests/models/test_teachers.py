@@ -146,3 +146,27 @@ def test_building_and_asking_a_teacher_leave_the_random_state_alone(folders):
     before = torch.get_rng_state()
     teacher_of(folders, "test_vit").answer(pixels(3))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("layers", ["stages", "middle", (0, -1)])
+def test_feature_maps_come_of_the_layers_that_are_asked_for(folders, layers):
+    teacher = teacher_of(folders, batch_size=4)
+    with_maps, plain = teacher.answer(pixels(6), maps=layers), teacher.answer(pixels(6))
+    assert plain.maps == ()
+    assert torch.equal(with_maps.log_probs, plain.log_probs), "asking for maps changes no bit"
+    shapes = teacher.map_shapes(layers)
+    assert [tuple(part.shape) for part in with_maps.maps] == [(6, *shape) for shape in shapes]
+    inputs = teacher._network.normalise(pixels(6).float())
+    numbers = {"stages": [1, 2, 3, 4], "middle": [2], (0, -1): [0, 4]}[layers]
+    for ours, theirs in zip(
+        with_maps.maps, teacher._network.module.forward_intermediates(inputs, numbers)[1], strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_said_may_be_kept_for_a_gradient(folders):
+    said = teacher_of(folders).answer(pixels(3), features=True, maps="middle")
+    for values in (said.log_probs, said.features, *said.maps):
+        ours = torch.zeros_like(values, requires_grad=True)
+        F.mse_loss(ours, values).backward()
+        assert ours.grad.abs().sum() > 0
