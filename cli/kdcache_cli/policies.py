@@ -1,17 +1,63 @@
 """`kdcache policies`."""
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from kdcache_cli.console import print_lines
 
+if TYPE_CHECKING:
+    from kdcache.views.policy import Policy
 
-def policies() -> None:
-    """List the named policies: how views are drawn."""
-    from kdcache.views.policies import DEFAULT, NAMED, ORIGIN
 
+def policies(
+    policy: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME_OR_FILE]", help="Say every field of this one: a name, or a JSON or YAML file."),
+    ] = None,
+) -> None:
+    """List the named policies: how views are drawn; or check one of your own, and say all that it means.
+
+    A file has one `field: value` a line. `base: a2` takes over what it leaves out from a named policy.
+    """
+    from kdcache.views.policies import DEFAULT, NAMED, ORIGIN, load_policy
+
+    if policy is not None:
+        print_lines(_every_field(load_policy(policy)))
+        return
     shown = {name: f"{name} (default)" if name == DEFAULT else name for name in NAMED}
     width = max(map(len, shown.values()))
     print_lines([f"{'policy':{width}}  where it comes from, and the fields in which it differs from crop"])
-    for name, policy in NAMED.items():
-        print_lines([f"{shown[name]:{width}}  {ORIGIN[name]}", f"{'':{width}}  {_fields(policy.to_json())}"])
+    for name, named in NAMED.items():
+        print_lines([f"{shown[name]:{width}}  {ORIGIN[name]}", f"{'':{width}}  {_fields(named.to_json())}"])
+
+
+def _every_field(policy: "Policy") -> list[str]:
+    """A line for each field, as a policy file has them; those that are as in `crop` are marked."""
+    import dataclasses
+
+    from kdcache.views.policies import NAMED
+
+    same = [name for name, named in NAMED.items() if named == policy]
+    given = policy.to_json()
+    values = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    lines = {name: f"{name}: {_yaml(value)}" for name, value in values.items()}
+    width = max(map(len, lines.values()))
+    return [
+        f"# {'the policy ' + same[0] if same else 'a policy of its own'}",
+        *(line if name in given else f"{line:{width}}  # as in crop" for name, line in lines.items()),
+    ]
+
+
+def _yaml(value: object) -> str:
+    """In YAML's own notation, so that the lines are a policy file."""
+    import json
+
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, float):
+        return f"{value:.4g}" if float(f"{value:.4g}") == value else repr(value)
+    return json.dumps(value)
 
 
 def _fields(changes: dict[str, object]) -> str:

@@ -30,7 +30,7 @@ class Plan:
         shift: then moved down and right, in pixels at the reference size; what comes in is black.
         op: `Operation` codes, applied in order.
         magnitude: the argument of each operation, as `Operation` says.
-        op_cubic: whether it interpolates bicubically, where it warps.
+        op_cubic: whether it interpolates bicubically, where it warps and the policy names no filter for warps.
         erase: erased boxes at the reference size: top, left, bottom, right; all 0 for none.
         noise: what the colours of erased boxes are drawn from.
         weight: of each pair, the share that a row keeps of itself; 1 means that the pair is not mixed.
@@ -114,6 +114,7 @@ def _operations(
     parts = [draw_jitter(policy, seed, view, key_hash)]
     scheme = parse_scheme(policy.auto_augment, policy.reference_size)
     if scheme is not None:
-        parts.insert(0, draw_scheme(scheme, policy.interpolation, seed, view, key_hash))
+        filter = policy.warp_interpolation or policy.interpolation
+        parts.insert(0, draw_scheme(scheme, filter, seed, view, key_hash))
     op, magnitude, op_cubic = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
     return op, magnitude, op_cubic

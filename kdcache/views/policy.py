@@ -11,6 +11,7 @@ from kdcache.nearest import did_you_mean
 from kdcache.views.schemes.parsing import parse_scheme
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")
+WARP_INTERPOLATIONS = ("", "nearest")
 CROPS = ("resized", "centre", "padded")
 ERASE_MODES = ("const", "rand", "pixel")
 
@@ -32,8 +33,10 @@ class Policy:
         hflip: probability of a horizontal flip.
         interpolation: of the antialiased resize to the model's input size, and of operations that warp: "bilinear",
             "bicubic", or "random" (one of the two for each of them).
+        warp_interpolation: of operations that warp, where it is not that: "nearest", which is torchvision's default.
         auto_augment: timm's configuration string: "rand-m9-mstd0.5-inc1", "original", "v0", "3a", ..., or "cifar10",
-            torchvision's AutoAugment policy for CIFAR-10; empty for none.
+            torchvision's AutoAugment policy for CIFAR-10 (whose own `warp_interpolation` is "nearest" and whose `fill`
+            is black); empty for none.
         color_jitter: torchvision's ColorJitter, after `auto_augment`: brightness, contrast, saturation, hue.
         color_jitter_prob: probability that it is applied at all.
         fill: colour of what a warp uncovers, and of erased boxes, in 0..255; timm's is the data set's mean, for warps
@@ -74,6 +77,7 @@ class Policy:
     mix_prob: float = 1.0
     switch_prob: float = 0.5
     reference_size: int = 224
+    warp_interpolation: str = ""
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "crop_ratio", "cutmix_minmax"):
@@ -91,9 +95,15 @@ class Policy:
             alpha = getattr(self, name)
             if alpha != 0 and not 1e-3 <= alpha < math.inf:
                 raise ConfigError(f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001.")
-        for name, choices in (("crop", CROPS), ("interpolation", INTERPOLATIONS), ("erase_mode", ERASE_MODES)):
+        for name, choices in (
+            ("crop", CROPS),
+            ("interpolation", INTERPOLATIONS),
+            ("erase_mode", ERASE_MODES),
+            ("warp_interpolation", WARP_INTERPOLATIONS),
+        ):
             if getattr(self, name) not in choices:
-                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}: use {', '.join(choices)}.")
+                known = ", ".join(choice or "leave it out" for choice in choices)
+                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}: use {known}.")
         if not 8 <= self.reference_size <= 4096:
             raise ConfigError(f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096.")
         if not 0 < self.crop_pct <= 1:
@@ -147,13 +157,16 @@ class Policy:
         return out
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Policy":
-        """The policy that `values` describe; ConfigError names an unknown key, with the nearest, or a wrong type."""
+    def from_json(cls, values: Mapping[str, Any], also: tuple[str, ...] = ()) -> "Policy":
+        """The policy that `values` describe; ConfigError names an unknown key, with the nearest, or a wrong type.
+
+        also: what else a user could have meant by an unknown key.
+        """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         read: dict[str, Any] = {}
         for name, value in values.items():
             if name not in fields:
-                raise ConfigError(f"A policy has no field {name!r}.{did_you_mean(str(name), fields)}")
+                raise ConfigError(f"A policy has no field {name!r}.{did_you_mean(str(name), [*fields, *also])}")
             read[name] = _read(name, value, fields[name].default)
         return cls(**read)
 

@@ -30,13 +30,15 @@ from support.photographs import (
 CUBIC_OR_NOT = [(op, False) for op in Operation] + [(op, True) for op in WARPS]
 
 
-def check_operation(device: torch.device, op: Operation, cubic: bool, size: int, count: int) -> None:
+def check_operation(
+    device: torch.device, op: Operation, cubic: bool, size: int, count: int, nearest: bool = False
+) -> None:
     """Every argument on every photograph, in one batch, against timm's operation on Pillow pictures."""
     arguments = np.repeat(np.array(ARGUMENTS[op], np.float32), count)
     pixels = photographs(size, count).repeat(len(ARGUMENTS[op]), 1, 1, 1)
     plan = plan_of_operations(len(pixels), op, arguments, cubic)
-    got = batched.operate(pixels.to(device), plan, FILL).cpu()
-    wanted = batch_as_timm_does(pixels, plan)
+    got = batched.operate(pixels.to(device), plan, FILL, nearest).cpu()
+    wanted = batch_as_timm_does(pixels, plan, nearest)
     for argument in ARGUMENTS[op]:
         rows = torch.from_numpy(arguments == np.float32(argument))
         apart = (got[rows].int() - wanted[rows].int()).abs()
@@ -86,6 +88,13 @@ CHECKS: dict[str, Callable[[torch.device], None]] = {
             check_operation, op=op, cubic=cubic, size=size, count=count
         )
         for op, cubic in CUBIC_OR_NOT
+        for size, count in ((224, 1), (96, len(NAMES)))
+    },
+    **{
+        f"{op.name.lower()}-nearest-{size}": partial(
+            check_operation, op=op, cubic=False, size=size, count=count, nearest=True
+        )
+        for op in WARPS
         for size, count in ((224, 1), (96, len(NAMES)))
     },
     **{f"lists-{seed}": partial(check_random_operations, seed=seed) for seed in range(3)},

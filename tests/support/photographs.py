@@ -83,7 +83,9 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
     return Image.fromarray(pixels.numpy().transpose(1, 2, 0).copy())
 
 
-def as_timm_does(picture: Image.Image, op: Operation, argument: float, cubic: bool = False) -> Image.Image:
+def as_timm_does(
+    picture: Image.Image, op: Operation, argument: float, cubic: bool = False, nearest: bool = False
+) -> Image.Image:
     """The operation by the function that timm's own policies call (torchvision's, for the hue)."""
     if op == Operation.IDENTITY:
         return picture
@@ -93,16 +95,18 @@ def as_timm_does(picture: Image.Image, op: Operation, argument: float, cubic: bo
         return picture.point(lambda value: 0)  # timm means the mask 0, which Pillow no longer accepts
     arguments = () if op in _WITHOUT_ARGUMENT else (int(argument) if op in _WHOLE else argument,)
     resample = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
+    if nearest:
+        resample = Image.Resampling.NEAREST
     return timm_operations.NAME_TO_OP[_TIMM_NAMES[op]](picture, *arguments, resample=resample, fillcolor=FILL)
 
 
-def batch_as_timm_does(pixels: torch.Tensor, plan: Plan) -> torch.Tensor:
+def batch_as_timm_does(pixels: torch.Tensor, plan: Plan, nearest: bool = False) -> torch.Tensor:
     """Every row of a plan through timm's functions, one after the other."""
     out = []
     for row, image in enumerate(pixels):
         picture = to_picture(image)
         for op, argument, cubic in zip(plan.op[row], plan.magnitude[row], plan.op_cubic[row], strict=True):
-            picture = as_timm_does(picture, Operation(op), float(argument), bool(cubic))
+            picture = as_timm_does(picture, Operation(op), float(argument), bool(cubic), nearest)
         out.append(to_tensor(picture))
     return torch.stack(out)
 

@@ -129,7 +129,8 @@ def test_the_fill_is_the_policys():
     assert got[0, :, 10, -1].tolist() == [1, 255, 77]
 
 
-def test_pixels_on_a_device_go_to_the_batched_kernels_with_plan_and_fill(monkeypatch):
+@pytest.mark.parametrize("nearest", [False, True])
+def test_pixels_on_a_device_go_to_the_batched_kernels_with_plan_fill_and_filter(monkeypatch, nearest):
     """Pixels on the device `meta` have no values: nothing but the hand-over can be seen, and it is."""
     arrived = []
 
@@ -140,10 +141,11 @@ def test_pixels_on_a_device_go_to_the_batched_kernels_with_plan_and_fill(monkeyp
     monkeypatch.setattr(batched, "operate", operate)
     pixels = torch.empty(7, 3, SIZE, SIZE, dtype=torch.uint8, device="meta")
     plan = plan_of_operations(7, Operation.TRANSLATE_X, 0.5)
-    with Augmenter(Policy(fill=(1.4, 254.6, 77.0))) as augmenter:
+    with Augmenter(Policy(fill=(1.4, 254.6, 77.0), warp_interpolation="nearest" * nearest)) as augmenter:
         got = augmenter.apply(pixels, plan)
         augmenter.apply(pixels, plan_with(7))
-    ((handed, obeyed, fill),) = arrived
+    ((handed, obeyed, fill, unfiltered),) = arrived
+    assert unfiltered is nearest
     assert handed is pixels
     assert obeyed is plan
     assert fill == (1, 255, 77)

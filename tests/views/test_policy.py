@@ -1,6 +1,7 @@
 """A policy is its JSON form; nothing unknown passes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from kdcache.errors import ConfigError
 from kdcache.views.policies import NAMED, ORIGIN, describe_policy, load_policy
 from kdcache.views.policy import Policy
+from support.command_line import kdcache
 
 shares = st.floats(0.01, 1.0)
 policies = st.builds(
@@ -50,6 +52,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name():
         {"mixup": -1},
         {"mixup": True},
         {"interpolation": "nearest"},
+        {"warp_interpolation": "bilinear"},
         {"reference_size": 2.5},
         {"reference_size": 0},
         {"cutmix_minmax": [0.0, 0.5]},
@@ -119,6 +122,65 @@ def test_a_policy_is_loaded_by_name_or_from_a_file(tmp_path):
     (tmp_path / "own.yaml").write_text("mixup: 0.3\ncrop_scale: [0.2, 1]\n")
     assert load_policy(str(tmp_path / "own.json")) == Policy(mixup=0.3)
     assert load_policy(str(tmp_path / "own.yaml")) == Policy(mixup=0.3, crop_scale=(0.2, 1.0))
+
+
+def test_a_file_may_start_from_a_named_policy(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("base: a2\nmixup: 0.4\nrepeats: 1\n")
+    assert load_policy(str(file)) == replace(NAMED["a2"], mixup=0.4, repeats=1)
+    file.write_text("base: a2\n")
+    assert load_policy(str(file)) == NAMED["a2"]
+
+
+def test_a_field_of_the_base_can_be_set_back_to_its_default(tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text('{"base": "crop-mix", "mixup": 0.0, "cutmix": 0}')
+    assert load_policy(str(file)).to_json() == {}
+
+
+def test_the_identity_knows_of_no_base(tmp_path):
+    (tmp_path / "based.yaml").write_text("mixup: 0.2\nbase: a2\n")
+    assert load_policy(str(tmp_path / "based.yaml")).to_json() == NAMED["a1"].to_json()
+    assert "base" not in NAMED["a1"].to_json()
+    with pytest.raises(ConfigError, match="no field 'base'"):
+        Policy.from_json({"base": "a2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: crop-mx\n", r"own\.yaml has the base 'crop-mx'.*Did you mean crop-mix"),
+        ("base: 3\n", r"has the base 3, which is no named policy.*Known: crop, crop-mix"),
+        ("base: a2\nmixip: 0.2\n", r"no field 'mixip'.*Did you mean mixup"),
+        ("bsae: a2\n", r"no field 'bsae'.*Did you mean base"),
+        ("base: a2\nmixup: -1\n", r"policy\.mixup is -1"),
+    ],
+)
+def test_what_is_wrong_in_a_file_with_a_base_is_refused_by_name(tmp_path, text, message):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_policy(str(tmp_path / "own.yaml"))
+
+
+def test_the_command_says_every_field_of_a_file_in_lines_that_are_a_file_again(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("base: b\ncrop_ratio: [0.7, 1.4]\ncutmix_minmax: [0.2, 0.8]\n")
+    said = kdcache("policies", own)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.startswith("# a policy of its own\n")
+    assert 'erase_mode: "pixel"\n' in said.stdout
+    again = tmp_path / "again.yaml"
+    again.write_text(said.stdout)
+    assert load_policy(str(again)) == load_policy(str(own))
+    assert kdcache("policies", "a1").stdout.startswith("# the policy a1\n")
+
+
+def test_the_command_refuses_a_file_that_is_no_policy(tmp_path):
+    (tmp_path / "own.yaml").write_text("base: a2\nmixip: 0.2\n")
+    refused = kdcache("policies", tmp_path / "own.yaml")
+    assert refused.returncode == 1
+    assert "Did you mean mixup?" in refused.stderr
+    assert not refused.stdout
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_the_checks_for_a_device_pass_on_the_cpu(check):
 def test_tiny_pictures_too(size):
     for op, cubic in CUBIC_OR_NOT:
         check_operation(CPU, op, cubic, size, 3)
+    for op in WARPS:
+        check_operation(CPU, op, False, size, 3, nearest=True)
 
 
 @settings(max_examples=60)
@@ -50,12 +52,12 @@ def test_operations_on_values_agree_on_any_picture(pixels, op, argument):
 
 
 @settings(max_examples=60)
-@given(op=st.sampled_from(WARPS), argument=st.floats(-180, 180, width=32), cubic=st.booleans())
-def test_any_warp_is_timms(op, argument, cubic):
+@given(op=st.sampled_from(WARPS), argument=st.floats(-180, 180, width=32), cubic=st.booleans(), nearest=st.booleans())
+def test_any_warp_is_timms(op, argument, cubic, nearest):
     argument = argument if op == Operation.ROTATE else argument / 180
     plan = plan_of_operations(1, op, np.float32(argument), cubic)
     batch = photographs(31, 1)
-    assert torch.equal(batched.operate(batch, plan, FILL), batch_as_timm_does(batch, plan))
+    assert torch.equal(batched.operate(batch, plan, FILL, nearest), batch_as_timm_does(batch, plan, nearest))
 
 
 def test_every_colour_turns_its_hue_as_pillow_does():

@@ -33,6 +33,7 @@ class Augmenter:
         self.threads = threads or cores()
         red, green, blue = (round(shade) for shade in policy.fill)
         self._fill = (red, green, blue)
+        self._nearest = policy.warp_interpolation == "nearest"
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-augment")
 
     def __enter__(self) -> "Augmenter":
@@ -62,7 +63,7 @@ class Augmenter:
             return pixels
         if pixels.device.type == "cpu":
             return self._in_threads(pixels, plan)
-        return batched.operate(pixels, plan, self._fill)
+        return batched.operate(pixels, plan, self._fill, self._nearest)
 
     def _in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:
         out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
@@ -93,6 +94,7 @@ class Augmenter:
                 float(plan.magnitude[row, column]),
                 bool(plan.op_cubic[row, column]),
                 self._fill,
+                self._nearest,
             )
         pillow.into_planes(image, target)
 

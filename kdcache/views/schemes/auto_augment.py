@@ -3,6 +3,8 @@
 A sequence is written as timm writes it: for each operation its name, the probability that it is applied, its level.
 """
 
+import numpy as np
+
 from kdcache.errors import ConfigError
 from kdcache.nearest import did_you_mean
 from kdcache.views.operations import Operation
@@ -118,6 +120,7 @@ _TIMM = {
     "3a": _THREE,
 }
 AUTO_AUGMENTS = (*_TIMM, "cifar10")
+_LAST_LEVEL = 9  # of torchvision's, in "cifar10"
 
 
 def parse_auto_augment(config: str, reference_size: int) -> Scheme:
@@ -174,19 +177,26 @@ def _level_std(config: str, sections: list[str]) -> float:
 
 def _torchvision(name: str, level: int, reference_size: int) -> Scale:
     """`AutoAugment._augmentation_space` at one level; the argument is the one at level 10 of what is returned."""
-    share = level / 9
+    share = level / _LAST_LEVEL
     if name == "Posterize":
         return Scale(Operation.POSTERIZE, start=8.0 - round(4 * share))
     if name == "Solarize":
         # It inverts what reaches 255 * (1 - share), which lies between two values.
-        return Scale(Operation.SOLARIZE, start=float(-(-255 * (9 - level) // 9)))
+        return Scale(Operation.SOLARIZE, start=float(-(-255 * (_LAST_LEVEL - level) // _LAST_LEVEL)))
     if name in ("TranslateX", "TranslateY"):
         pixels = int(150 / 331 * reference_size * share)
         operation = Operation.TRANSLATE_X if name == "TranslateX" else Operation.TRANSLATE_Y
         return Scale(operation, span=pixels / reference_size, direction=Direction.EITHER)
     if name in ("ShearX", "ShearY", "Rotate"):
         like = SCALES[name]
-        return Scale(like.operation, span=like.span * share, direction=Direction.EITHER)
+        return Scale(like.operation, span=_linspace(like.span, level), direction=Direction.EITHER)
     if name in ("Color", "Contrast", "Brightness", "Sharpness"):
-        return Scale(SCALES[name].operation, start=1.0, span=0.9 * share, direction=Direction.EITHER)
+        return Scale(SCALES[name].operation, start=1.0, span=_linspace(0.9, level), direction=Direction.EITHER)
     return SCALES[name]
+
+
+def _linspace(last: float, level: int) -> float:
+    """One of torchvision's levels, which are `torch.linspace(0, last, 10)`: single precision, from the nearer end."""
+    end = np.float32(last)
+    step = end / np.float32(_LAST_LEVEL)
+    return float(step * np.float32(level) if 2 * level <= _LAST_LEVEL else end - step * np.float32(_LAST_LEVEL - level))

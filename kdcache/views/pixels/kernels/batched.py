@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcache.views.operations import Colour, Operation
 from kdcache.views.pixels.kernels.blur import gaussian_blur, smooth
 from kdcache.views.pixels.kernels.hue import turn_hue
+from kdcache.views.pixels.kernels.nearest import warp_nearest
 from kdcache.views.pixels.kernels.tables import TABLED, blend, by_table, grey
 from kdcache.views.pixels.kernels.warp import WARPS, warp
 from kdcache.views.pixels.transfer import to_device
@@ -39,11 +40,18 @@ class _Group:
 _Kernel = Callable[[Tensor, _Group], Tensor]
 
 
-def operate(pixels: UInt8[Tensor, "b 3 s s"], plan: Plan, fill: Colour) -> UInt8[Tensor, "b 3 s s"]:
-    """The images after the operations of their rows of the plan, one column after the other; `pixels` stays."""
+def operate(
+    pixels: UInt8[Tensor, "b 3 s s"], plan: Plan, fill: Colour, nearest: bool = False
+) -> UInt8[Tensor, "b 3 s s"]:
+    """The images after the operations of their rows of the plan, one column after the other; `pixels` stays.
+
+    Args:
+        fill: what a warp uncovers, red, green and blue in 0..255.
+        nearest: whether warps interpolate not at all, whatever `plan.op_cubic` says.
+    """
     out = pixels.clone(memory_format=torch.contiguous_format)
     for column in range(plan.op.shape[1]):
-        _operate(out, plan.op[:, column], plan.magnitude[:, column], plan.op_cubic[:, column], fill)
+        _operate(out, plan.op[:, column], plan.magnitude[:, column], plan.op_cubic[:, column], fill, nearest)
     return out
 
 
@@ -53,10 +61,11 @@ def _operate(
     magnitude: Float32[np.ndarray, "b"],
     cubic: Bool[np.ndarray, "b"],
     fill: Colour,
+    nearest: bool,
 ) -> None:
     """One operation of each image, in place."""
     at_once = max(1, _VALUES_AT_ONCE // pixels[0].numel())
-    for kernel, rows in _groups(op, cubic):
+    for kernel, rows in _groups(op, cubic, nearest):
         for start in range(0, len(rows), at_once):
             part = rows[start : start + at_once]
             where = to_device(part, pixels.device)
@@ -64,14 +73,15 @@ def _operate(
 
 
 def _groups(
-    op: UInt8[np.ndarray, "b"], cubic: Bool[np.ndarray, "b"]
+    op: UInt8[np.ndarray, "b"], cubic: Bool[np.ndarray, "b"], nearest: bool
 ) -> Iterator[tuple[_Kernel, Int64[np.ndarray, "rows"]]]:
     """Kernels that are needed, each with its rows."""
     warped = np.isin(op, WARPS)
     for kernel, mask in (
         (_by_table, np.isin(op, TABLED)),
-        (_linear_warp, warped & ~cubic),
-        (_cubic_warp, warped & cubic),
+        (_nearest_warp, warped & nearest),
+        (_linear_warp, warped & ~cubic & (not nearest)),
+        (_cubic_warp, warped & cubic & (not nearest)),
         (_color, op == Operation.COLOR),
         (_sharpness, op == Operation.SHARPNESS),
         (_gaussian_blur, op == Operation.GAUSSIAN_BLUR),
@@ -84,6 +94,10 @@ def _groups(
 
 def _by_table(pixels: Tensor, group: _Group) -> Tensor:
     return by_table(pixels, group.op, group.magnitude)
+
+
+def _nearest_warp(pixels: Tensor, group: _Group) -> Tensor:
+    return warp_nearest(pixels, group.op, group.magnitude, group.fill)
 
 
 def _linear_warp(pixels: Tensor, group: _Group) -> Tensor:

@@ -14,7 +14,9 @@ from kdcache.views.operations import Colour, Operation
 _Kernel = Callable[[Image.Image, float], Image.Image]
 
 
-def operate(image: Image.Image, op: int, magnitude: float, cubic: bool, fill: Colour) -> Image.Image:
+def operate(
+    image: Image.Image, op: int, magnitude: float, cubic: bool, fill: Colour, nearest: bool = False
+) -> Image.Image:
     """The picture after one operation; `image` itself stays as it is.
 
     Args:
@@ -22,12 +24,13 @@ def operate(image: Image.Image, op: int, magnitude: float, cubic: bool, fill: Co
         op, magnitude: an `Operation` and its argument.
         cubic: whether a warp interpolates bicubically, else bilinearly.
         fill: what a warp uncovers, red, green and blue in 0..255.
+        nearest: whether a warp interpolates not at all, whatever `cubic` says.
     """
     warp = _WARPS.get(op)
     if warp is None:
         return _OTHERS[op](image, magnitude)
-    resample = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
-    return warp(image, magnitude, resample=resample, fillcolor=fill)
+    smooth = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
+    return warp(image, magnitude, resample=Image.Resampling.NEAREST if nearest else smooth, fillcolor=fill)
 
 
 def from_planes(planes: UInt8[np.ndarray, "3 h w"]) -> Image.Image:
