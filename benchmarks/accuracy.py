@@ -16,10 +16,13 @@ All of it takes some two hours on two idle CPU cores. `docs/accuracy.md` has wha
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdcache's own commands set it
 
 from costs.arms import all_arms, run
 from costs.report import tables
