@@ -1,6 +1,8 @@
 """Whether a cache is whole: every file that belongs to it is what was written, and says what it can say.
 
-An entry without any record may have been begun by a dump that was killed: what it lacks the next dump completes.
+An entry without any record may have been begun by a dump that was killed: what it lacks the next dump completes. What
+cannot be read is found like what is damaged, and what comes after it is looked at all the same; but it may be sound,
+so that no answer is given up for it.
 """
 
 from collections.abc import Iterator
@@ -10,15 +12,20 @@ from functools import singledispatch
 import torch
 
 from kdcache.cache.entry import Entry
+from kdcache.cache.files import Files
 from kdcache.cache.identity import TEACHER_NAME
-from kdcache.cache.layout import teacher_key
+from kdcache.cache.layout import record_key, table_key, teacher_key
+from kdcache.cache.mending import Repair, mended_identity
 from kdcache.cache.metadata import cache_metadata, entry_metadata
 from kdcache.cache.store import Cache
-from kdcache.cache.zarr_form import META, is_metadata
+from kdcache.cache.zarr_form import META, group_content, is_metadata
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import SUM_TOLERANCE, Targets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
+
+#: Numbers of an answer in full that are looked at together.
+_TOGETHER = 2**21
 
 
 @dataclass(frozen=True)
@@ -28,80 +35,131 @@ class Finding:
     Attributes:
         problem: a sentence that names the file, and what to do.
         teacher, view, block: whose answers are concerned; None where it is not one block's.
+        repair: what puts it right, or makes room for the next dump to do so; None where nothing in the cache does.
     """
 
     problem: str
     teacher: str | None = None
     view: int | None = None
     block: int | None = None
+    repair: Repair | None = None
+
+
+def check_identity(files: Files, key: str, teacher: str | None = None, *, search: bool) -> Finding | None:
+    """Look at a zarr.json that holds an identity; with `search`, seconds are spent on how to put it right."""
+    remedy = (
+        "A copy that `kdcache cache copy` made of any part of this cache has the same file. Without one, begin a cache "
+        f"with the same dump-logits elsewhere, stop it, and take its {key}; verify with --data and --teacher then "
+        "tells whether the answers belong to it."
+    )
+    where = files.locate(key)
+    try:
+        data = files.get(key)
+    except CacheError as error:
+        return Finding(f"{error} If it is lost: {remedy}", teacher)
+    if data is None:
+        return Finding(f"{where} is missing, and says what everything beside it is. {remedy}", teacher)
+    try:
+        group_content(data, where)
+        return None
+    except CacheError as error:
+        mended = mended_identity(data) if search else None
+        hint = " If one byte of it is wrong, --repair finds out which." if not search else ""
+        if mended is not None:
+            return Finding(f"{where} was altered: its checksum does not fit.", teacher, repair=Repair(key, mended))
+        return Finding(f"{error}{hint} {remedy}", teacher)
 
 
 def check_cache(cache: Cache) -> Iterator[Finding]:
-    """Look at everything that is not a teacher's. Raises CacheError where something cannot be read."""
+    """Look at everything that is not a teacher's."""
     yield from _check_metadata(cache, cache_metadata(cache.view_set))
     try:
         _ = cache.windows
-    except CorruptError as error:
+    except CacheError as error:
         yield Finding(str(error))
 
 
-def open_entries(cache: Cache) -> tuple[list[Entry], list[Finding]]:
-    """The teachers' entries that can be opened, and what keeps the others from it."""
-    entries, findings = [], []
+def entry_names(cache: Cache) -> list[str]:
+    """The teachers of whom there is more than what an interrupted dump leaves: a folder, or its table alone."""
+    found = []
     for name in cache.files.names("teachers"):
-        if name == META or not TEACHER_NAME.fullmatch(name) or not cache.files.names(teacher_key(name)):
-            continue  # of an entry the making of which was interrupted there may be an empty folder
-        meta = f"{teacher_key(name)}/{META}"
-        if cache.files.size(meta) is None:
-            if not set(cache.files.names(f"{teacher_key(name)}/records")) - {META}:
-                continue  # or its table alone
-            findings.append(Finding(f"{cache.files.locate(meta)} is missing. Restore it from a copy.", name))
+        folder = teacher_key(name)
+        if name == META or not TEACHER_NAME.fullmatch(name):
             continue
-        try:
-            entries.append(cache.entry(name))
-        except CacheError as error:
-            findings.append(Finding(str(error), name))
-    return entries, findings
+        if cache.files.size(f"{folder}/{META}") is not None or set(cache.files.names(f"{folder}/records")) - {META}:
+            found.append(name)
+    return found
+
+
+def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
+    """A teacher's entry, or what keeps it from being opened."""
+    try:
+        return cache.entry(name, strict=False), []
+    except CacheError as error:
+        lost = _lost_tables(cache, name)
+        return None, lost or [Finding(str(error), name)]
 
 
 def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
     """Look at what an entry's blocks have in common."""
-    expected = entry_metadata(entry)
-    if not any(entry.listed(view) for view in entry.views()):
+    name, expected = entry.identity.name, entry_metadata(entry)
+    if not set(cache.files.names(f"{teacher_key(name)}/records")) - {META}:
         expected = {key: data for key, data in expected.items() if cache.files.size(key) is not None}
     for finding in _check_metadata(cache, expected):
-        yield Finding(finding.problem, entry.identity.name)
+        yield Finding(finding.problem, name, repair=finding.repair)
+
+
+def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
+    """View and block of everything that is recorded, and what keeps one from knowing."""
+    blocks, findings = [], []
+    for view in entry.views():
+        try:
+            blocks += [(view, block) for block in sorted(entry.listed(view))]
+        except CacheError as error:
+            findings.append(Finding(str(error), entry.identity.name, view))
+    return blocks, findings
 
 
 def check_block(entry: Entry, view: int, block: int) -> Finding | None:
-    """Read a listed block whole: its record, every chunk, and what the answers say. None where all is well.
-
-    Raises CacheError where something cannot be read, which is no sign of damage.
-    """
+    """Read a listed block whole: its record, every chunk, and what the answers say. None where all is well."""
+    name = entry.identity.name
     try:
         record = entry.record(view, block)
         if record.chunks.keys() != entry.chunk_names(block):
-            raise CorruptError(
-                f"The record of view {view}, block {block} of teacher '{entry.identity.name}' is another block's."
-            )
+            raise CorruptError(f"The record of view {view}, block {block} of teacher '{name}' is another block's.")
         for chunk in entry.layout.chunks_of(block):
-            check_answers(entry.read_chunk(view, chunk))
+            for part in entry.read_parts(view, chunk):
+                check_answers(part, entry.identity.num_classes)
     except CorruptError as error:
-        return Finding(str(error), entry.identity.name, view, block)
+        return Finding(str(error), name, view, block, Repair(record_key(name, view, block), None))
+    except CacheError as error:
+        return Finding(
+            f"View {view}, block {block} of teacher '{name}' cannot be read. {error} It may be sound: if it stays so, "
+            f"delete the file {entry.files.locate(record_key(name, view, block))}, and the same dump-logits makes it "
+            "anew.",
+            name,
+            view,
+            block,
+        )
     return None
 
 
 @singledispatch
-def check_answers(targets: Targets) -> None:
-    """Raise CorruptError unless every answer is a distribution in the order in which its kind is kept."""
-    raise TypeError(f"It is not said what answers kept as {type(targets).__name__} must be.")
+def check_answers(targets: Targets, num_classes: int) -> None:
+    """Raise CorruptError unless every answer is a distribution, in the order in which its kind is kept.
+
+    Of a kind that says nothing else about itself, what it gives as log-probabilities.
+    """
+    rows = max(1, _TOGETHER // num_classes)
+    for start in range(0, len(targets), rows):
+        _check_sums(targets[start : start + rows].log_probs(num_classes))
 
 
 @check_answers.register
-def _(targets: TopKTargets) -> None:
+def _(targets: TopKTargets, num_classes: int) -> None:
     counts = targets.offset.diff()
     rows = targets.rows()
-    named = rows * targets.num_classes + targets.class_id
+    named = rows * num_classes + targets.class_id
     if len(named.unique()) != len(named):
         raise CorruptError("An answer names a class twice.")
     exceptions = targets.label_prob.nan_to_num(0.0).sum(1)
@@ -112,8 +170,12 @@ def _(targets: TopKTargets) -> None:
 
 
 @check_answers.register
-def _(targets: FullTargets) -> None:
-    if _is_off(torch.logsumexp(targets.log_prob, 1)):
+def _(targets: FullTargets, num_classes: int) -> None:
+    _check_sums(targets.log_prob)
+
+
+def _check_sums(log_probs: torch.Tensor) -> None:
+    if _is_off(torch.logsumexp(log_probs, 1)):
         raise CorruptError("The probabilities of an answer do not sum to 1.")
 
 
@@ -122,10 +184,32 @@ def _is_off(error: torch.Tensor) -> bool:
     return not bool((error.abs() < SUM_TOLERANCE).all())
 
 
+def _lost_tables(cache: Cache, name: str) -> list[Finding]:
+    """Without blocks an entry may go as a whole; with them its table alone, for the dump to make the same again."""
+    try:
+        lost = cache.lost_tables(name)
+    except CacheError:  # for another reason than a table
+        return []
+    records = f"{teacher_key(name)}/records"
+    views = [view for view in cache.files.names(records) if view != META]
+    blocks = sum(len(cache.files.names(f"{records}/{view}")) for view in views)
+    findings = []
+    for table, problem in lost.items():
+        key = table_key(name, table) if blocks else f"{teacher_key(name)}/{META}"
+        findings.append(Finding(f"{problem} Blocks that depend on it: {blocks:,}.", name, repair=Repair(key, None)))
+    return findings
+
+
 def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Finding]:
+    """All of these follow from the identities, so that they can be written again, whatever became of them."""
     for key, data in expected.items():
-        stored = cache.files.get(key)
+        where = cache.files.locate(key)
+        try:
+            stored = cache.files.get(key)
+        except CacheError as error:
+            yield Finding(f"{error} --repair writes it again.", repair=Repair(key, data))
+            continue
         if stored is None:
-            yield Finding(f"{cache.files.locate(key)} is missing. Restore it from a copy.")
+            yield Finding(f"{where} is missing. --repair writes it again.", repair=Repair(key, data))
         elif not is_metadata(stored, data):
-            yield Finding(f"{cache.files.locate(key)} is not what was written. Restore it from a copy.")
+            yield Finding(f"{where} is not what was written. --repair writes it again.", repair=Repair(key, data))

@@ -134,7 +134,9 @@ def require_array(stored: bytes, expected: bytes, where: str) -> None:
     except Exception:  # whatever Zarr makes of metadata that is none
         same = False
     if not same:
-        raise CorruptError(f"{where} does not describe the array that belongs there. Restore it from a copy.")
+        raise CorruptError(
+            f"{where} does not describe the array that belongs there. `kdcache verify --repair` writes it again."
+        )
 
 
 def _meta_dict(meta: bytes) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from torch import Tensor
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
+from kdcache.cache.verify import Finding
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.jobs.answers import block_batches, teacher_labels
-from kdcache.jobs.live import open_live_teacher
-from kdcache.jobs.opening import entry_name, stored_views
+from kdcache.jobs.live import LiveTeacher, open_live_teacher
+from kdcache.jobs.opening import OpenViews, entry_name, stored_views
 from kdcache.models.names import architecture, resolve_name
 from kdcache.progress import Progress
 from kdcache.render.opening import open_renderer
@@ -89,14 +90,22 @@ class RerunRequest:
     decode: str = "auto"
 
 
-def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison:
-    """Render random batches of the dump again, run the teacher on them, and compare.
+@dataclass(frozen=True)
+class Rerun:
+    """Everything that answers are made again with."""
 
-    The batches are whole, as the dump computed them, so that on the machine that made the cache nothing differs.
+    request: RerunRequest
+    entry: Entry
+    opened: OpenViews
+    live: LiveTeacher
+    device: torch.device
+
+
+def prepare_rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Rerun:
+    """Open data and teacher.
 
     Raises:
         UsageError: the cache holds no answers of such a teacher.
-        CorruptError: stored answers do not fit the labels.
         KdcacheError: data, weights or teacher are others than the cache's, by name.
     """
     device = resolve_device(request.device)
@@ -106,15 +115,35 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
     live = open_live_teacher(
         _model(request.teacher, entry), request.weights, entry.identity.name, cache, opened, device, progress
     )
-    spans = _random_batches(entry, request.samples, request.seed)
+    return Rerun(request, entry, opened, live, device)
+
+
+def rerun(
+    prepared: Rerun, without: Set[tuple[str, int, int]], progress: Progress
+) -> tuple[Comparison | None, list[Finding]]:
+    """Render random batches of the dump again, run the teacher on them, and compare.
+
+    The batches are whole, as the dump computed them, so that on the machine that made the cache nothing differs.
+    Returns also which blocks do not fit the data's labels; None where there is nothing else to compare.
+
+    Args:
+        without: teacher, view and block of answers that are known to be damaged.
+
+    Raises:
+        UsageError: the cache holds no answers, or no sound ones, of this teacher.
+        KdcacheError: images or answers cannot be read.
+    """
+    request, entry, opened, live = prepared.request, prepared.entry, prepared.opened, prepared.live
+    spans = _random_batches(entry, request.samples, request.seed, without)
     rows = sum(span.stop - span.start for span in spans)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    misfits: dict[tuple[int, int], Finding] = {}
     with (
         open_renderer(
             request.renderer,
             size=live.teacher.size,
             max_batch=live.teacher.batch_size,
-            device=device,
+            device=prepared.device,
             decode=request.decode,
         ) as renderer,
         closing(SampleReader(opened.view_set.index)) as reader,
@@ -129,17 +158,18 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
             try:
                 found = targets.with_labels(labels).log_probs(said.shape[1])
             except CorruptError as error:
-                raise CorruptError(
-                    f"Answers of {entry.identity.name} to rows {span.start} to {span.stop} of view {span.view} do not "
-                    f"fit the data's labels: {error}"
-                ) from error
+                block = span.start // entry.layout.block_rows
+                misfits.setdefault((span.view, block), _misfit(entry, span.view, block, error))
+                continue
             same = said.argmax(1) == found.argmax(1)
             own = divergence(said, coded(entry.coding, said, labels, again.features))
             parts.append((same, divergence(said, found), own))
             task.advance(len(said))
+    if not parts:
+        return None, list(misfits.values())
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Comparison(
-        samples=rows,
+    comparison = Comparison(
+        samples=len(top1),
         top1=float(top1.double().mean()),
         kl=float(kl.mean()),
         worst_kl=float(kl.max()),
@@ -148,6 +178,13 @@ def rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Comparison
         excess=float((kl - own).max()),
         limit=request.max_kl,
     )
+    return comparison, list(misfits.values())
+
+
+def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding:
+    name = entry.identity.name
+    problem = f"Answers of {name} to view {view}, block {block} do not fit the data's labels: {error}"
+    return Finding(problem, name, view, block)
 
 
 def _entry(cache: Cache, teacher: str) -> Entry:
@@ -174,10 +211,13 @@ def _model(teacher: str, entry: Entry) -> str:
     return teacher
 
 
-def _random_batches(entry: Entry, samples: int, seed: int) -> list[Span]:
-    """Batches of recorded blocks that hold at least so many rows, or all there are, in the order of the cache."""
-    layout, size = entry.layout, entry.identity.batch_size
-    blocks = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
+def _random_batches(entry: Entry, samples: int, seed: int, without: Set[tuple[str, int, int]]) -> list[Span]:
+    """Batches of sound blocks that hold at least so many rows, or all there are, in the order of the cache."""
+    layout, size, name = entry.layout, entry.identity.batch_size, entry.identity.name
+    recorded = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
+    blocks = [(view, block) for view, block in recorded if (name, view, block) not in without]
+    if recorded and not blocks:
+        raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")
     if not blocks:
         raise UsageError(f"The cache holds no answers of {entry.identity.name} yet: run the same dump-logits again.")
     rng = np.random.default_rng(seed)

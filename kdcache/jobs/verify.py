@@ -1,17 +1,33 @@
 """`kdcache verify`: is a cache whole, and does it say what its teacher says?"""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from kdcache.cache.entry import Entry
+from kdcache.cache.files import Files
+from kdcache.cache.layout import teacher_key
+from kdcache.cache.mending import Repairs
+from kdcache.cache.places import open_files
 from kdcache.cache.store import Cache
-from kdcache.cache.verify import Finding, check_block, check_cache, check_entry, open_entries
-from kdcache.errors import CacheError
-from kdcache.jobs.rerun import Comparison, RerunRequest, rerun
+from kdcache.cache.verify import (
+    Finding,
+    check_block,
+    check_cache,
+    check_entry,
+    check_identity,
+    entry_names,
+    listed_blocks,
+    open_entry,
+)
+from kdcache.cache.zarr_form import META
+from kdcache.errors import CacheError, CorruptError, KdcacheError
+from kdcache.jobs.health import VerifyReport
+from kdcache.jobs.rerun import Comparison, RerunRequest, prepare_rerun, rerun
 from kdcache.progress import Progress, silent
 
-#: Findings that the report names one by one; the JSON form names all.
-SHOWN = 20
+#: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
+MAX_UNREADABLE = 16
 
 
 @dataclass(frozen=True)
@@ -20,7 +36,8 @@ class VerifyRequest:
 
     Attributes:
         rerun: answers to make again, where data and a teacher were given.
-        repair: drop the records of bad blocks, so that the next dump makes these blocks again.
+        repair: write again what follows from the identities, and drop what is damaged, so that the next dump makes it
+            anew.
     """
 
     cache: str
@@ -28,100 +45,159 @@ class VerifyRequest:
     repair: bool = False
 
 
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was found.
-
-    Attributes:
-        teachers, blocks, answers: how many were looked at; each block with all of its chunks.
-        findings: everything that is not as it was written.
-        repaired: blocks whose records were dropped.
-        comparison: with the teacher's answers of now, where they were asked for.
-    """
-
-    cache: str
-    teachers: tuple[str, ...]
-    blocks: int
-    answers: int
-    findings: tuple[Finding, ...]
-    repaired: int
-    comparison: Comparison | None
-
-    @property
-    def whole(self) -> bool:
-        """Whether the cache can be relied on."""
-        return not self.findings and (self.comparison is None or self.comparison.agrees)
-
-    def lines(self) -> list[str]:
-        """The report as plain lines."""
-        looked = f"{self.blocks:,} blocks with {self.answers:,} answers of {', '.join(self.teachers) or 'no teacher'}"
-        lines = [finding.problem for finding in self.findings[:SHOWN]]
-        if len(self.findings) > SHOWN:
-            lines.append(f"... and {len(self.findings) - SHOWN:,} more; --json names all.")
-        if self.findings:
-            lines.append(f"{self.cache} is NOT whole: {len(self.findings):,} problems in {looked}.")
-        else:
-            lines.append(f"{self.cache} is whole: {looked}.")
-        if self.repaired:
-            lines.append(
-                f"{self.repaired:,} bad blocks were dropped: run the same dump-logits again to make them anew."
-            )
-        return lines + (self.comparison.lines() if self.comparison is not None else [])
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything, as plain JSON values."""
-        return {
-            "cache": self.cache,
-            "whole": self.whole,
-            "teachers": list(self.teachers),
-            "blocks": self.blocks,
-            "answers": self.answers,
-            "findings": [asdict(finding) for finding in self.findings],
-            "repaired": self.repaired,
-            "comparison": None if self.comparison is None else self.comparison.to_json(),
-        }
-
-
 def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written.
 
-    Blocks that are not recorded do not exist and are not missed.
+    Blocks that are not recorded do not exist and are not missed. What is wrong, and what cannot be read, is a finding
+    of the report. Where something was found, so is what keeps the teacher from being asked again.
 
     Raises:
-        CacheError: there is no cache, it is of a newer format, or something cannot be read.
-        KdcacheError: as `rerun` does.
+        CacheError: there is no cache.
+        KdcacheError: as `prepare_rerun` and `rerun` do, of a cache in which nothing was found.
     """
-    if not Cache.exists(request.cache):
-        raise CacheError(f"There is no cache at {request.cache}: check the path.")
-    try:
-        cache = Cache.open(request.cache, read_only=not request.repair)
-    except CacheError as error:
-        return VerifyReport(request.cache, (), 0, 0, (Finding(str(error)),), 0, None)
-    findings = list(check_cache(cache))
-    entries, closed = open_entries(cache)
-    findings += closed
-    bad: list[tuple[Entry, int, int]] = []
-    blocks = [(entry, view, block) for entry in entries for view in entry.views() for block in entry.listed(view)]
-    rows = sum(_rows(entry, block) for entry, _, block in blocks)
-    for entry in entries:
-        findings += check_entry(cache, entry)
-    with progress.task(f"Reading {request.cache}", total=rows, unit="answers") as task:
-        for entry, view, block in blocks:
-            finding = check_block(entry, view, block)
-            if finding is not None:
-                findings.append(finding)
-                bad.append((entry, view, block))
-            task.advance(_rows(entry, block))
-    repaired = 0
-    if request.repair:
-        for entry, view, block in bad:
-            entry.drop_record(view, block)
-        repaired = len(bad)
-    comparison = None
-    if request.rerun is not None:
-        comparison = rerun(cache, request.rerun, progress)
-    names = tuple(entry.identity.name for entry in entries)
-    return VerifyReport(request.cache, names, len(blocks), rows, tuple(findings), repaired, comparison)
+    found = _Examination(Repairs(open_files(request.cache) if request.repair else None))
+    cache = found.open(open_files(request.cache, read_only=True))
+    prepared = comparison = None
+    if cache is not None:
+        found.look_at_what_is_common(cache)
+        if request.rerun is not None:
+            with found.noting_failure():
+                prepared = prepare_rerun(cache, request.rerun, progress)
+        found.look_at_blocks(cache, progress)
+    if prepared is not None:
+        with found.noting_failure():
+            comparison, misfits = rerun(prepared, found.bad, progress)
+            found.note(misfits)
+    return found.report(request.cache, comparison)
+
+
+@dataclass
+class _Examination:
+    """What was looked at so far, and what was found.
+
+    bad: teacher, view and block of what is not as it was written or cannot be read.
+    """
+
+    repairs: Repairs
+    findings: list[Finding] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    bad: set[tuple[str, int, int]] = field(default_factory=set)
+    blocks: int = 0
+    answers: int = 0
+    failure: str | None = None
+
+    def note(self, findings: Iterable[Finding]) -> None:
+        """Keep what was found, and put right what can be."""
+        for finding in findings:
+            self.findings.append(finding)
+            if finding.repair is not None:
+                self.repairs.make(finding.repair)
+
+    def open(self, files: Files) -> Cache | None:
+        """The cache, or None where what it is cannot be told. Raises CacheError where there is none."""
+        try:
+            absent = files.size(META) is None and not files.names("teachers")
+        except CacheError as error:
+            self.note([Finding(str(error))])
+            return None
+        if absent:
+            raise CacheError(f"There is no cache at {files.locate('')}: check the path.")
+        if not self._identified(files, META):
+            return None
+        try:
+            return Cache.open("", files=files)
+        except CacheError as error:
+            self.note([Finding(str(error))])
+            return None
+
+    def look_at_what_is_common(self, cache: Cache) -> None:
+        """Everything but the blocks."""
+        self.note(check_cache(cache))
+        with self._noting():
+            for name in entry_names(cache):
+                with self._noting(name):
+                    if self._identified(cache.files, f"{teacher_key(name)}/{META}", name):
+                        entry, findings = open_entry(cache, name)
+                        self.note(findings)
+                        self.entries += [entry] if entry is not None else []
+        for entry in self.entries:
+            with self._noting(entry.identity.name):
+                self.note(check_entry(cache, entry))
+
+    def look_at_blocks(self, cache: Cache, progress: Progress) -> None:
+        """Every block that has a record, whole."""
+        todo = []
+        for entry in self.entries:
+            with self._noting(entry.identity.name):
+                listed, findings = listed_blocks(entry)
+                self.note(findings)
+                todo += [(entry, view, block) for view, block in listed]
+        unreadable = 0
+        rows = sum(_rows(entry, block) for entry, _, block in todo)
+        with progress.task(f"Reading {cache.location}", total=rows, unit="answers") as task:
+            for entry, view, block in todo:
+                finding = check_block(entry, view, block)
+                unreadable = unreadable + 1 if finding is not None and finding.repair is None else 0
+                if finding is not None:
+                    self.note([finding])
+                    self.bad.add((entry.identity.name, view, block))
+                self.blocks, self.answers = self.blocks + 1, self.answers + _rows(entry, block)
+                task.advance(_rows(entry, block))
+                if unreadable == MAX_UNREADABLE and self.blocks < len(todo):
+                    self.note([Finding(_gone(cache, len(todo) - self.blocks))])
+                    break
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Keep what goes wrong with asking the teacher, where raising it would lose what was found."""
+        try:
+            yield
+        except KdcacheError as error:
+            if isinstance(error, CorruptError):
+                self.note([Finding(str(error))])
+            elif not self.findings:
+                raise
+            self.failure = str(error)
+
+    def report(self, cache: str, comparison: Comparison | None) -> VerifyReport:
+        """What it all came to."""
+        repairs = self.repairs if self.repairs.files is not None else None
+        if repairs is not None and repairs.files is not None and self.findings:
+            with suppress(CacheError):
+                repairs.files.tidy()
+        return VerifyReport(
+            cache=cache,
+            teachers=tuple(entry.identity.name for entry in self.entries),
+            blocks=self.blocks,
+            answers=self.answers,
+            findings=tuple(dict.fromkeys(self.findings)),
+            repairs=repairs,
+            comparison=comparison,
+            failure=self.failure,
+        )
+
+    def _identified(self, files: Files, key: str, teacher: str | None = None) -> bool:
+        """Whether an identity can be read, if need be after it was put right."""
+        finding = check_identity(files, key, teacher, search=self.repairs.files is not None)
+        if finding is None:
+            return True
+        self.note([finding])
+        return finding.repair is not None and finding.repair.key in self.repairs.rewritten
+
+    @contextmanager
+    def _noting(self, teacher: str | None = None) -> Iterator[None]:
+        """Keep what cannot be read, and go on."""
+        try:
+            yield
+        except CacheError as error:
+            self.note([Finding(str(error), teacher)])
+
+
+def _gone(cache: Cache, left: int) -> str:
+    return (
+        f"{MAX_UNREADABLE} blocks in a row cannot be read, so that the other {left:,} were not looked at. Check the "
+        f"disk or the network behind {cache.location}, then verify again."
+    )
 
 
 def _rows(entry: Entry, block: int) -> int:

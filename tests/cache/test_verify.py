@@ -1,6 +1,8 @@
 """A cache that is whole is said to be; any byte that is not what was written is found, and its block named."""
 
+import errno
 import json
+import os
 import random
 import shutil
 from dataclasses import replace
@@ -9,18 +11,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdcache.cache.durable import Disk
 from kdcache.cache.identity import seal
+from kdcache.cache.mending import mended_identity
 from kdcache.cache.metadata import cache_metadata, entry_metadata
 from kdcache.cache.store import Cache
 from kdcache.cache.verify import check_answers
 from kdcache.cache.zarr_form import is_metadata
 from kdcache.errors import CacheError, CorruptError
-from kdcache.jobs.verify import VerifyReport, VerifyRequest, verify
+from kdcache.jobs.copy import CopyRequest, copy_cache
+from kdcache.jobs.health import VerifyReport
+from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 from support.disks import Killed, WatchedDisk
-from support.small_cache import FULL, TOPK, VIEW_SET, fill, kept, open_entry, tree
-from support.targets_contract import answers
+from support.small_cache import CLASSES, FULL, TOPK, VIEW_SET, WINDOWS, fill, kept, open_entry, tree
+from support.targets_contract import answers, random_order
 
 VIEWS = 2
 
@@ -142,9 +148,9 @@ def test_bad_blocks_are_dropped_and_made_again(cache: Path) -> None:
         (cache / key).write_bytes(data[:-3] + b"x" + data[-2:])
     report = look(cache, repair=True)
     assert not report.whole, "what is gone has to be made again"
-    assert report.repaired == 3
+    assert report.dropped == 3
     assert report.blocks == 13
-    assert "3 bad blocks were dropped" in report.lines()[-1]
+    assert report.lines()[-1].startswith("Dropped: 3 bad blocks. Run the same dump-logits again")
     again = look(cache)
     assert again.whole
     assert again.blocks == 10
@@ -170,18 +176,207 @@ def test_many_problems_are_counted_and_the_first_named(cache: Path) -> None:
     assert len(look(cache).to_json()["findings"]) == len(look(cache).findings) > 13
 
 
-def test_what_cannot_be_read_is_no_damage(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else --repair would drop sound blocks on a bad day of the network."""
+def unreadable(monkeypatch: pytest.MonkeyPatch, *folders: str) -> None:
+    """Reading whatever lies below a folder of one of these names fails, as on a disk with bad sectors."""
     read = Path.read_bytes
 
     def fail(self: Path) -> bytes:
-        if self.parts[-4] == "level":
-            raise OSError(5, "Input/output error")
+        if set(folders) & set(self.parts):
+            raise OSError(5, "Input/output error", str(self))
         return read(self)
 
     monkeypatch.setattr(Path, "read_bytes", fail)
-    with pytest.raises(CacheError, match="Input/output error"):
-        look(cache, repair=True)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it dropped: else --repair would give up sound blocks on a bad day of the network."""
+    (cache / "teachers/other/records/0/1.json").write_bytes(b"?")
+    before = tree(cache)
+    unreadable(monkeypatch, "level")
+    report = look(cache, repair=True)
+    found = [(part.teacher, part.view, part.block) for part in report.findings if part.repair is None]
+    assert found == [("teacher", view, block) for view in range(2) for block in range(3)]
+    assert all("Input/output error" in part.problem for part in report.findings if part.repair is None)
+    assert (report.blocks, report.dropped) == (13, 1)
+    monkeypatch.undo()
+    assert tree(cache) == {key: data for key, data in before.items() if key != "teachers/other/records/0/1.json"}
+
+
+def test_a_place_that_is_gone_is_not_asked_for_every_block(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.jobs.verify.MAX_UNREADABLE", 3)
+    unreadable(monkeypatch, "level", "log_prob")
+    report = look(cache)
+    assert report.blocks == 3
+    assert "3 blocks in a row cannot be read, so that the other 10 were not looked at" in report.findings[-1].problem
+
+
+@pytest.mark.parametrize("key", ["zarr.json", "windows", "teachers", "records", "order"])
+def test_whatever_cannot_be_read_is_a_finding(cache: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unreadable(monkeypatch, key)
+    report = look(cache)
+    assert not report.whole
+    assert any("Input/output error" in found.problem for found in report.findings)
+
+
+def test_a_folder_that_cannot_be_listed_is_a_finding(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = os.listdir
+
+    def fail(path: Path) -> list[str]:
+        if path == cache / "teachers/other/records/1":
+            raise OSError(5, "Input/output error", str(path))
+        return names(path)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    report = look(cache)
+    assert [(found.teacher, found.view) for found in report.findings] == [("other", 1)]
+    assert report.blocks == 10
+
+
+def dump_again(path: Path) -> None:
+    """What the same dumps do: they know the windows, the teachers, their tables and their answers."""
+    Cache.ensure(path, VIEW_SET, WINDOWS)
+    fill(open_entry(path, TOPK), 1)
+    fill(open_entry(path, FULL, name="other"), 1)
+
+
+def flipped(rng: random.Random, data: bytes) -> bytes:
+    place = rng.randrange(len(data))
+    return data[:place] + bytes([data[place] ^ rng.randrange(1, 256)]) + data[place + 1 :]
+
+
+def test_any_flipped_byte_is_put_right_by_repair_and_the_same_dump(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    open_entry(tmp_path)
+    dump_again(tmp_path)
+    before = tree(tmp_path)
+    for path in [path for path in sorted(tmp_path.rglob("*")) if path.is_file()]:
+        path.write_bytes(flipped(rng, path.read_bytes()))
+        report = look(tmp_path, repair=True)
+        assert not report.whole
+        assert report.repairs is not None
+        assert report.repairs.failed == []
+        dump_again(tmp_path)
+        assert tree(tmp_path) == before, path
+        assert look(tmp_path).whole
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[" * 100_000])
+@pytest.mark.parametrize("key", ["windows/zarr.json", "teachers/zarr.json", "teachers/teacher/records/zarr.json",
+                                 "teachers/teacher/tail/zarr.json", "teachers/teacher/order/zarr.json"])  # fmt: skip
+def test_what_follows_from_the_identities_is_written_again(cache: Path, key: str, text: str) -> None:
+    before = tree(cache)
+    if text:
+        (cache / key).write_text(text)
+    else:
+        (cache / key).unlink()
+    report = look(cache, repair=True)
+    assert report.blocks == 13, "the blocks are looked at all the same"
+    assert report.repairs is not None
+    assert report.repairs.rewritten == [key]
+    assert "Written again as it was: 1 file." in report.lines()
+    assert tree(cache) == before
+
+
+@pytest.mark.parametrize("key", ["zarr.json", "teachers/teacher/zarr.json"])
+@pytest.mark.parametrize("text", [None, "", "{}"])
+def test_of_an_identity_that_is_lost_it_is_said_what_can_be_done(cache: Path, key: str, text: str | None) -> None:
+    if text is None:
+        (cache / key).unlink()
+    else:
+        (cache / key).write_text(text)
+    before = tree(cache)
+    report = look(cache, repair=True)
+    assert tree(cache) == before
+    (problem,) = [found.problem for found in report.findings]
+    assert str(cache / key) in problem
+    assert "`kdcache cache copy` made of any part" in problem
+    assert "Not for --repair to put right: 1 problem; what to do stands with each." in report.lines()
+
+
+def test_a_copy_of_a_part_has_the_identities(cache: Path, tmp_path: Path) -> None:
+    """As the sentence about lost ones says."""
+    copy_cache(CopyRequest(str(cache), str(tmp_path / "part"), "1", ("teacher",)))
+    for key in ("zarr.json", "teachers/teacher/zarr.json", "teachers/teacher/order/c/0/0", "windows/c/0"):
+        assert (tmp_path / "part" / key).read_bytes() == (cache / key).read_bytes()
+
+
+def test_a_lost_table_is_told_with_what_depends_on_it(cache: Path) -> None:
+    table = cache / "teachers/teacher/order/c/0/0"
+    table.write_bytes(flipped(random.Random(0), table.read_bytes()))
+    (found,) = look(cache, repair=True).findings
+    assert "Blocks that depend on it: 6." in found.problem
+    assert not table.exists()
+    assert Cache.open(cache).teachers().keys() == {"teacher", "other"}
+    for view in range(VIEWS):
+        shutil.rmtree(cache / f"teachers/teacher/records/{view}")
+    table.write_bytes(b"?")
+    (found,) = look(cache, repair=True).findings
+    assert "Blocks that depend on it: 0." in found.problem
+    assert Cache.open(cache).teachers().keys() == {"other"}, "an entry without blocks is nothing to be kept"
+    another = replace(TOPK, order=random_order(CLASSES, seed=5))
+    fill(open_entry(cache, another), VIEWS)
+    assert look(cache).whole
+
+
+def full_of_errors(*paths: Path) -> None:
+    for path in paths:
+        path.write_bytes(b"?")
+
+
+def test_a_repair_that_cannot_be_made_is_told_and_no_finding_is_lost(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read-only file system; and one that fails for one file alone."""
+    record, other = (cache / f"teachers/teacher/records/0/{block}.json" for block in (1, 2))
+    full_of_errors(record, other, cache / "teachers/zarr.json")
+    before = tree(cache)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("create", "make_folder", "remove", "remove_folder"):
+        monkeypatch.setattr(Disk, name, refuse)
+    report = look(cache, repair=True)
+    assert [(found.view, found.block) for found in report.findings] == [(None, None), (0, 1), (0, 2)]
+    assert report.repairs is not None
+    assert (len(report.repairs.failed), report.dropped) == (3, 0)
+    lines = report.lines()
+    at = lines.index("NOT repaired: 3 problems, and as bad as before.")
+    assert [str(path) in line for path, line in zip((cache / "teachers/zarr.json", record, other), lines[at + 1 :],
+                                                    strict=True)] == [True] * 3  # fmt: skip
+    assert all("Read-only file system" in line for line in lines[at + 1 :])
+    monkeypatch.undo()
+    assert tree(cache) == before
+
+    remove = Disk.remove
+
+    def fail(self: Disk, path: Path) -> None:
+        if path == record:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        remove(self, path)
+
+    monkeypatch.setattr(Disk, "remove", fail)
+    report = look(cache, repair=True)
+    assert report.repairs is not None
+    assert (report.dropped, len(report.repairs.rewritten), len(report.repairs.failed)) == (1, 1, 1)
+    assert json.loads(json.dumps(report.to_json()))["repairs"]["dropped"] == ["teachers/teacher/records/0/2.json"]
+
+
+@pytest.mark.parametrize("key", ["zarr.json", "teachers/teacher/zarr.json"])
+def test_the_altered_byte_of_an_identity_is_found(made: Path, key: str) -> None:
+    data = (made / key).read_bytes()
+    rng = random.Random(4)
+    assert mended_identity(data) == data
+    assert mended_identity(data.replace(b'"group"', b'"array"')) == data, "not the identity, so that it follows from it"
+    value = b"samples" if key == "zarr.json" else b"resnet18"
+    for place in (data.index(b'"check"') + 12, data.index(b'"kdcache"') + 3, data.index(value) + 2):
+        altered = data[:place] + bytes([data[place] ^ rng.randrange(1, 256)]) + data[place + 1 :]
+        assert mended_identity(altered) == data
+    two = bytearray(data)
+    for place in (data.index(b'"check"') + 12, data.index(b'"check"') + 13):
+        two[place] = ord("g")
+    assert mended_identity(bytes(two)) is None
+    assert mended_identity(b"[" * 2**20) is None
 
 
 def test_no_cache_is_an_error_and_no_finding(tmp_path: Path) -> None:
@@ -204,14 +399,14 @@ def test_a_view_set_that_was_swapped_is_found(cache: Path) -> None:
 def test_answers_have_to_be_distributions() -> None:
     sound = TOPK.keep(answers(5, 12), torch.full((5, 2), -1))
     assert isinstance(sound, TopKTargets)
-    check_answers(sound)
+    check_answers(sound, 12)
     with pytest.raises(CorruptError, match="twice"):
-        check_answers(replace(sound, class_id=torch.zeros_like(sound.class_id)))
+        check_answers(replace(sound, class_id=torch.zeros_like(sound.class_id)), 12)
     for part in (replace(sound, tail=sound.tail + 0.1), replace(sound, prob=-sound.prob),
                  replace(sound, tail=sound.tail * torch.nan)):  # fmt: skip
         with pytest.raises(CorruptError, match="sum to 1"):
-            check_answers(part)
+            check_answers(part, 12)
     full = FullTargets(answers(5, 12), None)
-    check_answers(full)
+    check_answers(full, 12)
     with pytest.raises(CorruptError, match="sum to 1"):
-        check_answers(FullTargets(full.log_prob + 0.1, None))
+        check_answers(FullTargets(full.log_prob + 0.1, None), 12)

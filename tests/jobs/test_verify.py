@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from kdcache.cache.record import BlockRecord
+from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.rerun import RerunRequest
@@ -76,6 +78,62 @@ def test_other_weights_data_and_teachers_are_refused_by_name(job, topk, tmp_path
         again(data=make_data(tmp_path / "data", seed=1))
     with pytest.raises(UsageError, match=r"holds no teacher 'resnet18'; it holds test_resnet"):
         again(teacher="resnet18")
+
+
+def damage(path, key):
+    (path / "teachers" / MODEL / key).write_bytes(b"?")
+
+
+def test_of_a_damaged_cache_the_sound_blocks_are_made_again(job, topk, tmp_path):
+    path = shutil.copytree(topk, tmp_path / "cache")
+    damage(path, "tail/c/0/1")
+    damage(path, "records/1/2.json")
+    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6)))
+    assert [(found.view, found.block) for found in report.findings] == [(0, 1), (1, 2)]
+    assert report.comparison.agrees
+    rows = Cache.open(path).entry(MODEL).layout.block_rows
+    assert report.comparison.samples == 2 * SAMPLES - 2 * rows
+
+
+@pytest.mark.parametrize("key", ["zarr.json", "../../windows/c/0", "every record"])
+def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_path, key):
+    path = shutil.copytree(topk, tmp_path / "cache")
+    if key == "every record":
+        for record in path.glob("teachers/*/records/*/*.json"):
+            record.write_bytes(b"?")
+    else:
+        damage(path, key)
+    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
+    assert report.findings
+    assert report.comparison is None
+    assert report.lines()[-1].startswith("The answers were not compared with the teacher's: ")
+    ended = kdcache("verify", path, "--data", job.data, "--teacher", MODEL, "--weights", job.weights,
+                    "--renderer", "pillow", "--device", "cpu")  # fmt: skip
+    assert ended.returncode == 3, ended.stderr
+    assert "is NOT whole" in ended.stdout
+
+
+def test_answers_that_do_not_fit_the_labels_are_a_finding_that_names_the_block(job, tmp_path):
+    """Two blocks of top-k answers, each under the other's number: every checksum fits, and the labels do not."""
+    path = tmp_path / "cache"
+    dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=1, views=1))
+    for array in (path / "teachers" / MODEL).iterdir():
+        blocks = array / "c/0/0" if array.name == "label" else array / ("c/0" if (array / "c").is_dir() else "0")
+        ending = ".json" if array.name == "records" else ""
+        one, other = (blocks / f"{number}{ending}" for number in (0, 1))
+        if one.exists() and array.name != "order":
+            texts = one.read_bytes(), other.read_bytes()
+            other.write_bytes(texts[0]), one.write_bytes(texts[1])
+    for number in (0, 1):  # a record names its chunks
+        record = path / f"teachers/{MODEL}/records/0/{number}.json"
+        found = BlockRecord.from_bytes(record.read_bytes(), "")
+        chunks = {name.replace(f"/{1 - number}", f"/{number}"): stored for name, stored in found.chunks.items()}
+        record.write_bytes(BlockRecord(chunks, found.provenance, found.kl).to_bytes())
+    assert verify(VerifyRequest(cache=str(path))).whole
+    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6)))
+    assert [(found.view, found.block) for found in report.findings] == [(0, 0), (0, 1)]
+    assert "do not fit the data's labels" in report.findings[0].problem
+    assert report.comparison.samples == SAMPLES - 2 * Cache.open(path).entry(MODEL).layout.block_rows
 
 
 def test_the_command_exits_with_3_where_something_is_wrong(job, topk, tmp_path):

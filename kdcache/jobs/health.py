@@ -1,0 +1,109 @@
+"""What `kdcache verify` reports."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kdcache.cache.mending import Repairs
+from kdcache.cache.verify import Finding
+from kdcache.jobs.rerun import Comparison
+from kdcache.jobs.wording import counted
+
+#: Findings that the report names one by one; the JSON form names all.
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found.
+
+    Attributes:
+        teachers, blocks, answers: how many were looked at; each block with all of its chunks.
+        findings: everything that is not as it was written, repaired or not.
+        repairs: what became of them; None where none were asked for.
+        comparison: with the teacher's answers of now, where they were asked for.
+        failure: why there is none all the same.
+    """
+
+    cache: str
+    teachers: tuple[str, ...]
+    blocks: int
+    answers: int
+    findings: tuple[Finding, ...]
+    repairs: Repairs | None = None
+    comparison: Comparison | None = None
+    failure: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was found, so that the cache can be relied on."""
+        return not self.findings and (self.comparison is None or self.comparison.agrees)
+
+    @property
+    def dropped(self) -> int:
+        """Blocks that the next dump has to make again."""
+        return sum("/records/" in key for key in self.repairs.dropped) if self.repairs is not None else 0
+
+    def lines(self) -> list[str]:
+        """The report as plain lines."""
+        who = ", ".join(self.teachers) or "no teacher"
+        looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')} of {who}"
+        lines = _some([finding.problem for finding in self.findings])
+        if self.findings:
+            lines.append(f"{self.cache} is NOT whole: {counted(len(self.findings), 'problem')} in {looked}.")
+        else:
+            lines.append(f"{self.cache} is whole: {looked}.")
+        lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
+        if self.failure is not None:
+            lines.append(f"The answers were not compared with the teacher's: {self.failure}")
+        return lines + (self.comparison.lines() if self.comparison is not None else [])
+
+    def _repair_lines(self, repairs: Repairs) -> list[str]:
+        lines = []
+        if repairs.rewritten:
+            lines.append(f"Written again as it was: {counted(len(repairs.rewritten), 'file')}.")
+        if repairs.dropped:
+            others = len(repairs.dropped) - self.dropped
+            what = [counted(self.dropped, "bad block")] * bool(self.dropped)
+            what += [counted(others, "other bad file")] * bool(others)
+            lines.append(f"Dropped: {' and '.join(what)}. Run the same dump-logits again to make anew what is missing.")
+        if repairs.failed:
+            lines.append(f"NOT repaired: {counted(len(repairs.failed), 'problem')}, and as bad as before.")
+            lines += _some(repairs.failed)
+        left = sum(finding.repair is None for finding in self.findings)
+        if left:
+            lines.append(f"Not for --repair to put right: {counted(left, 'problem')}; what to do stands with each.")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as plain JSON values."""
+        repairs = self.repairs
+        return {
+            "cache": self.cache,
+            "whole": self.whole,
+            "teachers": list(self.teachers),
+            "blocks": self.blocks,
+            "answers": self.answers,
+            "findings": [_plain(finding) for finding in self.findings],
+            "repairs": None
+            if repairs is None
+            else {"rewritten": repairs.rewritten, "dropped": repairs.dropped, "failed": repairs.failed},
+            "comparison": None if self.comparison is None else self.comparison.to_json(),
+            "failure": self.failure,
+        }
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    """`repair`: what --repair does about it."""
+    repair = finding.repair
+    return {
+        "problem": finding.problem,
+        "teacher": finding.teacher,
+        "view": finding.view,
+        "block": finding.block,
+        "repair": None if repair is None else "drop" if repair.data is None else "write",
+    }
+
+
+def _some(sentences: list[str]) -> list[str]:
+    left = len(sentences) - SHOWN
+    return sentences[:SHOWN] + ([f"... and {left:,} more; --json names all."] if left > 0 else [])
