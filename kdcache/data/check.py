@@ -1,8 +1,9 @@
 """Checking every image once: what cannot be decoded leaves the index, what can has a checksum from then on."""
 
 import os
+import shlex
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,8 @@ from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import BadSamplesError, DataError, UsageError
 from kdcache.progress import Progress, silent
 
-Fault = Callable[[bytes], str | None]
-"""Why an encoded image is bad, as a clause; None where it is whole."""
+Faults = Callable[[Iterable[bytes]], Iterator[str | None]]
+"""Why each of some encoded images is bad, as a clause; None where it is whole."""
 
 _IMAGES_A_PIECE = 128
 
@@ -37,7 +38,7 @@ class Checked:
 
 def check_index(
     data: str | Path,
-    fault: Fault,
+    faults: Faults,
     *,
     drop_bad: bool = False,
     unlabelled: bool = False,
@@ -47,7 +48,7 @@ def check_index(
     """Look at every image of DATA, and write an index with the CRC32C of each; it counts the classes of bad ones too.
 
     Args:
-        fault: a function of the top level of a module, as other processes must find it.
+        faults: a function of the top level of a module, as other processes must find it.
         drop_bad: leave bad samples out; else one of them leaves everything as it was.
         workers: processes that decode; None takes one for each core as far as there is work for them.
 
@@ -73,14 +74,14 @@ def check_index(
         everything = load_index(whole, source)
         crc, faulty = np.zeros(0, CRC), dict[int, BadSample]()
         if everything is not None:
-            crc, faulty = _decode_all(everything, fault, workers, progress)
+            crc, faulty = _decode_all(everything, faults, workers, progress)
         number = {shard: place for place, shard in enumerate(shards)}
         bad = sorted([*headless, *faulty.values()], key=lambda sample: (number[sample.shard], sample.offset))
         total = len(headless) + len(crc)
         if bad and not drop_bad and not _leaves_out(load_index(place, source), bad):
             raise BadSamplesError(
                 f"{len(bad)} of {total} samples are bad; nothing was changed. Leave them out with "
-                f"`kdcache index {data} --drop-bad`, or repair them.",
+                f"`kdcache index {shlex.quote(str(data))} --drop-bad`, or repair them.",
                 [str(sample) for sample in bad],
             )
         if everything is None or len(faulty) == len(everything):
@@ -122,7 +123,7 @@ class _Piece:
 
 
 def _decode_all(
-    index: Index, fault: Fault, workers: int | None, progress: Progress
+    index: Index, faults: Faults, workers: int | None, progress: Progress
 ) -> tuple[UInt32[np.ndarray, " n"], dict[int, BadSample]]:
     """The checksum of each row's bytes, and row -> what is bad."""
     rows = list(_rows_of_pieces(index))
@@ -131,10 +132,10 @@ def _decode_all(
     with progress.task("checking", total=len(index)) as task:
         if workers is None:
             workers = workers_for(int(index.length.sum()))
-        checked = in_processes(partial(_check_piece, fault=fault), pieces, workers, "checking", progress)
-        for part, piece, (sums, faults) in zip(rows, pieces, checked, strict=True):
+        checked = in_processes(partial(_check_piece, faults=faults), pieces, workers, "checking", progress)
+        for part, piece, (sums, reasons) in zip(rows, pieces, checked, strict=True):
             crc[part] = sums
-            for at, reason in faults.items():
+            for at, reason in reasons.items():
                 row = int(part[at])
                 label = int(index.label[row])
                 bad[row] = BadSample(index.key(row), piece.shard, int(piece.offset[at]), reason, label)
@@ -148,13 +149,16 @@ def _rows_of_pieces(index: Index) -> Iterator[Int64[np.ndarray, " b"]]:
         yield from (run[low : low + _IMAGES_A_PIECE] for low in range(0, len(run), _IMAGES_A_PIECE))
 
 
-def _check_piece(piece: _Piece, fault: Fault) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
-    sums, faults = np.zeros(len(piece.offset), CRC), {}
-    with open_shard(piece.shard) as file:
-        for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
-            data = file.read(length, offset)
-            sums[at] = google_crc32c.value(data)
-            reason = fault(data)
-            if reason is not None:
-                faults[at] = reason
-    return sums, faults
+def _check_piece(piece: _Piece, faults: Faults) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
+    """The checksum of each image's bytes, and place in the piece -> what is bad."""
+    sums = np.zeros(len(piece.offset), CRC)
+
+    def images() -> Iterator[bytes]:
+        with open_shard(piece.shard) as file:
+            for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
+                data = file.read(length, offset)
+                sums[at] = google_crc32c.value(data)
+                yield data
+
+    found = {at: reason for at, reason in enumerate(faults(images())) if reason is not None}
+    return sums, found

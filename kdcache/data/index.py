@@ -7,6 +7,7 @@ keys alone: not on the shards' names, number or order.
 
 import json
 import os
+import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +42,7 @@ class Index:
     crc: CRC32C of the image files, where every image has been checked; reading compares it.
     left_out: how many bad samples that check has left out.
     is_part: whether these are some of the shards' samples, see `kdcache.data.part`.
+    asked: what it was opened by; empty for a part.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Index:
     crc: UInt32[np.ndarray, " n"] | None = None
     left_out: int = 0
     is_part: bool = False
+    asked: str = ""
 
     def __len__(self) -> int:
         return len(self.key_hash)
@@ -69,11 +72,16 @@ class Index:
         return self.key_bytes[self.key_start[sample] : self.key_start[sample + 1]].tobytes().decode()
 
     def describe(self, sample: int) -> str:
-        """How an error names a sample: "KEY in SHARD at byte OFFSET"; of a part also what the error's advice is for."""
+        """How an error names a sample: "KEY in SHARD at byte OFFSET"; of a part also what comes after the advice."""
         place = f"{self.key(sample)} in {self.shards[self.shard[sample]]} at byte {self.offset[sample]}"
         if not self.is_part:
             return place
-        return f"{place} (DATA is {self.shards_folder} here; afterwards take the part {self.path} of it again)"
+        return f"{place} (repair the whole as follows, then take the part {self.path} of it again)"
+
+    @property
+    def data(self) -> str:
+        """The shards as a command takes them that an error advises, quoted where the shell asks for it."""
+        return shlex.quote(self.asked or str(self.shards_folder))
 
     @property
     def shards_folder(self) -> Path | str:
@@ -111,7 +119,7 @@ def open_index(
         places = index_places(data, shards, without_labels)
         found = [index for place in places if (index := load_index(place, source)) is not None]
         if found:
-            return min(found, key=lambda index: index.crc is None)
+            return replace(min(found, key=lambda index: index.crc is None), asked=str(data))
     return _build(data, unlabelled, workers, progress, rebuild=False)
 
 
@@ -138,20 +146,20 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     places = index_places(data, shards, unlabelled)
     with claimed(places) as place:
         if not rebuild and (index := load_index(place, source)) is not None:
-            return index
+            return replace(index, asked=str(data))
         left_out = [meta["left_out"] for place in places if "left_out" in (meta := read_meta(place))]
         if left_out:
             progress.warn(
                 f"the images were checked ({left_out[0]} bad ones left out), but the shards have changed since; "
-                "run `kdcache index DATA --check` again"
+                f"run `kdcache index {shlex.quote(str(data))} --check` again"
             )
         with building(place) as folder:
-            write_index(folder, source, workers, progress)
+            write_index(folder, source, workers, progress, data=shlex.quote(str(data)))
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
-    return index
+    return replace(index, asked=str(data))
 
 
 def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
@@ -193,6 +201,7 @@ def load_index(place: Path, source: Source) -> Index | None:
         class_names=class_names,
         left_out=loaded.left_out or 0,
         is_part=loaded.is_part,
+        asked="",
     )
 
 
@@ -215,16 +224,21 @@ def _class_names(path: str) -> tuple[str, ...] | None:
 
 
 def write_index(
-    folder: Path, source: Source, workers: int | None, progress: Progress, pass_over: bool = False
+    folder: Path,
+    source: Source,
+    workers: int | None,
+    progress: Progress,
+    pass_over: bool = False,
+    data: str = "DATA",
 ) -> list[BadSample]:
     """Scan all shards and leave their index in the empty `folder`; errors and `workers` as in `build_index`.
 
     pass_over: leave out samples with a broken image header, in place of raising, and return them. If there is no
-    other sample, no index is written.
+    other sample, no index is written. data: the shards as a command takes them, for what an error advises.
     """
     if workers is None:
         workers = workers_for(sum(size for _, size, _ in source.shards))
-    scan = partial(scan_shard, unlabelled=source.unlabelled, pass_over=pass_over)
+    scan = partial(scan_shard, unlabelled=source.unlabelled, pass_over=pass_over, data=data)
     bad: list[BadSample] = []
     with (
         closing(IndexWriter(folder, source)) as writer,

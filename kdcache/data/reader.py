@@ -67,13 +67,14 @@ class SampleReader:
         if len(data) != length:
             raise DataError(
                 f"{self._index.describe(sample)} ends after {len(data)} of {length} bytes: the shard has shrunk since "
-                "its index was made. Restore the shard, or run `kdcache index DATA` and train on what is there."
+                "its index was made. Restore the shard, or train on what is there after "
+                f"`kdcache index {self._index.data}`."
             )
         if self._index.crc is not None and google_crc32c.value(data) != self._index.crc[sample]:
             raise DataError(
                 f"The bytes of {self._index.describe(sample)} are not those that were checked: they are damaged on the "
-                "way from the disk, or the shard was written over. Restore the shard, or run `kdcache index DATA "
-                "--check` again."
+                "way from the disk, or the shard was written over. Restore the shard, or run `kdcache index "
+                f"{self._index.data} --check` again."
             )
         return data
 

@@ -96,19 +96,20 @@ def group(found: Iterable[Member], shard: str) -> Iterator[tuple[str, dict[str, 
         yield current, parts
 
 
-def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False) -> ShardTable:
+def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False, data: str = "DATA") -> ShardTable:
     """The table of the samples in the tar at `shard`.
 
     pass_over: put a sample with a broken image header among the `bad` ones, where it is an error else.
+    data: all of the shards as a command takes them, for what an error advises.
 
     Raises DataError, naming shard, member and byte offset, for a tar that is damaged or cut short, a sample without
     an image, with several, or without a label, a label that is no whole number from 0, and a broken image header.
     """
     with open_shard(shard) as file:
-        return _table(shard, file, unlabelled, pass_over)
+        return _table(shard, file, unlabelled, pass_over, data)
 
 
-def _table(shard: str, file: ShardFile, unlabelled: bool, pass_over: bool) -> ShardTable:
+def _table(shard: str, file: ShardFile, unlabelled: bool, pass_over: bool, data: str) -> ShardTable:
     keys: list[bytes] = []
     rows: list[tuple[int, int, int, int, int]] = []
     bad: list[BadSample] = []
@@ -124,7 +125,7 @@ def _table(shard: str, file: ShardFile, unlabelled: bool, pass_over: bool) -> Sh
                 continue
             raise DataError(
                 f"{image.name} in {shard} at byte {image.offset} cannot be read as an image: {error}. "
-                "`kdcache index DATA --check` finds all such images, and --drop-bad leaves them out; or write the "
+                f"`kdcache index {data} --check` finds all such images, and --drop-bad leaves them out; or write the "
                 "shard again without them."
             ) from error
         keys.append(encoded)

@@ -202,7 +202,7 @@ def _pictures(
         try:
             return np.asarray(transform(decode_rgb(encoded)))
         except UndecodableError as error:
-            raise broken_image(index.describe(sample), error) from error
+            raise broken_image(index.describe(sample), error, index.data) from error
 
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(samples_in_order), batch_size):

@@ -203,7 +203,7 @@ def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndar
     try:
         image = decode_rgb(encoded)
     except UndecodableError as error:
-        raise broken_image(index.describe(sample), error) from error
+        raise broken_image(index.describe(sample), error, index.data) from error
     height, width = image.height, image.width
     scale = size / max(height, width)
     image = image.resize((max(1, round(width * scale)), max(1, round(height * scale))))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kdcache.device import share_of_cores
 from kdcache.errors import DeviceError, UsageError
+from kdcache.render.encoded import DATA
 
 RENDERERS = ("dali", "pillow")
 DECODES = ("auto", "cpu", "gpu")
@@ -38,6 +39,7 @@ class RenderRequest:
     cubic: bool [b], whether the antialiased resize of that part is bicubic, else bilinear.
     flips: bool [b], whether it is mirrored, left to right.
     describe: position in this request -> how an error names that image ("KEY in SHARD at byte OFFSET").
+    data: the shards they come from, as the command takes them that an error advises.
 
     Raises UsageError when there is no image, the lengths differ, or a box is empty or starts below zero.
     """
@@ -48,6 +50,7 @@ class RenderRequest:
     cubic: Bool[np.ndarray, "b"]
     flips: Bool[np.ndarray, "b"]
     describe: Callable[[int], str] = describe_position
+    data: str = DATA
 
     def __post_init__(self) -> None:
         if not len(self.encoded) == len(self.boxes) == len(self.cubic) == len(self.flips) > 0:

@@ -8,6 +8,7 @@ One broken image costs DALI its whole pipeline. So bytes are checked before they
 same, a new pipeline takes over, what came before the failure is rendered again, and the image to blame is named.
 """
 
+import re
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,9 +51,9 @@ class DaliRenderer(Renderer):
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-dali")
         self._graph = self._open_graph()
 
-    def _open_graph(self) -> "_Graph":
+    def _open_graph(self) -> "Graph":
         gpu = self.device if self.decode == "gpu" else None
-        return _Graph(self.size, self.max_batch, self.threads, gpu)
+        return Graph(self.size, self.max_batch, self.threads, gpu)
 
     def _land(self, request: RenderRequest) -> UInt8[Tensor, "b 3 s s"]:
         """Wait for the oldest request in flight, this one, and take its pixels out of memory that DALI uses again."""
@@ -83,7 +84,7 @@ class DaliRenderer(Renderer):
                     break
                 try:
                     pixels = self._land(flying[0])
-                except _LostError as error:
+                except LostError as error:
                     lost = list(flying)
                     flying.clear()
                     yield from self._find_culprit(lost, error)
@@ -101,7 +102,7 @@ class DaliRenderer(Renderer):
             try:
                 check_whole(data)
             except UndecodableError as error:
-                raise broken_image(request.describe(position), error) from error
+                raise broken_image(request.describe(position), error, request.data) from error
             if not is_plain(data):
                 odd.append(position)
         parts = self._pool.map(partial(_load, request), odd)
@@ -111,7 +112,7 @@ class DaliRenderer(Renderer):
         self._graph.launch(encoded, boxes, request.cubic, request.flips)
 
     def _find_culprit(
-        self, lost: list[RenderRequest], error: "_LostError"
+        self, lost: list[RenderRequest], error: "LostError"
     ) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
         """Render the requests that DALI's failure took along once more, up to the image to blame; always raises."""
         self._graph = self._open_graph()
@@ -121,7 +122,7 @@ class DaliRenderer(Renderer):
             try:
                 self._launch(request)
                 pixels = self._land(request)
-            except _LostError as again:
+            except LostError as again:
                 raise self._refusal(request, again) from error
             yield pixels
         raise DeviceError(
@@ -129,7 +130,7 @@ class DaliRenderer(Renderer):
             "Run the same command again; should it come back, use --renderer pillow."
         ) from error
 
-    def _refusal(self, request: RenderRequest, error: "_LostError") -> KdcacheError:
+    def _refusal(self, request: RenderRequest, error: "LostError") -> KdcacheError:
         """The error for a request that Pillow renders and DALI does not: it names the image if one is to blame."""
         self._graph = self._open_graph()
         for position, data in enumerate(request.encoded):
@@ -138,12 +139,10 @@ class DaliRenderer(Renderer):
                 alone = RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
                 self._launch(alone)
                 self._land(alone)
-            except _LostError as refusal:
+            except LostError as refusal:
                 self._graph = self._open_graph()
-                reason = f"DALI refuses its data ({refusal}), though Pillow takes them, and so does --check"
-                return broken_image(
-                    request.describe(position), reason, "Write that sample again, or use --renderer pillow."
-                )
+                reason = refused_by_dali(refusal)
+                return broken_image(request.describe(position), reason, request.data, ", or use --renderer pillow")
         return DeviceError(
             f"DALI cannot render {len(request)} images at once, though each alone ({error}). "
             "Use a smaller --batch-size, or --renderer pillow."
@@ -153,7 +152,7 @@ class DaliRenderer(Renderer):
         try:
             for _ in range(0 if self._closed else count):
                 self._graph.drop()
-        except _LostError:  # of a request that nobody waits for any more
+        except LostError:  # of a request that nobody waits for any more
             self._graph = self._open_graph()
 
     @property
@@ -166,12 +165,17 @@ class DaliRenderer(Renderer):
         del self._graph
 
 
-class _LostError(Exception):
+def refused_by_dali(error: "LostError") -> str:
+    """Why an image that Pillow decodes cannot be shown, as a clause."""
+    return f"DALI cannot decode its data ({error}), though Pillow can"
+
+
+class LostError(Exception):
     """DALI failed, and its whole pipeline with it; the message is what its report says of the reason."""
 
 
-class _Graph:
-    """One DALI pipeline: batches are launched and land in the same order."""
+class Graph:
+    """One DALI pipeline: batches are launched and land in the same order. It has broken down after a LostError."""
 
     def __init__(self, size: int, max_batch: int, threads: int, gpu: torch.device | None) -> None:
         """`gpu` is where everything happens; None decodes and crops on the CPU, and leaves resizing to others."""
@@ -230,7 +234,7 @@ class _Graph:
     def landed(self) -> Iterator[Any]:
         """The decoded parts of the oldest batch in flight, when it is done, for as long as the block lasts.
 
-        Raises _LostError.
+        Raises LostError.
         """
         parts = self._wait(None)
         try:
@@ -241,7 +245,7 @@ class _Graph:
     def land_on_gpu(self) -> UInt8[Tensor, "b 3 s s"]:
         """The oldest batch in flight, copied in the order of torch's current stream, which alone waits for it.
 
-        Raises _LostError.
+        Raises LostError.
         """
         pixels = self._wait(torch.cuda.current_stream(self._gpu))
         copy = from_dlpack(pixels.as_tensor()).clone()
@@ -249,7 +253,7 @@ class _Graph:
         return copy
 
     def drop(self) -> None:
-        """Wait for the oldest batch in flight and forget it. Raises _LostError."""
+        """Wait for the oldest batch in flight and forget it. Raises LostError."""
         self._wait(None)
         self._pipeline.release_outputs()
 
@@ -258,8 +262,10 @@ class _Graph:
         try:
             (pixels,) = self._pipeline.share_outputs(cuda_stream=stream)
         except Exception as error:  # of the type that its C++ exception has in Python
-            lines = [line.strip() for line in str(error).rpartition("encountered:")[2].splitlines()]
-            raise _LostError(next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")) from error
+            # Which sample of the batch it was is better told by whoever made the batch.
+            report = re.sub(r" sample #\d+", "", str(error).rpartition("encountered:")[2])
+            lines = [line.strip() for line in report.splitlines()]
+            raise LostError(next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")) from error
         return pixels
 
 
@@ -312,4 +318,5 @@ def _resize(request: RenderRequest, parts: Any, pixels: UInt8[np.ndarray, "b 3 s
 
 
 def _load(request: RenderRequest, position: int) -> Image.Image:
-    return load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
+    name = partial(request.describe, position)
+    return load_part(request.encoded[position], request.boxes[position], name, request.data)

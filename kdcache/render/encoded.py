@@ -7,7 +7,7 @@ do not survive (data that stop early above all) without decoding anything.
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -30,12 +30,19 @@ class UndecodableError(Exception):
     """Bytes that are no whole image; the message says why, `broken_image` says which."""
 
 
-_CHECK = "`kdcache index DATA --check` finds all such images, and --drop-bad leaves them out; or repair that sample."
+DATA = "DATA"
+"""What stands in an advised command where nobody knows the shards' own name."""
 
 
-def broken_image(name: str, reason: object, remedy: str = _CHECK) -> BrokenImageError:
-    """The error for the image called `name`; `reason` is a clause ("it has no bytes"), `remedy` a sentence."""
-    return BrokenImageError(f"{name} cannot be decoded: {reason}. {remedy}")
+def broken_image(name: str, reason: object, data: str = DATA, otherwise: str = "") -> BrokenImageError:
+    """The error for the image called `name`.
+
+    reason: a clause ("it has no bytes"). data: the shards, as a command takes them. otherwise: what else helps.
+    """
+    return BrokenImageError(
+        f"{name} cannot be decoded: {reason}. `kdcache index {data} --check` finds all such images, and --drop-bad "
+        f"leaves them out; or repair that sample{otherwise}."
+    )
 
 
 def kind_of(encoded: bytes) -> Kind:
@@ -141,19 +148,21 @@ def decode_rgb(encoded: bytes) -> Image.Image:
     except UnidentifiedImageError:
         raise UndecodableError("its bytes are no image that is known here") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
-        raise UndecodableError(f"its data are damaged ({error})") from error
+        raise UndecodableError(f"Pillow cannot decode its data ({error})") from error
 
 
-def fault(encoded: bytes) -> str | None:
-    """Why an image cannot be shown, as a clause ("it has no bytes"); None where it can.
+def faults(encoded: Iterable[bytes]) -> Iterator[str | None]:
+    """Why each of some images cannot be shown, as a clause ("it has no bytes"); None for one that Pillow decodes.
 
     Most JPEGs that are damaged within a scan pass: decoders make do with them in silence.
     """
-    try:
-        decode_rgb(encoded)
-    except UndecodableError as error:
-        return str(error)
-    return None
+    for data in encoded:
+        try:
+            decode_rgb(data)
+        except UndecodableError as error:
+            yield str(error)
+        else:
+            yield None
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
@@ -161,20 +170,20 @@ def _high_byte(image: Image.Image) -> Image.Image:
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
-def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str]) -> Image.Image:
-    """The part (top, left, height, width) of an image, as 8-bit RGB; `name()` names the image in an error.
+def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str], data: str = DATA) -> Image.Image:
+    """The part (top, left, height, width) of an image, as 8-bit RGB; `name()` of `data` is its name in an error.
 
     Raises BrokenImageError for an image that cannot be decoded, DataError for a box over its edge.
     """
     try:
         image = decode_rgb(encoded)
     except UndecodableError as error:
-        raise broken_image(name(), error) from error
+        raise broken_image(name(), error, data) from error
     top, left, height, width = (int(edge) for edge in box)
     if top + height > image.height or left + width > image.width:
         raise DataError(
             f"{name()} is {image.height} x {image.width} pixels, but rows {top} to {top + height} "
             f"and columns {left} to {left + width} of it were asked for. "
-            "The shards are not those that were indexed; run `kdcache index DATA` again."
+            f"The shards are not those that were indexed; run `kdcache index {data}` again."
         )
     return image.crop((left, top, left + width, top + height))

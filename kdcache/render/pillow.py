@@ -66,7 +66,8 @@ class PillowRenderer(Renderer):
 
     def _fill(self, pixels: UInt8[np.ndarray, "b 3 s s"], request: RenderRequest, positions: range) -> None:
         for position in positions:
-            part = load_part(request.encoded[position], request.boxes[position], partial(request.describe, position))
+            name = partial(request.describe, position)
+            part = load_part(request.encoded[position], request.boxes[position], name, request.data)
             filter = Image.Resampling.BICUBIC if request.cubic[position] else Image.Resampling.BILINEAR
             shown = np.asarray(part.resize((self.size, self.size), filter))
             if request.flips[position]:

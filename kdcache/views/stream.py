@@ -52,6 +52,7 @@ def _made(
                 cubic=rows.plan.cubic,
                 flips=rows.plan.flip,
                 describe=partial(_describe, view_set, rows),
+                data=view_set.index.data,
             )
 
     # Rendering goes on in a thread of its own while a batch is augmented and mixed: both leave cores idle at times.

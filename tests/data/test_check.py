@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import BadSamplesError, DataError
 from kdcache.jobs import check as job
-from kdcache.render.encoded import fault
+from kdcache.render import trial
+from kdcache.render.encoded import faults
 from support.command_line import kdcache
+from support.image_files import FORMATS
+from support.images import png_that_dali_refuses
 from support.indexing import Listener, builds
 from support.shards import Sample, make_samples, write_set, write_tar
 
@@ -45,7 +50,7 @@ def samples() -> list[Sample]:
 
 def check(data: Path, **options: Any) -> Checked:
     """As the command does, in this process."""
-    return check_index(data, fault, workers=1, **options)
+    return check_index(data, faults, workers=1, **options)
 
 
 @pytest.fixture
@@ -62,7 +67,7 @@ def whole(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_all_bad_samples_are_found_at_once_with_key_shard_offset_and_reason(shards: Path, workers: int) -> None:
     with pytest.raises(BadSamplesError, match=r"3 of 300 samples are bad; .* --drop-bad") as caught:
-        check_index(shards, fault, workers=workers)
+        check_index(shards, faults, workers=workers)
     assert caught.value.exit_code == 3
     for line, (number, reason) in zip(caught.value.samples, BAD.items(), strict=True):
         shard = shards / f"shard-{number // 100:06d}.tar"
@@ -74,6 +79,51 @@ def test_all_bad_samples_are_found_at_once_with_key_shard_offset_and_reason(shar
 def test_the_job_finds_them_with_the_renderers_decoder(shards: Path) -> None:
     with pytest.raises(BadSamplesError, match="3 of 300"):
         job.check(str(shards))
+
+
+def stray_marker(jpeg: bytes) -> bytes:
+    """A marker that ends the scan: Pillow gives up, DALI shows what came before, and grey."""
+    return jpeg[: len(jpeg) // 2] + b"\xff\x39" + jpeg[len(jpeg) // 2 + 2 :]
+
+
+@pytest.fixture
+def refused_by_one(tmp_path: Path) -> Path:
+    """Sample 5 is refused by Pillow alone, 11 and 12 by DALI alone; the others are whole."""
+    made = make_samples(24, (40, 48))
+    changed = {5: ("jpg", stray_marker(FORMATS["jpeg"][0]))}
+    changed |= {number: ("png", png_that_dali_refuses(30, 20)) for number in (11, 12)}
+    for number, (ext, data) in changed.items():
+        made[number] = made[number]._replace(ext=ext, data=data)
+    return write_set(tmp_path / "odd", made, shards=2)
+
+
+def test_what_one_decoder_refuses_is_found_and_the_decoder_named(refused_by_one: Path) -> None:
+    listener = Listener()
+    with pytest.raises(BadSamplesError, match="3 of 24") as caught:
+        job.check(str(refused_by_one), progress=listener)
+    said = {line.split()[0]: line.partition(": ")[2] for line in caught.value.samples}
+    assert said["img-00005"].startswith("Pillow cannot decode its data (")
+    for key in ("img-00011", "img-00012"):
+        assert re.fullmatch(r"DALI cannot decode its data \(.+\), though Pillow can", said[key])
+    assert len(said) == 3
+    assert not listener.warnings
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+def test_no_decoder_refuses_an_image_of_any_kind(kind: str) -> None:
+    encoded = FORMATS[kind][0]
+    assert list(trial.faults([encoded, png_that_dali_refuses(9, 9), encoded]))[::2] == [None, None]
+
+
+def test_without_dali_the_check_says_once_that_only_pillow_is_asked(
+    refused_by_one: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "kdcache.render.dali", None)
+    listener = Listener()
+    with pytest.raises(BadSamplesError, match="1 of 24"):
+        job.check(str(refused_by_one), progress=listener)
+    (warning,) = listener.warnings
+    assert warning.startswith("Only Pillow is asked, so images that DALI alone refuses are not found.")
 
 
 def test_without_leave_to_drop_them_everything_stays_as_it_was(shards: Path) -> None:
@@ -178,7 +228,7 @@ def test_where_no_image_is_whole_nothing_is_made(tmp_path: Path) -> None:
 
 
 def test_a_broken_header_is_an_error_that_names_the_check(shards: Path) -> None:
-    with pytest.raises(DataError, match=r"img-00007.*kdcache index DATA --check"):
+    with pytest.raises(DataError, match=rf"img-00007.*kdcache index {shards} --check"):
         open_index(shards)
 
 

@@ -1,5 +1,6 @@
 """A part of a data set: fixed by the keys, nested, usable as DATA."""
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from kdcache.data.index import Index, open_index
 from kdcache.data.part import part_of, write_part
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
-from kdcache.render.encoded import fault
+from kdcache.render.encoded import faults
 from support.command_line import kdcache
 from support.shards import make_samples, make_shards, write_tar
 
@@ -82,7 +83,7 @@ def test_a_part_of_a_part_is_a_part(whole: Path, tmp_path: Path) -> None:
 
 
 def test_the_checksums_of_a_checked_index_are_taken_over(whole: Path, tmp_path: Path) -> None:
-    index = check_index(whole, fault).index
+    index = check_index(whole, faults).index
     part = write_part(index, 0.5, tmp_path / "part")
     assert index.crc is not None
     assert part.crc is not None
@@ -133,9 +134,9 @@ def test_a_part_is_checked_with_the_whole(whole: Path, tmp_path: Path) -> None:
     write_part(open_index(whole), 0.5, tmp_path / "part")
     advice = rf"part of the shards in {whole}\. Check the whole \(`kdcache index {whole} --check`\), then take the part"
     with pytest.raises(UsageError, match=advice):
-        check_index(tmp_path / "part", fault)
+        check_index(tmp_path / "part", faults)
     with pytest.raises(DataError, match="Name the folder of the shards"):
-        check_index(open_index(whole).path, fault)
+        check_index(open_index(whole).path, faults)
 
 
 def test_an_error_about_a_sample_of_a_part_says_what_to_check_and_to_take_again(whole: Path, tmp_path: Path) -> None:
@@ -144,8 +145,18 @@ def test_an_error_about_a_sample_of_a_part_says_what_to_check_and_to_take_again(
     assert index.describe(0).endswith(f" at byte {index.offset[0]}")
     for opened in (part, open_index(tmp_path / "part")):
         assert opened.describe(0) == (
-            f"{index.describe(0)} (DATA is {whole} here; afterwards take the part {tmp_path / 'part'} of it again)"
+            f"{index.describe(0)} (repair the whole as follows, then take the part {tmp_path / 'part'} of it again)"
         )
+        assert opened.data == str(whole)
+
+
+@pytest.mark.parametrize("name", ["plain", "two words"])
+def test_an_index_knows_how_a_command_names_its_shards(whole: Path, tmp_path: Path, name: str) -> None:
+    """Quoted where the shell asks for it: the words of a command are those that were given."""
+    folder = whole.rename(tmp_path / name)
+    for data in (str(folder), f"{folder}/shard-{{000000..000001}}.tar"):
+        for _ in ("built", "opened"):
+            assert shlex.split(open_index(data).data) == [data]
 
 
 def test_an_index_is_not_taken_for_the_folder_of_shards(whole: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_shard_that_shrank_is_an_error_that_names_the_sample(tmp_path: Path) -
     reader = SampleReader(index)
     assert len(reader.read(np.array([last]))[0]) == index.length[last]
     os.truncate(index.shards[0], end - 1)
-    with pytest.raises(DataError, match="kdcache index DATA") as caught:
+    with pytest.raises(DataError, match=rf"`kdcache index {tmp_path}`") as caught:
         reader.read(np.arange(4))
     assert index.describe(last) in str(caught.value)
     assert "img-00003" in index.describe(last)

@@ -1,6 +1,7 @@
 """Bad input gets a clear error that names what is wrong, where, and what to do, and loses nothing."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
 from kdcache.errors import BrokenImageError, CacheError, DataError, KdcacheError, ModelError, RunError
+from kdcache.jobs.check import check
 from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
 from support.command_line import kdcache
+from support.images import png_that_dali_refuses
 from support.shards import make_samples, write_set
 from support.small_job import CLASSES, MODEL, dump_request, train_request, tree_bytes
 
@@ -40,6 +43,10 @@ def damaged_png(sample):
     return sample._replace(data=bytes(data), ext="png")
 
 
+def dali_only(sample):
+    return sample._replace(data=png_that_dali_refuses(40, 36), ext="png")
+
+
 @pytest.mark.parametrize("renderer", ["dali", "pillow"])
 @pytest.mark.parametrize("change", [truncated, damaged_png])
 def test_a_broken_image_is_named_and_the_blocks_before_it_stay(job, tmp_path, change, renderer):
@@ -59,20 +66,37 @@ def test_a_broken_image_is_named_and_the_blocks_before_it_stay(job, tmp_path, ch
 
 def test_a_broken_image_stops_a_training_that_can_go_on(job, tmp_path):
     data = write_set(tmp_path / "data", samples(truncated), shards=3)
-    with pytest.raises(BrokenImageError, match="img-00060"):
+    with pytest.raises(BrokenImageError, match=rf"img-00060.*`kdcache index {data} --check`"):
         train(train_request(str(data), tmp_path / "run", supervised=True, epochs=2))
+
+
+def test_what_dali_alone_refuses_is_found_by_a_check_and_dropped_and_the_dump_then_works(job, tmp_path):
+    data = write_set(tmp_path / "data", samples(dali_only), shards=3)
+    request = dump_request(
+        str(data), tmp_path / "cache", job.weights, job.policy, views=1, renderer="dali", batch_size=16
+    )
+    with pytest.raises(BrokenImageError, match=rf"img-00060 .*DALI cannot .*`kdcache index {data} --check`"):
+        dump(request)
+    assert [sample.key for sample in check(str(data), drop_bad=True).bad] == ["img-00060"]
+    dump(replace(request, cache=str(tmp_path / "anew")))
+    entry = Cache.open(tmp_path / "anew").entry(MODEL)
+    assert len(open_index(str(data))) == IMAGES - 1
+    assert entry.complete_views() == 1
 
 
 def test_a_broken_image_of_a_part_says_what_to_check(tmp_path):
     data = write_set(tmp_path / "data", samples(truncated), shards=3)
     write_part(open_index(data), 1.0, tmp_path / "part")
-    with pytest.raises(BrokenImageError, match=rf"img-00060 .* \(DATA is {data} here; .*index DATA --check`"):
+    with pytest.raises(
+        BrokenImageError,
+        match=rf"img-00060 .* then take the part {tmp_path / 'part'} of .*`kdcache index {data} --check`",
+    ):
         train(train_request(str(tmp_path / "part"), tmp_path / "run", supervised=True, epochs=2))
 
 
 def test_a_broken_image_in_an_evaluation_is_named(trained_export, tmp_path):
     data = write_set(tmp_path / "data", samples(truncated), shards=2)
-    with pytest.raises(BrokenImageError, match="img-00060"):
+    with pytest.raises(BrokenImageError, match=rf"img-00060.*`kdcache index {data} --check`"):
         evaluate(EvaluateRequest(str(trained_export), str(data), device="cpu"))
 
 
@@ -116,8 +140,6 @@ def test_data_that_cannot_be_indexed_changes_no_cache(job, tmp_path, change, aft
 
 def test_an_unknown_teacher_is_refused_with_the_nearest_names(job, tmp_path):
     request = dump_request(job.data, tmp_path / "cache", None, job.policy)
-    from dataclasses import replace
-
     with pytest.raises(ModelError, match="resnet50"):
         dump(replace(request, teacher="resnet5O"))
     assert not (tmp_path / "cache").exists()

@@ -1,6 +1,5 @@
 import platform
 import sys
-import zlib
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from kdcache.views.plan import make_plan
 from kdcache.views.policies import NAMED
 from kdcache.views.policy import Policy
 from support.image_files import FORMATS
-from support.images import PHOTOGRAPHS, encode, photograph, png_of_rows
+from support.images import PHOTOGRAPHS, encode, photograph, png_that_dali_refuses
 from support.renderer_contract import RendererContract, difference, request, tiny_requests
 
 pytestmark = pytest.mark.skipif(
@@ -30,9 +29,7 @@ class TestDaliRenderer(RendererContract):
 
     def test_an_image_that_dali_alone_refuses_is_named(self) -> None:
         """Compressed data without their own checksum: Pillow reads the rows and does not ask for it."""
-        noise = np.random.default_rng(2).bytes(20 * 60)
-        rows = b"".join(b"\0" + noise[at : at + 60] for at in range(0, len(noise), 60))
-        odd = png_of_rows(20, 20, 8, 2, zlib.compress(rows)[:-4])
+        odd = png_that_dali_refuses(20, 20)
         requests = tiny_requests(4, 8)
         good = requests[2]
         requests[2] = request(
@@ -42,15 +39,15 @@ class TestDaliRenderer(RendererContract):
             delivered = []
             with pytest.raises(
                 BrokenImageError,
-                match=r"^batch-5 in .* DALI refuses its data \(.+\), though .*\. "
-                r"Write that sample again, or use --renderer pillow\.$",
+                match=r"^batch-5 in .* DALI cannot decode its data \(.+\), though Pillow can\. "
+                r"`kdcache index DATA --check` .* repair that sample, or use --renderer pillow\.$",
             ):
                 delivered.extend(renderer.stream(requests))
             self.expect_pixels(delivered, requests[:2])
             self.expect_working(renderer)
         with open_renderer("pillow", size=8, max_batch=1) as pillow:
             (corner,) = pillow.stream([request([odd], [(0, 0, 8, 8)])])
-        assert corner[0, :, 0, 0].tolist() == list(noise[:3])
+        assert corner[0, :, 0, 0].tolist() == list(np.random.default_rng(2).bytes(3 * 20 * 20)[:3])
 
     def test_a_stray_marker_in_a_scan_ends_the_picture_there_and_harms_no_other(self, renderer: Renderer) -> None:
         """Pillow refuses such a JPEG; DALI shows what came before, and grey, the same each time."""

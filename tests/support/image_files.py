@@ -125,7 +125,7 @@ def _broken() -> dict[str, tuple[bytes, str]]:
     png = encode(photograph(), "PNG")
     body = len(png) // 2
     unknown_filters = zlib.compress(bytes([9]) * 61 * 20)
-    damaged = r"its data are damaged \(.+\)"
+    damaged = r"Pillow cannot decode its data \(.+\)"
     stops = "its JPEG data stop before the end marker"
     return {
         "empty": (b"", "it has no bytes"),

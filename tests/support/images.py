@@ -48,3 +48,10 @@ def small_photographs(count: int, size: int = 28) -> list[bytes]:
     places = np.random.default_rng(7).integers(0, 400, (count, 2)).tolist()
     pieces = (grey.crop((left, top, left + 100, top + 100)) for left, top in places)
     return [encode(piece.resize((size, size)), "PNG") for piece in pieces]
+
+
+def png_that_dali_refuses(width: int, height: int) -> bytes:
+    """Noise whose compressed data lack their own checksum: Pillow reads the rows and does not ask for it."""
+    noise = np.random.default_rng(2).bytes(3 * width * height)
+    rows = b"".join(b"\0" + noise[at : at + 3 * width] for at in range(0, len(noise), 3 * width))
+    return png_of_rows(width, height, 8, 2, zlib.compress(rows)[:-4])
