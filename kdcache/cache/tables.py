@@ -10,7 +10,7 @@ from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.layout import table_key, teacher_key
 from kdcache.cache.zarr_form import META, ZarrChunk, array_metadata
-from kdcache.errors import CorruptError, IdentityError
+from kdcache.errors import CorruptError
 from kdcache.targets.base import MAX_TABLE_BYTES, Coding
 
 
@@ -42,35 +42,20 @@ def restore_tables(files: Files, coding: Coding, stored: TeacherIdentity) -> Non
         files.tidy()
 
 
-def settle_tables(files: Files, coding: Coding, name: str, exact: bool) -> Coding:
-    """Store the tables of a coding before anything refers to them; what another process stored first is kept.
+def settle_tables(files: Files, coding: Coding, name: str) -> None:
+    """Store the tables of a coding, before the identity that names them.
 
-    Raises IdentityError where that is another table and the coding has to be `exact` the same.
+    A table that no identity names is of a dump that was killed, perhaps of another teacher's: it is written over. Of
+    two processes that get here at once, the one whose identity stays calls `restore_tables` after that.
     """
-    settled = {}
     for table, values in coding.tables().items():
         key, codec = table_key(name, table), ZarrChunk(coding.table_specs()[table])
-        if not files.put_if_absent(key, codec.encode(values)):
-            try:
-                found = _table(files, coding, name, table)
-                coding.with_tables({table: found})
-            except CorruptError:  # of a killed process whose entry never came to be
-                files.put(key, codec.encode(values))
-            else:
-                if exact and not np.array_equal(found, values):
-                    files.tidy()
-                    raise IdentityError(
-                        f"{files.locate(key)} is of a dump that was begun, and is not the table that these "
-                        f"answers were stored with. Let the dump finish, or, if none is running, delete the folder "
-                        f"{files.locate(teacher_key(name))}; or use another cache.",
-                        field=f"targets.{table}",
-                    )
-                values = found
+        data = codec.encode(values)
+        if files.get(key) != data:
+            files.put(key, data)
         meta = f"{teacher_key(name)}/{table}/{META}"
         files.put(meta, array_metadata(codec.spec, codec.spec.shape, codec.spec.shape))
         files.flush([key, meta])
-        settled[table] = values
-    return coding.with_tables(settled)
 
 
 def _is_alike(coding: Coding, stored: TeacherIdentity) -> bool:

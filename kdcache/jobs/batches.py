@@ -11,7 +11,7 @@ from torch import Tensor
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CorruptError
-from kdcache.jobs.answers import answer, batches_covering, teacher_labels
+from kdcache.jobs.answers import batches_covering, teacher_labels
 from kdcache.jobs.live import LiveTeacher
 from kdcache.jobs.stored import StoredTeachers
 from kdcache.ranks import Ranks
@@ -124,7 +124,7 @@ def _in_dump_batches(
             held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
             while not held or held[-1].span.stop < span.stop:
                 batch, views = next(answered)
-                targets = answer(live.teacher, live.coding, views, live.label_space).targets
+                targets = live.answer(views)
                 held.append(_Held(batch, views.pixels, targets))
             pieces = [(part, _within(part.span, span)) for part in held]
             pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
@@ -146,7 +146,7 @@ def _in_own_batches(
         closing(open_stream(() if shared else steps, size)) as student_stream,
     ):
         for views in teacher_stream:
-            targets = answer(live.teacher, live.coding, views, live.label_space).targets
+            targets = live.answer(views)
             student_views = views if shared else next(student_stream)
             yield Batch(student_views, targets.to(student_views.pixels.device))
 

@@ -13,6 +13,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, block_count
+from kdcache.jobs.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called
 from kdcache.jobs.evaluate import require_same_classes
 from kdcache.jobs.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
@@ -23,16 +24,12 @@ from kdcache.jobs.waiting import Waiting
 from kdcache.jobs.wording import duration, readable
 from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.objectives.registry import AnyObjective
 from kdcache.progress import Progress, silent
 from kdcache.ranks import Ranks
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.targets.base import Coding
-from kdcache.targets.kinds import make_coding
-from kdcache.targets.topk_coding import usual_bits
 from kdcache.views.policy import Policy
-
-DEFAULT_K = 128
-DEFAULT_MIN_PROB = 0.0033
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,9 @@ class DumpRequest:
         name: of the teacher's entry in the cache; by default `teacher`.
         views: how many views shall be there at the end.
         k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
-        targets: "topk" or "full".
-        dtype: of `full`: "float32" or "uint8".
+        targets: "topk", "full" or "embedding".
+        dtype: of `full`: "float32" or "uint8"; of `embedding`: "uint8" or "float16".
+        objectives: what shall be trained, such as "dkd,dist": chooses targets with their parameters instead.
         label_space: "teacher" if labels are the teacher's classes, else "none".
         policy: name or file; only for a new cache, or to check what an old one has.
         seed: of the view set.
@@ -63,8 +61,9 @@ class DumpRequest:
     views: int | None = None
     k: int | None = None
     min_prob: float | None = None
-    targets: str = "topk"
+    targets: str | None = None
     dtype: str | None = None
+    objectives: str | None = None
     label_space: str = "teacher"
     policy: str | None = None
     seed: int | None = None
@@ -114,7 +113,7 @@ class DumpReport:
         if self.dry_run:
             assert self.images_per_s is not None
             time_needed = duration(self.samples * self.views / self.images_per_s)
-            once = f", and {readable(self.once_bytes)} once for the order of classes" if self.once_bytes else ""
+            once = f", and {readable(self.once_bytes)} once for its tables" if self.once_bytes else ""
             return [
                 f"Dry run: {what}: about {size}{once}, in {time_needed} at {self.images_per_s:,.3g} images/s, as "
                 f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
@@ -140,6 +139,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
     resolve_name(request.teacher)
+    objectives = _objectives(request)
     renderer_version(request.renderer, device=device, decode=request.decode)
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
@@ -157,12 +157,13 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         f"{teacher.precision}, in batches of {teacher.batch_size}."
     )
     _check_classes(index, teacher, request.label_space)
-    coding = _coding(request, teacher.num_classes)
+    coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
     name = request.name or entry_name(request.teacher)
     stored = None
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
-        stored, coding = there.teachers().get(name), there.with_stored_tables(coding, name)
+        stored = there.teachers().get(name)
+        coding = coding if coding.fixed_tables else there.with_stored_tables(coding, name)
     identity = teacher_identity(teacher, coding, name, request.label_space)
     if stored is not None:
         require_same(stored, identity, f"The teacher {name} in {request.cache}")
@@ -281,16 +282,21 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
     )
 
 
-def _coding(request: DumpRequest, num_classes: int) -> Coding:
-    if request.targets == "full":
-        if request.k is not None or request.min_prob is not None:
-            raise UsageError("--k and --min-prob belong to --targets topk; full targets keep every class.")
-        return make_coding("full", num_classes, dtype=request.dtype or "float32")
-    if request.dtype is not None:
-        raise UsageError("--dtype belongs to --targets full; what topk keeps has a form of its own.")
-    k = DEFAULT_K if request.k is None else request.k
-    min_prob = DEFAULT_MIN_PROB if request.min_prob is None else request.min_prob
-    return make_coding("topk", num_classes, k=min(k, num_classes), min_prob=min_prob, bits=usual_bits(min_prob))
+def _objectives(request: DumpRequest) -> tuple[AnyObjective, ...]:
+    if request.objectives is None:
+        return ()
+    chosen = {"--targets": request.targets, "--k": request.k, "--min-prob": request.min_prob, "--dtype": request.dtype}
+    given = [option for option, value in chosen.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"--for chooses what is kept, and {given[0]} says it: give one of them. --dry-run shows what --for chooses."
+        )
+    return objectives_called(request.objectives)
+
+
+def _coding(request: DumpRequest, teacher: Teacher) -> Coding:
+    kind = request.targets or DEFAULT_KIND
+    return coding_of(teacher, kind, k=request.k, min_prob=request.min_prob, dtype=request.dtype)
 
 
 def _stored_bytes(entry: Entry, views: int) -> int:

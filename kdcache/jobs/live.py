@@ -8,13 +8,16 @@ import torch
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import DEFAULT_BATCH
+from kdcache.jobs.answers import DEFAULT_BATCH, teacher_labels
 from kdcache.jobs.opening import OpenViews
 from kdcache.models.names import architecture
 from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.objectives.base import Layers
 from kdcache.progress import Progress
-from kdcache.targets.base import Coding
+from kdcache.targets.base import Coding, Targets
 from kdcache.targets.kinds import make_coding
+from kdcache.targets.live import LiveTargets
+from kdcache.views.stream import Views
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,22 @@ class LiveTeacher:
     Attributes:
         coding: `full`, so that a live answer passes through the same form as a stored one.
         block_rows: of the view set; batches do not cross a block.
+        features: whether to say what entered the classifier.
+        layers: whose feature maps to give; None for none.
     """
 
     teacher: Teacher
     coding: Coding
     label_space: str
     block_rows: int
+    features: bool = False
+    layers: Layers | None = None
+
+    def answer(self, views: Views) -> Targets:
+        """What it says of some views, as `dump-logits` would keep it, and beside it what else is asked for."""
+        said = self.teacher.answer(views.pixels, features=self.features, maps=self.layers)
+        kept = self.coding.keep(said.log_probs, teacher_labels(views, self.label_space))
+        return LiveTargets(kept, said.features, said.maps) if self.features or said.maps else kept
 
 
 def open_live_teacher(
@@ -40,6 +53,9 @@ def open_live_teacher(
     opened: OpenViews,
     device: torch.device,
     progress: Progress,
+    *,
+    features: bool = False,
+    layers: Layers | None = None,
 ) -> LiveTeacher:
     """The live teacher, with the settings that the cache has for it.
 
@@ -47,11 +63,12 @@ def open_live_teacher(
         name: short name or timm name.
         weights: its checkpoint; None for timm's pretrained weights.
         entry: of the cache, whose settings it takes; None for the one of its name or architecture, if there is one.
+        features, layers: what else it shall say; see `LiveTeacher`.
 
     Raises:
         UsageError: the cache has no such entry.
         IdentityError: the entry was made with other weights.
-        ModelError: as `load_teacher` does.
+        ModelError: as `load_teacher` does, or features are asked for and there are none.
     """
     stored = _stored_teacher(name, entry, cache)
     teacher = load_teacher(
@@ -68,6 +85,8 @@ def open_live_teacher(
             f"{stored.name} {stored.weights[:12]}: give the same --teacher-weights, or a --cache that holds nothing.",
             field="weights",
         )
+    if features:
+        _ = teacher.num_features  # refuses a teacher that has none
     progress.say(
         f"{name} answers live in {teacher.precision}, in batches of {teacher.batch_size}"
         + (f", as {stored.name} did in the cache." if stored is not None else ".")
@@ -75,7 +94,14 @@ def open_live_teacher(
     index = opened.view_set.index
     same_classes = index.num_classes == teacher.num_classes
     label_space = stored.label_space if stored is not None else "teacher" if same_classes else "none"
-    return LiveTeacher(teacher, make_coding("full", teacher.num_classes), label_space, opened.identity.block_rows)
+    return LiveTeacher(
+        teacher,
+        make_coding("full", teacher.num_classes),
+        label_space,
+        opened.identity.block_rows,
+        features=features,
+        layers=layers,
+    )
 
 
 def _stored_teacher(name: str, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:

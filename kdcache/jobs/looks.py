@@ -9,8 +9,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.targets.base import Targets
+from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
+
+#: Probabilities that are rebuilt together.
+TOGETHER = 2**23
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,19 @@ def look_at(targets: Targets) -> Looks:
 
 @look_at.register
 def _(targets: FullTargets) -> Looks:
-    prob = targets.log_prob.double().exp()
+    return _of_every_class(targets.log_prob)
+
+
+@look_at.register
+def _(targets: EmbeddingTargets) -> Looks:
+    classes = len(targets.head.table)
+    rows = max(1, TOGETHER // classes)
+    parts = (targets[start : start + rows].log_probs(classes) for start in range(0, len(targets), rows))
+    return Looks.concat([_of_every_class(log_prob) for log_prob in parts])
+
+
+def _of_every_class(log_prob: Float[Tensor, "b c"]) -> Looks:
+    prob = log_prob.double().exp()
     values, classes = prob.topk(min(2, prob.shape[1]), dim=1)
     count = torch.full((len(prob),), prob.shape[1])
     return Looks(

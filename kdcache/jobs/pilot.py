@@ -57,7 +57,7 @@ def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims:
         if identity.name not in cache.teachers():
             return _begun_with_order(source, cache, identity, progress)
         claims.release(claim)  # another process has made it since the last look
-    coding = cache.with_stored_tables(source.coding, identity.name)
+    coding = source.coding if source.coding.fixed_tables else cache.with_stored_tables(source.coding, identity.name)
     return Begun(cache.add_teacher(replace(identity, targets=coding.identity()), coding))
 
 

@@ -15,7 +15,7 @@ def feature_size(module: nn.Module) -> int:
     Raises:
         ModelError: the model's classifier is not one linear layer.
     """
-    return _classifier(module).in_features
+    return _classifier(module).weight.shape[1]
 
 
 @contextmanager
@@ -35,8 +35,10 @@ def watched_features(module: nn.Module) -> Iterator[list[Float[Tensor, "b f"]]]:
         handle.remove()
 
 
-def _classifier(module: nn.Module) -> nn.Linear:
+def _classifier(module: nn.Module) -> nn.Linear | nn.Conv2d:
     classifier = getattr(module, "get_classifier", lambda: None)()
+    if isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1) and classifier.groups == 1:
+        return classifier
     if not isinstance(classifier, nn.Linear):
         raise ModelError(
             f"{type(module).__name__} has no single linear classifier, and the objective needs the features that enter "

@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.device import autocast, resolve_precision
-from kdcache.errors import UsageError
+from kdcache.errors import ModelError, UsageError
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.load import load_model
 from kdcache.models.maps import WithMaps
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
+
+#: How far logits may be from those that the classifier makes of float32 features, as a share of their spread.
+HEAD_TOLERANCE = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,35 @@ class Teacher:
             return None
         return head.weight.detach().to("cpu", torch.float32).flatten(1)
 
+    def linear_head(self) -> tuple[Float[Tensor, "c d"], Float[Tensor, "c"]]:
+        """The classifier's weights and biases on the host, such that logits = features W^T + bias.
+
+        A batch of noise is answered to see that this is so, up to a shift of all logits of a row.
+
+        Raises:
+            ModelError: it is not.
+        """
+        weight = self.class_vectors
+        if weight is None:
+            raise self._without_head()
+        head: Any = self._network.module.get_classifier()  # type: ignore[operator] # it is there, see class_vectors
+        bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach().to("cpu", torch.float32)
+        generator = torch.Generator().manual_seed(0)
+        said = self.answer(
+            torch.rand(self.batch_size, 3, self.size, self.size, generator=generator) * 255, features=True
+        )
+        log_probs, features = said.log_probs.cpu(), said.features
+        assert features is not None
+        if features.shape[1] != weight.shape[1]:
+            raise self._without_head()
+        error = _spread(features.cpu() @ weight.T + bias - log_probs) / (_spread(log_probs) + 1e-6)
+        if not error < HEAD_TOLERANCE[self.precision]:
+            raise ModelError(
+                f"The logits of {self.name} are not what its classifier makes of its features: they differ by "
+                f"{error:.2g} of their spread. So they cannot be rebuilt from features: use --targets topk or full."
+            )
+        return weight, bias
+
     # Not inference_mode: a loss may keep what is said for its gradient.
     @torch.no_grad()
     def answer(
@@ -103,7 +136,16 @@ class Teacher:
     @property
     def num_features(self) -> int:
         """How many features enter its classifier. Raises ModelError where that is not one linear layer."""
+        if self.class_vectors is None:
+            raise self._without_head()
         return feature_size(self._network.module)
+
+    def _without_head(self) -> ModelError:
+        return ModelError(
+            f"The classifier of {self.name} ({self.architecture}) is not one linear layer, so that there are no "
+            "features that enter it: use --targets topk or full, an objective that needs no features of the teacher, "
+            "or another teacher."
+        )
 
     def _answer_batch(
         self, pixels: Float[Tensor, "b 3 s s"], features: bool, maps: tuple[int, ...] | str | None
@@ -127,6 +169,11 @@ class Teacher:
             seen[0].float()[:rows] if features else None,
             tuple(part[:rows] for part in found),
         )
+
+
+def _spread(logits: Float[Tensor, "b c"]) -> float:
+    """Root mean square of logits from each row's mean."""
+    return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
 
 
 def load_teacher(

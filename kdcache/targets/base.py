@@ -120,6 +120,9 @@ class Coding(ABC):
     needs_features: ClassVar[bool] = False
     """Whether `keep` must be given what entered the teacher's classifier."""
 
+    fixed_tables: ClassVar[bool] = False
+    """Whether its tables follow from the teacher alone, so that no others will do in their place."""
+
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
         """Everything that changes what is stored, as plain JSON values; `make_coding` takes them back."""

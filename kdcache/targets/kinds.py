@@ -8,11 +8,16 @@ import numpy as np
 
 from kdcache.errors import UsageError
 from kdcache.targets.base import Coding
+from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
 from kdcache.targets.topk_coding import TopKCoding
 
 #: kind -> its coding, a dataclass of num_classes and the parameters
-KINDS: Mapping[str, type[TopKCoding] | type[FullCoding]] = {"topk": TopKCoding, "full": FullCoding}
+KINDS: Mapping[str, type[TopKCoding] | type[FullCoding] | type[EmbeddingCoding]] = {
+    "topk": TopKCoding,
+    "full": FullCoding,
+    "embedding": EmbeddingCoding,
+}
 
 
 def make_coding(
@@ -24,7 +29,8 @@ def make_coding(
     Raises UsageError for an unknown kind or parameter, or a value that makes no sense.
     """
     if kind not in KINDS:
-        raise UsageError(f"Targets of kind '{kind}' are not known; use {' or '.join(KINDS)}.")
+        *most, last = KINDS
+        raise UsageError(f"Targets of kind '{kind}' are not known; use {', '.join(most)} or {last}.")
     types = {field.name: field.type for field in fields(KINDS[kind]) if field.type in (int, float, str)}
     del types["num_classes"]
     parameters = {name: value for name, value in parameters.items() if name not in table_names(kind)}
@@ -44,4 +50,4 @@ def make_coding(
 
 def table_names(kind: str) -> set[str]:
     """The parameters of a kind that are checksums of tables."""
-    return {"order"} if kind == "topk" else set()
+    return {"topk": {"order"}, "embedding": {"head"}}.get(kind, set())

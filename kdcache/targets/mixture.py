@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from kdcache.errors import UsageError
 from kdcache.sending import send
 from kdcache.targets.base import Targets
 
@@ -57,6 +58,13 @@ class MixedTargets(Targets):
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         return self._mix([part.label_log_prob() for part in self.parts])
+
+    def features(self) -> Float[Tensor, "b d"]:
+        """Of no single teacher, so there are none. Raises UsageError."""
+        raise UsageError(
+            "These answers are mixed of several teachers, whose features cannot be mixed as they mean other things: "
+            "choose one of the teachers with --teacher."
+        )
 
     def _mix(self, said: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
         shares = send(torch.tensor(self.shares, dtype=said[0].dtype), said[0].device)

@@ -71,7 +71,7 @@ def test_unknown_settings_are_refused() -> None:
         make_coding("full", 10, dtype="float64")
     with pytest.raises(UsageError, match="parameter 'k'"):
         make_coding("full", 10, k=3)
-    with pytest.raises(UsageError, match="topk or full"):
+    with pytest.raises(UsageError, match="topk, full or embedding"):
         make_coding("best", 10)
     with pytest.raises(UsageError, match="cannot be"):
         make_coding("topk", 10, k=True)

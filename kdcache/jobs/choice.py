@@ -1,0 +1,114 @@
+"""What a dump keeps of a teacher's answers: as it is told, or what serves the objectives that it is told of."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kdcache.errors import ModelError, UsageError
+from kdcache.models.teachers import Teacher
+from kdcache.objectives.registry import AnyObjective, objective_named
+from kdcache.progress import Progress
+from kdcache.targets.base import Coding
+from kdcache.targets.embedding import EmbeddingCoding
+from kdcache.targets.head import Head
+from kdcache.targets.kinds import make_coding
+from kdcache.targets.topk_coding import usual_bits
+
+DEFAULT_KIND = "topk"
+DEFAULT_K = 128
+DEFAULT_MIN_PROB = 0.0033
+
+
+def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> Coding:
+    """The coding of a kind; None gives the kind's default.
+
+    Raises:
+        UsageError: a parameter that the kind does not have, or a value that makes no sense.
+        ModelError: `embedding`, and the teacher's classifier is not one linear layer.
+    """
+    if kind != "topk" and (k is not None or min_prob is not None):
+        raise UsageError(f"--k and --min-prob belong to --targets topk; {kind} targets have every class.")
+    if kind == "topk" and dtype is not None:
+        raise UsageError("--dtype belongs to --targets full or embedding; what topk keeps has a form of its own.")
+    if kind == "embedding":
+        return embedding_of(teacher, dtype or "uint8")
+    if kind != "topk":
+        return make_coding(kind, teacher.num_classes, dtype=dtype or "float32")
+    k = min(DEFAULT_K if k is None else k, teacher.num_classes)
+    min_prob = DEFAULT_MIN_PROB if min_prob is None else min_prob
+    return make_coding("topk", teacher.num_classes, k=k, min_prob=min_prob, bits=usual_bits(min_prob))
+
+
+def embedding_of(teacher: Teacher, dtype: str) -> EmbeddingCoding:
+    """The coding of a teacher's features.
+
+    Raises:
+        UsageError: its classifier is too large for a cache.
+        ModelError: it is not one linear layer.
+    """
+    coding = EmbeddingCoding(teacher.num_classes, teacher.num_features, dtype)
+    return replace(coding, head=Head.of(*teacher.linear_head()))
+
+
+def objectives_called(names: str) -> tuple[AnyObjective, ...]:
+    """The objectives of a list such as "dkd,dist", each of which can learn from a cache.
+
+    Raises:
+        ConfigError: an unknown name.
+        UsageError: an objective that no cache can serve, or needs none.
+    """
+    found = tuple(objective_named(name.strip()) for name in names.split(","))
+    for objective in found:
+        if not objective.needs.teacher:
+            raise UsageError(f"{objective.name} learns without a teacher: leave it out of --for.")
+        if objective.needs.maps:
+            raise UsageError(
+                f"{objective.name} compares feature maps, which are too large to be kept: leave it out of --for, and "
+                "train it with --online-teacher."
+            )
+    return found
+
+
+def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> Coding:
+    """The smallest coding that serves all of these objectives, with their own settings, without approximation.
+
+    Raises:
+        ModelError: one needs features, and the teacher's classifier is not one linear layer.
+        UsageError: one needs features, and the classifier is too large for a cache.
+    """
+    related = [objective.name for objective in objectives if objective.needs.teacher_features]
+    whole = [objective.name for objective in objectives if objective.needs.full]
+    coding: Coding
+    if related:
+        coding, why = embedding_of(teacher, "uint8"), f"{_listed(related)} the teacher's features"
+    elif whole:
+        coding, reason = _every_class(teacher)
+        why = f"{_listed(whole)} every class, and {reason}"
+    else:
+        coding = coding_of(teacher, DEFAULT_KIND, k=None, min_prob=None, dtype=None)
+        why = f"{_listed([objective.name for objective in objectives])} no more than the likely classes and a tail"
+    settings = ", ".join(f"{name} {value}" for name, value in coding.parameters().items() if name != "head")
+    progress.say(f"Keeps {coding.kind} targets ({settings}): {why}.")
+    return coding
+
+
+def _every_class(teacher: Teacher) -> tuple[Coding, str]:
+    """The smaller of the two kinds that have every class, and why."""
+    full = make_coding("full", teacher.num_classes, dtype="uint8")
+    vectors = teacher.class_vectors
+    if vectors is None:
+        return full, "the teacher's classifier is not one linear layer"
+    features = vectors.shape[1]
+    if features >= teacher.num_classes:
+        return full, f"{teacher.num_classes:,} classes take no more than the {features:,} features"
+    try:
+        return embedding_of(teacher, "uint8"), f"{features:,} features take less than {teacher.num_classes:,} classes"
+    except (ModelError, UsageError):
+        return full, "they cannot be rebuilt from the teacher's features"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names with a verb: "dkd needs", "dkd and dist need"."""
+    names = list(dict.fromkeys(names))
+    if len(names) == 1:
+        return f"{names[0]} needs"
+    return f"{', '.join(names[:-1])} and {names[-1]} need"
