@@ -219,8 +219,7 @@ class Cache:
         if self._teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            coding = settle_tables(self._files, coding, identity.name, exact)
-            identity = replace(identity, targets=coding.identity())
+            settle_tables(self._files, coding, identity.name)
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self._teacher(identity.name)
