@@ -16,6 +16,7 @@ from kdcache.jobs.epoch import Clock, EpochLosses
 from kdcache.jobs.evaluate import Evaluation, score
 from kdcache.jobs.provenance import warn_of_other_provenance
 from kdcache.jobs.setup import Setup, TrainRequest, prepare
+from kdcache.jobs.shape import shape_of
 from kdcache.jobs.stopping import asked_to_stop
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
@@ -98,7 +99,7 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         network.module,
         config,
         steps_per_epoch=setup.steps_per_epoch,
-        samples=len(setup.index),
+        shape=shape_of(setup),
         team=team,
         precision=config.precision,
         past=_past(setup, team, progress) if config.objective.needs.past else None,

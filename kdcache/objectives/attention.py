@@ -1,11 +1,15 @@
 """Attention transfer: where a layer is active, not with which channels."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32
 
@@ -45,3 +49,24 @@ def attention_distance(student: Float[Tensor, "b h w"], teacher: Float[Tensor, "
     """One layer's part of `attention`, from its attention maps."""
     ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
     return (unit(ours.flatten(1)) - unit(theirs.flatten(1))).square().mean()
+
+
+@dataclass(frozen=True)
+class AT(FromMaps):
+    """kd_weight * attention transfer + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    The weight is the usual one for the mean that the code takes, on all stages.
+    """
+
+    name: Literal["at"] = "at"
+    kd_weight: float = 1_000.0
+
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """Nothing is learnt; but each of the student's maps needs one of the teacher's."""
+        if self.needs.maps:
+            self.require_counterparts(shape)
+        return None
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """`attention`."""
+        return attention(*self.maps_of(given))

@@ -1,6 +1,7 @@
 """An objective: a loss over a student's logits, a teacher's answers and labels, and what it needs of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -44,7 +45,8 @@ class Given:
         past: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
             where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
         samples: positions in the index.
-        companion: what `Objective.companion` made.
+        companion: what `Objective.companion` made. mixed: a context for its layers, in which they compute in the
+            student's own precision.
         epoch: the running one, counted from 0; of `epochs` in all.
     """
 
@@ -57,8 +59,21 @@ class Given:
     past: Float[Tensor, "b c"] | None = None
     samples: Int64[Tensor, "b"] | None = None
     companion: nn.Module | None = None
+    mixed: Callable[[], AbstractContextManager[object]] = nullcontext
     epoch: int = 0
     epochs: int = 1
+
+    @property
+    def said(self) -> Answers:
+        """The teacher's answers. Raises UsageError where there are none."""
+        if self.answers is None:
+            raise UsageError("This objective distils, and no teacher's answers are given.")
+        return self.answers
+
+    @property
+    def teacher_log_probs(self) -> Float[Tensor, "b c"]:
+        """The teacher's log-probabilities of every class of the student. Raises UsageError as `said` does."""
+        return self.said.log_probs(self.logits.shape[1])
 
 
 class Losses(NamedTuple):
@@ -171,7 +186,7 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
     if needs.full and targets == "topk":
         raise UsageError(
             "The objective needs the teacher's probability of every class, and the cache holds those of the likeliest "
-            f"only: {needs.full}, or dump again with --targets full."
+            f"only: {needs.full} (--approximate), or dump again with --targets full or embedding."
         )
     if needs.maps and targets != "live":
         raise UsageError(

@@ -37,6 +37,6 @@ class BKL(Distillation):
     name: Literal["bkl"] = "bkl"
     label_loss: LabelLoss = "bce"
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`bkl`."""
-        return bkl(given.logits, teacher)
+        return bkl(given.logits, given.teacher_log_probs)

@@ -1,11 +1,18 @@
 """Correlation congruence: relations between samples, in embeddings learned for both networks."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
+from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.beyond_logits import FromFeatures
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, require_above_zero
+from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
 
@@ -70,4 +77,39 @@ class Embeddings(nn.Module):
         self, student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
         """Embeddings of a batch; no gradient flows to the teacher's features."""
-        return self.student(student), self.teacher(teacher.detach().to(student.dtype))
+        dtype = self.student.weight.dtype
+        return self.student(student.to(dtype)), self.teacher(teacher.detach().to(dtype))
+
+
+@dataclass(frozen=True)
+class CC(FromFeatures):
+    """kd_weight * CC + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    Weight and width are those of the author's code in the benchmark of Tian et al. 2020.
+
+    Attributes:
+        width: of the embeddings that are learnt for both networks.
+    """
+
+    name: Literal["cc"] = "cc"
+    kd_weight: float = 0.02
+    width: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above_zero(width=self.width)
+
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """The embeddings; none where there is nothing to relate."""
+        if not self.needs.features:
+            return None
+        if shape.num_features is None or shape.teacher_features is None:
+            raise UsageError(f"There are no features to be embedded: {ANOTHER_OBJECTIVE}.")
+        return Embeddings(shape.num_features, shape.teacher_features, self.width)
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """`cc` of the rows of all processes."""
+        features = self.features_of(given)
+        if given.companion is None:
+            raise UsageError("This objective learns embeddings of features, and they are not given.")
+        return cc(*map(gather_rows, given.companion(*features)))

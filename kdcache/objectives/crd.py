@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from kdcache.errors import UsageError
+from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.beyond_logits import FromFeatures
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse, require_above_zero
 from kdcache.objectives.gathering import gather_rows, mean_of_ranks
 from kdcache.objectives.geometry import unit
+from kdcache.objectives.negatives import Negatives
 from kdcache.objectives.precision import without_autocast
 
 _FLOOR = 1e-7
@@ -17,7 +23,7 @@ _FLOOR = 1e-7
 _AT_A_TIME = 2**26
 
 
-class CRD(nn.Module):
+class Contrast(nn.Module):
     """Noise-contrastive estimation against a memory of all samples, for both networks at once.
 
     Tian et al. 2020, "Contrastive Representation Distillation" (arXiv:1910.10699), Eq. 18, as its code has it. Pooled
@@ -36,8 +42,7 @@ class CRD(nn.Module):
     Under DDP each rank calls it with its own rows; the memory sees all of them, and is equal on every rank without
     being sent (so leave its buffers out of what DDP broadcasts). Parameters are to be averaged as the student's are.
 
-    Needs the teacher's pooled features (`embedding` targets) and each row's sample number. A mixed picture changes the
-    memory of its own sample, so train without mixing, as the paper did.
+    Needs the teacher's pooled features (`embedding` targets) and each row's sample number.
     """
 
     def __init__(
@@ -68,6 +73,9 @@ class CRD(nn.Module):
             self.register_buffer(f"{name}_memory", first)
             # 0 until the first batch.
             self.register_buffer(f"{name}_scale", torch.zeros(()))
+        # Whether both scales are known, so that only the first batches wait for the device to tell.
+        self._scaled = False
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_scaled", False))
 
     student_memory: Tensor
     teacher_memory: Tensor
@@ -94,6 +102,7 @@ class CRD(nn.Module):
             compared = torch.cat([samples[:, None], negatives], dim=1)
             loss = self._loss(ours, self.teacher_memory, compared, self.student_scale)
             loss = loss + self._loss(theirs, self.student_memory, compared, self.teacher_scale)
+            self._scaled = True
             if self.training:
                 everybody = gather_rows(samples)
                 self._remember(self.student_memory, gather_rows(ours.detach()), everybody)
@@ -101,7 +110,7 @@ class CRD(nn.Module):
         return loss
 
     def _loss(self, rows: Tensor, memory: Tensor, compared: Tensor, scale: Tensor) -> Tensor:
-        if not scale:
+        if not self._scaled and not scale:
             with torch.no_grad():
                 heights = [
                     _scores(some, memory, those, self.temperature).exp().mean() * len(some) / len(rows)
@@ -120,7 +129,7 @@ class CRD(nn.Module):
 
 
 def nce(log_probs: Float[Tensor, "b n"], samples: int) -> Float[Tensor, "b"]:
-    """Each row's loss of telling its own sample from noise, as `CRD` has it.
+    """Each row's loss of telling its own sample from noise, as `Contrast` has it.
 
     Args:
         log_probs: log P of the own sample in column 0, of the negatives in the others; need not be below 0.
@@ -168,3 +177,90 @@ class _Contrasted(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (of_rows,) = ctx.saved_tensors
         return gradients[0] * of_rows, None, None, None, None
+
+
+class Contrasts(nn.Module):
+    """`Contrast` with the negatives that it needs: all that CRD learns and remembers beside the student."""
+
+    def __init__(self, contrast: Contrast, negatives: Negatives, count: int) -> None:
+        """`count`: negatives of each row."""
+        super().__init__()
+        self.contrast, self.negatives, self.count = contrast, negatives, count
+
+    def forward(
+        self, student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"], samples: Int64[Tensor, "b"]
+    ) -> Float[Tensor, ""]:
+        """The loss of a batch, as `Contrast` has it."""
+        return self.contrast(student, teacher, samples, self.negatives(samples, self.count))
+
+
+@dataclass(frozen=True)
+class CRD(FromFeatures):
+    """kd_weight * CRD + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    The defaults are the paper's. It remembers an embedding of each sample for both networks, on the training's device
+    and in every checkpoint: 2 * samples * width * 4 bytes, 1.3 GB for ImageNet.
+
+    A mixed picture counts as the sample that has the larger share in it: that is whose number it must be told from
+    others, and whose memory it changes. Negatives are of other classes than that sample; a few of them can be of its
+    partner's. The paper trained without mixing.
+
+    Attributes:
+        negatives: that each row is told from; by chance the same sample may come more than once among them.
+        width: of the embeddings.
+        temperature: of the contrast.
+        momentum: the share of the old in what is remembered, 0..1.
+    """
+
+    name: Literal["crd"] = "crd"
+    kd_weight: float = 0.8
+    negatives: int = 16_384
+    width: int = 128
+    temperature: float = 0.07
+    momentum: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above_zero(negatives=self.negatives, width=self.width, temperature=self.temperature)
+        if not 0 <= self.momentum < 1:
+            refuse("momentum", self.momentum, "a share in 0..1, below 1")
+
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """Embeddings, memories and negatives, drawn by torch's random state; none where there is nothing to tell apart.
+
+        Raises:
+            UsageError: all samples are of one class.
+        """
+        if not self.needs.features:
+            return None
+        if shape.num_features is None or shape.teacher_features is None or shape.labels is None:
+            raise UsageError(f"There are no features or no samples to be told apart: {ANOTHER_OBJECTIVE}.")
+        contrast = Contrast(
+            shape.num_features,
+            shape.teacher_features,
+            shape.samples,
+            torch.default_generator,
+            width=self.width,
+            temperature=self.temperature,
+            momentum=self.momentum,
+        )
+        negatives = Negatives(shape.labels, seed=int(torch.randint(2**62, ())))
+        return Contrasts(contrast, negatives, self.negatives)
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """`Contrast` of this process's rows, against memories that all processes fill."""
+        features = self.features_of(given)
+        if given.companion is None or given.samples is None:
+            raise UsageError("This objective remembers samples, and neither memory nor their numbers are given.")
+        return given.companion(*features, larger_share(given.samples, given.weight))
+
+
+def larger_share(samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:
+    """The sample that has the larger share in each row: the own one where both are equal.
+
+    Args:
+        samples: each row's own; rows 2j and 2j+1 are mixed with each other, if at all.
+        weight: each row's own share, 1 where it is not mixed.
+    """
+    partner = torch.arange(len(samples), device=samples.device) ^ 1
+    return torch.where(weight < 0.5, samples[partner], samples)

@@ -80,6 +80,8 @@ class DIST(Distillation):
             return "set objective.gamma=0 with objective.approximate=true, which leaves the relation of rows"
         return "" if self.approximate else APPROXIMATELY
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`dist`."""
-        return dist(given.logits, teacher, beta=self.beta, gamma=self.gamma, temperature=self.temperature)
+        return dist(
+            given.logits, given.teacher_log_probs, beta=self.beta, gamma=self.gamma, temperature=self.temperature
+        )

@@ -3,13 +3,13 @@
 import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdcache.errors import ConfigError, UsageError
+from kdcache.errors import ConfigError
 from kdcache.objectives.base import Given, Losses, Needs, Shape
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 
@@ -47,6 +47,9 @@ class Distillation(ABC):
     bce_sum: bool = False
     bce_target_thresh: float | None = None
 
+    teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight",)
+    """Settings that are 0 without a teacher."""
+
     distils_by_label: ClassVar[bool] = False
     """Whether the distillation term needs labels itself."""
 
@@ -68,8 +71,8 @@ class Distillation(ABC):
             )
 
     @abstractmethod
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
-        """The distillation term before its weight; `teacher` holds log-probabilities."""
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """The distillation term before its weight."""
 
     def needs_full(self) -> str:
         """`Needs.full`, where it distils."""
@@ -79,10 +82,15 @@ class Distillation(ABC):
         """The share of its weight that the distillation term has in an epoch, in 0..1."""
         return 1.0
 
-    def extras(self, given: Given) -> dict[str, Tensor]:
+    def terms(self, given: Given) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """What `kd_stop_epoch` ends: names, weights and losses; the distillation term first."""
+        return {"kd": (self.kd_weight * self.ramp(given.epoch), self.distil(given))}
+
+    def extras(self, given: Given) -> dict[str, Float[Tensor, ""]]:
         """Further losses, each of weight 1, in the order of `extra_parts`."""
         return {}
 
+    term_parts: ClassVar[tuple[str, ...]] = ("kd",)
     extra_parts: ClassVar[tuple[str, ...]] = ()
     needs_features: ClassVar[bool] = False
 
@@ -108,7 +116,7 @@ class Distillation(ABC):
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that a call reports, in order."""
-        distilled = ("kd",) * self._distils
+        distilled = self.term_parts * self._distils
         return distilled + ("label",) * self._has_label_loss + self.extra_parts * self._distils
 
     def without_teacher(self: D) -> D:
@@ -117,21 +125,21 @@ class Distillation(ABC):
             raise ConfigError(
                 "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
             )
-        return dataclasses.replace(self, kd_weight=0.0, kd_stop_epoch=None, label_weight=1.0)
+        changes: dict[str, Any] = dict.fromkeys(self.teacher_weights, 0.0)
+        return dataclasses.replace(self, kd_stop_epoch=None, label_weight=1.0, **changes)
 
     def __call__(self, given: Given) -> Losses:
         """The loss of a batch."""
         parts: dict[str, Tensor] = {}
         total = given.logits.new_zeros((), dtype=torch.promote_types(given.logits.dtype, torch.float32))
         if self._distils:
-            if given.answers is None:
-                raise UsageError("This objective distils, and no teacher's answers are given.")
-            teacher = given.answers.log_probs(given.logits.shape[1])
             stopped = self.kd_stop_epoch is not None and given.epoch >= self.kd_stop_epoch
             with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
-                parts["kd"] = self.distil(given, teacher)
-            if not stopped:
-                total = total + self.kd_weight * self.ramp(given.epoch) * parts["kd"]
+                terms = self.terms(given)
+            for name, (weight, loss) in terms.items():
+                parts[name] = loss
+                if not stopped:
+                    total = total + weight * loss
         if self._has_label_loss:
             parts["label"] = self._label_loss(given)
             total = total + self.label_weight * parts["label"]

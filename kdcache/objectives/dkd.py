@@ -96,7 +96,14 @@ class DKD(Distillation):
         """Up to 1 in the warm-up's last epoch."""
         return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`dkd`."""
         target = hard_labels(given.labels, given.weight)
-        return dkd(given.logits, teacher, target, alpha=self.alpha, beta=self.beta, temperature=self.temperature)
+        return dkd(
+            given.logits,
+            given.teacher_log_probs,
+            target,
+            alpha=self.alpha,
+            beta=self.beta,
+            temperature=self.temperature,
+        )

@@ -1,11 +1,16 @@
 """FitNets: a layer of the student, seen through a learned regressor, becomes the teacher's."""
 
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import MapShape
+from kdcache.objectives.base import Given, Layers, MapShape, Shape
+from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.precision import at_least_float32
 
 
@@ -60,3 +65,33 @@ class Regressor(nn.Module):
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out_c out_h out_w"]:
         """The student's maps in the teacher's shape."""
         return self.layers(maps)
+
+
+@dataclass(frozen=True)
+class FitNet(FromMaps):
+    """kd_weight * FitNet's hints + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    The weight is that of the benchmark of Tian et al. 2020, which has the second of three stages for the hint. Of
+    several layers the hints are summed.
+    """
+
+    name: Literal["fitnet"] = "fitnet"
+    kd_weight: float = 100.0
+    student_layers: Layers = "middle"
+    teacher_layers: Layers = "middle"
+
+    def companion(self, shape: Shape) -> nn.Module | None:
+        """A regressor for each layer; none where there is nothing to compare."""
+        if not self.needs.maps:
+            return None
+        self.require_counterparts(shape)
+        return nn.ModuleList(Regressor(*pair) for pair in zip(shape.maps, shape.teacher_maps, strict=True))
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """The sum over layers of `hint`."""
+        student, teacher = self.maps_of(given)
+        if not isinstance(given.companion, nn.ModuleList):
+            raise UsageError("This objective learns regressors of feature maps, and they are not given.")
+        with given.mixed():
+            regressed = [regress(maps) for regress, maps in zip(given.companion, student, strict=True)]
+        return torch.stack([hint(*pair) for pair in zip(regressed, teacher, strict=True)]).sum()

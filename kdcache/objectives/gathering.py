@@ -31,6 +31,11 @@ def mean_of_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
     return total / distributed.get_world_size()
 
 
+def place_among_ranks() -> tuple[int, int]:
+    """This process's rank and how many there are; 0 and 1 alone."""
+    return (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
+
+
 def _together() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 

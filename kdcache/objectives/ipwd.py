@@ -89,9 +89,9 @@ class IPWD(Distillation):
             raise UsageError(f"The student has no features for a second head: {ANOTHER_OBJECTIVE}.")
         return nn.Linear(shape.num_features, shape.num_classes)
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`ipwd`, on labels without smoothing."""
-        return ipwd(given.logits, _head(given).detach(), teacher, _labels(given), self.temperature)
+        return ipwd(given.logits, _head(given).detach(), given.teacher_log_probs, _labels(given), self.temperature)
 
     def extras(self, given: Given) -> dict[str, Tensor]:
         """The loss of the head alone."""

@@ -81,13 +81,13 @@ class LSKD(Distillation):
         """DKD's."""
         return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0) if self.method == "dkd" else 1.0
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`lskd`, or `dkd` of standardised logits."""
         if self.method == "kd":
-            return lskd(given.logits, teacher, self.temperature)
+            return lskd(given.logits, given.teacher_log_probs, self.temperature)
         return dkd(
             standardized(given.logits),
-            standardized(teacher),
+            standardized(given.teacher_log_probs),
             hard_labels(given.labels, given.weight),
             alpha=self.alpha,
             beta=self.beta,

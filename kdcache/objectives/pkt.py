@@ -1,8 +1,14 @@
 """Probabilistic knowledge transfer: how likely each sample takes each other for its neighbour."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor
 
+from kdcache.objectives.base import Given
+from kdcache.objectives.beyond_logits import FromFeatures
+from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
 
@@ -33,3 +39,18 @@ def _neighbours(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
     directions = unit(rows)
     likeness = ((directions @ directions.T + 1.0) / 2.0).clamp_min(0.0)
     return likeness / likeness.sum(dim=1, keepdim=True).clamp_min(_FLOOR)
+
+
+@dataclass(frozen=True)
+class PKT(FromFeatures):
+    """kd_weight * PKT + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    The weight is that of the paper's code in the benchmark of Tian et al. 2020.
+    """
+
+    name: Literal["pkt"] = "pkt"
+    kd_weight: float = 30_000.0
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """`pkt` of the rows of all processes."""
+        return pkt(*map(gather_rows, self.features_of(given)))

@@ -5,16 +5,25 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kdcache.errors import ConfigError
+from kdcache.objectives.attention import AT
 from kdcache.objectives.bkl import BKL
+from kdcache.objectives.cc import CC
+from kdcache.objectives.crd import CRD
 from kdcache.objectives.dist import DIST
 from kdcache.objectives.dkd import DKD
+from kdcache.objectives.fitnet import FitNet
 from kdcache.objectives.ipwd import IPWD
 from kdcache.objectives.lskd import LSKD
+from kdcache.objectives.pkt import PKT
 from kdcache.objectives.ps_kd import PSKD
+from kdcache.objectives.reviewkd import ReviewKD
+from kdcache.objectives.rkd import RKD
+from kdcache.objectives.sp import SP
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.objectives.wsld import WSLD
 
-AnyObjective = VanillaKD | BKL | DKD | DIST | LSKD | WSLD | IPWD | PSKD
+FromLogits = VanillaKD | BKL | DKD | DIST | LSKD | WSLD | IPWD | PSKD
+AnyObjective = FromLogits | RKD | CC | PKT | SP | CRD | AT | FitNet | ReviewKD
 
 OBJECTIVES: Mapping[str, AnyObjective] = MappingProxyType(
     {
@@ -35,6 +44,15 @@ OBJECTIVES: Mapping[str, AnyObjective] = MappingProxyType(
         "ipwd-cifar": IPWD(temperature=4.0, kd_weight=2.25),
         "ps-kd": PSKD(),
         "ps-kd-cifar": PSKD(alpha=0.8),
+        "rkd": RKD(),
+        "cc": CC(),
+        "pkt": PKT(),
+        "sp": SP(),
+        "crd": CRD(),
+        "at": AT(),
+        "fitnet": FitNet(),
+        "reviewkd": ReviewKD(),
+        "reviewkd-cifar": ReviewKD(kd_weight=5.0, warmup_epochs=20),
     }
 )
 """What `objective.name` may be; a name's settings can then be changed one by one."""

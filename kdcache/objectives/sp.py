@@ -1,8 +1,14 @@
 """Similarity-preserving distillation: which samples of a batch excite the network alike."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 from jaxtyping import Float
 from torch import Tensor
 
+from kdcache.objectives.base import Given
+from kdcache.objectives.beyond_logits import FromFeatures
+from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
 
@@ -22,3 +28,18 @@ def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Te
     with without_autocast(student):
         ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
         return (unit(ours @ ours.T) - unit(theirs @ theirs.T)).square().mean()
+
+
+@dataclass(frozen=True)
+class SP(FromFeatures):
+    """kd_weight * SP + label_weight * label loss, and vanilla distillation beside it if wanted.
+
+    The weight is the paper's.
+    """
+
+    name: Literal["sp"] = "sp"
+    kd_weight: float = 3_000.0
+
+    def distil(self, given: Given) -> Float[Tensor, ""]:
+        """`sp` of the rows of all processes."""
+        return sp(*map(gather_rows, self.features_of(given)))

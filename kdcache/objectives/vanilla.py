@@ -38,6 +38,6 @@ class VanillaKD(Distillation):
             return ""
         return "set objective.temperature=1 or objective.approximate=true"
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`kd` at the temperature."""
-        return kd(given.logits, teacher, self.temperature)
+        return kd(given.logits, given.teacher_log_probs, self.temperature)

@@ -71,7 +71,7 @@ class WSLD(Distillation):
             return ""
         return "set objective.temperature=1 or objective.approximate=true"
 
-    def distil(self, given: Given, teacher: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
+    def distil(self, given: Given) -> Float[Tensor, ""]:
         """`wsld`, on labels without smoothing."""
         soft = soft_labels(given.labels, given.weight, given.logits.shape[1])
-        return wsld(given.logits, teacher, soft, self.temperature)
+        return wsld(given.logits, given.teacher_log_probs, soft, self.temperature)

@@ -1,6 +1,7 @@
 """What changes from step to step: weights, optimiser, schedule, average; and how it is saved and put back."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import timm.optim
@@ -14,6 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from kdcache.device import autocast
 from kdcache.errors import ConfigError, reason
 from kdcache.models.features import feature_size, watched_features
+from kdcache.models.maps import WithMaps
 from kdcache.objectives.base import Answers, Given, Losses, Shape
 from kdcache.run.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.run.config import RunConfig
@@ -31,7 +33,7 @@ class Trainer:
         config: RunConfig,
         *,
         steps_per_epoch: int,
-        samples: int,
+        shape: Shape,
         team: Team,
         precision: str,
         past: Past | None = None,
@@ -40,25 +42,30 @@ class Trainer:
         Args:
             module: the student, in training mode; moved to the team's device.
             config: resolved.
-            samples: of the data set.
+            shape: of the data set and of the teacher; what the objective needs of the student's is found here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
             past: the student's earlier predictions, where the objective needs them.
 
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
-            ModelError: the objective needs the student's features, and it has none.
+            ModelError: the objective needs the student's features or feature maps, and it has none.
+            UsageError: they do not fit the teacher's.
         """
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         self.module = module.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._shared = team.share(self.module)
+        self._objective = config.objective
+        needs = self._objective.needs
+        watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
+        self._gives_maps = watched is not None
+        self._shared = team.share(self.module if watched is None else watched)
         self._team = team
         self.step = 0
         self.precision = precision
         self._device = team.device
         self._clip_grad = config.clip_grad
-        self._objective = config.objective
         self._past = past
-        self._companion = _companion(self.module, config, samples, team.device)
+        shape = _with_student(shape, self.module, watched, config)
+        self._companion = _companion(config, shape, team.device)
         self._optimizer = _optimizer(self.module, self._companion, config)
         schedule = config.schedule
         self._epochs, self._steps_per_epoch = schedule.epochs, steps_per_epoch
@@ -99,8 +106,11 @@ class Trainer:
             samples: each row's position in the index.
         """
         epoch = self.step // self._steps_per_epoch
-        with autocast(self.precision, self._device), self._watched() as features:
-            logits = self._shared(inputs.contiguous(memory_format=torch.channels_last)).float()
+        mixed = partial(autocast, self.precision, self._device)
+        with mixed(), self._watched() as features:
+            said = self._shared(inputs.contiguous(memory_format=torch.channels_last))
+        logits, maps = said if self._gives_maps else (said, ())
+        logits = logits.float()
         past = None if self._past is None else self._past.recall(epoch, samples, weight)
         losses = self._objective(
             Given(
@@ -109,9 +119,11 @@ class Trainer:
                 send(weight, self._device),
                 answers,
                 features=features[0].float() if features else None,
+                maps=maps,
                 past=None if past is None else send(past, self._device),
                 samples=send(samples, self._device),
                 companion=self._companion,
+                mixed=mixed,
                 epoch=epoch,
                 epochs=self._epochs,
             )
@@ -176,12 +188,20 @@ class Trainer:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
 
-def _companion(module: nn.Module, config: RunConfig, samples: int, device: torch.device) -> nn.Module | None:
-    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
+def _with_student(shape: Shape, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> Shape:
+    """The shape with what the objective needs to know of the student."""
     features = feature_size(module) if config.objective.needs.features else None
+    if watched is None:
+        return shape._replace(num_features=features)
+    assert config.student.size is not None  # resolved by the setup
+    return shape._replace(num_features=features, maps=watched.shapes(config.student.size))
+
+
+def _companion(config: RunConfig, shape: Shape, device: torch.device) -> nn.Module | None:
+    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        companion = config.objective.companion(Shape(int(module.num_classes), features, samples))  # type: ignore[arg-type]
+        companion = config.objective.companion(shape)
     return None if companion is None else companion.to(device)
 
 

@@ -14,7 +14,7 @@ from torchdistill.models.wrapper import AttentionBasedFusion
 
 from kdcache.objectives.attention import attention
 from kdcache.objectives.cc import cc_kernel
-from kdcache.objectives.crd import CRD
+from kdcache.objectives.crd import Contrast
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.pkt import pkt
 from kdcache.objectives.reviewkd import Fusion, hierarchical_context
@@ -91,7 +91,7 @@ def _split(state):
 
 def test_crd():
     samples, width, negatives = 20, 4, 6
-    ours = CRD(6, 5, samples, torch.Generator().manual_seed(1), width=width).double()
+    ours = Contrast(6, 5, samples, torch.Generator().manual_seed(1), width=width).double()
     # Its own table of aliases cannot be made, and is not asked where negatives are given.
     theirs = CRDLoss.__new__(CRDLoss)
     torch.nn.Module.__init__(theirs)

@@ -1,7 +1,8 @@
-"""What holds for every objective from logits, under each of its names."""
+"""What holds for every objective, under each of its names."""
 
 import dataclasses
 import math
+from functools import partial
 from itertools import product
 
 import pytest
@@ -14,11 +15,15 @@ from kdcache.objectives.base import Objective, require
 from kdcache.objectives.registry import OBJECTIVES, objective_named
 from kdcache.run.config import RunConfig
 from kdcache.run.settings import from_plain, to_plain
-from support.batches import Said, batch_for, moved
+from support.batches import Said, batch_for, called, moved
 
 ALL = pytest.mark.parametrize("name", OBJECTIVES)
 # Sigmoids are not invariant to a shift of the logits.
 SIGMOIDS = {"kd", "bkl"}
+# The code of one compares each row with the next; the other draws negatives for each row's place.
+IN_ORDER = {"cc", "crd"}
+# Weights that follow the student without a gradient are checked beside their formulas.
+WEIGHED = {"wsld", "wsld-cifar", "ipwd", "ipwd-cifar"}
 seeds = st.integers(0, 2**32)
 few = settings(max_examples=15)  # for each name
 
@@ -52,18 +57,30 @@ def test_it_reports_its_parts_and_one_finite_total(name):
         assert torch.isfinite(loss)
 
 
+def freed(objective, batch, *values):
+    """The batch with what the student said of it as leaves of a graph, and these: those that the objective teaches."""
+    if not values:
+        sides = [batch.logits]
+        sides += [batch.features] if objective.needs.teacher_features else []
+        sides += batch.maps if objective.needs.maps else []
+        values = [side.clone().requires_grad_() for side in sides]
+    logits, *others = values
+    changed = {"features": others[0]} if objective.needs.teacher_features else {}
+    changed |= {"maps": tuple(others)} if objective.needs.maps else {}
+    return dataclasses.replace(batch, logits=logits, **changed), values
+
+
 @ALL
 def test_all_of_it_teaches(name):
-    """Descending on a batch of free logits lowers the total, and what is learnt beside the student learns."""
+    """Descending on a batch that is free lowers the total, and what is learnt beside the student learns."""
     objective = OBJECTIVES[name]
-    batch = batch_for(objective)
-    logits = batch.logits.clone().requires_grad_()
-    learnt = [logits, *(batch.companion.parameters() if batch.companion is not None else [])]
+    batch, free = freed(objective, batch_for(objective))
+    learnt = [*free, *(batch.companion.parameters() if batch.companion is not None else [])]
     descent = torch.optim.Adam(learnt, lr=0.05)
     totals = []
     for _ in range(30):
         descent.zero_grad()
-        total = objective(dataclasses.replace(batch, logits=logits)).total
+        total = objective(batch).total
         total.backward()
         assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in learnt)
         descent.step()
@@ -71,16 +88,15 @@ def test_all_of_it_teaches(name):
     assert totals[-1] < totals[0]
 
 
-@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name.split("-")[0] not in ("wsld", "ipwd")])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in WEIGHED])
 def test_its_gradient_is_right(name):
-    """Those whose weights follow the student without a gradient are checked beside their formulas."""
     objective = OBJECTIVES[name]
-    batch = batch_for(objective, rows=4, classes=4)
+    batch, free = freed(objective, batch_for(objective, rows=4, classes=4))
 
-    def total(logits):
-        return objective(dataclasses.replace(batch, logits=logits)).total
+    def total(*values):
+        return called(objective, freed(objective, batch, *values)[0]).total
 
-    assert torch.autograd.gradcheck(total, batch.logits.requires_grad_())
+    assert torch.autograd.gradcheck(total, free)
 
 
 @ALL
@@ -88,11 +104,13 @@ def test_no_gradient_flows_to_the_teacher_or_to_the_past(name):
     objective = OBJECTIVES[name]
     batch = batch_for(objective)
     teacher, past = batch.answers.values.requires_grad_(), batch.past.requires_grad_()
-    features, logits = batch.features.requires_grad_(), batch.logits.requires_grad_()
-    objective(dataclasses.replace(batch, logits=logits)).total.backward()
-    assert teacher.grad is None
-    assert past.grad is None
-    assert features.grad is None, "a head measures"
+    sides = [teacher, past, batch.answers.entered.requires_grad_()]
+    sides += [level.requires_grad_() for level in batch.answers.levels]
+    if not objective.needs.teacher_features:
+        sides.append(batch.features.requires_grad_())  # a head measures
+    freed_batch, _ = freed(objective, batch)
+    objective(freed_batch).total.backward()
+    assert all(side.grad is None for side in sides)
 
 
 @pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in SIGMOIDS])
@@ -103,7 +121,7 @@ def test_shifting_logits_changes_nothing(name, seed, shift):
     batch = batch_for(objective, seed)
     shifts = shift * torch.arange(1.0, len(batch.logits) + 1)[:, None]
     shifted = dataclasses.replace(batch, logits=batch.logits + shifts)
-    torch.testing.assert_close(objective(shifted).total, objective(batch).total)
+    torch.testing.assert_close(called(objective, shifted).total, called(objective, batch).total)
 
 
 @ALL
@@ -114,7 +132,8 @@ def test_the_order_of_classes_and_of_rows_does_not_matter(name, seed):
     batch = batch_for(objective, seed)
     random = torch.Generator().manual_seed(seed)
     rows, classes = (torch.randperm(count, generator=random) for count in batch.logits.shape)
-    torch.testing.assert_close(objective(moved(batch, rows, classes)).total, objective(batch).total)
+    rows = torch.arange(len(rows)) if name in IN_ORDER else rows
+    torch.testing.assert_close(called(objective, moved(batch, rows, classes)).total, called(objective, batch).total)
 
 
 CERTAIN = torch.tensor([[0.0, -87.3, -87.3, -87.3], [-87.3, 0.0, -87.3, -87.3]])
@@ -135,13 +154,18 @@ def _extremes_are_finite(objective, student, dtype, autocast):
     batch = batch_for(objective, rows=2, classes=4, dtype=torch.float32)
     logits = torch.tensor(STUDENTS[student], dtype=dtype, requires_grad=True)
     labels = torch.tensor([[0, 1], [1, 0]])
+    large = [torch.full_like(level, 1e4) for level in (batch.features, *batch.maps)]
+    features, *maps = [level.to(dtype).requires_grad_() for level in large]
+    half = dtype != torch.float32
     batch = dataclasses.replace(
         batch,
         logits=logits,
         labels=labels,
         weight=torch.ones(2),
-        answers=Said(CERTAIN),
-        features=torch.full_like(batch.features, 1e4).to(dtype),
+        answers=Said(CERTAIN, -large_like(batch.answers.entered), tuple(map(large_like, batch.answers.levels))),
+        features=features,
+        maps=tuple(maps),
+        mixed=partial(torch.autocast, "cpu", dtype=dtype if half else torch.bfloat16, enabled=half),
         past=CERTAIN.exp(),
     )
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -149,7 +173,12 @@ def _extremes_are_finite(objective, student, dtype, autocast):
     losses.total.backward()
     assert losses.total.dtype == torch.float32
     assert torch.isfinite(losses.total)
-    assert torch.isfinite(logits.grad).all()
+    for values in (logits, features, *maps):
+        assert values.grad is None or torch.isfinite(values.grad).all()
+
+
+def large_like(values):
+    return torch.full_like(values, 1e4)
 
 
 @objectives_that(lambda objective: objective.needs.teacher and not getattr(objective, "distils_by_label", False))
@@ -158,16 +187,34 @@ def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
     assert not objective.needs.labels
     batch = batch_for(objective)
     unlabelled = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1))
-    losses = objective(unlabelled)
+    losses = called(objective, unlabelled)
     assert torch.isfinite(losses.total)
-    torch.testing.assert_close(losses.total, objective(batch).total)
+    torch.testing.assert_close(losses.total, called(objective, batch).total)
 
 
 @objectives_that(lambda objective: objective.needs.labels)
 def test_labels_that_are_needed_and_missing_are_refused(name):
     with pytest.raises(UsageError, match="label for every picture"):
-        require(OBJECTIVES[name].needs, targets="full", labelled=False)
-    require(OBJECTIVES[name].needs, targets="full", labelled=True)
+        require(OBJECTIVES[name].needs, targets="live", labelled=False)
+    require(OBJECTIVES[name].needs, targets="live", labelled=True)
+
+
+@objectives_that(lambda objective: objective.needs.teacher_features)
+def test_features_are_asked_of_embeddings_or_of_a_live_teacher(name):
+    needs = OBJECTIVES[name].needs
+    for kind in ("topk", "full"):
+        with pytest.raises(UsageError, match=rf"holds {kind} targets.*--targets embedding.*--online-teacher"):
+            require(needs, targets=kind, labelled=True)
+    for kind in ("embedding", "live"):
+        require(needs, targets=kind, labelled=True)
+
+
+@objectives_that(lambda objective: objective.needs.maps)
+def test_feature_maps_are_asked_of_a_live_teacher(name):
+    for kind in ("topk", "full", "embedding"):
+        with pytest.raises(UsageError, match=r"too large to be kept.*--online-teacher"):
+            require(OBJECTIVES[name].needs, targets=kind, labelled=True)
+    require(OBJECTIVES[name].needs, targets="live", labelled=True)
 
 
 @objectives_that(lambda objective: objective.needs.full)
@@ -236,12 +283,19 @@ def test_settings_that_make_no_sense_are_refused(name, wrong):
         dataclasses.replace(OBJECTIVES[name], **wrong)
 
 
-@pytest.mark.parametrize("setting", ["temperature", "alpha", "beta", "gamma", "warmup_epochs", "smoothing"])
+WHOLE = ("warmup_epochs", "width", "negatives", "middle")
+NUMBERS = (
+    *("temperature", "alpha", "beta", "gamma", "smoothing", "vanilla_weight", "vanilla_temperature"),
+    *("distance_weight", "angle_weight", "momentum"),
+)
+
+
+@pytest.mark.parametrize("setting", [*WHOLE, *NUMBERS])
 def test_each_own_setting_has_a_range(setting):
     found = [objective for objective in OBJECTIVES.values() if hasattr(objective, setting)]
     assert found
     for objective in found:
-        value = -1 if setting == "warmup_epochs" else -1.0
+        value = -1 if setting in WHOLE else -1.0
         with pytest.raises(ConfigError, match=rf"objective\.{setting} is -1"):
             dataclasses.replace(objective, **{setting: value})
 

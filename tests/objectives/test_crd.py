@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from kdcache.objectives import crd as module
-from kdcache.objectives.crd import CRD, nce
+from kdcache.objectives.crd import Contrast, nce
 
 SAMPLES, WIDTH = 10, 4
 
 
 def made(seed=0, dtype=torch.float64, **settings):
     torch.manual_seed(seed)
-    return CRD(6, 5, SAMPLES, torch.Generator().manual_seed(seed), width=WIDTH, **settings).to(dtype)
+    return Contrast(6, 5, SAMPLES, torch.Generator().manual_seed(seed), width=WIDTH, **settings).to(dtype)
 
 
 def batch(seed=0, rows=3, negatives=4, dtype=torch.float64):

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from kdcache.models.students import create_student
+from kdcache.objectives.base import Shape
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.ranks import Ranks
 from kdcache.run.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ def trainer_for(name, folder, *settings, seed=0):
         student.module,
         config,
         steps_per_epoch=STEPS_PER_EPOCH,
-        samples=ROWS,
+        shape=Shape(CLASSES, None, ROWS),
         team=CPU,
         precision="fp32",
         past=past if config.objective.needs.past else None,

@@ -1,5 +1,6 @@
 """Batches for objectives: random logits of a student and of a teacher, labels and mixing."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -7,9 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Objective, Shape
+from kdcache.objectives.base import Given, Losses, Objective, Shape
 
 ROWS, CLASSES, FEATURES = 8, 7, 5
+SAMPLES, TEACHER_FEATURES = 20, 6
+MAPS, TEACHER_MAPS = ((3, 8, 8), (4, 4, 4)), ((5, 8, 8), (6, 4, 4))
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,8 @@ class Said:
     """A teacher's answers, all of them; at T = 1 alone, as every kind of targets can give them."""
 
     values: Tensor
+    entered: Tensor | None = None
+    levels: tuple[Tensor, ...] = ()
 
     def log_probs(self, num_classes, temperature=1.0):
         assert num_classes == self.values.shape[1]
@@ -24,10 +29,12 @@ class Said:
         return self.values
 
     def features(self):
-        raise UsageError("There are none.")
+        if self.entered is None:
+            raise UsageError("There are none.")
+        return self.entered
 
     def maps(self):
-        raise UsageError("There are none.")
+        return list(self.levels)
 
 
 def drawn(seed, rows=ROWS, classes=CLASSES, dtype=torch.float64):
@@ -54,19 +61,45 @@ def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=to
     random = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        companion = objective.companion(Shape(classes, FEATURES, 100))
+        companion = objective.companion(shape_of(objective, classes))
+    features, past = (torch.randn(rows, width, generator=random, dtype=dtype) for width in (FEATURES, classes))
+    entered = torch.randn(rows, TEACHER_FEATURES, generator=random, dtype=dtype)
+    maps, levels = (
+        tuple(torch.randn(rows, *level, generator=random, dtype=dtype) for level in side)
+        for side in (MAPS, TEACHER_MAPS)
+    )
     return Given(
         student,
         labels,
         weight.to(dtype),
-        Said(teacher),
-        features=torch.randn(rows, FEATURES, generator=random, dtype=dtype),
-        past=torch.softmax(torch.randn(rows, classes, generator=random, dtype=dtype), dim=1),
+        Said(teacher, entered, levels),
+        features=features,
+        maps=maps,
+        past=torch.softmax(past, dim=1),
         samples=torch.arange(rows),
         companion=None if companion is None else companion.to(dtype),
         epoch=1,
         epochs=10,
     )
+
+
+def shape_of(objective: Objective, classes: int = CLASSES) -> Shape:
+    """What `batch_for` has, as a companion is told; an objective whose needs are less is told less."""
+    needs = objective.needs
+    return Shape(
+        classes,
+        FEATURES if needs.features else None,
+        SAMPLES,
+        torch.arange(SAMPLES) % classes,
+        TEACHER_FEATURES if needs.teacher_features else None,
+        MAPS if needs.maps else (),
+        TEACHER_MAPS if needs.maps else (),
+    )
+
+
+def called(objective: Objective, given: Given) -> Losses:
+    """The objective's losses, with a copy of what it remembers, so that another call is told the same."""
+    return objective(replace(given, companion=copy.deepcopy(given.companion)))
 
 
 def moved(given: Given, rows: Tensor, classes: Tensor) -> Given:
@@ -81,8 +114,13 @@ def moved(given: Given, rows: Tensor, classes: Tensor) -> Given:
         logits=given.logits[rows][:, classes],
         labels=torch.where(given.labels < 0, -1, where[given.labels.clamp(min=0)])[rows],
         weight=given.weight[rows],
-        answers=Said(given.answers.values[rows][:, classes]),
+        answers=Said(
+            given.answers.values[rows][:, classes],
+            given.answers.entered[rows],
+            tuple(level[rows] for level in given.answers.levels),
+        ),
         features=given.features[rows],
+        maps=tuple(level[rows] for level in given.maps),
         past=given.past[rows][:, classes],
         samples=given.samples[rows],
         companion=companion,

@@ -4,7 +4,7 @@ import torch
 from torch import distributed, nn
 
 from kdcache.objectives.cc import Embeddings, cc, cc_kernel
-from kdcache.objectives.crd import CRD
+from kdcache.objectives.crd import Contrast
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.pkt import pkt
 from kdcache.objectives.rkd import rkd
@@ -23,7 +23,7 @@ def relate(rank, world):
 
     inputs, teacher, student = drawn(ROWS, 4), drawn(ROWS, 7), nn.Linear(4, WIDTH).double()
     embeddings = Embeddings(WIDTH, 7, width=3).double()
-    crd = CRD(WIDTH, 7, SAMPLES, torch.Generator().manual_seed(1), width=4).double()
+    crd = Contrast(WIDTH, 7, SAMPLES, torch.Generator().manual_seed(1), width=4).double()
     # Sample 3 comes twice, on different ranks.
     samples, negatives = torch.tensor([3, 0, 1, 2, 4, 3, 5, 6]), torch.randint(SAMPLES, (ROWS, 6), generator=random)
     for module in (student, embeddings, crd):

@@ -1,0 +1,111 @@
+"""What the objectives have in common that compare something else than logits: features or feature maps."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.base import Given, Layers, Needs, Shape
+from kdcache.objectives.distillation import Distillation, require_above_zero, require_weights
+from kdcache.objectives.kd import kd
+
+
+@dataclass(frozen=True)
+class BeyondLogits(Distillation):
+    """kd_weight * its own term + vanilla_weight * vanilla distillation + label_weight * label loss.
+
+    Attributes:
+        vanilla_weight: of `kd` beside its own term; the common benchmark of these methods (Tian et al. 2020) has 0, and
+            1 where it combines them.
+        vanilla_temperature: T > 0 of `kd`.
+    """
+
+    vanilla_weight: float = 0.0
+    vanilla_temperature: float = 4.0
+
+    teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight", "vanilla_weight")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above_zero(vanilla_temperature=self.vanilla_temperature)
+        require_weights(vanilla_weight=self.vanilla_weight)
+        if self.vanilla_weight and not self._distils:
+            raise ConfigError(
+                "objective.vanilla_weight is set and objective.kd_weight is 0, which leaves vanilla distillation "
+                "alone: choose objective.name=kd."
+            )
+
+    @property
+    def term_parts(self) -> tuple[str, ...]:  # type: ignore[override] # decided by a setting here
+        """Its own term, and vanilla distillation where it has weight."""
+        return ("kd", "vanilla") if self.vanilla_weight else ("kd",)
+
+    def terms(self, given: Given) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+        """Its own term, and vanilla distillation where it has weight."""
+        terms = super().terms(given)
+        if self.vanilla_weight:
+            loss = kd(given.logits, given.teacher_log_probs, self.vanilla_temperature)
+            terms["vanilla"] = (self.vanilla_weight, loss)
+        return terms
+
+
+@dataclass(frozen=True)
+class FromFeatures(BeyondLogits):
+    """It compares what enters the classifiers: the student's pooled features and the teacher's."""
+
+    @property
+    def needs(self) -> Needs:
+        """Features of both."""
+        return dataclasses.replace(super().needs, features=self._distils, teacher_features=self._distils)
+
+    @staticmethod
+    def features_of(given: Given) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b t"]]:
+        """The student's and the teacher's to the rows of this process."""
+        teacher = given.said.features()
+        if given.features is None:
+            raise UsageError("This objective relates the student's features, and they are not given.")
+        return given.features, teacher
+
+
+@dataclass(frozen=True)
+class FromMaps(BeyondLogits):
+    """It compares feature maps of the student with as many of the teacher.
+
+    Attributes:
+        student_layers, teacher_layers: whose maps: "stages", "middle" (`kdcache.models.maps`), or numbers of layers as
+            timm counts them (`feature_info`), ascending, negative ones from the end.
+    """
+
+    student_layers: Layers = "stages"
+    teacher_layers: Layers = "stages"
+
+    @property
+    def needs(self) -> Needs:
+        """Maps of both."""
+        return dataclasses.replace(
+            super().needs,
+            maps=self._distils,
+            student_layers=self.student_layers,
+            teacher_layers=self.teacher_layers,
+        )
+
+    def require_counterparts(self, shape: Shape) -> None:
+        """Raise UsageError unless each of the student's maps has one of the teacher's to be compared with."""
+        if not shape.maps or len(shape.maps) != len(shape.teacher_maps):
+            raise UsageError(
+                f"The student gives {len(shape.maps)} layers of feature maps and the teacher "
+                f"{len(shape.teacher_maps)}, where each needs its counterpart: set objective.student_layers and "
+                "objective.teacher_layers to as many of both, such as [1, 2, 3]."
+            )
+
+    @staticmethod
+    def maps_of(given: Given) -> tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]:
+        """The student's and the teacher's, from fine to coarse."""
+        teacher = given.said.maps()
+        if len(given.maps) != len(teacher):
+            raise UsageError("This objective compares feature maps, and those of the student are not given.")
+        return given.maps, teacher
