@@ -177,7 +177,7 @@ class BeatingClaims(Claims):
                 return False
             found = self._files.get(_key(name))
             if found is not None:
-                if self._seen.get(name, (b"", 0.0))[0] != found:
+                if name not in self._seen or self._seen[name][0] != found:
                     self._seen[name] = (found, self._put_at(name))
                 if time.monotonic() - self._seen[name][1] < self._patience:
                     return False

@@ -21,6 +21,9 @@ PARTIAL = ".partial"
 #: Answers of file systems that have no hard links or no locks.
 UNSUPPORTED = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EMLINK)
 
+#: What is wrong with a file system on which no record can be put but in the place of another.
+NO_LINKS_NO_LOCKS = "its file system has neither hard links nor locks, so that two processes could write one record"
+
 #: How often a write begins anew when another process took its partial file for a left-over and removed it.
 ATTEMPTS = 8
 
@@ -122,7 +125,7 @@ class LocalFiles(Files):
             self._staged(key, data, lambda partial: self._disk.replace(partial, target))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write, flush, link, and flush the folders. Without hard links the last of two writers at once wins."""
+        """Write, flush, link, and flush the folders; where there are no hard links, look and rename under a lock."""
         target = self.root / key
 
         def place(partial: Path) -> None:
@@ -131,9 +134,10 @@ class LocalFiles(Files):
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
-                if target.exists():
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-                self._disk.replace(partial, target)
+                with self._alone():
+                    if target.exists():
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+                    self._disk.replace(partial, target)
             else:
                 self._disk.remove(partial)
 
@@ -204,6 +208,28 @@ class LocalFiles(Files):
                 os.close(file)
         raise OSError(errno.EAGAIN, "other processes keep removing its partial file")
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep out every other process that asks for the same; OSError where the file system has no locks either."""
+        path = self.root / PARTIAL / "placing"
+        while True:
+            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                os.close(file)
+                with suppress(OSError):
+                    path.unlink()
+                raise OSError(error.errno, NO_LINKS_NO_LOCKS) from error
+            if is_still(file, path):
+                break
+            os.close(file)  # whoever had it before has removed it, or somebody tidied it away
+        try:
+            yield
+            path.unlink(missing_ok=True)
+        finally:
+            os.close(file)
+
     def _make_folders(self, path: Path) -> None:
         missing = []
         while not path.exists():
@@ -223,7 +249,9 @@ class LocalFiles(Files):
             yield
         except OSError as error:
             remedy = "Nothing that is recorded is lost: run the same command again when the cause is gone."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.strerror == NO_LINKS_NO_LOCKS:
+                remedy = "Use a folder on another file system, or an object store."
+            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
                 remedy = "Nothing that is recorded is lost: make room, then run the same command again."
             elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and verb == "write":
                 remedy = "Use a folder that you can write to, or have its permissions changed."

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdcache.cache.entry import Entry
@@ -159,14 +159,16 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     _check_classes(index, teacher, request.label_space)
     coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
     name = request.name or entry_name(request.teacher)
-    stored = None
+    stored, lost = None, {}
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
         stored = there.teachers().get(name)
-        coding = coding if coding.fixed_tables else there.with_stored_tables(coding, name)
+        lost = {} if coding.fixed_tables else there.lost_tables(name)  # they are made again
+        coding = coding if coding.fixed_tables or lost else there.with_stored_tables(coding, name)
     identity = teacher_identity(teacher, coding, name, request.label_space)
     if stored is not None:
-        require_same(stored, identity, f"The teacher {name} in {request.cache}")
+        targets = identity.targets | {table: stored.targets[table] for table in lost}
+        require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {request.cache}")
     views = _whole_groups(request.views, view_set.policy)
     if view_set.policy.is_fixed:
         if views > view_set.policy.repeats:

@@ -45,16 +45,22 @@ class Begun:
 def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims: Claims, progress: Progress) -> Begun:
     """The entry of a teacher, made where there is none, once the order of its classes is known.
 
+    An order that the entry has lost is learned again; CorruptError where it does not come out the same.
+
     identity: the teacher's, with `source.coding` as it is without an order, or with that of the entry that is there.
     """
     claim, waiting = block_claim(identity.name, *FIRST), Waiting(claims, progress)
-    while wants_order(source.coding) and identity.name not in cache.teachers():
+
+    def lacks_order() -> bool:
+        return identity.name not in cache.teachers() or bool(cache.lost_tables(identity.name))
+
+    while wants_order(source.coding) and lacks_order():
         if not claims.take(claim):
             waiting.pause(
                 claim, f"the first block, from which the order of {identity.num_classes:,} classes is learned"
             )
             continue
-        if identity.name not in cache.teachers():
+        if lacks_order():
             return _begun_with_order(source, cache, identity, progress)
         claims.release(claim)  # another process has made it since the last look
     coding = source.coding if source.coding.fixed_tables else cache.with_stored_tables(source.coding, identity.name)

@@ -5,6 +5,7 @@ import fcntl
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -89,6 +90,45 @@ def test_a_dead_processes_claim_is_taken_over(kind: str, tmp_path: Path) -> None
             time.sleep(BEAT)
         with claims_of(kind, tmp_path) as third:
             assert not third.take("a")
+
+
+def test_it_is_known_who_holds_a_claim(pair: tuple[Claims, Claims], kind: str) -> None:
+    one, two = pair
+    assert one.take("a")
+    assert not two.take("a")
+    holder = two.holder("a")
+    assert holder is not None
+    assert holder.who == f"process {os.getpid()} on {socket.gethostname()}"
+    assert (holder.patience is None) == (kind == "locked")
+    assert holder.words().startswith(f"{holder.who} is at it.")
+    assert two.holder("b") is None
+
+
+def test_what_a_claim_says_of_its_owner_can_be_anything(tmp_path: Path) -> None:
+    files = LocalFiles(tmp_path)
+    with BeatingClaims(files, BEAT, PATIENCE) as claims:
+        for content in (b"", b"x", b"token 3 \xff\x1b[31m" + b"y" * 1000):
+            files.put(f"{PARTIAL}/claim-a", content)
+            assert not claims.take("a")
+            holder = claims.holder("a")
+            assert holder is None or (holder.who.isprintable() and len(holder.who) <= 100)
+
+
+def test_a_claim_of_one_who_died_long_ago_is_not_waited_for(tmp_path: Path) -> None:
+    """Its age is read off the clock of the place, whatever this machine's says."""
+    files = LocalFiles(tmp_path)
+    files.put(f"{PARTIAL}/claim-old", b"token 0 somebody")
+    files.put(f"{PARTIAL}/claim-young", b"token 0 somebody")
+    then = time.time() - 1000
+    os.utime(tmp_path / PARTIAL / "claim-old", (then, then))
+    with BeatingClaims(files) as claims:
+        assert claims.take("old")
+        assert not claims.take("young")
+        holder = claims.holder("young")
+        assert holder is not None
+        assert holder.silent is not None
+        assert holder.silent < 100
+    assert files.names(PARTIAL) == ["claim-young"]
 
 
 def test_a_claim_that_was_taken_over_is_left_to_its_new_owner(tmp_path: Path) -> None:

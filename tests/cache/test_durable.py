@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,15 +55,54 @@ def test_of_two_writers_at_once_one_wins(tmp_path: Path) -> None:
     assert LocalFiles(tmp_path).names("") == ["key"]
 
 
-def test_a_file_system_without_hard_links_will_do(tmp_path: Path) -> None:
-    class NoLinks(Disk):
-        def link(self, source: Path, target: Path) -> None:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+class NoLinks(Disk):
+    def link(self, source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path, disk=NoLinks())
     assert files.put_if_absent("key", b"first")
     assert not files.put_if_absent("key", b"second")
     assert files.get("key") == b"first"
+    files.tidy()
+    assert files.names("") == ["key"]
+
+
+def test_without_hard_links_one_of_two_writers_at_once_wins(tmp_path: Path) -> None:
+    """The other comes between the look and the renaming, and has to wait."""
+    found = []
+
+    class Slow(NoLinks):
+        def replace(self, source: Path, target: Path) -> None:
+            other = threading.Thread(
+                target=lambda: found.append(LocalFiles(tmp_path, disk=NoLinks()).put_if_absent("key", b"other"))
+            )
+            other.start()
+            other.join(0.2)
+            assert not found, "it did not wait"
+            super().replace(source, target)
+            waiting.append(other)
+
+    waiting: list[threading.Thread] = []
+    assert LocalFiles(tmp_path, disk=Slow()).put_if_absent("key", b"own")
+    waiting[0].join()
+    assert found == [False]
+    assert LocalFiles(tmp_path).get("key") == b"own"
+    LocalFiles(tmp_path).tidy()
+    assert LocalFiles(tmp_path).names("") == ["key"]
+
+
+def test_a_file_system_with_neither_links_nor_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    files = LocalFiles(tmp_path, disk=NoLinks())
+    with pytest.raises(CacheError, match=r"neither hard links nor locks.*another file system"):
+        files.put_if_absent("key", b"data")
+    assert list((tmp_path / ".partial").iterdir()) == []
+    assert not (tmp_path / "key").exists()
 
 
 def test_a_file_is_flushed_before_it_has_its_name_and_its_folders_after(tmp_path: Path) -> None:

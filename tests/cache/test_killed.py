@@ -1,14 +1,18 @@
 """A dump that is stopped between any two operations of the disk, and started again, ends with the same bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from kdcache.cache.store import Cache
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, IdentityError
 from kdcache.targets.base import Coding
 from support.disks import Killed, WatchedDisk
-from support.small_cache import FULL, TOPK, fill, open_entry, tree
+from support.small_cache import CLASSES, FULL, TOPK, fill, open_entry, tree
+from support.targets_contract import random_order
+
+ORDER = "teachers/teacher/order/c/0/0"
 
 
 def dump(path: Path, coding: Coding, samples: int, disk: WatchedDisk) -> None:
@@ -45,6 +49,31 @@ def test_stopped_anywhere_it_finishes_with_the_same_bytes(
         assert_everything_recorded_can_be_read(path)
         dump(path, coding, samples, WatchedDisk())
         assert tree(path) == expected, f"stopped before {whole.operations[operation]}"
+
+
+def test_what_a_dump_of_other_weights_left_is_no_part_of_the_next(tmp_path: Path) -> None:
+    """Stopped anywhere before it has an entry, its order of classes is written over; after that its name is taken."""
+    dump(tmp_path / "whole", TOPK, 4, WatchedDisk())
+    other = replace(TOPK, order=random_order(CLASSES, seed=1))
+    refused = written_over = 0
+    operation, stopped = 0, True
+    while stopped:
+        path, disk = tmp_path / str(operation), WatchedDisk(operation)
+        try:
+            open_entry(path, other, disk, 4, weights="others")
+            stopped = False
+        except Killed:
+            written_over += (path / ORDER).exists() and not (path / "teachers/teacher/zarr.json").exists()
+        if (path / "teachers/teacher/zarr.json").exists():
+            with pytest.raises(IdentityError, match="weights"):
+                dump(path, TOPK, 4, WatchedDisk())
+            refused += 1
+        else:
+            dump(path, TOPK, 4, WatchedDisk())
+            assert tree(path) == tree(tmp_path / "whole"), f"stopped at operation {operation}"
+        operation += 1
+    assert refused > 0
+    assert written_over > 0
 
 
 def test_a_full_disk_says_so_and_leaves_no_rubbish(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import zarr
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.identity import seal, windows_checksum
 from kdcache.cache.store import Cache
+from kdcache.cache.tables import settle_tables
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
 from support.small_cache import (
@@ -156,17 +157,34 @@ def test_an_entry_keeps_its_table_whatever_a_later_coding_has(tmp_path: Path) ->
     assert tree(tmp_path) == before
 
 
-def test_a_table_that_another_process_stored_first_is_taken(tmp_path: Path) -> None:
-    """The table comes before the entry that names it, and is put if absent."""
-    fill(open_entry(tmp_path / "one"))
-    theirs = (tmp_path / "one" / ORDER).read_bytes()
-    for found, expected in ((theirs, TOPK), (theirs[:-1], replace(TOPK, order=random_order(CLASSES, seed=1)))):
-        path = tmp_path / str(len(found))
-        (path / ORDER).parent.mkdir(parents=True)
-        (path / ORDER).write_bytes(found)
-        entry = open_entry(path, replace(TOPK, order=random_order(CLASSES, seed=1)))
-        assert entry.coding.identity() == expected.identity()
-        assert Cache.open(path).entry("teacher").coding.identity() == expected.identity()
+@pytest.mark.parametrize("left", [b"half of a chunk", b""])
+def test_a_table_that_no_entry_names_is_written_over(tmp_path: Path, left: bytes) -> None:
+    """It is of a dump that was killed before its entry came to be: perhaps of other weights."""
+    open_entry(tmp_path / "other", replace(TOPK, order=random_order(CLASSES, seed=1)))
+    path = tmp_path / "cache"
+    (path / ORDER).parent.mkdir(parents=True)
+    (path / ORDER).write_bytes(left or (tmp_path / "other" / ORDER).read_bytes())
+    assert open_entry(path).coding.identity() == TOPK.identity()
+    assert Cache.open(path).entry("teacher").coding.identity() == TOPK.identity()
+
+
+def test_of_two_processes_that_make_an_entry_at_once_the_table_of_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other writes its table between the table and the identity of the one that wins."""
+    cache = Cache.create(tmp_path, VIEW_SET, WINDOWS)
+    put, other = LocalFiles.put_if_absent, replace(TOPK, order=random_order(CLASSES, seed=1))
+
+    def put_late(self: LocalFiles, key: str, data: bytes) -> bool:
+        if key == "teachers/teacher/zarr.json":
+            settle_tables(LocalFiles(tmp_path), other, "teacher")
+        return put(self, key, data)
+
+    monkeypatch.setattr(LocalFiles, "put_if_absent", put_late)
+    cache.add_teacher(identity_of(TOPK), TOPK)
+    monkeypatch.undo()
+    assert Cache.open(tmp_path).entry("teacher").coding.identity() == TOPK.identity()
+    assert cache.add_teacher(identity_of(other), other).coding.identity() == TOPK.identity()
 
 
 def test_a_table_that_could_fill_the_memory_is_not_even_read(tmp_path: Path) -> None:

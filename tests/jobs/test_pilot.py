@@ -10,13 +10,13 @@ import torch
 from kdcache.cache.claims import block_claim
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
-from kdcache.errors import UsageError
+from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs import pilot, waiting
 from kdcache.jobs.dump import dump
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.order_learning import learn_order
-from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, tree_bytes
+from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_teacher, tree_bytes
 
 ORDER = f"teachers/{MODEL}/order/c/0/0"
 
@@ -84,6 +84,19 @@ def test_what_an_order_is_learned_from_is_not_asked_for_twice(job, tmp_path, mon
     assert Cache.open(tmp_path / "two").entry(MODEL).complete_views() == 0
     dump(dump_request(job.data, tmp_path / "two", job.weights, job.policy, **batch))
     assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_an_order_that_was_lost_is_learned_again(job, tmp_path):
+    def request(weights, **choice):
+        return dump_request(job.data, tmp_path / "cache", weights, job.policy, targets="topk", views=1, **choice)
+
+    dump(request(job.weights))
+    before = tree_bytes(tmp_path / "cache")
+    (tmp_path / "cache" / ORDER).write_bytes(b"damaged")
+    with pytest.raises(IdentityError, match="weights"):
+        dump(request(make_teacher(tmp_path / "other", seed=8)))
+    dump(request(job.weights))
+    assert tree_bytes(tmp_path / "cache") == before
 
 
 def test_many_classes_of_many_answers_are_not_held(job, tmp_path, monkeypatch):
