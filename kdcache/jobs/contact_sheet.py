@@ -51,16 +51,27 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
 
 # HTML: one file without scripts, fonts or anything else from elsewhere
 
+# Cells of a line wrap, each under its own heading, so that nothing is cut on a narrow screen; a pair stays together.
 _STYLE = f"""
-body {{ font: 13px/1.35 system-ui, sans-serif; color: rgb{_INK}; background: rgb{_PAPER}; margin: 24px; }}
-table {{ border-collapse: collapse; }}
-th {{ text-align: left; padding: 4px 12px; }}
-td {{ vertical-align: top; padding: 4px 12px 16px; }}
-.cell {{ display: flex; gap: 4px; }}
-figure {{ margin: 0; width: min-content; min-width: 180px; }}
+:root {{ color-scheme: light dark; --ink: rgb{_INK}; --paper: rgb{_PAPER}; --answer: rgb{_ANSWER}; --tint: #eef1f5; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --ink: #e6e6e6; --paper: #16181b; --answer: #7cc0ff; --tint: #262a30; }}
+}}
+body {{ font: 14px/1.35 system-ui, sans-serif; margin: clamp(10px, 2vw, 24px); }}
+body {{ color: var(--ink); background: var(--paper); }}
+h1 {{ font-size: 22px; margin: 0 0 6px; overflow-wrap: anywhere; }}
+body > p {{ margin: 0 0 4px; }}
+table, tbody {{ display: block; }}
+tr {{ display: flex; flex-wrap: wrap; gap: 12px; padding: 14px 0; border-top: 1px solid var(--tint); }}
+tr:first-child {{ display: none; }}
+td {{ display: block; padding: 8px; max-width: 100%; box-sizing: border-box; border-radius: 6px; }}
+td.pair {{ background: var(--tint); }}
+td::before {{ content: attr(data-column); display: block; font-weight: 600; margin-bottom: 4px; }}
+.cell {{ display: flex; gap: 6px; }}
+figure {{ margin: 0; flex: 0 1 var(--width); min-width: 0; }}
 figcaption p {{ margin: 2px 0 0; overflow-wrap: anywhere; }}
-figcaption .answer {{ color: rgb{_ANSWER}; }}
-img {{ height: auto; }}
+figcaption .answer {{ color: var(--answer); font-weight: 600; font-variant-numeric: tabular-nums; }}
+img {{ display: block; max-width: 100%; height: auto; }}
 img.small {{ width: 192px; image-rendering: pixelated; }}
 """
 
@@ -68,17 +79,21 @@ img.small {{ width: 192px; image-rendering: pixelated; }}
 def _to_html(sheet: Sheet) -> str:
     heading, *rest = (html.escape(line) for line in sheet.title)
     head = "".join(f"<th>{html.escape(column)}</th>" for column in sheet.columns)
-    body = "\n".join(f"<tr>{''.join(map(_cell_to_html, cells))}</tr>" for cells in sheet.lines)
+    body = "\n".join(f"<tr>{''.join(map(_cell_to_html, sheet.columns, cells))}</tr>" for cells in sheet.lines)
     return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">\n'
+        '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{heading}</title>\n<style>{_STYLE}</style></head>\n<body>\n<h1>{heading}</h1>\n"
         + "".join(f"<p>{line}</p>\n" for line in rest)
         + f"<table>\n<tr>{head}</tr>\n{body}\n</table>\n</body>\n</html>\n"
     )
 
 
-def _cell_to_html(cell: Cell) -> str:
-    return f'<td><div class="cell">{"".join(map(_picture_to_html, cell.pictures))}</div></td>\n'
+def _cell_to_html(column: str, cell: Cell) -> str:
+    pair = len(cell.pictures) > 1
+    heading = html.escape(f"{column}, a mixed pair" if pair else column)
+    pictures = "".join(map(_picture_to_html, cell.pictures))
+    return f'<td{" class=pair" * pair} data-column="{heading}"><div class="cell">{pictures}</div></td>\n'
 
 
 def _picture_to_html(picture: Picture) -> str:
@@ -92,7 +107,9 @@ def _picture_to_html(picture: Picture) -> str:
     answers = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in picture.answers)
     kind = ' class="small"' if small else ""
     image = f'<img{kind} width="{width}" height="{height}" alt="" src="{source}">'
-    return f"<figure>{image}<figcaption>{words}{answers}</figcaption></figure>"
+    return (
+        f'<figure style="--width: {max(width, 2 * _SMALL)}px">{image}<figcaption>{words}{answers}</figcaption></figure>'
+    )
 
 
 # PNG

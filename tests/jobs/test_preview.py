@@ -38,6 +38,7 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.figures: list[tuple[np.ndarray, list[str]]] = []
         self.cells: list[int] = []
+        self.headings: list[str] = []
         text = file.read_text("utf-8")
         self.outside = re.findall(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", text))
         self.feed(text)
@@ -46,6 +47,7 @@ class Page(HTMLParser):
         self.tags.add(tag)
         if tag == "td":
             self.cells.append(0)
+            self.headings.append(dict(attrs)["data-column"] or "")
         if tag == "img":
             data = dict(attrs)["src"] or ""
             pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data.partition("base64,")[2]))))
@@ -83,14 +85,15 @@ def test_the_views_shown_are_those_of_the_view_set_partners_beside_them(request_
     assert len(page.cells) == 3 * (1 + 2)
     shown = iter(page.figures)
     expected = [views_of(view_set, view) for view in range(2)]
-    cells = iter(page.cells)
+    cells = zip(page.cells, page.headings, strict=True)
     for _ in range(3):
-        assert next(cells) == 1
+        assert next(cells) == (1, "image")
         _, words = next(shown)
         key = words[0].split()[0]
         for view in range(2):
-            count = next(cells)
+            count, heading = next(cells)
             pixels, mixed = expected[view][key]
+            assert heading == f"view {view}" + ", a mixed pair" * mixed
             assert count == 1 + mixed
             own, words = next(shown)
             assert np.array_equal(own, pixels)
@@ -112,6 +115,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path) -> None
     page = Page(tmp_path / "deep" / "a.html")
     assert not page.tags & {"script", "b", "i", "u", "link", "iframe"}
     assert page.figures[0][1] == ['<script>"x"', "50% <u>"]
+    assert page.headings == ["<i>"]
     assert not page.outside
 
 
