@@ -46,15 +46,30 @@ def dump_logits(
         ),
     ] = None,
     targets: Annotated[
-        Literal["topk", "full"],
-        typer.Option("--targets", help="What is kept: the likely classes and the tail's mass, or every class."),
-    ] = "topk",
+        Literal["topk", "full", "embedding"] | None,
+        typer.Option(
+            "--targets",
+            help="What is kept: the likely classes and the tail's mass, every class, or the features that every class "
+            "can be computed from again.",
+            show_default="topk",
+        ),
+    ] = None,
     dtype: Annotated[
-        Literal["float32", "uint8"] | None,
+        Literal["float32", "float16", "uint8"] | None,
         typer.Option(
             "--dtype",
-            help="full: as the teacher said it, or in 8 bits (a mean KL below 0.001).",
-            show_default="float32",
+            help="full: float32, as the teacher said it, or uint8 (a mean KL below 0.001); embedding: uint8 (below "
+            "0.0005) or float16.",
+            show_default="float32 for full, uint8 for embedding",
+        ),
+    ] = None,
+    objectives: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="NAMES",
+            help="What shall be trained, such as kd,dkd,dist: chooses the smallest targets that serve all of them.",
+            show_default="none",
         ),
     ] = None,
     k: Annotated[
@@ -143,6 +158,7 @@ def dump_logits(
         min_prob=min_prob,
         targets=targets,
         dtype=dtype,
+        objectives=objectives,
         label_space=label_space,
         policy=policy,
         seed=seed,

@@ -135,6 +135,13 @@ def train(
             show_default="timm's pretrained weights",
         ),
     ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate",
+            help="Where the objective wants every class and the cache has the likely ones, spread the rest evenly.",
+        ),
+    ] = False,
     device: DeviceOption = "auto",
     renderer: RendererOption = "dali",
     decode: DecodeOption = "auto",
@@ -167,6 +174,7 @@ def train(
         teachers=teachers,
         online_teacher=online_teacher,
         teacher_weights=teacher_weights,
+        approximate=approximate,
         device=device,
         renderer=renderer,
         decode=decode,

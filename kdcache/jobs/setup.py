@@ -48,6 +48,7 @@ class TrainRequest:
         supervised: learn from labels alone.
         teacher: the entry of the cache to learn from, where it has several.
         teachers: several of them with their weights, such as "a=0.7,b=0.3".
+        approximate: where the cache holds the likeliest classes only, take its tail as spread evenly.
         online_teacher, teacher_weights: a teacher to run live instead of reading its answers.
         fresh: start anew over what the run folder holds.
     """
@@ -64,6 +65,7 @@ class TrainRequest:
     seed: int | None = None
     batch_size: int | None = None
     supervised: bool = False
+    approximate: bool = False
     teacher: str | None = None
     teachers: str | None = None
     online_teacher: str | None = None
@@ -175,16 +177,25 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         stored = stored_teachers(cache, request.teacher, request.teachers)
     config = _with_views(config, opened)
     config = _with_view_count(config, opened, stored, before, progress)
+    needs = config.objective.needs
     live = (
         open_live_teacher(
-            request.online_teacher or "", request.teacher_weights, request.teacher, cache, opened, device, progress
+            request.online_teacher or "",
+            request.teacher_weights,
+            request.teacher,
+            cache,
+            opened,
+            device,
+            progress,
+            features=needs.teacher_features,
+            layers=needs.teacher_layers if needs.maps else None,
         )
         if mode == "live"
         else None
     )
     kind = stored.kind if stored is not None else "live" if live is not None else None
     label_space = _label_space(stored, live)
-    require(config.objective.needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
+    require(needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
     num_classes = _num_classes(index, stored, live)
     if val is not None:
         if label_space == "none":
@@ -246,6 +257,9 @@ def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple
     config = load_config(
         request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
     )
+    if request.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
+        objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
+        config = dataclasses.replace(config, objective=objective)
     asked = given_settings(file=request.config, options=options, assignments=request.overrides)
     twice = sorted(options.keys() & given_settings(assignments=request.overrides))
     if twice:

@@ -35,9 +35,11 @@ class StoredTeachers:
 
     @property
     def kind(self) -> str:
-        """What the answers can give: `full` where all of them are."""
+        """What the answers can give: of a mixture every class, `full`, where each of them has it, but no features."""
         kinds = {entry.coding.kind for entry in self.entries}
-        return kinds.pop() if len(kinds) == 1 else "topk"
+        if len(self.entries) == 1:
+            return kinds.pop()
+        return "topk" if "topk" in kinds else "full"
 
     def complete_views(self) -> int:
         """Length of the longest prefix of views that each has whole."""

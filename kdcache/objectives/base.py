@@ -186,7 +186,7 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
     if needs.full and targets == "topk":
         raise UsageError(
             "The objective needs the teacher's probability of every class, and the cache holds those of the likeliest "
-            f"only: {needs.full} (--approximate), or dump again with --targets full or embedding."
+            f"only: {needs.full}, or dump again with --targets full or embedding."
         )
     if needs.maps and targets != "live":
         raise UsageError(

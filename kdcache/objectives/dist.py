@@ -77,7 +77,7 @@ class DIST(Distillation):
     def needs_full(self) -> str:
         """Columns need every class; rows do at another temperature than 1."""
         if self.gamma > 0:
-            return "set objective.gamma=0 with objective.approximate=true, which leaves the relation of rows"
+            return "set objective.gamma=0 with --approximate, which leaves the relation of rows"
         return "" if self.approximate else APPROXIMATELY
 
     def distil(self, given: Given) -> Float[Tensor, ""]:

@@ -20,7 +20,7 @@ LabelLoss = Literal["ce", "bce", "none"]
 LABEL_SETTINGS = ("label_loss", "smoothing", "bce_sum", "bce_target_thresh")
 
 ANOTHER_OBJECTIVE = "choose one that does without, such as objective.name=kd"
-APPROXIMATELY = "set objective.approximate=true, which spreads the rest evenly"
+APPROXIMATELY = "set objective.approximate=true (--approximate), which spreads the rest evenly"
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class IPWD(Distillation):
         """Softening needs the order within the tail."""
         if self.temperature == 1 or self.approximate:
             return ""
-        return "set objective.temperature=1 or objective.approximate=true"
+        return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
 
     def companion(self, shape: Shape) -> nn.Module | None:
         """The head; none where there is nothing to weigh."""

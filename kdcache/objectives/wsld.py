@@ -69,7 +69,7 @@ class WSLD(Distillation):
         """Softening needs the order within the tail."""
         if self.temperature == 1 or self.approximate:
             return ""
-        return "set objective.temperature=1 or objective.approximate=true"
+        return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
 
     def distil(self, given: Given) -> Float[Tensor, ""]:
         """`wsld`, on labels without smoothing."""

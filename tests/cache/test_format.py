@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import zarr
 
 from kdcache.cache.layout import MAX_BLOCK_ROWS, Layout, default_block_rows
 from kdcache.targets.base import Coding
+from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.topk import TopKTargets
-from support.small_cache import CLASSES, SAMPLES, TOPK, fill, open_entry
+from support.small_cache import CLASSES, EMBEDDING, SAMPLES, TOPK, fill, open_entry
 from support.targets_contract import random_order
 
 
@@ -46,15 +48,21 @@ class Reader:
             teacher["num_classes"],
         )
         self.targets = teacher["targets"]
-        if "order" in self.targets:
-            self.order = self.group["order"][:]
-            assert hashlib.blake2b(self.order.tobytes(), digest_size=16).hexdigest() == self.targets["order"]
+        for table in {"order", "head"} & self.targets.keys():
+            setattr(self, table, self.group[table][:])
+            check = hashlib.blake2b(self.group[table][:].tobytes(), digest_size=16).hexdigest()
+            assert check == self.targets[table]
 
     def check_block(self, view: int, block: int) -> None:
         record = unsealed(json.loads((self.root / f"records/{view}/{block}.json").read_bytes()))
         for name, (crc, length) in record["chunks"].items():
             array, chunk = name.split("/")
-            place = {"label": f"0/{chunk}", "range": f"0/{chunk}", "log_prob": f"{chunk}/0"}.get(array, chunk)
+            place = {
+                "label": f"0/{chunk}",
+                "range": f"0/{chunk}",
+                "log_prob": f"{chunk}/0",
+                "feature": f"{chunk}/0",
+            }.get(array, chunk)
             data = (self.root / array / f"c/{view}/{place}").read_bytes()
             assert (google_crc32c.value(data[:-4]), len(data)) == (crc, length)
 
@@ -96,6 +104,18 @@ class Reader:
         value = lowest + stored * step
         return value - np.log(np.exp(value).sum(1, keepdims=True))
 
+    def embedding(self, view: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+        """Features, and log-probabilities at a temperature."""
+        feature = self.group["feature"][view, : self.samples].astype(np.float64)
+        for block in range(-(-self.samples // self.block_rows)):
+            self.check_block(view, block)
+        assert feature.shape[1] == self.targets["num_features"]
+        if self.targets["dtype"] == "uint8":
+            lowest, step = self.group["range"][view][:, : self.samples, None].astype(np.float64)
+            feature = lowest + feature * step
+        logit = (feature @ self.head[:, :-1].T + self.head[:, -1]) / temperature
+        return feature, logit - np.log(np.exp(logit).sum(1, keepdims=True))
+
 
 CODINGS = [
     TOPK,
@@ -130,6 +150,15 @@ def test_the_page_is_enough_to_read_full(tmp_path: Path, dtype: str) -> None:
     entry = fill(open_entry(tmp_path, make_coding("full", CLASSES, dtype=dtype)))
     expected = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(3)])
     assert Reader(tmp_path, "teacher").full(1) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_the_page_is_enough_to_read_embedding(tmp_path: Path, dtype: str) -> None:
+    entry = fill(open_entry(tmp_path, replace(EMBEDDING, dtype=dtype)))
+    expected = EmbeddingTargets.concat([entry.read_block(1, block) for block in range(3)])  # type: ignore[list-item]
+    features, log_probs = Reader(tmp_path, "teacher").embedding(1, 4.0)
+    assert features == pytest.approx(expected.features().numpy(), abs=1e-5)
+    assert log_probs == pytest.approx(expected.log_probs(CLASSES, 4.0).numpy(), abs=1e-5)
 
 
 def test_the_example_of_the_page() -> None:

@@ -19,7 +19,8 @@ from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
-from support.small_cache import FULL, TOPK, fill, open_entry
+from kdcache.targets.base import Coding
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry
 
 SEEDS = 4
 CASES = 500  # of each seed: 2,000 in all
@@ -36,6 +37,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "cache"
     fill(open_entry(path, TOPK, samples=6), 1)
     fill(open_entry(path, FULL, samples=6, name="other"), 1)
+    fill(open_entry(path, EMBEDDING, samples=6, name="third"), 1)
     return path
 
 
@@ -131,12 +133,15 @@ def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
 
 def mutate_table(rng: random.Random, path: Path, root: Path) -> None:
     """With a checksum in the teacher's identity that fits what it has become."""
-    values = TOPK.tables()["order"].copy()
+    name, table = path.relative_to(root).parts[1:3]
+    coding: Coding = {"teacher": TOPK, "third": EMBEDDING}[name]
+    values = coding.tables()[table].copy()
     for place in rng.sample(range(values.size), rng.randrange(1, 5)):
-        values.flat[place] = rng.randrange(256)
-    path.write_bytes(ZarrChunk(TOPK.table_specs()["order"]).encode(values))
-    order = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
-    reseal(root / "teachers/teacher/zarr.json", targets={**TOPK.identity(), "order": order})
+        strange = rng.choice((float("nan"), float("inf"), 1e38, -65504.0, 0.0))
+        values.flat[place] = strange if values.dtype.kind == "f" else rng.randrange(256)
+    path.write_bytes(ZarrChunk(coding.table_specs()[table]).encode(values))
+    check = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
+    reseal(root / "teachers" / name / "zarr.json", targets={**coding.identity(), table: check})
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -157,7 +162,7 @@ def test_a_cache_that_was_tampered_with_is_an_error_and_nothing_worse(sound: Pat
             mutate_metadata(rng, path)
         elif kind == 1:
             mutate_record(rng, path)
-        elif kind == 2 and "order" in path.parts and rng.random() < 0.5:
+        elif kind == 2 and {"order", "head"} & set(path.parts) and rng.random() < 0.5:
             mutate_table(rng, path, root)
         elif kind == 2:
             mutate_chunk(rng, path, root)
@@ -184,6 +189,11 @@ def reseal(path: Path, **changes: Any) -> None:
         ("zarr.json", {"samples": 2**40, "block_rows": 2**10}),
         ("zarr.json", {"block_rows": 2**40}),
         ("teachers/other/zarr.json", {"num_classes": 2**40}),
+        ("teachers/third/zarr.json", {"num_classes": 2**40}),
+        ("teachers/third/zarr.json", {"targets": {**EMBEDDING.identity(), "num_features": 2**60}}),
+        ("teachers/third/zarr.json", {"targets": {**EMBEDDING.identity(), "num_features": CLASSES + 1}}),
+        ("teachers/third/zarr.json", {"targets": {"kind": "embedding", "dtype": "uint8", "num_features": CLASSES}}),
+        ("teachers/third/zarr.json", {"targets": {"kind": "embedding"}}),
         ("teachers/teacher/zarr.json", {"num_classes": 2**40}),
         ("teachers/teacher/zarr.json", {"targets": {"kind": "topk", "k": 2**60, "min_prob": 0.0, "bits": 60}}),
         ("teachers/teacher/zarr.json", {"targets": {"kind": "topk", "k": 5, "min_prob": 10**400, "bits": 5}}),

@@ -74,7 +74,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
     from kdcache.jobs.answers import DEFAULT_BATCH
-    from kdcache.jobs.choice import DEFAULT_K, DEFAULT_MIN_PROB
+    from kdcache.jobs.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
     from kdcache.jobs.dump import DumpRequest
     from kdcache.jobs.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
     from kdcache.jobs.opening import DEFAULT_VIEWS
@@ -86,7 +86,7 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert default_of("--k", dump) == str(DEFAULT_K)
     assert default_of("--min-prob", dump) == str(DEFAULT_MIN_PROB)
     assert default_of("--batch-size", dump) == f"{DEFAULT_BATCH}, fewer for small data"
-    assert default_of("--targets", dump) == DumpRequest.targets
+    assert default_of("--targets", dump) == DEFAULT_KIND
     assert default_of("--label-space", dump) == DumpRequest.label_space
     assert default_of("--renderer", dump) == DumpRequest.renderer
     assert DEFAULT_POLICY in default_of("--policy", dump)

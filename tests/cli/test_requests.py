@@ -55,7 +55,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             "w.pth",
         ),
         *("--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "full"),
-        *("--dtype", "uint8"),
+        *("--dtype", "uint8", "--for", "kd,dist"),
         *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
         *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
     )
@@ -71,6 +71,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             min_prob=0.5,
             targets="full",
             dtype="uint8",
+            objectives="kd,dist",
             label_space="none",
             policy="crop",
             seed=4294967295,
@@ -97,7 +98,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--out", "run", "--seed", "5", "--batch-size", "32", "--supervised", "--teacher", "big"),
         *("--teachers", "a=0.7,b=0.3"),
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
-        *("--renderer", "pillow", "--decode", "gpu", "--fresh"),
+        *("--renderer", "pillow", "--decode", "gpu", "--fresh", "--approximate"),
     )
     assert asked == [
         TrainRequest(
@@ -115,6 +116,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             supervised=True,
             teacher="big",
             teachers="a=0.7,b=0.3",
+            approximate=True,
             online_teacher="live",
             teacher_weights=Path("t.safetensors"),
             device="cpu",

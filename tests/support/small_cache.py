@@ -12,7 +12,9 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.targets.base import Coding, Targets
+from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
+from kdcache.targets.head import Head
 from kdcache.targets.topk_coding import TopKCoding
 from support.targets_contract import answers, labels_for, random_order
 
@@ -32,6 +34,8 @@ VIEW_SET = ViewSetIdentity(
 
 TOPK = TopKCoding(CLASSES, k=5, min_prob=0.01, order=random_order(CLASSES))
 FULL = FullCoding(CLASSES)
+#: A classifier of no weights but one for each class, so that features are logits.
+EMBEDDING = EmbeddingCoding(CLASSES, CLASSES, head=Head.of(torch.eye(CLASSES), torch.zeros(CLASSES)))
 PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
 
 
@@ -63,8 +67,9 @@ def said(view: int, start: int, stop: int) -> torch.Tensor:
 
 
 def kept(coding: Coding, view: int, start: int, stop: int) -> Targets:
-    """What is kept of that."""
-    return coding.keep(said(view, start, stop), torch.from_numpy(labels_of(view, start, stop)))
+    """What is kept of that; features are the log-probabilities themselves, as `EMBEDDING` has them."""
+    answer = said(view, start, stop)
+    return coding.keep(answer, torch.from_numpy(labels_of(view, start, stop)), answer)
 
 
 def view_set_of(samples: int) -> ViewSetIdentity:
