@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from kdcache.errors import UsageError
 from kdcache.jobs.train import train
-from support.small_job import train_request
+from support.small_job import MODEL, train_request
 
 EPOCHS = 3
 
@@ -47,9 +47,20 @@ def metrics(out):
     ]
 
 
-@pytest.mark.parametrize("objective", ["kd", "ipwd", "ps-kd"])
+def live(job):
+    """The teacher beside the student: it has features, and feature maps of as many stages as the student."""
+    return ("--online-teacher", MODEL, "--teacher-weights", str(job.weights))
+
+
+# A relation of all rows with what is learnt on each process's own, a memory of samples, and a student that gives maps.
+BEYOND_LOGITS = {"cc": (), "crd": ("--set", "objective.negatives=50"), "at": ()}
+
+
+@pytest.mark.parametrize("objective", ["kd", "ipwd", "ps-kd", *BEYOND_LOGITS])
 def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
     options = ("--set", f"objective.name={objective}")
+    if objective in BEYOND_LOGITS:
+        options += (*BEYOND_LOGITS[objective], *live(job))
     run(command(job, tmp_path / "one", 0, *options))
     done = run(command(job, tmp_path / "two", 2, *options))
     assert "on 2 processes" in done.stderr

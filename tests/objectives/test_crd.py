@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.objectives import crd as module
-from kdcache.objectives.crd import Contrast, nce
+from kdcache.objectives.crd import Contrast, larger_share, nce
 
 SAMPLES, WIDTH = 10, 4
 
@@ -183,3 +183,23 @@ def test_extremes_are_finite(dtype, height):
         (gradient,) = torch.autograd.grad(value, student)
         assert torch.isfinite(gradient).all()
     assert all(torch.isfinite(buffer).all() for buffer in crd.buffers())
+
+
+def test_a_mixed_picture_counts_as_the_sample_of_the_larger_share():
+    samples, weight = torch.tensor([4, 7, 1, 2, 9, 3]), torch.tensor([0.8, 0.8, 0.3, 0.3, 1.0, 1.0])
+    assert larger_share(samples, weight).tolist() == [4, 7, 2, 1, 9, 3]
+    assert larger_share(samples, torch.full((6,), 0.5)).tolist() == samples.tolist()
+
+
+def test_the_scales_are_those_of_the_state_that_was_loaded():
+    trained, other = made(10), made(11)
+    trained(*batch(10))
+    other(*batch(11))
+    other.load_state_dict(trained.state_dict())
+    before = other.student_scale.clone()
+    assert torch.equal(other(*batch(12)), trained(*batch(12)))
+    assert torch.equal(other.student_scale, before)
+    fresh = made(13).state_dict()
+    other.load_state_dict(fresh)
+    other(*batch(12))
+    assert other.student_scale > 0, "measured anew after a state without scales"
