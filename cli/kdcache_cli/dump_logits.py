@@ -25,15 +25,31 @@ def dump_logits(
         typer.Option(
             "--teacher",
             metavar="NAME",
-            help="A short name (beitv2_b, beitv2_l, convnext_xl, resnet152, resnet34, ...) or any timm name.",
+            help="A short name (beitv2_b, beitv2_l, convnext_xl, resnet152, resnet34, ...), any timm name, or a "
+            "folder: a run of `kdcache train`, RUN@epoch=N, an export, local-dir:FOLDER.",
         ),
     ],
     data: DataOption = DEFAULT_DATA,
     cache: CacheOption = DEFAULT_CACHE,
     weights: WeightsOption = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size",
+            min=1,
+            metavar="S",
+            help="Pixels a side that the teacher sees.",
+            show_default="those it was trained at",
+        ),
+    ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", metavar="NAME", help="What the cache calls this teacher.", show_default="as --teacher"),
+        typer.Option(
+            "--name",
+            metavar="NAME",
+            help="What the cache calls this teacher.",
+            show_default="as --teacher, or its folder",
+        ),
     ] = None,
     views: Annotated[
         int | None,
@@ -152,6 +168,7 @@ def dump_logits(
         data=data,
         cache=cache,
         weights=weights,
+        size=size,
         name=name,
         views=views,
         k=k,

@@ -9,7 +9,7 @@ from kdcache_cli.options import DeviceOption, Precision, WeightsOption
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, or a timm model name.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, RUN@epoch=N, or a timm model name.")],
     # No default, unlike other commands: $KDCACHE_DATA and ./data are what models are trained on.
     data: Annotated[
         str,

@@ -64,7 +64,8 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="A timm or kdcache checkpoint: safetensors, or a state dict without code in it.",
+        help="A timm or kdcache checkpoint: safetensors, a state dict without code in it, a run folder, or "
+        "RUN@epoch=N, which is that run's checkpoint of epoch N.",
         show_default="timm's pretrained weights",
     ),
 ]

@@ -122,7 +122,8 @@ def train(
         typer.Option(
             "--online-teacher",
             metavar="NAME",
-            help="Run this teacher live on the very same views, instead of reading its answers.",
+            help="Run this teacher live on the very same views, instead of reading its answers; a name or a folder, as "
+            "dump-logits takes it.",
             show_default="none",
         ),
     ] = None,
@@ -131,7 +132,7 @@ def train(
         typer.Option(
             "--teacher-weights",
             metavar="FILE",
-            help="The live teacher's checkpoint.",
+            help="The live teacher's checkpoint, or RUN@epoch=N.",
             show_default="timm's pretrained weights",
         ),
     ] = None,
@@ -142,6 +143,30 @@ def train(
             help="Where the objective wants every class and the cache has the likely ones, spread the rest evenly.",
         ),
     ] = False,
+    kd_stop_epoch: Annotated[
+        int | None,
+        typer.Option(
+            "--kd-stop-epoch",
+            min=1,
+            metavar="N",
+            help="From epoch N on, counted from 0, learn from labels alone.",
+            show_default="never",
+        ),
+    ] = None,
+    bce_sum: Annotated[
+        bool, typer.Option("--bce-sum", help="Sum the binary cross-entropy over the classes; timm takes the mean.")
+    ] = False,
+    bce_target_thresh: Annotated[
+        float | None,
+        typer.Option(
+            "--bce-target-thresh",
+            min=0,
+            max=1,
+            metavar="X",
+            help="The binary cross-entropy takes soft labels over X for 1 and the others for 0.",
+            show_default="as they are",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     renderer: RendererOption = "dali",
     decode: DecodeOption = "auto",
@@ -175,6 +200,9 @@ def train(
         online_teacher=online_teacher,
         teacher_weights=teacher_weights,
         approximate=approximate,
+        kd_stop_epoch=kd_stop_epoch,
+        bce_sum=bce_sum,
+        bce_target_thresh=bce_target_thresh,
         device=device,
         renderer=renderer,
         decode=decode,

@@ -20,9 +20,9 @@ from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.pilot import begin_entry
 from kdcache.jobs.prediction import Prediction, predict
 from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
+from kdcache.jobs.source import model_source
 from kdcache.jobs.waiting import Waiting
 from kdcache.jobs.wording import duration, readable
-from kdcache.models.names import resolve_name
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.registry import AnyObjective
 from kdcache.progress import Progress, silent
@@ -37,10 +37,11 @@ class DumpRequest:
     """What `dump-logits` was asked for; None means the default, which the job says.
 
     Attributes:
-        teacher: short name or timm name.
+        teacher: short name, timm name, or folder: a run, an export, timm's `local-dir:`.
         data: folder of tars, or brace pattern.
         cache: path of the Zarr store; made when it is not there.
-        weights: checkpoint of the teacher; without it, timm's pretrained weights.
+        weights: checkpoint of the teacher, or RUN@epoch=N; without it, timm's pretrained weights.
+        size: pixels a side that the teacher sees; None: those that it was trained at.
         name: of the teacher's entry in the cache; by default `teacher`.
         views: how many views shall be there at the end.
         k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
@@ -57,6 +58,7 @@ class DumpRequest:
     data: str
     cache: str
     weights: Path | None = None
+    size: int | None = None
     name: str | None = None
     views: int | None = None
     k: int | None = None
@@ -138,7 +140,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     device = resolve_device(request.device)
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
-    resolve_name(request.teacher)
+    model = model_source(request.teacher, request.weights)
     objectives = _objectives(request)
     renderer_version(request.renderer, device=device, decode=request.decode)
     index = open_index(request.data, progress=progress)
@@ -146,11 +148,13 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     teacher = load_teacher(
-        request.teacher,
-        request.weights,
+        model.name,
+        model.weights,
+        label=model.label,
         device=device,
         precision=request.precision or "auto",
         batch_size=batch_size,
+        size=request.size,
     )
     progress.say(
         f"{teacher.name} ({teacher.architecture}, {teacher.num_classes} classes) answers at {teacher.size} pixels in "

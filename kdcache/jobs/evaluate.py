@@ -1,6 +1,5 @@
 """`kdcache evaluate`: top-1, top-5 and loss on labelled images, seen through timm's own evaluation transform."""
 
-import os
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,6 +17,7 @@ from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.device import autocast, cores, resolve_device, resolve_precision, use_all_cores
 from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.source import model_source
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
 from kdcache.prefetch import prefetch
@@ -31,7 +31,7 @@ DEFAULT_BATCH = 256
 
 @dataclass(frozen=True)
 class EvaluateRequest:
-    """What `evaluate` was asked for: a run folder, or a timm name with weights of its own or timm's."""
+    """What `evaluate` was asked for: what `model_source` takes."""
 
     model: str
     data: str
@@ -75,15 +75,8 @@ def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluatio
     device = resolve_device(request.device)
     precision = resolve_precision(request.precision, device)
     use_all_cores()
-    folder = Path(request.model)
-    if folder.is_dir():
-        if request.weights is not None:
-            raise UsageError(f"{folder} is a folder with weights of its own: leave --weights out, or name a model.")
-        network = load_model(None, folder)
-    else:
-        if os.sep in request.model and not request.model.startswith("hf-hub:"):
-            raise UsageError(f"There is no run folder {request.model}: check the path, or name a timm model.")
-        network = load_model(request.model, request.weights)
+    source = model_source(request.model, request.weights)
+    network = load_model(source.name, source.weights)
     network.module.to(device).eval()
     index = open_index(request.data, progress=progress)
     return score(

@@ -9,8 +9,8 @@ from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, teacher_labels
-from kdcache.jobs.opening import OpenViews
-from kdcache.models.names import architecture
+from kdcache.jobs.opening import OpenViews, entry_name
+from kdcache.jobs.source import ModelSource, model_source
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.base import Layers
 from kdcache.progress import Progress
@@ -60,8 +60,7 @@ def open_live_teacher(
     """The live teacher, with the settings that the cache has for it.
 
     Args:
-        name: short name or timm name.
-        weights: its checkpoint; None for timm's pretrained weights.
+        name, weights: as `model_source` has them.
         entry: of the cache, whose settings it takes; None for the one of its name or architecture, if there is one.
         features, layers: what else it shall say; see `LiveTeacher`.
 
@@ -70,10 +69,12 @@ def open_live_teacher(
         IdentityError: the entry was made with other weights.
         ModelError: as `load_teacher` does, or features are asked for and there are none.
     """
-    stored = _stored_teacher(name, entry, cache)
+    source = model_source(name, weights)
+    stored = _stored_teacher(source, entry, cache)
     teacher = load_teacher(
-        name,
-        weights,
+        source.name,
+        source.weights,
+        label=source.label,
         device=device,
         precision=stored.precision if stored is not None else "auto",
         batch_size=stored.batch_size if stored is not None else min(DEFAULT_BATCH, opened.identity.block_rows),
@@ -104,13 +105,13 @@ def open_live_teacher(
     )
 
 
-def _stored_teacher(name: str, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:
+def _stored_teacher(source: ModelSource, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:
     stored = cache.teachers() if cache is not None else {}
     if entry is not None:
         if entry not in stored:
             raise UsageError(f"The cache holds no teacher {entry!r}; it holds {', '.join(stored) or 'none'}.")
         return stored[entry]
-    if name in stored or name.startswith("hf-hub:"):
-        return stored.get(name)
-    alike = [identity for identity in stored.values() if identity.architecture == architecture(name)]
+    if (name := entry_name(source.label)) in stored:
+        return stored[name]
+    alike = [identity for identity in stored.values() if identity.architecture == source.architecture]
     return alike[0] if len(alike) == 1 else None

@@ -11,6 +11,7 @@ from kdcache.cache.layout import default_block_rows
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
+from kdcache.jobs.source import label_of
 from kdcache.progress import Progress
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.policy import Policy
@@ -21,8 +22,8 @@ DEFAULT_VIEWS = 300
 
 
 def entry_name(teacher: str) -> str:
-    """What a cache calls a teacher unless told otherwise: its name, fit for a folder."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", teacher.removeprefix("hf-hub:"))
+    """What a cache calls a teacher unless told otherwise: its name, or its folder's, fit for a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", label_of(teacher).removeprefix("hf-hub:"))
 
 
 @dataclass(frozen=True)

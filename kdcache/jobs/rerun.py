@@ -21,7 +21,8 @@ from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.jobs.answers import block_batches, teacher_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.opening import OpenViews, entry_name, stored_views
-from kdcache.models.names import architecture, resolve_name
+from kdcache.jobs.source import model_source
+from kdcache.models.names import architecture
 from kdcache.progress import Progress
 from kdcache.render.opening import open_renderer
 from kdcache.targets.error import coded, divergence
@@ -205,7 +206,7 @@ def _entry(cache: Cache, teacher: str) -> Entry:
 def _model(teacher: str, entry: Entry) -> str:
     """The model to run: an entry may have a name of its own, which is no model's."""
     try:
-        resolve_name(teacher)
+        model_source(teacher)
     except ModelError:
         return entry.identity.architecture
     return teacher

@@ -18,6 +18,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
+from kdcache.jobs.source import model_source
 from kdcache.jobs.stored import StoredTeachers, stored_teachers
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
@@ -50,6 +51,7 @@ class TrainRequest:
         teachers: several of them with their weights, such as "a=0.7,b=0.3".
         approximate: where the cache holds the likeliest classes only, take its tail as spread evenly.
         online_teacher, teacher_weights: a teacher to run live instead of reading its answers.
+        kd_stop_epoch, bce_sum, bce_target_thresh: of the objective; None and False leave them as they are.
         fresh: start anew over what the run folder holds.
     """
 
@@ -70,6 +72,9 @@ class TrainRequest:
     teachers: str | None = None
     online_teacher: str | None = None
     teacher_weights: Path | None = None
+    kd_stop_epoch: int | None = None
+    bce_sum: bool = False
+    bce_target_thresh: float | None = None
     device: str = "auto"
     renderer: str = "dali"
     decode: str = "auto"
@@ -147,8 +152,9 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     mode, device = request.mode, team.device
     config, asked = _configure(request, mode, device)
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
-    for name in filter(None, (config.student.name, request.online_teacher)):
-        resolve_name(name)
+    resolve_name(config.student.name)
+    if request.online_teacher:
+        model_source(request.online_teacher, request.teacher_weights)
     renderer_version(request.renderer, device=device, decode=request.decode)
     index = open_index(request.data, progress=progress)
     val = open_index(request.val, progress=progress) if request.val else None
@@ -252,6 +258,9 @@ def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple
         "schedule.epochs": request.epochs,
         "seed": request.seed,
         "batch_size": request.batch_size,
+        "objective.kd_stop_epoch": request.kd_stop_epoch,
+        "objective.bce_sum": request.bce_sum or None,
+        "objective.bce_target_thresh": request.bce_target_thresh,
     }
     options = {name: value for name, value in options.items() if value is not None}
     config = load_config(
@@ -267,8 +276,14 @@ def _configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple
     if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
         # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
+    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & options.keys())
+    if binary and getattr(config.objective, "label_loss", "ce") != "bce":
+        raise UsageError(
+            f"--{binary[0].removeprefix('objective.').replace('_', '-')} belongs to the binary cross-entropy, and this "
+            "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
+        )
     if mode == "supervised":
-        distilling = sorted({"objective.kd_weight", "objective.name"} & asked)
+        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
         if distilling and config.objective.needs.teacher:
             raise ConfigError(
                 f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."

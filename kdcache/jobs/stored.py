@@ -71,6 +71,10 @@ def parse_teachers(text: str) -> dict[str, float]:
                 "such as a=0.7,b=0.3."
             )
         weights[name] = weight
+    if 0 < text.count("=") < len(weights):
+        raise UsageError(
+            f"--teachers {text!r} gives some names a weight and others none: give all of them one, or none."
+        )
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
 

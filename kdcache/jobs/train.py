@@ -112,7 +112,11 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
     resumed = team.any(resumed)
     _introduce(setup, team, progress)
     _warn_of_other_renderer(setup, request, team.device, progress)
-    checkpoints = Checkpoints(folder.path / "checkpoints", keep=config.keep_checkpoints)
+    checkpoints = Checkpoints(
+        folder.path / "checkpoints",
+        keep=config.keep_checkpoints,
+        keep_every=config.keep_epochs and config.keep_epochs * setup.steps_per_epoch,
+    )
     epoch = EpochLosses(config.objective.parts)
     checkpoint = checkpoints.latest(progress.warn) if resumed else None
     if checkpoint is not None:
@@ -201,6 +205,12 @@ def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
         f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
     )
+    warmup, epochs = config.schedule.warmup_epochs, config.schedule.epochs
+    if 3 * warmup > epochs:
+        progress.say(
+            f"The learning rate grows for {warmup} of the {epochs} epochs, as {config.recipe} is meant for longer "
+            "trainings: --set schedule.warmup_epochs=N shortens that."
+        )
 
 
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
@@ -304,10 +314,15 @@ def _end_epoch(
     }
     if evaluation is not None:
         values |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
+        progress.say(
+            f"Epoch {number}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} on "
+            f"{evaluation.samples:,} images of --val."
+        )
     for log in logs:
         log.append(trainer.step, values)
     epoch.clear()
-    if number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
+    stays = config.keep_epochs is not None and number % config.keep_epochs == 0
+    if stays or number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
         _save(checkpoints, network, trainer, epoch, team, score=evaluation.top1 if evaluation is not None else None)
     return evaluation
 

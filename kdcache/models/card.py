@@ -78,6 +78,35 @@ class ModelCard:
                 "export them again with kdcache, or remove the header."
             ) from error
 
+    @classmethod
+    def from_timm(cls, config: Any) -> "ModelCard | None":
+        """The card in the `config.json` that timm saves beside weights; None where it is of something else.
+
+        Raises:
+            ModelError: timm's, and not readable.
+        """
+        if not isinstance(config, Mapping) or "architecture" not in config:
+            return None
+        data = config.get("pretrained_cfg", config)  # timm's older files have everything on one level
+        try:
+            return cls(
+                architecture=str(config["architecture"]).partition(".")[0],
+                num_classes=int(config.get("num_classes", data.get("num_classes"))),
+                input_size=tuple(map(int, data["input_size"])),  # type: ignore[arg-type] # checked where it is built
+                mean=tuple(map(float, data["mean"])),
+                std=tuple(map(float, data["std"])),
+                interpolation=str(data["interpolation"]),
+                crop_pct=float(data["crop_pct"]),
+                crop_mode=str(data.get("crop_mode", "center")),
+                class_names=_names(config.get("label_names", data.get("label_names"))),
+                model_args={key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"},
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"The config.json beside the weights cannot be read as timm's ({error!r}): save the model again with "
+                "timm, or remove the file and name the model."
+            ) from error
+
 
 def _names(value: Any) -> tuple[str, ...] | None:
     return None if value is None else tuple(str(name) for name in value)

@@ -177,9 +177,10 @@ def _spread(logits: Float[Tensor, "b c"]) -> float:
 
 
 def load_teacher(
-    name: str,
+    name: str | None,
     weights: Path | None,
     *,
+    label: str | None = None,
     device: torch.device,
     precision: str,
     batch_size: int,
@@ -188,8 +189,9 @@ def load_teacher(
     """The teacher called `name`, ready to answer; torch's random state stays as it was.
 
     Args:
-        name: a short name (`kdcache.models.names`) or any timm name.
+        name: a short name (`kdcache.models.names`) or any timm name; None where the weights say it.
         weights: a timm or kdcache checkpoint or run folder; None for timm's pretrained weights.
+        label: what to call it; by default as its name.
         device: where it runs.
         precision: "fp32", "bf16" or "fp16" (mixed precision; the log softmax is float32 always), or "auto".
         batch_size: rows of every forward pass; part of a teacher's identity.
@@ -201,4 +203,10 @@ def load_teacher(
     """
     precision = resolve_precision(precision, device)
     network = load_model(name, weights, size=size)
-    return Teacher(network, name=name, device=device, precision=precision, batch_size=batch_size)
+    return Teacher(
+        network,
+        name=label or name or network.card.architecture,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+    )

@@ -1,7 +1,9 @@
 """Reading weights from files, without running what is in them."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +29,33 @@ class Weights:
 def read_weights(path: Path) -> Weights:
     """The weights in a safetensors file, in a state dict or timm checkpoint of `torch.save`, or in a folder.
 
-    A folder is a run of kdcache's (its export is taken), an export, or a checkpoint. Of a checkpoint,
-    kdcache's or timm's, the moving average is taken where there is one; prefixes of wrappers ("module.") are
-    removed. Pickled objects other than tensors and plain containers are refused, never run.
+    A folder is a run of kdcache's (its export is taken), an export, a checkpoint, or a model that timm saved with its
+    config.json. Of a checkpoint, kdcache's or timm's, the moving average is taken where there is one; prefixes of
+    wrappers ("module.") are removed. Pickled objects other than tensors and plain containers are refused, never run.
 
     Raises:
         ModelError: nothing there, not readable, or no state dict.
     """
     file = _find(Path(path))
     return _read_safetensors(file) if file.suffix == ".safetensors" else _read_state_dict(file)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether a folder has weights where `read_weights` looks for them."""
+    return any((path / name).is_file() for name in _IN_FOLDERS)
+
+
+def read_card(path: Path) -> ModelCard | None:
+    """What the weights at `path` say of their model, the weights themselves unread; None where they say nothing.
+
+    Raises:
+        ModelError: as `read_weights` does.
+    """
+    file = _find(Path(path))
+    if file.suffix != ".safetensors":
+        return None
+    with _refusals(file), safe_open(file, framework="pt") as stored:
+        return _card(file, stored.metadata())
 
 
 def weight_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -73,22 +93,41 @@ def _find(path: Path) -> Path:
     for name in _IN_FOLDERS:
         if (path / name).is_file():
             return path / name
+    if (path / "checkpoints").is_dir():
+        raise ModelError(
+            f"The run {path} has not come to its end, so it has no export: run the same `kdcache train` again to "
+            f"finish it, or take one of its checkpoints with {path}@epoch=N."
+        )
     raise ModelError(
-        f"The folder {path} holds no weights ({', '.join(_IN_FOLDERS)}): give a checkpoint file, or the "
-        "folder of a run that has come to its end."
+        f"The folder {path} holds no weights ({', '.join(_IN_FOLDERS)}): give a checkpoint file, or a run's folder."
     )
 
 
 def _read_safetensors(file: Path) -> Weights:
+    with _refusals(file), safe_open(file, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+        return Weights(file, tensors, _card(file, stored.metadata()))
+
+
+def _card(file: Path, metadata: Mapping[str, str] | None) -> ModelCard | None:
+    """The card in the header, or in the config.json that timm saves beside the weights."""
+    card, config = ModelCard.from_metadata(metadata), file.with_name("config.json")
+    if card is not None or not config.is_file():
+        return card
     try:
-        with safe_open(file, framework="pt") as stored:
-            card = ModelCard.from_metadata(stored.metadata())
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+        return ModelCard.from_timm(json.loads(config.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ModelError(f"{config} cannot be read as JSON ({reason(error)}): restore it, or remove it.") from error
+
+
+@contextmanager
+def _refusals(file: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{file} cannot be read as safetensors ({error}): it is damaged or something else; get it again."
         ) from error
-    return Weights(file, tensors, card)
 
 
 def _read_state_dict(file: Path) -> Weights:

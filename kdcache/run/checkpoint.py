@@ -51,16 +51,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the latest few, and the best. One process writes them."""
+    """The checkpoints of one run: the latest few, the best, and every n-th if asked for. One process writes them."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path, *, keep: int = 2, keep_every: int | None = None) -> None:
         """
         Args:
             folder: `checkpoints` in the run's folder; made with the first save.
             keep: how many of the latest stay.
+            keep_every: those of steps that are multiples of it stay too.
         """
         self.folder = folder
         self._keep = keep
+        self._keep_every = keep_every
 
     def save(
         self,
@@ -72,7 +74,7 @@ class Checkpoints:
         metadata: Mapping[str, str] | None = None,
         score: float | None = None,
     ) -> Path:
-        """Write a checkpoint, then remove those that are neither recent nor the best. Returns its folder.
+        """Write a checkpoint, then remove those that have no reason to stay. Returns its folder.
 
         Args:
             step: optimiser steps done.
@@ -130,6 +132,34 @@ class Checkpoints:
             CorruptError: a file of it is missing, short or altered.
             RunError: a later version of kdcache wrote it.
         """
+        folder, files = self._path(step), self._files(step)
+        for name, wanted in files.items():
+            _require_whole(folder / name, wanted)
+        try:
+            plain = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+            return Checkpoint(
+                step=step,
+                model=load_file(folder / "model.safetensors"),
+                ema=load_file(folder / "ema.safetensors") if "ema.safetensors" in files else None,
+                trainer=unflatten(plain, load_file(folder / "trainer.safetensors")),
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CorruptError(f"The checkpoint {folder} is broken ({reason(error)}).") from error
+
+    def weights(self, step: int) -> Path:
+        """The file of a checkpoint's weights, of their moving average where there is one.
+
+        Raises:
+            CorruptError, RunError: as `load` does.
+        """
+        files = self._files(step)
+        name = "ema.safetensors" if "ema.safetensors" in files else "model.safetensors"
+        file = self._path(step) / name
+        _require_whole(file, files.get(name))
+        return file
+
+    def _files(self, step: int) -> dict[str, Any]:
+        """Length and hash of each file of a checkpoint, from its manifest."""
         folder = self._path(step)
         try:
             manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
@@ -142,19 +172,7 @@ class Checkpoints:
             raise RunError(
                 f"The checkpoint {folder} has format {version}, and this kdcache reads {_FORMAT}: update it."
             )
-        for name, wanted in files.items():
-            if not (folder / name).is_file() or _fingerprint(folder / name) != wanted:
-                raise CorruptError(f"The checkpoint {folder} is broken: {name} is missing or altered.")
-        try:
-            plain = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
-            return Checkpoint(
-                step=step,
-                model=load_file(folder / "model.safetensors"),
-                ema=load_file(folder / "ema.safetensors") if "ema.safetensors" in files else None,
-                trainer=unflatten(plain, load_file(folder / "trainer.safetensors")),
-            )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CorruptError(f"The checkpoint {folder} is broken ({reason(error)}).") from error
+        return files
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
@@ -171,6 +189,8 @@ class Checkpoints:
         # Later steps than the one just saved are what a resume passed over: broken, or of a future that is taken back.
         before = [step for step in self.steps() if step <= latest]
         stay = {*before[-self._keep :], self.best_step()}
+        if self._keep_every is not None:
+            stay |= {step for step in before if step % self._keep_every == 0}
         for step in self.steps():
             if step not in stay:
                 shutil.rmtree(self._path(step), ignore_errors=True)
@@ -194,6 +214,11 @@ def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], team: Tea
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and team.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], team.device)
+
+
+def _require_whole(file: Path, wanted: Any) -> None:
+    if not file.is_file() or _fingerprint(file) != wanted:
+        raise CorruptError(f"The checkpoint {file.parent} is broken: {file.name} is missing or altered.")
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

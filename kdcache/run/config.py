@@ -117,6 +117,8 @@ class RunConfig:
         eval_epochs: epochs between evaluations; 0 for the last only.
         checkpoint_epochs: epochs between checkpoints.
         keep_checkpoints: how many of the latest checkpoints stay, beside the best.
+        keep_epochs: epochs between checkpoints that stay for good; None: none do. Each can be a teacher
+            (`kdcache.run.kept`).
         export_dtype: of the exported weights; float16 halves the file, and every loader widens it again.
     """
 
@@ -134,6 +136,7 @@ class RunConfig:
     eval_epochs: int = 1
     checkpoint_epochs: int = 1
     keep_checkpoints: int = 2
+    keep_epochs: int | None = None
     export_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -160,6 +163,7 @@ class RunConfig:
             (self.eval_epochs >= 0, "eval_epochs", "at least 0"),
             (self.checkpoint_epochs >= 1, "checkpoint_epochs", "at least 1"),
             (self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1"),
+            (self.keep_epochs is None or self.keep_epochs >= 1, "keep_epochs", "at least 1, or null"),
         ):
             if not holds:
                 value: Any = self

@@ -19,7 +19,7 @@ _GIVEN = "given.json"
 _STARTED = {_BELONGS, _WINDOWS, _GIVEN}
 _WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export"}
 # What a run writes on its way may be changed when it goes on; what it learns may not.
-_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "export_dtype")
+_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype")
 
 
 class RunFolder:

@@ -100,6 +100,6 @@ def test_weights_are_shares():
     assert parse_teachers("a=0.7,b=0.3") == pytest.approx({"a": 0.7, "b": 0.3})
     assert parse_teachers("a=3, b=1") == pytest.approx({"a": 0.75, "b": 0.25})
     assert parse_teachers("a,b") == {"a": 0.5, "b": 0.5}
-    for text in ("", "a=0", "a=-1,b=2", "a=x", "a,a", "a=nan", "a=inf,b=1", "a,,b", "=1"):
+    for text in ("", "a=0", "a=-1,b=2", "a=x", "a,a", "a=nan", "a=inf,b=1", "a,,b", "=1", "a=0.5,b"):
         with pytest.raises(UsageError, match="--teachers"):
             parse_teachers(text)

@@ -301,3 +301,10 @@ def test_a_state_that_cannot_be_kept_is_refused_before_anything_is_written(tmp_p
     with pytest.raises(RunError, match="cannot keep"):
         Checkpoints(tmp_path / "new").save(1, model=TENSORS, trainer={"optimizer": object()})
     assert not (tmp_path / "new").exists()
+
+
+def test_every_nth_stays_for_good_if_asked_for(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every=10)
+    for step in range(5, 40, 5):
+        checkpoints.save(step, model={"a": torch.zeros(1)}, trainer={})
+    assert checkpoints.steps() == [10, 20, 30, 35]
