@@ -26,7 +26,8 @@ def attention(
         student, teacher: feature maps of as many layers, in the same order. Where the sides differ in size, the larger
             is averaged down to the smaller first. No gradient flows to the teacher.
 
-    Needs the teacher's feature maps, or its attention maps at the student's size: `attention_distance` takes those.
+    Exact with a live teacher; no kind of targets holds feature maps. Its attention maps at the student's size would do
+    (`attention_distance`).
     """
     total = student[0].new_zeros((), dtype=at_least_float32(student[0]).dtype)
     for ours, theirs in zip(student, teacher, strict=True):

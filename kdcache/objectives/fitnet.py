@@ -25,7 +25,7 @@ def hint(student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"]) -
         student: feature maps of a middle layer behind a `Regressor`.
         teacher: its own. No gradient flows to it.
 
-    Needs the teacher's feature maps.
+    Exact with a live teacher; no kind of targets holds feature maps.
     """
     return F.mse_loss(at_least_float32(student), at_least_float32(teacher.detach()))
 

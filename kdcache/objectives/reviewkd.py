@@ -32,7 +32,7 @@ def hierarchical_context(
         student: maps from `Review`, one for each of the teacher's.
         teacher: its feature maps, from fine to coarse, each as large as the student's. No gradient flows to them.
 
-    Needs the teacher's feature maps, which are too large to keep.
+    Exact with a live teacher; no kind of targets holds feature maps, which take 3 MB a view.
     """
     total = student[0].new_zeros((), dtype=at_least_float32(student[0]).dtype)
     for ours, theirs in zip(student, teacher, strict=True):

@@ -23,7 +23,8 @@ def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Te
         student, teacher: features, which may differ in width: pooled, or feature maps flattened as in the paper. No
             gradient flows to the teacher.
 
-    Needs the teacher's pooled features: `embedding` targets. Under DDP, the rows of all ranks (`gather_rows`).
+    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     with without_autocast(student):
         ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
