@@ -5,7 +5,7 @@ import torch
 
 from kdcache.objectives.gathering import gather_rows, mean_of_ranks
 from support.ranks import on_ranks
-from support.related_ranks import relate
+from support.related_ranks import OF_OBJECTIVES, relate
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,10 @@ def alone():
     return relate(0, 1)
 
 
-@pytest.mark.parametrize("name", ["rkd", "pkt", "sp", "cc_kernel", "cc", "crd", "crd again", "memory"])
+FUNCTIONS = ("rkd", "pkt", "sp", "cc_kernel", "cc", "crd", "crd again", "memory")
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *(f"{name}()" for name in OF_OBJECTIVES)])
 def test_two_ranks_find_what_one_process_finds(alone, on_two, name):
     assert any(any(value) if isinstance(value, list) else value for value in alone[name])
     for rank in on_two:

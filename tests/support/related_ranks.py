@@ -1,16 +1,23 @@
 """A step of every relation on a rank's share of a batch, with its gradients averaged over the ranks as DDP does."""
 
+from dataclasses import replace
+
 import torch
 from torch import distributed, nn
 
+from kdcache.objectives.base import Given
 from kdcache.objectives.cc import Embeddings, cc, cc_kernel
-from kdcache.objectives.crd import Contrast
+from kdcache.objectives.crd import Contrast, Contrasts
 from kdcache.objectives.gathering import gather_rows
+from kdcache.objectives.negatives import Negatives
 from kdcache.objectives.pkt import pkt
+from kdcache.objectives.registry import OBJECTIVES
 from kdcache.objectives.rkd import rkd
 from kdcache.objectives.sp import sp
+from support.batches import Said
 
 ROWS, WIDTH, SAMPLES = 8, 5, 12
+OF_OBJECTIVES = ("rkd", "pkt", "sp", "cc", "crd")
 RELATIONS = {"rkd": rkd, "pkt": pkt, "sp": sp, "cc_kernel": cc_kernel}
 
 
@@ -39,9 +46,21 @@ def relate(rank, world):
     def contrasted():
         return crd(student(mine), theirs, samples[share], negatives[share])
 
+    companions = Contrasts(crd, Negatives(torch.arange(SAMPLES) % 3, seed=5), count=6)
+    weight = torch.tensor([0.8, 0.8, 0.3, 0.3, 1.0, 1.0, 0.4, 0.4], dtype=torch.float64)[share]
+
+    def of_objective(name):
+        answers = Said(torch.zeros(len(mine), 2, dtype=torch.float64), theirs)
+        beside = {"cc": embeddings, "crd": companions}.get(name)
+        given = Given(torch.zeros(len(mine), 2), torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
+        given = replace(given, features=student(mine), samples=samples[share], companion=beside)
+        return OBJECTIVES[name].distil(given)
+
     losses = {name: lambda of=of: of(gather_rows(student(mine)), gather_rows(theirs)) for name, of in RELATIONS.items()}
+    losses |= {"cc": embedded, "crd": contrasted, "crd again": contrasted}
+    losses |= {f"{name}()": lambda name=name: of_objective(name) for name in OF_OBJECTIVES}
     found = {}
-    for name, loss in {**losses, "cc": embedded, "crd": contrasted, "crd again": contrasted}.items():
+    for name, loss in losses.items():
         value = loss()
         parameters = [*student.parameters(), *embeddings.parameters(), *crd.parameters()]
         gradients = torch.autograd.grad(value, parameters, allow_unused=True)
