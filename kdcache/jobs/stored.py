@@ -35,9 +35,9 @@ class StoredTeachers:
 
     @property
     def kind(self) -> str:
-        """What the answers can give: of a mixture every class, `full`, where each of them has it, but no features."""
+        """What the answers can give: of a mixture of kinds every class, `full`, where each of them has it."""
         kinds = {entry.coding.kind for entry in self.entries}
-        if len(self.entries) == 1:
+        if len(kinds) == 1:
             return kinds.pop()
         return "topk" if "topk" in kinds else "full"
 

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from kdcache.errors import DeviceError, UsageError
+from kdcache.errors import DeviceError, ModelError, UsageError
 from kdcache.models.students import create_student
 from kdcache.models.teachers import load_teacher
 from kdcache.models.weights import weight_hash
@@ -170,3 +170,61 @@ def test_what_is_said_may_be_kept_for_a_gradient(folders):
         ours = torch.zeros_like(values, requires_grad=True)
         F.mse_loss(ours, values).backward()
         assert ours.grad.abs().sum() > 0
+
+
+def loaded(tmp_path, name, precision="fp32", **kwargs):
+    save_file(timm.create_model(name, num_classes=4, **kwargs).state_dict(), tmp_path / "w.safetensors")
+    return load_teacher(name, tmp_path / "w.safetensors", device=CPU, precision=precision, batch_size=2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_linear_head_makes_the_teachers_logits_of_its_features(folders, name, precision):
+    teacher = teacher_of(folders, name, precision=precision)
+    weight, bias = teacher.linear_head()
+    said = teacher.answer(pixels(7), features=True)
+    rebuilt = F.log_softmax(said.features @ weight.T + bias, dim=-1)
+    assert said.features.shape == (7, teacher.num_features)
+    torch.testing.assert_close(rebuilt, said.log_probs, atol=1e-5 if precision == "fp32" else 0.05, rtol=0)
+    assert torch.equal(said.log_probs, teacher.answer(pixels(7)).log_probs)
+
+
+def test_a_convolution_of_one_pixel_is_a_linear_head(tmp_path):
+    teacher = loaded(tmp_path, "dla46_c")
+    weight, bias = teacher.linear_head()
+    said = teacher.answer(pixels(2, size=teacher.size), features=True)
+    torch.testing.assert_close(
+        F.log_softmax(said.features @ weight.T + bias, dim=-1), said.log_probs, atol=1e-4, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "repvit_m0_9"])
+def test_a_classifier_that_is_not_one_layer_is_no_linear_head(tmp_path, name):
+    teacher = loaded(tmp_path, name)
+    for ask in (teacher.linear_head, lambda: teacher.num_features):
+        with pytest.raises(ModelError, match=r"not one linear layer.*--targets topk or full.*another teacher"):
+            ask()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("after", [torch.nn.BatchNorm1d(6), torch.nn.Softsign()])
+def test_logits_that_are_not_the_classifiers_own_are_found_out(folders, after, precision):
+    """Some of timm's models have one linear classifier and add to, or scale, what it says (VOLO's auxiliary head)."""
+    teacher = teacher_of(folders, precision=precision)
+    if isinstance(after, torch.nn.BatchNorm1d):
+        torch.nn.init.uniform_(after.eval().weight, 0.5, 2)
+    handle = teacher._network.module.register_forward_hook(lambda module, inputs, logits: after(logits.float() * 5))
+    try:
+        with pytest.raises(ModelError, match=r"cannot be rebuilt from features: use --targets topk or full"):
+            teacher.linear_head()
+    finally:
+        handle.remove()
+    teacher.linear_head()
+
+
+def test_looking_at_the_head_leaves_the_random_state_alone(folders):
+    teacher = teacher_of(folders)
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    teacher.linear_head()
+    assert torch.equal(torch.get_rng_state(), before)

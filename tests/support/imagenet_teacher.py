@@ -43,5 +43,5 @@ def photograph_shards(folder: Path, images: int) -> str:
         left, top = rng.integers(picture.width - width + 1), rng.integers(picture.height - height + 1)
         part = picture.convert("RGB").crop((left, top, left + width, top + height))
         part.thumbnail((400, 400))
-        samples.append(Sample(f"photo-{number:03d}", "jpg", encode_image(np.asarray(part), "jpg"), None))
+        samples.append(Sample(f"photo-{number:03d}", "jpg", encode_image(np.asarray(part), "jpg"), number % 9))
     return str(write_set(folder, samples, 1, class_names=False))
