@@ -113,16 +113,17 @@ class Entry:
         with self._fitting(view, chunk):
             return self.coding.unpack(arrays, stop - start)
 
-    def read_parts(self, view: int, chunk: int) -> Iterator[Targets]:
-        """What `read_chunk` gives, some consecutive rows at a time, in little memory."""
-        start, stop = self.layout.chunk_range(chunk)
+    def read_parts(self, view: int, chunk: int, rows: slice = slice(None)) -> Iterator[Targets]:
+        """What `read_chunk` gives, or these rows of it (no step), some at a time, in little memory."""
+        first, stop = self.layout.chunk_range(chunk)
+        first, stop, _ = rows.indices(stop - first)
         room = sum(prod(codec.spec.shape) for codec in self._codecs.values())
-        rows = max(1, PART * self.layout.chunk_rows // room)
+        step = max(1, PART * self.layout.chunk_rows // room)
         arrays = self._arrays(view, chunk)
-        for first in range(0, stop - start, rows):
-            last = min(first + rows, stop - start)
+        for start in range(first, stop, step):
+            last = min(start + step, stop)
             with self._fitting(view, chunk):
-                part = self.coding.unpack(self.coding.rows_of(arrays, first, last), last - first)
+                part = self.coding.unpack(self.coding.rows_of(arrays, start, last), last - start)
             yield part
 
     def read_block(self, view: int, block: int) -> Targets:

@@ -39,6 +39,27 @@ class Looks:
     hidden: Float[Tensor, "b"]
 
     @classmethod
+    def room(cls, rows: int) -> "Looks":
+        """Room for so many, to be filled with `put`.
+
+        One tensor for all: many small ones that stay, made between large ones that go, would leave holes in memory.
+        """
+        whole, real = torch.int64, torch.float64
+        types = {"first": whole, "second": whole, "kept": whole}
+        return cls(**{field.name: torch.zeros(rows, dtype=types.get(field.name, real)) for field in fields(cls)})
+
+    def put(self, at: int, part: "Looks") -> int:
+        """Copy some in from row `at` on; returns the row after them."""
+        end = at + len(part.first)
+        for field in fields(self):
+            getattr(self, field.name)[at:end] = getattr(part, field.name)
+        return end
+
+    def until(self, row: int) -> "Looks":
+        """Those before a row."""
+        return Looks(**{field.name: getattr(self, field.name)[:row] for field in fields(self)})
+
+    @classmethod
     def concat(cls, parts: Sequence["Looks"]) -> "Looks":
         """Several, one after the other."""
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})

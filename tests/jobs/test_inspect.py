@@ -46,9 +46,31 @@ def test_views_blocks_and_bytes_are_counted(tmp_path: Path) -> None:
     assert report.once_bytes["windows"] == (tmp_path / "cache/windows/c/0").stat().st_size
     assert [count for _, count in full.provenance] == [3, 1]
     text = "\n".join(report.lines())
-    for words in ("view 3: blocks 0, 2", "complete   2 views: 0-1", "renderer dali (1 blocks)", "seed 7"):
+    for words in ("view 3: blocks 0, 2", "complete   2 views: 0-1", "renderer dali (1 block)", "seed 7"):
         assert words in text
     assert json.loads(json.dumps(report.to_json()))["teachers"][1]["stored_answers"] == 22
+
+
+def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
+    fill(open_entry(tmp_path), 2)
+    (tmp_path / "teachers/teacher/records/0/1.json").write_bytes(b"?")
+    (tmp_path / "teachers/teacher/tail/c/1/2").write_bytes(b"?")
+    (teacher,) = inspect(InspectRequest(str(tmp_path))).teachers
+    assert (teacher.complete, teacher.stored_answers) == ((0, 1), 2 * 11 - 4)
+    assert teacher.answers is not None
+    assert (teacher.answers.looked_at, teacher.answers.views) == (2 * 11 - 4 - 3, 2)
+    assert len(teacher.problems) == 2
+    text = "\n".join(teacher.lines())
+    assert str(tmp_path / "teachers/teacher/records/0/1.json") in text
+    assert "view 1, block 2" in text
+    assert "15 of 18 looked at, from 2 views of 2" in text
+
+
+def test_views_that_are_looked_at_are_counted(tmp_path: Path) -> None:
+    fill(open_entry(tmp_path), 1)
+    report = inspect(InspectRequest(str(tmp_path), samples=2))
+    assert "from 1 view of 1" in "\n".join(report.lines())
+    assert report.to_json()["teachers"][0]["answers"]["views"] == 1
 
 
 def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
