@@ -326,6 +326,11 @@ def _with_view_count(
                 f"{stored.name} has {complete} views in the cache that are complete in every block, and "
                 f"{repeats} are needed: run the same `kdcache dump-logits` again to finish them."
             )
+        if count is not None and count > there and config.views.count is None:
+            raise UsageError(
+                f"The run in this folder learns from {count} views, and {there} are complete in the cache: give the "
+                "cache that it began with, --fresh to replace the run, or another --out."
+            )
         if count is not None and count > there:
             raise UsageError(
                 f"{count} views are asked for, and {there} are complete in the cache: dump more with --views {count}, "

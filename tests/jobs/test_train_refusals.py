@@ -115,3 +115,11 @@ def test_a_validation_set_of_other_classes_is_refused(job, tmp_path):
     (other / "classes.json").write_text(json.dumps([f"other {number}" for number in range(CLASSES)]))
     with pytest.raises(IdentityError, match=r"classes\.json"):
         train(train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, val=str(other)))
+
+
+def test_a_run_of_more_views_than_the_cache_has_says_how_to_begin_another(job, tmp_path):
+    out = tmp_path / "run"
+    train(train_request(job.data, out, cache=str(job.cache), epochs=1))
+    dump(dump_request(job.data, tmp_path / "fewer", job.weights, job.policy, views=1))
+    with pytest.raises(UsageError, match=r"run in this folder learns from 10 views.*--fresh.*--out"):
+        train(train_request(job.data, out, cache=str(tmp_path / "fewer"), epochs=1))
