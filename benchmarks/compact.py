@@ -1,7 +1,7 @@
 """What the targets lose and take: KL divergence against bytes a view, as Markdown.
 
     python benchmarks/compact.py                                  a simulated teacher
-    python benchmarks/compact.py --answers FILE.npz               its `label`, `log_prob` and perhaps `head`
+    python benchmarks/compact.py --answers FILE.npz               its `label`, `log_prob` (by view) and perhaps `head`
     python benchmarks/compact.py --photographs [FOLDER]           EfficientNet-Lite 0 on crops of photographs
 
 It needs a checkout with its test dependencies; for photographs also `pip install -e '.[benchmark]'`, a package that

@@ -45,12 +45,23 @@ def simulated(images: int, pilot: int, classes: int = 1000) -> Answers:
 
 
 def from_file(path: Path, images: int, pilot: int) -> Answers:
-    """`label` [n], `log_prob` [views, n, c] and perhaps `head` [c, d]; measured is view 0 of the first images."""
+    """`label` [n], `log_prob` [views, n, c] and perhaps `head` [c, d].
+
+    Measured are all views of the first images, one view after the other; the order is learned from views of others.
+    """
     with np.load(path) as found:
-        label, log_prob = found["label"], found["log_prob"][0, : images + pilot]
+        label, log_prob = found["label"], found["log_prob"]
         head = torch.from_numpy(found["head"]).float() if "head" in found else None
-    title = f"{path.name}, the first {images:,} images, order from {len(log_prob) - images:,} others"
-    return _split(title, log_prob, label[: len(log_prob)], images, head)
+    views, classes = log_prob.shape[0], log_prob.shape[2]
+    others = log_prob[:, images:].reshape(-1, classes)[:pilot]
+    learned = f"{len(others):,} views of others" + ("" if head is None else " and a classifier")
+    return _split(
+        f"{path.name}, {views} views of the first {images:,} images, order from {learned}",
+        np.concatenate([log_prob[:, :images].reshape(-1, classes), others]),
+        np.tile(label[:images], views),
+        views * images,
+        head,
+    )
 
 
 def photographs(folder: Path | None, images: int, pilot: int) -> Answers:
@@ -89,10 +100,12 @@ def efficientnet_lite0() -> torch.nn.Module:
     return model.eval()
 
 
-def _split(title: str, log_prob: np.ndarray, label: np.ndarray, images: int, head: Tensor | None) -> Answers:
+def _split(title: str, log_prob: np.ndarray, label: np.ndarray, stored: int, head: Tensor | None) -> Answers:
+    """The first `stored` answers, which have labels, and the others."""
     whole = torch.log_softmax(torch.from_numpy(np.asarray(log_prob, np.float32)), 1)
-    labels = torch.from_numpy(np.stack([label.astype(np.int64), np.full(len(label), -1)], 1))
-    return Answers(title, whole[:images], labels[:images], whole[images:], head)
+    own = label[:stored].astype(np.int64)
+    labels = torch.from_numpy(np.stack([own, np.full(stored, -1)], 1))
+    return Answers(title, whole[:stored], labels, whole[stored:], head)
 
 
 def _of_scikit_image() -> list[Path]:

@@ -14,6 +14,9 @@ from kdcache.errors import CacheError
 #: The bytes that the crc32c codec leaves at the end of every chunk.
 CHECKSUM_BYTES = 4
 
+#: The CRC32C of any bytes that are followed by their own.
+WITH_OWN = google_crc32c.value(bytes(CHECKSUM_BYTES))
+
 
 class Stored(NamedTuple):
     """A chunk as it lies in the store: CRC32C of its bytes without the last four, and its length in bytes.
@@ -28,6 +31,8 @@ class Stored(NamedTuple):
     @classmethod
     def of(cls, data: bytes) -> "Stored":
         """What is true of these bytes."""
+        if google_crc32c.value(data) == WITH_OWN:  # then the last four say it, and nothing has to be copied
+            return cls(int.from_bytes(data[-CHECKSUM_BYTES:], "little"), len(data))
         return cls(google_crc32c.value(data[:-CHECKSUM_BYTES]), len(data))
 
     def describes(self, data: bytes) -> bool:

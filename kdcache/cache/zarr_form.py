@@ -61,7 +61,7 @@ class ZarrChunk(ChunkCodec):
 
         Done without the array, which would copy streams that are padding for the most part: a fifth of the time.
         """
-        body, length = data[:-CHECKSUM_BYTES], self.spec.nbytes
+        body, length = memoryview(data)[:-CHECKSUM_BYTES], self.spec.nbytes
         if Stored.of(data).crc32c.to_bytes(CHECKSUM_BYTES, "little") != data[-CHECKSUM_BYTES:]:
             raise CorruptError("A chunk cannot be decoded: its checksum does not fit.")
         if len(body) < BLOSC_HEADER.size or BLOSC_HEADER.unpack_from(body)[1:] != (length, len(body)):

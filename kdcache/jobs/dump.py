@@ -10,6 +10,7 @@ from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
+from kdcache.data.shards import CLASSES
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, block_count
@@ -115,9 +116,10 @@ class DumpReport:
         if self.dry_run:
             assert self.images_per_s is not None
             time_needed = duration(self.samples * self.views / self.images_per_s)
+            rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
             once = f", and {readable(self.once_bytes)} once for its tables" if self.once_bytes else ""
             return [
-                f"Dry run: {what}: about {size}{once}, in {time_needed} at {self.images_per_s:,.3g} images/s, as "
+                f"Dry run: {what}: about {size}{once}, in {time_needed} at {rate} images/s, as "
                 f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
                 f"in the mean. Nothing was written to {self.cache}."
             ]
@@ -143,10 +145,12 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     model = model_source(request.teacher, request.weights)
     objectives = _objectives(request)
     renderer_version(request.renderer, device=device, decode=request.decode)
+    progress.say(f"Opening the data, {request.data}.")
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
+    progress.say(f"Loading the teacher, {request.teacher}, {request.weights or 'with its pretrained weights'}.")
     teacher = load_teacher(
         model.name,
         model.weights,
@@ -282,8 +286,9 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
         return
     raise IdentityError(
         f"The data has {index.num_classes} classes, the teacher {teacher.num_classes}: its answers are not about these "
-        "labels. Use --label-space none to distil its own classes, a teacher trained on these labels, or name all "
-        "classes in a classes.json beside the shards if some have no sample here.",
+        "labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. If the labels "
+        f"are the teacher's and some have no sample here, list the names of all {teacher.num_classes} in the order of "
+        f"the labels in {CLASSES} beside the shards, a JSON list, which kdcache import writes.",
         field="num_classes",
     )
 

@@ -11,6 +11,7 @@ from kdcache.cache.layout import default_block_rows
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
+from kdcache.errors import CorruptError
 from kdcache.jobs.source import label_of
 from kdcache.progress import Progress
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
@@ -42,8 +43,19 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
     """
     stored = cache.view_set
     wanted = replace(stored, fingerprint=index.fingerprint, samples=len(index))
-    require_same(stored, wanted, f"The cache {cache.location}")
-    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, cache.windows), stored)
+    require_same(stored, wanted, f"The cache {cache.location}, of {stored.samples:,} samples where {len(index):,} are,")
+    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, _windows(cache, index)), stored)
+
+
+def _windows(cache: Cache, index: Index) -> Int32[np.ndarray, "n"]:
+    """The cache's windows; where they are damaged, today's, if the shards still lie as they did."""
+    try:
+        return cache.windows
+    except CorruptError:
+        ids = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards)).ids
+        if windows_checksum(ids) != cache.view_set.windows:
+            raise
+        return ids
 
 
 def new_views(

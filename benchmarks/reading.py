@@ -1,0 +1,144 @@
+"""What reading a teacher's answers costs a training: CPU time and memory by kind of targets, as Markdown.
+
+    python benchmarks/reading.py [--rate 2500] [--chunks 8]
+
+A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches of
+1,024 rows in order, chunks read ahead by a thread, checked, decoded, and given their labels. CPU time is of all
+threads; a step is what 1,024 images take at `--rate` images a second on the training's device. The answers are those
+of the tests' simulated teacher of 1,000 classes, which for 21,841 stand among others that share a twentieth.
+
+It needs a checkout with its test dependencies. `docs/speed.md` has what it printed.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from coding.sources import simulated
+from torch import Tensor
+
+from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
+from kdcache.cache.store import Cache
+from kdcache.cache.stream import stream_targets
+from kdcache.targets.base import Coding
+from kdcache.targets.embedding import EmbeddingCoding
+from kdcache.targets.full import FullCoding
+from kdcache.targets.head import Head
+from kdcache.targets.order_learning import learn_order
+from kdcache.targets.topk import TopKTargets
+from kdcache.targets.topk_coding import TopKCoding
+
+BATCH = 1024
+NAME = "teacher"
+#: Answers that differ; blocks are filled with them over and over, which changes the time of reading by little.
+DISTINCT = 2048
+BLOCK_ROWS = 131072
+FEATURES = 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=2500, help="images a second that the student trains at")
+    parser.add_argument(
+        "--chunks", type=int, default=8, help="chunks of each kind that are read, at most a view of one block"
+    )
+    parser.add_argument("--classes", type=int, nargs="*", default=[1000, 21841])
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.read is not None:
+        read(asked.read)
+        return
+    step = BATCH / asked.rate
+    print(f"| targets | classes | ms of CPU a batch | of a step of {step * 1000:.0f} ms | 1 % at images/s | MB |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for classes in asked.classes:
+        for name, coding in codings(classes).items():
+            with tempfile.TemporaryDirectory() as folder:
+                write(Path(folder) / "cache", coding, asked.chunks)
+                command = [sys.executable, __file__, "--read", f"{folder}/cache"]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            seconds, memory = map(float, done.stdout.split())
+            even = 0.01 * BATCH / seconds
+            share = f"{seconds / step:.1%}"
+            print(f"| {name} | {classes:,} | {seconds * 1000:.1f} | {share} | {even:,.0f} | {memory:.0f} |", flush=True)
+
+
+def codings(classes: int) -> dict[str, Coding]:
+    """Every kind of targets, by the name that the table gives it."""
+    topk = TopKCoding(classes)
+    log_probs, labels = answers(classes)
+    kept = topk.keep(log_probs, labels)
+    assert isinstance(kept, TopKTargets)
+    head = Head(np.random.default_rng(0).normal(size=(classes, FEATURES + 1)).astype(np.float32) / 16)
+    return {
+        "topk, p > 0.0033": replace(topk, order=learn_order(kept, None)),
+        "full, uint8": FullCoding(classes, "uint8"),
+        "full, float32": FullCoding(classes),
+        f"embedding of {FEATURES:,}, uint8": EmbeddingCoding(classes, FEATURES, "uint8", head),
+        f"embedding of {FEATURES:,}, float16": EmbeddingCoding(classes, FEATURES, "float16", head),
+    }
+
+
+def answers(classes: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities float32 [n, classes] and labels int64 [n, 2]."""
+    made = simulated(DISTINCT, 0, 1000)
+    log_probs, labels = made.stored, made.labels
+    if classes <= 1000:
+        return torch.log_softmax(log_probs[:, :classes], 1), labels % classes
+    random = torch.Generator().manual_seed(0)
+    place = torch.randperm(classes, generator=random)
+    others = torch.log_softmax(torch.randn(len(log_probs), classes - 1000, generator=random), 1)
+    whole = torch.empty(len(log_probs), classes)
+    whole[:, place[:1000]] = log_probs + np.log(0.95)
+    whole[:, place[1000:]] = others + np.log(0.05)
+    return torch.log_softmax(whole, 1), torch.where(labels < 0, -1, place[labels.clamp(min=0)])
+
+
+def write(path: Path, coding: Coding, chunks: int) -> None:
+    """A cache of one view, one block, and some chunks."""
+    rows = min(BLOCK_ROWS, chunks * coding.chunk_rows(BLOCK_ROWS))
+    block_rows = 1 << (rows - 1).bit_length()
+    windows = np.zeros(rows, np.int32)
+    view_set = ViewSetIdentity("0" * 64, rows, windows_checksum(windows), {}, 0, block_rows)
+    teacher = TeacherIdentity(
+        NAME, "none", "0", (0.5,) * 3, (0.5,) * 3, 224, "fp32", BATCH, coding.identity(), coding.num_classes
+    )
+    entry = Cache.create(path, view_set, windows).add_teacher(teacher, coding)
+    log_probs, labels = answers(coding.num_classes)
+    features = torch.randn(DISTINCT, FEATURES, generator=torch.Generator().manual_seed(0)).relu()
+    writer = entry.open_block(0, 0)
+    for start in range(0, rows, DISTINCT):
+        part = slice(0, min(DISTINCT, rows - start))
+        writer.append(coding.keep(log_probs[part], labels[part], features[part]))
+    writer.finish({})
+    np.save(path / "labels.npy", labels.numpy())
+
+
+def read(path: Path) -> None:
+    """Print seconds of CPU time a batch, and the megabytes by which reading made this process larger."""
+    labels = torch.from_numpy(np.load(path / "labels.npy"))
+    entry = Cache.open(path).entry(NAME)
+    rows = entry.layout.samples // BATCH * BATCH or entry.layout.samples
+    wanted = [np.arange(start, min(start + BATCH, rows)) for start in range(0, rows, BATCH)]
+    before = _memory("VmRSS")
+    start = time.process_time()
+    for row, targets in zip(wanted, stream_targets(entry, ((np.zeros_like(r), r) for r in wanted)), strict=True):
+        targets.with_labels(labels[row % DISTINCT])
+    seconds = (time.process_time() - start) / len(wanted)
+    print(seconds, _memory("VmHWM") - before)
+
+
+def _memory(name: str) -> float:
+    """Megabytes of this process, now (VmRSS) or at most so far (VmHWM), as Linux says."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+if __name__ == "__main__":
+    main()
