@@ -46,7 +46,7 @@ def _table(setting: str, objective: str, by_source: Mapping[str, Mapping[int, Re
         cells = [
             _WORDS[source],
             "" if one.bytes_per_view is None else f"{one.bytes_per_view:.1f}",
-            "" if one.kl is None else f"{fmean(result.kl or 0 for result in results.values()):.4f}",
+            "" if one.kl is None else f"{fmean(result.kl or 0 for result in results.values()):.2g}",
             *(f"{100 * results[seed].top1:.2f}" if seed in results else "" for seed in seeds),
             _spread([100 * result.top1 for result in results.values()], ".2f"),
             "" if source == "live" or not paired else _spread(paired, "+.2f"),

@@ -124,6 +124,6 @@ def test_tables_have_means_sample_deviations_and_differences_by_seed(script) -> 
     *_, live, topk, top3 = script.report.tables(results, 20).strip().splitlines()
     assert live == "| live teacher |  |  | 90.00 | 91.00 | 92.00 | 91.00 ± 1.00 |  |"
     assert topk == (
-        "| adaptive top-k, the default | 2.2 | 0.0020 | 90.00 | 92.00 | 91.00 | 91.00 ± 1.00 | +0.00 ± 1.00 |"
+        "| adaptive top-k, the default | 2.2 | 0.002 | 90.00 | 92.00 | 91.00 | 91.00 ± 1.00 | +0.00 ± 1.00 |"
     )
-    assert top3 == "| fixed top-3 | 3.5 | 0.0020 |  | 90.50 |  | 90.50 | -0.50 |"
+    assert top3 == "| fixed top-3 | 3.5 | 0.002 |  | 90.50 |  | 90.50 | -0.50 |"
