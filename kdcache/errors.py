@@ -11,6 +11,7 @@
     ├── CacheError              a store that cannot be read or written
     │   ├── IdentityError       things that do not belong together
     │   ├── RecordedError       a block that another process writes too
+    │   ├── SourceError         a block that cannot be copied
     │   └── CorruptError        bytes that are not those that were written
     └── RunError                a run folder that cannot be used
 
@@ -83,6 +84,10 @@ class IdentityError(CacheError):
 
 class RecordedError(CacheError):
     """A block that was to be written, and that another process has written meanwhile."""
+
+
+class SourceError(CacheError):
+    """A block that was to be copied, and that is damaged or cannot be read."""
 
 
 class CorruptError(CacheError):

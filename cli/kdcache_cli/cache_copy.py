@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.verify import NOT_WHOLE
 
 
 def copy(
@@ -23,10 +24,13 @@ def copy(
 ) -> None:
     """Copy a cache or a part of it, and check every chunk on the way.
 
-    Stopped at any time and run again, it goes on where it was.
+    Stopped at any time and run again, it goes on where it was. Exits with 3 when damaged blocks were left out.
     """
     from kdcache.jobs.copy import CopyRequest, copy_cache
 
     names = tuple(name.strip() for name in teachers.split(",") if name.strip()) if teachers else ()
     request = CopyRequest(source=source, target=target, views=views, teachers=names)
-    print_lines(copy_cache(request, ConsoleProgress()).lines())
+    report = copy_cache(request, ConsoleProgress())
+    print_lines(report.lines())
+    if report.problems:
+        raise typer.Exit(NOT_WHOLE)

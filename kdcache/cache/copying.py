@@ -1,7 +1,9 @@
 """Copying blocks from one cache into another, byte for byte, each chunk checked on the way."""
 
+from collections.abc import Iterator
+
 from kdcache.cache.entry import Entry
-from kdcache.errors import CorruptError
+from kdcache.errors import CacheError, CorruptError, SourceError
 
 
 def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | None:
@@ -10,7 +12,8 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
     Returns the bytes copied, None where the block is there already or another process records it meanwhile.
 
     Raises:
-        CorruptError: a chunk is not what its record says, here or, read back, there.
+        SourceError: the source's block is damaged or cannot be read; it is not there.
+        CorruptError: a chunk that was written was read back with other bytes.
         RecordedError: another process wrote other bytes at the same time; the block is not there.
     """
     if target.settle(view, block):
@@ -18,7 +21,7 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
     files = target.files
     keys: list[str] = []
     total = 0
-    parts = source.raw_block(view, block)
+    parts = _named(source.raw_block(view, block))
     key, data = next(parts)
     for following in parts:
         if target.is_listed(view, block):
@@ -39,3 +42,11 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
         target.drop_if_mixed(view, block)
         return None
     return total + len(data)
+
+
+def _named(parts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The same, with errors that tell the source's from those of the target."""
+    try:
+        yield from parts
+    except CacheError as error:
+        raise SourceError(str(error)) from error

@@ -48,6 +48,7 @@ class Entry:
         coding: Coding,
         codecs: Mapping[str, ChunkCodec],
     ) -> None:
+        self.view_set = view_set
         self.identity = identity
         self.coding = coding
         self.layout = Layout(view_set.samples, view_set.block_rows, coding.chunk_rows(view_set.block_rows))
@@ -77,6 +78,10 @@ class Entry:
         """
         listed = self.listed(view)
         return {block for block in listed if self._is_sound(view, block)} if self._files.may_lose else listed
+
+    def whole_views(self) -> list[int]:
+        """The views of which every block is listed, ascending."""
+        return [view for view in self.views() if len(self.listed(view)) == self.layout.blocks]
 
     def complete_views(self) -> int:
         """Length of the longest prefix of views of which every block is listed."""

@@ -24,6 +24,9 @@ from kdcache.targets.base import SUM_TOLERANCE, Targets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 
+#: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
+MAX_UNREADABLE = 16
+
 #: Numbers of an answer in full that are looked at together.
 _TOGETHER = 2**21
 

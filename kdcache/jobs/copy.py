@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kdcache.cache.claims import Claims, block_claim
@@ -10,12 +10,17 @@ from kdcache.cache.copying import copy_block
 from kdcache.cache.entry import Entry
 from kdcache.cache.layout import VIEW_CAPACITY
 from kdcache.cache.store import Cache
-from kdcache.errors import UsageError
-from kdcache.jobs.wording import readable
+from kdcache.cache.verify import MAX_UNREADABLE
+from kdcache.errors import SourceError, UsageError
+from kdcache.jobs.wording import counted, ranges, readable
 from kdcache.progress import Progress, silent
+from kdcache.views.policy import Policy
 
 #: Seconds between two looks at blocks that other processes are at.
 PAUSE = 2.0
+
+#: Blocks that cannot be copied and are named.
+SHOWN = 20
 
 #: An entry, where it goes, and a view and block of it.
 Work = tuple[Entry, Entry, int, int]
@@ -43,6 +48,7 @@ class CopyReport:
     Attributes:
         copied: blocks, of `blocks` that the part of the source has; the others were there already.
         copied_bytes: of these blocks.
+        problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
     """
 
     source: str
@@ -51,13 +57,22 @@ class CopyReport:
     copied: int
     blocks: int
     copied_bytes: int
+    problems: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report as a plain line."""
-        return [
-            f"{self.target} holds {self.blocks:,} blocks of {', '.join(self.teachers)} from {self.source}: "
-            f"{self.copied:,} copied now and checked ({readable(self.copied_bytes)})."
+        """The report as plain lines."""
+        there = self.blocks - len(self.problems)
+        lines = [
+            *self.problems[:SHOWN],
+            f"{self.target} holds {counted(there, 'block')} of {', '.join(self.teachers)} from {self.source}: "
+            f"{self.copied:,} copied now and checked ({readable(self.copied_bytes)}).",
         ]
+        if self.problems:
+            lines.append(
+                f"NOT copied: {counted(len(self.problems), 'block')}. When the source is mended (kdcache verify "
+                "--repair, then the same dump-logits), the same copy adds what is missing."
+            )
+        return lines
 
 
 def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
@@ -66,7 +81,8 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     Raises:
         UsageError: views or teachers that make no sense or are not there.
         IdentityError: the target is a cache of other views, or holds other answers under a teacher's name.
-        CorruptError: a block of the source is damaged; blocks before it are copied.
+        CorruptError: what was written was read back with other bytes.
+        SourceError: block after block of the source cannot be read.
         RecordedError: another process wrote other bytes of a block at the same time.
     """
     source = Cache.open(request.source)
@@ -82,20 +98,66 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
             listed = entry.listed(view)
             blocks += len(listed)
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
+    for name in names:
+        what = _usable(source.entry(name), target.entry(name), wanted, request)
+        if what is not None:
+            progress.warn(what)
     copied = copied_bytes = 0
+    problems: list[str] = []
     with (
         target.claims() as claims,
         progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task,
     ):
-        for size in _copied(work, claims):
-            copied, copied_bytes = copied + (size is not None), copied_bytes + (size or 0)
+        in_a_row = 0
+        for found in _copied(work, claims):
+            in_a_row = in_a_row + 1 if isinstance(found, SourceError) else 0
+            if isinstance(found, SourceError):
+                problems.append(str(found))
+                if in_a_row == MAX_UNREADABLE:
+                    raise SourceError(
+                        f"{in_a_row} blocks in a row cannot be copied: {found} Check the source with kdcache verify; "
+                        "what was copied before stays, and the same command goes on from there."
+                    ) from found
+            elif found is not None:
+                copied, copied_bytes = copied + 1, copied_bytes + found
             task.advance()
     target.files.tidy()
-    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes)
+    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, tuple(problems))
 
 
-def _copied(work: list[Work], claims: Claims) -> Iterator[int | None]:
-    """Copy blocks as `copy_block` does, and yield what it returns; those that others are at come last."""
+def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
+    """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
+    repeats = Policy.from_json(source.view_set.policy).repeats
+    there = sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views()))
+    usable = _prefix(there) // repeats * repeats
+    if not there or 0 < usable == len(there) // repeats * repeats:
+        return None
+    missing = sorted(set(range(usable + repeats)) - set(there))
+    groups = f", in groups of {repeats}" if repeats > 1 else ""
+    serves = f"{_views(range(usable))} alone" if usable else "none of them"
+    lack = f"{_views(missing)} {'is' if len(missing) == 1 else 'are'} there"
+    return (
+        f"{request.target} will hold {_views(there)} of {source.identity.name}. Training takes views from 0 on "
+        f"without a gap{groups}, so it can use {serves} until {lack}: run "
+        f"`kdcache cache copy {request.source} {request.target} --views {missing[0]}:{missing[-1] + 1}`. verify and "
+        "inspect need none of them."
+    )
+
+
+def _views(numbers: Sequence[int]) -> str:
+    return f"{'view' if len(numbers) == 1 else 'views'} {ranges(numbers)}"
+
+
+def _prefix(views: list[int]) -> int:
+    """How many views there are from 0 on without a gap."""
+    return next((number for number, view in enumerate(views) if number != view), len(views))
+
+
+def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | None]:
+    """Copy blocks as `copy_block` does, and yield what it returns, or what is wrong with a block of the source.
+
+    Blocks that others are at come last.
+    """
     while work:
         left = []
         for entry, there, view, block in work:
@@ -104,9 +166,12 @@ def _copied(work: list[Work], claims: Claims) -> Iterator[int | None]:
                 left.append((entry, there, view, block))
                 continue
             try:
-                yield copy_block(entry, there, view, block)
+                found: int | SourceError | None = copy_block(entry, there, view, block)
+            except SourceError as error:
+                found = error
             finally:
                 claims.release(claim)
+            yield found
         if left and len(left) == len(work):
             time.sleep(PAUSE)
         work = left

@@ -319,13 +319,7 @@ def _with_view_count(
     repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
     count = config.views.count if config.views.count is not None else before.views.count if before else None
     if stored is not None:
-        complete = stored.complete_views()
-        there = complete // repeats * repeats
-        if there == 0:
-            raise UsageError(
-                f"{stored.name} has {complete} views in the cache that are complete in every block, and "
-                f"{repeats} are needed: run the same `kdcache dump-logits` again to finish them."
-            )
+        there = stored.usable_views(repeats)
         if count is not None and count > there and config.views.count is None:
             raise UsageError(
                 f"The run in this folder learns from {count} views, and {there} are complete in the cache: give the "

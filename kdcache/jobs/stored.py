@@ -6,6 +6,7 @@ from typing import Any
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.wording import ranges
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,30 @@ class StoredTeachers:
     def complete_views(self) -> int:
         """Length of the longest prefix of views that each has whole."""
         return min(entry.complete_views() for entry in self.entries)
+
+    def usable_views(self, repeats: int) -> int:
+        """Views that a training can use: from 0 on without a gap, in whole groups of `repeats`.
+
+        Raises UsageError where there are none, saying which there are and what helps.
+        """
+        usable = self.complete_views() // repeats * repeats
+        if usable:
+            return usable
+        there = sorted(set.intersection(*(set(entry.whole_views()) for entry in self.entries)))
+        groups = f", in groups of {repeats}" if repeats > 1 else ""
+        if not there:
+            raise UsageError(
+                f"{self.name} has no view in the cache that is complete in every block: run the same `kdcache "
+                "dump-logits` again to finish it."
+            )
+        missing = ranges(sorted(set(range(repeats)) - set(there)))
+        cache, up_to = self.entries[0].files.locate(""), -(-(there[-1] + 1) // repeats) * repeats
+        raise UsageError(
+            f"Training takes views from 0 on without a gap{groups}, and of {self.name} the cache {cache} holds views "
+            f"{ranges(there)}, without {missing}. Add the others from the cache that these were copied from: `kdcache "
+            f"cache copy SRC {cache} --views 0:{repeats}`; or make them: `kdcache dump-logits` as before, with --views "
+            f"{up_to}."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """What a run's results depend on."""

@@ -11,6 +11,7 @@ from kdcache.cache.mending import Repairs
 from kdcache.cache.places import open_files
 from kdcache.cache.store import Cache
 from kdcache.cache.verify import (
+    MAX_UNREADABLE,
     Finding,
     check_block,
     check_cache,
@@ -25,9 +26,6 @@ from kdcache.errors import CacheError, CorruptError, KdcacheError
 from kdcache.jobs.health import VerifyReport
 from kdcache.jobs.rerun import Comparison, RerunRequest, prepare_rerun, rerun
 from kdcache.progress import Progress, silent
-
-#: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
-MAX_UNREADABLE = 16
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,25 @@
 """Copies of caches: the same bytes, checked on the way, whole or in part, and resumed."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from kdcache.cache.claims import block_claim, open_claims
 from kdcache.cache.copying import copy_block
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
-from kdcache.errors import CorruptError, IdentityError, RecordedError, UsageError
+from kdcache.errors import CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache_cli.main import app
 from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, tree
+from support.small_job import Heard
 from support.targets_contract import random_order
 
 
@@ -51,17 +55,85 @@ def test_a_part_is_what_would_have_been_dumped(source: Path, tmp_path: Path) -> 
     assert tree(tmp_path / "copy") == tree(source)
 
 
-def test_a_damaged_chunk_is_not_copied(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", ["altered", "unreadable"])
+def test_a_damaged_block_is_named_and_all_others_are_copied(
+    source: Path, tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
     chunk = damaged / "teachers/teacher/level/c/1/2"
-    data = chunk.read_bytes()
-    chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(CorruptError, match=r"'level'.*view 1, block 2"):
-        copy(damaged, tmp_path / "copy", None, "teacher")
+    data, read = chunk.read_bytes(), Path.read_bytes
+
+    def fail(self: Path) -> bytes:
+        if self == chunk:
+            raise OSError(5, "Input/output error", str(self))
+        return read(self)
+
+    if harm == "altered":
+        chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    else:
+        monkeypatch.setattr(Path, "read_bytes", fail)
+    report = copy(damaged, tmp_path / "copy", None, "teacher")
+    (problem,) = report.problems
+    assert str(chunk) in problem
+    assert (report.copied, report.blocks) == (8, 9)
+    assert "NOT copied: 1 block." in report.lines()[-1]
     assert Cache.open(tmp_path / "copy").entry("teacher").listed(1) == {0, 1}
+    monkeypatch.undo()
     chunk.write_bytes(data)
-    assert copy(damaged, tmp_path / "copy").copied == 18 - 5
+    assert copy(damaged, tmp_path / "copy").copied == 18 - 8
     assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_source_that_is_gone_is_not_asked_for_every_block(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdcache.jobs.copy.MAX_UNREADABLE", 3)
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    for record in damaged.glob("teachers/*/records/1/*.json"):
+        record.write_bytes(b"?")
+    with pytest.raises(SourceError, match="3 blocks in a row cannot be copied"):
+        copy(damaged, tmp_path / "copy")
+
+
+def test_the_command_exits_with_3_where_a_block_was_left_out(source: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    assert CliRunner().invoke(app, ["cache", "copy", str(damaged), str(tmp_path / "whole")]).exit_code == 0
+    (damaged / "teachers/teacher/records/0/1.json").write_bytes(b"?")
+    ended = CliRunner().invoke(app, ["cache", "copy", str(damaged), str(tmp_path / "copy")])
+    assert ended.exit_code == 3
+    assert "holds 17 blocks of other, teacher" in ended.output
+
+
+@pytest.mark.parametrize(
+    ("views", "there", "serves", "missing"),
+    [
+        ("1:3", "views 1-2", "none of them", "view 0 is"),
+        (":2", None, "", ""),
+        (None, None, "", ""),
+        ("2", "view 2", "none of them", "view 0 is"),
+    ],
+)
+def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
+    source: Path, tmp_path: Path, views: str | None, there: str | None, serves: str, missing: str
+) -> None:
+    heard = Heard()
+    copy_cache(CopyRequest(str(source), str(tmp_path / "copy"), views, ("teacher",)), heard)
+    if there is None:
+        assert heard.warned == []
+        return
+    (warning,) = heard.warned
+    assert f"will hold {there} of teacher" in warning
+    assert f"can use {serves} until {missing} there" in warning
+    command = shlex.split(warning.split("`")[1])[1:]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert Cache.open(tmp_path / "copy").entry("teacher").complete_views() > 0
+
+
+def test_a_part_behind_a_gap_is_told_of(source: Path, tmp_path: Path) -> None:
+    copy(source, tmp_path / "copy", ":1", "teacher")
+    heard = Heard()
+    copy_cache(CopyRequest(str(source), str(tmp_path / "copy"), "2", ("teacher",)), heard)
+    assert "can use view 0 alone until view 1 is there" in heard.warned[0]
 
 
 def test_what_a_killed_copy_left_is_completed(source: Path, tmp_path: Path) -> None:
