@@ -34,7 +34,7 @@ def _teacher_features(setup: Setup) -> int | None:
         return None
     if len(setup.stored.entries) > 1:
         raise UsageError(
-            "The objective relates a teacher's features, and those of several teachers have nothing in common: choose "
-            "one with --teacher."
+            "The objective relates the teacher's features, and those of several teachers have nothing in common: "
+            "choose one with --teacher."
         )
     return getattr(setup.stored.entries[0].coding, "num_features", None)

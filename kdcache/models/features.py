@@ -42,6 +42,6 @@ def _classifier(module: nn.Module) -> nn.Linear | nn.Conv2d:
     if not isinstance(classifier, nn.Linear):
         raise ModelError(
             f"{type(module).__name__} has no single linear classifier, and the objective needs the features that enter "
-            "it: choose another student or another objective.name."
+            "it: choose another model or another objective.name."
         )
     return classifier

@@ -135,3 +135,13 @@ def test_teacher_and_student_may_see_different_sizes(job, tmp_path):
         overrides = ("views.policy=fashion-mnist",)
         report = train(request_for(job, tmp_path / name, name, *overrides, **settings), keep_losses=True)
         assert report.losses[-1] < report.losses[0]
+
+
+def test_several_teachers_have_no_features_in_common(job, tmp_path):
+    cache = str(tmp_path / "cache")
+    for name in ("a", "b"):
+        dump(dump_request(job.data, cache, job.weights, job.policy, targets="embedding", views=1, name=name))
+    with pytest.raises(UsageError, match=r"several teachers have nothing in common.*--teacher"):
+        train(request_for(job, tmp_path / "run", "rkd", cache=cache, teachers="a,b"))
+    assert not (tmp_path / "run").exists()
+    train(request_for(job, tmp_path / "run", "rkd", cache=cache, teacher="b"))

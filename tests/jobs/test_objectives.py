@@ -119,6 +119,6 @@ def test_what_an_objective_lacks_is_refused_before_anything_is_written(job, tmp_
 
 def test_a_student_without_one_linear_classifier_cannot_have_a_second_head(job, tmp_path):
     request = dataclasses.replace(request_for(job, tmp_path / "run", "ipwd"), student="deit_tiny_distilled_patch16_224")
-    with pytest.raises(ModelError, match="another student"):
+    with pytest.raises(ModelError, match="another model"):
         train(request)
     assert not (tmp_path / "run").exists()

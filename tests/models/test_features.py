@@ -34,7 +34,7 @@ def test_nothing_is_watched_afterwards():
 
 
 def test_a_model_without_one_linear_classifier_is_refused():
-    with pytest.raises(ModelError, match="another student"):
+    with pytest.raises(ModelError, match="another model"):
         feature_size(timm.create_model("test_resnet", num_classes=0))
     with pytest.raises(ModelError, match=r"objective\.name"):
         feature_size(torch.nn.Flatten())
