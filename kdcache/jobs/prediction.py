@@ -141,21 +141,35 @@ def _with_tables(source: Source, targets: Targets) -> tuple[Coding, float]:
 
 
 def _bytes_per_view(source: Source, coding: Coding, targets: Targets) -> float:
-    """Bytes of all arrays for each row, in chunks as they will be."""
+    """Bytes of all arrays for each row, in chunks as they will be.
+
+    What a chunk takes whatever it holds is seen in chunks of their size where there are that many rows, else told apart
+    by coding the rows together and in halves.
+    """
     rows, chunk = len(targets), min(coding.chunk_rows(source.block_rows), source.samples)
+    if chunk <= rows:
+        whole = [targets[start : start + chunk] for start in range(0, rows - chunk + 1, chunk)]
+        each = sum(_coded_bytes(coding, part) for part in whole) / len(whole)
+        chunks, left = divmod(source.samples, chunk)
+        last = _coded_bytes(coding, targets[:left]) if left else 0
+        return (chunks * each + last) / source.samples
+    together = _coded_bytes(coding, targets)
     if rows < 2:
-        return float(sum(encoded_bytes(coding, targets).values()))
-    whole, one, other = (
-        sum(encoded_bytes(coding, part).values()) for part in (targets, targets[: rows // 2], targets[rows // 2 :])
-    )
-    once = max(0, one + other - whole)
-    return (whole - once) / rows + once / chunk
+        return float(together)
+    halves = _coded_bytes(coding, targets[: rows // 2]) + _coded_bytes(coding, targets[rows // 2 :])
+    once = max(0, halves - together)
+    return (together - once) / rows + once / chunk
+
+
+def _coded_bytes(coding: Coding, targets: Targets) -> int:
+    return sum(encoded_bytes(coding, targets).values())
 
 
 def _record_bytes(source: Source, coding: Coding) -> float:
     """Bytes of a block's record for each of its rows."""
     rows = min(source.block_rows, source.samples)
     chunk_rows = coding.chunk_rows(source.block_rows)
-    some = Stored(2**31, 2**20)
+    some = Stored(2**31, min(2**20, 8 * rows))
     chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
-    return len(BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123).to_bytes()) / rows
+    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123)
+    return len(record.to_bytes()) * block_count(source.samples, source.block_rows) / source.samples
