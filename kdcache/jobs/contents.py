@@ -72,7 +72,8 @@ class TeacherReport:
     def lines(self) -> list[str]:
         """The entry as plain lines."""
         who = self.identity
-        targets = ", ".join(f"{name} {value}" for name, value in who["targets"].items())
+        details = (f"{name} {str(value)[:12]}" for name, value in who["targets"].items() if name != "kind")
+        targets = f"{who['targets']['kind']}: {', '.join(details)}"
         total = sum(self.array_bytes.values())
         lines = [
             f"teacher {who['name']}: {who['architecture']}, {who['num_classes']:,} classes, {who['size']} pixels, "
@@ -104,8 +105,9 @@ class TeacherReport:
             f"{counted(answers.views, 'view')} of {len(self.complete) + len(self.missing):,}",
             f"             {answers.kept:.1f} classes kept, which hold {answers.covered:.2%}; the likeliest has "
             f"{answers.top:.2%}; entropy {answers.entropy:.3f} nats",
-            f"             what the tail hides is at most {answers.hidden:.4f} nats of KL in the mean",
         ]
+        if answers.hidden > 0:
+            lines.append(f"             what the tail hides is at most {answers.hidden:.4f} nats of KL in the mean")
         if answers.top1 is not None:
             lines.append(f"  labels     top-1 is the label for {answers.top1:.2%}")
         for pair in answers.pairs:

@@ -48,7 +48,11 @@ class VerifyReport:
         who = ", ".join(self.teachers) or "no teacher"
         looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')} of {who}"
         lines = _some([finding.problem for finding in self.findings])
-        if self.findings:
+        if self.findings and not self.teachers:
+            lines.append(
+                f"{self.cache} is NOT whole: {counted(len(self.findings), 'problem')}, and no block to look at."
+            )
+        elif self.findings:
             lines.append(f"{self.cache} is NOT whole: {counted(len(self.findings), 'problem')} in {looked}.")
         else:
             lines.append(f"{self.cache} is whole: {looked}.")
