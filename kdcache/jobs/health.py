@@ -46,14 +46,13 @@ class VerifyReport:
     def lines(self) -> list[str]:
         """The report as plain lines."""
         who = ", ".join(self.teachers) or "no teacher"
+        problems = counted(len(self.findings), "problem")
         looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')} of {who}"
         lines = _some([finding.problem for finding in self.findings])
         if self.findings and not self.teachers:
-            lines.append(
-                f"{self.cache} is NOT whole: {counted(len(self.findings), 'problem')}, and no block to look at."
-            )
+            lines.append(f"{self.cache} is NOT whole: {problems}, and no block to look at.")
         elif self.findings:
-            lines.append(f"{self.cache} is NOT whole: {counted(len(self.findings), 'problem')} in {looked}.")
+            lines.append(f"{self.cache} is NOT whole: {problems} in {looked}.")
         else:
             lines.append(f"{self.cache} is whole: {looked}.")
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []

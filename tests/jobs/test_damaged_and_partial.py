@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from kdcache.cache.store import Cache
+from kdcache.data.index import open_index
 from kdcache.errors import CorruptError, UsageError
 from kdcache.jobs import opening
 from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.dump import dump
+from kdcache.jobs.opening import stored_views
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.small_job import MODEL, dump_request, train_request, tree_bytes
@@ -57,8 +59,9 @@ def test_windows_are_not_made_up_where_the_shards_lie_otherwise_now(job, topk, t
         return dataclasses.replace(found, ids=found.ids + 1)
 
     monkeypatch.setattr(opening, "derive_windows", other)
-    with pytest.raises(CorruptError, match=r"windows/c/0.*as they did when the cache was made"):
-        dump(request(job, path))
+    for use in (lambda: dump(request(job, path)), lambda: stored_views(Cache.open(path), open_index(job.data))):
+        with pytest.raises(CorruptError, match=r"windows/c/0.*as they did when the cache was made"):
+            use()
 
 
 def test_a_part_without_the_first_views_is_refused_with_what_helps(job, tmp_path):
