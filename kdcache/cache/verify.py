@@ -21,7 +21,6 @@ from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, group_content, is_metadata
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import SUM_TOLERANCE, Targets
-from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 
 #: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
@@ -170,11 +169,6 @@ def _(targets: TopKTargets, num_classes: int) -> None:
     parts = (targets.prob, targets.tail, exceptions)
     if not all(bool((part >= 0).all()) for part in parts) or _is_off(kept + targets.tail + exceptions - 1):
         raise CorruptError("The probabilities of an answer do not sum to 1.")
-
-
-@check_answers.register
-def _(targets: FullTargets, num_classes: int) -> None:
-    _check_sums(targets.log_prob)
 
 
 def _check_sums(log_probs: torch.Tensor) -> None:

@@ -73,12 +73,15 @@ def look_at(targets: Targets) -> Looks:
 
 @look_at.register
 def _(targets: FullTargets) -> Looks:
-    return _of_every_class(targets.log_prob)
+    return _in_parts(targets, targets.stored.shape[1])
 
 
 @look_at.register
 def _(targets: EmbeddingTargets) -> Looks:
-    classes = len(targets.head.table)
+    return _in_parts(targets, len(targets.head.table))
+
+
+def _in_parts(targets: FullTargets | EmbeddingTargets, classes: int) -> Looks:
     rows = max(1, TOGETHER // classes)
     parts = (targets[start : start + rows].log_probs(classes) for start in range(0, len(targets), rows))
     return Looks.concat([_of_every_class(log_prob) for log_prob in parts])

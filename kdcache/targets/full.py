@@ -1,12 +1,12 @@
 """The whole answer: every class's log-probability, for objectives that need it and for temperatures other than 1."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
@@ -30,50 +30,80 @@ DEPTH = np.float32(24)
 
 @dataclass(frozen=True)
 class FullTargets(Targets):
-    """Log-probabilities of every class and the labels (own, partner's; -1 = none) once they are known."""
+    """Log-probabilities of every class and the labels (own, partner's; -1 = none) once they are known.
 
-    log_prob: Float32[Tensor, "b c"]
+    stored: the log-probabilities themselves; where there is a scale (lowest value and step of each row) their codes,
+        which stay 8 bits wide until they are asked for, wherever they lie.
+    """
+
+    stored: Float32[Tensor, "b c"] | UInt8[Tensor, "b c"]
     label: Int64[Tensor, "b 2"] | None
+    scale: Float32[Tensor, "b 2"] | None = None
 
     def __len__(self) -> int:
-        return len(self.log_prob)
+        return len(self.stored)
 
     def __getitem__(self, rows: slice) -> "FullTargets":
         start, stop = check_slice(rows, len(self))
-        return FullTargets(self.log_prob[start:stop], None if self.label is None else self.label[start:stop])
+        return self._rows(slice(start, stop))
 
     def take(self, rows: Int64[Tensor, " n"]) -> "FullTargets":
         """The rows at these positions."""
-        return FullTargets(self.log_prob[rows], None if self.label is None else self.label[rows])
+        return self._rows(rows)
 
     def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "FullTargets":
         """The same answers with labels. Every class is stored, so that only a label beyond them is noticed."""
-        check_label_range(labels, self.log_prob.shape[1])
-        return FullTargets(self.log_prob, labels)
+        check_label_range(labels, self.stored.shape[1])
+        return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "FullTargets":
         """The same answers on another device; the host does not wait for a GPU."""
-        return FullTargets(send(self.log_prob, device), None if self.label is None else send(self.label, device))
+        return FullTargets(
+            send(self.stored, device),
+            None if self.label is None else send(self.label, device),
+            None if self.scale is None else send(self.scale, device),
+        )
 
     @classmethod
     def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
-        """Several answers (at least one), one after the other."""
+        """Several answers (at least one) of one coding, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return cls(torch.cat([part.log_prob for part in parts]), concat_labels([part.label for part in parts]))
+        scales = [part.scale for part in parts if part.scale is not None]
+        return cls(
+            torch.cat([part.stored for part in parts]),
+            concat_labels([part.label for part in parts]),
+            torch.cat(scales) if scales else None,
+        )
+
+    @property
+    def log_prob(self) -> Float32[Tensor, "b c"]:
+        """The stored values bit for bit, or what the codes stand for, shifted such that each row sums to 1."""
+        return self.stored if self.scale is None else torch.log_softmax(self._decoded, 1)
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """The stored values bit for bit, or log_softmax(stored / temperature)."""
-        check_classes(self.log_prob.shape[1], num_classes)
+        """`log_prob`, or log_softmax(log_prob / temperature)."""
+        check_classes(self.stored.shape[1], num_classes)
         if temperature == 1.0:
             return self.log_prob
-        return torch.log_softmax(self.log_prob / temperature, 1)
+        return torch.log_softmax(self._decoded / temperature, 1)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         label = require_labels(self.label)
         found = self.log_prob.gather(1, label.clamp(min=0))
         return torch.where(label < 0, torch.nan, found)
+
+    @property
+    def _decoded(self) -> Float32[Tensor, "b c"]:
+        return self.stored if self.scale is None else self.scale[:, :1] + self.stored * self.scale[:, 1:]
+
+    def _rows(self, rows: slice | Int64[Tensor, " n"]) -> "FullTargets":
+        return FullTargets(
+            self.stored[rows],
+            None if self.label is None else self.label[rows],
+            None if self.scale is None else self.scale[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -138,11 +168,12 @@ class FullCoding(Coding):
         return packed
 
     def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
-        """The same bits back, or what the codes stand for."""
+        """The same bits back, or the codes and what they stand for."""
         stored = torch.from_numpy(arrays["log_prob"][:count])
         if self.dtype == "float32":
             return FullTargets(stored, None)
-        lowest, step = torch.from_numpy(arrays["range"][:, :count])[:, :, None]
+        scale = torch.from_numpy(np.ascontiguousarray(arrays["range"][:, :count].T))
+        lowest, step = scale.unbind(1)
         if not bool(((lowest <= 0) & (step >= 0) & (255 * step <= 2 * DEPTH)).all()):
             raise CorruptError("The range of a row's log-probabilities is none that is written.")
-        return FullTargets(torch.log_softmax(lowest + stored * step, 1), None)
+        return FullTargets(stored, None, scale)

@@ -409,4 +409,4 @@ def test_answers_have_to_be_distributions() -> None:
     full = FullTargets(answers(5, 12), None)
     check_answers(full, 12)
     with pytest.raises(CorruptError, match="sum to 1"):
-        check_answers(FullTargets(full.log_prob + 0.1, None), 12)
+        check_answers(FullTargets(full.stored + 0.1, None), 12)
