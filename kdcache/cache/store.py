@@ -266,6 +266,6 @@ def _coding_of(identity: TeacherIdentity, where: str) -> Coding:
     """The coding that an identity names, without its tables. Raises CacheError, naming `where`, for an unknown one."""
     try:
         targets = dict(identity.targets)
-        return make_coding(targets.pop("kind", ""), identity.num_classes, **targets)
+        return make_coding(str(targets.pop("kind", "")), identity.num_classes, **targets)
     except UsageError as error:
         raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error

@@ -18,6 +18,11 @@ def with_stored_tables(files: Files, coding: Coding, stored: TeacherIdentity) ->
     """The coding with the tables of a stored entry. Raises CorruptError where one is missing or was altered."""
     if not _is_alike(coding, stored):
         return coding
+    if coding.fixed_tables and coding.table_specs().keys() - stored.targets.keys():
+        raise CorruptError(
+            f"{files.locate(f'{teacher_key(stored.name)}/{META}')} names no checksum of a table that its answers are "
+            "read with: it was altered. Restore it from a copy."
+        )
     return coding.with_tables({table: _sound(files, coding, stored, table) for table in _named(coding, stored)})
 
 
@@ -84,7 +89,7 @@ def _table(files: Files, coding: Coding, name: str, table: str) -> np.ndarray:
     key, spec = table_key(name, table), coding.table_specs()[table]
     if spec.nbytes > MAX_TABLE_BYTES:  # before anything is read: the number of classes is only what a file says
         raise CorruptError(
-            f"{files.locate(key)} would have {spec.nbytes / 2**20:,.0f} MiB, more than a table can have: "
+            f"{files.locate(key)} would have {spec.nbytes >> 20:,} MiB, more than a table can have: "
             "the teacher's zarr.json was altered. Restore it from a copy."
         )
     data = files.get(key)

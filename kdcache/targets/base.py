@@ -8,6 +8,7 @@ probabilities.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -47,7 +48,7 @@ class ArraySpec:
     @property
     def nbytes(self) -> int:
         """Uncompressed bytes of one chunk."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 class Targets(ABC):

@@ -138,7 +138,7 @@ class EmbeddingCoding(Coding):
         if size > MAX_TABLE_BYTES:
             raise UsageError(
                 f"A classifier of {self.num_classes:,} classes and {self.num_features:,} features takes "
-                f"{size / 2**20:,.0f} MiB, and a cache takes {MAX_TABLE_BYTES / 2**20:,.0f}: use --targets topk or "
+                f"{size >> 20:,} MiB, and a cache takes {MAX_TABLE_BYTES >> 20:,}: use --targets topk or "
                 "full."
             )
 
@@ -181,9 +181,9 @@ class EmbeddingCoding(Coding):
         """See the class; labels are the index's."""
         shape = (rows, self.num_features)
         if self.dtype == "float16":
-            return {"feature": ArraySpec("float16", shape, shuffle="shuffle", effort=3)}
+            return {"feature": ArraySpec("float16", shape, shuffle="shuffle", effort=1)}
         return {
-            "feature": ArraySpec("uint8", shape, effort=3),
+            "feature": ArraySpec("uint8", shape, effort=1),  # 3 to 7 take more time and more bytes
             "range": ArraySpec("float32", (2, rows), axis=1, shuffle="shuffle"),
         }
 

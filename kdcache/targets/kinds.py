@@ -21,7 +21,7 @@ KINDS: Mapping[str, type[TopKCoding] | type[FullCoding] | type[EmbeddingCoding]]
 
 
 def make_coding(
-    kind: str, num_classes: int, tables: Mapping[str, np.ndarray] | None = None, **parameters: Any
+    kind: str, num_classes: int, tables: Mapping[str, np.ndarray] | None = None, /, **parameters: Any
 ) -> Coding:
     """The coding of a kind; parameters that are left out have the kind's defaults.
 

@@ -191,6 +191,7 @@ def reseal(path: Path, **changes: Any) -> None:
         ("teachers/other/zarr.json", {"num_classes": 2**40}),
         ("teachers/third/zarr.json", {"num_classes": 2**40}),
         ("teachers/third/zarr.json", {"targets": {**EMBEDDING.identity(), "num_features": 2**60}}),
+        ("teachers/third/zarr.json", {"targets": {**EMBEDDING.identity(), "num_features": 10**400}}),
         ("teachers/third/zarr.json", {"targets": {**EMBEDDING.identity(), "num_features": CLASSES + 1}}),
         ("teachers/third/zarr.json", {"targets": {"kind": "embedding", "dtype": "uint8", "num_features": CLASSES}}),
         ("teachers/third/zarr.json", {"targets": {"kind": "embedding"}}),
