@@ -1,10 +1,16 @@
 """What can be said of the images without building them; docker/test.sh builds them and runs kdcache inside."""
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from kdcache_cli.main import app
 
 FILES = ("docker/Dockerfile", "docker/Dockerfile.cpu")
 
@@ -61,12 +67,108 @@ def test_the_build_is_given_what_it_needs_and_nothing_else(project_root: Path) -
     assert given == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "kdcache", "cli"}
 
 
-def test_the_services_share_what_they_write(project_root: Path) -> None:
-    compose = yaml.safe_load((project_root / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("file", FILES)
+def test_what_must_outlive_a_container_lies_in_folders_that_are_mounted_and_that_anybody_may_write(
+    file: str, project_root: Path
+) -> None:
+    text = "\n".join(instructions(project_root / file))
+    for variable, folder in (("XDG_CACHE_HOME", "/workspace/.cache"), ("HF_HOME", "/hub")):
+        assert f"{variable}={folder} " in text
+        assert re.search(rf"mkdir -p [^&]*{folder}\b", text)
+        assert re.search(rf"chmod 1777 [^&]*{folder}\b", text)
+
+
+class Loader(yaml.SafeLoader):
+    """Reads Compose's own tag as well: what it stands before is taken out."""
+
+
+Loader.add_constructor("!reset", lambda loader, node: None)
+
+
+@pytest.fixture
+def compose(project_root: Path) -> dict[str, Any]:
+    return yaml.safe_load((project_root / "docker" / "compose.yaml").read_text(encoding="utf-8"))
+
+
+def test_the_services_share_what_they_write(compose: dict[str, Any]) -> None:
     services = compose["services"]
     for stage in ("dump", "train"):
-        mounts = {mount.rpartition(":")[2]: mount.rpartition(":")[0] for mount in services[stage]["volumes"]}
-        assert {"/workspace/data", "/workspace/cache", "/workspace/runs", "/hub"} <= mounts.keys()
-        assert {name for name in mounts.values() if "/" not in name} <= compose["volumes"].keys()
+        data, *others = services[stage]["volumes"]
+        assert (data["type"], data["target"]) == ("bind", "/workspace/data")
+        assert data["bind"]["create_host_path"] is False
+        mounts = dict(mount.split(":")[::-1] for mount in others)
+        assert mounts.keys() == {"/workspace/cache", "/workspace/runs", "/workspace/.cache", "/hub"}
+        assert set(mounts.values()) == compose["volumes"].keys()
+        assert services[stage]["stop_grace_period"] == "2m"
     assert services["tensorboard"]["volumes"] == ["runs:/workspace/runs:ro"]
     assert services["train"]["depends_on"]["dump"]["condition"] == "service_completed_successfully"
+
+
+def test_one_service_builds_the_image_and_the_others_wait_for_it(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    (builder,) = (name for name, service in services.items() if "build" in service)
+    for name, service in services.items():
+        assert service["image"] == services[builder]["image"]
+        if name == builder:
+            continue
+        assert service["pull_policy"] == "never"
+        before = service["depends_on"]
+        assert builder in before or builder in services[next(iter(before))]["depends_on"]
+
+
+def test_on_a_cpu_no_service_asks_for_a_gpu_and_all_run_its_image(compose: dict[str, Any], project_root: Path) -> None:
+    override = yaml.load((project_root / "docker" / "compose.cpu.yaml").read_text(encoding="utf-8"), Loader)["services"]
+    assert override.keys() == compose["services"].keys()
+    assert {service["image"] for service in override.values()} == {"kdcache:cpu"}
+    assert override["image"]["build"] == {"dockerfile": "docker/Dockerfile.cpu"}
+    for name, service in compose["services"].items():
+        assert ("deploy" in service) == ("deploy" in override[name])
+
+
+def parse(arguments: list[str]) -> str:
+    """The name of the command whose options these are; the command is not run. Fails on what it would not take."""
+    name, *options = arguments
+    chosen = cast(TyperGroup, get_command(app)).commands[name]
+    with chosen.make_context(name, options):
+        return name
+
+
+def documented(text: str, program: str) -> list[list[str]]:
+    """The words of every line of shell in a text that calls a program, comments' lines and continued ones included."""
+    text = re.sub(r"\\\n#?\s*", " ", text)
+    lines = [line.lstrip("# ") for line in text.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(program + " ")]
+
+
+def test_what_the_compose_file_runs_and_tells_to_run_is_taken_by_the_command(
+    compose: dict[str, Any], project_root: Path
+) -> None:
+    services = compose["services"]
+    for stage, name in (("dump", "dump-logits"), ("train", "train")):
+        command = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in services[stage]["command"]]
+        assert parse(command) == name
+    told = documented((project_root / "docker" / "compose.yaml").read_text(encoding="utf-8"), "docker compose")
+    runs = [words[words.index("run") :] for words in told if "run" in words]
+    assert runs
+    for _, remove, service, *command in runs:
+        assert remove == "--rm"
+        assert service in services
+        assert parse(command) == "dump-logits"
+    for words in told:
+        files = [words[number + 1] for number, word in enumerate(words) if word == "--file"]
+        assert files
+        assert all((project_root / file).is_file() for file in files)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/docker.md"])
+def test_what_the_pages_run_in_a_container_is_taken_by_the_command(page: str, project_root: Path) -> None:
+    runs = documented((project_root / page).read_text(encoding="utf-8"), "docker run")
+    commands = []
+    for words in runs:
+        after = words[words.index("kdcache") + 1 :]
+        if "torchrun" in words:
+            after = after[after.index("kdcache_cli") + 1 :]
+        if after != ["$@"]:
+            commands.append(parse(after))
+    assert commands
+    assert set(commands) <= {"dump-logits", "train", "doctor"}

@@ -108,6 +108,12 @@ def open_index(
 
     Raises DataError as `build_index` does, and for a part whose shards have changed.
     """
+    found = find_index(data, unlabelled=unlabelled)
+    return _build(data, unlabelled, workers, progress, rebuild=False) if found is None else found
+
+
+def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
+    """What `open_index` opens where it builds nothing; None where it would build. Raises DataError as that does."""
     part = read_meta(Path(data)) if os.path.isdir(data) else {}
     if part:
         return _open_part(Path(os.path.abspath(data)), part)
@@ -120,7 +126,7 @@ def open_index(
         found = [index for place in places if (index := load_index(place, source)) is not None]
         if found:
             return replace(min(found, key=lambda index: index.crc is None), asked=str(data))
-    return _build(data, unlabelled, workers, progress, rebuild=False)
+    return None
 
 
 def build_index(

@@ -13,6 +13,7 @@ from kdcache.data import remote
 from kdcache.data.places import is_folder, is_pattern, is_url
 from kdcache.data.shard_file import LocalFile, ShardFile
 from kdcache.errors import DataError
+from kdcache.remedies import REMEDIES
 
 CLASSES = "classes.json"
 """The file beside the shards that lists the class names in the order of their labels."""
@@ -49,13 +50,26 @@ def expand_data(data: str | Path) -> tuple[str, ...]:
         if shard in seen:
             raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
         seen.add(shard)
-        if not is_url(shard) and not os.path.isfile(shard):
+        if not is_url(shard) and not (_look_for(shard) and os.path.isfile(shard)):
             raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
     return shards
 
 
 def _exists(path: str) -> bool:
     return remote.read_if_there(path) is not None if is_url(path) else os.path.exists(path)
+
+
+def _look_for(path: str) -> bool:
+    """Whether something is at a path. Raises DataError where that cannot be told: a folder above it is closed to us."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be reached: {error.strerror}. {REMEDIES.get(error.errno or 0, 'Check the path.')}"
+        ) from error
+    return True
 
 
 def _in_folder(data: str | Path) -> tuple[str, ...]:
@@ -82,7 +96,7 @@ def _in_folder(data: str | Path) -> tuple[str, ...]:
 
 def _expand_braces(pattern: str) -> list[str]:
     if not is_pattern(pattern):
-        if not is_url(pattern) and not os.path.exists(pattern):
+        if not is_url(pattern) and not _look_for(pattern):
             raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
         return [pattern]
     from webdataset.shardlists import expand_urls  # imports torch

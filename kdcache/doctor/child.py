@@ -7,7 +7,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from kdcache.errors import reason
+
+Ending = Literal["refusal", "error", "crash", "kill", "timeout"]
 
 
 @dataclass(frozen=True)
@@ -17,10 +21,16 @@ class Outcome:
     Attributes:
         answer: what it returned; empty where it failed.
         failure: why it failed, as a clause; None where it did not.
+        ending: how it failed, where it did: with a "refusal", an error of kdcache's that ends in its own remedy and is
+            whole sentences; with another "error"; with a "crash", by a signal; by the "kill" of a system that needs
+            memory; or by a "timeout".
+        errno: the number of an error of the system's.
     """
 
     answer: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
+    ending: Ending = "error"
+    errno: int | None = None
 
 
 def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
@@ -28,17 +38,29 @@ def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
 
     A process that cannot even be killed, because it waits for a dead mount or device, is left behind.
     """
-    code, out, err = run([sys.executable, "-P", "-m", "kdcache.doctor.trials", trial, *arguments], limit)
+    try:
+        code, out, err = run([sys.executable, "-P", "-m", "kdcache.doctor.trials", trial, *arguments], limit)
+    except OSError as error:
+        return Outcome(failure=f"no process can be started ({reason(error)})", errno=error.errno)
     if code is None:
-        return Outcome(failure=f"it did not end within {limit:g} seconds")
+        return Outcome(failure=f"it did not end within {limit:g} seconds", ending="timeout")
+    if code == -signal.SIGKILL:
+        return Outcome(failure="it was killed (SIGKILL)", ending="kill")
     if code < 0:
-        return Outcome(failure=f"it crashed ({signal.Signals(-code).name})")
+        return Outcome(failure=f"it crashed ({_signal_name(-code)})", ending="crash")
     try:
         said = json.loads(out)
     except ValueError:
         last = err.strip().splitlines()[-1:] or ["it said nothing"]
         return Outcome(failure=f"it ended with {code}: {last[0]}")
-    return Outcome(answer=said["answer"], failure=said["failure"])
+    return Outcome(**said)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {number}"
 
 
 def run(command: list[str], limit: float) -> tuple[int | None, str, str]:

@@ -3,11 +3,11 @@
 Nothing of PyTorch, DALI, Zarr or a mount is touched by this process: whatever can crash or hang is tried in another.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Generator, Iterator
+from typing import TypeVar
 
 from kdcache.doctor.child import Outcome, attempt
-from kdcache.doctor.findings import Finding, fault, note, ok
+from kdcache.doctor.findings import Finding, failed, fault, note, ok
 from kdcache.doctor.machine import (
     granted_cores,
     judge_driver,
@@ -15,9 +15,13 @@ from kdcache.doctor.machine import (
     judge_threads,
     look_at_shared_memory,
     look_for_gpus,
+    usable,
 )
-from kdcache.doctor.places import look_at_cache, look_at_data, look_at_folder
-from kdcache.doctor.software import look_at_software
+from kdcache.doctor.places import look_at_cache, look_at_data, look_at_folder, look_at_weights
+from kdcache.doctor.software import install, look_at_software
+from kdcache.errors import reason
+
+Result = TypeVar("Result")
 
 #: Seconds that each trial may take: importing PyTorch from a cold network disk takes a good part of it.
 LIMIT = 120.0
@@ -33,39 +37,49 @@ def examine(data: str | None = None, cache: str | None = None, limit: float = LI
             need be there yet.
         limit: seconds for each trial.
     """
-    yield from look_at_software()
-    gpus = 0
-    for finding, count in _compute(limit):
-        gpus += count
-        yield finding
-    yield _decode("cpu", limit)
-    if gpus:
-        yield _decode("gpu", limit)
-    yield from look_at_shared_memory(gpus)
-    yield look_at_data(data or "./data", data is not None, limit)
-    yield from look_at_cache(cache or "./cache", limit)
-    yield from look_at_folder("runs", Path("runs"), "Give another folder to train with --out.", limit)
-    yield from _weights(limit)
+    yield from _whole("packages", look_at_software())
+    gpus = (yield from _whole("PyTorch", _compute(limit))) or 0
+    yield from _whole("DALI", _decode(gpus, limit))
+    yield from _whole("shared memory", look_at_shared_memory(gpus))
+    yield from _whole("data", look_at_data(data or "./data", data is not None, limit))
+    yield from _whole("cache", look_at_cache(cache or "./cache", limit))
+    yield from _whole("runs", look_at_folder("runs", "runs", "--out names another folder.", limit))
+    yield from _whole("weights", look_at_weights(limit))
 
 
-def _compute(limit: float) -> Iterator[tuple[Finding, int]]:
-    """What PyTorch can do here, each finding with the number of usable GPUs that it tells of."""
+def _whole(subject: str, findings: Generator[Finding, None, Result]) -> Generator[Finding, None, Result | None]:
+    """The findings, and what they return: one thing that surprises the doctor must not hide what comes after it."""
+    try:
+        return (yield from findings)
+    except Exception as error:
+        yield note(
+            subject,
+            f"It could not be looked at to the end ({type(error).__name__}: {reason(error)}).",
+            "The doctor is at fault here: report it with this line, and run the job.",
+        )
+        return None
+
+
+def _compute(limit: float) -> Generator[Finding, None, int]:
+    """What PyTorch can do here; returns the number of usable GPUs."""
     outcome = attempt("compute", limit=limit)
     if outcome.failure is not None:
-        remedy = "Install the pinned version again: pip install --force-reinstall --constraint constraints.txt torch"
-        yield fault("PyTorch", f"It cannot be used: {outcome.failure}.", remedy), 0
-        return
+        yield failed("PyTorch", "It cannot be used", outcome, install("torch", again=True))
+        return 0
     computed = outcome.answer
-    yield ok("PyTorch", f"{computed['torch']} computes on the CPU"), 0
-    yield judge_threads(computed, granted_cores()), 0
-    yield judge_driver(look_for_gpus(limit), computed), 0
-    if computed["available"]:
-        tried = attempt("compute_on_gpus", limit=limit)
-        yield judge_gpus(tried), len(tried.answer.get("gpus", ()))
+    yield ok("PyTorch", f"{computed['torch']} computes on the CPU")
+    yield judge_threads(computed, granted_cores())
+    yield judge_driver(look_for_gpus(limit), computed)
+    if not computed["available"]:
+        return 0
+    tried = attempt("compute_on_gpus", limit=limit)
+    yield judge_gpus(tried)
+    return usable(tried)
 
 
-def _decode(where: str, limit: float) -> Finding:
-    return judge_decoding(where, attempt("decode", where, limit=limit))
+def _decode(gpus: int, limit: float) -> Generator[Finding, None, None]:
+    for where in ("cpu", "gpu") if gpus else ("cpu",):
+        yield judge_decoding(where, attempt("decode", where, limit=limit))
 
 
 def judge_decoding(where: str, outcome: Outcome) -> Finding:
@@ -73,12 +87,8 @@ def judge_decoding(where: str, outcome: Outcome) -> Finding:
     subject = f"DALI on the {where.upper()}"
     other = "--renderer pillow" if where == "cpu" else "--decode cpu"
     if outcome.failure is not None:
-        return fault(
-            subject,
-            f"It cannot decode a JPEG: {outcome.failure.rstrip('.')}.",
-            f"Install nvidia-dali-cuda120 again in the version of constraints.txt; until then use {other}, "
-            "which is slower.",
-        )
+        again = install("nvidia-dali-cuda120", again=True)
+        return failed(subject, "It cannot decode a JPEG", outcome, f"Until then use {other}, which is slower. {again}")
     if outcome.answer["full"]:
         return note(subject, "It was not tried: the GPU's memory is full.", "Wait for, or end, what runs there.")
     difference = outcome.answer["difference"]
@@ -86,18 +96,7 @@ def judge_decoding(where: str, outcome: Outcome) -> Finding:
         return fault(
             subject,
             f"It decodes a JPEG, but {difference:.1f} of 255 levels away from Pillow.",
-            f"Install the versions of constraints.txt; until then use {other}.",
+            f"Until then use {other}, which is slower. {install('nvidia-dali-cuda120', 'pillow', again=True)}",
         )
     version = outcome.answer["version"].split()[1]
     return ok(subject, f"{version} decodes a JPEG, {difference:.2f} of 255 levels from Pillow")
-
-
-def _weights(limit: float) -> Iterator[Finding]:
-    remedy = "Set HF_HOME to a folder that can be written, or give weights with --weights FILE."
-    outcome = attempt("weights", limit=limit)
-    if outcome.failure is not None:
-        yield note("weights", f"The hub's client cannot be used: {outcome.failure}.", remedy)
-    elif outcome.answer["offline"]:
-        yield ok("weights", f"from {outcome.answer['path']} alone: HF_HUB_OFFLINE is set")
-    else:
-        yield from look_at_folder("weights", Path(outcome.answer["path"]), remedy, limit)

@@ -5,19 +5,22 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdcache.doctor.child import Outcome, run
-from kdcache.doctor.findings import Finding, fault, note, ok
+from kdcache.doctor.findings import Finding, failed, fault, note, ok
 
 GIB = 2**30
 #: The oldest driver for each CUDA that PyTorch is built with.
 OLDEST_DRIVER = {"12": 525, "13": 580}
 #: What NCCL likes to have for the processes of a training on several GPUs.
 SHARED_MEMORY = GIB
+
+_BROKEN = "See nvidia-smi and the kernel's log (dmesg) for errors of the GPU; restart the machine if it hangs."
+_OLD = "Install a build of PyTorch for an older CUDA, which still knows this GPU, or use another one."
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,9 @@ def _driver_version(limit: float) -> str | None:
             return found[1]
     with contextlib.suppress(OSError):
         code, out, _ = run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], limit)
-        if code == 0 and out.strip():
-            return out.split()[0]
+        found = re.match(r"\s*(\d{3,}(?:\.\d+)+)\s", out) if code == 0 else None  # "[N/A]", "No devices were found"
+        if found:
+            return found[1]
     return None
 
 
@@ -107,19 +111,32 @@ def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
 
 
 def judge_gpus(outcome: Outcome) -> Finding:
-    """What is to be said of the trial `compute_on_gpus`."""
+    """What is to be said of the trial `compute_on_gpus`.
+
+    One that cannot compute is a fault where jobs would take it, which is the first; any other can be left out.
+    """
     if outcome.failure is not None:
-        return fault(
-            "GPU",
-            f"PyTorch cannot compute on it: {outcome.failure}.",
-            "See nvidia-smi and the kernel's log (dmesg) for errors of the GPU; restart the machine if it hangs.",
-        )
-    gpus, full = outcome.answer["gpus"], outcome.answer["full"]
+        return failed("GPU", "PyTorch cannot compute on it", outcome, _BROKEN)
+    gpus = outcome.answer["gpus"]
     names = ", ".join(f"{gpu['name']} ({gpu['memory'] / GIB:.0f} GiB)" for gpu in gpus)
+    unfit = [number for number, gpu in enumerate(gpus) if gpu["state"] in ("old", "broken")]
+    if unfit:
+        causes = "; ".join(f"PyTorch cannot compute on cuda:{number}: {gpus[number]['cause']}" for number in unfit)
+        remedies = [_OLD] if any(gpus[number]["state"] == "old" for number in unfit) else []
+        remedies += [_BROKEN] if any(gpus[number]["state"] == "broken" for number in unfit) else []
+        rest = ",".join(str(number) for number in range(len(gpus)) if number not in unfit)
+        remedies.append(f"Until then CUDA_VISIBLE_DEVICES={rest} leaves {'it' if len(unfit) == 1 else 'them'} out.")
+        return Finding("GPU", "fault" if 0 in unfit else "note", f"{names}; {causes}.", " ".join(remedies))
+    full = [f"cuda:{number}" for number, gpu in enumerate(gpus) if gpu["state"] == "full"]
     if full:
-        which = ", ".join(f"cuda:{number}" for number in full)
-        return note("GPU", f"{names}; the memory of {which} is full.", "Wait for, or end, what runs there.")
+        return note("GPU", f"{names}; the memory of {', '.join(full)} is full.", "Wait for, or end, what runs there.")
     return ok("GPU", f"{names}; each computes what the CPU does" if len(gpus) > 1 else f"{names}; it computes right")
+
+
+def usable(outcome: Outcome) -> int:
+    """On how many GPUs a job can compute, by the trial `compute_on_gpus`; 0 where the first fails, which it takes."""
+    fit = [gpu["state"] in ("right", "full") for gpu in outcome.answer.get("gpus", ())]
+    return sum(fit) if fit and fit[0] else 0
 
 
 def judge_threads(computed: dict[str, Any], quota: float | None) -> Finding:
@@ -145,7 +162,7 @@ def granted_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     return None if quota == "max" else int(quota) / int(period)
 
 
-def look_at_shared_memory(gpus: int, place: str = "/dev/shm") -> Iterator[Finding]:
+def look_at_shared_memory(gpus: int, place: str = "/dev/shm") -> Generator[Finding, None, None]:
     """Shared memory: processes meet in it, and NCCL exchanges gradients through it."""
     try:
         disk = os.statvfs(place)
@@ -158,12 +175,12 @@ def look_at_shared_memory(gpus: int, place: str = "/dev/shm") -> Iterator[Findin
             f"Mount a tmpfs at {place} that everybody may write.",
         )
         return
-    size = disk.f_blocks * disk.f_frsize
-    if gpus > 1 and size < SHARED_MEMORY:
+    free = disk.f_bavail * disk.f_frsize
+    if gpus > 1 and free < SHARED_MEMORY:
         yield note(
             "shared memory",
-            f"{place} has {size / 2**20:.0f} MiB: too little for a training on {gpus} GPUs.",
-            "Start the container with --shm-size 8g or --ipc host.",
+            f"{place} has {free / 2**20:.0f} MiB free: too little for a training on {gpus} GPUs.",
+            "Start the container with --shm-size 8g or --ipc host, and remove what dead processes left there.",
         )
     else:
-        yield ok("shared memory", f"{size / GIB:.2f} GiB at {place}")
+        yield ok("shared memory", f"{free / GIB:.2f} GiB free at {place}")

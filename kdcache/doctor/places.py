@@ -1,40 +1,72 @@
-"""Where data, answers and runs lie: whether they can be reached, and whether there is room."""
+"""Where data, answers, runs and weights lie: whether they can be reached and written, and whether there is room."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
-from kdcache.doctor.child import Outcome, attempt
-from kdcache.doctor.findings import Finding, fault, note, ok
+from kdcache.data.places import is_url
+from kdcache.doctor.child import attempt
+from kdcache.doctor.findings import Finding, State, failed, fault, note, ok
+from kdcache.remedies import REMEDIES
+
+Findings = Generator[Finding, None, None]
 
 GIB = 2**30
 #: A disk with less is noted: a cache of ImageNet-1k with 300 views takes about 4 GB, a run with its checkpoints less.
 ROOM = 5 * GIB
+#: With less, not even a checkpoint fits.
+SCARCE = 100 * 10**6
+
+_FOLDER = "Check the path, its mount and its permissions."
+_STORE = "Check the URL, and with it credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...)."
 
 
-def look_at_data(data: str, asked: bool, limit: float) -> Finding:
-    """The shards; `asked` is whether somebody named them, and not only the default."""
+def look_at_data(data: str, asked: bool, limit: float) -> Findings:
+    """The shards and their index; `asked` is whether somebody named them, and not only the default."""
     if not asked and attempt("anything", data, limit=limit).answer.get("there") is False:
-        return note(
+        yield note(
             "data",
             f"There are no shards at {data}, the default.",
             "Make them with `kdcache import folder`, or name them with --data or $KDCACHE_DATA.",
         )
+        return
     outcome = attempt("data", data, limit=limit)
     if outcome.failure is not None:
-        return fault(
-            "data", f"{data} cannot be read: {_clause(outcome)}.", "Check the path, its mount and its permissions."
-        )
+        yield failed("data", f"{data} cannot be read", outcome, _STORE if is_url(data) else _FOLDER)
+        return
     shards = outcome.answer["shards"]
-    return ok("data", f"{shards:,} shard{'s' * (shards != 1)} at {data}")
+    yield ok("data", f"{shards:,} shard{'s' * (shards != 1)} at {data}")
+    yield _index(outcome.answer, limit)
 
 
-def look_at_cache(cache: str, limit: float) -> Iterator[Finding]:
+def _index(answer: dict[str, Any], limit: float) -> Finding:
+    """Where the index is; else the first place that can be written, as the job will take it."""
+    if answer["index"] is not None:
+        return ok("index", f"at {answer['index']}")
+    refusals = []
+    for place in answer["places"]:
+        parent = str(Path(place).parent)
+        disk = attempt("folder", parent, limit=limit)
+        cause = disk.failure or disk.answer["cause"]
+        if cause is None:
+            return ok("index", f"none yet; it will be kept at {place}")
+        refusals.append(f"{parent} ({cause})")
+    return fault(
+        "index",
+        f"There is none yet, and it can be written neither to {' nor to '.join(refusals)}."
+        if len(refusals) > 1
+        else f"There is none yet, and it cannot be written to {refusals[0]}.",
+        "Make such a place writable, or set XDG_CACHE_HOME to a folder that is.",
+    )
+
+
+def look_at_cache(cache: str, limit: float) -> Findings:
     """The cache, or the place where it will be made, and its disk."""
+    cache = cache.removeprefix("file://")
+    check = _STORE if is_url(cache) else _FOLDER
     outcome = attempt("cache", cache, limit=limit)
     if outcome.failure is not None:
-        yield fault(
-            "cache", f"{cache} cannot be opened: {_clause(outcome)}.", "Check the path, its mount and its permissions."
-        )
+        yield failed("cache", f"{cache} cannot be opened", outcome, check)
         return
     teachers = outcome.answer["teachers"]
     if teachers is None and outcome.answer["foreign"]:
@@ -43,48 +75,95 @@ def look_at_cache(cache: str, limit: float) -> Iterator[Finding]:
         )
         return
     held = None if teachers is None else f"{cache} holds answers of {', '.join(teachers) or 'no teacher yet'}"
-    if "://" in cache:
-        yield ok("cache", held or f"{cache} can be reached, and holds no cache yet")
-        return
+    if is_url(cache):
+        yield _store(cache, held, limit)
+    else:
+        yield from _cache_folder(cache, held, limit)
+
+
+def _store(cache: str, held: str | None, limit: float) -> Finding:
+    """An object store tells whether it can be written by being written to."""
+    tried = attempt("writing", cache, limit=limit)
+    if tried.failure is None:
+        return ok("cache", held or f"none yet; it can be made at {cache}")
+    if held is None:
+        return failed("cache", f"{cache} cannot be written", tried, _STORE)
+    return note(
+        "cache",
+        f"{held}, and cannot be written: students can learn from it, answers cannot be added "
+        f"({tried.failure.partition('. ')[0]}).",
+        "To add some, check what these credentials may do in the bucket.",
+    )
+
+
+def _cache_folder(cache: str, held: str | None, limit: float) -> Findings:
     disk = attempt("folder", cache, limit=limit)
     if disk.failure is not None:
-        yield fault("cache", f"{cache} cannot be reached: {_clause(disk)}.", "Check its mount.")
-    elif disk.answer["writable"]:
+        yield failed("cache", f"{cache} cannot be reached", disk, _FOLDER)
+    elif disk.answer["cause"] is None:
         yield ok("cache", held or f"none yet; it can be made at {cache}")
-        yield from _room("cache's disk", disk, cache)
+        yield _room("cache's disk", disk.answer, cache, needed=held is None)
     elif held is None:
-        yield fault(
-            "cache",
-            f"{cache} cannot be made: {disk.answer['place']} cannot be written.",
-            "Check who owns it and its permissions, or name another place with --cache.",
-        )
+        yield _unwritable("cache", cache, disk.answer, "--cache names another place.")
     else:
         yield note(
             "cache",
-            f"{held}, and cannot be written: students can learn from it, answers cannot be added.",
-            "To add some, check who owns it, and in a container how it is mounted and --user.",
+            f"{held}, and cannot be written ({disk.answer['cause']}): students can learn from it, answers cannot be "
+            "added.",
+            "To add some, check its disk, who owns it, and in a container how it is mounted and --user.",
         )
 
 
-def look_at_folder(subject: str, path: Path, remedy: str, limit: float) -> Iterator[Finding]:
-    """A folder that a job writes to. `remedy` is for one that cannot be written, which is no fault by itself."""
-    disk = attempt("folder", str(path), limit=limit)
+def look_at_folder(subject: str, path: str, elsewhere: str, limit: float, needed: bool = True) -> Findings:
+    """A folder that a job writes to.
+
+    Args:
+        elsewhere: how to name another, in a sentence.
+        needed: whether the job cannot do without.
+    """
+    state: State = "fault" if needed else "note"
+    disk = attempt("folder", path, limit=limit)
     if disk.failure is not None:
-        yield note(subject, f"{path} cannot be reached: {_clause(disk)}.", remedy)
-    elif not disk.answer["writable"]:
-        yield note(subject, f"{path} cannot be written.", remedy)
+        yield failed(subject, f"{path} cannot be reached", disk, f"{_FOLDER} {elsewhere}", state)
+    elif disk.answer["cause"] is not None:
+        yield _unwritable(subject, path, disk.answer, elsewhere, state)
     else:
         yield ok(subject, f"{path} can be written")
-        yield from _room(f"{subject}' disk", disk, str(path))
+        yield _room(f"{subject}' disk", disk.answer, path, needed)
 
 
-def _room(subject: str, disk: Outcome, path: str) -> Iterator[Finding]:
-    free = disk.answer["free"]
-    if free < ROOM:
-        yield note(subject, f"{free / GIB:.1f} GiB are free at {path}.", "Free some space before a long job.")
+def look_at_weights(limit: float) -> Findings:
+    """The folder of the hub's files: weights are in it, or can be fetched into it."""
+    elsewhere = "HF_HOME names another folder, and --weights FILE needs none."
+    outcome = attempt("weights", limit=limit)
+    if outcome.failure is not None:
+        remedy = "Install huggingface-hub again, or, where its folder is out of reach, set HF_HOME to another."
+        yield failed("weights", "The hub's client cannot be used", outcome, remedy)
+        return
+    path, held = outcome.answer["path"], outcome.answer["held"]
+    if not outcome.answer["offline"]:
+        yield from look_at_folder("weights", path, elsewhere, limit, needed=not held)
+    elif held:
+        yield ok("weights", f"from {path} alone: HF_HUB_OFFLINE is set")
     else:
-        yield ok(subject, f"{free / GIB:,.0f} GiB free")
+        yield note(
+            "weights",
+            f"There are none at {path}, and HF_HUB_OFFLINE is set.",
+            "Bring the cache folder of a machine that has them, unset HF_HUB_OFFLINE, or give --weights FILE.",
+        )
 
 
-def _clause(outcome: Outcome) -> str:
-    return (outcome.failure or "").rstrip(".")
+def _unwritable(subject: str, path: str, answer: dict[str, Any], elsewhere: str, state: State = "fault") -> Finding:
+    """A folder that refused the trial's file, by the number of the error."""
+    place = answer["place"] if answer["place"] != path else "it"
+    says = f"{path} cannot be written: of {place} the system says {answer['cause']!r}."
+    return Finding(subject, state, says, f"{REMEDIES.get(answer['errno'], _FOLDER)} {elsewhere}")
+
+
+def _room(subject: str, answer: dict[str, Any], path: str, needed: bool) -> Finding:
+    free = answer["free"]
+    if free < SCARCE and needed:
+        return fault(subject, f"Only {free / 1e6:.0f} MB are free at {path}.", "Free some space.")
+    if free < ROOM:
+        return note(subject, f"{free / GIB:.1f} GiB are free at {path}.", "Free some space before a long job.")
+    return ok(subject, f"{free / GIB:,.0f} GiB free")

@@ -1,13 +1,13 @@
 """Versions: Python's and the packages', against what kdcache requires and what it is tested with."""
 
+import importlib.util
 import platform
+import re
+import shlex
+import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from importlib import metadata, resources
-
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 import kdcache
 from kdcache.doctor.findings import Finding, fault, note, ok
@@ -16,7 +16,7 @@ OLDEST_PYTHON = (3, 11)
 PINS = "constraints.txt"
 
 
-def look_at_software() -> Iterator[Finding]:
+def look_at_software() -> Generator[Finding, None, None]:
     """kdcache and Python; the packages that are missing, too old, or other than those tested."""
     running = f"kdcache {kdcache.__version__}, Python {platform.python_version()}"
     if sys.version_info < OLDEST_PYTHON:
@@ -24,15 +24,31 @@ def look_at_software() -> Iterator[Finding]:
         yield fault("versions", running, f"Install it under Python {oldest} or later.")
     else:
         yield ok("versions", running)
-    installed: dict[str, str] = {
-        canonicalize_name(found.name): found.version for found in metadata.distributions() if found.name
-    }
+    installed = {_normal(found.name): found.version for found in metadata.distributions() if found.name}
     try:
         required = metadata.requires("kdcache") or []
     except metadata.PackageNotFoundError:
         yield note("packages", "kdcache is not installed as a package.", "Install it with pip, for its requirements.")
         return
     yield compare(required, (resources.files("kdcache") / PINS).read_text("utf-8").splitlines(), installed)
+
+
+def install(*packages: str, again: bool = False) -> str:
+    """What to do to have packages in the versions that kdcache is tested with: a command, where there is a pip.
+
+    Args:
+        packages: names or requirements.
+        again: whether they are installed, and shall be once more.
+    """
+    pins, wanted = shlex.quote(str(resources.files("kdcache") / PINS)), " ".join(map(shlex.quote, packages))
+    if importlib.util.find_spec("pip") is None and shutil.which("pip") is None:
+        return f"Build the image again; where there is none, install {wanted} in the versions of {pins}."
+    return f"pip install {'--force-reinstall ' * again}--constraint {pins} {wanted}"
+
+
+def _normal(name: str) -> str:
+    """A package's name as PyPA's specification of names compares them."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def compare(required: Sequence[str], pins: Sequence[str], installed: Mapping[str, str]) -> Finding:
@@ -43,30 +59,39 @@ def compare(required: Sequence[str], pins: Sequence[str], installed: Mapping[str
         pins: lines `NAME==VERSION`; what is pinned and not installed is passed over.
         installed: versions by normalised name.
     """
+    try:
+        from packaging.requirements import Requirement
+        from packaging.specifiers import SpecifierSet
+    except ImportError as error:
+        return fault("packages", f"packaging, which compares versions, cannot be used: {error}.", install("packaging"))
+
     needed = [Requirement(line) for line in required]
     needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
-    missing = [one for one in needed if canonicalize_name(one.name) not in installed]
+    missing = [one for one in needed if _normal(one.name) not in installed]
     wrong = [
         one
         for one in needed
-        if one not in missing and not one.specifier.contains(installed[canonicalize_name(one.name)], prereleases=True)
+        if one not in missing and not one.specifier.contains(installed[_normal(one.name)], prereleases=True)
     ]
     if missing or wrong:
         said = [f"{one.name} is missing" for one in missing]
-        said += [f"{one.name} is {installed[canonicalize_name(one.name)]}, not {one.specifier}" for one in wrong]
-        packages = " ".join(f"'{one.name}{one.specifier}'" for one in [*missing, *wrong])
-        return fault("packages", f"{', '.join(said)}.", f"pip install {packages}")
+        said += [f"{one.name} is {installed[_normal(one.name)]}, not {one.specifier}" for one in wrong]
+        return fault(
+            "packages",
+            f"{', '.join(said)}.",
+            install(*(f"{one.name}{one.specifier}" for one in [*missing, *wrong])),
+        )
     pinned = dict(line.strip().split("==", 1) for line in pins if "==" in line)
-    others = [
-        f"{name} {version} (tested: {pin})"
+    others = {
+        name: f"{name} {version} (tested: {pin})"
         for name, pin in pinned.items()
-        if (version := installed.get(canonicalize_name(name)))
+        if (version := installed.get(_normal(name)))
         and not SpecifierSet(f"=={pin}").contains(version, prereleases=True)
-    ]
+    }
     if others:
         return note(
             "packages",
-            f"Other versions than those kdcache is tested with: {', '.join(others)}.",
-            "Should something go wrong, install those of constraints.txt: pip install --constraint constraints.txt .",
+            f"Other versions than those kdcache is tested with: {', '.join(others.values())}.",
+            f"Should something go wrong, install those. {install(*others)}",
         )
     return ok("packages", f"{len(needed)} required, all in the versions that kdcache is tested with")

@@ -1,5 +1,6 @@
 """Finding shards and reading samples out of them."""
 
+import errno
 import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,20 @@ def test_patterns_are_joined_and_environment_variables_filled_in_as_webdataset_d
 def test_one_tar_stands_for_itself(tmp_path: Path) -> None:
     expected = touch(tmp_path, "a.tar")
     assert expand_data(tmp_path / "a.tar") == tuple(expected)
+
+
+def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    for data in (tmp_path / "circle", f"{tmp_path}/circle/train-{{000..001}}.tar"):
+        with pytest.raises(DataError, match=r"circle.* cannot be reached: .*its links"):
+            expand_data(data)
+
+    def closed(path: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "stat", closed)
+    with pytest.raises(DataError, match=r"cannot be reached: Permission denied\. Check who owns it"):
+        expand_data(tmp_path / "train")
 
 
 @pytest.mark.parametrize(

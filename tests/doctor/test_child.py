@@ -1,5 +1,6 @@
 """A trial runs in a process of its own: whatever becomes of that process, the doctor gets an answer."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_trial_that_works_gives_its_answer(tmp_path: Path) -> None:
     outcome = attempt("folder", str(tmp_path / "not" / "yet"), limit=60.0)
     assert outcome.failure is None
-    assert (outcome.answer["place"], outcome.answer["writable"]) == (str(tmp_path), True)
+    assert (outcome.answer["place"], outcome.answer["cause"]) == (str(tmp_path), None)
     assert outcome.answer["free"] > 0
     assert not any(tmp_path.iterdir())
 
@@ -37,27 +38,42 @@ def test_an_error_on_purpose_is_quoted(tmp_path: Path) -> None:
     assert outcome.answer == {}
     assert outcome.failure is not None
     assert outcome.failure.startswith("There are no .tar files in")
+    assert outcome.ending == "refusal"
 
 
 @pytest.mark.parametrize(
-    ("script", "failure"),
+    ("script", "failure", "ending"),
     [
-        ("kill -SEGV $$", "it crashed (SIGSEGV)"),
-        ("kill -KILL $$", "it crashed (SIGKILL)"),
-        ("echo ok; echo 'libcuda.so: broken' >&2; exit 3", "it ended with 3: libcuda.so: broken"),
-        ("exit 1", "it ended with 1: it said nothing"),
+        ("kill -SEGV $$", "it crashed (SIGSEGV)", "crash"),
+        ("kill -40 $$", "it crashed (signal 40)", "crash"),
+        ("kill -KILL $$", "it was killed (SIGKILL)", "kill"),
+        ("echo ok; echo 'libcuda.so: broken' >&2; exit 3", "it ended with 3: libcuda.so: broken", "error"),
+        ("exit 1", "it ended with 1: it said nothing", "error"),
     ],
 )
-def test_a_process_that_dies_is_a_failure_with_its_cause(interpreter, script: str, failure: str) -> None:
+def test_a_process_that_dies_is_a_failure_with_its_cause(interpreter, script: str, failure: str, ending: str) -> None:
     interpreter(script)
     outcome = attempt("compute", limit=60.0)
-    assert (outcome.answer, outcome.failure) == ({}, failure)
+    assert (outcome.answer, outcome.failure, outcome.ending) == ({}, failure, ending)
+
+
+def test_a_process_that_cannot_be_started_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    outcome = attempt("compute", limit=5.0)
+    assert outcome.failure is not None
+    assert outcome.failure.startswith("no process can be started")
+    assert outcome.errno == errno.ENOENT
+
+
+def test_an_error_of_the_system_keeps_its_number() -> None:
+    outcome = attempt("anything", "x" * 300, limit=60.0)
+    assert outcome.errno == errno.ENAMETOOLONG
 
 
 def test_a_process_that_hangs_is_ended_with_all_that_it_started(interpreter, tmp_path: Path) -> None:
     interpreter(f"sleep 600 & echo $! > {tmp_path}/pid; wait")
     outcome = attempt("compute", limit=1.0)
-    assert outcome.failure == "it did not end within 1 seconds"
+    assert (outcome.failure, outcome.ending) == ("it did not end within 1 seconds", "timeout")
     started = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
     deadline = time.monotonic() + 20
     while started.exists() and started.read_text().split()[2] != "Z":
@@ -77,7 +93,7 @@ trials.TRIALS["noisy"] = noisy
 trials.main("noisy")
 """
     done = subprocess.run([sys.executable, "-c", noisy], capture_output=True, text=True, check=True)
-    assert done.stdout == '{"answer": {"sum": 3}, "failure": null}'
+    assert done.stdout == '{"answer": {"sum": 3}}'
     assert "loading" in done.stderr
 
 

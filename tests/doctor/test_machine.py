@@ -1,6 +1,7 @@
 """A GPU that is there and cannot be used is a fault; a machine without one is well."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,15 @@ import pytest
 from kdcache.doctor import machine
 from kdcache.doctor.child import Outcome
 from kdcache.doctor.findings import Finding
-from kdcache.doctor.machine import Seen, granted_cores, judge_driver, judge_gpus, judge_threads, look_at_shared_memory
+from kdcache.doctor.machine import (
+    Seen,
+    granted_cores,
+    judge_driver,
+    judge_gpus,
+    judge_threads,
+    look_at_shared_memory,
+    usable,
+)
 
 
 def computed(**changes: Any) -> dict[str, Any]:
@@ -53,7 +62,14 @@ def test_the_driver_tells_its_version(line: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("said", "version"), [((0, "580.65.06\n580.65.06\n", ""), "580.65.06"), ((None, "", ""), None), ((9, "", ""), None)]
+    ("said", "version"),
+    [
+        ((0, "580.65.06\n580.65.06\n", ""), "580.65.06"),
+        ((0, "[N/A]\n", ""), None),
+        ((0, "No devices were found\n", ""), None),
+        ((None, "", ""), None),
+        ((9, "", ""), None),
+    ],
 )
 def test_nvidia_smi_is_asked_for_a_driver_that_is_not_plain_to_see(
     said: tuple[int | None, str, str], version: str | None, monkeypatch: pytest.MonkeyPatch
@@ -72,23 +88,30 @@ def test_gpus_may_be_hidden_by_the_environment(chosen: str, hidden: bool, monkey
     assert (machine.look_for_gpus(limit=5.0).hidden is not None) == hidden
 
 
-H200 = {"name": "NVIDIA H200", "memory": 140 * 2**30}
+def gpu(state: str = "right", cause: str = "") -> dict[str, Any]:
+    return {"name": "NVIDIA H200", "memory": 140 * 2**30, "state": state, "cause": cause}
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "said"),
+    ("outcome", "state", "said", "remedy", "fit"),
     [
-        (Outcome({"gpus": [H200], "full": []}), "ok", "NVIDIA H200 (140 GiB); it computes right"),
-        (Outcome({"gpus": [H200, H200], "full": []}), "ok", "each computes what the CPU does"),
-        (Outcome({"gpus": [H200, H200], "full": [1]}), "note", "the memory of cuda:1 is full"),
-        (Outcome(failure="it crashed (SIGBUS)"), "fault", "cannot compute on it: it crashed (SIGBUS)."),
+        (Outcome({"gpus": [gpu()]}), "ok", "NVIDIA H200 (140 GiB); it computes right", "", 1),
+        (Outcome({"gpus": [gpu(), gpu()]}), "ok", "each computes what the CPU does", "", 2),
+        (Outcome({"gpus": [gpu(), gpu("full")]}), "note", "the memory of cuda:1 is full", "Wait", 2),
+        (Outcome(failure="it crashed (SIGBUS)"), "fault", "cannot compute on it: it crashed (SIGBUS).", "dmesg", 0),
+        (Outcome({"gpus": [gpu("old", "it has 6.1")]}), "fault", "cuda:0: it has 6.1.", "for an older CUDA", 0),
+        (Outcome({"gpus": [gpu("broken", "no ECC"), gpu()]}), "fault", "cuda:0: no ECC", "CUDA_VISIBLE_DEVICES=1 ", 0),
+        (Outcome({"gpus": [gpu(), gpu("broken", "no ECC"), gpu()]}), "note", "cuda:1: no", "VISIBLE_DEVICES=0,2 ", 2),
+        (Outcome({"gpus": [gpu("broken", "no ECC")]}), "fault", "no ECC", "CUDA_VISIBLE_DEVICES= leaves it out", 0),
     ],
 )
-def test_gpus_are_judged_by_what_they_compute(outcome: Outcome, state: str, said: str) -> None:
+def test_gpus_are_judged_by_what_they_compute(outcome: Outcome, state: str, said: str, remedy: str, fit: int) -> None:
     finding = judge_gpus(outcome)
     assert finding.state == state
     assert said in finding.says
     assert (finding.remedy is None) == (state == "ok")
+    assert remedy in (finding.remedy or "")
+    assert usable(outcome) == fit
 
 
 @pytest.mark.parametrize(
@@ -130,7 +153,8 @@ def test_shared_memory_has_to_be_there_and_large_for_several_gpus(
     assert missing.state == "note"
     assert "No such file" in missing.says
     assert shared_memory(8, tmp_path).state == "ok"
-    monkeypatch.setattr(machine, "SHARED_MEMORY", 2**80)
+    # What is free counts, not how large it is: other processes have their share.
+    monkeypatch.setattr(machine.os, "statvfs", lambda path: SimpleNamespace(f_blocks=2**30, f_bavail=16, f_frsize=4096))
     assert shared_memory(1, tmp_path).state == "ok"
     small = shared_memory(2, tmp_path)
     assert small.state == "note"

@@ -1,0 +1,91 @@
+"""Trials of the places where data, answers, runs and weights lie."""
+
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def folder(path: str) -> dict[str, Any]:
+    """Whether files can be made in a folder, or in the nearest one above it that exists, and the bytes free there.
+
+    Of a folder that refuses: the error's number and text.
+    """
+    place = Path(path).absolute()
+    while not _is_there(place):
+        place = place.parent
+    refused: dict[str, Any] = {"errno": None, "cause": None}
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        refused = {"errno": error.errno, "cause": error.strerror or str(error)}
+    disk = os.statvfs(place)
+    return {"place": str(place), "free": disk.f_bavail * disk.f_frsize, **refused}
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something at a path; raises OSError where that cannot be told."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):  # the latter's file is found further up
+        return False
+    return True
+
+
+def anything(path: str) -> dict[str, Any]:
+    """Whether there is anything at a path: a file, or a folder that is not empty."""
+    there = _is_there(Path(path))
+    return {"there": bool(os.listdir(path)) if there and os.path.isdir(path) else there}
+
+
+def data(path: str) -> dict[str, Any]:
+    """How many shards DATA names, all of which exist; the first one can be read. Where its index is, or can be."""
+    from kdcache.data.index import find_index
+    from kdcache.data.places import index_places
+    from kdcache.data.shards import expand_data, open_shard
+
+    index = find_index(path)
+    shards = expand_data(path) if index is None else index.shards
+    with open_shard(shards[0]) as file:
+        file.read(512, 0)
+    if index is not None:
+        return {"shards": len(shards), "index": str(index.path), "places": []}
+    return {"shards": len(shards), "index": None, "places": list(map(str, index_places(path, shards, False)))}
+
+
+def cache(path: str) -> dict[str, Any]:
+    """Which teachers' answers a cache holds; None where there is no cache yet, and "foreign" for what is there.
+
+    In an object store it is listed in any case: that there is no cache can be asked of a bucket that is not there.
+    """
+    from kdcache.cache.durable import PARTIAL
+    from kdcache.cache.places import open_files
+    from kdcache.cache.store import Cache
+
+    if Cache.exists(path):
+        return {"teachers": sorted(Cache.open(path).teachers())}
+    # What a creation left that was killed is completed by the next one.
+    foreign = set(open_files(path, read_only=True).names("")) - {PARTIAL, "windows", "teachers"}
+    return {"teachers": None, "foreign": sorted(foreign)[:1]}
+
+
+def writing(url: str) -> dict[str, Any]:
+    """A small object can be put under the URL of a cache, and removed again."""
+    from kdcache.cache.durable import PARTIAL
+    from kdcache.cache.places import open_files
+
+    files, probe = open_files(url), f"{PARTIAL}/doctor-{uuid.uuid4().hex}"
+    files.put(probe, b"\0")
+    files.delete(probe)
+    return {}
+
+
+def weights() -> dict[str, Any]:
+    """Where the Hugging Face hub's files are kept, whether there are any, and whether the hub may be asked for more."""
+    from huggingface_hub import constants
+
+    held = any(file.is_file() for file in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*"))
+    return {"path": constants.HF_HUB_CACHE, "held": held, "offline": bool(constants.HF_HUB_OFFLINE)}

@@ -1,0 +1,24 @@
+"""What a user can do about errors of the system, without knowing the program."""
+
+import errno
+from collections.abc import Mapping
+from types import MappingProxyType
+
+#: One sentence by error number. What is not in it is a surprise.
+REMEDIES: Mapping[int, str] = MappingProxyType(
+    {
+        errno.EACCES: "Check who owns it and its permissions, or give another place.",
+        errno.EPERM: "Check who owns it and its permissions, or give another place.",
+        errno.EROFS: "Give a place that can be written.",
+        errno.ENOSPC: "Free some space, then run the same command again.",
+        errno.EDQUOT: "Free some space or raise the quota, then run the same command again.",
+        errno.ENOENT: "Check the path.",
+        errno.ENOTDIR: "Check the path: a part of it is a file.",
+        errno.EISDIR: "Check the path: it is a folder.",
+        errno.ELOOP: "Check the path: its links lead in a circle.",
+        errno.ENAMETOOLONG: "Give a shorter path.",
+        errno.EMFILE: "Raise the limit on open files (`ulimit -n`), then run the same command again.",
+        errno.EIO: "The disk or its network mount fails: check it, then run the same command again.",
+        errno.ESTALE: "The network mount was lost: mount it again, then run the same command again.",
+    }
+)
