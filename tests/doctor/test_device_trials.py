@@ -81,7 +81,9 @@ def test_a_full_gpu_is_told_from_a_broken_one(gpus, error: Exception) -> None:
 
 
 def test_one_gpu_that_is_broken_or_too_old_does_not_end_the_trial_of_the_others(gpus) -> None:
-    found = gpus((7, 0), (7, 5), (12, 0), tried={"cuda:1": RuntimeError("no")})
+    found = gpus(
+        (7, 0), (7, 5), (12, 0), tried={f"cuda:{number}": RuntimeError("no kernel image") for number in (0, 1)}
+    )
     assert [gpu["state"] for gpu in found] == ["old", "broken", "right"]
     assert "compute capability 7.0" in found[0]["cause"]
     assert "needs 7.5 or later" in found[0]["cause"]
