@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -140,12 +141,12 @@ def test_a_check_finds_what_is_bad_and_keeps_checksums(shards: Path, url: str) -
     assert len(found.value.samples) == IMAGES
 
 
-def no_fault(image: bytes) -> str | None:
-    return None
+def no_fault(encoded: Iterable[bytes]) -> Iterator[str | None]:
+    return (None for _ in encoded)
 
 
-def always_bad(image: bytes) -> str | None:
-    return "it is bad"
+def always_bad(encoded: Iterable[bytes]) -> Iterator[str | None]:
+    return ("it is bad" for _ in encoded)
 
 
 def test_a_part_refers_to_the_urls(url: str, tmp_path: Path) -> None:
