@@ -3,9 +3,10 @@
     python benchmarks/reading.py [--rate 2500] [--chunks 8]
 
 A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches of
-1,024 rows in order, chunks read ahead by a thread, checked, decoded, and given their labels. CPU time is of all
-threads; a step is what 1,024 images take at `--rate` images a second on the training's device. The answers are those
-of the tests' simulated teacher of 1,000 classes, which for 21,841 stand among others that share a twentieth.
+1,024 rows in order, chunks read ahead by a thread, checked, decoded, and given their labels. A step is what 1,024
+images take at `--rate` images a second on the training's device; it is longer by what the host waits for answers when
+it sleeps for a step between two batches, as while a GPU computes. CPU time is of all threads. The answers are those of
+the tests' simulated teacher of 1,000 classes, which for 21,841 stand among others that share a twentieth.
 
 It needs a checkout with its test dependencies. `docs/speed.md` has what it printed.
 """
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,10 +25,11 @@ import torch
 from coding.sources import simulated
 from torch import Tensor
 
+from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
-from kdcache.targets.base import Coding
+from kdcache.targets.base import Coding, Targets
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
 from kdcache.targets.head import Head
@@ -39,49 +42,48 @@ NAME = "teacher"
 #: Answers that differ; blocks are filled with them over and over, which changes the time of reading by little.
 DISTINCT = 2048
 BLOCK_ROWS = 131072
-FEATURES = 2048
+#: Steps that are slept through.
+STEPS = 24
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=2500, help="images a second that the student trains at")
-    parser.add_argument(
-        "--chunks", type=int, default=8, help="chunks of each kind that are read, at most a view of one block"
-    )
+    parser.add_argument("--chunks", type=int, default=8, help="chunks of each kind that are read, at least")
     parser.add_argument("--classes", type=int, nargs="*", default=[1000, 21841])
+    parser.add_argument("--features", type=int, default=2048, help="that enter the teacher's classifier")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.read is not None:
-        read(asked.read)
+        read(asked.read, BATCH / asked.rate)
         return
     step = BATCH / asked.rate
-    print(f"| targets | classes | ms of CPU a batch | of a step of {step * 1000:.0f} ms | 1 % at images/s | MB |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(f"| targets | classes | a step of {step * 1000:.0f} ms is longer by | ms of CPU a batch, all threads | MB |")
+    print("|---|---:|---:|---:|---:|")
     for classes in asked.classes:
-        for name, coding in codings(classes).items():
+        said = answers(classes)
+        for name, coding in codings(said, asked.features).items():
             with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder) / "cache", coding, asked.chunks)
-                command = [sys.executable, __file__, "--read", f"{folder}/cache"]
+                write(Path(folder) / "cache", coding, said, asked.chunks)
+                command = [sys.executable, __file__, "--read", f"{folder}/cache", "--rate", str(asked.rate)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds, memory = map(float, done.stdout.split())
-            even = 0.01 * BATCH / seconds
-            share = f"{seconds / step:.1%}"
-            print(f"| {name} | {classes:,} | {seconds * 1000:.1f} | {share} | {even:,.0f} | {memory:.0f} |", flush=True)
+            seconds, memory, waited = map(float, done.stdout.split())
+            print(f"| {name} | {classes:,} | {waited / step:.2%} | {seconds * 1000:.1f} | {memory:.0f} |", flush=True)
 
 
-def codings(classes: int) -> dict[str, Coding]:
+def codings(said: tuple[Tensor, Tensor], features: int) -> dict[str, Coding]:
     """Every kind of targets, by the name that the table gives it."""
+    classes = said[0].shape[1]
     topk = TopKCoding(classes)
-    log_probs, labels = answers(classes)
-    kept = topk.keep(log_probs, labels)
+    kept = topk.keep(*said)
     assert isinstance(kept, TopKTargets)
-    head = Head(np.random.default_rng(0).normal(size=(classes, FEATURES + 1)).astype(np.float32) / 16)
+    head = Head(np.random.default_rng(0).normal(size=(classes, features + 1)).astype(np.float32) / 16)
     return {
         "topk, p > 0.0033": replace(topk, order=learn_order(kept, None)),
         "full, uint8": FullCoding(classes, "uint8"),
         "full, float32": FullCoding(classes),
-        f"embedding of {FEATURES:,}, uint8": EmbeddingCoding(classes, FEATURES, "uint8", head),
-        f"embedding of {FEATURES:,}, float16": EmbeddingCoding(classes, FEATURES, "float16", head),
+        f"embedding of {features:,}, uint8": EmbeddingCoding(classes, features, "uint8", head),
+        f"embedding of {features:,}, float16": EmbeddingCoding(classes, features, "float16", head),
     }
 
 
@@ -100,9 +102,9 @@ def answers(classes: int) -> tuple[Tensor, Tensor]:
     return torch.log_softmax(whole, 1), torch.where(labels < 0, -1, place[labels.clamp(min=0)])
 
 
-def write(path: Path, coding: Coding, chunks: int) -> None:
+def write(path: Path, coding: Coding, said: tuple[Tensor, Tensor], chunks: int) -> None:
     """A cache of one view, one block, and some chunks."""
-    rows = min(BLOCK_ROWS, chunks * coding.chunk_rows(BLOCK_ROWS))
+    rows = min(BLOCK_ROWS, max(chunks * coding.chunk_rows(BLOCK_ROWS), STEPS * BATCH))
     block_rows = 1 << (rows - 1).bit_length()
     windows = np.zeros(rows, np.int32)
     view_set = ViewSetIdentity("0" * 64, rows, windows_checksum(windows), {}, 0, block_rows)
@@ -110,8 +112,9 @@ def write(path: Path, coding: Coding, chunks: int) -> None:
         NAME, "none", "0", (0.5,) * 3, (0.5,) * 3, 224, "fp32", BATCH, coding.identity(), coding.num_classes
     )
     entry = Cache.create(path, view_set, windows).add_teacher(teacher, coding)
-    log_probs, labels = answers(coding.num_classes)
-    features = torch.randn(DISTINCT, FEATURES, generator=torch.Generator().manual_seed(0)).relu()
+    log_probs, labels = said
+    width = coding.num_features if isinstance(coding, EmbeddingCoding) else 1
+    features = torch.randn(DISTINCT, width, generator=torch.Generator().manual_seed(0)).relu()
     writer = entry.open_block(0, 0)
     for start in range(0, rows, DISTINCT):
         part = slice(0, min(DISTINCT, rows - start))
@@ -120,18 +123,40 @@ def write(path: Path, coding: Coding, chunks: int) -> None:
     np.save(path / "labels.npy", labels.numpy())
 
 
-def read(path: Path) -> None:
-    """Print seconds of CPU time a batch, and the megabytes by which reading made this process larger."""
+def read(path: Path, step: float) -> None:
+    """Print seconds of CPU time a batch, megabytes that reading took, and seconds that a step waits."""
     labels = torch.from_numpy(np.load(path / "labels.npy"))
     entry = Cache.open(path).entry(NAME)
     rows = entry.layout.samples // BATCH * BATCH or entry.layout.samples
     wanted = [np.arange(start, min(start + BATCH, rows)) for start in range(0, rows, BATCH)]
     before = _memory("VmRSS")
     start = time.process_time()
-    for row, targets in zip(wanted, stream_targets(entry, ((np.zeros_like(r), r) for r in wanted)), strict=True):
+    for row, targets in zip(wanted, _stream(entry, wanted), strict=True):
         targets.with_labels(labels[row % DISTINCT])
     seconds = (time.process_time() - start) / len(wanted)
-    print(seconds, _memory("VmHWM") - before)
+    memory = _memory("VmHWM") - before
+    print(seconds, memory, waited(entry, wanted, labels, step))
+
+
+def waited(entry: Entry, wanted: list[np.ndarray], labels: Tensor, step: float) -> float:
+    """Mean seconds for which a training's steps wait for answers, the first one aside, where chunks change."""
+    change = entry.layout.chunk_rows // BATCH
+    start_at = max(0, min(change - STEPS // 2, len(wanted) - STEPS))
+    some = wanted[start_at : start_at + STEPS]
+    stream = _stream(entry, some)
+    next(stream)
+    waits = []
+    for row in some[1:]:
+        time.sleep(step)
+        start = time.perf_counter()
+        next(stream).with_labels(labels[row % DISTINCT])
+        waits.append(time.perf_counter() - start)
+    stream.close()
+    return sum(waits) / len(waits)
+
+
+def _stream(entry: Entry, wanted: list[np.ndarray]) -> Generator[Targets, None, None]:
+    return stream_targets(entry, ((np.zeros_like(row), row) for row in wanted))
 
 
 def _memory(name: str) -> float:
