@@ -1,10 +1,9 @@
 """Checking every image once: what cannot be decoded leaves the index, what can has a checksum from then on."""
 
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64, UInt32
 
+from kdcache.data.advice import arguments, take_again
 from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
 from kdcache.data.index import Index, key_hash, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
@@ -61,8 +61,8 @@ def check_index(
         part = open_index(data)
         raise UsageError(
             f"{data} is a part of the shards in {part.shards_folder}. Check the whole "
-            f"(`kdcache index {part.shards_folder} --check`), then take the part again "
-            f"(`kdcache index {part.shards_folder} --fraction F --out {data}`)."
+            f"(`kdcache index {part.data} --check`), then take the part again "
+            f"(`{take_again(Path(data), read_meta(Path(data)), part.data)}`)."
         )
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
@@ -81,7 +81,7 @@ def check_index(
         if bad and not drop_bad and not _leaves_out(load_index(place, source), bad):
             raise BadSamplesError(
                 f"{len(bad)} of {total} samples are bad; nothing was changed. Leave them out with "
-                f"`kdcache index {shlex.quote(str(data))} --drop-bad`, or repair them.",
+                f"`kdcache index {arguments(data, unlabelled)} --drop-bad`, or repair them.",
                 [str(sample) for sample in bad],
             )
         if everything is None or len(faulty) == len(everything):
@@ -102,7 +102,7 @@ def check_index(
         progress.warn(
             f"the data have another fingerprint than before ({former[:12]}): caches made from them then will be refused"
         )
-    return Checked(index, tuple(bad))
+    return Checked(replace(index, asked=str(data)), tuple(bad))
 
 
 def _leaves_out(index: Index | None, bad: Sequence[BadSample]) -> bool:

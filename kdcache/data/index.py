@@ -7,7 +7,6 @@ keys alone: not on the shards' names, number or order.
 
 import json
 import os
-import shlex
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
 from kdcache.data import remote
+from kdcache.data.advice import arguments, kept_data, take_again
 from kdcache.data.columns import Source, load, read_meta
 from kdcache.data.index_writer import IndexWriter, hash_keys
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
@@ -42,7 +42,8 @@ class Index:
     crc: CRC32C of the image files, where every image has been checked; reading compares it.
     left_out: how many bad samples that check has left out.
     is_part: whether these are some of the shards' samples, see `kdcache.data.part`.
-    asked: what it was opened by; empty for a part.
+    unlabelled: whether labels were left out, or there are none.
+    asked: the DATA that it, or the whole that it is a part of, was opened by; empty where an old part does not say.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Index:
     crc: UInt32[np.ndarray, " n"] | None = None
     left_out: int = 0
     is_part: bool = False
+    unlabelled: bool = False
     asked: str = ""
 
     def __len__(self) -> int:
@@ -80,8 +82,8 @@ class Index:
 
     @property
     def data(self) -> str:
-        """The shards as a command takes them that an error advises, quoted where the shell asks for it."""
-        return shlex.quote(self.asked or str(self.shards_folder))
+        """What `kdcache index` takes for these samples, or for the whole of a part, in a command that is advised."""
+        return arguments(self.asked or self.shards_folder, self.unlabelled)
 
     @property
     def shards_folder(self) -> Path | str:
@@ -157,10 +159,10 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
         if left_out:
             progress.warn(
                 f"the images were checked ({left_out[0]} bad ones left out), but the shards have changed since; "
-                f"run `kdcache index {shlex.quote(str(data))} --check` again"
+                f"run `kdcache index {arguments(data, unlabelled)} --check` again"
             )
         with building(place) as folder:
-            write_index(folder, source, workers, progress, data=shlex.quote(str(data)))
+            write_index(folder, source, workers, progress, data=arguments(data, unlabelled))
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
@@ -171,17 +173,20 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
 def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
     if "part" not in meta:
         raise DataError(f"{folder} is the index of some shards, not their folder. Name the folder of the shards.")
+    former = None
     try:
         former = Source(folder, tuple(map(tuple, meta["source"]["shards"])), meta["source"]["unlabelled"])
         index = load_index(folder, Source.of(folder, former.paths, former.unlabelled))
     except (KeyError, TypeError, ValueError):
         index = None
+    whole = kept_data(meta["part"].get("data"), folder) if isinstance(meta["part"], dict) else ""
     if index is None:
+        unlabelled = former is not None and former.unlabelled
         raise DataError(
             f"The shards that {folder} is a part of have changed, or it is damaged. Remove it, and make it again with "
-            "`kdcache index DATA --fraction F --out FOLDER`."
+            f"`{take_again(folder, meta, arguments(whole, unlabelled) if whole else 'DATA')}`."
         )
-    return index
+    return replace(index, asked=whole)
 
 
 def load_index(place: Path, source: Source) -> Index | None:
@@ -207,6 +212,7 @@ def load_index(place: Path, source: Source) -> Index | None:
         class_names=class_names,
         left_out=loaded.left_out or 0,
         is_part=loaded.is_part,
+        unlabelled=source.unlabelled,
         asked="",
     )
 

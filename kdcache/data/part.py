@@ -2,11 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from kdcache.data.advice import keep_data, kept_data
 from kdcache.data.columns import COLUMNS, META, Source, read_meta
 from kdcache.data.index import Index, load_index
 from kdcache.data.index_writer import seal, write_rows
@@ -63,7 +65,10 @@ def write_part(
     unlabelled = bool((index.label == -1).all())
     source = Source.of(out, index.shards, unlabelled)
     names = [*COLUMNS, "key_start", "key_bytes"] + ["crc"] * (index.crc is not None)
-    notes: dict[str, object] = {"part": {"of": index.fingerprint, "fraction": fraction, "stratified": stratified}}
+    data = keep_data(index.asked or index.shards_folder, out)
+    notes: dict[str, object] = {
+        "part": {"of": index.fingerprint, "data": data, "fraction": fraction, "stratified": stratified}
+    }
     if index.crc is not None:
         notes["left_out"] = index.left_out
     try:
@@ -80,4 +85,4 @@ def write_part(
         raise DataError(f"{out / META} changed while it was being opened. Run the command again.")
     kind = "of each class" if stratified else "of all"
     progress.say(f"took {len(part)} of {len(index)} samples, {fraction:g} {kind}: {out}")
-    return part
+    return replace(part, asked=kept_data(data, out))

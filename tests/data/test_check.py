@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -275,3 +276,16 @@ def test_the_command_lists_them_and_exits_with_3_until_they_are_dropped(shards: 
     assert "297 samples, 10 classes, 3 shards\nimages checked, 3 bad ones left out\n" in dropped.stdout
     again = kdcache("index", shards)
     assert "images checked, 3 bad ones left out" in again.stdout
+
+
+def test_what_is_advised_for_samples_without_labels_can_be_pasted(tmp_path: Path) -> None:
+    made = [sample._replace(label=None) for sample in make_samples(6, (40, 48))]
+    made[3] = made[3]._replace(data=b"<html>404</html>")
+    data = write_set(tmp_path / "two words", made, shards=1)
+    refused = kdcache("index", data, "--unlabelled")
+    for _ in range(2):
+        (command,) = re.findall(r"`kdcache (.+?)`", refused.stderr)
+        refused = kdcache(*shlex.split(command))
+    assert "--drop-bad" in command
+    assert refused.returncode == 0, refused.stderr
+    assert len(open_index(data)) == 5

@@ -1,5 +1,6 @@
 """A part of a data set: fixed by the keys, nested, usable as DATA."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.data.check import check_index
+from kdcache.data.columns import META
 from kdcache.data.index import Index, open_index
 from kdcache.data.part import part_of, write_part
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
 from kdcache.render.encoded import faults
 from support.command_line import kdcache
-from support.shards import make_samples, make_shards, write_tar
+from support.shards import make_samples, make_shards, write_set, write_tar
 
 fractions = st.floats(0.001, 1)
 labels = st.lists(st.integers(-1, 4), min_size=1, max_size=60).map(lambda values: np.array(values, np.int32))
@@ -108,7 +110,9 @@ def test_parts_and_shards_move_together(whole: Path, tmp_path: Path) -> None:
 def test_a_part_of_shards_that_have_changed_is_refused(whole: Path, tmp_path: Path) -> None:
     write_part(open_index(whole), 0.5, tmp_path / "part")
     write_tar(whole / "shard-000001.tar", make_samples(1, (8, 8)))
-    with pytest.raises(DataError, match=r"have changed.*--fraction F"):
+    with pytest.raises(
+        DataError, match=rf"have changed.*kdcache index {whole} --fraction 0.5 --out {tmp_path / 'part'}`"
+    ):
         open_index(tmp_path / "part")
 
 
@@ -132,7 +136,10 @@ def test_a_fraction_lies_between_0_and_1(whole: Path, tmp_path: Path, fraction: 
 
 def test_a_part_is_checked_with_the_whole(whole: Path, tmp_path: Path) -> None:
     write_part(open_index(whole), 0.5, tmp_path / "part")
-    advice = rf"part of the shards in {whole}\. Check the whole \(`kdcache index {whole} --check`\), then take the part"
+    advice = (
+        rf"part of the shards in {whole}\. Check the whole \(`kdcache index {whole} --check`\), then take the part "
+        rf"again \(`kdcache index {whole} --fraction 0.5 --out {tmp_path / 'part'}`\)"
+    )
     with pytest.raises(UsageError, match=advice):
         check_index(tmp_path / "part", faults)
     with pytest.raises(DataError, match="Name the folder of the shards"):
@@ -157,6 +164,44 @@ def test_an_index_knows_how_a_command_names_its_shards(whole: Path, tmp_path: Pa
     for data in (str(folder), f"{folder}/shard-{{000000..000001}}.tar"):
         for _ in ("built", "opened"):
             assert shlex.split(open_index(data).data) == [data]
+
+
+@pytest.mark.parametrize("name", ["plain", "two words"])
+def test_a_part_names_the_data_that_it_was_taken_from(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As the shell takes it, wherever the command is given; and of a part of it too."""
+    whole.rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    data = f"{name}/shard-{{000000..000001}}.tar"
+    half = write_part(open_index(data), 0.5, tmp_path / "parts of it" / "half", stratified=True)
+    quarter = write_part(half, 0.5, tmp_path / "quarter")
+    for part in (half, open_index(half.path), quarter, open_index(quarter.path)):
+        assert shlex.split(part.data) == [f"{tmp_path}/{data}"]
+    with pytest.raises(UsageError) as caught:
+        check_index(half.path, faults)
+    checked, again = (shlex.split(command) for command in str(caught.value).split("`")[1::2])
+    assert checked == ["kdcache", "index", f"{tmp_path}/{data}", "--check"]
+    assert again[2:] == [f"{tmp_path}/{data}", "--fraction", "0.5", "--stratified", "--out", str(half.path)]
+    done = kdcache(*again[1:])
+    assert done.returncode == 0, done.stderr
+    assert open_index(half.path).fingerprint == half.fingerprint
+
+
+def test_a_part_that_does_not_say_so_is_of_its_shards_folder(whole: Path, tmp_path: Path) -> None:
+    write_part(open_index(whole), 0.5, tmp_path / "part")
+    meta = json.loads((tmp_path / "part" / META).read_text())
+    del meta["part"]["data"]
+    (tmp_path / "part" / META).write_text(json.dumps(meta))
+    assert open_index(tmp_path / "part").data == str(whole)
+
+
+def test_without_labels_the_advice_says_so(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "set", make_samples(20, (8, 8), labelled=False), shards=1)
+    index = open_index(data, unlabelled=True)
+    part = write_part(index, 0.5, tmp_path / "part")
+    for opened in (index, open_index(data), part, open_index(part.path)):
+        assert opened.data == f"{data} --unlabelled"
 
 
 def test_an_index_is_not_taken_for_the_folder_of_shards(whole: Path) -> None:
