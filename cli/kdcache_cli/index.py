@@ -7,7 +7,7 @@ import typer
 
 from kdcache.errors import BadSamplesError, UsageError
 from kdcache_cli.console import ConsoleProgress, print_lines
-from kdcache_cli.options import DEFAULT_DATA
+from kdcache_cli.options import DEFAULT_DATA, RendererName
 
 if TYPE_CHECKING:
     from kdcache.data.index import Index
@@ -32,6 +32,10 @@ def index(
     drop_bad: Annotated[
         bool, typer.Option("--drop-bad", help="Do --check, and leave the bad ones out of the index.")
     ] = False,
+    renderer: Annotated[
+        RendererName,
+        typer.Option("--renderer", help="With --check: pillow asks Pillow's decoders alone, dali asks DALI's as well."),
+    ] = "dali",
     fraction: Annotated[
         float | None,
         typer.Option("--fraction", metavar="F", help="Make a smaller index of this share of the samples, in --out."),
@@ -53,9 +57,12 @@ def index(
     if fraction is not None and (check or drop_bad):
         raise UsageError("Check the whole first (--check), then take a part of it (--fraction).")
 
+    if renderer != "dali" and not (check or drop_bad):
+        raise UsageError("--renderer says whose decoders are asked: give it with --check or --drop-bad.")
+
     progress = ConsoleProgress()
     if check or drop_bad:
-        found = _checked(data, drop_bad, unlabelled, progress)
+        found = _checked(data, drop_bad, unlabelled, renderer, progress)
     else:
         from kdcache.data.index import open_index
 
@@ -77,11 +84,11 @@ def index(
     )
 
 
-def _checked(data: str, drop_bad: bool, unlabelled: bool, progress: ConsoleProgress) -> "Index":
+def _checked(data: str, drop_bad: bool, unlabelled: bool, renderer: str, progress: ConsoleProgress) -> "Index":
     from kdcache.jobs.check import check
 
     try:
-        checked = check(data, drop_bad=drop_bad, unlabelled=unlabelled, progress=progress)
+        checked = check(data, drop_bad=drop_bad, unlabelled=unlabelled, renderer=renderer, progress=progress)
     except BadSamplesError as error:
         print_lines(error.samples)
         raise

@@ -56,7 +56,9 @@ def _yaml(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_yaml, value))}]"
     if isinstance(value, float):
-        return f"{value:.4g}" if float(f"{value:.4g}") == value else repr(value)
+        text = f"{value:.4g}" if float(f"{value:.4g}") == value else repr(value)
+        # Without the dot, readers of YAML 1.1 take it for text.
+        return text if "." in text else text.replace("e", ".0e")
     return json.dumps(value)
 
 

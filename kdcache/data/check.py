@@ -132,7 +132,8 @@ def _decode_all(
     with progress.task("checking", total=len(index)) as task:
         if workers is None:
             workers = workers_for(int(index.length.sum()))
-        checked = in_processes(partial(_check_piece, faults=faults), pieces, workers, "checking", progress)
+        # Decoders in C say themselves what is wrong with an image, without its name.
+        checked = in_processes(partial(_check_piece, faults=faults), pieces, workers, "checking", progress, quiet=True)
         for part, piece, (sums, reasons) in zip(rows, pieces, checked, strict=True):
             crc[part] = sums
             for at, reason in reasons.items():
@@ -154,7 +155,7 @@ def _check_piece(piece: _Piece, faults: Faults) -> tuple[UInt32[np.ndarray, " b"
     sums = np.zeros(len(piece.offset), CRC)
 
     def images() -> Iterator[bytes]:
-        with open_shard(piece.shard) as file:
+        with open_shard(piece.shard, end=int((piece.offset + piece.length).max())) as file:
             for at, (offset, length) in enumerate(zip(piece.offset.tolist(), piece.length.tolist(), strict=True)):
                 data = file.read(length, offset)
                 sums[at] = google_crc32c.value(data)

@@ -61,14 +61,15 @@ class RemoteFile(ShardFile):
     """A shard that is read from front to back, for the most part: by windows, of which the last two are kept.
 
     Two, since the header of the next sample is read before the image of this one. What lies between the end of a
-    window and the next byte that is asked for is not fetched.
+    window and the next byte that is asked for is not fetched, and nothing from the byte `end` on unless asked for.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, end: int | None = None) -> None:
         self._url = url
         with _reading(url):
             self._store = _Stores().of(url)
             self.size = int(self._store.head(_name(url))["size"])
+        self._end = self.size if end is None else min(end, self.size)
         self._windows: deque[tuple[int, memoryview]] = deque(maxlen=2)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
@@ -86,7 +87,7 @@ class RemoteFile(ShardFile):
         for start, window in self._windows:
             if start <= offset < start + len(window):
                 return window[offset - start :]
-        length = min(_WINDOW, self.size - offset)
+        length = min(_WINDOW, (self._end if offset < self._end else self.size) - offset)
         with _reading(self._url):
             window = memoryview(self._store.get_range(_name(self._url), start=offset, length=length))
         if len(window) != length:

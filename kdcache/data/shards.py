@@ -108,10 +108,13 @@ def _expand_braces(pattern: str) -> list[str]:
 
 
 @contextmanager
-def open_shard(shard: str) -> Iterator[ShardFile]:
-    """A shard, to be read by position. Raises DataError when it cannot be opened or, within the block, read."""
+def open_shard(shard: str, end: int | None = None) -> Iterator[ShardFile]:
+    """A shard, to be read by position. Raises DataError when it cannot be opened or, within the block, read.
+
+    end: the byte before which reading will stop, so that nothing behind it is fetched in advance; None for the last.
+    """
     if is_url(shard):
-        yield remote.RemoteFile(shard)
+        yield remote.RemoteFile(shard, end)
         return
     try:
         with open(shard, "rb") as stream:

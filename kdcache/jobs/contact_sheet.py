@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ class _Text:
         self._font = ImageFont.load_default(size=12)
 
     def broken(self, lines: Iterable[str], width: int) -> list[str]:
-        """The lines, with each that is wider than `width` pixels going on in a further one."""
+        """The lines, with each that is wider than `width` pixels going on in a further one: at a space if it can."""
         out: list[str] = []
         for line in lines:
             current = ""
@@ -131,6 +132,11 @@ class _Text:
                 if current and self._font.getlength(longer) > width:
                     out.append(current)
                     longer = word
+                while len(longer) > 1 and self._font.getlength(longer) > width:
+                    lengths = [self._font.getlength(longer[:end]) for end in range(1, len(longer))]
+                    fitting = max(1, bisect_right(lengths, width))
+                    out.append(longer[:fitting])
+                    longer = longer[fitting:]
                 current = longer
             out.append(current)
         return out

@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from kdcache.errors import DataError, DeviceError, KdcacheError
+from kdcache.errors import BrokenImageError, DataError, DeviceError, KdcacheError
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
 from kdcache.render.resize import resize_into
@@ -141,8 +141,7 @@ class DaliRenderer(Renderer):
                 self._land(alone)
             except LostError as refusal:
                 self._graph = self._open_graph()
-                reason = refused_by_dali(refusal)
-                return broken_image(request.describe(position), reason, request.data, ", or use --renderer pillow")
+                return broken_for_dali(request.describe(position), refusal, request.data, self.decode)
         return DeviceError(
             f"DALI cannot render {len(request)} images at once, though each alone ({error}). "
             "Use a smaller --batch-size, or --renderer pillow."
@@ -163,6 +162,16 @@ class DaliRenderer(Renderer):
     def _close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
         del self._graph
+
+
+def broken_for_dali(name: str, error: "LostError", data: str, decode: str) -> BrokenImageError:
+    """The error for the image called `name`, which DALI refuses where it decodes and Pillow shows."""
+    if decode != "gpu":
+        return broken_image(name, refused_by_dali(error), data, ", or use --renderer pillow")
+    return BrokenImageError(
+        f"{name} cannot be decoded: {refused_by_dali(error)}. On the CPU DALI has other decoders: use --decode cpu, or "
+        f"repair that sample. `kdcache index {data} --check` finds such images as those refuse as well."
+    )
 
 
 def refused_by_dali(error: "LostError") -> str:

@@ -1,7 +1,11 @@
 """The policies that have names, and policies from files."""
 
+import json
+import re
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -77,8 +81,8 @@ def load_policy(name_or_file: str) -> Policy:
             f"{did_you_mean(name_or_file, NAMED)}"
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = _parse(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"The policy file {path} cannot be read: {error}. Check path and syntax.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"The policy file {path} holds no mapping: write one `field: value` a line.")
@@ -90,3 +94,32 @@ def load_policy(name_or_file: str) -> Policy:
             f"The policy file {path} has the base {base!r}, which is no named policy.{did_you_mean(str(base), NAMED)}"
         )
     return Policy.from_json(NAMED[base].to_json() | values, also=("base",))
+
+
+def _parse(text: str, is_json: bool) -> Any:
+    if is_json:
+        return json.loads(text, object_pairs_hook=_without_duplicates)
+    return _Loader(text).get_single_data()
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"it has {name!r} twice")
+        values[name] = value
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values alone; unlike PyYAML's own, `1e-3` is a number, and a key that comes twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        _without_duplicates([(str(key.value), None) for key, _ in node.value])
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 asks for a dot in the mantissa and a sign in the exponent, 1.2 for neither.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)

@@ -124,7 +124,27 @@ def test_without_dali_the_check_says_once_that_only_pillow_is_asked(
     with pytest.raises(BadSamplesError, match="1 of 24"):
         job.check(str(refused_by_one), progress=listener)
     (warning,) = listener.warnings
-    assert warning.startswith("Only Pillow is asked, so images that DALI alone refuses are not found.")
+    assert warning.startswith("Only Pillow is asked, so images that DALI alone refuses are not found: DALI cannot run")
+    assert "--renderer pillow asks it alone" in warning
+
+
+def test_pillow_alone_is_asked_where_it_renders(refused_by_one: Path) -> None:
+    done = kdcache("index", refused_by_one, "--drop-bad", "--renderer", "pillow")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("left out")] == ["img-00005"]
+    assert "warning" not in done.stderr
+    assert kdcache("index", refused_by_one, "--renderer", "pillow").returncode == 2
+
+
+def test_what_decoders_print_themselves_is_not_shown(refused_by_one: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Of worker processes: this one's standard error is not the check's alone."""
+    said = []
+    for workers in (1, 2):
+        with pytest.raises(BadSamplesError, match="3 of 24"):
+            check_index(refused_by_one, trial.faults, workers=workers)
+        said.append(capfd.readouterr().err)
+    assert "libpng" in said[0]
+    assert not said[1]
 
 
 def test_without_leave_to_drop_them_everything_stays_as_it_was(shards: Path) -> None:

@@ -19,6 +19,7 @@ from kdcache.data.part import write_part
 from kdcache.data.reader import SampleReader
 from kdcache.data.shards import INCOMPLETE, expand_data
 from kdcache.errors import BadSamplesError, DataError
+from kdcache.render import trial
 from support.s3 import s3, s3_server, upload  # noqa: F401
 from support.shards import make_samples, make_shards, write_tar
 
@@ -139,6 +140,30 @@ def test_a_check_finds_what_is_bad_and_keeps_checksums(shards: Path, url: str) -
     with pytest.raises(BadSamplesError) as found:
         check_index(url, always_bad, workers=1)
     assert len(found.value.samples) == IMAGES
+
+
+def test_two_processes_ask_the_decoders_of_a_dump(url: str) -> None:
+    checked = check_index(url, trial.faults, workers=2)
+    assert not checked.bad
+    assert checked.index.crc is not None
+    assert checked.index.data == url
+
+
+def test_a_check_fetches_each_byte_once(shards: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To index the shards, and once more for the images, in however many pieces they are."""
+    fetched: list[int] = []
+
+    class Counted(remote.RemoteFile):
+        def _from(self, offset: int) -> memoryview:
+            known = list(self._windows)
+            found = super()._from(offset)
+            fetched.extend(len(window) for start, window in self._windows if (start, window) not in known)
+            return found
+
+    monkeypatch.setattr(remote, "RemoteFile", Counted)
+    monkeypatch.setattr("kdcache.data.check._IMAGES_A_PIECE", 4)
+    check_index(url, no_fault, workers=1)
+    assert 0 < sum(fetched) <= 2 * sum(shard.stat().st_size for shard in shards.glob("*.tar"))
 
 
 def no_fault(encoded: Iterable[bytes]) -> Iterator[str | None]:

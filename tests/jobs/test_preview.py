@@ -134,6 +134,17 @@ def test_a_png_shows_every_picture_and_has_room_for_the_words(tmp_path: Path) ->
     assert (image[:, -6:] == 255).all()
 
 
+def test_a_word_wider_than_its_picture_goes_on_in_a_further_line(tmp_path: Path) -> None:
+    black = np.zeros((100, 100, 3), np.uint8)
+    heights = []
+    for words in (("WWW",), ("W" * 60, "a " + "W" * 60)):
+        write_sheet(Sheet(("title",), ("a",), ((Cell((Picture(black, words),)),),)), tmp_path / "a.png")
+        image = np.asarray(Image.open(tmp_path / "a.png"))
+        assert (image[:, -12:] == 255).all()
+        heights.append(len(image))
+    assert heights[1] > heights[0] + 5 * 15
+
+
 def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewRequest) -> None:
     request = replace(request_, policy=None, cache=str(job.cache), views=11, images=1)
     page = Page(preview(request))

@@ -145,3 +145,15 @@ def random_crops(
     )
     encoded = [encode(photo, "JPEG", quality=90) for photo in photographs]
     return RenderRequest([encoded[i // each] for i in range(count)], plan.box, cubic=plan.cubic, flips=plan.flip)
+
+
+@pytest.mark.parametrize(("decode", "advice"), [("cpu", "or use --renderer pillow"), ("gpu", "use --decode cpu")])
+def test_an_error_about_an_image_offers_another_decoder(decode: str, advice: str) -> None:
+    from kdcache.render.dali import LostError, broken_for_dali
+
+    text = str(broken_for_dali("k in s at byte 1", LostError("no end"), "'two words'", decode))
+    assert text.startswith(
+        "k in s at byte 1 cannot be decoded: DALI cannot decode its data (no end), though Pillow can"
+    )
+    assert "`kdcache index 'two words' --check`" in text
+    assert advice in text

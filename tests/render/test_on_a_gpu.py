@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from support.images import encode, photograph
+from kdcache.errors import BrokenImageError
+from support.images import encode, photograph, png_that_dali_refuses
 from support.renderer_contract import RendererContract, request
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -30,6 +31,11 @@ class TestDaliDecodingOnTheGpu(OnAGpu):
     name = "dali"
     decode = "gpu"
     decoding_error = 0.5
+
+    def test_an_image_that_dali_refuses_here_may_be_decoded_on_the_cpu(self) -> None:
+        odd = request([png_that_dali_refuses(20, 20)], [(0, 0, 9, 9)])
+        with self.open() as renderer, pytest.raises(BrokenImageError, match=r"use --decode cpu, or repair that sample"):
+            self.rendered(renderer, odd)
 
 
 class TestDaliDecodingOnTheCpu(OnAGpu):

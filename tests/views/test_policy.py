@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,6 +125,31 @@ def test_a_policy_is_loaded_by_name_or_from_a_file(tmp_path):
     assert load_policy(str(tmp_path / "own.yaml")) == Policy(mixup=0.3, crop_scale=(0.2, 1.0))
 
 
+@pytest.mark.parametrize("number", ["1e-3", "1E-3", "1.0e-03", "0.1e-2", "+1.e-3", "10e-4"])
+def test_small_numbers_are_read_however_they_are_written(tmp_path, number):
+    (tmp_path / "own.yaml").write_text(f"mixup: {number}\ncutmix_minmax: [{number}, 1e0]\n")
+    assert load_policy(str(tmp_path / "own.yaml")) == Policy(mixup=0.001, cutmix_minmax=(0.001, 1.0))
+    if "+" not in number and ".e" not in number:
+        (tmp_path / "own.json").write_text(f'{{"mixup": {number}}}')
+        assert load_policy(str(tmp_path / "own.json")) == Policy(mixup=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("own.yaml", "mixup: 0.1\nmixup: 0.2\n"), ("own.json", '{"mixup": 0.1, "mixup": 0.2}')],
+)
+def test_a_field_that_comes_twice_is_refused(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read: it has 'mixup' twice"):
+        load_policy(str(tmp_path / name))
+
+
+def test_a_json_file_is_json(tmp_path):
+    (tmp_path / "own.json").write_text("mixup: 0.1\n")
+    with pytest.raises(ConfigError, match=r"own\.json cannot be read"):
+        load_policy(str(tmp_path / "own.json"))
+
+
 def test_a_file_may_start_from_a_named_policy(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("base: a2\nmixup: 0.4\nrepeats: 1\n")
@@ -164,7 +190,7 @@ def test_what_is_wrong_in_a_file_with_a_base_is_refused_by_name(tmp_path, text, 
 
 def test_the_command_says_every_field_of_a_file_in_lines_that_are_a_file_again(tmp_path):
     own = tmp_path / "own.yaml"
-    own.write_text("base: b\ncrop_ratio: [0.7, 1.4]\ncutmix_minmax: [0.2, 0.8]\n")
+    own.write_text("base: b\ncrop_ratio: [1e-05, 1.4]\ncutmix_minmax: [0.2, 0.8]\n")
     said = kdcache("policies", own)
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("# a policy of its own\n")
@@ -172,6 +198,7 @@ def test_the_command_says_every_field_of_a_file_in_lines_that_are_a_file_again(t
     again = tmp_path / "again.yaml"
     again.write_text(said.stdout)
     assert load_policy(str(again)) == load_policy(str(own))
+    assert yaml.safe_load(said.stdout)["crop_ratio"] == [1e-5, 1.4]
     assert kdcache("policies", "a1").stdout.startswith("# the policy a1\n")
 
 
