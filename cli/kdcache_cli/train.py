@@ -178,7 +178,7 @@ def train(
 
     Stopped at any time and run again, it resumes at the step where its last checkpoint was made.
     """
-    from kdcache.jobs.setup import TrainRequest
+    from kdcache.jobs.asked import TrainRequest
     from kdcache.jobs.train import train as run
     from kdcache.ranks import Ranks
 

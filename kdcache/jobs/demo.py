@@ -18,9 +18,9 @@ from jaxtyping import Bool
 
 from kdcache.data.importers.fashion_mnist import import_fashion_mnist
 from kdcache.errors import RunError
+from kdcache.jobs.asked import TrainRequest
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
-from kdcache.jobs.setup import TrainRequest
 from kdcache.jobs.train import TrainReport, train
 from kdcache.progress import Progress, silent
 
