@@ -141,8 +141,11 @@ class LockedClaims(Claims):
         with self._one_at_a_time:
             file = self._held.pop(name, None)
             if file is not None:
-                (self._folder / f"claim-{name}").unlink(missing_ok=True)
-                os.close(file)
+                try:
+                    with suppress(OSError):  # a file that stays is nobody's once its lock is gone
+                        (self._folder / f"claim-{name}").unlink()
+                finally:
+                    os.close(file)
 
     def close(self) -> None:
         """Give back all that is held, and clear away what dead processes left."""

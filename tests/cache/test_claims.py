@@ -177,3 +177,22 @@ def test_a_place_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CacheError, match="Cannot claim work"):
         LockedClaims(LocalFiles(tmp_path / "file")).take("a")
+
+
+def test_claims_are_given_back_on_a_disk_that_turned_read_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the error of the disk would hide what ended the work, and keep the other claims."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    claims, descriptors = LockedClaims(LocalFiles(tmp_path)), len(os.listdir("/proc/self/fd"))
+    assert claims.take("a")
+    assert claims.take("b")
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "unlink", refuse)
+        disk.setattr(os, "unlink", refuse)
+        claims.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with LockedClaims(LocalFiles(tmp_path)) as other:
+        assert other.take("a")
+        assert other.take("b")
