@@ -83,6 +83,10 @@ class MissingBlocks:
         """Rows of all blocks that were missing at the last look."""
         return sum(self._rows_of(block) for blocks in self._missing.values() for block in blocks)
 
+    def lacks(self, view: int, block: int) -> bool:
+        """Whether a block was missing at the last look."""
+        return block in self._missing[view]
+
     def look_again(self) -> None:
         """See what has been made meanwhile."""
         for view in [view for view, blocks in self._missing.items() if blocks]:
@@ -142,7 +146,8 @@ class Filling:
 
     Attributes:
         task: is told of every row, whoever makes it.
-        begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not.
+        begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not. They
+            are of no use where the block is recorded, and only a table that was learned from it was lost.
         top1: of the first block that is made here; given with what was begun counted.
         blocks, rows: that were made here.
     """
@@ -164,6 +169,9 @@ class Filling:
 
         What was claimed when an error ends it is for the caller to give back, by closing the claims.
         """
+        if self.begun and not self.missing.lacks(*FIRST):
+            self.begun, self.top1 = [], Top1()
+            self.missing.done(*FIRST)
         while self.missing.rows:
             self._make_free_blocks()
             self.missing.look_again()

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,6 +49,23 @@ def test_the_order_is_learned_once(job, tmp_path, monkeypatch):
     after = tree_bytes(tmp_path / "cache")
     assert {name: after[name] for name in before} == before
     assert ORDER in before
+
+
+class Counting(Heard):
+    """Remembers how far each task came."""
+
+    def __init__(self):
+        super().__init__()
+        self.done, self.task = {}, self._task
+
+    @contextmanager
+    def _task(self, title, total, done=0, unit=""):
+        self.done[title] = done
+
+        def advance(count=1):
+            self.done[title] += count
+
+        yield SimpleNamespace(advance=advance)
 
 
 class StoppedError(Exception):
@@ -96,6 +115,25 @@ def test_an_order_that_was_lost_is_learned_again(job, tmp_path):
     with pytest.raises(IdentityError, match="weights"):
         dump(request(make_teacher(tmp_path / "other", seed=8)))
     dump(request(job.weights))
+    assert tree_bytes(tmp_path / "cache") == before
+
+
+def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(job, tmp_path, monkeypatch, answered):
+    monkeypatch.setattr(pilot, "pilot_rows", lambda classes: 1)
+    choice = {"targets": "topk", "batch_size": 8, "views": 1}
+    request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, **choice)
+    dump(request)
+    before = tree_bytes(tmp_path / "cache")
+    for lost in (ORDER, f"teachers/{MODEL}/records/0/2.json"):
+        (tmp_path / "cache" / lost).unlink()
+    answered.clear()
+    heard = Counting()
+    report = dump(request, heard)
+    assert sum(answered) == 8 + 32, "a batch for the order, and the block that is missing"
+    assert report.written == 1
+    assert report.top1 is not None
+    assert any(f"{report.top1:.1%} of 32" in line for line in heard.said)
+    assert heard.done[f"{MODEL} over {SAMPLES} samples x 1 views"] == SAMPLES
     assert tree_bytes(tmp_path / "cache") == before
 
 
