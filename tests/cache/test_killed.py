@@ -9,7 +9,7 @@ from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError
 from kdcache.targets.base import Coding
 from support.disks import Killed, WatchedDisk
-from support.small_cache import CLASSES, FULL, TOPK, fill, open_entry, tree
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, tree
 from support.targets_contract import random_order
 
 ORDER = "teachers/teacher/order/c/0/0"
@@ -33,7 +33,9 @@ def assert_everything_recorded_can_be_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("power", [True, False], ids=["kept", "lost"])
-@pytest.mark.parametrize(("coding", "samples"), [(FULL, 6), (TOPK, 4)], ids=["two blocks", "five arrays"])
+@pytest.mark.parametrize(
+    ("coding", "samples"), [(FULL, 6), (TOPK, 4), (EMBEDDING, 4)], ids=["two blocks", "five arrays", "a classifier"]
+)
 def test_stopped_anywhere_it_finishes_with_the_same_bytes(
     tmp_path: Path, coding: Coding, samples: int, power: bool
 ) -> None:
