@@ -172,6 +172,8 @@ def _(targets: TopKTargets, num_classes: int) -> None:
 
 
 def _check_sums(log_probs: torch.Tensor) -> None:
+    if not bool(log_probs.isfinite().all()):
+        raise CorruptError("An answer holds a log-probability that is no number, or infinite.")
     if _is_off(torch.logsumexp(log_probs, 1)):
         raise CorruptError("The probabilities of an answer do not sum to 1.")
 

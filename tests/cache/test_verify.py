@@ -410,3 +410,14 @@ def test_answers_have_to_be_distributions() -> None:
     check_answers(full, 12)
     with pytest.raises(CorruptError, match="sum to 1"):
         check_answers(FullTargets(full.stored + 0.1, None), 12)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
+def test_an_answer_in_full_has_a_probability_for_every_class(value: float) -> None:
+    """One that is impossible makes a loss of infinity, and sums to 1 all the same."""
+    stored = answers(5, 12)
+    stored[2, 3] = -torch.inf
+    stored = torch.log_softmax(stored, 1)
+    stored[2, 3] = value
+    with pytest.raises(CorruptError, match="no number"):
+        check_answers(FullTargets(stored, None), 12)
