@@ -1,7 +1,7 @@
 """A teacher's entry in a cache: its blocks, written whole and once, and read back checked."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
@@ -59,13 +59,12 @@ class Entry:
     def listed(self, view: int) -> set[int]:
         """Blocks of a view that have a record, by its name alone: one look at one folder."""
         names = self._files.names(record_folder(self.identity.name, view))
-        numbers = {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()}
+        numbers = _numbers(name.removesuffix(".json") for name in names if name.endswith(".json"))
         return {block for block in numbers if block < self.layout.blocks}
 
     def views(self) -> list[int]:
         """The views that have a record or had one, ascending."""
-        names = self._files.names(self._records)
-        return sorted(int(name) for name in names if name.isdecimal() and int(name) < VIEW_CAPACITY)
+        return sorted(view for view in _numbers(self._files.names(self._records)) if view < VIEW_CAPACITY)
 
     def is_listed(self, view: int, block: int) -> bool:
         """Whether a block has a record."""
@@ -97,6 +96,17 @@ class Entry:
     def record(self, view: int, block: int) -> BlockRecord:
         """The record of a block. Raises CacheError where there is none, CorruptError where it cannot be read."""
         return self._known_record(view, block)
+
+    def own_record(self, view: int, block: int) -> BlockRecord:
+        """What `record` gives. Raises CorruptError also where it is another block's, by the chunks that it names."""
+        record = self.record(view, block)
+        if record.chunks.keys() != self.chunk_names(block):
+            where = self._files.locate(record_key(self.identity.name, view, block))
+            raise CorruptError(
+                f"The record of view {view}, block {block} of teacher '{self.identity.name}' ({where}) is another "
+                f"block's: it names other chunks. {self._remedy(view, block)}"
+            )
+        return record
 
     def stored_bytes(self, view: int) -> dict[str, int]:
         """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
@@ -138,9 +148,9 @@ class Entry:
     def raw_block(self, view: int, block: int) -> Iterator[tuple[str, bytes]]:
         """Keys and bytes of a recorded block: its chunks, each checked against the record, and then the record.
 
-        Raises CacheError and CorruptError as `read_chunk` does.
+        Raises CacheError and CorruptError as `read_chunk` and `own_record` do.
         """
-        record = self.record(view, block)
+        record = self.own_record(view, block)
         for name in self._codecs:
             for chunk in self.layout.chunks_of(block):
                 yield self._chunk_key(name, view, chunk), self._checked_chunk(record, name, view, chunk)
@@ -340,6 +350,11 @@ class BlockWriter:
             "and a recorded block is never written again: another process writes this cache. Let it finish, then "
             "run the same command again."
         )
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    """The numbers among some names, each written as a key has it: `1`, and not `01`."""
+    return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}
 
 
 def _join(parts: Sequence[Targets]) -> Targets:

@@ -13,6 +13,7 @@ from kdcache.cache.claims import block_claim, open_claims
 from kdcache.cache.copying import copy_block
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import Entry
+from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
@@ -82,6 +83,19 @@ def test_a_damaged_block_is_named_and_all_others_are_copied(
     chunk.write_bytes(data)
     assert copy(damaged, tmp_path / "copy").copied == 18 - 8
     assert tree(tmp_path / "copy") == tree(source)
+
+
+def test_a_record_of_another_block_is_not_copied(source: Path, tmp_path: Path) -> None:
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    records = damaged / "teachers/teacher/records/0"
+    one, other = (BlockRecord.from_bytes((records / f"{block}.json").read_bytes(), "") for block in (0, 1))
+    more = BlockRecord({**one.chunks, **other.chunks}, one.provenance)  # all that it says is true
+    (records / "0.json").write_bytes(more.to_bytes())
+    report = copy(damaged, tmp_path / "copy", None, "teacher")
+    (problem,) = report.problems
+    assert f"({records / '0.json'}) is another block's" in problem
+    assert report.copied == 8
+    assert verify(VerifyRequest(str(tmp_path / "copy"))).whole
 
 
 def test_a_source_that_is_gone_is_not_asked_for_every_block(

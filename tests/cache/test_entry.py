@@ -334,3 +334,15 @@ def test_parts_of_a_chunk_are_the_whole(
         assert same(type(parts[0]).concat(parts), entry.read_chunk(0, chunk))
         if part == 1:
             assert {len(found) for found in parts} == {1}
+
+
+def test_names_that_no_dump_gives_are_no_blocks(filled: Path) -> None:
+    """Else a backup of a record would be a block, or a view, twice."""
+    records = (filled / RECORD).parent
+    for name in ("01.json", "+1.json", "1.json.json", "\u0661.json"):
+        (records / name).write_bytes((filled / RECORD).read_bytes())
+    (records.parent / "00").mkdir()
+    entry = Cache.open(filled).entry("teacher")
+    (filled / RECORD).unlink()
+    assert entry.views() == [0, 1]
+    assert entry.listed(0) == entry.recorded(0) == {0, 2}
