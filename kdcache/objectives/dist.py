@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,6 +12,8 @@ from kdcache.objectives.base import Given
 from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
 from kdcache.objectives.flat_rows import constant_where_flat
 from kdcache.objectives.precision import at_least_float32
+
+EPSILON = 1e-8
 
 
 def dist(
@@ -23,8 +26,10 @@ def dist(
 ) -> Float[Tensor, ""]:
     """T^2 * (beta * (1 - mean over b of rho(rows)) + gamma * (1 - mean over c of rho(columns))).
 
-    rho is Pearson's correlation of the student's softened probabilities with the teacher's; a row or column that does
-    not vary has none, and counts as 0, without a gradient. Huang et al. 2022, "Knowledge Distillation from a Stronger
+    rho is Pearson's correlation of the student's softened probabilities with the teacher's, with a small number beside
+    the product of both spreads: rho = a . b / (|a| |b| + 1e-8) of what is left without the means. So a class of next
+    to no probability in the batch counts next to nothing; a row or column that does not vary counts as 0, without a
+    gradient. Huang et al. 2022, "Knowledge Distillation from a Stronger
     Teacher", the sum of its inter-class and intra-class relations, with the square of the temperature as in its code.
     Columns are compared over the rows that are given: those of one process.
 
@@ -46,7 +51,9 @@ def dist(
 def _relation(one: Float[Tensor, "n m"], other: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
     """1 less the mean correlation of rows."""
     one, other = (z - z.mean(dim=1, keepdim=True) for z in map(constant_where_flat, (one, other)))
-    return 1 - F.cosine_similarity(one, other, dim=1, eps=1e-8).mean()
+    # Not F.cosine_similarity, which bounds each norm by itself: then classes that nobody thinks of count in full.
+    spreads = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
+    return 1 - ((one * other).sum(dim=1) / (spreads + EPSILON)).mean()
 
 
 @dataclass(frozen=True)
