@@ -9,7 +9,8 @@ import torch
 
 from kdcache.device import resolve_precision
 from kdcache.errors import ConfigError, UsageError
-from kdcache.run.config import RunConfig, given_settings, load_config
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.run.config import RunConfig, given_settings, label_loss_origin, load_config
 from kdcache.run.recipes import DEFAULT_RECIPE
 
 Mode = Literal["cache", "live", "supervised"]
@@ -115,3 +116,14 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
     return config, asked
+
+
+def label_loss_words(request: TrainRequest, config: RunConfig) -> str | None:
+    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
+    objective = config.objective
+    if isinstance(objective, PSKD):
+        return None
+    origin = label_loss_origin(config.recipe, file=request.config, assignments=request.overrides)
+    names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
+    weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
+    return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."

@@ -12,7 +12,7 @@ import kdcache
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
-from kdcache.jobs.asked import TrainRequest, configure
+from kdcache.jobs.asked import TrainRequest, configure, label_loss_words
 from kdcache.jobs.evaluate import check_labels
 from kdcache.jobs.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
@@ -38,6 +38,7 @@ class Setup:
         stored: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
         schedule: the rows of each step.
+        label_loss: which one there is and why, as a line; None where the objective does not choose one.
         class_names: of the student's outputs, where they are known.
         belongs: what the run's results depend on beside its configuration; compared when it is resumed.
         given: where things were found, for a reader of the run folder.
@@ -50,6 +51,7 @@ class Setup:
     stored: StoredTeachers | None
     live: LiveTeacher | None
     schedule: Schedule
+    label_loss: str | None
     num_classes: int
     class_names: tuple[str, ...] | None
     folder: Path
@@ -154,6 +156,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         stored=stored,
         live=live,
         schedule=_schedule(config, opened),
+        label_loss=label_loss_words(request, config),
         num_classes=num_classes,
         class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,

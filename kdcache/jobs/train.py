@@ -206,6 +206,8 @@ def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
         f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
     )
+    if setup.label_loss is not None:
+        progress.say(setup.label_loss)
     warmup, epochs = config.schedule.warmup_epochs, config.schedule.epochs
     if 3 * warmup > epochs:
         progress.say(

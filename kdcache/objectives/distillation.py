@@ -16,8 +16,8 @@ from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_
 D = TypeVar("D", bound="Distillation")
 LabelLoss = Literal["ce", "bce", "none"]
 
-#: Settings of the label loss, which belong to a recipe rather than to the method of distillation.
-LABEL_SETTINGS = ("label_loss", "smoothing", "bce_sum", "bce_target_thresh")
+#: Which label loss there is: a method's own where its paper states one, and else a recipe's.
+LABEL_LOSS_SETTINGS = ("label_loss", "bce_sum", "bce_target_thresh")
 
 ANOTHER_OBJECTIVE = "choose one that does without, such as objective.name=kd"
 APPROXIMATELY = "set objective.approximate=true (--approximate), which spreads the rest evenly"

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from kdcache.errors import ConfigError
-from kdcache.objectives.distillation import LABEL_SETTINGS
+from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.run.files import replace_file
@@ -188,7 +188,7 @@ def load_config(
     """A configuration from a recipe and what is laid over it, later over earlier.
 
     An objective of another name than the recipe's begins from the settings of that name (`OBJECTIVES`); of the
-    recipe's it keeps those of the label loss.
+    recipe's it keeps what `inherited_settings` says.
 
     Args:
         recipe: the name of a shipped recipe, or a recipe's file.
@@ -230,8 +230,41 @@ def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     name = str(given.get("name", recipe.get("name", usual)))
     own = to_plain(objective_named(name))
     if name != recipe.get("name", usual):
-        recipe = {key: recipe[key] for key in LABEL_SETTINGS if key in recipe and key in own}
+        recipe = {key: recipe[key] for key in inherited_settings(name) if key in recipe and key in own}
     return overlay(overlay(own, recipe), given) | {"name": own["name"]}
+
+
+def inherited_settings(name: str) -> tuple[str, ...]:
+    """What an objective takes from a recipe that is written for one of another name.
+
+    How far labels are smoothed is a recipe's to say. Which label loss there is, only where the objective's own is the
+    binary cross-entropy, as in Hao et al. 2023, who have another in some of their recipes: the other methods' weights
+    are measured against the cross-entropy, of which timm's binary mean is a small part.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    own = objective_named(name)
+    return ("smoothing", *(LABEL_LOSS_SETTINGS if getattr(own, "label_loss", None) == "bce" else ()))
+
+
+def label_loss_origin(
+    recipe: str,
+    *,
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+) -> str:
+    """Whence `load_config` has the label loss, in words; arguments and errors as there."""
+    given = _given(file, options, assignments).get("objective", {})
+    usual = read_recipe(recipe).get("objective", {})
+    if "label_loss" in given:
+        return "as it is set"
+    meant = usual.get("name", VanillaKD.name)
+    name = str(given.get("name", meant))
+    if "label_loss" in usual and (name == meant or "label_loss" in inherited_settings(name)):
+        return f"as recipe {recipe} has it"
+    return f"as {name} has it, whatever the recipe's"
 
 
 def _dotted(values: Mapping[str, Any], path: str = "") -> list[str]:

@@ -1,16 +1,25 @@
 import dataclasses
+from functools import partial
 
 import pytest
 import yaml
 
 from kdcache.errors import ConfigError
+from kdcache.objectives.bkl import BKL
 from kdcache.objectives.dist import DIST
 from kdcache.objectives.dkd import DKD
 from kdcache.objectives.lskd import LSKD
 from kdcache.objectives.ps_kd import PSKD
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.objectives.vanilla import VanillaKD
-from kdcache.run.config import OptimizerConfig, RunConfig, load_config, read_config, write_config
+from kdcache.run.config import (
+    OptimizerConfig,
+    RunConfig,
+    label_loss_origin,
+    load_config,
+    read_config,
+    write_config,
+)
 from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
 from kdcache.run.settings import differences
 from kdcache.views.policies import load_policy
@@ -141,9 +150,43 @@ def test_wrong_settings_are_refused_by_name(assignment, said):
 def test_another_objective_than_the_recipes_begins_from_its_own_settings():
     cifar = load_config("c", assignments=["objective.name=dkd"]).objective
     assert cifar == DKD(label_loss="ce"), "neither the recipe's temperature nor its weights are meant for it"
-    binary = load_config("a1", assignments=["objective.name=lskd"]).objective
-    assert binary == LSKD(label_loss="bce", smoothing=0.1), "the label loss is the recipe's"
+    assert load_config("a1", assignments=["objective.name=lskd"]).objective == LSKD(smoothing=0.1)
     assert load_config("a1", assignments=["objective.name=ps-kd"]).objective == PSKD(smoothing=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["a1", "a2", "b", "c"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_recipes_label_loss_is_for_the_methods_that_recipes_are_written_for(name, recipe):
+    """The cross-entropy that a method's weights are measured against is never exchanged for a mean over classes."""
+    own, base = OBJECTIVES[name], load_config(recipe).objective
+    found = load_config(recipe, assignments=[f"objective.name={name}"]).objective
+    assert found.smoothing == base.smoothing
+    for setting in ("label_loss", "bce_sum", "bce_target_thresh"):
+        said = base if name in ("kd", "bkl") else own
+        assert getattr(found, setting, None) == getattr(said, setting, None)
+
+
+def test_settings_of_the_binary_loss_go_with_it(tmp_path):
+    binary = {"name": "kd", "label_loss": "bce", "bce_sum": True, "bce_target_thresh": 0.2}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("a2"), "objective": binary}))
+    load = partial(load_config, str(tmp_path / "own.yaml"))
+    assert load(assignments=["objective.name=bkl"]).objective == BKL(bce_sum=True, bce_target_thresh=0.2)
+    assert load(assignments=["objective.name=dkd"]).objective == DKD()
+    assert load(assignments=["objective.name=dkd", "objective.label_loss=bce"]).objective == DKD(label_loss="bce")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "origin"),
+    [
+        ([], "as recipe a2 has it"),
+        (["objective.name=bkl"], "as recipe a2 has it"),
+        (["objective.name=kd-cifar"], "as kd-cifar has it, whatever the recipe's"),
+        (["objective.name=dkd"], "as dkd has it, whatever the recipe's"),
+        (["objective.name=dkd", "objective.label_loss=bce"], "as it is set"),
+    ],
+)
+def test_whence_the_label_loss_is_can_be_told(assignments, origin):
+    assert label_loss_origin("a2", assignments=assignments) == origin
 
 
 def test_the_recipes_own_objective_keeps_the_recipes_settings():
