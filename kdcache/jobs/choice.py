@@ -68,13 +68,36 @@ def objectives_called(names: str) -> tuple[AnyObjective, ...]:
     return found
 
 
+def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) -> None:
+    """Refuse what cannot learn where the labels are not the teacher's classes, and say what the others will want.
+
+    Raises:
+        UsageError: an objective that distils by the label.
+    """
+    for objective in objectives:
+        if replace(objective, label_loss="none").needs.labels:  # type: ignore[arg-type] # each has one
+            raise UsageError(
+                f"{objective.name} distils by the label, and with --label-space none labels are not the teacher's "
+                "classes: leave it out of --for."
+            )
+    progress.say(
+        "Labels are not the teacher's classes (--label-space none): training will want --set objective.label_loss=none."
+    )
+
+
 def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> Coding:
     """The smallest coding that serves all of these objectives, with their own settings, without approximation.
 
     Raises:
         ModelError: one needs features, and the teacher's classifier is not one linear layer.
-        UsageError: one needs features, and the classifier is too large for a cache.
+        UsageError: one needs features, and the classifier is too large for a cache; or one needs more classes.
     """
+    for objective in objectives:
+        if teacher.num_classes < objective.needs.classes:
+            raise UsageError(
+                f"{objective.name} has nothing to compare with fewer than {objective.needs.classes} classes, and "
+                f"{teacher.name} has {teacher.num_classes}: leave it out of --for."
+            )
     related = [objective.name for objective in objectives if objective.needs.teacher_features]
     whole = [objective.name for objective in objectives if objective.needs.full]
     coding: Coding

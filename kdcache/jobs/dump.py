@@ -14,7 +14,7 @@ from kdcache.data.shards import CLASSES
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.answers import DEFAULT_BATCH, block_count
-from kdcache.jobs.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called
+from kdcache.jobs.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
 from kdcache.jobs.evaluate import require_same_classes
 from kdcache.jobs.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
@@ -92,6 +92,7 @@ class DumpReport:
             without labels.
         kl: of a dry run, the mean KL divergence in nats of stored answers from the teacher's, in its first batch.
         once_bytes, tried: of a dry run, the bytes of tables that are stored once, and the views that it looked at.
+        to_come: of a dry run, the answers that the cache does not have yet.
     """
 
     cache: str
@@ -107,6 +108,7 @@ class DumpReport:
     kl: float | None = None
     once_bytes: int = 0
     tried: int = 0
+    to_come: int = 0
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -115,11 +117,16 @@ class DumpReport:
         what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
-            time_needed = duration(self.samples * self.views / self.images_per_s)
             rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
+            pace = f"in {duration(self.to_come / self.images_per_s)} at {rate} images/s"
+            if self.to_come == 0:
+                pace = "all of it there already"
+            elif self.to_come < self.samples * self.views:
+                some = readable(self.bytes_per_view * self.to_come)
+                pace = f"of which {self.to_come:,} answers are still to come, about {some} {pace}"
             once = f", and {readable(self.once_bytes)} once for its tables" if self.once_bytes else ""
             return [
-                f"Dry run: {what}: about {size}{once}, in {time_needed} at {rate} images/s, as "
+                f"Dry run: {what}: about {size}{once}, {pace}, as "
                 f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
                 f"in the mean. Nothing was written to {self.cache}."
             ]
@@ -143,7 +150,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
     model = model_source(request.teacher, request.weights)
-    objectives = _objectives(request)
+    objectives = _objectives(request, progress)
     renderer_version(request.renderer, device=device, decode=request.decode)
     progress.say(f"Opening the data, {request.data}.")
     index = open_index(request.data, progress=progress)
@@ -258,6 +265,7 @@ def _predicted(
         kl=prediction.kl,
         once_bytes=prediction.once_bytes,
         tried=prediction.rows,
+        to_come=source.samples * views - _rows_there(request.cache, name, views),
     )
 
 
@@ -293,7 +301,7 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
     )
 
 
-def _objectives(request: DumpRequest) -> tuple[AnyObjective, ...]:
+def _objectives(request: DumpRequest, progress: Progress) -> tuple[AnyObjective, ...]:
     if request.objectives is None:
         return ()
     chosen = {"--targets": request.targets, "--k": request.k, "--min-prob": request.min_prob, "--dtype": request.dtype}
@@ -302,12 +310,24 @@ def _objectives(request: DumpRequest) -> tuple[AnyObjective, ...]:
         raise UsageError(
             f"--for chooses what is kept, and {given[0]} says it: give one of them. --dry-run shows what --for chooses."
         )
-    return objectives_called(request.objectives)
+    objectives = objectives_called(request.objectives)
+    if request.label_space == "none":
+        require_no_labels(objectives, progress)
+    return objectives
 
 
 def _coding(request: DumpRequest, teacher: Teacher) -> Coding:
     kind = request.targets or DEFAULT_KIND
     return coding_of(teacher, kind, k=request.k, min_prob=request.min_prob, dtype=request.dtype)
+
+
+def _rows_there(path: str, name: str, views: int) -> int:
+    """Answers of the first views that a cache has, if there is one, and a teacher of this name in it."""
+    if not Cache.exists(path) or name not in (cache := Cache.open(path)).teachers():
+        return 0
+    entry = cache.entry(name, strict=False, tables=False)
+    ranges = [entry.layout.block_range(block) for view in range(views) for block in entry.recorded(view)]
+    return sum(stop - start for start, stop in ranges)
 
 
 def _stored_bytes(entry: Entry, views: int) -> int:

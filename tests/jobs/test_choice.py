@@ -7,10 +7,12 @@ import torch
 
 from kdcache.cache.store import Cache
 from kdcache.errors import ConfigError, ModelError, UsageError
-from kdcache.jobs.choice import coding_for, objectives_called
+from kdcache.jobs.choice import coding_for, objectives_called, require_no_labels
 from kdcache.jobs.dump import dump
 from kdcache.jobs.train import train
 from kdcache.models.teachers import Teacher
+from kdcache.objectives.base import require
+from kdcache.objectives.registry import OBJECTIVES
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
 from kdcache.targets.topk_coding import TopKCoding
@@ -87,6 +89,12 @@ def test_features_of_a_teacher_without_a_linear_classifier_are_refused():
         chosen("rkd", TeacherOf(10, 512, False))
 
 
+@pytest.mark.parametrize("name", ["dkd", "dkd-cifar", "lskd", "lskd-dkd"])
+def test_a_teacher_of_too_few_classes_is_refused(name):
+    with pytest.raises(UsageError, match=r"fewer than 3 classes, and somebody has 2: leave it out"):
+        chosen(f"kd,{name}", TeacherOf(2, 512))
+
+
 @pytest.mark.parametrize(
     ("names", "error", "match"),
     [
@@ -109,6 +117,29 @@ def test_a_second_opinion_is_refused(option, value, tmp_path):
     request = dump_request(str(tmp_path / "none"), tmp_path / "cache", tmp_path, None, targets=None, objectives="kd")
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} says it"):
         dump(dataclasses.replace(request, **{option: value}))
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES])
+def test_without_a_label_space_only_what_learns_without_labels_is_kept(name):
+    needs = OBJECTIVES[name].needs
+    if not needs.teacher or needs.maps:
+        return
+    heard = Heard()
+    if name.removesuffix("-cifar") in ("dkd", "lskd-dkd", "wsld", "ipwd"):
+        with pytest.raises(UsageError, match=r"by the label.*--label-space none.*leave it out of --for"):
+            require_no_labels(objectives_called(f"kd,{name}"), heard)
+        assert not heard.said
+        return
+    require_no_labels(objectives_called(name), heard)
+    assert "objective.label_loss=none" in heard.said[0]
+    alone = dataclasses.replace(OBJECTIVES[name], label_loss="none")
+    require(alone.needs, targets="live", labelled=False, num_classes=10)
+
+
+def test_a_dump_without_a_label_space_refuses_before_anything_is_read(tmp_path):
+    request = dump_request(str(tmp_path / "none"), tmp_path / "cache", tmp_path, None, targets=None, objectives="dkd")
+    with pytest.raises(UsageError, match="by the label"):
+        dump(dataclasses.replace(request, label_space="none", weights=None))
 
 
 def test_training_may_be_content_with_less(job, tmp_path):
