@@ -41,26 +41,38 @@ def restore_tables(files: Files, coding: Coding, stored: TeacherIdentity) -> Non
     """Put back what is lost of a stored entry's tables, where the coding has the very same."""
     same = {table for table, check in coding.parameters().items() if stored.targets.get(table) == check}
     for table in same & coding.tables().keys() & lost_tables(files, coding, stored).keys():
-        key, spec = table_key(stored.name, table), coding.table_specs()[table]
-        files.put(key, ZarrChunk(spec).encode(coding.tables()[table]))
-        files.flush([key])
+        written = _as_files(coding, stored.name, table)
+        for key, data in written.items():
+            files.put(key, data)
+        files.flush(written)
         files.tidy()
 
 
 def settle_tables(files: Files, coding: Coding, name: str) -> None:
-    """Store the tables of a coding, before the identity that names them.
+    """Store the tables of a coding, before the identity that names them; nothing where an identity is there already.
 
-    A table that no identity names is of a dump that was killed, perhaps of another teacher's: it is written over. Of
-    two processes that get here at once, the one whose identity stays calls `restore_tables` after that.
+    A table that no identity names is of a dump that was killed, perhaps of another teacher's: it is written over. An
+    identity may still come to be between a look and a put: whoever writes blocks under it calls `restore_tables` before
+    the first, and after the last.
     """
-    for table, values in coding.tables().items():
-        key, codec = table_key(name, table), ZarrChunk(coding.table_specs()[table])
-        data = codec.encode(values)
-        if files.get(key) != data:
+    for table in coding.tables():
+        written = _as_files(coding, name, table)
+        for key, data in written.items():
+            if files.get(key) == data:
+                continue
+            if files.size(f"{teacher_key(name)}/{META}") is not None:
+                return
             files.put(key, data)
-        meta = f"{teacher_key(name)}/{table}/{META}"
-        files.put(meta, array_metadata(codec.spec, codec.spec.shape, codec.spec.shape))
-        files.flush([key, meta])
+        files.flush(written)
+
+
+def _as_files(coding: Coding, name: str, table: str) -> dict[str, bytes]:
+    """A table's bytes, and those of its zarr.json, by key."""
+    codec = ZarrChunk(coding.table_specs()[table])
+    return {
+        table_key(name, table): codec.encode(coding.tables()[table]),
+        f"{teacher_key(name)}/{table}/{META}": array_metadata(codec.spec, codec.spec.shape, codec.spec.shape),
+    }
 
 
 def _is_alike(coding: Coding, stored: TeacherIdentity) -> bool:

@@ -8,6 +8,7 @@ from itertools import chain, islice
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
+from kdcache.cache.tables import restore_tables
 from kdcache.data.reader import SampleReader
 from kdcache.errors import RecordedError
 from kdcache.jobs.answers import Answered, answer, block_batches
@@ -179,6 +180,11 @@ class Filling:
             wanted = self.missing.next()
             if wanted is not None:
                 self.waiting.pause(*wanted)
+        self._keep_tables()
+
+    def _keep_tables(self) -> None:
+        """What is packed with a table is of no use without it, and another process may have put its own meanwhile."""
+        restore_tables(self.entry.files, self.entry.coding, self.entry.identity)
 
     def _make_free_blocks(self) -> None:
         """One stream over all blocks that are free: rendering does not pause at a block's end."""
@@ -224,6 +230,8 @@ class Filling:
                 writer.append(answered.targets)
                 if answered.loss is not None:
                     kl = answered.loss(self.entry.coding)
+            if self.blocks == 0:
+                self._keep_tables()
             writer.finish(self.provenance, kl)
         except RecordedError:
             deque(answers, maxlen=0)

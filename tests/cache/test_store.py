@@ -11,7 +11,7 @@ import zarr
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.identity import seal, windows_checksum
 from kdcache.cache.store import Cache
-from kdcache.cache.tables import settle_tables
+from kdcache.cache.tables import restore_tables, settle_tables
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
 from support.small_cache import (
@@ -185,6 +185,49 @@ def test_of_two_processes_that_make_an_entry_at_once_the_table_of_one_stays(
     monkeypatch.undo()
     assert Cache.open(tmp_path).entry("teacher").coding.identity() == TOPK.identity()
     assert cache.add_teacher(identity_of(other), other).coding.identity() == TOPK.identity()
+
+
+def test_a_table_is_not_put_over_that_of_an_entry_made_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process makes its whole entry after this one saw that there was none."""
+    cache = Cache.create(tmp_path, VIEW_SET, WINDOWS)
+    get, other = LocalFiles.get, replace(TOPK, order=random_order(CLASSES, seed=1))
+
+    def get_early(self: LocalFiles, key: str) -> bytes | None:
+        found = get(self, key)
+        if key == ORDER:
+            monkeypatch.undo()
+            fill(Cache.open(tmp_path, read_only=False).add_teacher(identity_of(TOPK), TOPK))
+        return found
+
+    monkeypatch.setattr(LocalFiles, "get", get_early)
+    assert cache.add_teacher(identity_of(other), other).coding.identity() == TOPK.identity()
+    assert len(Cache.open(tmp_path).entry("teacher").read_block(0, 0)) == 4
+
+
+def test_whoever_has_an_entry_can_put_back_a_table_that_another_process_wrote_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one looked for an entry, then slept until after the first blocks."""
+    cache, entries = Cache.create(tmp_path, VIEW_SET, WINDOWS), []
+    put, other = LocalFiles.put, replace(TOPK, order=random_order(CLASSES, seed=1))
+
+    def put_late(self: LocalFiles, key: str, data: bytes) -> None:
+        if key == ORDER:
+            monkeypatch.undo()
+            entries.append(fill(Cache.open(tmp_path, read_only=False).add_teacher(identity_of(TOPK), TOPK)))
+        put(self, key, data)
+
+    monkeypatch.setattr(LocalFiles, "put", put_late)
+    with pytest.raises(CorruptError, match=ORDER):
+        cache.add_teacher(identity_of(other), other)
+    (entry,) = entries
+    (tmp_path / ORDER).parents[2].joinpath("zarr.json").unlink()
+    restore_tables(cache.files, entry.coding, entry.identity)
+    open_entry(tmp_path / "alone")
+    fill(open_entry(tmp_path / "alone"))
+    assert {key: data for key, data in tree(tmp_path).items() if "alone" not in key} == tree(tmp_path / "alone")
 
 
 def test_a_table_that_could_fill_the_memory_is_not_even_read(tmp_path: Path) -> None:

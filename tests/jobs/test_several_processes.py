@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.cache.durable import LocalFiles
 from kdcache.cache.store import Cache
 from kdcache.jobs import waiting
 from kdcache.jobs.dump import DumpRequest, dump
@@ -58,6 +59,38 @@ def test_processes_started_at_the_same_instant_share_the_work(job, alone, tmp_pa
         assert process.exitcode == 0
     assert tree_bytes(tmp_path / "cache") == alone
     assert sum(map(rows_in, logs)) == VIEWS * SAMPLES, "a row was answered twice"
+
+
+@pytest.mark.parametrize("when", ["before the first record", "after the last"])
+def test_an_order_that_another_process_put_over_is_put_back(job, tmp_path, monkeypatch, when):
+    """It had looked for an entry before there was one, and slept."""
+
+    def request(cache):
+        return dump_request(job.data, cache, job.weights, job.policy, targets="topk", views=1)
+
+    dump(request(tmp_path / "alone"))
+    expected = tree_bytes(tmp_path / "alone")
+    cache, order = tmp_path / "cache", f"teachers/{MODEL}/order/c/0/0"
+    put, put_if_absent, sound = LocalFiles.put, LocalFiles.put_if_absent, []
+
+    def put_chunk(self, key, data):
+        put(self, key, data)
+        if "/top/c/" in key and when == "before the first record":
+            (cache / order).write_bytes(b"another")
+
+    def put_record(self, key, data):
+        made = put_if_absent(self, key, data)
+        if "/records/" in key:
+            sound.append((cache / order).read_bytes() == expected[order])
+            if when == "after the last":
+                (cache / order).write_bytes(b"another")
+        return made
+
+    monkeypatch.setattr(LocalFiles, "put", put_chunk)
+    monkeypatch.setattr(LocalFiles, "put_if_absent", put_record)
+    dump(request(cache))
+    assert sound[0]
+    assert tree_bytes(cache) == expected
 
 
 def test_a_block_that_somebody_else_claims_is_waited_for(job, alone, tmp_path, monkeypatch):
