@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -33,10 +33,11 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     """The answers to each batch of rows, without labels, in order.
 
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
-    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet. A chunk is kept
-    while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT` more. So batches that follow each
-    other, or draw from the same few chunks, read each chunk once, and memory is bounded: by a handful of chunks where
-    batches follow each other, by those of three stretches (`kdcache.data.order`) where views are seen again.
+    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet; and it puts the next
+    batch together of them. A chunk is kept while a batch that was taken from `batches` needs it, and for
+    `BATCHES_KEPT` more. So batches that follow each other, or draw from the same few chunks, read each chunk once, and
+    memory is bounded: by a handful of chunks where batches follow each other, by those of three stretches
+    (`kdcache.data.order`) where views are seen again.
 
     Errors of the thread are raised here, at the first batch that they concern: CacheError for a block that is not
     recorded, CorruptError for one that is damaged. Closing the iterator ends the thread.
@@ -46,6 +47,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     loaded: dict[Place, Future[Targets]] = {}
     uses: Counter[Place] = Counter()
     last_use: dict[Place, int] = {}
+    gathered: deque[Future[Targets]] = deque()  # of waiting[0], and of the batch behind it
+    # One thread, which does things in the order in which it is asked: a batch's chunks are there when it is gathered.
     reader = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
 
     def chunks_ahead() -> int:
@@ -64,7 +67,9 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
                         loaded[place] = reader.submit(entry.read_chunk, *place)
             if not waiting:
                 return
-            yield waiting[0].gather({place: loaded[place].result() for place in waiting[0].pieces})
+            for batch in islice(waiting, len(gathered), 2):
+                gathered.append(reader.submit(batch.gather, {place: loaded[place] for place in batch.pieces}))
+            yield gathered.popleft().result()
             done = waiting.popleft().pieces.keys()
             uses.subtract(done)
             last_use |= dict.fromkeys(done, number)
@@ -105,9 +110,9 @@ class _Batch:
         order[by_chunk] = np.arange(len(row))
         return cls(pieces, torch.from_numpy(order))
 
-    def gather(self, chunks: dict[Place, Targets]) -> Targets:
-        """The batch's answers out of the chunks that it needs."""
-        parts = [_rows(chunks[place], rows) for place, rows in self.pieces.items()]
+    def gather(self, chunks: dict[Place, Future[Targets]]) -> Targets:
+        """The batch's answers out of the chunks that it needs, which have been read."""
+        parts = [_rows(chunks[place].result(), rows) for place, rows in self.pieces.items()]
         joined = type(parts[0]).concat(parts)
         return joined if self.order is None else joined.take(self.order)
 
