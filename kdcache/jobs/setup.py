@@ -139,8 +139,9 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     )
     kind = stored.kind if stored is not None else "live" if live is not None else None
     label_space = _label_space(stored, live)
-    require(needs, targets=kind, labelled=label_space == "teacher" and int(index.label.min()) >= 0)
     num_classes = _num_classes(index, stored, live)
+    labelled = label_space == "teacher" and int(index.label.min()) >= 0
+    require(needs, targets=kind, labelled=labelled, num_classes=num_classes)
     if val is not None:
         if label_space == "none":
             raise UsageError(
@@ -276,7 +277,7 @@ def _default_folder(request: TrainRequest, config: RunConfig, cache: Cache | Non
     """One folder for each student, recipe, source and seed, so that the same command finds its run again."""
     source = {"supervised": "alone", "live": f"live-{entry_name(request.online_teacher or '')}"}.get(request.mode)
     if source is None:
-        names = sorted(cache.teachers()) if cache is not None else []
+        names = cache.names() if cache is not None else []
         mixed = request.teachers.replace("=", "").replace(",", "+") if request.teachers else None
         source = mixed or request.teacher or (names[0] if names else "cache")
     recipe = Path(config.recipe).stem

@@ -115,6 +115,7 @@ class Needs:
         teacher_features: what enters the teacher's.
         maps: feature maps of both, from `student_layers` and `teacher_layers`.
         past: the student's own earlier predictions.
+        classes: fewest with which it has something to compare.
     """
 
     teacher: bool
@@ -126,6 +127,7 @@ class Needs:
     student_layers: Layers = "stages"
     teacher_layers: Layers = "stages"
     past: bool = False
+    classes: int = 1
 
 
 @runtime_checkable
@@ -166,7 +168,7 @@ class Objective(Protocol):
         """
 
 
-def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
+def require(needs: Needs, *, targets: str | None, labelled: bool, num_classes: int) -> None:
     """Refuse to train without what an objective needs.
 
     Args:
@@ -174,6 +176,7 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
         targets: the kind of targets that are there ("topk", "full", "embedding"), or "live" for a teacher that runs;
             None for no teacher.
         labelled: whether every picture has a label in the student's own classes.
+        num_classes: of the student.
 
     Raises:
         UsageError: naming what is missing and what to do.
@@ -182,6 +185,11 @@ def require(needs: Needs, *, targets: str | None, labelled: bool) -> None:
         raise UsageError(
             "The objective distils, and there is no teacher: give a cache or --online-teacher, or train with "
             "--supervised."
+        )
+    if num_classes < needs.classes:
+        raise UsageError(
+            f"The objective has nothing to compare with fewer than {needs.classes} classes, and there are "
+            f"{num_classes}: set objective.name=kd."
         )
     if needs.full and targets == "topk":
         raise UsageError(

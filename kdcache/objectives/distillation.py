@@ -93,6 +93,7 @@ class Distillation(ABC):
     term_parts: ClassVar[tuple[str, ...]] = ("kd",)
     extra_parts: ClassVar[tuple[str, ...]] = ()
     needs_features: ClassVar[bool] = False
+    fewest_classes: ClassVar[int] = 1
 
     def companion(self, shape: Shape) -> nn.Module | None:
         """Nothing, unless a method says otherwise."""
@@ -111,6 +112,7 @@ class Distillation(ABC):
             full=self.needs_full() if self._distils else "",
             labels=labels,
             features=self._distils and self.needs_features,
+            classes=self.fewest_classes if self._distils else 1,
         )
 
     @property

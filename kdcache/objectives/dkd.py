@@ -82,6 +82,7 @@ class DKD(Distillation):
     approximate: bool = False
 
     distils_by_label = True
+    fewest_classes = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -63,6 +63,8 @@ class LSKD(Distillation):
     beta: float = 0.5
     warmup_epochs: int = 1
 
+    fewest_classes = 3  # standardised, two logits are 1 and -1 whatever they were
+
     @property
     def distils_by_label(self) -> bool:  # type: ignore[override] # decided by a setting here
         """DKD does."""

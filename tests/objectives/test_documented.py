@@ -61,18 +61,23 @@ def test_needs_are_the_objectives_own(name, table):
 def test_what_a_kind_serves_is_what_training_accepts(name, kind, table):
     objective, said = OBJECTIVES[name], table[name][kind]
     if said in ("exact", "close"):
-        require(objective.needs, targets=kind, labelled=True)
+        require(objective.needs, targets=kind, labelled=True, num_classes=10)
         assert (said == "close") == (kind == "topk")
         return
     with pytest.raises(UsageError):
-        require(objective.needs, targets=kind, labelled=True)
+        require(objective.needs, targets=kind, labelled=True, num_classes=10)
     word, _, more = said.partition(": ")
     assert word in ("no", "approximate")
     if word == "no":
         assert not (kind == "topk" and hasattr(objective, "approximate"))
     else:
         changes = {"gamma": 0.0} if more == "gamma=0" else {}
-        require(dataclasses.replace(objective, approximate=True, **changes).needs, targets=kind, labelled=True)
+        require(
+            dataclasses.replace(objective, approximate=True, **changes).needs,
+            targets=kind,
+            labelled=True,
+            num_classes=10,
+        )
 
 
 def test_what_needs_no_teacher_says_nothing_of_targets(table):
