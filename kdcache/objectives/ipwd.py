@@ -38,7 +38,8 @@ def ipwd(
         soft: y, the labels; those of a mixed picture are mixed.
         temperature: T > 0.
 
-    Exact with `full` and `embedding` targets, and with `topk` as `kd` is at T = 1: the weights do not ask the teacher.
+    Exact with `full` and `embedding` targets. With `topk` the weights are exact, as they do not ask the teacher, and at
+    T = 1 the gradient of a row is off by at most twice its tail mass times the row's weight (L1).
     """
     from_labels, from_teacher = (
         -(soft * F.log_softmax(standardized(logits.detach()), dim=1)).sum(dim=1)
