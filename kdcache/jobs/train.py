@@ -209,6 +209,12 @@ def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
     if setup.label_loss is not None:
         progress.say(setup.label_loss)
     warmup, epochs = config.schedule.warmup_epochs, config.schedule.epochs
+    stop = getattr(config.objective, "kd_stop_epoch", None)
+    if stop is not None and stop >= epochs:
+        progress.say(
+            f"objective.kd_stop_epoch is {stop}, counted from 0, and there are {epochs} epochs: distillation goes on "
+            "to the end."
+        )
     if 3 * warmup > epochs:
         progress.say(
             f"The learning rate grows for {warmup} of the {epochs} epochs, as {config.recipe} is meant for longer "
