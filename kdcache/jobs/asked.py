@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -87,6 +87,7 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
         "objective.bce_target_thresh": request.bce_target_thresh,
     }
     options = {name: value for name, value in options.items() if value is not None}
+    _refuse_options_without_meaning(request, options)
     config = load_config(
         request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
     )
@@ -103,9 +104,11 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
     binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & options.keys())
     if binary and getattr(config.objective, "label_loss", "ce") != "bce":
         raise UsageError(
-            f"--{binary[0].removeprefix('objective.').replace('_', '-')} belongs to the binary cross-entropy, and this "
+            f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
             "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
         )
+    if mode != "supervised" and config.objective.needs.past:
+        raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
     if mode == "supervised":
         distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
         if distilling and config.objective.needs.teacher:
@@ -116,6 +119,25 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
     return config, asked
+
+
+def _refuse_options_without_meaning(request: TrainRequest, options: dict[str, Any]) -> None:
+    """Refuse an option whose setting the objective does not have, in the option's name."""
+    own = [name for name in options if name.startswith("objective.")]
+    if not own:
+        return
+    others = {name: value for name, value in options.items() if name not in own}
+    objective = load_config(
+        request.recipe or DEFAULT_RECIPE, file=request.config, options=others, assignments=request.overrides
+    ).objective
+    for name in own:
+        if not hasattr(objective, name.removeprefix("objective.")):
+            raise UsageError(f"{_option(name)} has no meaning for {objective.name}: leave it out.")
+
+
+def _option(name: str) -> str:
+    """The option of a setting of the objective: "--kd-stop-epoch"."""
+    return f"--{name.removeprefix('objective.').replace('_', '-')}"
 
 
 def label_loss_words(request: TrainRequest, config: RunConfig) -> str | None:

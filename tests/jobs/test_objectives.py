@@ -14,7 +14,7 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.train import train
 from kdcache.run.config import read_config
 from kdcache.run.trainer import Trainer
-from support.small_job import dump_request, train_request
+from support.small_job import Heard, dump_request, train_request
 
 
 def request_for(job, out, name, *overrides, **choice):
@@ -48,7 +48,13 @@ def test_it_trains_from_a_full_cache(name, job, plain, tmp_path):
     [("ipwd", ["kd", "label", "head"]), ("ps-kd", ["label"]), ("dkd-cifar", ["kd", "label"])],
 )
 def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, plain, tmp_path, monkeypatch):
-    whole = train(request_for(job, tmp_path / "whole", name), keep_losses=True)
+    alone = {"cache": None, "supervised": True} if name == "ps-kd" else {}
+
+    def request(out):
+        views = ("views.policy=fashion-mnist",) if alone else ()
+        return request_for(job, tmp_path / out, name, *views, **alone)
+
+    whole = train(request("whole"), keep_losses=True)
     take_step = Trainer.take_step
 
     def stop_at_seven(self, *args):
@@ -60,8 +66,8 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, p
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "take_step", stop_at_seven)
         with pytest.raises(KeyboardInterrupt):
-            train(request_for(job, tmp_path / "run", name))
-    rest = train(request_for(job, tmp_path / "run", name), keep_losses=True)
+            train(request("run"))
+    rest = train(request("run"), keep_losses=True)
     assert rest.losses == whole.losses[7:]
     ours, theirs = student(tmp_path / "run"), student(tmp_path / "whole")
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -96,6 +102,15 @@ def test_an_early_stopped_distillation_goes_on_with_labels(job, tmp_path):
     assert float(second["kd"]) > 0
 
 
+@pytest.mark.parametrize(("stop", "never"), [(1, False), (2, True), (7, True)])
+def test_a_stop_behind_the_end_is_said_to_be_none(stop, never, job, tmp_path):
+    heard = Heard()
+    train(request_for(job, tmp_path / "run", "kd", epochs=2, kd_stop_epoch=stop), heard)
+    said = [line for line in heard.said if "kd_stop_epoch" in line]
+    assert bool(said) == never
+    assert not never or f"objective.kd_stop_epoch is {stop}" in said[0]
+
+
 def test_a_cut_cache_is_refused_unless_it_shall_be_taken_for_whole(job, tmp_path):
     cache = str(tmp_path / "topk")
     dump(dump_request(job.data, cache, job.weights, job.policy, targets="topk", views=1))
@@ -115,6 +130,21 @@ def test_what_an_objective_lacks_is_refused_before_anything_is_written(job, tmp_
     with pytest.raises(ConfigError, match=r"objective\.name.*--supervised"):
         train(request_for(job, tmp_path / "run", "dkd", cache=None, supervised=True))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("source", ["the cache", "a live teacher"])
+def test_self_distillation_beside_a_teacher_is_refused(source, job, tmp_path):
+    live = {"online_teacher": "test_resnet", "teacher_weights": job.weights} if source == "a live teacher" else {}
+    with pytest.raises(UsageError, match="ps-kd learns without a teacher: add --supervised"):
+        train(request_for(job, tmp_path / "run", "ps-kd", **live))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("kd_stop_epoch", 2), ("bce_sum", True), ("bce_target_thresh", 0.5)])
+def test_an_option_that_self_distillation_does_not_have_is_refused_by_its_name(option, value, job, tmp_path):
+    choice = {"supervised": True, "cache": None, option: value}
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} has no meaning for ps-kd: leave it out"):
+        train(request_for(job, tmp_path / "run", "ps-kd", **choice))
 
 
 def test_a_student_without_one_linear_classifier_cannot_have_a_second_head(job, tmp_path):
