@@ -21,6 +21,8 @@ from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, group_content, is_metadata
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import SUM_TOLERANCE, Targets
+from kdcache.targets.embedding import EmbeddingTargets
+from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 
 #: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
@@ -150,9 +152,7 @@ def check_answers(targets: Targets, num_classes: int) -> None:
 
     Of a kind that says nothing else about itself, what it gives as log-probabilities.
     """
-    rows = max(1, _TOGETHER // num_classes)
-    for start in range(0, len(targets), rows):
-        _check_sums(targets[start : start + rows].log_probs(num_classes))
+    _check_log_probs(targets, num_classes)
 
 
 @check_answers.register
@@ -167,6 +167,33 @@ def _(targets: TopKTargets, num_classes: int) -> None:
     parts = (targets.prob, targets.tail, exceptions)
     if not all(bool((part >= 0).all()) for part in parts) or _is_off(kept + targets.tail + exceptions - 1):
         raise CorruptError("The probabilities of an answer do not sum to 1.")
+
+
+@check_answers.register
+def _(targets: FullTargets, num_classes: int) -> None:
+    """What codes stand for is made to sum to 1: it has to before that, but for what was rounded."""
+    if targets.scale is None:
+        _check_log_probs(targets, num_classes)
+        return
+    rows = max(1, _TOGETHER // num_classes)
+    for start in range(0, len(targets), rows):
+        lowest, step = targets.scale[start : start + rows].split(1, 1)
+        total = torch.logsumexp(lowest + targets.stored[start : start + rows] * step, 1)
+        if not bool((total.abs() < SUM_TOLERANCE + step[:, 0] / 2).all()):
+            raise CorruptError("The probabilities that an answer's codes stand for do not sum to 1.")
+
+
+@check_answers.register
+def _(targets: EmbeddingTargets, num_classes: int) -> None:
+    """Of whatever features, the classifier makes a distribution: it is they that are looked at, and not it."""
+    if not bool(targets.features().isfinite().all()):
+        raise CorruptError("The features of an answer hold a value that is no number, or infinite.")
+
+
+def _check_log_probs(targets: Targets, num_classes: int) -> None:
+    rows = max(1, _TOGETHER // num_classes)
+    for start in range(0, len(targets), rows):
+        _check_sums(targets[start : start + rows].log_probs(num_classes))
 
 
 def _check_sums(log_probs: torch.Tensor) -> None:
