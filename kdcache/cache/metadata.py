@@ -25,8 +25,9 @@ def entry_metadata(entry: Entry) -> dict[str, bytes]:
     metas[f"{folder}/records/{META}"] = group_metadata({})
     for name, spec in entry.coding.arrays(layout.chunk_rows).items():
         metas[f"{folder}/{name}/{META}"] = answers_metadata(spec, layout.chunks)
-    for table in entry.coding.tables():
-        metas[f"{folder}/{table}/{META}"] = table_metadata(entry.coding.table_specs()[table])
+    for table, spec in entry.coding.table_specs().items():
+        if table in entry.identity.targets:  # be the table itself there or lost
+            metas[f"{folder}/{table}/{META}"] = table_metadata(spec)
     return metas
 
 

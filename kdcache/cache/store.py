@@ -176,10 +176,11 @@ class Cache:
         found = {name: self._teacher(name) for name in names}
         return {name: identity for name, identity in found.items() if identity is not None}
 
-    def entry(self, name: str, *, strict: bool = True) -> Entry:
+    def entry(self, name: str, *, strict: bool = True, tables: bool = True) -> Entry:
         """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
 
-        Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them.
+        Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them. Without
+        `tables` none of them is read: what is recorded can be told, and its bytes checked, but no answer made of them.
         """
         identity = self._teacher(name)
         if identity is None:
@@ -188,7 +189,9 @@ class Cache:
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
             raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
-        return self._entry(identity, with_stored_tables(self._files, _coding_of(identity, where), identity), strict)
+        coding = _coding_of(identity, where)
+        coding = with_stored_tables(self._files, coding, identity) if tables else coding
+        return self._entry(identity, coding, strict)
 
     def with_stored_tables(self, coding: Coding, name: str) -> Coding:
         """The coding with the tables of the teacher of this name, or as it is where there is no such teacher."""

@@ -96,12 +96,13 @@ def entry_names(cache: Cache) -> list[str]:
 
 
 def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
-    """A teacher's entry, or what keeps it from being opened."""
+    """A teacher's entry, or what keeps it from being opened; both where it has blocks and lacks a table alone."""
     try:
         return cache.entry(name, strict=False), []
     except CacheError as error:
         lost = _lost_tables(cache, name)
-        return None, lost or [Finding(str(error), name)]
+        kept = cache.entry(name, strict=False, tables=False) if any(map(_is_table, lost)) else None
+        return kept, lost or [Finding(str(error), name)]
 
 
 def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
@@ -125,9 +126,16 @@ def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
 
 
 def check_block(entry: Entry, view: int, block: int) -> Finding | None:
-    """Read a listed block whole: its record, every chunk, and what the answers say. None where all is well."""
+    """Read a listed block whole: its record, every chunk, and what the answers say. None where all is well.
+
+    What they say is not known where the teacher has lost a table; its bytes are read all the same.
+    """
     name = entry.identity.name
     try:
+        if _lacks_tables(entry):
+            for _ in entry.raw_block(view, block):
+                pass
+            return None
         entry.own_record(view, block)
         for chunk in entry.layout.chunks_of(block):
             for part in entry.read_parts(view, chunk):
@@ -206,6 +214,17 @@ def _check_sums(log_probs: torch.Tensor) -> None:
 def _is_off(error: torch.Tensor) -> bool:
     """Whether any value is far from 0, or no number."""
     return not bool((error.abs() < SUM_TOLERANCE).all())
+
+
+def _lacks_tables(entry: Entry) -> bool:
+    """Whether an entry was opened without tables that its answers are read with."""
+    named = entry.coding.table_specs().keys() & entry.identity.targets.keys()
+    return bool(named - entry.coding.tables().keys())
+
+
+def _is_table(finding: Finding) -> bool:
+    """Whether a table goes alone, and its entry stays."""
+    return finding.repair is not None and not finding.repair.key.endswith(META)
 
 
 def _lost_tables(cache: Cache, name: str) -> list[Finding]:

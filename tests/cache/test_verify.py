@@ -320,6 +320,23 @@ def test_a_lost_table_is_told_with_what_depends_on_it(cache: Path) -> None:
     assert look(cache).whole
 
 
+def test_without_its_table_a_teachers_bytes_are_looked_at_all_the_same(cache: Path) -> None:
+    """So that one dump mends all: the table, and the blocks that went with it."""
+    before = tree(cache)
+    keys = ("level/c/1/2", "records/0/1.json", "records/zarr.json", "order/zarr.json", "order/c/0/0")
+    damaged = [cache / "teachers/teacher" / key for key in keys]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-3] + b"?" + path.read_bytes()[-2:])
+    report = look(cache, repair=True)
+    assert (report.blocks, report.dropped, len(report.findings)) == (13, 2, 5)
+    assert {(found.view, found.block) for found in report.findings} == {(None, None), (0, 1), (1, 2)}
+    assert all(any(str(path) in found.problem for found in report.findings) for path in damaged)
+    assert report.repairs is not None
+    assert len(report.repairs.rewritten) == 2
+    fill(open_entry(cache), VIEWS)
+    assert tree(cache) == before
+
+
 def full_of_errors(*paths: Path) -> None:
     for path in paths:
         path.write_bytes(b"?")
