@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,30 @@ def test_a_dry_run_needs_no_whole_block(job, tmp_path):
     report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, batch_size=2, dry_run=True))
     assert report.images_per_s > 0
     assert report.bytes_per_view > 0
+
+
+def test_a_dry_run_tells_what_is_still_to_come(job, tmp_path):
+    def request(views, **choice):
+        return dump_request(
+            job.data, tmp_path / "cache", job.weights, job.policy, views=views, targets="topk", dry_run=True, **choice
+        )
+
+    def line(views):
+        (found,) = dump(request(views)).lines()
+        return found
+
+    assert "still to come" not in line(1)
+    dump(replace(request(1), dry_run=False))
+    before = tree_bytes(tmp_path / "cache")
+    assert "all of it there already" in line(1)
+    report = dump(request(2))
+    assert report.to_come == SAMPLES
+    assert f"of which {SAMPLES} answers are still to come, about" in report.lines()[0]
+    assert tree_bytes(tmp_path / "cache") == before
+    teacher = tmp_path / f"cache/teachers/{MODEL}"
+    (teacher / "records/0/1.json").unlink()
+    (teacher / "order/c/0/0").unlink()
+    assert "of which 32 answers are still to come" in line(1)
 
 
 def test_a_dry_run_refuses_what_the_dump_would_refuse(job, tmp_path):
