@@ -24,7 +24,7 @@ def copy(
 ) -> None:
     """Copy a cache or a part of it, and check every chunk on the way.
 
-    Stopped at any time and run again, it goes on where it was. Exits with 3 when damaged blocks were left out.
+    Stopped at any time and run again, it goes on where it was. Exits with 3 when what is damaged was left out.
     """
     from kdcache.jobs.copy import CopyRequest, copy_cache
 
@@ -32,5 +32,5 @@ def copy(
     request = CopyRequest(source=source, target=target, views=views, teachers=names)
     report = copy_cache(request, ConsoleProgress())
     print_lines(report.lines())
-    if report.problems:
+    if not report.whole:
         raise typer.Exit(NOT_WHOLE)

@@ -10,6 +10,7 @@
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,14 +153,16 @@ class Cache:
         """The window of each sample. Raises CorruptError where they are not those of the view set."""
         return read_windows(self._files, self.view_set)
 
-    def once_bytes(self) -> dict[str, int]:
-        """Bytes of what is stored once and not for each view: windows, tables, and the metadata of everything."""
+    def once_bytes(self, entries: Iterable[Entry]) -> dict[str, int]:
+        """Bytes of what is stored once and not for each view: windows, tables, and the metadata of it all.
+
+        entries: the teachers' that count.
+        """
         windows = (self._files.size(key) for key in windows_keys(self.view_set.samples))
         metas, tables = list(cache_metadata(self.view_set)), []
-        for name in self.teachers():
-            entry = self.entry(name)
+        for entry in entries:
             metas += entry_metadata(entry)
-            tables += [table_key(name, table) for table in entry.coding.tables()]
+            tables += [table_key(entry.identity.name, table) for table in entry.coding.tables()]
         return {
             "windows": sum(size or 0 for size in windows),
             "tables": sum(self._files.size(key) or 0 for key in tables),
@@ -170,11 +173,27 @@ class Cache:
         """Claims on blocks of this cache, which keep processes that write it out of each other's way."""
         return open_claims(self._files)
 
+    def names(self) -> list[str]:
+        """The names of all teachers, sorted, whatever state their entries are in; no entry is read."""
+        folders = [name for name in self._files.names("teachers") if TEACHER_NAME.fullmatch(name)]
+        return [name for name in folders if self._files.size(f"{teacher_key(name)}/{META}") is not None]
+
     def teachers(self) -> dict[str, TeacherIdentity]:
-        """The identity of each teacher, by name."""
-        names = [name for name in self._files.names("teachers") if name != META]
-        found = {name: self._teacher(name) for name in names}
+        """The identity of each teacher, by name. Raises CacheError where any of them is damaged."""
+        found = {name: self.teacher(name) for name in self.names()}
         return {name: identity for name, identity in found.items() if identity is not None}
+
+    def teacher(self, name: str) -> TeacherIdentity | None:
+        """The identity of the teacher of this name, whatever became of others; None where there is none.
+
+        Raises CacheError where it is damaged.
+        """
+        key = f"{teacher_key(name)}/{META}"
+        data = self._files.get(key) if TEACHER_NAME.fullmatch(name) else None
+        if data is None:
+            return None
+        where = self._files.locate(key)
+        return TeacherIdentity.from_json(group_content(data, where), where)
 
     def entry(self, name: str, *, strict: bool = True, tables: bool = True) -> Entry:
         """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
@@ -182,9 +201,9 @@ class Cache:
         Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them. Without
         `tables` none of them is read: what is recorded can be told, and its bytes checked, but no answer made of them.
         """
-        identity = self._teacher(name)
+        identity = self.teacher(name)
         if identity is None:
-            there = ", ".join(self.teachers()) or "none yet"
+            there = ", ".join(self.names()) or "none yet"
             raise CacheError(f"The cache {self._files.locate('')} has no teacher '{name}' (there is: {there}).")
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
@@ -195,7 +214,7 @@ class Cache:
 
     def with_stored_tables(self, coding: Coding, name: str) -> Coding:
         """The coding with the tables of the teacher of this name, or as it is where there is no such teacher."""
-        stored = self._teacher(name)
+        stored = self.teacher(name)
         return coding if stored is None else with_stored_tables(self._files, coding, stored)
 
     def lost_tables(self, name: str) -> dict[str, str]:
@@ -203,7 +222,7 @@ class Cache:
 
         `add_teacher` puts them back where its coding has the same ones.
         """
-        stored = self._teacher(name)
+        stored = self.teacher(name)
         if stored is None:
             return {}
         where = self._files.locate(f"{teacher_key(name)}/{META}")
@@ -219,13 +238,13 @@ class Cache:
         if identity.targets != coding.identity() or identity.num_classes != coding.num_classes:
             raise CacheError("The coding is not the one that the teacher's identity names.")
         folder = teacher_key(identity.name)
-        if self._teacher(identity.name) is None:
+        if self.teacher(identity.name) is None:
             if set(self._files.names(f"{folder}/records")) - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
             settle_tables(self._files, coding, identity.name)
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
-        stored = self._teacher(identity.name)
+        stored = self.teacher(identity.name)
         assert stored is not None
         what = f"Teacher '{identity.name}' of the cache {self._files.locate('')}"
         if exact:
@@ -243,14 +262,6 @@ class Cache:
         if missing:
             self._files.tidy()  # the first block flushes them: its files lie in the same folders
         return entry
-
-    def _teacher(self, name: str) -> TeacherIdentity | None:
-        key = f"{teacher_key(name)}/{META}"
-        data = self._files.get(key) if TEACHER_NAME.fullmatch(name) else None
-        if data is None:
-            return None
-        where = self._files.locate(key)
-        return TeacherIdentity.from_json(group_content(data, where), where)
 
     def _entry(self, identity: TeacherIdentity, coding: Coding, strict: bool = True) -> Entry:
         codecs = {

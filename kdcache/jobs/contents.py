@@ -1,6 +1,6 @@
 """What `kdcache inspect` reports."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kdcache.jobs.wording import counted, ranges, readable
@@ -125,6 +125,7 @@ class InspectReport:
         view_set: its JSON form.
         policy: in words.
         once_bytes: of what is stored once, by name.
+        problems: what keeps a teacher from being read, by its name; it is left out of all else.
     """
 
     cache: str
@@ -132,6 +133,7 @@ class InspectReport:
     policy: str
     once_bytes: dict[str, int]
     teachers: tuple[TeacherReport, ...]
+    problems: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -147,7 +149,9 @@ class InspectReport:
         ]
         for teacher in self.teachers:
             lines += teacher.lines()
-        return lines if self.teachers else [*lines, "no teacher yet"]
+        for name, problem in self.problems.items():
+            lines += [f"teacher {name}: cannot be read", f"  problem    {problem}"]
+        return lines if self.teachers or self.problems else [*lines, "no teacher yet"]
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as plain JSON values."""

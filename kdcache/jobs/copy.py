@@ -3,15 +3,16 @@
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
 from kdcache.cache.entry import Entry
 from kdcache.cache.layout import VIEW_CAPACITY
 from kdcache.cache.store import Cache
+from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
-from kdcache.errors import SourceError, UsageError
+from kdcache.errors import CacheError, SourceError, UsageError
 from kdcache.jobs.wording import counted, ranges, readable
 from kdcache.progress import Progress, silent
 from kdcache.views.policy import Policy
@@ -49,6 +50,7 @@ class CopyReport:
         copied: blocks, of `blocks` that the part of the source has; the others were there already.
         copied_bytes: of these blocks.
         problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
+        left_out: what keeps a teacher of the source from being read, by its name; not asked for by it, and left out.
     """
 
     source: str
@@ -58,18 +60,27 @@ class CopyReport:
     blocks: int
     copied_bytes: int
     problems: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out."""
+        return not self.problems and not self.left_out
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
         there = self.blocks - len(self.problems)
         lines = [
+            *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
             *self.problems[:SHOWN],
             f"{self.target} holds {counted(there, 'block')} of {', '.join(self.teachers)} from {self.source}: "
             f"{self.copied:,} copied now and checked ({readable(self.copied_bytes)}).",
         ]
-        if self.problems:
+        if not self.whole:
+            blocks = [counted(len(self.problems), "block")] if self.problems else []
+            teachers = [f"the teacher {', '.join(self.left_out)}"] if self.left_out else []
             lines.append(
-                f"NOT copied: {counted(len(self.problems), 'block')}. When the source is mended (kdcache verify "
+                f"NOT copied: {' and '.join(blocks + teachers)}. When the source is mended (kdcache verify "
                 "--repair, then the same dump-logits), the same copy adds what is missing."
             )
         return lines
@@ -87,19 +98,18 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     """
     source = Cache.open(request.source)
     wanted = parse_views(request.views)
-    names = _names(source, request.teachers)
+    entries, left_out = _entries(source, request.teachers)
     target = Cache.ensure(request.target, source.view_set, source.windows)
     work: list[Work] = []
     blocks = 0
-    for name in names:
-        entry = source.entry(name)
-        there = target.add_teacher(entry.identity, entry.coding, exact=True)
+    pairs = [(entry, target.add_teacher(entry.identity, entry.coding, exact=True)) for entry in entries]
+    for entry, there in pairs:
         for view in (view for view in entry.views() if view in wanted):
             listed = entry.listed(view)
             blocks += len(listed)
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
-    for name in names:
-        what = _usable(source.entry(name), target.entry(name), wanted, request)
+    for entry, there in pairs:
+        what = _usable(entry, there, wanted, request)
         if what is not None:
             progress.warn(what)
     copied = copied_bytes = 0
@@ -121,8 +131,11 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
             elif found is not None:
                 copied, copied_bytes = copied + 1, copied_bytes + found
             task.advance()
+    for _, there in pairs:  # another process may have put its own tables meanwhile
+        restore_tables(target.files, there.coding, there.identity)
     target.files.tidy()
-    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, tuple(problems))
+    names = tuple(entry.identity.name for entry in entries)
+    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, tuple(problems), left_out)
 
 
 def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
@@ -192,11 +205,28 @@ def parse_views(text: str | None) -> range:
     return views
 
 
-def _names(source: Cache, asked: tuple[str, ...]) -> tuple[str, ...]:
-    there = sorted(source.teachers())
+def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[str, str]]:
+    """The entries to copy, and what keeps others from being read, by name.
+
+    Raises CacheError where one cannot be read that was asked for by its name, or none of all.
+    """
+    there = source.names()
     if not there:
         raise UsageError(f"The cache {source.location} holds no teacher's answers: there is nothing to copy.")
     for name in asked:
         if name not in there:
             raise UsageError(f"The cache {source.location} holds no teacher {name!r}; it holds {', '.join(there)}.")
-    return tuple(dict.fromkeys(asked)) or tuple(there)
+    entries, left_out = [], {}
+    for name in dict.fromkeys(asked) or there:
+        try:
+            entry = source.entry(name)
+            for view in entry.views():
+                entry.listed(view)
+            entries.append(entry)
+        except CacheError as error:
+            if asked or len(there) == 1:
+                raise
+            left_out[name] = str(error)
+    if not entries:
+        raise CacheError(f"No teacher of the cache {source.location} can be copied. {' '.join(left_out.values())}")
+    return entries, left_out

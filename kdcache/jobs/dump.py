@@ -177,7 +177,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     stored, lost = None, {}
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
-        stored = there.teachers().get(name)
+        stored = there.teacher(name)
         lost = {} if coding.fixed_tables else there.lost_tables(name)  # they are made again
         coding = coding if coding.fixed_tables or lost else there.with_stored_tables(coding, name)
     identity = teacher_identity(teacher, coding, name, request.label_space)

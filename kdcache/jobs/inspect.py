@@ -41,24 +41,35 @@ class InspectRequest:
 def inspect(request: InspectRequest, progress: Progress = silent) -> InspectReport:
     """Say what a cache belongs to, what it holds, and what the answers look like.
 
-    A block that is damaged or cannot be read is named among the problems of its teacher.
+    A block that is damaged or cannot be read is named among the problems of its teacher, and a teacher that is among
+    those of the cache.
 
     Raises:
-        CacheError: there is no cache, or what is common to all blocks is damaged.
+        CacheError: there is no cache, or what is common to all teachers is damaged.
         IdentityError: `data` are other samples than the cache's.
     """
     cache = Cache.open(request.cache)
     opened = None
     if request.data is not None:
         opened = stored_views(cache, open_index(request.data, progress=progress))
-    teachers = tuple(_teacher(cache.entry(name), request, opened, progress) for name in sorted(cache.teachers()))
+    entries: list[Entry] = []
+    teachers: list[TeacherReport] = []
+    problems: dict[str, str] = {}
+    for name in cache.names():
+        try:
+            entry = cache.entry(name)
+            teachers.append(_teacher(entry, request, opened, progress))
+            entries.append(entry)
+        except CacheError as error:
+            problems[name] = str(error)
     view_set = cache.view_set
     return InspectReport(
         cache=request.cache,
         view_set=view_set.to_json(),
         policy=describe_policy(Policy.from_json(view_set.policy), view_set.seed),
-        once_bytes=cache.once_bytes(),
-        teachers=teachers,
+        once_bytes=cache.once_bytes(entries),
+        teachers=tuple(teachers),
+        problems=problems,
     )
 
 

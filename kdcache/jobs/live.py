@@ -106,12 +106,15 @@ def open_live_teacher(
 
 
 def _stored_teacher(source: ModelSource, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:
-    stored = cache.teachers() if cache is not None else {}
     if entry is not None:
-        if entry not in stored:
-            raise UsageError(f"The cache holds no teacher {entry!r}; it holds {', '.join(stored) or 'none'}.")
-        return stored[entry]
-    if (name := entry_name(source.label)) in stored:
-        return stored[name]
-    alike = [identity for identity in stored.values() if identity.architecture == source.architecture]
+        stored = cache.teacher(entry) if cache is not None else None
+        if stored is None:
+            there = ", ".join(cache.names()) if cache is not None else ""
+            raise UsageError(f"The cache holds no teacher {entry!r}; it holds {there or 'none'}.")
+        return stored
+    if cache is None:
+        return None
+    if (named := cache.teacher(entry_name(source.label))) is not None:
+        return named
+    alike = [identity for identity in cache.teachers().values() if identity.architecture == source.architecture]
     return alike[0] if len(alike) == 1 else None

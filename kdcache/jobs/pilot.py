@@ -52,7 +52,7 @@ def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims:
     claim, waiting = block_claim(identity.name, *FIRST), Waiting(claims, progress)
 
     def lacks_order() -> bool:
-        return identity.name not in cache.teachers() or bool(cache.lost_tables(identity.name))
+        return cache.teacher(identity.name) is None or bool(cache.lost_tables(identity.name))
 
     while wants_order(source.coding) and lacks_order():
         if not claims.take(claim):

@@ -87,7 +87,7 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
 
 
 def _entry(cache: Cache, name: str | None) -> Entry | None:
-    names = sorted(cache.teachers())
+    names = cache.names()
     if name is None and len(names) > 1:
         raise UsageError(f"The cache holds the teachers {', '.join(names)}: choose one with --teacher.")
     if name is not None and name not in names:

@@ -189,13 +189,13 @@ def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding
 
 
 def _entry(cache: Cache, teacher: str) -> Entry:
-    stored = cache.teachers()
+    names = cache.names()
     for name in (teacher, entry_name(teacher)):
-        if name in stored:
+        if name in names:
             return cache.entry(name)
-    there = ", ".join(stored) or "none"
+    there = ", ".join(names) or "none"
     try:
-        alike = [name for name, identity in stored.items() if identity.architecture == architecture(teacher)]
+        alike = [name for name, identity in cache.teachers().items() if identity.architecture == architecture(teacher)]
     except ModelError:
         alike = []
     if len(alike) != 1:

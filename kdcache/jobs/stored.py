@@ -111,7 +111,7 @@ def stored_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> 
         UsageError: names that the cache does not hold, or none where it holds several.
         IdentityError: teachers of other numbers of classes or label spaces, which cannot be mixed.
     """
-    there = sorted(cache.teachers())
+    there = cache.names()
     if not there:
         raise UsageError(
             f"The cache {cache.location} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."

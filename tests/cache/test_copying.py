@@ -15,8 +15,9 @@ from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import Entry
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
-from kdcache.errors import CorruptError, IdentityError, RecordedError, SourceError, UsageError
+from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
+from kdcache.jobs.stored import stored_teachers
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache_cli.main import app
 from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, tree
@@ -116,6 +117,36 @@ def test_the_command_exits_with_3_where_a_block_was_left_out(source: Path, tmp_p
     ended = CliRunner().invoke(app, ["cache", "copy", str(damaged), str(tmp_path / "copy")])
     assert ended.exit_code == 3
     assert "holds 17 blocks of other, teacher" in ended.output
+
+
+HARMS = {
+    "identity": lambda entry: (entry / "zarr.json").write_bytes(b"?"),
+    "table": lambda entry: (entry / "order/c/0/0").unlink(),
+    "records": lambda entry: (shutil.rmtree(entry / "records/1"), (entry / "records/1").write_bytes(b"")),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_one_damaged_teacher_keeps_nobody_from_the_others(source: Path, tmp_path: Path, harm: str) -> None:
+    damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
+    HARMS[harm](damaged / "teachers/teacher")
+    ended = CliRunner().invoke(app, ["cache", "copy", str(damaged), str(tmp_path / "all")])
+    assert ended.exit_code == 3
+    assert "Teacher 'teacher' is left out: " in ended.output
+    assert "NOT copied: the teacher teacher." in ended.output
+    assert copy(damaged, tmp_path / "one", None, "other").whole
+    assert tree(tmp_path / "all") == tree(tmp_path / "one")
+    assert Cache.open(tmp_path / "all").names() == ["other"]
+    with pytest.raises(CacheError, match="teachers/teacher/"):
+        copy(damaged, tmp_path / "two", None, "other", "teacher")
+    cache = Cache.open(damaged)
+    assert stored_teachers(cache, "other", None).name == "other"
+    with pytest.raises(UsageError, match="holds other, teacher: choose one"):
+        stored_teachers(cache, None, None)
+    shutil.rmtree(damaged / "teachers/other")
+    with pytest.raises(CacheError, match="teachers/teacher/"):
+        copy(damaged, tmp_path / "three")
+    assert not (tmp_path / "three").exists()
 
 
 @pytest.mark.parametrize(

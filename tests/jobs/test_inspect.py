@@ -66,6 +66,20 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     assert "15 of 18 looked at, from 2 views of 2" in text
 
 
+@pytest.mark.parametrize("damaged", ["zarr.json", "order/c/0/0"])
+def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Path, damaged: str) -> None:
+    fill(open_entry(tmp_path), 1)
+    fill(open_entry(tmp_path, FULL, name="other"), 1)
+    sound = inspect(InspectRequest(str(tmp_path)))
+    (tmp_path / "teachers/teacher" / damaged).write_bytes(b"?")
+    report = inspect(InspectRequest(str(tmp_path)))
+    assert report.teachers == sound.teachers[:1]
+    assert list(report.problems) == ["teacher"]
+    assert report.once_bytes["tables"] < sound.once_bytes["tables"]
+    assert report.lines()[-2] == "teacher teacher: cannot be read"
+    assert str(tmp_path / "teachers/teacher" / damaged) in report.lines()[-1]
+
+
 def test_views_that_are_looked_at_are_counted(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 1)
     report = inspect(InspectRequest(str(tmp_path), samples=2))
