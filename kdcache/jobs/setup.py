@@ -140,8 +140,9 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     kind = stored.kind if stored is not None else "live" if live is not None else None
     label_space = _label_space(stored, live)
     num_classes = _num_classes(index, stored, live)
-    labelled = label_space == "teacher" and int(index.label.min()) >= 0
-    require(needs, targets=kind, labelled=labelled, num_classes=num_classes)
+    if stored is not None and needs.teacher_features:
+        stored.require_one()
+    require(needs, targets=kind, unlabelled=_unlabelled(index, stored, live), num_classes=num_classes)
     if val is not None:
         if label_space == "none":
             raise UsageError(
@@ -257,6 +258,16 @@ def _label_space(stored: StoredTeachers | None, live: LiveTeacher | None) -> str
     if stored is not None:
         return stored.label_space
     return live.label_space if live is not None else "teacher"
+
+
+def _unlabelled(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+    """Why some pictures have no label in the student's classes, as a clause; empty where all have one."""
+    if _label_space(stored, live) == "none":
+        if live is not None and live.teacher.num_classes != index.num_classes:
+            return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
+        return "the teacher's classes are not the labels' (label space none)"
+    missing = int((index.label < 0).sum())
+    return f"{missing:,} of {len(index):,} pictures have none" if missing else ""
 
 
 def _num_classes(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> int:

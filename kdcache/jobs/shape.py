@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 
-from kdcache.errors import UsageError
 from kdcache.jobs.setup import Setup
 from kdcache.objectives.base import Shape
 
@@ -14,7 +13,6 @@ def shape_of(setup: Setup) -> Shape:
     Raises:
         ModelError: the objective needs the teacher's features or feature maps, and it has none.
         ConfigError: it asks for layers that the teacher does not have.
-        UsageError: it needs features, and the answers are mixed of several teachers'.
     """
     needs = setup.config.objective.needs
     return Shape(
@@ -32,9 +30,4 @@ def _teacher_features(setup: Setup) -> int | None:
         return setup.live.teacher.num_features
     if setup.stored is None:
         return None
-    if len(setup.stored.entries) > 1:
-        raise UsageError(
-            "The objective relates the teacher's features, and those of several teachers have nothing in common: "
-            "choose one with --teacher."
-        )
     return getattr(setup.stored.entries[0].coding, "num_features", None)

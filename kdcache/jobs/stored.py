@@ -42,6 +42,14 @@ class StoredTeachers:
             return kinds.pop()
         return "topk" if "topk" in kinds else "full"
 
+    def require_one(self) -> None:
+        """Raise UsageError where there are several, whose features have nothing in common."""
+        if len(self.entries) > 1:
+            raise UsageError(
+                "The objective relates the teacher's features, and those of several teachers have nothing in common: "
+                "choose one with --teacher."
+            )
+
     def complete_views(self) -> int:
         """Length of the longest prefix of views that each has whole."""
         return min(entry.complete_views() for entry in self.entries)

@@ -168,14 +168,14 @@ class Objective(Protocol):
         """
 
 
-def require(needs: Needs, *, targets: str | None, labelled: bool, num_classes: int) -> None:
+def require(needs: Needs, *, targets: str | None, unlabelled: str, num_classes: int) -> None:
     """Refuse to train without what an objective needs.
 
     Args:
         needs: of the objective.
         targets: the kind of targets that are there ("topk", "full", "embedding"), or "live" for a teacher that runs;
             None for no teacher.
-        labelled: whether every picture has a label in the student's own classes.
+        unlabelled: empty where every picture has a label in the student's own classes; else why not, as a clause.
         num_classes: of the student.
 
     Raises:
@@ -206,8 +206,5 @@ def require(needs: Needs, *, targets: str | None, labelled: bool, num_classes: i
             f"The objective needs the teacher's features, and the cache holds {targets} targets: dump again with "
             "--targets embedding, or run the teacher with --online-teacher."
         )
-    if needs.labels and not labelled:
-        raise UsageError(
-            "The objective needs a label for every picture, and there are none in the student's classes: "
-            f"{needs.labels}."
-        )
+    if needs.labels and unlabelled:
+        raise UsageError(f"The objective needs a label for every picture, and {unlabelled}: {needs.labels}.")

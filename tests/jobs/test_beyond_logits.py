@@ -141,7 +141,9 @@ def test_several_teachers_have_no_features_in_common(job, tmp_path):
     cache = str(tmp_path / "cache")
     for name in ("a", "b"):
         dump(dump_request(job.data, cache, job.weights, job.policy, targets="embedding", views=1, name=name))
-    with pytest.raises(UsageError, match=r"several teachers have nothing in common.*--teacher"):
-        train(request_for(job, tmp_path / "run", "rkd", cache=cache, teachers="a,b"))
+    dump(dump_request(job.data, cache, job.weights, job.policy, targets="full", views=1, name="c"))
+    for teachers in ("a,b", "a,c"):  # of mixed kinds, too, it is the mixture that stands in the way
+        with pytest.raises(UsageError, match=r"several teachers have nothing in common.*--teacher"):
+            train(request_for(job, tmp_path / "run", "rkd", cache=cache, teachers=teachers))
     assert not (tmp_path / "run").exists()
     train(request_for(job, tmp_path / "run", "rkd", cache=cache, teacher="b"))

@@ -133,7 +133,7 @@ def test_without_a_label_space_only_what_learns_without_labels_is_kept(name):
     require_no_labels(objectives_called(name), heard)
     assert "objective.label_loss=none" in heard.said[0]
     alone = dataclasses.replace(OBJECTIVES[name], label_loss="none")
-    require(alone.needs, targets="live", labelled=False, num_classes=10)
+    require(alone.needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
 
 
 def test_a_dump_without_a_label_space_refuses_before_anything_is_read(tmp_path):

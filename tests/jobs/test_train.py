@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from kdcache.data.index import open_index
 from kdcache.errors import ConfigError, ModelError, RunError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
@@ -170,8 +171,11 @@ def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
     weights = make_teacher(tmp_path / "teacher", classes=7)
     cache = str(tmp_path / "cache")
     dump(dump_request(job.data, cache, weights, job.policy, label_space="none"))
-    with pytest.raises(UsageError, match="label_loss=none"):
+    with pytest.raises(UsageError, match=r"not the labels' \(label space none\): set objective\.label_loss=none"):
         train(train_request(job.data, tmp_path / "run", cache=cache))
+    live = {"cache": None, "online_teacher": MODEL, "teacher_weights": weights, "overrides": ("views.policy=crop",)}
+    with pytest.raises(UsageError, match="live teacher has 7 classes where the data has 4: set"):
+        train(train_request(job.data, tmp_path / "run", **live))
     no_labels = ("objective.label_loss=none",)
     with pytest.raises(UsageError, match="--val asks for accuracy"):
         train(train_request(job.data, tmp_path / "run", cache=cache, overrides=no_labels, val=job.data))
@@ -179,6 +183,17 @@ def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
     assert "label_names" not in (tmp_path / "run" / "export" / "config.json").read_text()
     assert report.steps == 10
     assert weights_of(tmp_path / "run")["fc.weight"].shape[0] == 7
+
+
+def test_pictures_without_a_label_are_counted(job, tmp_path, monkeypatch):
+    index = open_index(job.data)
+    label = index.label.copy()
+    label[:3] = -1
+    monkeypatch.setattr("kdcache.jobs.setup.open_index", lambda *_, **__: dataclasses.replace(index, label=label))
+    choice = {"supervised": True, "overrides": ("views.policy=fashion-mnist",)}
+    with pytest.raises(UsageError, match=rf"and 3 of {len(index)} pictures have none"):
+        train(train_request(job.data, tmp_path / "run", **choice))
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_run_in_the_folder_is_refused_and_kept(job, trained):

@@ -61,11 +61,11 @@ def test_needs_are_the_objectives_own(name, table):
 def test_what_a_kind_serves_is_what_training_accepts(name, kind, table):
     objective, said = OBJECTIVES[name], table[name][kind]
     if said in ("exact", "close"):
-        require(objective.needs, targets=kind, labelled=True, num_classes=10)
+        require(objective.needs, targets=kind, unlabelled="", num_classes=10)
         assert (said == "close") == (kind == "topk")
         return
     with pytest.raises(UsageError):
-        require(objective.needs, targets=kind, labelled=True, num_classes=10)
+        require(objective.needs, targets=kind, unlabelled="", num_classes=10)
     word, _, more = said.partition(": ")
     assert word in ("no", "approximate")
     if word == "no":
@@ -75,7 +75,7 @@ def test_what_a_kind_serves_is_what_training_accepts(name, kind, table):
         require(
             dataclasses.replace(objective, approximate=True, **changes).needs,
             targets=kind,
-            labelled=True,
+            unlabelled="",
             num_classes=10,
         )
 
