@@ -157,7 +157,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
-    progress.say(f"Loading the teacher, {request.teacher}, {request.weights or 'with its pretrained weights'}.")
+    progress.say(f"Loading the teacher, {request.teacher}, {model.weights or 'with its pretrained weights'}.")
     teacher = load_teacher(
         model.name,
         model.weights,

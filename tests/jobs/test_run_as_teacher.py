@@ -43,7 +43,10 @@ def test_every_nth_epoch_stays_beside_the_latest(run: Path) -> None:
 
 def test_runs_and_epochs_are_teachers_under_names_of_their_own(job, run: Path, tmp_path: Path) -> None:
     for teacher in (str(run), f"{run}@epoch=2", f"{run}@epoch=4"):
-        dump(request_of(job, tmp_path / "cache", teacher))
+        heard = Heard()
+        dump(request_of(job, tmp_path / "cache", teacher), heard)
+        (loading,) = (line for line in heard.said if line.startswith("Loading the teacher"))
+        assert str(run) in loading.rpartition(", ")[2], "whose weights they are"
     weights = stored(tmp_path / "cache")
     assert weights.keys() == {"big", "big-epoch-2", "big-epoch-4"}
     assert len(set(weights.values())) == 3
