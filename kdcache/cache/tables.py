@@ -64,6 +64,16 @@ def settle_tables(files: Files, coding: Coding, name: str) -> None:
                 return
             files.put(key, data)
         files.flush(written)
+    _clear_left_over(files, coding, name)
+
+
+def _clear_left_over(files: Files, coding: Coding, name: str) -> None:
+    """Remove what a killed dump with another coding left before its entry came to be."""
+    folder = teacher_key(name)
+    for other in set(files.names(folder)) - {META, "records", *coding.arrays(2), *coding.tables()}:
+        for key in (table_key(name, other), f"{folder}/{other}/{META}"):
+            if files.size(key) is not None and files.size(f"{folder}/{META}") is None:
+                files.delete(key)
 
 
 def _as_files(coding: Coding, name: str, table: str) -> dict[str, bytes]:

@@ -168,6 +168,16 @@ def test_a_table_that_no_entry_names_is_written_over(tmp_path: Path, left: bytes
     assert Cache.open(path).entry("teacher").coding.identity() == TOPK.identity()
 
 
+def test_a_table_of_a_killed_dump_of_another_kind_goes(tmp_path: Path) -> None:
+    cache = Cache.create(tmp_path / "cache", VIEW_SET, WINDOWS)
+    settle_tables(cache.files, TOPK, "teacher")
+    assert (tmp_path / "cache" / ORDER).exists()
+    fill(cache.add_teacher(identity_of(FULL), FULL))
+    fill(open_entry(tmp_path / "alone", FULL))
+    found = {key: data for key, data in tree(tmp_path / "cache").items() if data is not None}
+    assert found == {key: data for key, data in tree(tmp_path / "alone").items() if data is not None}
+
+
 def test_of_two_processes_that_make_an_entry_at_once_the_table_of_one_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
