@@ -208,8 +208,16 @@ def test_absurd_numbers_are_refused_before_anything_is_made_of_them(
     root = Path(shutil.copytree(sound, tmp_path / "cache"))
     reseal(root / key, **changes)
     assert not verify(VerifyRequest(str(root))).whole
+    if key == "zarr.json":
+        with pytest.raises(KdcacheError):
+            inspect(InspectRequest(str(root)))
+        return
+    name = key.split("/")[1]
+    told = inspect(InspectRequest(str(root)))
+    assert list(told.problems) == [name]
+    assert name not in [teacher.identity["name"] for teacher in told.teachers]
     with pytest.raises(KdcacheError):
-        inspect(InspectRequest(str(root)))
+        Cache.open(root).entry(name)
 
 
 @pytest.mark.parametrize("min_prob", [5e-324, 1e-320, -0.0])

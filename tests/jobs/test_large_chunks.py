@@ -41,6 +41,7 @@ def full(rows: int) -> tuple[FullCoding, dict[str, np.ndarray]]:
     """Every class alike, in chunks of 62.5 MiB."""
     coding = FullCoding(CLASSES, "uint8")
     arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in coding.arrays(rows).items()}
+    arrays["range"][0] = -np.log(CLASSES)  # what code 0 stands for
     return coding, arrays
 
 

@@ -61,6 +61,8 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
     options = ("--set", f"objective.name={objective}")
     if objective in BEYOND_LOGITS:
         options += (*BEYOND_LOGITS[objective], *live(job))
+    if objective == "ps-kd":
+        options += ("--supervised",)
     run(command(job, tmp_path / "one", 0, *options))
     done = run(command(job, tmp_path / "two", 2, *options))
     assert "on 2 processes" in done.stderr

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from kdcache.errors import ConfigError, UsageError
 from kdcache.objectives.base import Answers, Given, Objective, require
+from kdcache.objectives.dkd import DKD
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 from kdcache.objectives.vanilla import VanillaKD
@@ -114,21 +115,23 @@ def test_without_answers_it_refuses_to_distil():
 @pytest.mark.parametrize(
     ("needs", "there", "said"),
     [
-        (VanillaKD().needs, {"targets": None, "labelled": True}, "--supervised"),
-        (VanillaKD(temperature=4.0).needs, {"targets": "topk", "labelled": True}, "--targets full"),
-        (VanillaKD().needs, {"targets": "topk", "labelled": False}, "label_loss=none"),
+        (VanillaKD().needs, {"targets": None}, "--supervised"),
+        (VanillaKD(temperature=4.0).needs, {"targets": "topk"}, "--targets full"),
+        (VanillaKD().needs, {"targets": "topk", "unlabelled": "the shards have no labels"}, "label_loss=none"),
+        (VanillaKD().needs, {"targets": "topk", "unlabelled": "no shard has labels"}, "no shard has labels"),
+        (DKD().needs, {"targets": "full", "num_classes": 2}, "fewer than 3 classes, and there are 2"),
     ],
 )
 def test_what_is_missing_is_refused_with_a_remedy(needs, there, said):
     with pytest.raises(UsageError, match=said):
-        require(needs, **there)
+        require(needs, **{"unlabelled": "", "num_classes": 5} | there)
 
 
 def test_what_is_there_is_accepted():
-    require(VanillaKD().needs, targets="topk", labelled=True)
-    require(VanillaKD(temperature=4.0).needs, targets="full", labelled=True)
-    require(VanillaKD(temperature=4.0, kd_weight=0.0).needs, targets=None, labelled=True)
-    require(VanillaKD(label_loss="none").needs, targets="topk", labelled=False)
+    require(VanillaKD().needs, targets="topk", unlabelled="", num_classes=1)
+    require(VanillaKD(temperature=4.0).needs, targets="full", unlabelled="", num_classes=5)
+    require(VanillaKD(temperature=4.0, kd_weight=0.0).needs, targets=None, unlabelled="", num_classes=5)
+    require(VanillaKD(label_loss="none").needs, targets="topk", unlabelled="the shards have no labels", num_classes=5)
 
 
 @pytest.mark.parametrize(
