@@ -95,8 +95,10 @@ def python(code: str) -> list[str]:
 
 
 def test_ctrl_c_says_how_to_go_on() -> None:
+    # A suite that runs in the background has SIGINT ignored, and its children inherit that.
     code = """
-import sys, time
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from kdcache_cli.failures import explained
 with explained():
     print("ready", flush=True)
