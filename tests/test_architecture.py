@@ -181,6 +181,19 @@ def test_only_the_command_line_knows_the_jobs() -> None:
     assert not users
 
 
+def test_what_a_job_is_made_of_knows_no_job() -> None:
+    """`jobs` itself holds the stories; its folders what they are told with, and `common` what several of them are."""
+    rooms = {
+        module: module.split(".")[2]
+        for module in LIBRARY
+        if module.startswith("kdcache.jobs.") and module.count(".") > 2
+    }
+    for module, room in rooms.items():
+        for name in imports_of(module):
+            if within(name, "kdcache.jobs"):
+                assert rooms.get(name) in (room, "common"), f"{module} imports {name}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_stay_small(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES

@@ -8,11 +8,11 @@ from typing import Any
 
 from costs.results import Result
 from costs.settings import Material
-from kdcache.jobs.asked import TrainRequest
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.train import train
+from kdcache.jobs.training.asked import TrainRequest
 from kdcache.progress import Progress
 from kdcache.targets.kinds import KINDS
 

@@ -12,9 +12,9 @@ import yaml
 from kdcache.data.importers.fashion_mnist import DEBIAN, SAMPLE, Split, import_fashion_mnist
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
-from kdcache.jobs.asked import TrainRequest
 from kdcache.jobs.demo import RECIPE, STUDENT, TEACHER
 from kdcache.jobs.train import train
+from kdcache.jobs.training.asked import TrainRequest
 from kdcache.progress import Progress
 from kdcache.run.files import new_folder, replace_file
 from kdcache.views.policies import load_policy

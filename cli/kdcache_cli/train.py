@@ -178,8 +178,8 @@ def train(
 
     Stopped at any time and run again, it resumes at the step where its last checkpoint was made.
     """
-    from kdcache.jobs.asked import TrainRequest
     from kdcache.jobs.train import train as run
+    from kdcache.jobs.training.asked import TrainRequest
     from kdcache.ranks import Ranks
 
     request = TrainRequest(

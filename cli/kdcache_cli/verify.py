@@ -66,7 +66,7 @@ def verify(
     With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
     Exits with 3 when something is wrong.
     """
-    from kdcache.jobs.rerun import RerunRequest
+    from kdcache.jobs.examining.rerun import RerunRequest
     from kdcache.jobs.verify import VerifyRequest
     from kdcache.jobs.verify import verify as run
 

@@ -13,7 +13,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
 from kdcache.errors import CacheError, SourceError, UsageError
-from kdcache.jobs.wording import counted, ranges, readable
+from kdcache.jobs.common.wording import counted, ranges, readable
 from kdcache.progress import Progress, silent
 from kdcache.views.policy import Policy
 

@@ -18,10 +18,11 @@ from jaxtyping import Bool
 
 from kdcache.data.importers.fashion_mnist import import_fashion_mnist
 from kdcache.errors import RunError
-from kdcache.jobs.asked import TrainRequest
+from kdcache.jobs.common.scoring import Evaluation
 from kdcache.jobs.dump import DumpRequest, dump
-from kdcache.jobs.evaluate import EvaluateRequest, Evaluation, evaluate
+from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import TrainReport, train
+from kdcache.jobs.training.asked import TrainRequest
 from kdcache.progress import Progress, silent
 
 TEACHER = "ese_vovnet19b_slim"

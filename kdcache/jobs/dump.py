@@ -13,17 +13,17 @@ from kdcache.data.reader import SampleReader
 from kdcache.data.shards import CLASSES
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import DEFAULT_BATCH, block_count
-from kdcache.jobs.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
-from kdcache.jobs.evaluate import require_same_classes
-from kdcache.jobs.filling import Filling, MissingBlocks, Source
-from kdcache.jobs.opening import DEFAULT_VIEWS, entry_name, views_for_dump
-from kdcache.jobs.pilot import begin_entry
-from kdcache.jobs.prediction import Prediction, predict
-from kdcache.jobs.provenance import provenance_of, warn_of_other_provenance
-from kdcache.jobs.source import model_source
-from kdcache.jobs.waiting import Waiting
-from kdcache.jobs.wording import duration, readable
+from kdcache.jobs.common.answers import DEFAULT_BATCH, block_count
+from kdcache.jobs.common.classes import require_same_classes
+from kdcache.jobs.common.opening import DEFAULT_VIEWS, entry_name, views_for_dump
+from kdcache.jobs.common.provenance import provenance_of, warn_of_other_provenance
+from kdcache.jobs.common.source import model_source
+from kdcache.jobs.common.wording import duration, readable
+from kdcache.jobs.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
+from kdcache.jobs.dumping.filling import Filling, MissingBlocks, Source
+from kdcache.jobs.dumping.pilot import begin_entry
+from kdcache.jobs.dumping.prediction import Prediction, predict
+from kdcache.jobs.dumping.waiting import Waiting
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.registry import AnyObjective
 from kdcache.progress import Progress, silent

@@ -11,10 +11,10 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import CacheError
-from kdcache.jobs.contents import Answers, InspectReport, Pair, TeacherReport
-from kdcache.jobs.looks import Looks, look_at
-from kdcache.jobs.opening import OpenViews, stored_views
-from kdcache.jobs.sampling import Sample, spread
+from kdcache.jobs.common.opening import OpenViews, stored_views
+from kdcache.jobs.examining.contents import Answers, InspectReport, Pair, TeacherReport
+from kdcache.jobs.examining.looks import Looks, look_at
+from kdcache.jobs.examining.sampling import Sample, spread
 from kdcache.progress import Progress, silent
 from kdcache.views.policies import describe_policy
 from kdcache.views.policy import Policy

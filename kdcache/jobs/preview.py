@@ -15,8 +15,8 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
-from kdcache.jobs.contact_sheet import FORMATS, Cell, Picture, Sheet, write_sheet
-from kdcache.jobs.opening import new_views, views_for_dump
+from kdcache.jobs.common.opening import new_views, views_for_dump
+from kdcache.jobs.examining.contact_sheet import FORMATS, Cell, Picture, Sheet, write_sheet
 from kdcache.progress import Progress, silent
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer

@@ -11,14 +11,14 @@ import torch
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.errors import RunError
-from kdcache.jobs.asked import TrainRequest
-from kdcache.jobs.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
-from kdcache.jobs.epoch import Clock, EpochLosses
-from kdcache.jobs.evaluate import Evaluation, score
-from kdcache.jobs.provenance import warn_of_other_provenance
-from kdcache.jobs.setup import Setup, prepare
-from kdcache.jobs.shape import shape_of
-from kdcache.jobs.stopping import asked_to_stop
+from kdcache.jobs.common.provenance import warn_of_other_provenance
+from kdcache.jobs.common.scoring import Evaluation, score
+from kdcache.jobs.training.asked import TrainRequest
+from kdcache.jobs.training.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
+from kdcache.jobs.training.epoch import Clock, EpochLosses
+from kdcache.jobs.training.setup import Setup, prepare
+from kdcache.jobs.training.shape import shape_of
+from kdcache.jobs.training.stopping import asked_to_stop
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.progress import Progress, Task, silent

@@ -23,8 +23,8 @@ from kdcache.cache.verify import (
 )
 from kdcache.cache.zarr_form import META
 from kdcache.errors import CacheError, CorruptError, KdcacheError
-from kdcache.jobs.health import VerifyReport
-from kdcache.jobs.rerun import Comparison, RerunRequest, prepare_rerun, rerun
+from kdcache.jobs.examining.health import VerifyReport
+from kdcache.jobs.examining.rerun import Comparison, RerunRequest, prepare_rerun, rerun
 from kdcache.progress import Progress, silent
 
 

@@ -17,7 +17,7 @@ from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
-from kdcache.jobs.stored import stored_teachers
+from kdcache.jobs.training.stored import stored_teachers
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache_cli.main import app
 from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, tree

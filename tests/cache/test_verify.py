@@ -20,7 +20,7 @@ from kdcache.cache.verify import check_answers
 from kdcache.cache.zarr_form import is_metadata
 from kdcache.errors import CacheError, CorruptError
 from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.health import VerifyReport
+from kdcache.jobs.examining.health import VerifyReport
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
 from kdcache.targets.embedding import EmbeddingTargets

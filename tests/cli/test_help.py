@@ -73,11 +73,11 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
-    from kdcache.jobs.answers import DEFAULT_BATCH
-    from kdcache.jobs.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
+    from kdcache.jobs.common.answers import DEFAULT_BATCH
+    from kdcache.jobs.common.opening import DEFAULT_VIEWS
     from kdcache.jobs.dump import DumpRequest
+    from kdcache.jobs.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
     from kdcache.jobs.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
-    from kdcache.jobs.opening import DEFAULT_VIEWS
     from kdcache.run.recipes import DEFAULT_RECIPE
     from kdcache.views.policies import DEFAULT as DEFAULT_POLICY
 

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 import kdcache.jobs.dump
 import kdcache.jobs.evaluate
 import kdcache.jobs.train
-from kdcache.jobs.asked import TrainRequest
 from kdcache.jobs.dump import DumpRequest
 from kdcache.jobs.evaluate import EvaluateRequest
+from kdcache.jobs.training.asked import TrainRequest
 from kdcache_cli.main import app
 
 

@@ -7,8 +7,8 @@ import torch
 
 from kdcache.cache.store import Cache
 from kdcache.errors import ConfigError, ModelError, UsageError
-from kdcache.jobs.choice import coding_for, objectives_called, require_no_labels
 from kdcache.jobs.dump import dump
+from kdcache.jobs.dumping.choice import coding_for, objectives_called, require_no_labels
 from kdcache.jobs.train import train
 from kdcache.models.teachers import Teacher
 from kdcache.objectives.base import require

@@ -10,10 +10,10 @@ import pytest
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import CorruptError, UsageError
-from kdcache.jobs import opening
+from kdcache.jobs.common import opening
+from kdcache.jobs.common.opening import stored_views
 from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.dump import dump
-from kdcache.jobs.opening import stored_views
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.small_job import MODEL, dump_request, train_request, tree_bytes

@@ -16,10 +16,10 @@ import torch
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.common.opening import stored_views
 from kdcache.jobs.dump import dump
+from kdcache.jobs.dumping.top1 import Top1, near_chance
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
-from kdcache.jobs.opening import stored_views
-from kdcache.jobs.top1 import Top1, near_chance
 from kdcache.models.load import load_model
 from kdcache.views.viewset import Span
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes

@@ -13,8 +13,8 @@ from kdcache.data.importers.fashion_mnist import import_fashion_mnist
 from kdcache.errors import IdentityError, ModelError, UsageError
 from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.dump import DumpRequest, dump
+from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.rerun import RerunRequest
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.imagenet_teacher import NAME, efficientnet_lite0, photograph_shards

@@ -9,10 +9,10 @@ import torch
 
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
+from kdcache.jobs.common.opening import stored_views
+from kdcache.jobs.common.wording import ranges
+from kdcache.jobs.examining.looks import look_at
 from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.looks import look_at
-from kdcache.jobs.opening import stored_views
-from kdcache.jobs.wording import ranges
 from kdcache.targets.base import Targets
 from kdcache.targets.full import FullCoding
 from kdcache.targets.topk_coding import TopKCoding

@@ -12,8 +12,8 @@ import pytest
 from kdcache.cache.durable import Disk
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
-from kdcache.jobs import pilot
 from kdcache.jobs.dump import DumpRequest, dump
+from kdcache.jobs.dumping import pilot
 from support.processes import rows_in, start_dump
 from support.small_job import MODEL, dump_request, tree_bytes
 

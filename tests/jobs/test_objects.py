@@ -13,9 +13,9 @@ from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
+from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.preview import PreviewRequest, preview
-from kdcache.jobs.rerun import RerunRequest
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.processes import rows_in, start_dump

@@ -13,8 +13,8 @@ from kdcache.cache.claims import block_claim
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs import pilot, waiting
 from kdcache.jobs.dump import dump
+from kdcache.jobs.dumping import pilot, waiting
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.order_learning import learn_order

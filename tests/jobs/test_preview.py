@@ -16,9 +16,9 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, IdentityError, KdcacheError, UsageError
-from kdcache.jobs.contact_sheet import Cell, Picture, Sheet, write_sheet
+from kdcache.jobs.common.opening import new_views, stored_views
 from kdcache.jobs.dump import dump
-from kdcache.jobs.opening import new_views, stored_views
+from kdcache.jobs.examining.contact_sheet import Cell, Picture, Sheet, write_sheet
 from kdcache.jobs.preview import PreviewRequest, preview
 from kdcache.progress import silent
 from kdcache.render.opening import open_renderer

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache.layout import Layout
-from kdcache.jobs.sampling import LEAST_CHUNKS, spread
+from kdcache.jobs.examining.sampling import LEAST_CHUNKS, spread
 
 #: ImageNet-1k in blocks of one chunk.
 LARGE = Layout(1_281_167, 131_072, 131_072)

@@ -12,8 +12,8 @@ import pytest
 
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.store import Cache
-from kdcache.jobs import waiting
 from kdcache.jobs.dump import DumpRequest, dump
+from kdcache.jobs.dumping import waiting
 from support.processes import rows_in, start_dump
 from support.small_job import MODEL, SAMPLES, dump_request, tree_bytes
 

@@ -6,11 +6,11 @@ import torch
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.batches import Steps, cached_batches
+from kdcache.jobs.common.opening import stored_views
 from kdcache.jobs.dump import dump
-from kdcache.jobs.opening import stored_views
-from kdcache.jobs.stored import parse_teachers, stored_teachers
 from kdcache.jobs.train import train
+from kdcache.jobs.training.batches import Steps, cached_batches
+from kdcache.jobs.training.stored import parse_teachers, stored_teachers
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
 from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_teacher, train_request, tree_bytes

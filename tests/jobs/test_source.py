@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 
 from kdcache.errors import ModelError, UsageError
-from kdcache.jobs.source import ModelSource, label_of, model_source
+from kdcache.jobs.common.source import ModelSource, label_of, model_source
 from kdcache.models.load import load_model
 from kdcache.models.weights import weight_hash
 from support.small_job import MODEL, make_teacher

@@ -189,7 +189,9 @@ def test_pictures_without_a_label_are_counted(job, tmp_path, monkeypatch):
     index = open_index(job.data)
     label = index.label.copy()
     label[:3] = -1
-    monkeypatch.setattr("kdcache.jobs.setup.open_index", lambda *_, **__: dataclasses.replace(index, label=label))
+    monkeypatch.setattr(
+        "kdcache.jobs.training.setup.open_index", lambda *_, **__: dataclasses.replace(index, label=label)
+    )
     choice = {"supervised": True, "overrides": ("views.policy=fashion-mnist",)}
     with pytest.raises(UsageError, match=rf"and 3 of {len(index)} pictures have none"):
         train(train_request(job.data, tmp_path / "run", **choice))

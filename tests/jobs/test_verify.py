@@ -9,7 +9,7 @@ from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
 from kdcache.jobs.dump import dump
-from kdcache.jobs.rerun import RerunRequest
+from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.command_line import kdcache
 from support.small_job import MODEL, SAMPLES, dump_request, make_data, make_teacher

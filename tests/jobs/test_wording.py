@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcache.jobs.wording import duration
+from kdcache.jobs.common.wording import duration
 
 
 @pytest.mark.parametrize(

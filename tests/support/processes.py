@@ -30,7 +30,7 @@ def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> Bas
 
 def _run(request: DumpRequest, log: Path, pilot: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    import kdcache.jobs.pilot
+    import kdcache.jobs.dumping.pilot
     from kdcache.jobs.dump import dump
 
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
@@ -42,7 +42,7 @@ def _run(request: DumpRequest, log: Path, pilot: int | None, environment: dict[s
 
     Teacher.answer = logged  # type: ignore[method-assign]
     if pilot is not None:
-        kdcache.jobs.pilot.pilot_rows = lambda classes: pilot  # type: ignore[attr-defined]
+        kdcache.jobs.dumping.pilot.pilot_rows = lambda classes: pilot  # type: ignore[attr-defined]
     try:
         dump(request)
     except KdcacheError as error:

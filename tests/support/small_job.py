@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from kdcache.jobs.asked import TrainRequest
 from kdcache.jobs.dump import DumpRequest
+from kdcache.jobs.training.asked import TrainRequest
 from kdcache.models.students import create_student
 from kdcache.progress import silent
 from kdcache.run.export import export_model

@@ -8,11 +8,11 @@ from math import log2
 
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
-from kdcache.jobs.answers import Answered, block_count
-from kdcache.jobs.filling import Source
-from kdcache.jobs.pilot import pilot_batches, wants_order, with_order
-from kdcache.jobs.provenance import provenance_of
-from kdcache.jobs.top1 import Top1
+from kdcache.jobs.common.answers import Answered, block_count
+from kdcache.jobs.common.provenance import provenance_of
+from kdcache.jobs.dumping.filling import Source
+from kdcache.jobs.dumping.pilot import pilot_batches, wants_order, with_order
+from kdcache.jobs.dumping.top1 import Top1
 from kdcache.progress import Progress
 from kdcache.targets.base import Coding, Targets
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from kdcache.cache.mending import Repairs
 from kdcache.cache.verify import Finding
-from kdcache.jobs.rerun import Comparison
-from kdcache.jobs.wording import counted
+from kdcache.jobs.common.wording import counted
+from kdcache.jobs.examining.rerun import Comparison
 
 #: Findings that the report names one by one; the JSON form names all.
 SHOWN = 20

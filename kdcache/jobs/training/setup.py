@@ -12,12 +12,12 @@ import kdcache
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
-from kdcache.jobs.asked import TrainRequest, configure, label_loss_words
-from kdcache.jobs.evaluate import check_labels
-from kdcache.jobs.live import LiveTeacher, open_live_teacher
-from kdcache.jobs.opening import OpenViews, entry_name, new_views, stored_views
-from kdcache.jobs.source import model_source
-from kdcache.jobs.stored import StoredTeachers, stored_teachers
+from kdcache.jobs.common.classes import check_labels
+from kdcache.jobs.common.live import LiveTeacher, open_live_teacher
+from kdcache.jobs.common.opening import OpenViews, entry_name, new_views, stored_views
+from kdcache.jobs.common.source import model_source
+from kdcache.jobs.training.asked import TrainRequest, configure, label_loss_words
+from kdcache.jobs.training.stored import StoredTeachers, stored_teachers
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress

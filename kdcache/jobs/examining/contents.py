@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kdcache.jobs.wording import counted, ranges, readable
+from kdcache.jobs.common.wording import counted, ranges, readable
 
 #: Of problems, and of views that lack blocks, as many are told.
 SHOWN = 5

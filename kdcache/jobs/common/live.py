@@ -8,9 +8,9 @@ import torch
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.answers import DEFAULT_BATCH, teacher_labels
-from kdcache.jobs.opening import OpenViews, entry_name
-from kdcache.jobs.source import ModelSource, model_source
+from kdcache.jobs.common.answers import DEFAULT_BATCH, teacher_labels
+from kdcache.jobs.common.opening import OpenViews, entry_name
+from kdcache.jobs.common.source import ModelSource, model_source
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.base import Layers
 from kdcache.progress import Progress

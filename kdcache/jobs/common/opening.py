@@ -12,7 +12,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
 from kdcache.errors import CorruptError
-from kdcache.jobs.source import label_of
+from kdcache.jobs.common.source import label_of
 from kdcache.progress import Progress
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.policy import Policy

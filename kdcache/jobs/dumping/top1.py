@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from kdcache.jobs.answers import Answered
+from kdcache.jobs.common.answers import Answered
 from kdcache.progress import Progress
 from kdcache.views.stream import Views
 

@@ -18,10 +18,10 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.jobs.answers import block_batches, teacher_labels
-from kdcache.jobs.live import LiveTeacher, open_live_teacher
-from kdcache.jobs.opening import OpenViews, entry_name, stored_views
-from kdcache.jobs.source import model_source
+from kdcache.jobs.common.answers import block_batches, teacher_labels
+from kdcache.jobs.common.live import LiveTeacher, open_live_teacher
+from kdcache.jobs.common.opening import OpenViews, entry_name, stored_views
+from kdcache.jobs.common.source import model_source
 from kdcache.models.names import architecture
 from kdcache.progress import Progress
 from kdcache.render.opening import open_renderer

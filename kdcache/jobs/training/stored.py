@@ -6,7 +6,7 @@ from typing import Any
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.wording import ranges
+from kdcache.jobs.common.wording import ranges
 
 
 @dataclass(frozen=True)

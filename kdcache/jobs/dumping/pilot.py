@@ -13,10 +13,10 @@ from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
-from kdcache.jobs.answers import Answered
-from kdcache.jobs.filling import FIRST, Source
-from kdcache.jobs.top1 import Top1
-from kdcache.jobs.waiting import Waiting
+from kdcache.jobs.common.answers import Answered
+from kdcache.jobs.dumping.filling import FIRST, Source
+from kdcache.jobs.dumping.top1 import Top1
+from kdcache.jobs.dumping.waiting import Waiting
 from kdcache.progress import Progress
 from kdcache.targets.base import MAX_TABLE_BYTES, Coding, Targets
 from kdcache.targets.order_learning import learn_order, pilot_rows

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from kdcache.jobs.setup import Setup
+from kdcache.jobs.training.setup import Setup
 from kdcache.objectives.base import Shape
 
 

@@ -11,10 +11,10 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.tables import restore_tables
 from kdcache.data.reader import SampleReader
 from kdcache.errors import RecordedError
-from kdcache.jobs.answers import Answered, answer, block_batches
-from kdcache.jobs.opening import OpenViews
-from kdcache.jobs.top1 import Top1
-from kdcache.jobs.waiting import Waiting
+from kdcache.jobs.common.answers import Answered, answer, block_batches
+from kdcache.jobs.common.opening import OpenViews
+from kdcache.jobs.dumping.top1 import Top1
+from kdcache.jobs.dumping.waiting import Waiting
 from kdcache.models.teachers import Teacher
 from kdcache.progress import Progress, Task
 from kdcache.render.base import Renderer

@@ -11,9 +11,9 @@ from torch import Tensor
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CorruptError
-from kdcache.jobs.answers import batches_covering, teacher_labels
-from kdcache.jobs.live import LiveTeacher
-from kdcache.jobs.stored import StoredTeachers
+from kdcache.jobs.common.answers import batches_covering, teacher_labels
+from kdcache.jobs.common.live import LiveTeacher
+from kdcache.jobs.training.stored import StoredTeachers
 from kdcache.ranks import Ranks
 from kdcache.targets.base import Targets
 from kdcache.targets.mixture import MixedTargets
