@@ -1,7 +1,7 @@
 """What the objectives have in common that compare something else than logits: features or feature maps."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,6 +38,17 @@ class BeyondLogits(Distillation):
                 "objective.vanilla_weight is set and objective.kd_weight is 0, which leaves vanilla distillation "
                 "alone: choose objective.name=kd."
             )
+        if not self.vanilla_weight and not self._has_label_loss:
+            raise ConfigError(
+                f"Without a label loss and with objective.vanilla_weight 0, nothing of {self.name} reaches the "
+                "student's classifier, which would stay as it was drawn: set objective.vanilla_weight=1, or keep a "
+                "label loss (objective.label_loss=ce)."
+            )
+
+    @property
+    def without_labels(self) -> Mapping[str, str | float]:
+        """Vanilla distillation beside it trains the classifier, which its own term does not reach."""
+        return {**super().without_labels, **({} if self.vanilla_weight else {"vanilla_weight": 1.0})}
 
     @property
     def term_parts(self) -> tuple[str, ...]:  # type: ignore[override] # decided by a setting here

@@ -2,6 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NoReturn, TypeVar
 
@@ -103,10 +104,9 @@ class Distillation(ABC):
     def needs(self) -> Needs:
         """What it must be given."""
         labels = ""
-        if self._has_label_loss:
-            labels = "set objective.label_loss=none"
-        if self._distils and self.distils_by_label:
-            labels = ANOTHER_OBJECTIVE
+        if self._has_label_loss or (self._distils and self.distils_by_label):
+            changes = " and ".join(f"objective.{name}={plainly(value)}" for name, value in self.without_labels.items())
+            labels = f"set {changes}" if changes else ANOTHER_OBJECTIVE
         return Needs(
             teacher=self._distils,
             full=self.needs_full() if self._distils else "",
@@ -114,6 +114,11 @@ class Distillation(ABC):
             features=self._distils and self.needs_features,
             classes=self.fewest_classes if self._distils else 1,
         )
+
+    @property
+    def without_labels(self) -> Mapping[str, str | float]:
+        """Settings with which it learns where pictures have no label; empty where none would do."""
+        return {} if self._distils and self.distils_by_label else {"label_loss": "none"}
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -164,6 +169,11 @@ class Distillation(ABC):
         if self.label_loss == "ce":
             return cross_entropy(given.logits, soft)
         return binary_cross_entropy(given.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
+
+
+def plainly(value: object) -> str:
+    """A setting's value as one writes it: 1 for 1.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def require_above_zero(**values: int | float) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.train import train
+from kdcache.models.students import create_student
 from kdcache.run.config import read_config
 from kdcache.run.trainer import Trainer
 from support.small_job import CLASSES, MODEL, dump_request, make_teacher, train_request
@@ -76,6 +77,20 @@ def test_vanilla_distillation_may_stand_beside(job, embeddings, tmp_path):
     assert both.losses[0] > usual.losses[0]
     header = (tmp_path / "b" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[header.index("loss") + 1 :][:3] == ["kd", "vanilla", "label"]
+
+
+def test_what_trains_no_classifier_is_refused_and_the_remedy_trains_it(job, tmp_path):
+    cache = str(tmp_path / "cache")
+    weights = make_teacher(tmp_path / "teacher", classes=7)
+    choice = {"targets": None, "objectives": "rkd", "label_space": "none", "views": 1}
+    dump(dump_request(job.data, cache, weights, job.policy, **choice))
+    alone = ("objective.label_loss=none",)
+    with pytest.raises(ConfigError, match=r"classifier.*objective\.vanilla_weight=1"):
+        train(request_for(job, tmp_path / "run", "rkd", *alone, cache=cache))
+    assert not (tmp_path / "run").exists()
+    train(request_for(job, tmp_path / "run", "rkd", *alone, "objective.vanilla_weight=1", cache=cache))
+    drawn = create_student(MODEL, num_classes=7, size=32, seed=0).module.state_dict()
+    assert not torch.equal(student(tmp_path / "run")["fc.weight"], drawn["fc.weight"])
 
 
 @pytest.mark.parametrize("name", ["crd", "reviewkd"])

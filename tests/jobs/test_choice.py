@@ -131,9 +131,20 @@ def test_without_a_label_space_only_what_learns_without_labels_is_kept(name):
         assert not heard.said
         return
     require_no_labels(objectives_called(name), heard)
-    assert "objective.label_loss=none" in heard.said[0]
-    alone = dataclasses.replace(OBJECTIVES[name], label_loss="none")
+    objective = OBJECTIVES[name]
+    beside = " --set objective.vanilla_weight=1" if objective.needs.teacher_features else ""
+    assert f"{objective.name} will want --set objective.label_loss=none{beside}." in heard.said[0]
+    alone = dataclasses.replace(objective, **objective.without_labels)
     require(alone.needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
+
+
+def test_what_each_will_want_without_a_label_space_is_said():
+    heard = Heard()
+    require_no_labels(objectives_called("kd,rkd,dist,pkt"), heard)
+    assert (
+        "kd and dist will want --set objective.label_loss=none; "
+        "rkd and pkt will want --set objective.label_loss=none --set objective.vanilla_weight=1." in heard.said[0]
+    )
 
 
 def test_a_dump_without_a_label_space_refuses_before_anything_is_read(tmp_path):

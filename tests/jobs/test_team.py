@@ -75,6 +75,14 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
         assert ours["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.02)
 
 
+def test_vanilla_distillation_alone_trains_the_classifier_of_two_processes(job, tmp_path):
+    """Without it DDP waits for gradients that never come."""
+    options = [f"objective.{setting}" for setting in ("name=at", "label_loss=none", "vanilla_weight=1")]
+    options = [part for setting in options for part in ("--set", setting)]
+    done = run([*command(job, tmp_path / "run", 2, *options, *live(job)), "--epochs", "1"])
+    assert "on 2 processes" in done.stderr
+
+
 def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     options = ("--set", "student.drop_path=0.3")  # each process's random state matters
     run(command(job, tmp_path / "whole", 2, *options))

@@ -8,6 +8,7 @@ import torch
 
 from kdcache.errors import ConfigError, UsageError
 from kdcache.objectives.attention import attention
+from kdcache.objectives.base import require
 from kdcache.objectives.cc import cc
 from kdcache.objectives.crd import larger_share
 from kdcache.objectives.fitnet import hint
@@ -45,12 +46,12 @@ FORMULAS = {
 
 @ALL
 def test_its_term_is_its_formula_and_its_weight_counts(name):
-    objective = replace(OBJECTIVES[name], label_loss="none")
+    objective = OBJECTIVES[name]
     given = replace(batch_for(objective), epoch=99)
     expected = FORMULAS[objective.name](given, copy.deepcopy(given.companion))
     losses = called(objective, given)
     torch.testing.assert_close(losses.parts["kd"], expected)
-    torch.testing.assert_close(losses.total, objective.kd_weight * expected)
+    torch.testing.assert_close(losses.total, objective.kd_weight * expected + losses.parts["label"])
 
 
 @ALL
@@ -80,6 +81,29 @@ def test_both_stop_together_and_neither_is_left_without_a_teacher(name):
 def test_vanilla_distillation_alone_is_another_objective(name):
     with pytest.raises(ConfigError, match=r"objective\.name=kd"):
         replace(OBJECTIVES[name], kd_weight=0.0, vanilla_weight=1.0)
+
+
+@ALL
+def test_what_would_leave_the_classifier_as_it_was_drawn_is_refused(name):
+    for nothing in ({"label_loss": "none"}, {"label_weight": 0.0}):
+        with pytest.raises(
+            ConfigError, match=rf"of {name.removesuffix('-cifar')} .*objective\.vanilla_weight=1.*label_loss=ce"
+        ):
+            replace(OBJECTIVES[name], **nothing)
+    objective = replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
+    given = batch_for(objective)
+    logits = given.logits.clone().requires_grad_()
+    called(objective, replace(given, logits=logits)).total.backward()
+    assert logits.grad.abs().sum() > 0
+    assert objective.without_labels == {"label_loss": "none"}, "vanilla_weight stays as it is set"
+
+
+@ALL
+def test_the_remedy_for_missing_labels_trains_the_classifier_too(name):
+    with pytest.raises(UsageError, match=r"set objective\.label_loss=none and objective\.vanilla_weight=1\."):
+        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
+    without = replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
+    require(without.needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
 
 
 @ALL

@@ -183,7 +183,7 @@ def large_like(values):
 
 @objectives_that(lambda objective: objective.needs.teacher and not getattr(objective, "distils_by_label", False))
 def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
-    objective = dataclasses.replace(OBJECTIVES[name], label_loss="none")
+    objective = dataclasses.replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
     assert not objective.needs.labels
     batch = batch_for(objective)
     unlabelled = dataclasses.replace(batch, labels=torch.full_like(batch.labels, -1))

@@ -45,7 +45,7 @@ def test_needs_are_the_objectives_own(name, table):
     needs = OBJECTIVES[name].needs
     without_label_loss = OBJECTIVES[name]
     if needs.teacher:
-        without_label_loss = dataclasses.replace(without_label_loss, label_loss="none")
+        without_label_loss = dataclasses.replace(without_label_loss, **without_label_loss.without_labels)
     wanted = {
         "labels": bool(without_label_loss.needs.labels),
         "features": needs.features,

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.teachers import Teacher
+from kdcache.objectives.distillation import Distillation, plainly
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.progress import Progress
 from kdcache.targets.base import Coding
@@ -74,15 +75,18 @@ def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) ->
     Raises:
         UsageError: an objective that distils by the label.
     """
+    wanted: dict[str, list[str]] = {}
     for objective in objectives:
-        if replace(objective, label_loss="none").needs.labels:  # type: ignore[arg-type] # each has one
+        changes = objective.without_labels if isinstance(objective, Distillation) else {}
+        if not changes:
             raise UsageError(
                 f"{objective.name} distils by the label, and with --label-space none labels are not the teacher's "
                 "classes: leave it out of --for."
             )
-    progress.say(
-        "Labels are not the teacher's classes (--label-space none): training will want --set objective.label_loss=none."
-    )
+        settings = " ".join(f"--set objective.{name}={plainly(value)}" for name, value in changes.items())
+        wanted.setdefault(settings, []).append(objective.name)
+    each = [f"{' and '.join(dict.fromkeys(names))} will want {settings}" for settings, names in wanted.items()]
+    progress.say(f"Labels are not the teacher's classes (--label-space none): in training {'; '.join(each)}.")
 
 
 def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> Coding:
