@@ -1,4 +1,4 @@
-"""Reading ahead: rows from a cache, decoded by a thread before they are asked for."""
+"""Reading ahead: rows from a cache, decoded and put together by threads before they are asked for."""
 
 from collections import Counter, deque
 from collections.abc import Generator, Iterable
@@ -33,14 +33,15 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     """The answers to each batch of rows, without labels, in order.
 
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
-    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet; and it puts the next
-    batch together of them. A chunk is kept while a batch that was taken from `batches` needs it, and for
-    `BATCHES_KEPT` more. So batches that follow each other, or draw from the same few chunks, read each chunk once, and
-    memory is bounded: by a handful of chunks where batches follow each other, by those of three stretches
+    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet. Another thread puts
+    the next two batches together, so that neither the caller nor the next batch waits where many chunks are read at
+    once for later ones. A chunk is kept while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT`
+    more. So batches that follow each other, or draw from the same few chunks, read each chunk once, and memory is
+    bounded: by a handful of chunks where batches follow each other, by those of three stretches or of two chunks a lane
     (`kdcache.data.order`) where views are seen again.
 
-    Errors of the thread are raised here, at the first batch that they concern: CacheError for a block that is not
-    recorded, CorruptError for one that is damaged. Closing the iterator ends the thread.
+    Errors of the threads are raised here, at the first batch that they concern: CacheError for a block that is not
+    recorded, CorruptError for one that is damaged. Closing the iterator ends the threads.
     """
     due = iter(batches)
     waiting: deque[_Batch] = deque()
@@ -48,8 +49,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     uses: Counter[Place] = Counter()
     last_use: dict[Place, int] = {}
     gathered: deque[Future[Targets]] = deque()  # of waiting[0], and of the batch behind it
-    # One thread, which does things in the order in which it is asked: a batch's chunks are there when it is gathered.
     reader = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
+    gatherer = ThreadPoolExecutor(1, thread_name_prefix="kdcache-gather")
 
     def chunks_ahead() -> int:
         return len((loaded.keys() - last_use.keys()) - waiting[0].pieces.keys())
@@ -68,7 +69,7 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
             if not waiting:
                 return
             for batch in islice(waiting, len(gathered), 2):
-                gathered.append(reader.submit(batch.gather, {place: loaded[place] for place in batch.pieces}))
+                gathered.append(gatherer.submit(batch.gather, {place: loaded[place] for place in batch.pieces}))
             yield gathered.popleft().result()
             done = waiting.popleft().pieces.keys()
             uses.subtract(done)
@@ -76,7 +77,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
             for place in [place for place in loaded if not uses[place] and last_use[place] + BATCHES_KEPT < number]:
                 del loaded[place], uses[place], last_use[place]
     finally:
-        reader.shutdown(wait=True, cancel_futures=True)
+        reader.shutdown(wait=True, cancel_futures=True)  # first: a batch that waits for a chunk waits no longer then
+        gatherer.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ class _Batch:
         return cls(pieces, torch.from_numpy(order))
 
     def gather(self, chunks: dict[Place, Future[Targets]]) -> Targets:
-        """The batch's answers out of the chunks that it needs, which have been read."""
+        """The batch's answers out of the chunks that it needs, as soon as they have been read."""
         parts = [_rows(chunks[place].result(), rows) for place, rows in self.pieces.items()]
         joined = type(parts[0]).concat(parts)
         return joined if self.order is None else joined.take(self.order)

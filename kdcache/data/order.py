@@ -9,7 +9,7 @@ from kdcache.views.random import Stream, words
 
 SHARDS_A_WINDOW = 64
 
-_UNITS_A_STRETCH = 4
+_LANES = 4
 
 
 def order(
@@ -37,16 +37,24 @@ def order(
     return by_word[by_window].astype(np.int64)
 
 
-def reused_pairs(pairs: int, unit_pairs: int, seed: int, group: int, cycle: int) -> Int64[np.ndarray, "pairs"]:
+def reused_pairs(
+    pairs: int, block_pairs: int, unit_pairs: int, seed: int, group: int, cycle: int
+) -> Int64[np.ndarray, "pairs"]:
     """The pairs of a group of views in the order in which a training sees them for the `cycle`-th time.
 
-    The first time (cycle 0) they come as they lie. Later, units of neighbouring pairs are shuffled, and then the
-    pairs within each stretch of a few units: so that a group that comes round again brings other batches, and is
-    still read a few units at a time.
+    The first time (cycle 0) they come as they lie. Later they come so that a group brings other batches each time, and
+    is still read nearly as it lies, a few small parts at once:
+
+    * blocks are put in random order, the halves of each are swapped or not, the halves of these, and so on down to
+      units. So whatever power of two divides a block into chunks, the rows of a chunk stay together;
+    * `_LANES` readers walk through that sequence at once, each through its own part of it. What they meet in one step,
+      a unit each, is a stretch, whose pairs are shuffled.
 
     Args:
         pairs: of the view.
-        unit_pairs: neighbouring pairs that stay together until the second shuffle; the last unit may have fewer.
+        block_pairs: of a block, a power of two.
+        unit_pairs: neighbouring pairs that stay in one stretch, a power of two that divides `block_pairs`; the last
+            unit may have fewer.
         seed: of the view set.
         group: number of the group of views.
         cycle: how often the group has been seen before.
@@ -54,13 +62,23 @@ def reused_pairs(pairs: int, unit_pairs: int, seed: int, group: int, cycle: int)
     numbers = np.arange(pairs, dtype=np.int64)
     if cycle == 0:
         return numbers
-    units = np.arange(-(-pairs // unit_pairs), dtype=np.uint64)
     again = np.uint64(cycle) << np.uint64(40)
-    unit_word = _word64(words(seed, Stream.UNIT, units | again, group, 1)[:, 0])
-    rank = np.empty(len(units), np.int64)
-    rank[np.argsort(unit_word, kind="stable")] = np.arange(len(units))
-    pair_word = _word64(words(seed, Stream.REUSE, numbers.astype(np.uint64) | again, group, 1)[:, 0])
-    return np.lexsort((pair_word, rank[numbers // unit_pairs] // _UNITS_A_STRETCH))
+
+    def draw(stream: Stream, ids: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
+        return _word64(words(seed, stream, ids | again, group, 1)[:, 0])
+
+    unit = np.arange(-(-pairs // unit_pairs), dtype=np.uint64)
+    levels = (block_pairs // unit_pairs).bit_length() - 1
+    place = np.zeros(len(unit), np.uint64)  # of a unit in its block: a bit for each halving, the largest first
+    for level in map(np.uint64, range(levels)[::-1]):
+        # `level` halvings lie below this one: the draw is of the part that is halved, whichever of its units asks.
+        swap = draw(Stream.UNIT, (unit >> (level + np.uint64(1))) | (level << np.uint64(32))) & np.uint64(1)
+        place = (place << np.uint64(1)) | (((unit >> level) & np.uint64(1)) ^ swap)
+    block_word = draw(Stream.UNIT, (unit >> np.uint64(levels)) | np.uint64(levels << 32))
+    sequence = np.lexsort((place, block_word))
+    stretch = np.empty(len(unit), np.int64)
+    stretch[sequence] = np.arange(len(unit)) % -(-len(unit) // _LANES)
+    return np.lexsort((draw(Stream.REUSE, numbers.astype(np.uint64)), stretch[numbers // unit_pairs]))
 
 
 def _word64(draws: UInt32[np.ndarray, "n 4"]) -> UInt64[np.ndarray, "n"]:

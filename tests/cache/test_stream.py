@@ -2,8 +2,10 @@
 
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -149,19 +151,54 @@ def test_endless_ranges_are_taken_as_needed(entry: Entry) -> None:
     stream.close()
 
 
-def reading_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("kdcache-read")]
+def test_a_batch_whose_chunks_are_there_waits_for_no_later_one(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, read = threading.Event(), entry.read_chunk
+
+    def slow(view: int, chunk: int) -> Targets:
+        assert chunk < 2 or go_on.wait(60)
+        return read(view, chunk)
+
+    monkeypatch.setattr(entry, "read_chunk", slow)
+    stream = stream_targets(entry, [rows(0, 0, 2), rows(0, 2, 4), rows(0, 0, 4), rows(0, 4, SAMPLES)])
+    with ThreadPoolExecutor(1) as caller:
+        found = caller.submit(lambda: [len(next(stream)) for _ in range(3)])
+        try:
+            assert found.result(30) == [2, 2, 4], "while the last batch's chunks are still being read"
+        finally:
+            go_on.set()
+    assert len(next(stream)) == SAMPLES - 4
 
 
-def test_stopping_early_ends_the_thread(entry: Entry) -> None:
-    stream = stream_targets(entry, [rows(0, row, row + 1) for row in range(SAMPLES)])
+def test_stopping_ends_a_batch_that_waits_for_its_chunks(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, reading = entry.read_chunk, threading.Event()
+
+    def slow(view: int, chunk: int) -> Targets:
+        if chunk:
+            reading.set()
+            time.sleep(0.1)
+        return read(view, chunk)
+
+    monkeypatch.setattr(entry, "read_chunk", slow)
+    stream = stream_targets(entry, [rows(0, 0, 2), rows(0, 2, SAMPLES), rows(0, 0, SAMPLES)])
     next(stream)
-    assert len(reading_threads()) == 1
+    assert reading.wait(60)
     stream.close()
     assert reading_threads() == []
 
 
-def test_finishing_ends_the_thread(entry: Entry) -> None:
+def reading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("kdcache-read", "kdcache-gather"))]
+
+
+def test_stopping_early_ends_the_threads(entry: Entry) -> None:
+    stream = stream_targets(entry, [rows(0, row, row + 1) for row in range(SAMPLES)])
+    next(stream)
+    assert len(reading_threads()) == 2
+    stream.close()
+    assert reading_threads() == []
+
+
+def test_finishing_ends_the_threads(entry: Entry) -> None:
     list(stream_targets(entry, [rows(0, 0, SAMPLES)]))
     assert reading_threads() == []
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.data.order import reused_pairs
-from kdcache.views.schedule import UNITS_A_BLOCK, Schedule
+from kdcache.views.schedule import UNIT_ROWS, Schedule
 
 
 def schedule(samples=400, views=4, repeats=1, batch_size=20, epochs=4, block_rows=64, seed=0):
@@ -80,27 +80,45 @@ def test_a_view_that_is_seen_again_comes_in_other_batches():
 
 
 def test_a_view_that_is_seen_again_is_drawn_from_a_few_units_at_a_time():
-    pairs, unit = 4096, 64
-    order = reused_pairs(pairs, unit, seed=0, group=0, cycle=1)
-    for start in range(0, pairs, 4 * unit):
-        assert len(set(order[start : start + 4 * unit] // unit)) == 4
-    first = order[:256] // unit
+    pairs, block, unit = 4096, 512, 64
+    order = reused_pairs(pairs, block, unit, seed=0, group=0, cycle=1)
+    stretches = order.reshape(-1, 4 * unit) // unit
+    assert {len(set(stretch)) for stretch in stretches} == {4}
+    first = stretches[0]
     assert (np.diff(first) != 0).mean() > 0.5, "the pairs of the units are mixed"
-    assert sorted(set(first)) != [0, 1, 2, 3], "the units are mixed"
+    assert len({unit // (block // 64) for unit in first}) == 4, "of different blocks"
     # Each cycle anew: other units beside each other, and other pairs of a unit behind each other.
-    again = reused_pairs(pairs, unit, seed=0, group=0, cycle=2)
-    assert set(again[:256] // unit) != set(first)
+    again = reused_pairs(pairs, block, unit, seed=0, group=0, cycle=2)
+    met = {frozenset(stretch) for stretch in stretches}
+    assert not met & {frozenset(stretch) for stretch in again.reshape(-1, 4 * unit) // unit}
     assert not np.array_equal(again[again // unit == 5], order[order // unit == 5])
+
+
+@given(
+    pairs=st.integers(1, 3000), block=st.integers(3, 9), unit=st.integers(0, 3), chunk=st.integers(3, 9),
+    seed=st.integers(0, 3), cycle=st.integers(1, 3),
+)  # fmt: skip
+def test_a_chunk_is_gone_through_without_a_stop_when_a_view_is_seen_again(pairs, block, unit, chunk, seed, cycle):
+    """Whatever power of two is a chunk: four readers, and each is done with a chunk before it takes the next."""
+    chunk = min(block, max(chunk, unit))
+    order = reused_pairs(pairs, 1 << block, 1 << unit, seed, 0, cycle)
+    assert sorted(order) == list(range(pairs))
+    position = np.empty(pairs, np.int64)
+    position[order] = np.arange(pairs)
+    parts = [position[start : start + (1 << chunk)] for start in range(0, pairs, 1 << chunk)]
+    visited = [int(part.max() - part.min()) for part in parts]
+    # Where one reader's way ends and another's begins, a chunk may be cut, and is read twice.
+    assert sum(span >= 4 * ((1 << chunk) + (1 << unit)) for span in visited) <= 3
 
 
 @given(st.integers(0, 3), st.integers(0, 5), st.integers(0, 3))
 def test_reuse_depends_on_seed_group_and_cycle_alone(seed, group, cycle):
-    order = reused_pairs(500, 16, seed, group, cycle)
-    assert np.array_equal(order, reused_pairs(500, 16, seed, group, cycle))
+    order = reused_pairs(500, 64, 8, seed, group, cycle)
+    assert np.array_equal(order, reused_pairs(500, 64, 8, seed, group, cycle))
     assert sorted(order) == list(range(500))
     for other in ((seed + 1, group, cycle), (seed, group + 1, cycle), (seed, group, cycle + 1)):
         if max(cycle, other[2]) > 0 and other[2] > 0:
-            assert not np.array_equal(order, reused_pairs(500, 16, *other))
+            assert not np.array_equal(order, reused_pairs(500, 64, 8, *other))
 
 
 @pytest.mark.parametrize(("repeats", "epochs"), [(1, 4), (3, 9), (2, 10)])
@@ -124,7 +142,8 @@ def test_ranks_share_each_batch_in_equal_parts(world):
         assert np.array_equal(np.concatenate([part.view for part in parts]), whole.view)
 
 
-def test_units_are_an_eighth_of_a_block():
-    order = reused_pairs(1024, 512 // (2 * UNITS_A_BLOCK), 0, 0, 1)
-    again = [(int(b.row[0]) // 2) for b in schedule(2048, 1, 1, 2, 2, 512).batches(1024)]
-    assert again == order.tolist()
+@pytest.mark.parametrize(("block_rows", "unit_rows"), [(512, 64), (32768, UNIT_ROWS), (8, 2), (2, 2)])
+def test_units_have_a_fixed_size_but_in_small_blocks(block_rows, unit_rows):
+    samples = 4 * block_rows
+    again = [int(b.row[0]) // 2 for b in schedule(samples, 1, 1, 2, 2, block_rows).batches(samples // 2)]
+    assert again == reused_pairs(samples // 2, block_rows // 2, unit_rows // 2, 0, 0, 1).tolist()
