@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,8 +68,10 @@ def _hash(text: str) -> str:
 @contextmanager
 def building(place: Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}{_BUILDING}", dir=place.parent))
+    # Not by tempfile, which makes folders for one user alone: these are for whom the umask allows.
+    temporary = place.with_name(f".{place.name}{_BUILDING}{uuid.uuid4().hex}")
     try:
+        temporary.mkdir()
         yield temporary
         with suppress(FileNotFoundError):
             os.rename(place, temporary / "replaced")

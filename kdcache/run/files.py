@@ -40,7 +40,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
+            # safetensors makes files for one user alone: they are for whom the umask allows, as the folder shows.
+            allowed = partial.stat().st_mode & 0o666
             for file in partial.iterdir():
+                if file.stat().st_mode & allowed != allowed:
+                    file.chmod(allowed)
                 flush(file)
             flush(partial)
             if path.exists():
