@@ -2,11 +2,12 @@
 
     python benchmarks/reading.py [--rate 2500] [--chunks 8]
 
-A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches of
-1,024 rows in order, chunks read ahead by a thread, checked, decoded, and given their labels. A step is what 1,024
-images take at `--rate` images a second on the training's device; it is longer by what the host waits for answers when
-it sleeps for a step between two batches, as while a GPU computes. CPU time is of all threads. The answers are those of
-the tests' simulated teacher of 1,000 classes, which for 21,841 stand among others that share a twentieth.
+A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches
+of 1,024 rows, a view in order or seen again (`kdcache.views.schedule`), chunks read ahead by a thread, checked,
+decoded, put together by another, and given their labels. A step is what 1,024 images take at `--rate` images a second
+on the training's device; it is longer by what the host waits for answers when it sleeps for a step between two
+batches, as while a GPU computes. CPU time is of all threads. The answers are those of the tests' simulated teacher of
+1,000 classes, which for 21,841 stand among others that share a twentieth.
 
 It needs a checkout with its test dependencies. `docs/speed.md` has what it printed.
 """
@@ -36,6 +37,8 @@ from kdcache.targets.head import Head
 from kdcache.targets.order_learning import learn_order
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_coding import TopKCoding
+from kdcache.views.schedule import Schedule
+from kdcache.views.viewset import Picks
 
 BATCH = 1024
 NAME = "teacher"
@@ -52,23 +55,30 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8, help="chunks of each kind that are read, at least")
     parser.add_argument("--classes", type=int, nargs="*", default=[1000, 21841])
     parser.add_argument("--features", type=int, default=2048, help="that enter the teacher's classifier")
+    parser.add_argument("--only", default="", metavar="TEXT", help="kinds whose name contains this")
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cycle", type=int, default=0, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.read is not None:
-        read(asked.read, BATCH / asked.rate)
+        read(asked.read, BATCH / asked.rate, asked.cycle)
         return
     step = BATCH / asked.rate
-    print(f"| targets | classes | a step of {step * 1000:.0f} ms is longer by | ms of CPU a batch, all threads | MB |")
-    print("|---|---:|---:|---:|---:|")
+    print(f"| targets | classes | order | a step of {step * 1000:.0f} ms is longer by | ms of CPU a batch | MB |")
+    print("|---|---:|---|---:|---:|---:|")
     for classes in asked.classes:
         said = answers(classes)
         for name, coding in codings(said, asked.features).items():
+            if asked.only not in name:
+                continue
             with tempfile.TemporaryDirectory() as folder:
                 write(Path(folder) / "cache", coding, said, asked.chunks)
-                command = [sys.executable, __file__, "--read", f"{folder}/cache", "--rate", str(asked.rate)]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            seconds, memory, waited = map(float, done.stdout.split())
-            print(f"| {name} | {classes:,} | {waited / step:.2%} | {seconds * 1000:.1f} | {memory:.0f} |", flush=True)
+                for cycle, order in enumerate(("as it lies", "seen again")):
+                    command = [sys.executable, __file__, "--read", f"{folder}/cache", "--rate", str(asked.rate)]
+                    command += ["--cycle", str(cycle)]
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    seconds, memory, waited = map(float, done.stdout.split())
+                    row = f"{waited / step:.2%} | {seconds * 1000:.1f} | {memory:.0f}"
+                    print(f"| {name} | {classes:,} | {order} | {row} |", flush=True)
 
 
 def codings(said: tuple[Tensor, Tensor], features: int) -> dict[str, Coding]:
@@ -123,22 +133,22 @@ def write(path: Path, coding: Coding, said: tuple[Tensor, Tensor], chunks: int) 
     np.save(path / "labels.npy", labels.numpy())
 
 
-def read(path: Path, step: float) -> None:
+def read(path: Path, step: float, cycle: int) -> None:
     """Print seconds of CPU time a batch, megabytes that reading took, and seconds that a step waits."""
     labels = torch.from_numpy(np.load(path / "labels.npy"))
     entry = Cache.open(path).entry(NAME)
-    rows = entry.layout.samples // BATCH * BATCH or entry.layout.samples
-    wanted = [np.arange(start, min(start + BATCH, rows)) for start in range(0, rows, BATCH)]
+    schedule = Schedule(entry.layout.samples, 1, 1, BATCH, cycle + 1, entry.layout.block_rows, 0)
+    wanted = list(schedule.batches(cycle * schedule.steps_per_epoch))
     before = _memory("VmRSS")
     start = time.process_time()
-    for row, targets in zip(wanted, _stream(entry, wanted), strict=True):
-        targets.with_labels(labels[row % DISTINCT])
+    for rows, targets in zip(wanted, _stream(entry, wanted), strict=True):
+        targets.with_labels(labels[rows.row % DISTINCT])
     seconds = (time.process_time() - start) / len(wanted)
     memory = _memory("VmHWM") - before
     print(seconds, memory, waited(entry, wanted, labels, step))
 
 
-def waited(entry: Entry, wanted: list[np.ndarray], labels: Tensor, step: float) -> float:
+def waited(entry: Entry, wanted: list[Picks], labels: Tensor, step: float) -> float:
     """Mean seconds for which a training's steps wait for answers, the first one aside, where chunks change."""
     change = entry.layout.chunk_rows // BATCH
     start_at = max(0, min(change - STEPS // 2, len(wanted) - STEPS))
@@ -146,17 +156,17 @@ def waited(entry: Entry, wanted: list[np.ndarray], labels: Tensor, step: float) 
     stream = _stream(entry, some)
     next(stream)
     waits = []
-    for row in some[1:]:
+    for rows in some[1:]:
         time.sleep(step)
         start = time.perf_counter()
-        next(stream).with_labels(labels[row % DISTINCT])
+        next(stream).with_labels(labels[rows.row % DISTINCT])
         waits.append(time.perf_counter() - start)
     stream.close()
     return sum(waits) / len(waits)
 
 
-def _stream(entry: Entry, wanted: list[np.ndarray]) -> Generator[Targets, None, None]:
-    return stream_targets(entry, ((np.zeros_like(row), row) for row in wanted))
+def _stream(entry: Entry, wanted: list[Picks]) -> Generator[Targets, None, None]:
+    return stream_targets(entry, ((rows.view, rows.row) for rows in wanted))
 
 
 def _memory(name: str) -> float:
