@@ -45,7 +45,12 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         with explained():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except typer.BadParameter as error:
+                # pydantic's name for the kind of error, which typer passes on.
+                error.message = error.message.removeprefix("Value error, ")
+                raise
 
     def list_commands(self, ctx: Any) -> list[str]:
         # typer would put groups last; `import` comes before what needs its shards.

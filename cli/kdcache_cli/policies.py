@@ -20,10 +20,10 @@ def policies(
 
     A file has one `field: value` a line. `base: a2` takes over what it leaves out from a named policy.
     """
-    from kdcache.views.policies import DEFAULT, NAMED, ORIGIN, load_policy
+    from kdcache.views.policies import DEFAULT, NAMED, ORIGIN, load_with_base
 
     if policy is not None:
-        print_lines(_every_field(load_policy(policy)))
+        print_lines(_every_field(*load_with_base(policy)))
         return
     shown = {name: f"{name} (default)" if name == DEFAULT else name for name in NAMED}
     width = max(map(len, shown.values()))
@@ -32,20 +32,23 @@ def policies(
         print_lines([f"{shown[name]:{width}}  {ORIGIN[name]}", f"{'':{width}}  {_fields(named.to_json())}"])
 
 
-def _every_field(policy: "Policy") -> list[str]:
-    """A line for each field, as a policy file has them; those that are as in `crop` are marked."""
+def _every_field(policy: "Policy", base: str) -> list[str]:
+    """A line for each field, as a policy file has them, with what the base has where that differs."""
     import dataclasses
 
     from kdcache.views.policies import NAMED
 
     same = [name for name, named in NAMED.items() if named == policy]
-    given = policy.to_json()
-    values = {field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)}
+    values, former = dataclasses.asdict(policy), dataclasses.asdict(NAMED[base])
+    changed = [name for name, value in values.items() if value != former[name]]
     lines = {name: f"{name}: {_yaml(value)}" for name, value in values.items()}
     width = max(map(len, lines.values()))
     return [
-        f"# {'the policy ' + same[0] if same else 'a policy of its own'}",
-        *(line if name in given else f"{line:{width}}  # as in crop" for name, line in lines.items()),
+        f"# the policy {same[0]}" if same else f"# a policy of its own: {base} with another {' and '.join(changed)}",
+        *(
+            f"{line:{width}}  # {f'in {base}: {_yaml(former[name])}' if name in changed else f'as in {base}'}"
+            for name, line in lines.items()
+        ),
     ]
 
 

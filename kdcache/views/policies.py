@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, reason
 from kdcache.nearest import did_you_mean
+from kdcache.remedies import REMEDIES
 from kdcache.views.policy import Policy
 
 # timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.
@@ -54,6 +55,7 @@ NAMED: dict[str, Policy] = {name: policy for name, policy, _ in _POLICIES}
 ORIGIN: dict[str, str] = {name: origin for name, _, origin in _POLICIES}
 
 DEFAULT = "a2"
+_PLAIN = "crop"  # whose fields are the defaults
 
 
 def describe_policy(policy: Policy, seed: int) -> str:
@@ -72,28 +74,61 @@ def load_policy(name_or_file: str) -> Policy:
     Raises:
         ConfigError: neither a name nor a readable file, or a file with unknown keys or wrong values.
     """
+    return load_with_base(name_or_file)[0]
+
+
+def load_with_base(name_or_file: str) -> tuple[Policy, str]:
+    """As `load_policy`, and the name of the policy that its fields are changes to: a file's base, else "crop".
+
+    Raises:
+        ConfigError: as `load_policy` does.
+    """
     if name_or_file in NAMED:
-        return NAMED[name_or_file]
+        return NAMED[name_or_file], _PLAIN
     path = Path(name_or_file)
     if path.suffix not in (".json", ".yaml", ".yml"):
         raise ConfigError(
             f"There is no policy called {name_or_file!r}, and it is no .json or .yaml file."
             f"{did_you_mean(name_or_file, NAMED)}"
         )
-    try:
-        values = _parse(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"The policy file {path} cannot be read: {error}. Check path and syntax.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"The policy file {path} holds no mapping: write one `field: value` a line.")
+    values = _read(path)
     base = values.pop("base", None)
-    if base is None:
-        return Policy.from_json(values, also=("base",))
+    base = _PLAIN if base is None else base
     if not isinstance(base, str) or base not in NAMED:
         raise ConfigError(
             f"The policy file {path} has the base {base!r}, which is no named policy.{did_you_mean(str(base), NAMED)}"
         )
-    return Policy.from_json(NAMED[base].to_json() | values, also=("base",))
+    try:
+        return Policy.from_json(NAMED[base].to_json() | values, also=("base",)), base
+    except ConfigError as error:
+        raise ConfigError(f"In {path}, {error}") from error
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    """The fields in a file. Raises ConfigError."""
+    try:
+        values = _parse(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no policy file {path}. Check the path.") from error
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "Check the path.")
+        raise ConfigError(f"The policy file {path} cannot be read: {error.strerror}. {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"The policy file {path} is no UTF-8 text. Save it as such.") from error
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ConfigError(f"The policy file {path} cannot be read as {kind}: {_fault(error)}. Correct it.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"The policy file {path} holds no mapping: write one `field: value` a line.")
+    return values
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem} in line {error.problem_mark.line + 1}"
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg[:1].lower()}{error.msg[1:]} in line {error.lineno}, column {error.colno}"
+    return reason(error)
 
 
 def _parse(text: str, is_json: bool) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,13 @@ INTERPOLATIONS = ("bilinear", "bicubic", "random")
 WARP_INTERPOLATIONS = ("", "nearest")
 CROPS = ("resized", "centre", "padded")
 ERASE_MODES = ("const", "rand", "pixel")
+_CHOICES = {
+    "crop": CROPS,
+    "interpolation": INTERPOLATIONS,
+    "erase_mode": ERASE_MODES,
+    "warp_interpolation": WARP_INTERPOLATIONS,
+}
+_LENGTHS = {2: "two numbers", 3: "three numbers", 4: "one number, three or four"}
 
 
 @dataclass(frozen=True)
@@ -80,51 +87,51 @@ class Policy:
     warp_interpolation: str = ""
 
     def __post_init__(self) -> None:
+        faults = [*self._faults()]
+        if faults:
+            raise ConfigError(" ".join(faults))
+        parse_scheme(self.auto_augment, self.reference_size)
+
+    def _faults(self) -> Iterator[str]:
+        """What is wrong with values of the right kind, a sentence for each field."""
         for name in ("crop_scale", "crop_ratio", "cutmix_minmax"):
             pair = getattr(self, name)
             if pair is not None and not 0 < pair[0] <= pair[1] < math.inf:
-                raise ConfigError(f"policy.{name} is {pair}: give two numbers, 0 < low <= high.")
-        for name in ("crop_scale", "cutmix_minmax"):
-            pair = getattr(self, name)
-            if pair is not None and pair[1] > 1:
-                raise ConfigError(f"policy.{name} is {pair}: shares of the picture end at 1.")
+                yield f"policy.{name} is {pair}: give two numbers, 0 < low <= high."
+            elif pair is not None and name != "crop_ratio" and pair[1] > 1:
+                yield f"policy.{name} is {pair}: shares of the picture end at 1."
         for name in ("hflip", "color_jitter_prob", "erase_prob", "mix_prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1.")
+                yield f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1."
         for name in ("mixup", "cutmix"):
             alpha = getattr(self, name)
             if alpha != 0 and not 1e-3 <= alpha < math.inf:
-                raise ConfigError(f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001.")
-        for name, choices in (
-            ("crop", CROPS),
-            ("interpolation", INTERPOLATIONS),
-            ("erase_mode", ERASE_MODES),
-            ("warp_interpolation", WARP_INTERPOLATIONS),
-        ):
+                yield f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001."
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
-                known = ", ".join(choice or "leave it out" for choice in choices)
-                raise ConfigError(f"policy.{name} is {getattr(self, name)!r}: use {known}.")
+                yield f"policy.{name} is {getattr(self, name)!r}: {_one_of(choices)}."
         if not 8 <= self.reference_size <= 4096:
-            raise ConfigError(f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096.")
+            yield f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096."
         if not 0 < self.crop_pct <= 1:
-            raise ConfigError(f"policy.crop_pct is {self.crop_pct}: give a share of the shorter side, over 0 to 1.")
-        if (self.crop == "padded") != (self.pad > 0) or not 0 <= self.pad <= self.reference_size:
-            raise ConfigError(
+            yield f"policy.crop_pct is {self.crop_pct}: give a share of the shorter side, over 0 to 1."
+        if self.crop in CROPS and (
+            (self.crop == "padded") != (self.pad > 0) or not 0 <= self.pad <= self.reference_size
+        ):
+            yield (
                 f"policy.pad is {self.pad} and policy.crop {self.crop!r}: a padded crop needs pad, 1 to reference_size "
                 "pixels, and no other crop has it."
             )
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5 or not max(self.color_jitter) < math.inf:
-            raise ConfigError(
+            yield (
                 f"policy.color_jitter is {self.color_jitter}: give brightness, contrast, saturation and hue, each at "
                 "least 0, the hue at most 0.5."
             )
         for name in ("fill", "erase_std"):
             if not all(0 <= part <= 255 for part in getattr(self, name)):
-                raise ConfigError(f"policy.{name} is {getattr(self, name)}: give three values in 0..255.")
+                yield f"policy.{name} is {getattr(self, name)}: give three values in 0..255."
         for name in ("erase_count", "repeats"):
             if not 1 <= getattr(self, name) <= 64:
-                raise ConfigError(f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64.")
-        parse_scheme(self.auto_augment, self.reference_size)
+                yield f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64."
 
     @property
     def is_fixed(self) -> bool:
@@ -158,37 +165,52 @@ class Policy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], also: tuple[str, ...] = ()) -> "Policy":
-        """The policy that `values` describe; ConfigError names an unknown key, with the nearest, or a wrong type.
+        """The policy that `values` describe; ConfigError names unknown keys, each with the nearest, and wrong values.
 
         also: what else a user could have meant by an unknown key.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         read: dict[str, Any] = {}
+        faults = []
         for name, value in values.items():
             if name not in fields:
-                raise ConfigError(f"A policy has no field {name!r}.{did_you_mean(str(name), [*fields, *also])}")
-            read[name] = _read(name, value, fields[name].default)
+                faults.append(f"policy.{name} is no field.{did_you_mean(str(name), [*fields, *also])}")
+                continue
+            try:
+                read[name] = _read(name, value, fields[name].default)
+            except TypeError as wanted:
+                faults.append(f"policy.{name} is {value!r}: {wanted}.")
+        if faults:
+            raise ConfigError(" ".join(faults))
         return cls(**read)
 
 
 def _read(name: str, value: Any, default: Any) -> Any:
+    """The value as a policy has it. Raises TypeError for one of the wrong kind; its message says what is wanted."""
     if name == "color_jitter":
         value = _jitter(value)
     if isinstance(default, str):
         if isinstance(value, str):
             return value
-    elif isinstance(default, tuple) or default is None:
+        raise TypeError(_one_of(_CHOICES[name]) if name in _CHOICES else "give text")
+    if isinstance(default, tuple) or default is None:
         if value is None and default is None:
             return None
         length = len(default) if default is not None else 2
         if isinstance(value, list | tuple) and len(value) == length and all(map(_is_number, value)):
             return tuple(float(part) for part in value)
-    elif isinstance(default, float):
+        raise TypeError(f"give {_LENGTHS[length]}")
+    if isinstance(default, float):
         if _is_number(value):
             return float(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
+        raise TypeError("give a number")
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ConfigError(f"policy.{name} is {value!r}: give a value like {default!r}.")
+    raise TypeError("give a whole number")
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return f"use {', '.join(filter(None, choices))}" + ", or leave it out" * ("" in choices)
 
 
 def _jitter(value: Any) -> Any:

@@ -72,6 +72,12 @@ def test_a_wrong_option_exits_with_2_and_names_it() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_wrong_choice_is_refused_in_plain_words() -> None:
+    done = kdcache("import", "fashion-mnist", "out", "--split", "foo")
+    assert done.returncode == 2
+    assert "Invalid value for '--split': 'foo' is not one of 'train', 'test'." in done.stderr
+
+
 def test_no_command_prints_the_help() -> None:
     assert "dump-logits" in "".join((kdcache().stdout, kdcache().stderr))
 

@@ -1,6 +1,7 @@
 """A policy is its JSON form; nothing unknown passes."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.errors import ConfigError
-from kdcache.views.policies import NAMED, ORIGIN, describe_policy, load_policy
+from kdcache.views.policies import NAMED, ORIGIN, describe_policy, load_policy, load_with_base
 from kdcache.views.policy import Policy
 from support.command_line import kdcache
 
@@ -77,6 +78,36 @@ def test_a_wrong_value_is_refused_by_name(values):
         Policy.from_json(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "faults"),
+    [
+        (
+            {"mixup": "0.8", "mixip": 1, "repeats": 2.5, "fill": 3, "cutmix_minmax": "x", "crop": 1},
+            [
+                "mixup is '0.8': give a number.",
+                "mixip is no field. Did you mean mixup?",
+                "repeats is 2.5: give a whole number.",
+                "fill is 3: give three numbers.",
+                "cutmix_minmax is 'x': give two numbers.",
+                "crop is 1: use resized, centre, padded.",
+            ],
+        ),
+        (
+            {"hflip": 3, "crop": "paded", "pad": 4, "erase_count": 0},
+            [
+                "hflip is 3.0: a probability lies in 0..1.",
+                "crop is 'paded': use resized, centre, padded.",
+                "erase_count is 0: give a whole number from 1 to 64.",
+            ],
+        ),
+    ],
+)
+def test_all_faults_of_a_kind_are_named_at_once(values, faults):
+    with pytest.raises(ConfigError) as caught:
+        Policy.from_json(values)
+    assert str(caught.value) == " ".join(f"policy.{fault}" for fault in faults)
+
+
 def test_a_padded_crop_needs_its_padding():
     with pytest.raises(ConfigError, match=r"policy.pad is 0.*a padded crop needs pad"):
         Policy(crop="padded")
@@ -115,6 +146,8 @@ def test_a_policy_is_described_by_its_name_or_its_fields():
 def test_a_name_that_is_nearly_right_is_recognised():
     with pytest.raises(ConfigError, match=r"no policy called 'three-augmnt'.*Did you mean three-augment"):
         load_policy("three-augmnt")
+    with pytest.raises(ConfigError, match=r"Did you mean a2\?$"):
+        load_policy("A2")
 
 
 def test_a_policy_is_loaded_by_name_or_from_a_file(tmp_path):
@@ -140,7 +173,7 @@ def test_small_numbers_are_read_however_they_are_written(tmp_path, number):
 )
 def test_a_field_that_comes_twice_is_refused(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=rf"{name} cannot be read: it has 'mixup' twice"):
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read as (JSON|YAML): it has 'mixup' twice"):
         load_policy(str(tmp_path / name))
 
 
@@ -168,7 +201,7 @@ def test_the_identity_knows_of_no_base(tmp_path):
     (tmp_path / "based.yaml").write_text("mixup: 0.2\nbase: a2\n")
     assert load_policy(str(tmp_path / "based.yaml")).to_json() == NAMED["a1"].to_json()
     assert "base" not in NAMED["a1"].to_json()
-    with pytest.raises(ConfigError, match="no field 'base'"):
+    with pytest.raises(ConfigError, match=r"policy\.base is no field"):
         Policy.from_json({"base": "a2"})
 
 
@@ -177,8 +210,8 @@ def test_the_identity_knows_of_no_base(tmp_path):
     [
         ("base: crop-mx\n", r"own\.yaml has the base 'crop-mx'.*Did you mean crop-mix"),
         ("base: 3\n", r"has the base 3, which is no named policy.*Known: crop, crop-mix"),
-        ("base: a2\nmixip: 0.2\n", r"no field 'mixip'.*Did you mean mixup"),
-        ("bsae: a2\n", r"no field 'bsae'.*Did you mean base"),
+        ("base: a2\nmixip: 0.2\n", r"In .*own\.yaml, policy\.mixip is no field\. Did you mean mixup"),
+        ("bsae: a2\n", r"policy\.bsae is no field\. Did you mean base"),
         ("base: a2\nmixup: -1\n", r"policy\.mixup is -1"),
     ],
 )
@@ -193,20 +226,41 @@ def test_the_command_says_every_field_of_a_file_in_lines_that_are_a_file_again(t
     own.write_text("base: b\ncrop_ratio: [1e-05, 1.4]\ncutmix_minmax: [0.2, 0.8]\n")
     said = kdcache("policies", own)
     assert said.returncode == 0, said.stderr
-    assert said.stdout.startswith("# a policy of its own\n")
-    assert 'erase_mode: "pixel"\n' in said.stdout
+    lines = said.stdout.splitlines()
+    assert lines[0] == "# a policy of its own: b with another crop_ratio and cutmix_minmax"
+    assert [line.partition("  # ")[2] for line in lines if line.startswith("erase_mode")] == ["as in b"]
+    assert [line for line in lines if "# in b: " in line] == [
+        f"{'crop_ratio: [1.0e-05, 1.4]':{lines[1].index('#') - 2}}  # in b: [0.75, 1.3333333333333333]",
+        f"{'cutmix_minmax: [0.2, 0.8]':{lines[1].index('#') - 2}}  # in b: null",
+    ]
     again = tmp_path / "again.yaml"
     again.write_text(said.stdout)
     assert load_policy(str(again)) == load_policy(str(own))
     assert yaml.safe_load(said.stdout)["crop_ratio"] == [1e-5, 1.4]
-    assert kdcache("policies", "a1").stdout.startswith("# the policy a1\n")
+
+
+def test_the_command_says_how_a_named_policy_differs_from_crop():
+    lines = kdcache("policies", "a1").stdout.splitlines()
+    assert lines[0] == "# the policy a1"
+    told = {line.partition(":")[0]: line.partition("# ")[2] for line in lines[1:]}
+    assert told.pop("mixup") == told.pop("cutmix") == "in crop: 0"
+    assert (told.pop("auto_augment"), told.pop("repeats")) == ('in crop: ""', "in crop: 1")
+    assert set(told.values()) == {"as in crop"}
+
+
+def test_a_file_without_a_base_is_compared_with_crop(tmp_path):
+    (tmp_path / "own.yaml").write_text("hflip: 0.25\n")
+    policy, base = load_with_base(str(tmp_path / "own.yaml"))
+    assert (policy, base) == (Policy(hflip=0.25), "crop")
+    (tmp_path / "own.yaml").write_text("base:\nhflip: 0.25\n")
+    assert load_with_base(str(tmp_path / "own.yaml")) == (policy, base)
 
 
 def test_the_command_refuses_a_file_that_is_no_policy(tmp_path):
     (tmp_path / "own.yaml").write_text("base: a2\nmixip: 0.2\n")
     refused = kdcache("policies", tmp_path / "own.yaml")
     assert refused.returncode == 1
-    assert "Did you mean mixup?" in refused.stderr
+    assert refused.stderr == f"error: In {tmp_path}/own.yaml, policy.mixip is no field. Did you mean mixup?\n"
     assert not refused.stdout
 
 
@@ -219,3 +273,27 @@ def test_an_unreadable_policy_is_an_error_that_names_it(tmp_path, name, text):
     target = name if "." not in name else str(tmp_path / name)
     with pytest.raises(ConfigError, match=name.replace(".", r"\.")):
         load_policy(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", None, "There is no policy file {}. Check the path."),
+        ("a.yaml", b"mixup: [1\nhflip: 1\n", "The policy file {} cannot be read as YAML: .* in line 2. Correct it."),
+        ("a.json", b'{"mixup": }', "The policy file {} cannot be read as JSON: expecting value in line 1, column 11. "),
+        ("a.yaml", b"mixup: \xff", "The policy file {} is no UTF-8 text. Save it as such."),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_in_plain_words(tmp_path, name, content, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_policy(str(file))
+    assert re.match(message.replace(".", r"\.").replace(r"\.*", ".*").format(re.escape(str(file))), str(caught.value))
+
+
+def test_a_folder_is_no_policy_file(tmp_path):
+    (tmp_path / "a.yaml").mkdir()
+    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read: Is a directory\. Check the path: it is a folder\."):
+        load_policy(str(tmp_path / "a.yaml"))
