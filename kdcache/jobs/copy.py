@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kdcache.cache.claims import Claims, block_claim
@@ -13,7 +13,8 @@ from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
 from kdcache.errors import CacheError, SourceError, UsageError
-from kdcache.jobs.common.wording import counted, ranges, readable
+from kdcache.jobs.common.lacking import Reach, views_named
+from kdcache.jobs.common.wording import counted, readable
 from kdcache.progress import Progress, silent
 from kdcache.views.policy import Policy
 
@@ -140,30 +141,17 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
 
 def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
     """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
-    repeats = Policy.from_json(source.view_set.policy).repeats
-    there = sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views()))
-    usable = _prefix(there) // repeats * repeats
-    if not there or 0 < usable == len(there) // repeats * repeats:
+    there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
+    reach = Reach(there, Policy.from_json(source.view_set.policy).repeats)
+    if not there or (reach.usable and not reach.is_cut):
         return None
-    missing = sorted(set(range(usable + repeats)) - set(there))
-    groups = f", in groups of {repeats}" if repeats > 1 else ""
-    serves = f"{_views(range(usable))} alone" if usable else "none of them"
-    lack = f"{_views(missing)} {'is' if len(missing) == 1 else 'are'} there"
+    missing = sorted(set(range(reach.usable + reach.repeats)) - set(there))
+    lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
     return (
-        f"{request.target} will hold {_views(there)} of {source.identity.name}. Training takes views from 0 on "
-        f"without a gap{groups}, so it can use {serves} until {lack}: run "
-        f"`kdcache cache copy {request.source} {request.target} --views {missing[0]}:{missing[-1] + 1}`. verify and "
-        "inspect need none of them."
+        f"{request.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
+        f"{reach.words()} until {lack}: run `kdcache cache copy {request.source} {request.target} --views "
+        f"{missing[0]}:{missing[-1] + 1}`. verify and inspect need none of them."
     )
-
-
-def _views(numbers: Sequence[int]) -> str:
-    return f"{'view' if len(numbers) == 1 else 'views'} {ranges(numbers)}"
-
-
-def _prefix(views: list[int]) -> int:
-    """How many views there are from 0 on without a gap."""
-    return next((number for number, view in enumerate(views) if number != view), len(views))
 
 
 def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | None]:

@@ -23,9 +23,11 @@ from kdcache.cache.verify import (
 )
 from kdcache.cache.zarr_form import META
 from kdcache.errors import CacheError, CorruptError, KdcacheError
+from kdcache.jobs.common.lacking import Lacking, lacking
 from kdcache.jobs.examining.health import VerifyReport
 from kdcache.jobs.examining.rerun import Comparison, RerunRequest, prepare_rerun, rerun
 from kdcache.progress import Progress, silent
+from kdcache.views.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,16 @@ class _Examination:
             repairs=repairs,
             comparison=comparison,
             failure=self.failure,
+            lacking=tuple(self._lacking()),
         )
+
+    def _lacking(self) -> Iterator[Lacking]:
+        """What is not there by now, with what was dropped."""
+        for entry in self.entries:
+            with suppress(CacheError):  # records that cannot be listed are among the findings
+                found = lacking(entry, Policy.from_json(entry.view_set.policy).repeats)
+                if found is not None:
+                    yield found
 
     def _identified(self, files: Files, key: str, teacher: str | None = None) -> bool:
         """Whether an identity can be read, if need be after it was put right."""

@@ -152,10 +152,10 @@ def test_one_damaged_teacher_keeps_nobody_from_the_others(source: Path, tmp_path
 @pytest.mark.parametrize(
     ("views", "there", "serves", "missing"),
     [
-        ("1:3", "views 1-2", "none of them", "view 0 is"),
+        ("1:3", "views 1-2", "none of its views", "view 0 is"),
         (":2", None, "", ""),
         (None, None, "", ""),
-        ("2", "view 2", "none of them", "view 0 is"),
+        ("2", "view 2", "none of its views", "view 0 is"),
     ],
 )
 def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
@@ -168,7 +168,7 @@ def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
         return
     (warning,) = heard.warned
     assert f"will hold {there} of teacher" in warning
-    assert f"can use {serves} until {missing} there" in warning
+    assert f"so it takes {serves} until {missing} there" in warning
     command = shlex.split(warning.split("`")[1])[1:]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert Cache.open(tmp_path / "copy").entry("teacher").complete_views() > 0
@@ -178,7 +178,7 @@ def test_a_part_behind_a_gap_is_told_of(source: Path, tmp_path: Path) -> None:
     copy(source, tmp_path / "copy", ":1", "teacher")
     heard = Heard()
     copy_cache(CopyRequest(str(source), str(tmp_path / "copy"), "2", ("teacher",)), heard)
-    assert "can use view 0 alone until view 1 is there" in heard.warned[0]
+    assert "so it takes view 0 only until view 1 is there" in heard.warned[0]
 
 
 def test_what_a_killed_copy_left_is_completed(source: Path, tmp_path: Path) -> None:

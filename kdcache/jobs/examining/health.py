@@ -5,6 +5,7 @@ from typing import Any
 
 from kdcache.cache.mending import Repairs
 from kdcache.cache.verify import Finding
+from kdcache.jobs.common.lacking import Lacking
 from kdcache.jobs.common.wording import counted
 from kdcache.jobs.examining.rerun import Comparison
 
@@ -22,6 +23,7 @@ class VerifyReport:
         repairs: what became of them; None where none were asked for.
         comparison: with the teacher's answers of now, where they were asked for.
         failure: why there is none all the same.
+        lacking: what teachers have not; it is not there to be damaged, and the cache is whole without it.
     """
 
     cache: str
@@ -32,6 +34,7 @@ class VerifyReport:
     repairs: Repairs | None = None
     comparison: Comparison | None = None
     failure: str | None = None
+    lacking: tuple[Lacking, ...] = ()
 
     @property
     def whole(self) -> bool:
@@ -56,6 +59,7 @@ class VerifyReport:
         else:
             lines.append(f"{self.cache} is whole: {looked}.")
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
+        lines += [lacking.words() for lacking in self.lacking]
         if self.failure is not None:
             lines.append(f"The answers were not compared with the teacher's: {self.failure}")
         return lines + (self.comparison.lines() if self.comparison is not None else [])
@@ -92,6 +96,10 @@ class VerifyReport:
             else {"rewritten": repairs.rewritten, "dropped": repairs.dropped, "failed": repairs.failed},
             "comparison": None if self.comparison is None else self.comparison.to_json(),
             "failure": self.failure,
+            "lacking": {
+                lacking.teacher: {"blocks": lacking.blocks, "usable_views": lacking.reach.usable}
+                for lacking in self.lacking
+            },
         }
 
 
