@@ -97,7 +97,10 @@ def _in_folder(data: str | Path) -> tuple[str, ...]:
 def _expand_braces(pattern: str) -> list[str]:
     if not is_pattern(pattern):
         if not is_url(pattern) and not _look_for(pattern):
-            raise DataError(f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them.")
+            raise DataError(
+                f"{pattern} does not exist. Name a folder of .tar files or a brace pattern of them, "
+                "or make shards from a folder of images with `kdcache import folder`."
+            )
         return [pattern]
     from webdataset.shardlists import expand_urls  # imports torch
 

@@ -42,8 +42,8 @@ def write_shards(
 
     Equal samples give equal bytes. Returns the number of samples.
 
-    Raises DataError when the folder holds shards already or cannot be written, and UsageError for a shard size below
-    1 and for a key that webdataset would split elsewhere.
+    Raises DataError as `require_no_shards` does and when the folder cannot be written, and UsageError for a shard size
+    below 1 and for a key that webdataset would split elsewhere.
     """
     if samples_per_shard < 1:
         raise UsageError(f"A shard cannot hold {samples_per_shard} samples. Give a number from 1.")
@@ -73,6 +73,18 @@ def write_shards(
     return count
 
 
+def require_no_shards(out: Path) -> None:
+    """Raise DataError where `out` holds shards already, but for those that an interrupted import left."""
+    with _reported(out):
+        there = () if (out / INCOMPLETE).exists() else (*out.glob("*.tar"), out / CLASSES)
+        for path in there:
+            if path.exists():
+                raise DataError(
+                    f"{out} already holds {path.name}; an import does not mix with what is there. "
+                    "Name an empty folder, or remove the old shards."
+                )
+
+
 @contextmanager
 def _reported(out: Path) -> Iterator[None]:
     try:
@@ -87,15 +99,9 @@ def _reported(out: Path) -> Iterator[None]:
 def _prepare(out: Path) -> None:
     """Make `out`, refuse one with shards of its own, and clear away what an interrupted import left."""
     out.mkdir(parents=True, exist_ok=True)
-    interrupted = (out / INCOMPLETE).exists()
+    require_no_shards(out)
     ours = [*out.glob("shard-*.tar"), *out.glob(f"shard-*.tar{_PARTIAL}"), out / CLASSES]
-    if not interrupted:
-        for path in (*out.glob("*.tar"), out / CLASSES):
-            if path.exists():
-                raise DataError(
-                    f"{out} already holds {path.name}; an import does not mix with what is there. "
-                    "Name an empty folder, or remove the old shards."
-                )
+    if not (out / INCOMPLETE).exists():
         (out / INCOMPLETE).write_text("An import into this folder has begun and not ended. Run it again.\n")
         flush(out)
     for path in ours:

@@ -69,7 +69,7 @@ def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path: Path, monk
         ([], "", "no .tar files"),
         (["a.txt"], "", "kdcache import folder"),
         (["a.tar.gz"], "", "Unpack"),
-        ([], "missing", "does not exist"),
+        ([], "missing", "does not exist.*kdcache import folder"),
         (["a-0.tar", "a-2.tar"], "a-{0..2}.tar", "a-1.tar"),
         (["a-0.tar"], "a-{0,0}.tar", "twice"),
         ([], "${NOT_SET}/a.tar", "cannot be expanded"),

@@ -79,7 +79,10 @@ def test_shards_that_nobody_named_need_not_be_there_yet(tmp_path: Path) -> None:
 
 def test_an_error_of_kdcaches_is_quoted_with_its_own_remedy_and_no_other(tmp_path: Path) -> None:
     (missing,) = look_at_data(str(tmp_path / "none"), True, LIMIT)
-    assert missing.says == (f"{tmp_path}/none does not exist. Name a folder of .tar files or a brace pattern of them.")
+    assert missing.says == (
+        f"{tmp_path}/none does not exist. Name a folder of .tar files or a brace pattern of them, or make shards from "
+        "a folder of images with `kdcache import folder`."
+    )
     assert missing.remedy is None
 
 

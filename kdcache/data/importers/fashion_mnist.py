@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdcache.data.importers.idx import read_idx
 from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, write_shards
+from kdcache.data.writer import NewSample, require_no_shards, write_shards
 from kdcache.errors import DataError, UsageError
 from kdcache.progress import Progress, silent
 
@@ -70,6 +70,7 @@ def import_fashion_mnist(
         raise UsageError(f"Fashion-MNIST has no split {split!r}. Take train or test.")
     if limit is not None and limit < 1:
         raise UsageError(f"A limit of {limit} leaves no image. Give a number from 1.")
+    require_no_shards(out)
     name, folder = _source(source)
     images, labels = _read(folder, split)
     numbers = {f"{split}-{number:05d}": number for number in range(len(images))}

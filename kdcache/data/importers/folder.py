@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdcache.data.images import IMAGE_EXTENSIONS, image_size
 from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, write_shards
+from kdcache.data.writer import NewSample, require_no_shards, write_shards
 from kdcache.errors import DataError
 from kdcache.progress import Progress, silent
 
@@ -25,6 +25,7 @@ def import_folder(
 
     Raises DataError when `src` is no such tree, when an image has a broken header, and as `write_shards` does.
     """
+    require_no_shards(out)  # before millions of files are listed
     class_names = _classes(src)
     labels: dict[str, int] = {}
     others = sorted(entry.name for entry in os.scandir(src) if entry.is_file())

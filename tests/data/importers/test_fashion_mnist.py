@@ -215,3 +215,10 @@ def test_a_damaged_source_is_refused(source: Path, tmp_path: Path, damage, messa
 def test_a_limit_below_one_is_refused(source: Path, tmp_path: Path, limit: int) -> None:
     with pytest.raises(UsageError, match="from 1"):
         import_fashion_mnist(tmp_path / "out", split="train", source=source, limit=limit)
+
+
+def test_a_folder_with_shards_is_refused_before_the_source_is_read(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.tar").touch()
+    with pytest.raises(DataError, match=r"full already holds a\.tar"):
+        import_fashion_mnist(tmp_path / "full", split="test", source=tmp_path / "nowhere")

@@ -171,3 +171,10 @@ def test_once_mended_the_same_import_goes_through(tree: Path, tmp_path: Path) ->
     (tree / "n01440764" / "x.jpg").write_bytes(good)
     import_folder(tree, tmp_path / "out")
     assert len(open_index(tmp_path / "out")) == len(FILES)
+
+
+def test_a_folder_with_shards_is_refused_before_a_file_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.tar").touch()
+    with pytest.raises(DataError, match=r"full already holds a\.tar"):
+        import_folder(tmp_path / "no-such-tree", tmp_path / "full")
