@@ -178,11 +178,6 @@ class Cache:
         folders = [name for name in self._files.names("teachers") if TEACHER_NAME.fullmatch(name)]
         return [name for name in folders if self._files.size(f"{teacher_key(name)}/{META}") is not None]
 
-    def teachers(self) -> dict[str, TeacherIdentity]:
-        """The identity of each teacher, by name. Raises CacheError where any of them is damaged."""
-        found = {name: self.teacher(name) for name in self.names()}
-        return {name: identity for name, identity in found.items() if identity is not None}
-
     def teacher(self, name: str) -> TeacherIdentity | None:
         """The identity of the teacher of this name, whatever became of others; None where there is none.
 

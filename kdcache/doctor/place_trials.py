@@ -66,7 +66,7 @@ def cache(path: str) -> dict[str, Any]:
     from kdcache.cache.store import Cache
 
     if Cache.exists(path):
-        return {"teachers": sorted(Cache.open(path).teachers())}
+        return {"teachers": Cache.open(path).names()}
     # What a creation left that was killed is completed by the next one.
     foreign = set(open_files(path, read_only=True).names("")) - {PARTIAL, "windows", "teachers"}
     return {"teachers": None, "foreign": sorted(foreign)[:1]}

@@ -19,6 +19,7 @@ from kdcache.jobs.common.opening import DEFAULT_VIEWS, entry_name, views_for_dum
 from kdcache.jobs.common.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.common.source import model_source
 from kdcache.jobs.common.wording import duration, readable
+from kdcache.jobs.dumping.asked import require_one_choice
 from kdcache.jobs.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
 from kdcache.jobs.dumping.filling import Filling, MissingBlocks, Source
 from kdcache.jobs.dumping.pilot import begin_entry
@@ -144,6 +145,9 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     Raises:
         KdcacheError: anything that a user can mend; what was written before stays.
     """
+    require_one_choice(
+        request.objectives, targets=request.targets, k=request.k, min_prob=request.min_prob, dtype=request.dtype
+    )
     ranks = Ranks.from_environment()
     progress = progress if ranks.first else silent
     device = resolve_device(request.device)
@@ -304,12 +308,6 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
 def _objectives(request: DumpRequest, progress: Progress) -> tuple[AnyObjective, ...]:
     if request.objectives is None:
         return ()
-    chosen = {"--targets": request.targets, "--k": request.k, "--min-prob": request.min_prob, "--dtype": request.dtype}
-    given = [option for option, value in chosen.items() if value is not None]
-    if given:
-        raise UsageError(
-            f"--for chooses what is kept, and {given[0]} says it: give one of them. --dry-run shows what --for chooses."
-        )
     objectives = objectives_called(request.objectives)
     if request.label_space == "none":
         require_no_labels(objectives, progress)
@@ -323,7 +321,7 @@ def _coding(request: DumpRequest, teacher: Teacher) -> Coding:
 
 def _rows_there(path: str, name: str, views: int) -> int:
     """Answers of the first views that a cache has, if there is one, and a teacher of this name in it."""
-    if not Cache.exists(path) or name not in (cache := Cache.open(path)).teachers():
+    if not Cache.exists(path) or (cache := Cache.open(path)).teacher(name) is None:
         return 0
     entry = cache.entry(name, strict=False, tables=False)
     ranges = [entry.layout.block_range(block) for view in range(views) for block in entry.recorded(view)]

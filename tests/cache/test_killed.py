@@ -25,7 +25,7 @@ def assert_everything_recorded_can_be_read(path: Path) -> None:
         return
     cache = Cache.open(path)
     assert len(cache.windows) == cache.view_set.samples
-    for name in cache.teachers():
+    for name in cache.names():
         entry = cache.entry(name)
         for block in entry.listed(0):
             assert block in entry.recorded(0)

@@ -44,7 +44,7 @@ def test_a_cache_opens_as_what_it_was_created(tmp_path: Path) -> None:
     for cache in (made, Cache.open(path), Cache.open(str(path), read_only=False)):
         assert cache.view_set == VIEW_SET
         assert cache.windows.tolist() == WINDOWS.tolist()
-        assert cache.teachers() == {}
+        assert cache.names() == []
         assert cache.location == str(path)
 
 
@@ -292,7 +292,11 @@ def test_teachers_stand_side_by_side(tmp_path: Path) -> None:
     fill(open_entry(tmp_path, FULL, name="b-2"))
     after = tree(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert Cache.open(tmp_path).teachers() == {"a": identity_of(TOPK, "a"), "b-2": identity_of(FULL, "b-2")}
+    cache = Cache.open(tmp_path)
+    assert {name: cache.teacher(name) for name in cache.names()} == {
+        "a": identity_of(TOPK, "a"),
+        "b-2": identity_of(FULL, "b-2"),
+    }
     assert Cache.open(tmp_path).entry("b-2").coding == FULL
 
 

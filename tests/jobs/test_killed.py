@@ -44,7 +44,7 @@ def short_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded_rows(path: Path) -> int:
     """Rows of the blocks that are recorded and can be read."""
-    if not Cache.exists(path) or MODEL not in (cache := Cache.open(path)).teachers():
+    if not Cache.exists(path) or MODEL not in (cache := Cache.open(path)).names():
         return 0
     entry = cache.entry(MODEL)
     return sum(len(entry.read_block(view, block)) for view in range(VIEWS) for block in entry.listed(view))

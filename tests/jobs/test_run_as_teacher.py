@@ -25,7 +25,8 @@ def run(job, tmp_path_factory) -> Path:
 
 
 def stored(cache: Path) -> dict[str, str]:
-    return {name: identity.weights for name, identity in Cache.open(str(cache)).teachers().items()}
+    opened = Cache.open(str(cache))
+    return {name: opened.teacher(name).weights for name in opened.names()}
 
 
 def request_of(job, cache: Path, teacher: str, weights: Path | None = None, **choice: object):
@@ -90,7 +91,7 @@ def test_an_epoch_is_scored_as_it_was_when_it_ended(job, run: Path) -> None:
 
 def test_the_size_of_a_teacher_can_be_chosen(job, tmp_path: Path) -> None:
     dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1, size=40))
-    assert Cache.open(str(tmp_path / "cache")).teachers()[MODEL].size == 40
+    assert Cache.open(str(tmp_path / "cache")).teacher(MODEL).size == 40
     with pytest.raises(IdentityError, match="size"):
         dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1))
 

@@ -1,19 +1,26 @@
 """A cache of several teachers: none is touched by another, and a student learns from one, or from a mixture."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.common.live import open_live_teacher
 from kdcache.jobs.common.opening import stored_views
 from kdcache.jobs.dump import dump
+from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.train import train
 from kdcache.jobs.training.batches import Steps, cached_batches
 from kdcache.jobs.training.stored import parse_teachers, stored_teachers
+from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
-from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_teacher, train_request, tree_bytes
+from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_teacher, train_request, tree_bytes
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +110,22 @@ def test_weights_are_shares():
     for text in ("", "a=0", "a=-1,b=2", "a=x", "a,a", "a=nan", "a=inf,b=1", "a,,b", "=1", "a=0.5,b"):
         with pytest.raises(UsageError, match="--teachers"):
             parse_teachers(text)
+
+
+def test_a_damaged_teacher_stops_none_of_the_others(job, cache, tmp_path):
+    path = Path(shutil.copytree(cache, tmp_path / "cache"))
+    (path / "teachers" / MODEL).rename(tmp_path / "gone")
+    (path / "teachers/other/zarr.json").write_bytes(b"?")
+    request = dump_request(job.data, path, job.weights, None, renderer="pillow", name="mine", views=1)
+    assert dump(replace(request, dry_run=True)).to_come == SAMPLES
+    assert dump(request).written > 0
+    assert dump(replace(request, dry_run=True)).to_come == 0
+    again = RerunRequest(job.data, MODEL, job.weights, samples=30, device="cpu", renderer="pillow")
+    report = verify(VerifyRequest(str(path), again))
+    assert {found.teacher for found in report.findings} == {"other"}
+    assert report.comparison.agrees
+    opened = Cache.open(path)
+    views = stored_views(opened, open_index(job.data))
+    heard = Heard()
+    open_live_teacher(MODEL, job.weights, None, opened, views, torch.device("cpu"), heard)
+    assert any("as mine did in the cache" in line for line in heard.said)

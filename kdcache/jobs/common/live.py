@@ -1,5 +1,6 @@
 """A teacher that answers while a student trains: the baseline for speed and the oracle for exactness."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import torch
 
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
-from kdcache.errors import IdentityError, UsageError
+from kdcache.errors import CacheError, IdentityError, UsageError
 from kdcache.jobs.common.answers import DEFAULT_BATCH, teacher_labels
 from kdcache.jobs.common.opening import OpenViews, entry_name
 from kdcache.jobs.common.source import ModelSource, model_source
@@ -116,5 +117,16 @@ def _stored_teacher(source: ModelSource, entry: str | None, cache: Cache | None)
         return None
     if (named := cache.teacher(entry_name(source.label))) is not None:
         return named
-    alike = [identity for identity in cache.teachers().values() if identity.architecture == source.architecture]
+    alike = teachers_of(cache, source.architecture)
     return alike[0] if len(alike) == 1 else None
+
+
+def teachers_of(cache: Cache, architecture: str | None) -> list[TeacherIdentity]:
+    """The teachers of an architecture, by name; without those of whom it cannot be read, which concerns nobody else."""
+    found = []
+    for name in cache.names():
+        with suppress(CacheError):
+            identity = cache.teacher(name)
+            if identity is not None and identity.architecture == architecture:
+                found.append(identity)
+    return found

@@ -19,7 +19,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import CorruptError, ModelError, UsageError
 from kdcache.jobs.common.answers import block_batches, teacher_labels
-from kdcache.jobs.common.live import LiveTeacher, open_live_teacher
+from kdcache.jobs.common.live import LiveTeacher, open_live_teacher, teachers_of
 from kdcache.jobs.common.opening import OpenViews, entry_name, stored_views
 from kdcache.jobs.common.source import model_source
 from kdcache.models.names import architecture
@@ -195,12 +195,12 @@ def _entry(cache: Cache, teacher: str) -> Entry:
             return cache.entry(name)
     there = ", ".join(names) or "none"
     try:
-        alike = [name for name, identity in cache.teachers().items() if identity.architecture == architecture(teacher)]
+        alike = teachers_of(cache, architecture(teacher))
     except ModelError:
         alike = []
     if len(alike) != 1:
         raise UsageError(f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}: name one.")
-    return cache.entry(alike[0])
+    return cache.entry(alike[0].name)
 
 
 def _model(teacher: str, entry: Entry) -> str:
