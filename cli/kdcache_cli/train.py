@@ -32,8 +32,8 @@ def train(
             "--epochs",
             min=1,
             metavar="E",
-            help="Passes over the data; epoch e sees view e.",
-            show_default="the recipe's, but no more than the cache has views",
+            help="Passes over the data; epoch e sees view e, and where there are fewer views, they are shown again.",
+            show_default="the recipe's",
         ),
     ] = None,
     recipe: Annotated[
@@ -69,7 +69,7 @@ def train(
             "--out",
             metavar="DIR",
             help="The run folder: config, metrics, checkpoints, export.",
-            show_default="runs/STUDENT-RECIPE-SOURCE-seedS",
+            show_default="runs/STUDENT-RECIPE-SOURCE-seedS, with -OBJECTIVE before the seed where it is not kd",
         ),
     ] = None,
     seed: Annotated[
@@ -80,7 +80,7 @@ def train(
             max=MAX_SEED,
             metavar="S",
             help="Fixes the student's first weights and its dropout; views have the cache's own seed.",
-            show_default="the recipe's",
+            show_default="the recipe's, or 0",
         ),
     ] = None,
     batch_size: Annotated[
@@ -113,7 +113,8 @@ def train(
         typer.Option(
             "--teachers",
             metavar="A=W,B=W",
-            help="Learn from the weighted mean of these of the cache's teachers, such as a=0.7,b=0.3.",
+            help="Learn from the weighted mean of these of the cache's teachers, such as a=0.7,b=0.3; names without "
+            "weights count alike.",
             show_default="none",
         ),
     ] = None,

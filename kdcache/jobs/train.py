@@ -13,9 +13,11 @@ from kdcache.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.errors import RunError
 from kdcache.jobs.common.provenance import warn_of_other_provenance
 from kdcache.jobs.common.scoring import Evaluation, score
+from kdcache.jobs.common.wording import counted
 from kdcache.jobs.training.asked import TrainRequest
 from kdcache.jobs.training.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
 from kdcache.jobs.training.epoch import Clock, EpochLosses
+from kdcache.jobs.training.introduction import introduce
 from kdcache.jobs.training.setup import Setup, prepare
 from kdcache.jobs.training.shape import shape_of
 from kdcache.jobs.training.stopping import asked_to_stop
@@ -60,11 +62,12 @@ class TrainReport:
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
-        out = [f"{self.folder}: {self.epochs} epochs, {self.steps:,} steps done."]
+        done = [f"{self.folder}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')} done"]
         if self.loss is not None:
-            out[0] = out[0][:-1] + f", loss {self.loss:.4f}."
+            done.append(f"mean loss of the last epoch {self.loss:.4f}")
         if self.images_per_s is not None:
-            out[0] += f" {self.images_per_s:,.0f} images/s."
+            done.append(f"{self.images_per_s:,.0f} images/s, evaluation left out")
+        out = ["; ".join(done) + "."]
         if self.evaluation is not None:
             out += self.evaluation.lines()
         out.append(f"The student for timm: {self.folder / 'export'}")
@@ -111,7 +114,7 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh
     )
     resumed = team.any(resumed)
-    _introduce(setup, team, progress)
+    introduce(setup, team, progress)
     _warn_of_other_renderer(setup, request, team.device, progress)
     checkpoints = Checkpoints(
         folder.path / "checkpoints",
@@ -151,7 +154,7 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
             clock.count(config.batch_size)
             if keep_losses:
                 losses.append(step_losses.total.item())
-            _advance(task, config.batch_size, epoch, trainer.step)
+            _advance(task, config.batch_size, epoch, trainer.step, setup.steps_per_epoch)
             if trainer.step % setup.steps_per_epoch == 0:
                 clock.pause()
                 evaluation = _end_epoch(setup, network, trainer, epoch, clock, checkpoints, logs, team, progress)
@@ -193,33 +196,6 @@ def _shall_stop(asked: Callable[[], bool], step: int, team: Team) -> bool:
     if team.alone:
         return asked()
     return step % _STEPS_BETWEEN_READINGS == 0 and team.any(asked())
-
-
-def _introduce(setup: Setup, team: Team, progress: Progress) -> None:
-    config = setup.config
-    progress.say(
-        f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
-        f"{setup.source} on views of policy {setup.policy_text}."
-    )
-    progress.say(
-        f"Recipe {config.recipe}: {config.schedule.epochs} epochs of {setup.steps_per_epoch:,} steps of "
-        f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
-        f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
-    )
-    if setup.label_loss is not None:
-        progress.say(setup.label_loss)
-    warmup, epochs = config.schedule.warmup_epochs, config.schedule.epochs
-    stop = getattr(config.objective, "kd_stop_epoch", None)
-    if stop is not None and stop >= epochs:
-        progress.say(
-            f"objective.kd_stop_epoch is {stop}, counted from 0, and there are {epochs} epochs: distillation goes on "
-            "to the end."
-        )
-    if 3 * warmup > epochs:
-        progress.say(
-            f"The learning rate grows for {warmup} of the {epochs} epochs, as {config.recipe} is meant for longer "
-            "trainings: --set schedule.warmup_epochs=N shortens that."
-        )
 
 
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
@@ -286,11 +262,12 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
             yield from batches
 
 
-def _advance(task: Task, images: int, epoch: EpochLosses, step: int) -> None:
-    if step % _STEPS_BETWEEN_READINGS:
+def _advance(task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int) -> None:
+    """Count a step, and show the mean loss of its epoch now and then, and at the epoch's end."""
+    if step % _STEPS_BETWEEN_READINGS and step % steps_per_epoch:
         task.advance(images)
     else:
-        task.advance(images, loss=epoch.means()["loss"])
+        task.advance(images, loss_this_epoch=epoch.means()["loss"])
 
 
 def _end_epoch(

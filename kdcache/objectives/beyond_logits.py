@@ -51,6 +51,11 @@ class BeyondLogits(Distillation):
         return {**super().without_labels, **({} if self.vanilla_weight else {"vanilla_weight": 1.0})}
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """The temperature where there is no vanilla distillation."""
+        return (*super().idle, *(() if self.vanilla_weight else ("vanilla_temperature",)))
+
+    @property
     def term_parts(self) -> tuple[str, ...]:  # type: ignore[override] # decided by a setting here
         """Its own term, and vanilla distillation where it has weight."""
         return ("kd", "vanilla") if self.vanilla_weight else ("kd",)

@@ -121,6 +121,12 @@ class Distillation(ABC):
         return {} if self._distils and self.distils_by_label else {"label_loss": "none"}
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """Settings that have no effect, as the others are."""
+        idle = () if self._has_label_loss else ("smoothing",)
+        return (*idle, "warmup_epochs") if getattr(self, "warmup_epochs", 1) <= 1 else idle
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that a call reports, in order."""
         distilled = self.term_parts * self._distils
@@ -172,7 +178,9 @@ class Distillation(ABC):
 
 
 def plainly(value: object) -> str:
-    """A setting's value as one writes it: 1 for 1.0."""
+    """A setting's value as one writes it: 1 for 1.0, [1, 2] for (1, 2)."""
+    if isinstance(value, tuple):
+        return str(list(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -70,6 +70,11 @@ class LSKD(Distillation):
         """DKD does."""
         return self.method == "dkd"
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """DKD's where the method is another."""
+        return (*super().idle, *(() if self.method == "dkd" else ("alpha", "beta", "warmup_epochs")))
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_above_zero(temperature=self.temperature)

@@ -248,6 +248,12 @@ def inherited_settings(name: str) -> tuple[str, ...]:
     return ("smoothing", *(LABEL_LOSS_SETTINGS if getattr(own, "label_loss", None) == "bce" else ()))
 
 
+def chosen_objective(recipe: str, *, file: Path | None = None, assignments: Sequence[str] = ()) -> str:
+    """The name by which `load_config` comes to its objective, a key of `OBJECTIVES`; arguments and errors as there."""
+    usual = read_recipe(recipe).get("objective", {}).get("name", VanillaKD.name)
+    return str(_given(file, None, assignments).get("objective", {}).get("name", usual))
+
+
 def label_loss_origin(
     recipe: str,
     *,
@@ -260,8 +266,7 @@ def label_loss_origin(
     usual = read_recipe(recipe).get("objective", {})
     if "label_loss" in given:
         return "as it is set"
-    meant = usual.get("name", VanillaKD.name)
-    name = str(given.get("name", meant))
+    meant, name = usual.get("name", VanillaKD.name), chosen_objective(recipe, file=file, assignments=assignments)
     if "label_loss" in usual and (name == meant or "label_loss" in inherited_settings(name)):
         return f"as recipe {recipe} has it"
     return f"as {name} has it, whatever the recipe's"

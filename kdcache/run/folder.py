@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from kdcache.errors import RunError
+from kdcache.errors import RunError, reason
 from kdcache.run.config import RunConfig, read_config, write_config
 from kdcache.run.settings import differences, to_plain
 
@@ -58,14 +58,10 @@ class RunFolder:
             RunError: another run is here, or something that is no run, or the folder cannot be written.
         """
         try:
-            resumes = self.is_run() and not fresh
-            if resumes:
-                self._require_same(config, belongs)
-            else:
+            resumes = self.require(config, belongs, fresh=fresh)
+            if not resumes:
                 if self.is_run():
                     self._clear()
-                else:
-                    self._require_free()
                 self.path.mkdir(parents=True, exist_ok=True)
                 np.save(self.path / _WINDOWS, windows)
                 _write_json(self.path / _BELONGS, belongs)
@@ -76,6 +72,22 @@ class RunFolder:
             raise RunError(
                 f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
             ) from error
+
+    def require(self, config: RunConfig, belongs: dict[str, Any], *, fresh: bool) -> bool:
+        """Refuse what `enter` refuses, and change nothing; returns whether there is a run to go on with.
+
+        Args:
+            belongs: as much of it as is known.
+
+        Raises:
+            RunError: another run is here, or something that is no run.
+        """
+        if not self.is_run():
+            self._require_free()
+            return False
+        if not fresh:
+            self._require_same(config, belongs)
+        return not fresh
 
     def is_run(self) -> bool:
         """Whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
@@ -97,7 +109,12 @@ class RunFolder:
 
     def _require_free(self) -> None:
         """Raise unless nothing is here, or only what a start left that was killed."""
-        there = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+        try:
+            there = {path.name for path in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise RunError(
+                f"The run folder {self.path} cannot be read ({reason(error)}): give another --out."
+            ) from error
         foreign = sorted(there - _STARTED)
         if foreign:
             raise RunError(
@@ -106,7 +123,8 @@ class RunFolder:
             )
 
     def _require_same(self, config: RunConfig, belongs: dict[str, Any]) -> None:
-        stored = {"config": to_plain(read_config(self.path / _CONFIG)), **_read_json(self.path / _BELONGS)}
+        known = {name: value for name, value in _read_json(self.path / _BELONGS).items() if name in belongs}
+        stored = {"config": to_plain(read_config(self.path / _CONFIG)), **known}
         wanted = {"config": to_plain(config), **json.loads(json.dumps(belongs))}
         for name, (before, now) in differences(stored, wanted).items():
             if name.removeprefix("config.") in _FREE:

@@ -16,7 +16,7 @@ from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.dump import dump
 from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
-from support.small_job import MODEL, dump_request, train_request, tree_bytes
+from support.small_job import MODEL, Heard, dump_request, train_request, tree_bytes
 
 
 def request(job, path):
@@ -72,6 +72,34 @@ def test_a_part_without_the_first_views_is_refused_with_what_helps(job, tmp_path
     copy_cache(CopyRequest(str(job.cache), str(path), "0:1"))
     assert Cache.open(path).entry(MODEL).complete_views() == 1
     train(train_request(job.data, tmp_path / "run", cache=str(path), epochs=1))
+
+
+def test_a_gap_that_keeps_views_from_a_training_is_warned_of(job, tmp_path):
+    path = Path(shutil.copytree(job.cache, tmp_path / "cache"))
+    records = path / "teachers" / MODEL / "records"
+
+    def told(out, **choice):
+        heard = Heard()
+        train(train_request(job.data, tmp_path / out, cache=str(path), renderer="pillow", **choice), heard)
+        return heard.said, [line for line in heard.warned if "lacks" in line]
+
+    (records / "9" / "0.json").unlink()
+    said, warned = told("unfinished", epochs=10)
+    assert not warned
+    assert (
+        f"{MODEL} lacks block 0 of view 9: until the same dump-logits has made it, trainings take views 0-8 only."
+        in (said)
+    )
+    assert any("10 epochs over 9 views" in line for line in said)
+    (records / "1" / "0.json").unlink()
+    said, warned = told("gap", epochs=3)
+    assert any(line.startswith("3 epochs over 1 view: each is shown 3 times") for line in said)
+    (line,) = warned
+    assert f"{MODEL} lacks block 0 of view 1" in line
+    assert "dump-logits" in line
+    assert "trainings take view 0 only, of 8 views that are whole" in line
+    assert not told("content", epochs=3, overrides=("views.count=1",))[1], "that few were asked for"
+    assert not told("short", epochs=1)[1], "it sees no view twice"
 
 
 def test_a_cache_without_a_complete_view_is_refused(job, tmp_path):

@@ -275,7 +275,7 @@ def test_views_policy_recipe_and_epochs_are_said(job, tmp_path):
     train(train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1), heard)
     said = " ".join(heard.said)
     assert "mixup 0.2, cutmix 1.0" in said
-    assert "Recipe fashion-mnist: 1 epochs of 5 steps" in said
+    assert "Recipe fashion-mnist: 1 epoch of 5 steps" in said
     assert "The label loss is cross-entropy of weight 0.1, as recipe fashion-mnist has it." in said
 
 

@@ -14,6 +14,7 @@ from kdcache.jobs.train import train
 from support.small_job import (
     CLASSES,
     MODEL,
+    Heard,
     dump_request,
     make_data,
     make_teacher,
@@ -101,6 +102,46 @@ def test_a_temperature_needs_full_targets(job, tmp_path):
         train(train_request(job.data, tmp_path / "a", cache=str(tmp_path / "topk"), overrides=warm))
     report = train(train_request(job.data, tmp_path / "b", cache=str(job.cache), epochs=1, overrides=warm))
     assert report.steps == 5
+
+
+def test_what_the_run_folder_refuses_is_refused_before_anything_is_announced(job, tmp_path, monkeypatch):
+    """And before a live teacher is loaded."""
+    live = {"online_teacher": MODEL, "teacher_weights": job.weights, "cache": str(job.cache)}
+    train(train_request(job.data, tmp_path / "live", epochs=1, **live))
+    train(train_request(job.data, tmp_path / "cached", epochs=1, cache=str(job.cache)))
+    dump(dump_request(job.data, tmp_path / "other", make_teacher(tmp_path / "t", seed=8), job.policy, views=10))
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.txt").write_text("years of work")
+    monkeypatch.setattr("kdcache.jobs.training.setup.open_live_teacher", lambda *_, **__: pytest.fail("loaded"))
+    for out, message, choice in (
+        ("live", r"schedule\.epochs \(1, now 20\)", live),
+        ("cached", r"schedule\.epochs \(1, now 20\)", {"cache": str(job.cache)}),
+        ("cached", r"another teacher\.weights", {"cache": str(tmp_path / "other"), "epochs": 1}),
+        ("foreign", "thesis", live),
+    ):
+        heard = Heard()
+        with pytest.raises(RunError, match=message):
+            train(train_request(job.data, tmp_path / out, **choice), heard)
+        assert not heard.said
+
+
+@pytest.mark.parametrize("name", ["at", "rkd"])
+def test_targets_that_do_not_serve_are_refused_before_the_data_is_opened(job, tmp_path, name):
+    heard = Heard()
+    overrides = (f"objective.name={name}",)
+    with pytest.raises(UsageError, match="The objective needs the teacher's feature"):
+        train(train_request("nowhere", tmp_path / "run", cache=str(job.cache), overrides=overrides), heard)
+    assert not heard.said
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_before_the_data_is_opened(tmp_path):
+    from kdcache.jobs.training.setup import prepare
+    from kdcache.ranks import Ranks
+    from kdcache.run.team import Team
+
+    team = Team(Ranks(0, 2), torch.device("cpu"))
+    with pytest.raises(UsageError, match="multiple of 4"):
+        prepare(train_request("nowhere", tmp_path / "run", supervised=True), team, Heard())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

@@ -14,15 +14,17 @@ from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
 from kdcache.jobs.common.classes import check_labels
 from kdcache.jobs.common.live import LiveTeacher, open_live_teacher
-from kdcache.jobs.common.opening import OpenViews, entry_name, new_views, stored_views
+from kdcache.jobs.common.opening import OpenViews, new_views, stored_views
 from kdcache.jobs.common.source import model_source
-from kdcache.jobs.training.asked import TrainRequest, configure, label_loss_words
+from kdcache.jobs.common.wording import counted
+from kdcache.jobs.training.asked import Mode, TrainRequest, configure, label_loss_words
+from kdcache.jobs.training.naming import default_folder
 from kdcache.jobs.training.stored import StoredTeachers, stored_teachers
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
 from kdcache.render.opening import renderer_version
-from kdcache.run.config import RunConfig, ViewsConfig
+from kdcache.run.config import RunConfig, ViewsConfig, chosen_objective
 from kdcache.run.folder import RunFolder, stored_windows
 from kdcache.run.team import Team
 from kdcache.views.policies import describe_policy, load_policy
@@ -38,6 +40,7 @@ class Setup:
         stored: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
         schedule: the rows of each step.
+        objective_name: that it was chosen by, a key of `OBJECTIVES`.
         label_loss: which one there is and why, as a line; None where the objective does not choose one.
         class_names: of the student's outputs, where they are known.
         belongs: what the run's results depend on beside its configuration; compared when it is resumed.
@@ -51,6 +54,7 @@ class Setup:
     stored: StoredTeachers | None
     live: LiveTeacher | None
     schedule: Schedule
+    objective_name: str
     label_loss: str | None
     num_classes: int
     class_names: tuple[str, ...] | None
@@ -74,6 +78,11 @@ class Setup:
         return describe_policy(self.opened.view_set.policy, self.opened.view_set.seed)
 
     @property
+    def targets(self) -> str | None:
+        """The kind of targets that there are, or "live" for a teacher that runs; None for no teacher."""
+        return _targets(self.stored, self.live)
+
+    @property
     def source(self) -> str:
         """Who teaches, in words."""
         if self.stored is not None:
@@ -89,38 +98,33 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     """
     mode, device = request.mode, team.device
     config, asked = configure(request, mode, device)
-    # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
+    # What is wrong with names, the renderer or the cache is told before an index of millions is built.
+    _require_whole_pairs(config, team)
     resolve_name(config.student.name)
     if request.online_teacher:
         model_source(request.online_teacher, request.teacher_weights)
     renderer_version(request.renderer, device=device, decode=request.decode)
+    cache = _cache(request, mode, asked)
+    stored = _stored(request, cache, config) if mode == "cache" and cache is not None else None
     index = open_index(request.data, progress=progress)
     val = open_index(request.val, progress=progress) if request.val else None
-    has_cache = mode != "supervised" and request.cache is not None and Cache.exists(request.cache)
-    if mode == "cache" and not has_cache:
-        raise UsageError(
-            f"There is no cache at {request.cache}: make one with `kdcache dump-logits --teacher NAME`, give another "
-            "--cache, or train with --supervised."
-        )
-    cache = Cache.open(request.cache) if has_cache and request.cache is not None else None
-    names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
-    if cache is not None and names:
-        raise ConfigError(
-            f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "
-            "--cache that was dumped with it."
-        )
-    folder = request.out or _default_folder(request, config, cache)
+    folder = request.out or default_folder(request, config, cache.names() if cache is not None else [])
     before = None if request.fresh else RunFolder(folder).stored_config()
     opened = (
         stored_views(cache, index)
         if cache is not None
         else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, request.fresh))
     )
-    stored = None
-    if mode == "cache" and cache is not None:
-        stored = stored_teachers(cache, request.teacher, request.teachers)
-    config = _with_views(config, opened)
-    config = _with_view_count(config, opened, stored, before, progress)
+    asked_count = config.views.count
+    config = _with_view_count(_with_views(config, opened), opened, stored, before)
+    schedule = _schedule(config, opened)
+    belongs: dict[str, Any] = {"view_set": opened.identity.to_json()}
+    if mode != "live":
+        belongs |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
+    if team.first:
+        RunFolder(folder).require(config, belongs, fresh=request.fresh)
+    # Nothing is announced that the run folder refuses, and no live teacher loaded.
+    _say_of_views(config, opened, stored if asked_count is None else None, progress)
     needs = config.objective.needs
     live = (
         open_live_teacher(
@@ -137,12 +141,10 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
         if mode == "live"
         else None
     )
-    kind = stored.kind if stored is not None else "live" if live is not None else None
     label_space = _label_space(stored, live)
     num_classes = _num_classes(index, stored, live)
-    if stored is not None and needs.teacher_features:
-        stored.require_one()
-    require(needs, targets=kind, unlabelled=_unlabelled(index, stored, live), num_classes=num_classes)
+    unlabelled = _unlabelled(index, stored, live)
+    require(needs, targets=_targets(stored, live), unlabelled=unlabelled, num_classes=num_classes)
     if val is not None:
         if label_space == "none":
             raise UsageError(
@@ -150,23 +152,20 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
                 "--val out, or distil from a teacher of these labels."
             )
         check_labels(val, num_classes, index.class_names)
-    setup = Setup(
+    return Setup(
         config=config,
         index=index,
         val=val,
         opened=opened,
         stored=stored,
         live=live,
-        schedule=_schedule(config, opened),
+        schedule=schedule,
+        objective_name=chosen_objective(config.recipe, file=request.config, assignments=request.overrides),
         label_loss=label_loss_words(request, config),
         num_classes=num_classes,
         class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,
-        belongs={
-            "view_set": opened.identity.to_json(),
-            "teacher": _teacher_json(stored, live),
-            "num_classes": num_classes,
-        },
+        belongs=belongs | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
         given={
             "data": request.data,
             "val": request.val,
@@ -179,17 +178,43 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
             "kdcache": kdcache.__version__,
         },
     )
+
+
+def _require_whole_pairs(config: RunConfig, team: Team) -> None:
     if config.batch_size % (2 * team.ranks.world):
         raise UsageError(
             f"A batch of {config.batch_size} cannot be divided among {team.ranks.world} processes in whole pairs: give "
             f"a --batch-size that is a multiple of {2 * team.ranks.world}."
         )
-    if setup.steps_per_epoch == 0:
-        raise UsageError(
-            f"A batch of {config.batch_size} is larger than the {len(index) // 2 * 2:,} paired samples, so an epoch "
-            "has no step: give a smaller --batch-size."
+
+
+def _cache(request: TrainRequest, mode: Mode, asked: set[str]) -> Cache | None:
+    """The cache whose answers or views are wanted; None for views of the training's own."""
+    if mode == "supervised" or request.cache is None or not Cache.exists(request.cache):
+        if mode == "cache":
+            raise UsageError(
+                f"There is no cache at {request.cache}: make one with `kdcache dump-logits --teacher NAME`, give "
+                "another --cache, or train with --supervised."
+            )
+        return None
+    cache = Cache.open(request.cache)
+    names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
+    if names:
+        raise ConfigError(
+            f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "
+            "--cache that was dumped with it."
         )
-    return setup
+    return cache
+
+
+def _stored(request: TrainRequest, cache: Cache, config: RunConfig) -> StoredTeachers:
+    """The entries that were asked for, whose kind of targets serves the objective."""
+    stored = stored_teachers(cache, request.teacher, request.teachers)
+    needs = config.objective.needs
+    if needs.teacher_features:
+        stored.require_one()
+    require(needs, targets=stored.kind, unlabelled="", num_classes=stored.num_classes)
+    return stored
 
 
 def _policy(config: RunConfig) -> Policy:
@@ -211,7 +236,7 @@ def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
 
 
 def _with_view_count(
-    config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, before: RunConfig | None, progress: Progress
+    config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, before: RunConfig | None
 ) -> RunConfig:
     """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
     repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
@@ -220,13 +245,13 @@ def _with_view_count(
         there = stored.usable_views(repeats)
         if count is not None and count > there and config.views.count is None:
             raise UsageError(
-                f"The run in this folder learns from {count} views, and {there} are complete in the cache: give the "
-                "cache that it began with, --fresh to replace the run, or another --out."
+                f"The run in this folder learns from {counted(count, 'view')}, and {there} {_are(there)} complete in "
+                "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
             )
         if count is not None and count > there:
             raise UsageError(
-                f"{count} views are asked for, and {there} are complete in the cache: dump more with --views {count}, "
-                "or train on fewer with --set views.count."
+                f"{counted(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the cache: "
+                f"dump more with --views {count}, or train on fewer with --set views.count."
             )
         count = there if count is None else count
     elif count is None:
@@ -235,15 +260,33 @@ def _with_view_count(
         raise ConfigError(
             f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
         )
-    if epochs > count:
-        progress.say(f"{epochs} epochs over {count} views: each is shown {epochs / count:.3g} times, in new batches.")
     return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _say_of_views(config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, progress: Progress) -> None:
+    """Say that views are shown again, and of stored answers, where they lack some, that others might be there."""
+    epochs, count = config.schedule.epochs, config.views.count
+    assert count is not None
+    if epochs <= count:
+        return
+    progress.say(
+        f"{counted(epochs, 'epoch')} over {counted(count, 'view')}: each is shown {epochs / count:.3g} times, in new "
+        "batches."
+    )
+    for lack in stored.lacking(opened.view_set.policy.repeats) if stored is not None else ():
+        # A gap makes whole views useless; a view that a dump is at is no news.
+        tell = progress.warn if lack.reach.is_cut else progress.say
+        tell(lack.words())
 
 
 def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
     view_set = opened.view_set
     assert config.views.count is not None
-    return Schedule(
+    schedule = Schedule(
         samples=len(view_set),
         views=config.views.count,
         repeats=view_set.policy.repeats,
@@ -252,6 +295,16 @@ def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
         block_rows=opened.identity.block_rows,
         seed=view_set.seed,
     )
+    if schedule.steps_per_epoch == 0:
+        raise UsageError(
+            f"A batch of {config.batch_size} is larger than the {len(view_set) // 2 * 2:,} paired samples, so an epoch "
+            "has no step: give a smaller --batch-size."
+        )
+    return schedule
+
+
+def _targets(stored: StoredTeachers | None, live: LiveTeacher | None) -> str | None:
+    return stored.kind if stored is not None else "live" if live is not None else None
 
 
 def _label_space(stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
@@ -282,14 +335,3 @@ def _teacher_json(stored: StoredTeachers | None, live: LiveTeacher | None) -> di
     if live is None:
         return None
     return {"name": live.teacher.name, "weights": live.teacher.weight_hash, "live": True}
-
-
-def _default_folder(request: TrainRequest, config: RunConfig, cache: Cache | None) -> Path:
-    """One folder for each student, recipe, source and seed, so that the same command finds its run again."""
-    source = {"supervised": "alone", "live": f"live-{entry_name(request.online_teacher or '')}"}.get(request.mode)
-    if source is None:
-        names = cache.names() if cache is not None else []
-        mixed = request.teachers.replace("=", "").replace(",", "+") if request.teachers else None
-        source = mixed or request.teacher or (names[0] if names else "cache")
-    recipe = Path(config.recipe).stem
-    return Path("runs") / f"{entry_name(config.student.name)}-{recipe}-{source}-seed{config.seed}"

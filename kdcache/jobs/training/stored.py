@@ -6,6 +6,7 @@ from typing import Any
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
+from kdcache.jobs.common.lacking import Lacking, lacking
 from kdcache.jobs.common.wording import ranges
 
 
@@ -77,6 +78,11 @@ class StoredTeachers:
             f"cache copy SRC {cache} --views 0:{repeats}`; or make them: `kdcache dump-logits` as before, with --views "
             f"{up_to}."
         )
+
+    def lacking(self, repeats: int) -> list[Lacking]:
+        """What of each is not in the cache, of those that lack anything up to their last views."""
+        found = [lacking(entry, repeats) for entry in self.entries]
+        return [each for each in found if each is not None]
 
     def to_json(self) -> dict[str, Any]:
         """What a run's results depend on."""
