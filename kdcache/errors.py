@@ -71,7 +71,16 @@ class ModelError(KdcacheError):
 
 
 class CacheError(KdcacheError):
-    """A cache that cannot be read or written."""
+    """A cache that cannot be read or written.
+
+    Attributes:
+        problem: the message without `remedy`, for whoever knows another one.
+        remedy: what to do, at the end of the message; empty where the cause says it already.
+    """
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem} {remedy}".rstrip())
+        self.problem, self.remedy = problem, remedy
 
 
 class IdentityError(CacheError):

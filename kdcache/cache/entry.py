@@ -104,7 +104,8 @@ class Entry:
             where = self._files.locate(record_key(self.identity.name, view, block))
             raise CorruptError(
                 f"The record of view {view}, block {block} of teacher '{self.identity.name}' ({where}) is another "
-                f"block's: it names other chunks. {self._remedy(view, block)}"
+                f"block's: it names other chunks.",
+                self._remedy,
             )
         return record
 
@@ -213,8 +214,8 @@ class Entry:
             yield
         except CorruptError as error:
             raise CorruptError(
-                f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error} "
-                f"{self._remedy(view, block)}"
+                f"View {view}, block {block} of teacher '{self.identity.name}' does not fit: {error}",
+                self._remedy,
             ) from error
 
     @property
@@ -237,7 +238,7 @@ class Entry:
         try:
             return BlockRecord.from_bytes(data, self._files.locate(key))
         except CacheError as error:
-            raise CorruptError(f"{error} {self._remedy(view, block)}") from None
+            raise CorruptError(error.problem, self._remedy) from None
 
     def _is_sound(self, view: int, block: int) -> bool:
         try:
@@ -254,7 +255,7 @@ class Entry:
         data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
         if data is None or stored is None or not stored.describes(data):
             state = "is missing" if data is None else "is not what was written"
-            raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}. {self._remedy(view, block)}")
+            raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}.", self._remedy)
         return data
 
     def _chunk_key(self, name: str, view: int, chunk: int) -> str:
@@ -266,11 +267,11 @@ class Entry:
             f"Array '{name}' of teacher '{self.identity.name}', view {view}, block {block} ({self._files.locate(key)})"
         )
 
-    def _remedy(self, view: int, block: int) -> str:
-        record = self._files.locate(record_key(self.identity.name, view, block))
+    @property
+    def _remedy(self) -> str:
         return (
-            f"All other blocks are unharmed. Delete the file {record} and run the same dump-logits again, "
-            "which makes this block anew."
+            f"All other blocks are unharmed. Run `kdcache verify {self._files.locate('')} --repair`, which drops this "
+            "one, and then the same dump-logits, which makes it anew."
         )
 
 

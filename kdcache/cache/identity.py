@@ -51,7 +51,7 @@ def unseal(value: Any, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):  # NaN or infinity, which Python's reader lets pass, or lists in lists in lists
         intact = False
     if not intact:
-        raise CacheError(f"{where} was altered: its checksum does not fit. Restore the file from a copy.")
+        raise CacheError(f"{where} was altered: its checksum does not fit.", "Restore the file from a copy.")
     return content
 
 

@@ -60,6 +60,12 @@ class Repairs:
             return False
         return True
 
+    def done(self, repair: Repair) -> str:
+        """What became of one, in a sentence; empty where nothing was tried, or it failed."""
+        if repair.key in self.rewritten:
+            return "It was written again."
+        return "It was dropped." if repair.key in self.dropped else ""
+
 
 def mended_identity(data: bytes) -> bytes | None:
     """The zarr.json that an identity's was before one byte, or what is not the identity's, was altered; else None."""

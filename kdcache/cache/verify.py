@@ -6,7 +6,7 @@ so that no answer is given up for it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import torch
@@ -37,7 +37,8 @@ class Finding:
     """Something that is not as it was written.
 
     Attributes:
-        problem: a sentence that names the file, and what to do.
+        problem: a sentence that names the file.
+        remedy: what to do, unless it was repaired; empty where the problem says it.
         teacher, view, block: whose answers are concerned; None where it is not one block's.
         repair: what puts it right, or makes room for the next dump to do so; None where nothing in the cache does.
     """
@@ -47,6 +48,7 @@ class Finding:
     view: int | None = None
     block: int | None = None
     repair: Repair | None = None
+    remedy: str = ""
 
 
 def check_identity(files: Files, key: str, teacher: str | None = None, *, search: bool) -> Finding | None:
@@ -111,7 +113,7 @@ def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
     if not set(cache.files.names(f"{teacher_key(name)}/records")) - {META}:
         expected = {key: data for key, data in expected.items() if cache.files.size(key) is not None}
     for finding in _check_metadata(cache, expected):
-        yield Finding(finding.problem, name, repair=finding.repair)
+        yield replace(finding, teacher=name)
 
 
 def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
@@ -141,7 +143,7 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
             for part in entry.read_parts(view, chunk):
                 check_answers(part, entry.identity.num_classes)
     except CorruptError as error:
-        return Finding(str(error), name, view, block, Repair(record_key(name, view, block), None))
+        return Finding(error.problem, name, view, block, Repair(record_key(name, view, block), None), error.remedy)
     except CacheError as error:
         return Finding(
             f"View {view}, block {block} of teacher '{name}' cannot be read. {error} It may be sound: if it stays so, "
@@ -245,14 +247,15 @@ def _lost_tables(cache: Cache, name: str) -> list[Finding]:
 
 def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Finding]:
     """All of these follow from the identities, so that they can be written again, whatever became of them."""
+    again = "--repair writes it again."
     for key, data in expected.items():
         where = cache.files.locate(key)
         try:
             stored = cache.files.get(key)
         except CacheError as error:
-            yield Finding(f"{error} --repair writes it again.", repair=Repair(key, data))
+            yield Finding(str(error), repair=Repair(key, data), remedy=again)
             continue
         if stored is None:
-            yield Finding(f"{where} is missing. --repair writes it again.", repair=Repair(key, data))
+            yield Finding(f"{where} is missing.", repair=Repair(key, data), remedy=again)
         elif not is_metadata(stored, data):
-            yield Finding(f"{where} is not what was written. --repair writes it again.", repair=Repair(key, data))
+            yield Finding(f"{where} is not what was written.", repair=Repair(key, data), remedy=again)

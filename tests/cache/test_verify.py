@@ -167,6 +167,8 @@ def test_bad_blocks_are_dropped_and_made_again(cache: Path) -> None:
     assert not report.whole, "what is gone has to be made again"
     assert report.dropped == 3
     assert report.blocks == 13
+    assert [line.endswith("It was dropped.") for line in report.lines()[:3]] == [True] * 3
+    assert "--repair" not in "\n".join(report.lines())
     assert any(line.startswith("Dropped: 3 bad blocks. Run the same dump-logits again") for line in report.lines())
     again = look(cache)
     assert again.whole
@@ -179,7 +181,10 @@ def test_bad_blocks_are_dropped_and_made_again(cache: Path) -> None:
 def test_without_repair_nothing_is_changed(cache: Path) -> None:
     (cache / "teachers/teacher/records/0/1.json").write_bytes(b"{}")
     before = tree(cache)
-    assert not look(cache).whole
+    report = look(cache)
+    assert not report.whole
+    assert f"Run `kdcache verify {cache} --repair`" in report.lines()[0]
+    assert report.to_json()["findings"][0]["remedy"] in report.lines()[0]
     assert tree(cache) == before
 
 

@@ -51,7 +51,7 @@ class VerifyReport:
         who = ", ".join(self.teachers) or "no teacher"
         problems = counted(len(self.findings), "problem")
         looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')} of {who}"
-        lines = _some([finding.problem for finding in self.findings])
+        lines = _some([self._words(finding) for finding in self.findings])
         if self.findings and not self.teachers:
             lines.append(f"{self.cache} is NOT whole: {problems}, and no block to look at.")
         elif self.findings:
@@ -63,6 +63,12 @@ class VerifyReport:
         if self.failure is not None:
             lines.append(f"The answers were not compared with the teacher's: {self.failure}")
         return lines + (self.comparison.lines() if self.comparison is not None else [])
+
+    def _words(self, finding: Finding) -> str:
+        """A finding with what was done about it, or else is to be done."""
+        repair, repairs = finding.repair, self.repairs
+        after = finding.remedy if repair is None or repairs is None else repairs.done(repair)
+        return f"{finding.problem} {after}".rstrip()
 
     def _repair_lines(self, repairs: Repairs) -> list[str]:
         lines = []
@@ -108,6 +114,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
     repair = finding.repair
     return {
         "problem": finding.problem,
+        "remedy": finding.remedy,
         "teacher": finding.teacher,
         "view": finding.view,
         "block": finding.block,
