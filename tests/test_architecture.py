@@ -218,20 +218,32 @@ COMMANDS = (
 )
 
 
+REFUSED = (
+    ("preview", "--out", "a.jpg"),
+    ("dump-logits", "--teacher", "t", "--for", "dkd", "--targets", "topk"),
+    ("dump-logits", "--teacher", "t", "--dtype", "uint8"),
+)
+
+
 @pytest.mark.parametrize(
     "code",
-    ["import kdcache", *(f"run({[*command, '--help']})" for command in COMMANDS), "run(['policies'])"],
+    [
+        "import kdcache",
+        *(f"run({[*command, '--help']}, 0)" for command in COMMANDS),
+        "run(['policies'], 0)",
+        *(f"run({[*arguments]}, 2)" for arguments in REFUSED),
+    ],
 )
 def test_what_should_be_quick_imports_nothing_heavy(code: str) -> None:
     program = f"""
 import sys
 
-def run(arguments):
+def run(arguments, code):
     from kdcache_cli.main import app
     try:
         app(arguments)
     except SystemExit as end:
-        assert not end.code, end.code
+        assert (end.code or 0) == code, end.code
 
 {code}
 print("loaded:", *[name for name in {HEAVY} if name in sys.modules])

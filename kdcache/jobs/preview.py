@@ -16,7 +16,8 @@ from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
 from kdcache.jobs.common.opening import new_views, views_for_dump
-from kdcache.jobs.examining.contact_sheet import FORMATS, Cell, Picture, Sheet, write_sheet
+from kdcache.jobs.common.wording import counted
+from kdcache.jobs.examining.contact_sheet import Cell, Picture, Sheet, require_format, write_sheet
 from kdcache.progress import Progress, silent
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer
@@ -66,8 +67,9 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
         DataError: a key that no sample has.
         IdentityError: the cache is about other data, or of another policy or seed than asked for.
     """
-    if request.out.suffix not in FORMATS:
-        raise UsageError(f"{request.out} is neither .html nor .png. Name the file --out accordingly.")
+    require_format(request.out)
+    if request.teacher is not None and request.cache is None:
+        raise UsageError("--teacher names an entry of a cache: give --cache too.")
     index = open_index(request.data, progress=progress)
     entry = None
     if request.cache is not None:
@@ -75,14 +77,12 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
         view_set = views_for_dump(request.cache, index, request.policy, request.seed, progress).view_set
         entry = _entry(cache, request.teacher)
     else:
-        if request.teacher is not None:
-            raise UsageError("--teacher names an entry of a cache: give --cache too.")
         view_set = new_views(index, load_policy(request.policy or DEFAULT), request.seed or 0, progress).view_set
     samples = _samples(view_set, request)
     size = request.size or view_set.policy.reference_size
     sheet = _sheet(view_set, samples, request, size, entry)
     write_sheet(sheet, request.out)
-    progress.say(f"{len(samples)} images in {request.views} views: {request.out}")
+    progress.say(f"{counted(len(samples), 'image')} in {counted(request.views, 'view')}: {request.out}")
     return request.out
 
 
@@ -130,11 +130,23 @@ def _sheet(
         boxes = [view_set.rows(column.picks).plan.box[column.places[number]] for column in columns]
         original = _original(view_set.index, sample, encoded, boxes, max(size, 192))
         lines.append((Cell((original,)), *(column[number] for column in cells)))
-    title = [f"Views of {request.data}", f"policy {describe_policy(view_set.policy, view_set.seed)}, {size} pixels"]
+    title = [
+        f"Views of {request.data}",
+        f"policy {describe_policy(view_set.policy, view_set.seed)}, {size} pixels",
+        _units(size, view_set.policy.reference_size),
+    ]
     if entry is not None:
         title.append(f"answers of {entry.identity.name}, in blue")
     headings = ("image", *(f"view {view}" for view in range(request.views)))
     return Sheet(tuple(title), headings, tuple(lines))
+
+
+def _units(size: int, reference_size: int) -> str:
+    """What the numbers under the pictures count."""
+    view = "the view"
+    if size != reference_size:
+        view = f"a {reference_size} x {reference_size} view, scaled to {size} x {size}"
+    return f"crops are in pixels of the image; what is moved, swapped or erased is in pixels of {view}"
 
 
 @dataclass(frozen=True, eq=False)

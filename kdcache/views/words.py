@@ -57,7 +57,7 @@ _OPERATIONS: dict[Operation, Callable[[float], str]] = {
     Operation.EQUALIZE: _plain("equalize"),
     Operation.INVERT: _plain("invert"),
     Operation.ROTATE: _with("rotate {:+.1f} degrees"),
-    Operation.POSTERIZE: _with("posterize to {:.0f} bits"),
+    Operation.POSTERIZE: lambda magnitude: f"posterize to {magnitude:.0f} bit{'s' * (magnitude != 1)}",
     Operation.SOLARIZE: _with("solarize from {:.0f}"),
     Operation.SOLARIZE_ADD: _with("solarize, add {:.0f}"),
     Operation.COLOR: _with("colour x {:.2f}"),

@@ -1,5 +1,6 @@
 """Each option reaches the request that the library's job gets, under its own name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             "--weights",
             "w.pth",
         ),
-        *("--size", "160", "--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "full"),
-        *("--dtype", "uint8", "--for", "kd,dist"),
+        *("--size", "160", "--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "topk"),
         *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
         *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
     )
@@ -70,9 +70,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             views=7,
             k=10,
             min_prob=0.5,
-            targets="full",
-            dtype="uint8",
-            objectives="kd,dist",
+            targets="topk",
             label_space="none",
             policy="crop",
             seed=4294967295,
@@ -85,6 +83,13 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
         )
     ]
     assert out == "first line\nsecond line\n"
+
+
+def test_dump_logits_with_options_that_exclude_those(asked: list[Any]) -> None:
+    run("dump-logits", "--teacher", "t", "--targets", "full", "--dtype", "uint8")
+    run("dump-logits", "--teacher", "t", "--for", "kd,dist")
+    plain = DumpRequest(teacher="t", data="./data", cache="./cache")
+    assert asked == [replace(plain, targets="full", dtype="uint8"), replace(plain, objectives="kd,dist")]
 
 
 def test_dump_logits_as_it_stands(asked: list[Any]) -> None:
@@ -172,6 +177,8 @@ def test_evaluate_does_not_take_the_training_images_unasked(asked: list[Any]) ->
         ("dump-logits", "--teacher", "t", "--seed", "4294967296"),
         ("dump-logits", "--teacher", "t", "--decode", "tpu"),
         ("dump-logits", "--teacher", "t", "--nonsense"),
+        ("dump-logits", "--teacher", "t", "--for", "kd", "--k", "5"),
+        ("dump-logits", "--teacher", "t", "--targets", "full", "--min-prob", "0.1"),
         ("train", "--student", "s", "--epochs", "many"),
         ("nonsense",),
     ],

@@ -145,6 +145,13 @@ def test_a_word_wider_than_its_picture_goes_on_in_a_further_line(tmp_path: Path)
     assert heights[1] > heights[0] + 5 * 15
 
 
+def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewRequest) -> None:
+    text = preview(request_).read_text("utf-8")
+    assert "<p>crops are in pixels of the image; what is moved, swapped or erased is in pixels of the view</p>" in text
+    text = preview(replace(request_, size=48)).read_text("utf-8")
+    assert f"is in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
+
+
 def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewRequest) -> None:
     request = replace(request_, policy=None, cache=str(job.cache), views=11, images=1)
     page = Page(preview(request))
@@ -227,5 +234,5 @@ def test_the_command_writes_the_file_it_is_told(job, tmp_path: Path) -> None:
     arguments = ("--data", job.data, "--policy", "a2", "--images", "2", "--views", "1", "--size", "32")
     done = kdcache("preview", *arguments, "--renderer", "pillow", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert f"2 images in 1 views: {out}" in done.stderr
+    assert f"2 images in 1 view: {out}" in done.stderr
     assert Image.open(out).width > 300

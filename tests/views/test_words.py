@@ -72,6 +72,7 @@ def test_mixing_is_told_by_its_kind(weight: float, cut: tuple[int, ...], words: 
         (Operation.TRANSLATE_X, -0.25, "move 25% right"),
         (Operation.TRANSLATE_Y, 0.25, "move 25% up"),
         (Operation.HUE, -0.25, "turn hue -90 degrees"),
+        (Operation.POSTERIZE, 1.0, "posterize to 1 bit"),
         (Operation.COLOR, 1.5, "colour x 1.50"),
     ],
 )

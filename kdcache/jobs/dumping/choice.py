@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kdcache.errors import ModelError, UsageError
+from kdcache.jobs.dumping.asked import require_parameters_of
 from kdcache.models.teachers import Teacher
 from kdcache.objectives.distillation import Distillation, plainly
 from kdcache.objectives.registry import AnyObjective, objective_named
@@ -26,10 +27,7 @@ def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | N
         UsageError: a parameter that the kind does not have, or a value that makes no sense.
         ModelError: `embedding`, and the teacher's classifier is not one linear layer.
     """
-    if kind != "topk" and (k is not None or min_prob is not None):
-        raise UsageError(f"--k and --min-prob belong to --targets topk; {kind} targets have every class.")
-    if kind == "topk" and dtype is not None:
-        raise UsageError("--dtype belongs to --targets full or embedding; what topk keeps has a form of its own.")
+    require_parameters_of(kind, k=k, min_prob=min_prob, dtype=dtype)
     if kind == "embedding":
         return embedding_of(teacher, dtype or "uint8")
     if kind != "topk":

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from kdcache.errors import UsageError
+
 FORMATS = (".html", ".png")
 _SMALL = 96  # pixels; pictures below are shown enlarged, as hard squares
 _GAP, _LINE = 12, 15  # pixels between cells, and of a line of text
@@ -41,6 +43,12 @@ class Sheet:
     title: tuple[str, ...]
     columns: tuple[str, ...]
     lines: tuple[tuple[Cell, ...], ...]
+
+
+def require_format(out: Path) -> None:
+    """Raise UsageError where no sheet can be written to `out`, by its extension."""
+    if out.suffix not in FORMATS:
+        raise UsageError(f"{out} is neither .html nor .png. Name the file --out accordingly.")
 
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
