@@ -18,7 +18,7 @@ from kdcache.jobs.common.classes import require_same_classes
 from kdcache.jobs.common.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.common.provenance import provenance_of, warn_of_other_provenance
 from kdcache.jobs.common.source import model_source
-from kdcache.jobs.common.wording import duration, readable
+from kdcache.jobs.common.wording import counted, duration, readable
 from kdcache.jobs.dumping.asked import require_one_choice
 from kdcache.jobs.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
 from kdcache.jobs.dumping.filling import Filling, MissingBlocks, Source
@@ -85,8 +85,8 @@ class DumpReport:
 
     Attributes:
         samples: in the data set.
-        views: in the cache at the end.
-        written: blocks written by this run, of `blocks` in all.
+        views: that the cache holds whole at the end, which may be more than were asked for; of a dry run, those.
+        written: blocks written by this run, of `blocks` that were asked for.
         bytes_per_view: of the answers to one sample in one view, on disk, records included.
         images_per_s: that this run answered; None if there was nothing left to do.
         top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
@@ -115,7 +115,7 @@ class DumpReport:
         """The report as plain lines."""
         total = self.bytes_per_view * self.samples * self.views
         size = f"{self.bytes_per_view:.1f} bytes a view, {readable(total)} in all"
-        what = f"{self.samples:,} samples x {self.views} views of {self.teacher}"
+        what = f"{self.samples:,} samples x {counted(self.views, 'view')} of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
             rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
@@ -131,6 +131,8 @@ class DumpReport:
                 f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
                 f"in the mean. Nothing was written to {self.cache}."
             ]
+        if self.images_per_s is None:
+            return [f"{self.cache} holds {what} already: {size}. Nothing was left for this run to do."]
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
@@ -161,7 +163,8 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
     view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
-    progress.say(f"Loading the teacher, {request.teacher}, {model.weights or 'with its pretrained weights'}.")
+    name = request.name or entry_name(request.teacher)
+    progress.say(f"Loading the teacher, {_words(request.teacher, model.weights)}.")
     teacher = load_teacher(
         model.name,
         model.weights,
@@ -171,13 +174,13 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         batch_size=batch_size,
         size=request.size,
     )
+    kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
-        f"{teacher.name} ({teacher.architecture}, {teacher.num_classes} classes) answers at {teacher.size} pixels in "
-        f"{teacher.precision}, in batches of {teacher.batch_size}."
+        f"{name} ({kind}{teacher.num_classes} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
+        f"batches of {teacher.batch_size}."
     )
     _check_classes(index, teacher, request.label_space)
     coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
-    name = request.name or entry_name(request.teacher)
     stored, lost = None, {}
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
@@ -229,8 +232,9 @@ def _fill(
         entry = begun.entry
         warn_of_other_provenance(entry, provenance, views, progress)
         missing = MissingBlocks(entry, views, claims)
-        with progress.task(
-            f"{request.teacher} over {samples:,} samples x {views} views",
+        told = progress if missing.rows else silent
+        with told.task(
+            f"{name} over {samples:,} samples x {counted(views, 'view')}",
             total=samples * views,
             done=samples * views - missing.rows,
         ) as task:
@@ -242,7 +246,7 @@ def _fill(
         cache=request.cache,
         teacher=name,
         samples=samples,
-        views=views,
+        views=len(entry.whole_views()),
         written=blocks,
         blocks=entry.layout.blocks * views,
         bytes_per_view=_stored_bytes(entry, views) / (samples * views),
@@ -330,6 +334,13 @@ def _rows_there(path: str, name: str, views: int) -> int:
 
 def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
+
+
+def _words(teacher: str, weights: Path | None) -> str:
+    """Where a teacher comes from; a folder that is one has its weights in it."""
+    if weights is None:
+        return f"{teacher}, with its pretrained weights"
+    return teacher if Path(teacher) == weights else f"{teacher}, {weights}"
 
 
 def _whole_groups(views: int | None, policy: Policy) -> int:

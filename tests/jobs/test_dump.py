@@ -21,8 +21,23 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.dumping.top1 import Top1, near_chance
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.models.load import load_model
+from kdcache.progress import silent
 from kdcache.views.viewset import Span
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
+
+
+class Tasks(Heard):
+    """A progress that remembers what was opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.titles = []
+
+        def task(title, total, unit="images", done=0):
+            self.titles.append(title)
+            return silent.task(title, total, unit, done)
+
+        self.task = task
 
 
 def test_the_cache_holds_the_teachers_own_answers(job):
@@ -80,9 +95,25 @@ def test_a_dump_killed_at_any_time_ends_with_the_same_bytes(job, tmp_path):
 
 def test_a_second_run_has_nothing_to_do(job):
     before = tree_bytes(job.cache)
-    report = dump(dump_request(job.data, job.cache, job.weights, None, views=10))
+    heard = Tasks()
+    report = dump(dump_request(job.data, job.cache, job.weights, None, views=4), heard)
     assert report.written == 0
+    assert report.views == 10, "it holds what it held"
+    (line,) = report.lines()
+    assert f"holds {SAMPLES} samples x 10 views of {MODEL} already: " in line
+    assert "Nothing was left for this run to do" in line
+    assert heard.titles == []
     assert tree_bytes(job.cache) == before
+
+
+def test_a_teacher_is_called_what_its_entry_is(job, tmp_path):
+    heard = Tasks()
+    dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1, name="emb"), heard)
+    assert f"emb over {SAMPLES} samples x 1 view" in heard.titles
+    assert any(line.startswith(f"emb ({MODEL}, 4 classes) answers at") for line in heard.said)
+    again = replace(dump_request(job.data, tmp_path / "cache", None, None, views=1), teacher=str(job.weights.parent))
+    dump(replace(again, name="emb"), heard := Tasks())
+    assert f"Loading the teacher, {job.weights.parent}." in heard.said
 
 
 def test_more_views_can_be_added_later(job, tmp_path):

@@ -133,7 +133,7 @@ def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(jo
     assert report.written == 1
     assert report.top1 is not None
     assert any(f"{report.top1:.1%} of 32" in line for line in heard.said)
-    assert heard.done[f"{MODEL} over {SAMPLES} samples x 1 views"] == SAMPLES
+    assert heard.done[f"{MODEL} over {SAMPLES} samples x 1 view"] == SAMPLES
     assert tree_bytes(tmp_path / "cache") == before
 
 
