@@ -60,9 +60,13 @@ _PLAIN = "crop"  # whose fields are the defaults
 
 def describe_policy(policy: Policy, seed: int) -> str:
     """A policy in words: its name where it has one, else its own fields, and the seed of its views."""
-    names = [name for name, named in NAMED.items() if named == policy]
-    text = names[0] if names else ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
+    text = policy_name(policy) or ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
     return f"{text} (seed {seed})"
+
+
+def policy_name(policy: Policy) -> str | None:
+    """The name of a policy; None where it has none."""
+    return next((name for name, named in NAMED.items() if named == policy), None)
 
 
 def load_policy(name_or_file: str) -> Policy:

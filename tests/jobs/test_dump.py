@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import torch
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs.common.opening import stored_views
+from kdcache.jobs.common.opening import stored_views, views_for_dump
 from kdcache.jobs.dump import dump
 from kdcache.jobs.dumping.top1 import Top1, near_chance
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.models.load import load_model
 from kdcache.progress import silent
+from kdcache.views.policies import NAMED
 from kdcache.views.viewset import Span
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
 
@@ -158,8 +160,13 @@ def test_settings_that_differ_from_the_caches_are_refused_by_name(job, change, f
 
 def test_another_data_set_is_refused(job, tmp_path):
     other = make_data(tmp_path / "other", seed=1)
-    with pytest.raises(IdentityError, match="fingerprint"):
+    with pytest.raises(IdentityError, match=r"holds other images or labels than the cache .* was made from") as refused:
         dump(dump_request(other, job.cache, job.weights, None))
+    assert refused.value.field == "fingerprint"
+    message = str(refused.value)
+    assert message.startswith(other)
+    assert message.count(f"{SAMPLES}") >= 2, "how many samples are there, and here"
+    assert not re.search(r"[0-9a-f]{17}", message), "as many digits as an eye compares"
 
 
 def test_a_teacher_of_other_classes_needs_a_label_space_of_its_own(job, tmp_path):
@@ -233,9 +240,22 @@ def test_classes_of_other_names_are_refused(job, tmp_path):
         evaluate(EvaluateRequest(str(other.parent), job.data, device="cpu"))
 
 
-def test_the_policy_without_mixing_is_refused_by_the_field_too(job):
-    with pytest.raises(IdentityError, match=r"policy\.auto_augment rand-m7-mstd0\.5-inc1, and nothing was asked for"):
+def test_another_policy_is_refused_by_names_and_then_by_fields(job, tmp_path):
+    with pytest.raises(
+        IdentityError, match=r"with a policy of its own, and crop was asked for: leave --policy out"
+    ) as no:
         dump(dump_request(job.data, job.cache, job.weights, "crop"))
+    assert no.value.field.startswith("policy.")
+    assert "auto_augment (rand-m7-mstd0.5-inc1 there, nothing in crop)" in str(no.value)
+    assert re.search(r", \d+ more\.$", str(no.value))
+    opened = views_for_dump(str(job.cache), open_index(job.data), None, None, silent)
+    named = Cache.create(
+        tmp_path / "named", replace(opened.identity, policy=NAMED["a2"].to_json()), opened.view_set.windows
+    )
+    with pytest.raises(
+        IdentityError, match=r"was made with policy a2, and a1 was asked for: .* differ in mixup \(0\.1 "
+    ):
+        dump(dump_request(job.data, Path(named.location), job.weights, "a1"))
 
 
 def test_another_renderer_is_warned_of_but_not_refused(job, tmp_path):

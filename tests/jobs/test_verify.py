@@ -74,7 +74,7 @@ def test_other_weights_data_and_teachers_are_refused_by_name(job, topk, tmp_path
 
     with pytest.raises(IdentityError, match="weights"):
         again(weights=make_teacher(tmp_path / "teacher", seed=8))
-    with pytest.raises(IdentityError, match="fingerprint"):
+    with pytest.raises(IdentityError, match="other images or labels than the cache"):
         again(data=make_data(tmp_path / "data", seed=1))
     with pytest.raises(UsageError, match=r"holds no teacher 'resnet18'; it holds test_resnet"):
         again(teacher="resnet18")

@@ -11,10 +11,12 @@ from kdcache.cache.layout import default_block_rows
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index
 from kdcache.data.order import derive_windows
-from kdcache.errors import CorruptError
+from kdcache.errors import CorruptError, IdentityError
+from kdcache.jobs.common.classes import data_of
 from kdcache.jobs.common.source import label_of
+from kdcache.jobs.common.wording import counted
 from kdcache.progress import Progress
-from kdcache.views.policies import DEFAULT, describe_policy, load_policy
+from kdcache.views.policies import DEFAULT, describe_policy, load_policy, policy_name
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import ViewSet
 
@@ -25,6 +27,10 @@ DEFAULT_VIEWS = 300
 def entry_name(teacher: str) -> str:
     """What a cache calls a teacher unless told otherwise: its name, or its folder's, fit for a folder."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", label_of(teacher).removeprefix("hf-hub:"))
+
+
+#: Digits of a fingerprint, and fields of a policy, that a message tells.
+SHOWN, TOLD = 16, 3
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,41 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
         IdentityError: the cache was made for other samples.
     """
     stored = cache.view_set
-    wanted = replace(stored, fingerprint=index.fingerprint, samples=len(index))
-    require_same(stored, wanted, f"The cache {cache.location}, of {stored.samples:,} samples where {len(index):,} are,")
+    if (stored.fingerprint, stored.samples) != (index.fingerprint, len(index)):
+        raise IdentityError(
+            f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
+            f"{counted(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
+            f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. Use the data as they were, also those that were "
+            "left out as bad since; or another --cache.",
+            field="fingerprint",
+        )
     return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, _windows(cache, index)), stored)
+
+
+def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:
+    """Raise IdentityError where the policy that is asked for, by name or file, is another than the stored one."""
+    wanted = load_policy(asked)
+    if wanted == stored:
+        return
+    ours, theirs = stored.to_json(), wanted.to_json()
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    told = [f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {asked})" for name in differing[:TOLD]]
+    more = [f"{len(differing) - TOLD} more"] if len(differing) > TOLD else []
+    raise IdentityError(
+        f"The cache {cache_path} was made with {_policy_words(stored)}, and {asked} was asked for: leave --policy out, "
+        f"or use another --cache. They differ in {', '.join(told + more)}.",
+        field=f"policy.{differing[0]}",
+    )
+
+
+def _value(policy: Policy, field: str) -> str:
+    value = getattr(policy, field)
+    return "nothing" if value is None or value == "" else str(value)
+
+
+def _policy_words(policy: Policy) -> str:
+    name = policy_name(policy)
+    return "a policy of its own" if name is None else f"policy {name}"
 
 
 def _windows(cache: Cache, index: Index) -> Int32[np.ndarray, "n"]:
@@ -95,11 +133,9 @@ def views_for_dump(
         progress.say(f"Views of policy {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
         return opened
     opened = stored_views(Cache.open(cache_path), index)
-    wanted = opened.identity
     if policy is not None:
-        wanted = replace(wanted, policy=load_policy(policy).to_json())
+        _require_policy(opened.view_set.policy, policy, cache_path)
     if seed is not None:
-        wanted = replace(wanted, seed=seed)
-    require_same(opened.identity, wanted, f"The cache {cache_path}")
+        require_same(opened.identity, replace(opened.identity, seed=seed), f"The cache {cache_path}")
     progress.say(f"Views of the cache's policy, {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
     return opened
