@@ -111,7 +111,7 @@ def test_the_modules_are_found() -> None:
 @pytest.mark.parametrize(
     ("library", "owners"),
     [
-        ("nvidia", {"kdcache.render.dali"}),
+        ("nvidia", {"kdcache.render.dali_graph"}),
         ("zarr", {"kdcache.cache.zarr_form"}),
         ("obstore", {"kdcache.cache.objects", "kdcache.object_store"}),
         ("typer", set()),

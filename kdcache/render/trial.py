@@ -1,10 +1,13 @@
-"""Asking every decoder that a dump or a training may use about an image: Pillow, then DALI's on the CPU."""
+"""Asking every decoder that a dump or a training may use about an image: Pillow, then DALI's on the CPU.
+
+Many processes do so at once, so nothing here imports torch, which takes hundreds of megabytes in each.
+"""
 
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from kdcache.render.dali import Graph, LostError, refused_by_dali
+from kdcache.render.dali_graph import Graph, LostError, refused_by_dali
 from kdcache.render.encoded import UndecodableError, decode_rgb, is_plain
 
 

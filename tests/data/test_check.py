@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_pillow_alone_is_asked_where_it_renders(refused_by_one: Path) -> None:
     assert [line.split()[2] for line in done.stdout.splitlines() if line.startswith("left out")] == ["img-00005"]
     assert "warning" not in done.stderr
     assert kdcache("index", refused_by_one, "--renderer", "pillow").returncode == 2
+
+
+def test_the_many_processes_of_a_check_do_without_torch() -> None:
+    program = """
+import sys
+import kdcache.data.check, kdcache_cli.__main__
+from kdcache.render.trial import faults
+print(*faults([b"", b"P6 1 1 255\\n\\0\\0\\0"]), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "it has no bytes None False\n", done.stderr
 
 
 def test_what_decoders_print_themselves_is_not_shown(refused_by_one: Path, capfd: pytest.CaptureFixture[str]) -> None:

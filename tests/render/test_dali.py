@@ -149,7 +149,8 @@ def random_crops(
 
 @pytest.mark.parametrize(("decode", "advice"), [("cpu", "or use --renderer pillow"), ("gpu", "use --decode cpu")])
 def test_an_error_about_an_image_offers_another_decoder(decode: str, advice: str) -> None:
-    from kdcache.render.dali import LostError, broken_for_dali
+    from kdcache.render.dali import broken_for_dali
+    from kdcache.render.dali_graph import LostError
 
     text = str(broken_for_dali("k in s at byte 1", LostError("no end"), "'two words'", decode))
     assert text.startswith(
