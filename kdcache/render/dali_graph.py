@@ -37,7 +37,7 @@ class Graph:
     """One DALI pipeline: batches are launched and land in the same order. It has broken down after a LostError."""
 
     def __init__(self, size: int, max_batch: int, threads: int, gpu: int | None) -> None:
-        """`gpu` is the number of that where everything happens; None decodes and crops on the CPU, and resizes nothing."""
+        """`gpu` is the number of the one where everything happens; None decodes and crops on the CPU, no more."""
         self._on_gpu = gpu is not None
         self._pipeline = Pipeline(
             batch_size=max_batch,
