@@ -10,7 +10,7 @@ import torch
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, CorruptError
 from kdcache.jobs.common.opening import OpenViews, stored_views
 from kdcache.jobs.examining.contents import Answers, InspectReport, Pair, TeacherReport
 from kdcache.jobs.examining.looks import Looks, look_at
@@ -41,8 +41,8 @@ class InspectRequest:
 def inspect(request: InspectRequest, progress: Progress = silent) -> InspectReport:
     """Say what a cache belongs to, what it holds, and what the answers look like.
 
-    A block that is damaged or cannot be read is named among the problems of its teacher, and a teacher that is among
-    those of the cache.
+    A block that is damaged or cannot be read is named among the problems of its teacher, and so is a lost table, which
+    leaves no answer to look at; a teacher that cannot be read at all is among the problems of the cache.
 
     Raises:
         CacheError: there is no cache, or what is common to all teachers is damaged.
@@ -57,8 +57,8 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRepo
     problems: dict[str, str] = {}
     for name in cache.names():
         try:
-            entry = cache.entry(name)
-            teachers.append(_teacher(entry, request, opened, progress))
+            entry, lost = _entry(cache, name)
+            teachers.append(_teacher(entry, lost, request, opened, progress))
             entries.append(entry)
         except CacheError as error:
             problems[name] = str(error)
@@ -73,14 +73,30 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRepo
     )
 
 
-def _teacher(entry: Entry, request: InspectRequest, opened: OpenViews | None, progress: Progress) -> TeacherReport:
+def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
+    """A teacher's entry, and which tables it has lost, without which its answers cannot be read.
+
+    Raises CacheError where nothing can be said of it.
+    """
+    try:
+        return cache.entry(name), []
+    except CorruptError:
+        lost = list(cache.lost_tables(name).values())
+        if not lost:
+            raise
+        return cache.entry(name, tables=False), lost
+
+
+def _teacher(
+    entry: Entry, lost: list[str], request: InspectRequest, opened: OpenViews | None, progress: Progress
+) -> TeacherReport:
     listed = {view: entry.listed(view) for view in entry.views()}
     whole = set(range(entry.layout.blocks))
     bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.coding.arrays(2), "records"], 0))
     made: Counter[tuple[tuple[str, str], ...]] = Counter()
     sound: dict[int, set[int]] = defaultdict(set)
     errors: list[float] = []
-    problems: list[str] = []
+    problems = list(lost)
     rows = 0
     for view, block in ((view, block) for view, blocks in listed.items() for block in sorted(blocks)):
         try:
@@ -95,7 +111,8 @@ def _teacher(entry: Entry, request: InspectRequest, opened: OpenViews | None, pr
         errors += [record.kl] if record.kl is not None else []
         rows += _rows(entry, block)
         sound[view].add(block)
-    answers = _answers(entry, spread(entry.layout, sound, request.samples), opened, problems, progress)
+    samples = [] if lost else spread(entry.layout, sound, request.samples)
+    answers = _answers(entry, samples, opened, problems, progress)
     return TeacherReport(
         identity=entry.identity.to_json(),
         complete=tuple(view for view, blocks in listed.items() if blocks == whole),
@@ -153,6 +170,7 @@ def _answers(
 
 def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tuple[Pair, ...]:
     one, other = (looks.first, looks.second) if labels is None else (labels, looks.first)
+    known = int((one >= 0).sum())
     differ = (one != other) & (one >= 0) & (other >= 0)
     classes = int(max(one.max(), other.max())) + 1
     # As one number each: torch.unique of columns takes kilobytes for every one of them.
@@ -162,7 +180,9 @@ def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tu
     for number in counts.argsort(descending=True, stable=True)[:PAIRS].tolist():
         a, b = divmod(int(pairs[number]), classes)
         named = (names[a], names[b]) if names is not None and max(a, b) < len(names) else None
-        found.append(Pair((a, b), named, int(counts[number]) / len(one)))
+        count = int(counts[number])
+        within = None if labels is None else count / int((labels == a).sum())
+        found.append(Pair((a, b), named, count / known, within))
     return tuple(found)
 
 

@@ -1,6 +1,8 @@
 """`inspect`: what it says of a cache is what the cache holds."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +68,32 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     assert "15 of 18 looked at, from 2 views of 2" in text
 
 
-@pytest.mark.parametrize("damaged", ["zarr.json", "order/c/0/0"])
-def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Path, damaged: str) -> None:
+def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 1)
     fill(open_entry(tmp_path, FULL, name="other"), 1)
     sound = inspect(InspectRequest(str(tmp_path)))
-    (tmp_path / "teachers/teacher" / damaged).write_bytes(b"?")
+    (tmp_path / "teachers/teacher/zarr.json").write_bytes(b"?")
     report = inspect(InspectRequest(str(tmp_path)))
     assert report.teachers == sound.teachers[:1]
     assert list(report.problems) == ["teacher"]
     assert report.once_bytes["tables"] < sound.once_bytes["tables"]
     assert report.lines()[-2] == "teacher teacher: cannot be read"
-    assert str(tmp_path / "teachers/teacher" / damaged) in report.lines()[-1]
+    assert str(tmp_path / "teachers/teacher/zarr.json") in report.lines()[-1]
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_of_a_teacher_without_its_table_all_but_the_answers_is_told(tmp_path: Path, damage: str) -> None:
+    fill(open_entry(tmp_path), 2)
+    (sound,) = inspect(InspectRequest(str(tmp_path))).teachers
+    table = tmp_path / "teachers/teacher/order/c/0/0"
+    table.unlink() if damage == "missing" else table.write_bytes(b"?")
+    report = inspect(InspectRequest(str(tmp_path)))
+    (teacher,) = report.teachers
+    assert report.problems == {}
+    assert teacher.answers is None
+    (problem,) = teacher.problems
+    assert str(table) in problem
+    assert replace(teacher, answers=sound.answers, problems=()) == sound
 
 
 def test_views_that_are_looked_at_are_counted(tmp_path: Path) -> None:
@@ -132,13 +148,14 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     report = inspect(InspectRequest(str(job.cache), data=job.data))
     cache, index = Cache.open(job.cache), open_index(job.data)
     entry, view_set = cache.entry(MODEL), stored_views(cache, index).view_set
-    right, wrong = 0, np.zeros((CLASSES, CLASSES), int)
+    right, wrong, labelled = 0, np.zeros((CLASSES, CLASSES), int), np.zeros(CLASSES, int)
     for view in range(10):
         rows = view_set.rows(Span(view, 0, SAMPLES))
         main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
         first = torch.cat([entry.read_block(view, b).log_probs(CLASSES) for b in range(entry.layout.blocks)]).argmax(1)
         right += int((first.numpy() == main).sum())
         np.add.at(wrong, (main, first.numpy()), 1)
+        np.add.at(labelled, main, 1)
     np.fill_diagonal(wrong, 0)
     found = report.teachers[0].answers
     assert found.looked_at == 10 * SAMPLES
@@ -146,6 +163,10 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     worst = found.pairs[0]
     assert wrong[worst.classes] == wrong.max()
     assert worst.share == pytest.approx(wrong.max() / (10 * SAMPLES))
+    assert worst.within == pytest.approx(wrong.max() / (labelled[worst.classes[0]]))
+    one, other = worst.names
+    told = f"{one} taken for {other}: {worst.share:.2%} of the answers, {worst.within:.2%} of those labelled {one}"
+    assert f"  confused   {told}" in report.lines()
     assert worst.names == tuple(index.class_names[number] for number in worst.classes)
     assert f"top-1 is the label for {found.top1:.2%}" in "\n".join(report.lines())
 
@@ -160,6 +181,21 @@ def test_few_answers_may_stand_for_all(job) -> None:
     few = inspect(InspectRequest(str(job.cache), samples=60)).teachers[0].answers
     assert 30 <= few.looked_at <= 90
     assert few.top1 is None
+
+
+def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
+    report = inspect(InspectRequest(str(job.cache), samples=10**6))
+    entry = Cache.open(job.cache).entry(MODEL)
+    tops = Counter()
+    for view in range(10):
+        for block in range(entry.layout.blocks):
+            tops.update(map(tuple, entry.read_block(view, block).log_probs(CLASSES).topk(2).indices.tolist()))
+    ((pair, count),) = tops.most_common(1)
+    worst = report.teachers[0].answers.pairs[0]
+    assert (worst.classes, worst.names, worst.within) == (pair, None, None)
+    assert worst.share == pytest.approx(count / (10 * SAMPLES))
+    (line,) = (line for line in report.lines() if line.startswith("  close "))
+    assert f"most often likeliest and next: {pair[0]} and {pair[1]} ({worst.share:.2%}), " in line
 
 
 def test_neighbours_are_joined() -> None:
