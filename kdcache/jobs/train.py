@@ -30,6 +30,7 @@ from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder
 from kdcache.run.metrics import MetricsTable, TensorBoard, read_metrics
 from kdcache.run.past import Past
+from kdcache.run.shared import require_shared
 from kdcache.run.team import Team, join
 from kdcache.run.trainer import Trainer
 from kdcache.views.stream import Views, stream_views
@@ -114,6 +115,8 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh
     )
     resumed = team.any(resumed)
+    if resumed or config.objective.needs.past:
+        require_shared(folder.path, team)
     introduce(setup, team, progress)
     _warn_of_other_renderer(setup, request, team.device, progress)
     checkpoints = Checkpoints(
@@ -229,6 +232,7 @@ def _past(setup: Setup, team: Team, progress: Progress) -> Past:
         epochs_per_round=setup.opened.view_set.policy.repeats,
         first=team.first,
         warn=progress.warn,
+        meet=team.wait,
     )
 
 

@@ -6,10 +6,14 @@ A round is as many epochs as a view has repeats: in it each sample is seen, but 
 written while that of the round before is read. Unlike views and answers, what they hold depends on the student, and
 nothing promises that it is the same elsewhere; a run that resumes from its latest checkpoint finds in them what it
 would have found.
+
+Rows are written one by one, not through a map of the file: where nodes share a folder, a page of a map would carry back
+the rows of others as they were.
 """
 
 import os
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ class Past:
         epochs_per_round: int,
         first: bool,
         warn: Callable[[str], None],
+        meet: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -42,6 +47,7 @@ class Past:
             epochs_per_round: repeats of the policy.
             first: whether this process removes files for all.
             warn: is told when a round's predictions are gone.
+            meet: returns when every process has called it: so nobody reads a round before all have written it.
         """
         self.folder = folder
         self._shape = (samples, num_classes)
@@ -50,7 +56,8 @@ class Past:
         self._warn = warn
         self._round = -1
         self._reads: np.memmap | None = None
-        self._writes: np.memmap | None = None
+        self._meet = meet
+        self._writes: FileIO | None = None
         self._pinned: set[int] = set()
 
     def recall(self, epoch: int, samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float32[Tensor, "b c"]:
@@ -74,15 +81,31 @@ class Past:
         return share * own + (1 - share) * own[partner] if bool((share < 1).any()) else own
 
     def remember(self, epoch: int, samples: Int64[Tensor, "b"], logits: Float[Tensor, "b c"]) -> None:
-        """Keep what the student has just said, for the next round."""
+        """Keep what the student has just said, for the next round.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
         self._turn_to(epoch)
         assert self._writes is not None
-        self._writes[samples.cpu().numpy()] = logits.detach().float().softmax(dim=1).half().cpu().numpy()
+        said = logits.detach().float().softmax(dim=1).half().cpu().numpy()
+        try:
+            for sample, row in zip(samples.tolist(), said, strict=True):
+                os.pwrite(self._writes.fileno(), row.tobytes(), sample * row.nbytes)
+        except OSError as error:
+            raise self._unkept(error) from error
 
     def secure(self, epoch: int) -> None:
-        """Before a checkpoint: what a run that resumes in `epoch` reads is on disk, and stays until the next call."""
-        if self._writes is not None:
-            self._writes.flush()
+        """Before a checkpoint: what a run that resumes in `epoch` reads is on disk, and stays until the next call.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        try:
+            if self._writes is not None:
+                os.fsync(self._writes.fileno())
+        except OSError as error:
+            raise self._unkept(error) from error
         running = epoch // self._epochs_per_round
         self._pinned = {running - 1, running}
 
@@ -90,36 +113,45 @@ class Past:
         running = epoch // self._epochs_per_round
         if running == self._round:
             return
-        if self._writes is not None:
-            self._writes.flush()
         try:
+            if self._writes is not None:
+                os.fsync(self._writes.fileno())
+                self._writes.close()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._reads = self._open(running - 1)
             with self._path(running).open("ab") as file:
-                # Reserved, as a disk that is full when a mapped page is written kills the process.
+                # Reserved, so that a disk that is too small is told before hours are spent.
                 os.posix_fallocate(file.fileno(), 0, self._bytes)
-            self._writes = self._open(running, "r+")
+            self._require_whole(self._path(running))
+            self._meet()
+            self._reads = self._open(running - 1)
+            self._writes = FileIO(self._path(running), "r+")
             if self._first:
                 self._remove_all_but({running - 1, running} | self._pinned)
         except OSError as error:
-            raise RunError(
-                f"The student's past predictions in {self.folder} cannot be kept ({reason(error)}): they take "
-                f"{3 * self._bytes / 1e9:.1f} GB; make room, or give another --out."
-            ) from error
+            raise self._unkept(error) from error
         self._round = running
 
-    def _open(self, number: int, mode: str = "r") -> np.memmap | None:
-        """The file of a round; None, with a warning, where it is not there."""
+    def _unkept(self, error: OSError) -> RunError:
+        return RunError(
+            f"The student's past predictions in {self.folder} cannot be kept ({reason(error)}): they take "
+            f"{3 * self._bytes / 1e9:.1f} GB; make room, or give another --out."
+        )
+
+    def _open(self, number: int) -> np.memmap | None:
+        """The file of a round, to be read; None, with a warning, where it is not there."""
         path = self._path(number)
         if not path.exists():
             if number >= 0:
                 self._warn(f"What the student said in round {number} is gone: this round learns from labels alone.")
             return None
+        self._require_whole(path)
+        return np.memmap(path, np.float16, "r", shape=self._shape)
+
+    def _require_whole(self, path: Path) -> None:
         if path.stat().st_size != self._bytes:
             raise RunError(
                 f"{path} is not of {self._shape[0]:,} samples and {self._shape[1]:,} classes: begin anew with --fresh."
             )
-        return np.memmap(path, np.float16, mode, shape=self._shape)  # type: ignore[call-overload] # mode is one of its
 
     def _remove_all_but(self, numbers: set[int]) -> None:
         keep = {self._path(number) for number in numbers}

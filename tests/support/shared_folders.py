@@ -1,0 +1,34 @@
+"""What processes with run folders of their own, or one for all, say of it."""
+
+import time
+
+import torch
+
+from kdcache.errors import RunError
+from kdcache.ranks import Ranks
+from kdcache.run import shared
+from kdcache.run.past import Past
+from kdcache.run.shared import require_shared
+from kdcache.run.team import Team
+
+
+def refusal(folders, rank, world):
+    """What a process is told whose run folder is the one of its rank; nothing where it may go on."""
+    shared._PATIENCE = 0.2
+    try:
+        require_shared(folders[rank], Team(Ranks(rank, world), torch.device("cpu")))
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def recalled(folder, rank, world):
+    """The past of all samples in the next round, after each process has said its part of them at a time of its own."""
+    team = Team(Ranks(rank, world), torch.device("cpu"))
+    settings = {"samples": 8, "num_classes": 3, "epochs_per_round": 1, "first": team.first, "warn": print}
+    past = Past(folder / "past", meet=team.wait, **settings)
+    own = torch.arange(rank, 8, world)
+    past.recall(0, own, torch.ones(len(own)))
+    time.sleep(0.3 * rank)
+    past.remember(0, own, torch.full((len(own), 3), float(rank)))
+    return past.recall(1, torch.arange(8), torch.ones(8)).sum(1).tolist()
