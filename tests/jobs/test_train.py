@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import timm
@@ -277,6 +278,24 @@ def test_views_policy_recipe_and_epochs_are_said(job, tmp_path):
     assert "mixup 0.2, cutmix 1.0" in said
     assert "Recipe fashion-mnist: 1 epoch of 5 steps" in said
     assert "The label loss is cross-entropy of weight 0.1, as recipe fashion-mnist has it." in said
+
+
+def test_losses_and_speed_are_said_to_be_what_they_are(job, tmp_path):
+    shown = []
+
+    class Shown:
+        def advance(self, count=1, **values):
+            shown.append(values)
+
+    heard = Heard()
+    heard.task = lambda *_, **__: nullcontext(Shown())
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2)
+    report = train(request, heard, keep_losses=True)
+    last = sum(report.losses[5:]) / 5
+    assert [values.get("loss_this_epoch") for values in shown][9] == pytest.approx(last), "the bar ends with it"
+    line = report.lines()[0]
+    assert f"2 epochs, 10 steps done; mean loss of the last epoch {last:.4f}; " in line
+    assert line.endswith(" images/s, evaluation left out.")
 
 
 def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):
