@@ -159,6 +159,22 @@ def test_measuring_and_making_a_companion_leave_the_student_and_its_draws_alone(
     assert all(module.training for module in trainer.module.modules())
 
 
+@pytest.mark.parametrize("name", ["kd", "cc", "reviewkd"])
+def test_the_limit_of_the_gradient_is_that_of_all_that_learns(name, tmp_path):
+    """Of the student and of what is learnt beside it, together."""
+    limit = 1e-3
+    trainer = trainer_for(name, tmp_path, f"clip_grad={limit}")
+    trainer.take_step(*fixed_batch(name))
+    beside = trainer._companion.parameters() if trainer._companion is not None else ()
+    parts = [
+        torch.stack([parameter.grad.norm() for parameter in part if parameter.grad is not None]).norm()
+        for part in (trainer.module.parameters(), beside)
+        if part
+    ]
+    assert torch.stack(parts).norm().item() == pytest.approx(limit, rel=1e-3)
+    assert all(part > 0 for part in parts)
+
+
 def test_maps_that_have_no_counterpart_are_refused(tmp_path):
     for name in ("at", "fitnet", "reviewkd"):
         with pytest.raises(UsageError, match=r"2 layers .* the teacher \d.*objective\.student_layers"):
