@@ -16,7 +16,7 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.train import train
 from kdcache.jobs.training.batches import Steps, cached_batches
-from kdcache.jobs.training.stored import parse_teachers, stored_teachers
+from kdcache.jobs.training.stored import parse_teachers, scaled_words, stored_teachers
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
@@ -101,6 +101,19 @@ def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):
     dump(dump_request(job.data, cache, weights, None, **choice))
     with pytest.raises(IdentityError, match=r"num_classes 4 and seven 7"):
         stored_teachers(Cache.open(cache), None, f"{MODEL},seven")
+
+
+def test_weights_that_are_no_shares_are_told_with_what_they_come_to(job, cache, tmp_path):
+    assert scaled_words("a=0.7,b=0.7") == (
+        "The weights of --teachers sum to 1.4; divided by that, the student learns from 0.5 of a and 0.5 of b. Give "
+        "weights that sum to 1 if other shares are meant."
+    )
+    for text in ("a=0.7,b=0.3", "a,b", "a", "a=0.3333,b=0.3333,c=0.3333"):
+        assert scaled_words(text) is None
+    heard = Heard()
+    choice = {"cache": str(cache), "epochs": 1, "renderer": "pillow"}
+    train(train_request(job.data, tmp_path / "run", teachers=f"{MODEL}=1,other=1", **choice), heard)
+    assert any("sum to 2" in line for line in heard.warned)
 
 
 def test_weights_are_shares():

@@ -19,7 +19,7 @@ from kdcache.jobs.common.source import model_source
 from kdcache.jobs.common.wording import counted
 from kdcache.jobs.training.asked import Mode, TrainRequest, configure, label_loss_words
 from kdcache.jobs.training.naming import default_folder
-from kdcache.jobs.training.stored import StoredTeachers, stored_teachers
+from kdcache.jobs.training.stored import StoredTeachers, scaled_words, stored_teachers
 from kdcache.models.names import resolve_name
 from kdcache.objectives.base import require
 from kdcache.progress import Progress
@@ -124,6 +124,8 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     if team.first:
         RunFolder(folder).require(config, belongs, fresh=request.fresh)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
+    if request.teachers and (scaled := scaled_words(request.teachers)):
+        progress.warn(scaled)
     _say_of_views(config, opened, stored if asked_count is None else None, progress)
     needs = config.objective.needs
     live = (

@@ -97,6 +97,27 @@ def parse_teachers(text: str) -> dict[str, float]:
 
     Raises UsageError for anything else.
     """
+    weights = _weights(text)
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def scaled_words(text: str) -> str | None:
+    """What weights come to that do not sum to 1, as a line; None for those that do, and for names alone.
+
+    Raises UsageError as `parse_teachers` does.
+    """
+    total = sum(_weights(text).values())
+    if "=" not in text or abs(total - 1) < 1e-3:
+        return None
+    shares = " and ".join(f"{share:.3g} of {name}" for name, share in parse_teachers(text).items())
+    return (
+        f"The weights of --teachers sum to {total:.4g}; divided by that, the student learns from {shares}. Give "
+        "weights that sum to 1 if other shares are meant."
+    )
+
+
+def _weights(text: str) -> dict[str, float]:
     weights: dict[str, float] = {}
     for part in text.split(","):
         name, separator, number = part.strip().partition("=")
@@ -114,8 +135,7 @@ def parse_teachers(text: str) -> dict[str, float]:
         raise UsageError(
             f"--teachers {text!r} gives some names a weight and others none: give all of them one, or none."
         )
-    total = sum(weights.values())
-    return {name: weight / total for name, weight in weights.items()}
+    return weights
 
 
 def stored_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> StoredTeachers:
