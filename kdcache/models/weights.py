@@ -136,8 +136,10 @@ def _read_state_dict(file: Path) -> Weights:
     try:
         tensors = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # torch.load has no family of errors: zip, pickle, I/O and its own all come up
+        # Of a file of some other kind it says what its parser stumbled on, such as "pop from empty list".
+        why = f" ({reason(error)})" if isinstance(error, OSError | RuntimeError) else ": it is a file of another kind"
         raise ModelError(
-            f"{file} cannot be read as a state dict of tensors ({reason(error)}); "
+            f"{file} cannot be read as a state dict of tensors{why}; "
             "kdcache unpickles nothing else. Give a .safetensors file, or one that "
             "torch.load(weights_only=True) opens."
         ) from error

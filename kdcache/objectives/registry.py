@@ -1,10 +1,10 @@
 """The objectives by name, each with its paper's settings for ImageNet or for CIFAR."""
 
-import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from kdcache.errors import ConfigError
+from kdcache.nearest import did_you_mean
 from kdcache.objectives.attention import AT
 from kdcache.objectives.bkl import BKL
 from kdcache.objectives.cc import CC
@@ -62,9 +62,10 @@ def objective_named(name: str) -> AnyObjective:
     """The objective with its own settings.
 
     Raises:
-        ConfigError: an unknown name, with the nearest.
+        ConfigError: an unknown name, with the nearest, or with all where none is near.
     """
     if name not in OBJECTIVES:
-        near = difflib.get_close_matches(name, OBJECTIVES, n=3) or list(OBJECTIVES)
-        raise ConfigError(f"objective.name is {name!r}, and there is no such objective: use {', '.join(near)}.")
+        raise ConfigError(
+            f"There is no objective {name!r}.{did_you_mean(name, OBJECTIVES)} docs/objectives.md describes each."
+        )
     return OBJECTIVES[name]

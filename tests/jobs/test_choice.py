@@ -102,7 +102,8 @@ def test_a_teacher_of_too_few_classes_is_refused(name):
         ("kd,reviewkd", UsageError, "reviewkd compares feature maps"),
         ("ps-kd", UsageError, "ps-kd learns without a teacher"),
         ("dkx", ConfigError, "dkd"),
-        ("kd,", ConfigError, "no such objective"),
+        ("distt", ConfigError, r"There is no objective 'distt'\. Did you mean dist\?"),
+        ("kd,", ConfigError, "There is no objective ''. Known: kd, kd-cifar, bkl, .*reviewkd-cifar"),
     ],
 )
 def test_what_no_cache_can_serve_is_refused_before_anything_is_read(names, error, match, tmp_path):

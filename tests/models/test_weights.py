@@ -96,6 +96,21 @@ def test_files_of_something_else_are_refused(tmp_path, name, content):
         read_weights(tmp_path / name)
 
 
+def test_of_a_file_of_another_kind_nothing_is_quoted_that_says_nothing(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text("student:\n  name: resnet50\n")
+    with pytest.raises(
+        ModelError, match=r"config\.yaml cannot be read .* tensors: it is a file of another kind"
+    ):
+        read_weights(file)
+    file.write_text("hello")
+    with pytest.raises(ModelError, match="another kind"):
+        read_weights(file)
+    torch.save({"args": _Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(ModelError, match=r"\(weights_only.*open"):
+        read_weights(tmp_path / "bomb.pth")
+
+
 @pytest.mark.parametrize("name", ["some.safetensors", "some.pth"])
 def test_a_file_cut_short_is_refused(tmp_path, name):
     if name.endswith("pth"):

@@ -315,5 +315,7 @@ def test_each_own_setting_has_a_range(setting):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest():
-    with pytest.raises(ConfigError, match="dkd-cifar"):
+    with pytest.raises(ConfigError, match=r"Did you mean dkd-cifar\?.*docs/objectives\.md"):
         objective_named("dkd-cifra")
+    with pytest.raises(ConfigError, match=r"'something'\. Known: kd, .*, dkd, .*docs/objectives\.md"):
+        objective_named("something")
