@@ -154,7 +154,8 @@ class _Examination:
             yield
         except KdcacheError as error:
             if isinstance(error, CorruptError):
-                self.note([Finding(str(error))])
+                if not any(finding.problem.startswith(error.problem) for finding in self.findings):
+                    self.note([Finding(str(error))])
             elif not self.findings:
                 raise
             self.failure = str(error)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+import torch
 
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
@@ -12,7 +14,7 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.command_line import kdcache
-from support.small_job import MODEL, SAMPLES, dump_request, make_data, make_teacher
+from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_data, make_teacher
 
 
 def rerun_of(job, **choice) -> RerunRequest:
@@ -157,3 +159,47 @@ def test_the_command_exits_with_3_where_something_is_wrong(job, topk, tmp_path):
     assert "view 1, block 2" in bad.stdout.lower() or str(record) in bad.stdout
     assert kdcache("verify", path, "--data", job.data).returncode == 2
     assert kdcache("verify", tmp_path / "nothing").returncode == 1
+
+
+def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_path):
+    """Written as answers are, so that no checksum can tell."""
+    path = tmp_path / "cache"
+    dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))
+    entry = Cache.open(path, read_only=False).entry(MODEL)
+    said, provenance = entry.read_block(0, 1).log_probs(CLASSES), entry.record(0, 1).provenance
+    said[5] = torch.tensor([9.0, 0.0, 0.0, 0.0]).log_softmax(0)
+    entry.drop_record(0, 1)
+    entry.write_block(0, 1, entry.coding.keep(said, torch.full((len(said), 2), -1)), provenance)
+
+    def compared(max_kl):
+        return verify(VerifyRequest(str(path), rerun_of(job, samples=10**6, max_kl=max_kl))).comparison
+
+    excess = compared(1e3).excess
+    found = compared(excess / 150)
+    assert found.samples == 2 * SAMPLES
+    assert found.kl - found.coding <= found.limit, "one of so many hardly moves the mean"
+    assert not found.agrees
+    assert compared(excess / 50).agrees
+
+
+def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
+    """Their names are no model's: what answered is given beside."""
+    path, folder = tmp_path / "cache", job.weights.parent
+    request = replace(dump_request(job.data, path, None, job.policy, views=1, renderer="pillow"), teacher=str(folder))
+    dump(replace(request, name="whole"))
+    dump(replace(request, name="few", targets="topk", k=1))
+    with pytest.raises(UsageError, match=r"it holds few, whole\. Name one of these with --teacher, .* with --weights"):
+        verify(VerifyRequest(str(path), rerun_of(job, teacher=str(folder), weights=None)))
+    for name, coding in (("whole", 0.0), ("few", 1e-4)):
+        found = verify(VerifyRequest(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
+        assert found.agrees
+        assert found.coding >= coding
+
+
+def test_a_lost_table_is_one_problem_although_it_keeps_the_teacher_from_being_asked(job, topk, tmp_path):
+    path = shutil.copytree(topk, tmp_path / "cache")
+    (path / "teachers" / MODEL / "order/c/0/0").unlink()
+    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
+    assert len(report.findings) == 1
+    assert report.failure is not None
+    assert report.comparison is None

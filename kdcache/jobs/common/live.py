@@ -84,7 +84,8 @@ def open_live_teacher(
     if stored is not None and stored.weights != teacher.weight_hash:
         raise IdentityError(
             f"The weights of the live teacher {name} are {teacher.weight_hash[:12]}, those of the cache's "
-            f"{stored.name} {stored.weights[:12]}: give the same --teacher-weights, or a --cache that holds nothing.",
+            f"{stored.name} {stored.weights[:12]}: give the weights that it was dumped with, or a --cache that holds "
+            "nothing.",
             field="weights",
         )
     if features:

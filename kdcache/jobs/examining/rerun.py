@@ -199,7 +199,11 @@ def _entry(cache: Cache, teacher: str) -> Entry:
     except ModelError:
         alike = []
     if len(alike) != 1:
-        raise UsageError(f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}: name one.")
+        raise UsageError(
+            f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}. Name one of these with "
+            "--teacher, and what answered with --weights: a checkpoint, a run, or RUN@epoch=N; nothing for weights "
+            "that timm has."
+        )
     return cache.entry(alike[0].name)
 
 
