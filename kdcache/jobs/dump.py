@@ -231,7 +231,7 @@ def _fill(
         begun = begin_entry(source, cache, identity, claims, progress)
         entry = begun.entry
         warn_of_other_provenance(entry, provenance, views, progress)
-        missing = MissingBlocks(entry, views, claims)
+        missing = MissingBlocks(entry, views, claims, begun=bool(begun.answers))
         told = progress if missing.rows else silent
         with told.task(
             f"{name} over {samples:,} samples x {counted(views, 'view')}",
@@ -239,7 +239,10 @@ def _fill(
             done=samples * views - missing.rows,
         ) as task:
             waiting = Waiting(claims, progress)
-            filling = Filling(source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1)
+            alone = ranks.world == 1
+            filling = Filling(
+                source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone
+            )
             filling.run()
     blocks, rows, right, seen = ranks.total(filling.blocks, filling.rows, filling.top1.right, filling.top1.seen)
     return DumpReport(

@@ -6,16 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from kdcache.cache.copying import copy_block
 from kdcache.cache.durable import LocalFiles
+from kdcache.cache.entry import BlockWriter
 from kdcache.cache.store import Cache
 from kdcache.jobs.dump import DumpRequest, dump
-from kdcache.jobs.dumping import waiting
+from kdcache.jobs.dumping import filling, waiting
 from support.processes import rows_in, start_dump
-from support.small_job import MODEL, SAMPLES, dump_request, tree_bytes
+from support.small_job import MODEL, SAMPLES, Heard, dump_request, tree_bytes
 
 VIEWS = 4
 
@@ -110,6 +113,70 @@ def test_a_block_that_somebody_else_claims_is_waited_for(job, alone, tmp_path, m
     process.join(60)
     assert process.exitcode == 0
     assert tree_bytes(path) == alone
+
+
+class Counted(Heard):
+    """Remembers how many images were counted, beside what was said."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = 0
+
+    @contextmanager
+    def counting(self, title, total, unit="images", done=0):
+        heard = self
+
+        class Task:
+            def advance(self, count=1, **values):
+                heard.images += count
+
+        yield Task()
+
+
+@pytest.mark.parametrize("targets", ["full", "topk"])
+def test_that_another_process_shares_the_work_is_said_once_and_its_blocks_are_counted_as_they_come(
+    job, tmp_path, monkeypatch, targets
+):
+    """The other one is at two blocks, and has made the first of them by the time that this one has made one."""
+    monkeypatch.setattr(waiting, "PAUSE", 0.01)
+    monkeypatch.setattr(filling, "LOOK", 0.0)
+    source, path = tmp_path / "source", tmp_path / "cache"
+
+    def request(cache, views):
+        return dump_request(job.data, cache, job.weights, job.policy, targets=targets, renderer="pillow", views=views)
+
+    dump(request(source, 2))
+    dump(request(path, 1))
+    rows = Cache.open(path).view_set.block_rows
+    heard, seen = Counted(), []
+    heard.task = heard.counting
+    write, other = BlockWriter.finish, Cache.open(path, read_only=False).claims()
+
+    def finish(self, *arguments):
+        write(self, *arguments)
+        if not seen:
+            copy_block(Cache.open(source).entry(MODEL), Cache.open(path, read_only=False).entry(MODEL), 1, 0)
+        seen.append(heard.images)
+        if len(seen) == 2:
+            copy_block(Cache.open(source).entry(MODEL), Cache.open(path, read_only=False).entry(MODEL), 1, 1)
+            other.close()
+
+    assert other.take(f"{MODEL}-1-0")
+    assert other.take(f"{MODEL}-1-1")
+    monkeypatch.setattr(BlockWriter, "finish", finish)
+    dump(request(path, 2), heard)
+    told = [line for line in heard.said if line.startswith("The work is shared")]
+    assert len(told) == 1
+    assert "is at view 1, block 0" in told[0]
+    assert seen[1] >= 3 * rows, "its first block was counted before the end"
+    assert heard.images == SAMPLES
+    assert tree_bytes(path) == tree_bytes(source)
+
+
+def test_nothing_is_said_of_others_where_there_are_none(job, tmp_path):
+    heard = Heard()
+    dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk", views=2), heard)
+    assert not any("shared" in line for line in heard.said)
 
 
 def test_when_one_process_is_killed_the_other_finishes(job, alone, tmp_path):

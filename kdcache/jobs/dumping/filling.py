@@ -1,10 +1,12 @@
 """Making the blocks that a cache lacks, beside whatever other processes make of them."""
 
+import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from threading import Lock
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
@@ -24,6 +26,9 @@ from kdcache.views.viewset import Span
 
 #: View and block that a dump begins with.
 FIRST = (0, 0)
+
+#: Seconds between two looks at what others have made meanwhile, once they are known to be there.
+LOOK = 10.0
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,18 @@ class Source:
 
 
 class MissingBlocks:
-    """The blocks of some views that are not recorded, claimed one by one."""
+    """The blocks of some views that are not recorded, claimed one by one.
 
-    def __init__(self, entry: Entry, views: int, claims: Claims) -> None:
-        self._entry, self._claims = entry, claims
+    Attributes:
+        met: claim and words for the first block that another process turned out to be at; None so far.
+    """
+
+    def __init__(self, entry: Entry, views: int, claims: Claims, begun: bool = False) -> None:
+        """`begun`: whether this process holds the claim on `FIRST` already."""
+        self._entry, self._claims, self._begun = entry, claims, begun
+        self.met: tuple[str, str] | None = None
+        self._looked = time.monotonic()
+        self._counting = Lock()
         self._missing = {view: self._unrecorded(view) for view in range(views)}
         self._counted: set[tuple[int, int]] = set()
         self._elsewhere = 0
@@ -88,8 +101,14 @@ class MissingBlocks:
         """Whether a block was missing at the last look."""
         return block in self._missing[view]
 
+    def look_at_others(self) -> None:
+        """See now and then what has been made meanwhile, if there is anybody to make it."""
+        if self.met is not None and time.monotonic() - self._looked >= LOOK:
+            self.look_again()
+
     def look_again(self) -> None:
         """See what has been made meanwhile."""
+        self._looked = time.monotonic()
         for view in [view for view, blocks in self._missing.items() if blocks]:
             missing = self._unrecorded(view)
             for block in self._missing[view] - missing:
@@ -101,6 +120,8 @@ class MissingBlocks:
         for view, blocks in list(self._missing.items()):
             for block in sorted(blocks):
                 if not self._claims.take(self._name(view, block)):
+                    if self.met is None and not (self._begun and (view, block) == FIRST):
+                        self.met = self._name(view, block), f"view {view}, block {block}"
                     continue
                 if self._entry.is_listed(view, block) and block not in self._unrecorded(view):
                     self._count(view, block)  # recorded since the last look
@@ -122,13 +143,15 @@ class MissingBlocks:
 
     def rows_made_elsewhere(self) -> int:
         """Rows that other processes turn out to have made since the last call."""
-        rows, self._elsewhere = self._elsewhere, 0
+        with self._counting:
+            rows, self._elsewhere = self._elsewhere, 0
         return rows
 
     def _count(self, view: int, block: int) -> None:
-        if (view, block) not in self._counted:
-            self._counted.add((view, block))
-            self._elsewhere += self._rows_of(block)
+        with self._counting:
+            if (view, block) not in self._counted:
+                self._counted.add((view, block))
+                self._elsewhere += self._rows_of(block)
 
     def _unrecorded(self, view: int) -> set[int]:
         return set(range(self._entry.layout.blocks)) - self._entry.recorded(view)
@@ -150,6 +173,7 @@ class Filling:
         begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not. They
             are of no use where the block is recorded, and only a table that was learned from it was lost.
         top1: of the first block that is made here; given with what was begun counted.
+        tell: whether to say once that others share the work; they are expected where this one is of a team.
         blocks, rows: that were made here.
     """
 
@@ -162,6 +186,7 @@ class Filling:
     waiting: Waiting
     begun: list[Answered] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
+    tell: bool = True
     blocks: int = 0
     rows: int = 0
 
@@ -216,6 +241,17 @@ class Filling:
             if self.blocks == 1:
                 self.top1.say(self.source.teacher.num_classes, self.source.label_space, self.progress)
         self.missing.done(view, block)
+        self._note_others()
+
+    def _note_others(self) -> None:
+        """Say once that the work is shared, and count what is made elsewhere, so that the time left is that of all."""
+        if self.tell and self.missing.met is not None:
+            self.tell = False
+            claim, what = self.missing.met
+            holder = self.waiting.claims.holder(claim)
+            who = holder.who if holder is not None else "another process"
+            self.progress.say(f"The work is shared: {who} is at {what}. What it makes is counted, too.")
+        self.missing.look_at_others()
         self.task.advance(self.missing.rows_made_elsewhere())
 
     def _write_block(self, view: int, block: int, answers: Iterator[Answered]) -> bool:
