@@ -62,6 +62,16 @@ def test_a_training_says_its_objective(job, tmp_path):
     views = ("views.policy=fashion-mnist",)
     train(train_request(job.data, tmp_path / "alone", supervised=True, epochs=1, overrides=views), heard)
     assert "Objective: labels alone, without a teacher." in heard.said
+    assert "learns from labels alone on views" in heard.said[0]
+
+
+def test_a_learner_from_its_past_and_a_warm_up_without_end_are_said(job, tmp_path):
+    heard = Heard()
+    overrides = ("views.policy=fashion-mnist", "objective.name=ps-kd", "schedule.warmup_epochs=1")
+    train(train_request(job.data, tmp_path / "run", supervised=True, epochs=1, overrides=overrides), heard)
+    assert "learns from labels and its own past on views" in heard.said[0]
+    assert "Objective ps-kd: alpha 0.3; from labels and the student's own past." in heard.said
+    assert any("The learning rate grows for the whole training, as fashion-mnist" in line for line in heard.said)
 
 
 FOLDERS = {

@@ -37,9 +37,10 @@ def introduce(setup: Setup, team: Team, progress: Progress) -> None:
         )
     warmup = config.schedule.warmup_epochs
     if 3 * warmup > epochs:
+        grows = f"{warmup} of the {epochs} epochs" if warmup < epochs else "the whole training"
         progress.say(
-            f"The learning rate grows for {warmup} of the {counted(epochs, 'epoch')}, as {config.recipe} is meant for "
-            "longer trainings: --set schedule.warmup_epochs=N shortens that."
+            f"The learning rate grows for {grows}, as {config.recipe} is meant for longer trainings: --set "
+            "schedule.warmup_epochs=N shortens that."
         )
 
 

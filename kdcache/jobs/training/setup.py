@@ -87,7 +87,9 @@ class Setup:
         """Who teaches, in words."""
         if self.stored is not None:
             return f"{self.stored.name} from the cache"
-        return f"{self.live.teacher.name} live" if self.live is not None else "labels alone"
+        if self.live is not None:
+            return f"{self.live.teacher.name} live"
+        return "labels and its own past" if self.config.objective.needs.past else "labels alone"
 
 
 def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
