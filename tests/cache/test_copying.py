@@ -318,3 +318,21 @@ def test_teachers_that_are_not_there_are_refused(source: Path, tmp_path: Path) -
     with pytest.raises(UsageError, match="it holds other, teacher"):
         copy(source, tmp_path / "copy", None, "teacher", "third")
     assert not (tmp_path / "copy").exists()
+
+
+def test_a_table_that_another_process_put_over_is_put_back(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dump that had looked for an entry before there was one, slept, and woke when the last block was copied."""
+    put_if_absent, table = LocalFiles.put_if_absent, tmp_path / "copy/teachers/teacher/order/c/0/0"
+
+    def put_record(self: LocalFiles, key: str, data: bytes) -> bool:
+        made = put_if_absent(self, key, data)
+        if key == "teachers/teacher/records/2/2.json":
+            table.write_bytes(b"another")
+        return made
+
+    monkeypatch.setattr(LocalFiles, "put_if_absent", put_record)
+    copy(source, tmp_path / "copy", None, "teacher")
+    assert table.read_bytes() == (source / "teachers/teacher/order/c/0/0").read_bytes()
+    assert Cache.open(tmp_path / "copy").entry("teacher").complete_views() == 3
