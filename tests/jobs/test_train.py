@@ -21,6 +21,8 @@ from kdcache.jobs.dump import dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
 from kdcache.run.config import read_config
+from kdcache.run.past import Past
+from kdcache.run.team import Team
 from support.small_job import (
     CLASSES,
     MIXING_POLICY,
@@ -296,6 +298,23 @@ def test_losses_and_speed_are_said_to_be_what_they_are(job, tmp_path):
     line = report.lines()[0]
     assert f"2 epochs, 10 steps done; mean loss of the last epoch {last:.4f}; " in line
     assert line.endswith(" images/s, evaluation left out.")
+
+
+def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, monkeypatch):
+    asked, past = [], []
+    monkeypatch.setattr("kdcache.jobs.train.require_shared", lambda folder, team: asked.append(folder.name))
+    monkeypatch.setattr(
+        "kdcache.jobs.train.Past", lambda *args, **choice: (past.append(choice), Past(*args, **choice))[1]
+    )
+    usual = train_request(job.data, tmp_path / "usual", cache=str(job.cache), epochs=1)
+    train(usual)
+    assert not asked
+    train(usual)
+    assert asked == ["usual"], "it goes on from a checkpoint"
+    overrides = ("objective.name=ps-kd", "views.policy=fashion-mnist")
+    train(train_request(job.data, tmp_path / "self", supervised=True, epochs=1, overrides=overrides))
+    assert asked == ["usual", "self"]
+    assert past[0]["meet"].__func__ is Team.wait, "a round is read when all have written it"
 
 
 def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):
