@@ -48,7 +48,12 @@ def preview(
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", min=8, max=1024, metavar="PIXELS", help="Of a view's sides.", show_default="the policy's 224"
+            "--size",
+            min=8,
+            max=1024,
+            metavar="PIXELS",
+            help="Of a view's sides.",
+            show_default="the policy's, mostly 224",
         ),
     ] = None,
     renderer: RendererOption = "dali",

@@ -33,7 +33,8 @@ def verify(
         typer.Option(
             "--teacher",
             metavar="NAME",
-            help="With --data: the teacher whose answers are made again, and compared.",
+            help="With --data: the teacher whose answers are made again, and compared: an entry of the cache, with "
+            "--weights where timm has not those that answered; or as dump-logits was given it.",
             show_default="none",
         ),
     ] = None,

@@ -247,7 +247,7 @@ def test_another_policy_is_refused_by_names_and_then_by_fields(job, tmp_path):
         dump(dump_request(job.data, job.cache, job.weights, "crop"))
     assert no.value.field.startswith("policy.")
     assert "auto_augment (rand-m7-mstd0.5-inc1 there, nothing in crop)" in str(no.value)
-    assert re.search(r", \d+ more\.$", str(no.value))
+    assert re.search(r"\) and \d+ more\.$", str(no.value))
     opened = views_for_dump(str(job.cache), open_index(job.data), None, None, silent)
     named = Cache.create(
         tmp_path / "named", replace(opened.identity, policy=NAMED["a2"].to_json()), opened.view_set.windows

@@ -99,9 +99,7 @@ def test_files_of_something_else_are_refused(tmp_path, name, content):
 def test_of_a_file_of_another_kind_nothing_is_quoted_that_says_nothing(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("student:\n  name: resnet50\n")
-    with pytest.raises(
-        ModelError, match=r"config\.yaml cannot be read .* tensors: it is a file of another kind"
-    ):
+    with pytest.raises(ModelError, match=r"config\.yaml cannot be read .* tensors: it is a file of another kind"):
         read_weights(file)
     file.write_text("hello")
     with pytest.raises(ModelError, match="another kind"):

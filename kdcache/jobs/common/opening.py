@@ -67,10 +67,10 @@ def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:
     ours, theirs = stored.to_json(), wanted.to_json()
     differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     told = [f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {asked})" for name in differing[:TOLD]]
-    more = [f"{len(differing) - TOLD} more"] if len(differing) > TOLD else []
+    more = f" and {len(differing) - TOLD} more" if len(differing) > TOLD else ""
     raise IdentityError(
         f"The cache {cache_path} was made with {_policy_words(stored)}, and {asked} was asked for: leave --policy out, "
-        f"or use another --cache. They differ in {', '.join(told + more)}.",
+        f"or use another --cache. They differ in {', '.join(told)}{more}.",
         field=f"policy.{differing[0]}",
     )
 
