@@ -25,11 +25,11 @@ def test_reading_is_measured_for_every_kind(project_root: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
-    assert [row[0].split(",")[0].split(" of ")[0].strip() for row in rows] == [
-        "topk", "full", "full", "embedding", "embedding"
-    ]  # fmt: skip
-    for waits, cpu, memory in (row[2:] for row in rows):
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
+    kinds = [row[0].split(",")[0].split(" of ")[0] for row in rows]
+    assert kinds == [kind for kind in ("topk", "full", "full", "embedding", "embedding") for _ in range(2)]
+    assert [row[2] for row in rows] == ["as it lies", "seen again"] * 5
+    for waits, cpu, memory in (row[3:] for row in rows):
         assert float(waits.rstrip("% ")) > 0
         assert float(cpu) > 0
         assert float(memory) > 0

@@ -127,7 +127,13 @@ def test_any_flipped_byte_is_found_and_named(filled: Path, array: str) -> None:
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x40]) + data[place + 1 :])
         with pytest.raises(CorruptError) as caught:
             read(entry)
-        for word in (f"Array '{array}'", "view 0, block 1", str(path), str(filled / RECORD), "dump-logits"):
+        for word in (
+            f"Array '{array}'",
+            "view 0, block 1",
+            str(path),
+            f"kdcache verify {filled} --repair",
+            "dump-logits",
+        ):
             assert word in str(caught.value)
     path.write_bytes(data)
     read(entry)

@@ -96,11 +96,12 @@ def test_views_that_every_teacher_has_are_the_ones_there_are(cache):
 
 
 def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):
+    path = Path(shutil.copytree(cache, tmp_path / "cache"))
     weights = make_teacher(tmp_path / "seven", classes=7)
     choice = {"name": "seven", "label_space": "none", "views": 1, "renderer": "pillow"}
-    dump(dump_request(job.data, cache, weights, None, **choice))
+    dump(dump_request(job.data, path, weights, None, **choice))
     with pytest.raises(IdentityError, match=r"num_classes 4 and seven 7"):
-        stored_teachers(Cache.open(cache), None, f"{MODEL},seven")
+        stored_teachers(Cache.open(path), None, f"{MODEL},seven")
 
 
 def test_weights_that_are_no_shares_are_told_with_what_they_come_to(job, cache, tmp_path):
