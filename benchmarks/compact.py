@@ -54,10 +54,14 @@ def report(answers: Answers) -> None:
     for k in (10, 20, 50):
         rows.append(coded(answers, f"k = {k}, 8 bits", "topk", order, k=k, min_prob=0.0, bits=8))
     rows.append(coded(answers, "full, uint8", "full", dtype="uint8"))
+    if answers.features is not None:
+        for dtype in ("uint8", "float16"):
+            rows.append(coded(answers, f"embedding, {dtype}", "embedding", dtype=dtype))
     print("| kept | KL | bytes a view | of plain top-20 | entropy bound |\n|---|---|---|---|---|")
     for row in rows:
         bound = "" if row.bound is None else f"{row.bound:.2f}"
-        print(f"| {row.name} | {row.kl:.5f} | {row.total:.2f} | {row.total / plain.total:.3f} | {bound} |")
+        kl = f"{row.kl:.5f}" if row.kl >= 1e-5 else f"{row.kl:.0e}"
+        print(f"| {row.name} | {kl} | {row.total:.2f} | {row.total / plain.total:.3f} | {bound} |")
     print("\nBytes a view of each array:\n")
     table([row for row in rows if row.name in ("p > 0.0033", "k = 10, 8 bits")])
     print("\nClasses at p > 0.0033 named by:\n\n| order | bytes of `class` | all |\n|---|---|---|")

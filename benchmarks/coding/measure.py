@@ -54,11 +54,16 @@ def plain_top_k(answers: Answers, k: int) -> Result:
 
 
 def coded(answers: Answers, name: str, kind: str, order: ClassOrder | None = None, **parameters: Any) -> Result:
-    """One chunk of all stored answers."""
+    """One chunk of all stored answers; tables, which are stored once, are not counted."""
     full, rows = answers.stored, len(answers.stored)
     tables = {"order": order.table} if order is not None else None
+    features = None
+    if kind == "embedding":
+        assert answers.features is not None
+        features, head = answers.features
+        tables, parameters = {"head": head.table}, parameters | {"num_features": features.shape[1]}
     coding = make_coding(kind, full.shape[1], tables, **parameters)
-    packed = coding.pack(coding.keep(full, answers.labels), rows)
+    packed = coding.pack(coding.keep(full, answers.labels, features), rows)
     rebuilt = coding.unpack(packed, rows).with_labels(answers.labels).log_probs(full.shape[1])
     chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in coding.arrays(rows).items()}
     record = BlockRecord({f"{array}/0": Stored.of(data) for array, data in chunks.items()}, PROVENANCE)

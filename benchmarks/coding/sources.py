@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from kdcache.targets.head import Head
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -18,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 class Answers:
     """What a teacher said: `stored` is coded and measured, `pilot` is what an order of classes is learned from.
 
-    Log-probabilities float32 [n, c]; `labels` int64 [n, 2] of those stored; `head` the classifier's weights [c, d].
+    Log-probabilities float32 [n, c]; `labels` int64 [n, 2] of those stored; `head` the classifier's weights [c, d];
+    `features` float32 [n, d] of those stored, with the whole classifier, where they are known.
     """
 
     title: str
@@ -26,6 +29,7 @@ class Answers:
     labels: Tensor
     pilot: Tensor
     head: Tensor | None
+    features: tuple[Tensor, Head] | None = None
 
 
 def simulated(images: int, pilot: int, classes: int = 1000) -> Answers:
@@ -74,19 +78,22 @@ def photographs(folder: Path | None, images: int, pilot: int) -> Answers:
     files = sorted(folder.iterdir()) if folder else _of_scikit_image()
     pictures = [_small(Image.open(file).convert("RGB")) for file in files]
     rng, parts = np.random.default_rng(0), []
+    classifier = model.get_classifier()
     mean, std = (torch.tensor(model.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
     with torch.inference_mode():
         for _ in range(0, images + pilot, 32):
             crops = [_crop(pictures[number], rng) for number in rng.integers(len(pictures), size=32)]
-            parts.append(torch.log_softmax(model((torch.stack(crops) - mean) / std), 1))
-    log_prob = torch.cat(parts)[: images + pilot].numpy()
-    return _split(
+            parts.append(model.forward_head(model.forward_features((torch.stack(crops) - mean) / std), pre_logits=True))
+        features = torch.cat(parts)[: images + pilot]
+        log_prob = torch.log_softmax(classifier(features), 1).numpy()
+    answers = _split(
         f"EfficientNet-Lite 0, {images:,} crops of {len(pictures)} photographs, order from {pilot:,} other crops",
         log_prob,
         np.full(len(log_prob), -1),
         images,
-        model.get_classifier().weight.detach(),
+        classifier.weight.detach(),
     )
+    return replace(answers, features=(features[:images], Head.of(classifier.weight, classifier.bias)))
 
 
 def efficientnet_lite0() -> torch.nn.Module:

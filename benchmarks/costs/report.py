@@ -1,4 +1,4 @@
-"""Results as Markdown: means and spreads over seeds, and each arm against the live teacher with the same seed."""
+"""Results as Markdown: means and spreads over seeds, and arms against the live teacher with the same seed."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -17,16 +17,18 @@ _WORDS = {
 
 
 def tables(results: Sequence[Result], epochs: int) -> str:
-    """A table for each setting and objective: rows are sources of answers.
+    """A table for each setting and objective, and one of all of them: rows are sources of answers.
 
-    Spreads are sample standard deviations, over the seeds that both arms have where two are compared.
+    Spreads are sample standard deviations, over the seeds that both arms have where two are compared; in the last
+    table, standard errors of means.
     """
     found: dict[tuple[str, str], dict[str, dict[int, Result]]] = {}
     for result in results:
         if result.epochs == epochs:
             setting, objective, source, seed = result.arm.split("/")
             found.setdefault((setting, objective), {}).setdefault(source, {})[int(seed)] = result
-    return "\n".join(_table(*part, by_source) for part, by_source in found.items())
+    parts = [_table(*part, by_source) for part, by_source in found.items()]
+    return "\n".join([*parts, *_overall(list(found.values()))])
 
 
 def _table(setting: str, objective: str, by_source: Mapping[str, Mapping[int, Result]]) -> str:
@@ -53,6 +55,34 @@ def _table(setting: str, objective: str, by_source: Mapping[str, Mapping[int, Re
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _overall(parts: Sequence[Mapping[str, Mapping[int, Result]]]) -> list[str]:
+    """The table of all pairs of an arm and its live one; none where no mean of them has an error."""
+    lines = []
+    for source in [source for source in SOURCES if source != "live"]:
+        pairs = [
+            (result, part["live"][seed])
+            for part in parts
+            for seed, result in part.get(source, {}).items()
+            if seed in part.get("live", {})
+        ]
+        if len(pairs) > 1:
+            top1 = _mean([100 * (ours.top1 - live.top1) for ours, live in pairs], "+.2f")
+            loss = _mean([ours.loss - live.loss for ours, live in pairs], "+.4f")
+            lines.append(f"| {_WORDS[source]} | {len(pairs)} | {top1} | {loss} |")
+    if not lines:
+        return []
+    title = "**All of these**: test images, against the live teacher with the same seed; ± is the standard error."
+    return [
+        "\n".join(
+            [title, "", "| answers | pairs | top-1, in points | loss, in nats |", "|---|---|---|---|", *lines, ""]
+        )
+    ]
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    return f"{fmean(values):{form}} ± {stdev(values) / len(values) ** 0.5:{form[1:]}}"
 
 
 def _spread(values: Sequence[float], form: str) -> str:
