@@ -84,7 +84,7 @@ def dump_logits(
         typer.Option(
             "--for",
             metavar="NAMES",
-            help="What shall be trained, such as kd,dkd,dist: chooses the smallest targets that serve all of them.",
+            help="What shall be trained, such as kd,dkd,dist: chooses targets that serve all of them.",
             show_default="none",
         ),
     ] = None,

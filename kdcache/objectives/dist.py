@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from kdcache.objectives.base import Given
 from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
 from kdcache.objectives.flat_rows import constant_where_flat
+from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.precision import at_least_float32
 
 EPSILON = 1e-8
@@ -31,7 +32,7 @@ def dist(
     to no probability in the batch counts next to nothing; a row or column that does not vary counts as 0, without a
     gradient. Huang et al. 2022, "Knowledge Distillation from a Stronger
     Teacher", the sum of its inter-class and intra-class relations, with the square of the temperature as in its code.
-    Columns are compared over the rows that are given: those of one process.
+    Columns are compared over the rows that are given: `DIST` gives those of all ranks.
 
     Args:
         student_logits: any real numbers.
@@ -44,8 +45,12 @@ def dist(
     """
     student = F.softmax(at_least_float32(student_logits) / temperature, dim=1)
     teacher = F.softmax(at_least_float32(teacher_log_probs.detach()) / temperature, dim=1)
-    rows, columns = _relation(student, teacher), _relation(student.T, teacher.T)
-    return temperature**2 * (beta * rows + gamma * columns)
+    total = student.new_zeros(())
+    if beta > 0:
+        total = total + beta * _relation(student, teacher)
+    if gamma > 0:
+        total = total + gamma * _relation(student.T, teacher.T)
+    return temperature**2 * total
 
 
 def _relation(one: Float[Tensor, "n m"], other: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
@@ -66,7 +71,7 @@ class DIST(Distillation):
     Attributes:
         temperature: T > 0.
         beta, gamma: weights of rows and of columns.
-        approximate: take `topk` answers too, their tail spread evenly; for rows only (gamma = 0).
+        approximate: take `topk` answers too, their tail spread evenly, which is far off for columns.
     """
 
     name: Literal["dist"] = "dist"
@@ -83,12 +88,22 @@ class DIST(Distillation):
 
     def needs_full(self) -> str:
         """Columns need every class; rows do at another temperature than 1."""
+        if self.approximate:
+            return ""
         if self.gamma > 0:
             return "set objective.gamma=0 with --approximate, which leaves the relation of rows"
-        return "" if self.approximate else APPROXIMATELY
+        return APPROXIMATELY
+
+    @property
+    def far_from_topk(self) -> str:  # type: ignore[override] # decided by a setting here
+        """Columns, if they count."""
+        return "columns are far off, and objective.gamma=0 leaves them out" if self.gamma > 0 else ""
 
     def distil(self, given: Given) -> Float[Tensor, ""]:
-        """`dist`."""
-        return dist(
-            given.logits, given.teacher_log_probs, beta=self.beta, gamma=self.gamma, temperature=self.temperature
-        )
+        """`dist`: rows as they are, columns over the rows of all ranks."""
+        student, teacher = given.logits, given.teacher_log_probs
+        total = dist(student, teacher, beta=self.beta, gamma=0.0, temperature=self.temperature)
+        if self.gamma > 0:
+            student, teacher = map(gather_rows, (student, teacher))
+            total = total + dist(student, teacher, beta=0.0, gamma=self.gamma, temperature=self.temperature)
+        return total

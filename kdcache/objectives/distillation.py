@@ -95,6 +95,8 @@ class Distillation(ABC):
     extra_parts: ClassVar[tuple[str, ...]] = ()
     needs_features: ClassVar[bool] = False
     fewest_classes: ClassVar[int] = 1
+    far_from_topk: ClassVar[str] = ""
+    """What a tail that is spread evenly puts far off, as a clause; for what takes it only where `approximate`."""
 
     def companion(self, shape: Shape) -> nn.Module | None:
         """Nothing, unless a method says otherwise."""

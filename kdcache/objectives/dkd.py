@@ -36,8 +36,9 @@ def dkd(
         alpha, beta: weights of the two.
         temperature: T > 0.
 
-    Exact with `full` and `embedding` targets. With `topk` at T = 1 the first term is exact, as the probability of a
-    label is always stored; the second is not, the less so the surer the teacher is of the label.
+    Exact with `full` and `embedding` targets. With `topk` at T = 1 the first term is exact but for the coding's
+    steps, as the probability of a label is always stored; the second is not, the less so the surer the teacher is of
+    the label.
 
     Raises:
         UsageError: fewer than 3 classes, where nothing is left to be divided.

@@ -70,6 +70,7 @@ class IPWD(Distillation):
 
     distils_by_label = True
     needs_features = True
+    fewest_classes = 3  # standardised, two logits are 1 and -1 whatever they were
     extra_parts = ("head",)
 
     def __post_init__(self) -> None:

@@ -32,8 +32,9 @@ def wsld(
         soft: y, the labels; those of a mixed picture are mixed.
         temperature: T > 0.
 
-    Exact with `full` and `embedding` targets. With `topk` the weights are exact, as the probabilities of both labels
-    are always stored, and at T = 1 the gradient is off by at most twice the tail mass (L1).
+    Exact with `full` and `embedding` targets. With `topk` the weights are exact but for the coding's steps, as the
+    probabilities of both labels are always stored, and at T = 1 the gradient is off by at most twice the tail mass
+    (L1), beside these steps.
     """
     student, teacher = at_least_float32(student_logits), at_least_float32(teacher_log_probs.detach())
     own = -(soft * F.log_softmax(student.detach(), dim=1)).sum(dim=1)

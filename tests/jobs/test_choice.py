@@ -159,14 +159,16 @@ def test_training_may_be_content_with_less(job, tmp_path):
     dump(dump_request(job.data, cache, job.weights, job.policy, targets="topk", views=1))
 
     def run(name, **choice):
-        overrides = (f"objective.name={name}", "objective.gamma=0") if name == "dist" else (f"objective.name={name}",)
-        settings = {"cache": str(cache), "epochs": 1, "overrides": overrides}
+        settings = {"cache": str(cache), "epochs": 1, "overrides": (f"objective.name={name}",)}
         return train(train_request(job.data, tmp_path / name, **settings, **choice))
 
     for name in ("kd-cifar", "dkd", "dist", "wsld"):
         with pytest.raises(UsageError, match=r"--approximate.*--targets full or embedding"):
             run(name)
         assert run(name, approximate=True).steps == 5
-    for name, remedy in (("lskd", "objective.name=kd"), ("rkd", "--targets embedding"), ("at", "--online-teacher")):
+    with pytest.raises(UsageError, match=r"objective\.name=kd.*--targets full or embedding"):
+        run("lskd")
+    assert run("lskd", approximate=True).steps == 5
+    for name, remedy in (("rkd", "--targets embedding"), ("at", "--online-teacher")):
         with pytest.raises(UsageError, match=remedy):
             run(name, approximate=True)

@@ -63,14 +63,14 @@ def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
     assert (entry.coding.num_classes, entry.coding.num_features) == (1000, 1280)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "float16"])
-def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, tmp_path):
+@pytest.mark.parametrize(("dtype", "precision"), [("uint8", "fp32"), ("float16", "fp32"), ("uint8", "bf16")])
+def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp_path):
     import_fashion_mnist(tmp_path / "data", split="test", source="sample", limit=256)
     with resources.as_file(resources.files("kdcache.data.sample") / "teacher.safetensors") as weights:
         request = DumpRequest(
             teacher="ese_vovnet19b_slim", data=str(tmp_path / "data"), cache=str(tmp_path / "cache"),
-            weights=Path(weights), targets="embedding", dtype=dtype, policy="fashion-mnist", views=1, device="cpu",
-            renderer="pillow",
+            weights=Path(weights), targets="embedding", dtype=dtype, precision=precision, policy="fashion-mnist",
+            views=1, device="cpu", renderer="pillow",
         )  # fmt: skip
         dump(request)
         found = comparison(tmp_path / "cache", request.data, request.teacher, Path(weights), 256)

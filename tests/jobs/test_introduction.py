@@ -48,6 +48,18 @@ def test_a_tail_spread_evenly_is_said_to_be_approximate_where_it_counts(name, wo
     assert f"; {word} from topk targets" in objective_words(name, accepted, "topk")
 
 
+@pytest.mark.parametrize(("name", "far"), [("dist", "columns"), ("lskd", "mean and the spread")])
+def test_what_an_even_tail_puts_far_off_is_said(name, far):
+    accepted = dataclasses.replace(OBJECTIVES[name], approximate=True)
+    assert f"spread evenly: {'the ' if name == 'lskd' else ''}{far}" in objective_words(name, accepted, "topk")
+    assert far not in objective_words(name, accepted, "full")
+
+
+def test_rows_alone_are_not_said_to_be_far_off():
+    rows = dataclasses.replace(OBJECTIVES["dist"], approximate=True, gamma=0.0)
+    assert objective_words("dist", rows, "topk").endswith("approximate from topk targets, whose tail is spread evenly.")
+
+
 def test_labels_alone_are_said_to_be_alone():
     alone = OBJECTIVES["dkd"].without_teacher()
     assert objective_words("dkd", alone, None) == "Objective: labels alone, without a teacher."

@@ -53,7 +53,7 @@ class _Fixed(nn.Module):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 4.0])
 def test_it_is_timms_distillation_loss(temperature):
-    student, teacher = drawn(1, dtype=torch.float32)
+    student, teacher = drawn(1)
     task = LogitDistillationTask(
         _Fixed(student),
         _Fixed(teacher),
@@ -63,9 +63,10 @@ def test_it_is_timms_distillation_loss(temperature):
         distill_loss_weight=1.0,
         verbose=False,
     )
-    expected = task(torch.zeros(5, 3, 2, 2), torch.zeros(5, dtype=torch.int64))["loss"]
+    expected = task(torch.zeros(5, 3, 2, 2, dtype=torch.float64), torch.zeros(5, dtype=torch.int64))["loss"]
     value = kd(student, F.log_softmax(teacher, dim=-1), temperature)
-    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=1e-6)
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value, expected.detach(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

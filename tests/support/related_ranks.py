@@ -17,7 +17,7 @@ from kdcache.objectives.sp import sp
 from support.batches import Said
 
 ROWS, WIDTH, SAMPLES = 8, 5, 12
-OF_OBJECTIVES = ("rkd", "pkt", "sp", "cc", "crd")
+OF_OBJECTIVES = ("rkd", "pkt", "sp", "cc", "crd", "dist")
 RELATIONS = {"rkd": rkd, "pkt": pkt, "sp": sp, "cc_kernel": cc_kernel}
 
 
@@ -50,9 +50,10 @@ def relate(rank, world):
     weight = torch.tensor([0.8, 0.8, 0.3, 0.3, 1.0, 1.0, 0.4, 0.4], dtype=torch.float64)[share]
 
     def of_objective(name):
-        answers = Said(torch.zeros(len(mine), 2, dtype=torch.float64), theirs)
+        logits = student(mine)  # as good a student's as any
+        answers = Said(theirs[:, :WIDTH].log_softmax(1), theirs)
         beside = {"cc": embeddings, "crd": companions}.get(name)
-        given = Given(torch.zeros(len(mine), 2), torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
+        given = Given(logits, torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
         given = replace(given, features=student(mine), samples=samples[share], companion=beside)
         return OBJECTIVES[name].distil(given)
 

@@ -88,7 +88,9 @@ def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) ->
 
 
 def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> Coding:
-    """The smallest coding that serves all of these objectives, with their own settings, without approximation.
+    """The coding that serves all of these objectives, with their own settings and without approximation.
+
+    Where two kinds do, it is that with fewer numbers an answer.
 
     Raises:
         ModelError: one needs features, and the teacher's classifier is not one linear layer.
@@ -117,7 +119,7 @@ def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: P
 
 
 def _every_class(teacher: Teacher) -> tuple[Coding, str]:
-    """The smaller of the two kinds that have every class, and why."""
+    """Of the two kinds that have every class, that with fewer numbers an answer, and why."""
     full = make_coding("full", teacher.num_classes, dtype="uint8")
     vectors = teacher.class_vectors
     if vectors is None:

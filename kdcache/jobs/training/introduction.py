@@ -75,5 +75,6 @@ def _served(objective: AnyObjective, targets: str | None) -> str:
     if getattr(objective, "approximate", False):
         strict = dataclasses.replace(objective, approximate=False)  # type: ignore[arg-type] # it has it
         if strict.needs.full:
-            return "approximate from topk targets, whose tail is spread evenly"
+            far = getattr(objective, "far_from_topk", "")
+            return f"approximate from topk targets, whose tail is spread evenly{far and f': {far}'}"
     return "close from topk targets"
