@@ -93,6 +93,7 @@ class LockedClaims(Claims):
 
     def __init__(self, files: LocalFiles) -> None:
         self._files = files
+        self._disk = files.disk
         self._folder = files.root / PARTIAL
         self._held: dict[str, int] = {}
         self._one_at_a_time = threading.Lock()
@@ -106,8 +107,8 @@ class LockedClaims(Claims):
                 if is_still(file, self._folder / f"claim-{name}"):
                     self._held[name] = file
                     with suppress(OSError):  # the lock is the claim
-                        os.ftruncate(file, 0)
-                        os.write(file, _self().encode())
+                        self._disk.clear(file)
+                        self._disk.write(file, _self().encode())
                     return True
                 os.close(file)  # its owner gave it back, or somebody tidied it away, before it was locked here
             return False
@@ -121,8 +122,8 @@ class LockedClaims(Claims):
 
     def _lock(self, path: Path) -> int | None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            self._files.make_folders(self._folder)
+            file = self._disk.open(path)
         except FileNotFoundError:  # another process tidied the folder away
             return self._lock(path)
         except OSError as error:
@@ -143,7 +144,7 @@ class LockedClaims(Claims):
             if file is not None:
                 try:
                     with suppress(OSError):  # a file that stays is nobody's once its lock is gone
-                        (self._folder / f"claim-{name}").unlink()
+                        self._disk.remove(self._folder / f"claim-{name}")
                 finally:
                     os.close(file)
 

@@ -43,6 +43,14 @@ class Disk:
         """Make a new file; returns its descriptor."""
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
 
+    def open(self, path: Path) -> int:
+        """Open a file that several processes may have open, made where there is none; returns its descriptor."""
+        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+
+    def clear(self, file: int) -> None:
+        """Leave nothing in a file."""
+        os.ftruncate(file, 0)
+
     def write(self, file: int, data: bytes) -> None:
         """Write all of the data."""
         rest = memoryview(data)
@@ -88,7 +96,7 @@ class LocalFiles(Files):
     def __init__(self, root: Path | str, *, read_only: bool = False, disk: Disk | None = None) -> None:
         self.root = Path(root).absolute()
         self.read_only = read_only
-        self._disk = disk or Disk()
+        self.disk = disk or Disk()
 
     def locate(self, key: str) -> str:
         """The path."""
@@ -122,7 +130,7 @@ class LocalFiles(Files):
         """Write, flush, rename."""
         target = self.root / key
         with self._named("write", key):
-            self._staged(key, data, lambda partial: self._disk.replace(partial, target))
+            self._staged(key, data, lambda partial: self.disk.replace(partial, target))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write, flush, link, and flush the folders; where there are no hard links, look and rename under a lock."""
@@ -130,16 +138,16 @@ class LocalFiles(Files):
 
         def place(partial: Path) -> None:
             try:
-                self._disk.link(partial, target)
+                self.disk.link(partial, target)
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
                 with self._alone():
                     if target.exists():
                         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-                    self._disk.replace(partial, target)
+                    self.disk.replace(partial, target)
             else:
-                self._disk.remove(partial)
+                self.disk.remove(partial)
 
         with self._named("write", key):
             try:
@@ -154,21 +162,21 @@ class LocalFiles(Files):
         folders = {folder for key in keys for folder in (self.root / key).relative_to(self.root).parents}
         with self._named("write", ""):
             for folder in sorted(folders, key=lambda path: (-len(path.parts), path)):
-                self._disk.flush_folder(self.root / folder)
-            self._disk.flush_folder(self.root.parent)
+                self.disk.flush_folder(self.root / folder)
+            self.disk.flush_folder(self.root.parent)
 
     def delete(self, key: str) -> None:
         """Remove a file and flush its folder."""
         path = self.root / key
         with self._named("write", key):
             if path.exists():
-                self._disk.remove(path)
-                self._disk.flush_folder(path.parent)
+                self.disk.remove(path)
+                self.disk.flush_folder(path.parent)
 
     def prepare(self) -> None:
         """Write a file and remove it again, so that a month of work does not end at the first block."""
         with self._named("write", ""):
-            self._staged("", b"", self._disk.remove)
+            self._staged("", b"", self.disk.remove)
         self.tidy()
 
     def tidy(self) -> None:
@@ -178,31 +186,42 @@ class LocalFiles(Files):
                 path = self.root / PARTIAL / name
                 with _left_over(path) as nobody_holds_it:
                     if nobody_holds_it:
-                        self._disk.remove(path)
-            self._disk.remove_folder(self.root / PARTIAL)
+                        self.disk.remove(path)
+            self.disk.remove_folder(self.root / PARTIAL)
+
+    def make_folders(self, path: Path) -> None:
+        """Make a folder and all above it, where they are not there; OSError where that fails."""
+        missing = []
+        while not path.exists():
+            missing.append(path)
+            path = path.parent
+        for folder in reversed(missing):
+            self.disk.make_folder(folder)
+            if folder in self.root.parents:  # which `flush` leaves out
+                self.disk.flush_folder(folder.parent)
 
     def _staged(self, key: str, data: bytes, place: Callable[[Path], None]) -> None:
         """Write and flush the data as a partial file and `place` it; leave nothing behind when the disk refuses."""
         for _ in range(ATTEMPTS):
-            self._make_folders((self.root / key).parent)
-            self._make_folders(self.root / PARTIAL)
+            self.make_folders((self.root / key).parent)
+            self.make_folders(self.root / PARTIAL)
             partial = self.root / PARTIAL / uuid.uuid4().hex
             try:
-                file = self._disk.create(partial)
+                file = self.disk.create(partial)
             except FileNotFoundError:  # another process tidied the folder away
                 continue
             try:
                 with suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._disk.write(file, data)
-                self._disk.flush(file)
+                self.disk.write(file, data)
+                self.disk.flush(file)
                 place(partial)
                 return
             except FileNotFoundError:  # another process took it for a left-over before it was locked
                 continue
             except OSError:
                 with suppress(OSError):
-                    self._disk.remove(partial)
+                    self.disk.remove(partial)
                 raise
             finally:
                 os.close(file)
@@ -213,32 +232,22 @@ class LocalFiles(Files):
         """Keep out every other process that asks for the same; OSError where the file system has no locks either."""
         path = self.root / PARTIAL / "placing"
         while True:
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            file = self.disk.open(path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 os.close(file)
                 with suppress(OSError):
-                    path.unlink()
+                    self.disk.remove(path)
                 raise OSError(error.errno, NO_LINKS_NO_LOCKS) from error
             if is_still(file, path):
                 break
             os.close(file)  # whoever had it before has removed it, or somebody tidied it away
         try:
             yield
-            path.unlink(missing_ok=True)
+            self.disk.remove(path)
         finally:
             os.close(file)
-
-    def _make_folders(self, path: Path) -> None:
-        missing = []
-        while not path.exists():
-            missing.append(path)
-            path = path.parent
-        for folder in reversed(missing):
-            self._disk.make_folder(folder)
-            if folder in self.root.parents:  # which `flush` leaves out
-                self._disk.flush_folder(folder.parent)
 
     @contextmanager
     def _named(self, verb: str, key: str) -> Iterator[None]:

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.cache.durable import Disk
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError
 from kdcache.targets.base import Coding
 from support.disks import Killed, WatchedDisk
+from support.instants import HastyDisk, Instants, NotingDisk
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, tree
 from support.targets_contract import random_order
 
 ORDER = "teachers/teacher/order/c/0/0"
 
 
-def dump(path: Path, coding: Coding, samples: int, disk: WatchedDisk) -> None:
+def dump(path: Path, coding: Coding, samples: int, disk: Disk) -> None:
     fill(open_entry(path, coding, disk, samples), views=1)
 
 
@@ -32,25 +34,18 @@ def assert_everything_recorded_can_be_read(path: Path) -> None:
             entry.read_block(0, block)
 
 
-@pytest.mark.parametrize("power", [True, False], ids=["kept", "lost"])
 @pytest.mark.parametrize(
     ("coding", "samples"), [(FULL, 6), (TOPK, 4), (EMBEDDING, 4)], ids=["two blocks", "five arrays", "a classifier"]
 )
-def test_stopped_anywhere_it_finishes_with_the_same_bytes(
-    tmp_path: Path, coding: Coding, samples: int, power: bool
-) -> None:
-    whole = WatchedDisk()
-    dump(tmp_path / "whole", coding, samples, whole)
+def test_stopped_anywhere_it_finishes_with_the_same_bytes(tmp_path: Path, coding: Coding, samples: int) -> None:
+    instants = Instants()
+    dump(tmp_path / "whole", coding, samples, NotingDisk(tmp_path / "whole", instants))
     expected = tree(tmp_path / "whole")
-    for operation in range(len(whole.operations)):
-        path, disk = tmp_path / str(operation), WatchedDisk(operation)
-        with pytest.raises(Killed):
-            dump(path, coding, samples, disk)
-        if not power:
-            disk.lose_unflushed(path)
+    for number, instant in enumerate(instants):
+        path = instant.lay_out(tmp_path / str(number))
         assert_everything_recorded_can_be_read(path)
-        dump(path, coding, samples, WatchedDisk())
-        assert tree(path) == expected, f"stopped before {whole.operations[operation]}"
+        dump(path, coding, samples, HastyDisk())
+        assert tree(path) == expected, instant.where
 
 
 def test_what_a_dump_of_other_weights_left_is_no_part_of_the_next(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import RLock
 
 from kdcache.cache.durable import Disk
 
@@ -15,7 +16,7 @@ class Killed(BaseException):
 class WatchedDisk(Disk):
     """Counts operations; at operation `stop_at` does `at_stop` instead, which raises.
 
-    It does not really flush, but remembers what was: `lose_unflushed` leaves what a power failure may leave.
+    It does not really flush, but remembers what was: `without_unflushed` is what a power failure may leave.
     """
 
     def __init__(self, stop_at: int | None = None, at_stop: Callable[[], None] | None = None) -> None:
@@ -24,6 +25,8 @@ class WatchedDisk(Disk):
         self._open: dict[int, Path] = {}
         self._unflushed_data: set[Path] = set()
         self._unflushed_names: set[Path] = set()
+        self._before: dict[Path, bytes] = {}  # what lay under an unflushed name when that was last flushed
+        self._one_at_a_time = RLock()
 
     @staticmethod
     def die() -> None:
@@ -40,63 +43,101 @@ class WatchedDisk(Disk):
         self.operations.append((name, path))
 
     def make_folder(self, path: Path) -> None:
-        self._begin("make_folder", path)
-        super().make_folder(path)
-        self._unflushed_names.add(path)
+        with self._one_at_a_time:
+            self._begin("make_folder", path)
+            super().make_folder(path)
+            self._unflushed_names.add(path)
 
     def create(self, path: Path) -> int:
-        self._begin("create", path)
-        file = super().create(path)
+        with self._one_at_a_time:
+            self._begin("create", path)
+            file = super().create(path)
+            self._made(file, path)
+            return file
+
+    def open(self, path: Path) -> int:
+        with self._one_at_a_time:
+            self._begin("open", path)
+            file = super().open(path)
+            self._made(file, path)
+            return file
+
+    def _made(self, file: int, path: Path) -> None:
         self._open[file] = path
         self._unflushed_names.add(path)
         self._unflushed_data.add(path)
-        return file
+
+    def clear(self, file: int) -> None:
+        with self._one_at_a_time:
+            self._begin("clear", self._open[file])
+            super().clear(file)
 
     def write(self, file: int, data: bytes) -> None:
-        super().write(file, data[: len(data) // 2])
-        self._begin("write", self._open[file])
-        super().write(file, data[len(data) // 2 :])
+        with self._one_at_a_time:
+            super().write(file, data[: len(data) // 2])
+            self._begin("write", self._open[file])
+            super().write(file, data[len(data) // 2 :])
 
     def flush(self, file: int) -> None:
-        self._begin("flush", self._open[file])
-        self._unflushed_data.discard(self._open[file])
+        with self._one_at_a_time:
+            self._begin("flush", self._open[file])
+            self._unflushed_data.discard(self._open[file])
 
     def flush_folder(self, path: Path) -> None:
-        self._begin("flush_folder", path)
-        assert path.is_dir()
-        self._unflushed_names = {name for name in self._unflushed_names if name.parent != path}
+        with self._one_at_a_time:
+            self._begin("flush_folder", path)
+            assert path.is_dir()
+            self._unflushed_names = {name for name in self._unflushed_names if name.parent != path}
+            self._before = {name: data for name, data in self._before.items() if name.parent != path}
 
     def replace(self, source: Path, target: Path) -> None:
-        self._begin("replace", target)
-        super().replace(source, target)
-        self._named(source, target)
+        with self._one_at_a_time:
+            self._begin("replace", target)
+            self._remember(target)
+            super().replace(source, target)
+            self._named(source, target)
 
     def link(self, source: Path, target: Path) -> None:
-        self._begin("link", target)
-        super().link(source, target)
-        self._named(source, target)
+        with self._one_at_a_time:
+            self._begin("link", target)
+            super().link(source, target)
+            self._named(source, target)
 
     def remove(self, path: Path) -> None:
-        self._begin("remove", path)
-        super().remove(path)
+        with self._one_at_a_time:
+            self._begin("remove", path)
+            self._remember(path)
+            super().remove(path)
 
     def remove_folder(self, path: Path) -> None:
-        self._begin("remove_folder", path)
-        super().remove_folder(path)
+        with self._one_at_a_time:
+            self._begin("remove_folder", path)
+            super().remove_folder(path)
+
+    def _remember(self, path: Path) -> None:
+        """What is about to be taken from a name comes back with a power failure, unless the folder is flushed."""
+        if path not in self._unflushed_names and path not in self._before and path.is_file():
+            self._before[path] = path.read_bytes()
 
     def _named(self, source: Path, target: Path) -> None:
         self._unflushed_names.add(target)
-        if source in self._unflushed_data:
-            self._unflushed_data.add(target)
+        (self._unflushed_data.add if source in self._unflushed_data else self._unflushed_data.discard)(target)
 
-    def lose_unflushed(self, root: Path) -> None:
-        """Cut the power at the worst: records came through by chance, of all else only what was flushed."""
-        for path in sorted(root.rglob("*"), reverse=True):
-            names = [path, *(parent for parent in path.parents if parent.is_relative_to(root))]
-            if "records" in path.parts:
+    def without_unflushed(self, root: Path, files: dict[Path, bytes]) -> dict[Path, bytes]:
+        """The files below `root` after a power failure at the worst.
+
+        Records came through by chance, of all else only what was flushed: of a name that was not, what it had before.
+        """
+        left = {}
+        for path, data in (self._before | files).items():
+            folders = [parent for parent in path.parents if parent.is_relative_to(root)]
+            if "records" in path.parts and path in files:
+                left[path] = data
+            elif any(folder in self._unflushed_names for folder in folders):
                 continue
-            lost_name = any(name in self._unflushed_names for name in names)
-            if path.is_file() and lost_name:
-                path.unlink()
-            elif path.is_file() and path in self._unflushed_data:
-                path.write_bytes(b"")
+            elif path in self._unflushed_names or path not in files:
+                if path in self._before:
+                    left[path] = self._before[path]
+            else:
+                left[path] = b"" if path in self._unflushed_data else data
+        return left
