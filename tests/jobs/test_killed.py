@@ -18,7 +18,7 @@ from support.processes import rows_in, start_dump
 from support.small_job import MODEL, dump_request, tree_bytes
 
 VIEWS = 3
-KILLS = 30
+KILLS, SHARES = 30, 3  # shares: so that processes of a test run can divide them
 PILOT = 12  # two batches of the four of the first block
 
 
@@ -50,12 +50,13 @@ def recorded_rows(path: Path) -> int:
     return sum(len(entry.read_block(view, block)) for view in range(VIEWS) for block in entry.listed(view))
 
 
-def test_killed_at_random_instants_it_ends_with_the_same_bytes(job, whole, tmp_path):
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_at_random_instants_it_ends_with_the_same_bytes(share, job, whole, tmp_path):
     """Each time it has lost no more than one block, the rows that an order is learned from included."""
     block_rows = Cache.open(whole).view_set.block_rows
-    rng = random.Random(0)
+    rng = random.Random(share)
     kills, number = 0, 0
-    while kills < KILLS:
+    while kills < KILLS // SHARES:
         number += 1
         path, finished = tmp_path / str(number), False
         while not finished:
