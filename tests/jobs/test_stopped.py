@@ -113,7 +113,7 @@ class Small:
 
     @contextmanager
     def quickly(self) -> Iterator[None]:
-        """Dumps meanwhile remember what was made for others; they have no threads but that of the claims."""
+        """Dumps meanwhile remember what was made for others; none of them has a thread of its own for its pictures."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("kdcache.jobs.dumping.filling.stream_views", self.remembered.stream)
             patch.setattr(ZarrChunk, "encode", lambda codec, values: self.remembered.encode(codec, values))
@@ -140,12 +140,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     teacher = Counting(
         Network(Colours(), CARD), name=MODEL, device=torch.device("cpu"), precision="fp32", batch_size=BATCH
     )
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDCACHE_THREADS", "1")  # for two rows, others would be waited for
         patch.setattr("kdcache.jobs.common.opening.default_block_rows", lambda samples: BLOCK_ROWS)
         patch.setattr("kdcache.jobs.dumping.pilot.pilot_rows", lambda classes: BATCH)  # half of the first block
         patch.setattr("kdcache.jobs.dump.load_teacher", lambda *_, **__: teacher)
         data = make_data(root / "data", shards=1, images=SAMPLES)
         yield Small(data, make_policy(root / "policy.json"), teacher, Remembered())
+    torch.set_num_threads(threads)
 
 
 def require_readable(cache: Path | str) -> set[tuple[str, int, int]]:
