@@ -24,20 +24,28 @@ Place = tuple[int, int]
 #: Batches that are taken from the caller before they are due, at most.
 MAX_BATCHES_AHEAD = 256
 
+#: And at least: where a batch alone has several chunks, a disk that is late for once shall find some of them read.
+BATCHES_AHEAD = 3
+
 #: Batches for which a chunk is kept after its last known use: of several chunks that are drawn from at random, a small
 #: batch may need none of one.
 BATCHES_KEPT = 8
+
+#: Batches that are held until the caller, too, can be expected to have let go of them: to give back the memory of a
+#: large one takes milliseconds, which then are not the caller's.
+BATCHES_GIVEN = 2
 
 
 def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> Generator[Targets, None, None]:
     """The answers to each batch of rows, without labels, in order.
 
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
-    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet. Another thread puts
-    the next two batches together, so that neither the caller nor the next batch waits where many chunks are read at
-    once for later ones. A chunk is kept while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT`
-    more. So batches that follow each other, or draw from the same few chunks, read each chunk once, and memory is
-    bounded: by a handful of chunks where batches follow each other, by those of three stretches or of two chunks a lane
+    read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet, and at least those
+    of the next `BATCHES_AHEAD`. Another thread puts the next two batches together, so that neither the caller nor the
+    next batch waits where many chunks are read at once for later ones, and gives back the memory of what was used. A
+    chunk is kept while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT` more. So batches that
+    follow each other, or draw from the same few chunks, read each chunk once, and memory is bounded: by some batches,
+    and by a handful of chunks where batches follow each other, by those of three stretches or of two chunks a lane
     (`kdcache.data.order`) where views are seen again.
 
     Errors of the threads are raised here, at the first batch that they concern: CacheError for a block that is not
@@ -49,6 +57,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     uses: Counter[Place] = Counter()
     last_use: dict[Place, int] = {}
     gathered: deque[Future[Targets]] = deque()  # of waiting[0], and of the batch behind it
+    given: deque[Targets] = deque()
+    done_with: deque[Targets | Future[Targets]] = deque()
     reader = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
     gatherer = ThreadPoolExecutor(1, thread_name_prefix="kdcache-gather")
 
@@ -57,7 +67,9 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
 
     try:
         for number in count():
-            while not waiting or (len(waiting) < MAX_BATCHES_AHEAD and chunks_ahead() < max(depth, 1)):
+            while len(waiting) <= BATCHES_AHEAD or (
+                len(waiting) < MAX_BATCHES_AHEAD and chunks_ahead() < max(depth, 1)
+            ):
                 following = next(due, None)
                 if following is None:
                     break
@@ -70,12 +82,18 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
                 return
             for batch in islice(waiting, len(gathered), 2):
                 gathered.append(gatherer.submit(batch.gather, {place: loaded[place] for place in batch.pieces}))
-            yield gathered.popleft().result()
+            given.append(gathered.popleft().result())
+            yield given[-1]
+            if len(given) > BATCHES_GIVEN:
+                done_with.append(given.popleft())
             done = waiting.popleft().pieces.keys()
             uses.subtract(done)
             last_use |= dict.fromkeys(done, number)
             for place in [place for place in loaded if not uses[place] and last_use[place] + BATCHES_KEPT < number]:
-                del loaded[place], uses[place], last_use[place]
+                done_with.append(loaded.pop(place))
+                del uses[place], last_use[place]
+            if done_with:
+                gatherer.submit(done_with.clear)
     finally:
         reader.shutdown(wait=True, cancel_futures=True)  # first: a batch that waits for a chunk waits no longer then
         gatherer.shutdown(wait=True, cancel_futures=True)

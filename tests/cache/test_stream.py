@@ -133,15 +133,31 @@ def test_each_chunk_is_read_once_for_ranges_that_follow_each_other(entry: Entry,
     assert reads == [(view, chunk) for view in range(VIEWS) for chunk in range(6)]
 
 
-def test_it_reads_ahead_by_the_depth_and_no_further(entry: Entry, reads: list[tuple[int, int]]) -> None:
-    wanted = [rows(0, row, row + 2) for row in range(0, 10, 2)]  # a chunk each
-    for depth in (1, 2, 3):
-        taken: list[int] = []
-        reads.clear()
-        stream = stream_targets(entry, (taken.append(1) or place for place in wanted), depth)
-        for number, _ in enumerate(stream):
-            assert len(taken) == min(number + 1 + depth, 5)
-        assert reads == [(0, chunk) for chunk in range(5)]
+@pytest.mark.parametrize(("depth", "ahead"), [(1, 3), (2, 3), (5, 5)])
+def test_it_reads_ahead_by_the_depth_and_some_batches_and_no_further(
+    entry: Entry, reads: list[tuple[int, int]], depth: int, ahead: int
+) -> None:
+    wanted = [rows(view, row, row + 2) for view in range(VIEWS) for row in range(0, 10, 2)]  # a chunk each
+    taken: list[int] = []
+    stream = stream_targets(entry, (taken.append(1) or place for place in wanted), depth)
+    for number, _ in enumerate(stream):
+        assert len(taken) == min(number + 1 + ahead, len(wanted))
+    assert reads == [(view, chunk) for view in range(VIEWS) for chunk in range(5)]
+
+
+def test_a_thread_gives_back_the_memory_of_what_was_used(entry: Entry) -> None:
+    """It takes milliseconds where batches or chunks are large."""
+    released_by: list[str] = []
+    stream = stream_targets(entry, [rows(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)])
+    number, waited = 0, 0
+    for targets in stream:
+        weakref.finalize(targets, lambda: released_by.append(threading.current_thread().name))
+        number += 1
+        while len(released_by) < number - 4 and waited < 1000:  # it is asked to, and does when it comes to it
+            time.sleep(0.01)
+            waited += 1
+    assert len(released_by) >= number - 4
+    assert {name.rpartition("_")[0] for name in released_by[: number - 4]} == {"kdcache-gather"}
 
 
 def test_endless_ranges_are_taken_as_needed(entry: Entry) -> None:
