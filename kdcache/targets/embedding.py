@@ -27,6 +27,7 @@ from kdcache.targets.base import (
     require_labels,
 )
 from kdcache.targets.head import LARGEST, Head
+from kdcache.targets.rows import joined, rows_of
 
 DTYPES = ("uint8", "float16")
 
@@ -76,8 +77,8 @@ class EmbeddingTargets(Targets):
             return parts[0]
         scales = [part.scale for part in parts if part.scale is not None]
         return cls(
-            torch.cat([part.code for part in parts]),
-            torch.cat(scales) if scales else None,
+            joined([part.code for part in parts]),
+            joined(scales) if scales else None,
             parts[0].head,
             concat_labels([part.label for part in parts]),
         )
@@ -101,7 +102,7 @@ class EmbeddingTargets(Targets):
 
     def _rows(self, rows: slice | Int64[Tensor, " n"]) -> "EmbeddingTargets":
         return EmbeddingTargets(
-            self.code[rows],
+            rows_of(self.code, rows),
             None if self.scale is None else self.scale[rows],
             self.head,
             None if self.label is None else self.label[rows],

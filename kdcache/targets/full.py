@@ -21,6 +21,7 @@ from kdcache.targets.base import (
     concat_labels,
     require_labels,
 )
+from kdcache.targets.rows import joined, rows_of
 
 DTYPES = ("float32", "uint8")
 
@@ -71,9 +72,9 @@ class FullTargets(Targets):
             return parts[0]
         scales = [part.scale for part in parts if part.scale is not None]
         return cls(
-            torch.cat([part.stored for part in parts]),
+            joined([part.stored for part in parts]),
             concat_labels([part.label for part in parts]),
-            torch.cat(scales) if scales else None,
+            joined(scales) if scales else None,
         )
 
     @property
@@ -100,7 +101,7 @@ class FullTargets(Targets):
 
     def _rows(self, rows: slice | Int64[Tensor, " n"]) -> "FullTargets":
         return FullTargets(
-            self.stored[rows],
+            rows_of(self.stored, rows),
             None if self.label is None else self.label[rows],
             None if self.scale is None else self.scale[rows],
         )
