@@ -9,6 +9,7 @@ from torchdistill.losses.mid_level import (
     HierarchicalContextLoss,
     PKTLoss,
     RKDLoss,
+    SPKDLoss,
 )
 from torchdistill.models.wrapper import AttentionBasedFusion
 
@@ -19,6 +20,7 @@ from kdcache.objectives.geometry import unit
 from kdcache.objectives.pkt import pkt
 from kdcache.objectives.reviewkd import Fusion, hierarchical_context
 from kdcache.objectives.rkd import rkd
+from kdcache.objectives.sp import sp
 from support.relations import features
 
 seeds = pytest.mark.parametrize("seed", range(3))
@@ -45,6 +47,15 @@ def test_pkt(seed):
     student, teacher = features(seed, rows=12)
     theirs = PKTLoss("at", "output", "at", "output")(at(student.clone()), at(teacher.clone()))
     torch.testing.assert_close(pkt(student, teacher), theirs, rtol=1e-6, atol=0)
+
+
+@seeds
+def test_sp(seed, monkeypatch):
+    student, teacher = features(seed, rows=12)
+    # Its rows have a sum of 1 where the paper's have a length of 1.
+    monkeypatch.setattr("torchdistill.losses.mid_level.normalize", lambda rows, _: unit(rows))
+    theirs = SPKDLoss("at", "at", "batchmean")(at(student), at(teacher))
+    torch.testing.assert_close(sp(student, teacher), theirs, rtol=1e-6, atol=0)
 
 
 @seeds
