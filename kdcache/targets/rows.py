@@ -1,6 +1,7 @@
-"""Rows of large tensors on the host, picked and joined: by NumPy, whose large arrays lie in huge pages on Linux.
+"""Rows of large tensors on the host, picked and joined into memory of NumPy's, which lies in huge pages on Linux.
 
-torch's do not, so that it spends four fifths of the time of a join on page faults.
+torch's own does not, and costs several times the copying itself in page faults. The copying is torch's, during which
+other threads go on.
 """
 
 from collections.abc import Sequence
@@ -15,11 +16,16 @@ def rows_of(values: Shaped[Tensor, "n *shape"], rows: slice | Int64[Tensor, "m"]
     """The rows of a slice, without a copy, or those at these positions."""
     if isinstance(rows, slice) or values.device.type != "cpu":
         return values[rows]
-    return torch.from_numpy(np.take(values.numpy(), rows.numpy(), axis=0))
+    return torch.index_select(values, 0, rows, out=_room(values, len(rows)))
 
 
 def joined(parts: Sequence[Shaped[Tensor, "_ *shape"]]) -> Shaped[Tensor, "n *shape"]:
     """All rows of some tensors (at least one) of a type and on a device, one after the other."""
     if parts[0].device.type != "cpu":
         return torch.cat(list(parts))
-    return torch.from_numpy(np.concatenate([part.numpy() for part in parts]))
+    return torch.cat(list(parts), out=_room(parts[0], sum(map(len, parts))))
+
+
+def _room(like: Shaped[Tensor, "_ *shape"], rows: int) -> Shaped[Tensor, "rows *shape"]:
+    """Memory for so many rows."""
+    return torch.from_numpy(np.empty((rows, *like.shape[1:]), like.numpy().dtype))
