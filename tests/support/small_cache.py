@@ -1,5 +1,6 @@
 """Caches of a few rows, for tests."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,10 @@ def tree(path: Path) -> dict[str, bytes | None]:
     return {
         str(part.relative_to(path)): part.read_bytes() if part.is_file() else None for part in sorted(path.rglob("*"))
     }
+
+
+def edit_attributes(path: Path, content: object) -> None:
+    """Give the `zarr.json` at `path` other attributes."""
+    meta = json.loads(path.read_text())
+    meta["attributes"] = content
+    path.write_text(json.dumps(meta))
