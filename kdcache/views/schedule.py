@@ -68,10 +68,12 @@ class Schedule:
     def batches(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Picks]:
         """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
 
-        `world` must divide the pairs of a batch.
+        `world` must divide the pairs of a batch. Processes share a batch by view and row, so that each reads a part of
+        the chunks that the batch lies in, mostly the same part for the next: batches of a stretch would else have every
+        process read all of it.
         """
         pairs, half = self.samples // 2, self.batch_size // 2
-        mine = np.arange(half * rank // world, half * (rank + 1) // world)
+        share = slice(half * rank // world, half * (rank + 1) // world)
         unit_pairs = max(1, min(UNIT_ROWS, self.block_rows // 8) // 2)
 
         @lru_cache(maxsize=1)
@@ -82,8 +84,10 @@ class Schedule:
             epoch, place = divmod(step, self.steps_per_epoch)
             visit, part = divmod(epoch, self.repeats)
             cycle, group = divmod(visit, self.views // self.repeats)
-            position = part * pairs + place * half + mine
+            position = part * pairs + place * half + np.arange(half)
             pair = order_of(group, cycle)[position // self.repeats]
             view = group * self.repeats + position % self.repeats
+            mine = np.sort(np.lexsort((pair, view))[share])
+            view, pair = view[mine], pair[mine]
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
             yield Picks(np.repeat(view, 2), row)

@@ -49,8 +49,9 @@ def test_ranks_make_the_bytes_that_one_process_makes(job, alone, tmp_path):
     blocks = Cache.open(tmp_path / "cache").entry(MODEL).layout.blocks * VIEWS
     (report,) = done.stdout.splitlines()
     assert f"{blocks} of {blocks} blocks written by this run" in report
+    assert done.stderr.count("Opening the data") == 1, "rank 0 alone tells the progress"
     told = re.findall(r"over 131 samples x 4 views: [\d,]+ images in ", done.stderr)
-    assert len(told) == 1, "rank 0 alone tells the progress"
+    assert len(told) <= 1, "and counts the images, unless the others had made all of them when it came"
 
 
 def test_processes_started_at_the_same_instant_share_the_work(job, alone, tmp_path):

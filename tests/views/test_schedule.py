@@ -138,8 +138,30 @@ def test_ranks_share_each_batch_in_equal_parts(world):
     shares = [list(plan.batches(0, rank, world)) for rank in range(world)]
     for whole, *parts in zip(plan.batches(), *shares, strict=True):
         assert {len(part) for part in parts} == {20 // world}
-        assert np.array_equal(np.concatenate([part.row for part in parts]), whole.row)
-        assert np.array_equal(np.concatenate([part.view for part in parts]), whole.view)
+        rows = list(zip(whole.view, whole.row, strict=True))
+        shared = [list(zip(part.view, part.row, strict=True)) for part in parts]
+        assert sorted(sum(shared, [])) == sorted(rows)
+        for share in shared:
+            assert share == [row for row in rows if row in share], "in the batch's order"
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("cycle", [0, 1])
+@pytest.mark.parametrize("batch_size", [256, 1024])
+def test_ranks_do_not_read_each_others_chunks(repeats, cycle, batch_size):
+    """Of a view that is seen again, too, whose batches are drawn from a few units of 64 rows at random."""
+    world, chunk, samples = 8, 32, 8192
+    plan = schedule(samples, repeats, repeats, batch_size, repeats * (cycle + 1), block_rows=512)
+    kept = 4  # batches for which a process keeps a chunk
+    steps = repeats * plan.steps_per_epoch
+    read = 0
+    for rank in range(world):
+        held: dict[tuple[int, int], int] = {}
+        for number, batch in zip(range(steps), plan.batches(cycle * steps, rank, world), strict=False):
+            for place in set(zip(batch.view.tolist(), (batch.row // chunk).tolist(), strict=True)):
+                read += number - held.get(place, -kept - 1) > kept
+                held[place] = number
+    assert read <= 2 * repeats * samples / chunk, "each chunk is read by two processes at most, in the mean"
 
 
 @pytest.mark.parametrize(("block_rows", "unit_rows"), [(512, 64), (32768, UNIT_ROWS), (8, 2), (2, 2)])
