@@ -21,32 +21,33 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
     files = target.files
     keys: list[str] = []
     total = 0
-    parts = _named(source.raw_block(view, block))
-    key, data = next(parts)
-    for following in parts:
+    found = _named(source.raw_block(view, block))
+    key, parts = next(found)
+    for following in found:
         if target.is_listed(view, block):
             if keys:
                 target.drop_if_mixed(view, block)
             return None
-        files.put(key, data)
-        if files.get(key) != data:
+        files.put(key, *parts)
+        if not files.holds(key, *parts):
             raise CorruptError(
                 f"{files.locate(key)} was read back with other bytes than were written. The disk or the memory cannot "
                 "be trusted; check them before going on."
             )
         keys.append(key)
-        total += len(data)
-        key, data = following
+        total += sum(map(len, parts))
+        key, parts = following
     files.flush(keys)
-    if not files.put_if_absent(key, data):
+    (record,) = parts
+    if not files.put_if_absent(key, record):
         target.drop_if_mixed(view, block)
         return None
-    return total + len(data)
+    return total + len(record)
 
 
-def _named(parts: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+def _named(found: Iterator[tuple[str, list[bytes]]]) -> Iterator[tuple[str, list[bytes]]]:
     """The same, with errors that tell the source's from those of the target."""
     try:
-        yield from parts
+        yield from found
     except CacheError as error:
         raise SourceError(str(error)) from error

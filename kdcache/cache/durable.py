@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -108,6 +108,18 @@ class LocalFiles(Files):
             return (self.root / key).read_bytes()
         return None
 
+    def get_part(self, key: str, start: int, length: int) -> bytes | None:
+        """Some bytes of a file, None where it does not exist."""
+        with (
+            self._named("read", key),
+            suppress(FileNotFoundError, NotADirectoryError),
+            (self.root / key).open("rb") as file,
+        ):
+            there = max(0, os.fstat(file.fileno()).st_size - start)
+            file.seek(start)
+            return file.read(min(length, there))  # the length may be only what a damaged record says
+        return None
+
     def size(self, key: str) -> int | None:
         """The length of a file, None where it does not exist."""
         with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
@@ -126,11 +138,11 @@ class LocalFiles(Files):
             return sorted(os.listdir(self.root / folder))
         return []
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, *parts: bytes) -> None:
         """Write, flush, rename."""
         target = self.root / key
         with self._named("write", key):
-            self._staged(key, data, lambda partial: self.disk.replace(partial, target))
+            self._staged(key, parts, lambda partial: self.disk.replace(partial, target))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write, flush, link, and flush the folders; where there are no hard links, look and rename under a lock."""
@@ -151,7 +163,7 @@ class LocalFiles(Files):
 
         with self._named("write", key):
             try:
-                self._staged(key, data, place)
+                self._staged(key, [data], place)
             except FileExistsError:
                 return False
             self.flush([key])
@@ -176,7 +188,7 @@ class LocalFiles(Files):
     def prepare(self) -> None:
         """Write a file and remove it again, so that a month of work does not end at the first block."""
         with self._named("write", ""):
-            self._staged("", b"", self.disk.remove)
+            self._staged("", [], self.disk.remove)
         self.tidy()
 
     def tidy(self) -> None:
@@ -200,8 +212,8 @@ class LocalFiles(Files):
             if folder in self.root.parents:  # which `flush` leaves out
                 self.disk.flush_folder(folder.parent)
 
-    def _staged(self, key: str, data: bytes, place: Callable[[Path], None]) -> None:
-        """Write and flush the data as a partial file and `place` it; leave nothing behind when the disk refuses."""
+    def _staged(self, key: str, parts: Sequence[bytes], place: Callable[[Path], None]) -> None:
+        """Write and flush all parts as a partial file and `place` it; leave nothing behind when the disk refuses."""
         for _ in range(ATTEMPTS):
             self.make_folders((self.root / key).parent)
             self.make_folders(self.root / PARTIAL)
@@ -213,7 +225,8 @@ class LocalFiles(Files):
             try:
                 with suppress(OSError):
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.disk.write(file, data)
+                for part in parts:
+                    self.disk.write(file, part)
                 self.disk.flush(file)
                 place(partial)
                 return

@@ -1,6 +1,5 @@
 """A teacher's entry in a cache: its blocks, written whole and once, and read back checked."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -9,32 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.chunk_codec import ChunkCodec
+from kdcache.cache.chunk_files import ChunkFile
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
-from kdcache.cache.layout import VIEW_CAPACITY, Layout, check_view, chunk_key, record_folder, record_key, teacher_key
+from kdcache.cache.layout import VIEW_CAPACITY, Layout, check_view, file_key, record_folder, record_key, teacher_key
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
-from kdcache.targets.base import ArraySpec, Coding, Targets
+from kdcache.targets.base import Coding, Targets
 
 #: Records that are kept in memory, a few kilobytes each.
 MAX_RECORDS = 8192
 
 #: Numbers that a part of a chunk has room for: of whatever kind, some tens of megabytes once it is decoded.
 PART = 2**20
-
-
-class ChunkCodec(ABC):
-    """Turns a chunk of an array into the bytes of a file and back."""
-
-    spec: ArraySpec
-
-    @abstractmethod
-    def encode(self, values: np.ndarray) -> bytes:
-        """The same values always give the same bytes."""
-
-    @abstractmethod
-    def decode(self, data: bytes) -> np.ndarray:
-        """Raises CorruptError where the bytes cannot be decoded."""
 
 
 class Entry:
@@ -51,7 +38,8 @@ class Entry:
         self.view_set = view_set
         self.identity = identity
         self.coding = coding
-        self.layout = Layout(view_set.samples, view_set.block_rows, coding.chunk_rows(view_set.block_rows))
+        rows = view_set.block_rows
+        self.layout = Layout(view_set.samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
         self._files = files
         self._codecs = codecs
         self._known_record = lru_cache(maxsize=MAX_RECORDS)(self._read_record)
@@ -113,9 +101,9 @@ class Entry:
         """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
         found = dict.fromkeys([*self._codecs, "records"], 0)
         for block in sorted(self.listed(view)):
-            record = self.record(view, block)
-            for name, stored in record.chunks.items():
-                found[name.split("/")[0]] = found.get(name.split("/")[0], 0) + stored.length
+            record = self.own_record(view, block)
+            for name in self._codecs:
+                found[name] += sum(file.length(record.chunks) for file in self._files_of(name, view, block))
             found["records"] += len(record.to_bytes())
         return found
 
@@ -146,16 +134,42 @@ class Entry:
         """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
         return _join([self.read_chunk(view, chunk) for chunk in self.layout.chunks_of(block)])
 
-    def raw_block(self, view: int, block: int) -> Iterator[tuple[str, bytes]]:
-        """Keys and bytes of a recorded block: its chunks, each checked against the record, and then the record.
+    def raw_block(self, view: int, block: int) -> Iterator[tuple[str, list[bytes]]]:
+        """Keys and bytes of a recorded block: its files, each chunk checked against the record, and then the record.
 
-        Raises CacheError and CorruptError as `read_chunk` and `own_record` do.
+        The bytes are parts that lie one behind the other. Raises CacheError and CorruptError as `read_chunk` and
+        `own_record` do.
         """
         record = self.own_record(view, block)
         for name in self._codecs:
-            for chunk in self.layout.chunks_of(block):
-                yield self._chunk_key(name, view, chunk), self._checked_chunk(record, name, view, chunk)
-        yield record_key(self.identity.name, view, block), record.to_bytes()
+            for file in self._files_of(name, view, block):
+                parts = [self._checked_chunk(record, file, chunk, view, block) for chunk in file.names]
+                yield file.key, [*parts, *filter(None, [file.recorded_index(record.chunks)])]
+        yield record_key(self.identity.name, view, block), [record.to_bytes()]
+
+    def check_bytes(self, view: int, block: int) -> None:
+        """Raise as `raw_block` does, and where an index is not what was written; a chunk is held at a time."""
+        record = self.own_record(view, block)
+        for name in self._codecs:
+            for file in self._files_of(name, view, block):
+                for chunk in file.names:
+                    self._checked_chunk(record, file, chunk, view, block)
+        self.check_indices(view, block)
+
+    def check_indices(self, view: int, block: int) -> None:
+        """Raise CorruptError where something else than what was written lies in a block's files beside its chunks.
+
+        It is of no use for reading here, and others read by it.
+        """
+        record = self.own_record(view, block)
+        for name in self._codecs:
+            for file in self._files_of(name, view, block):
+                length, index = file.length(record.chunks), file.recorded_index(record.chunks)
+                there = self._files.get_part(file.key, length - len(index), len(index) + 1)
+                if index and there != index:
+                    raise CorruptError(
+                        f"The index of {self._file_name(file, view, block)} is not what was written.", self._remedy
+                    )
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
         """Write a block piece by piece. Raises RecordedError where it is there already."""
@@ -184,24 +198,25 @@ class Entry:
         Then the block is neither one nor the other; without its record it does not exist, and can be made again.
         Raises RecordedError in that case.
         """
-        record = self._read_record(view, block)
-        for name in self.chunk_names(block):
-            array, chunk = name.split("/")
-            data, stored = self._files.get(self._chunk_key(array, view, int(chunk))), record.chunks.get(name)
-            if data is None or stored is None or not stored.describes(data):
-                self.drop_record(view, block)
-                raise RecordedError(
-                    f"Another process wrote view {view}, block {block} of teacher '{self.identity.name}' at the same "
-                    "time with other bytes, so its record was dropped. Run the same command again, which makes this "
-                    "block anew."
-                )
+        self._known_record.cache_clear()
+        try:
+            self.check_bytes(view, block)
+        except CorruptError:
+            self.drop_record(view, block)
+            raise RecordedError(
+                f"Another process wrote view {view}, block {block} of teacher '{self.identity.name}' at the same "
+                "time with other bytes, so its record was dropped. Run the same command again, which makes this "
+                "block anew."
+            ) from None
 
     def _arrays(self, view: int, chunk: int) -> dict[str, np.ndarray]:
         """The arrays of a chunk, each checked and decoded before the next is read."""
-        record = self.record(view, self.layout.block_of(chunk))
+        block = self.layout.block_of(chunk)
+        record = self.record(view, block)
         found = {}
         for name, codec in self._codecs.items():
-            data = self._checked_chunk(record, name, view, chunk)
+            file = self._file(name, view, self.layout.file_of(chunk))
+            data = self._checked_chunk(record, file, f"{name}/{chunk}", view, block)
             with self._fitting(view, chunk):
                 found[name] = codec.decode(data)
         return found
@@ -246,25 +261,37 @@ class Entry:
         except CorruptError:
             return False
         return record.chunks.keys() == self.chunk_names(block) and all(
-            self._files.size(self._chunk_key(name.split("/")[0], view, int(name.split("/")[1]))) == stored.length
-            for name, stored in record.chunks.items()
+            self._files.size(file.key) == file.length(record.chunks)
+            for name in self._codecs
+            for file in self._files_of(name, view, block)
         )
 
-    def _checked_chunk(self, record: BlockRecord, name: str, view: int, chunk: int) -> bytes:
-        key, block = self._chunk_key(name, view, chunk), self.layout.block_of(chunk)
-        data, stored = self._files.get(key), record.chunks.get(f"{name}/{chunk}")
+    def _checked_chunk(self, record: BlockRecord, file: ChunkFile, name: str, view: int, block: int) -> bytes:
+        stored = record.chunks.get(name)
+        if file.room == 1:
+            data = self._files.get(file.key)
+        elif stored is None or not record.chunks.keys() >= set(file.names):
+            data = b""
+        else:
+            data = self._files.get_part(file.key, file.start(name, record.chunks), stored.length)
         if data is None or stored is None or not stored.describes(data):
             state = "is missing" if data is None else "is not what was written"
-            raise CorruptError(f"{self._chunk_name(name, view, block, key)} {state}.", self._remedy)
+            raise CorruptError(f"{self._file_name(file, view, block)} {state}.", self._remedy)
         return data
 
-    def _chunk_key(self, name: str, view: int, chunk: int) -> str:
-        spec = self._codecs[name].spec
-        return f"{teacher_key(self.identity.name)}/{name}/{chunk_key(spec.axis, len(spec.shape), view, chunk)}"
+    def _files_of(self, name: str, view: int, block: int) -> list[ChunkFile]:
+        """The files of an array that make a block."""
+        return [self._file(name, view, number) for number in self.layout.files_of(block)]
 
-    def _chunk_name(self, name: str, view: int, block: int, key: str) -> str:
+    def _file(self, name: str, view: int, number: int) -> ChunkFile:
+        spec, layout = self._codecs[name].spec, self.layout
+        key = f"{teacher_key(self.identity.name)}/{name}/{file_key(spec.axis, len(spec.shape), view, number)}"
+        return ChunkFile(key, tuple(f"{name}/{chunk}" for chunk in layout.chunks_in(number)), layout.chunks_a_file)
+
+    def _file_name(self, file: ChunkFile, view: int, block: int) -> str:
         return (
-            f"Array '{name}' of teacher '{self.identity.name}', view {view}, block {block} ({self._files.locate(key)})"
+            f"Array '{file.array}' of teacher '{self.identity.name}', view {view}, block {block} "
+            f"({self._files.locate(file.key)})"
         )
 
     @property
@@ -276,11 +303,11 @@ class Entry:
 
 
 class BlockWriter:
-    """Writes one block: chunks as they fill, then, when all of them are flushed, its record.
+    """Writes one block: its files as their chunks are there, then, when all of them are flushed, its record.
 
     Until `finish` returns the block does not exist, and whatever lies in its place is written over. `append` and
     `finish` raise RecordedError once another process has recorded it, and leave its chunks alone; where some were
-    written over before that, its record is dropped.
+    written over before that, its record is dropped. No more is held than the chunks of a file, as they are stored.
     """
 
     def __init__(self, entry: Entry, view: int, block: int) -> None:
@@ -290,6 +317,7 @@ class BlockWriter:
         self._missing = stop - start
         self._chunks = iter(entry.layout.chunks_of(block))
         self._pending: list[Targets] = []
+        self._parts: dict[str, list[bytes]] = {name: [] for name in entry._codecs}
         self._stored: dict[str, Stored] = {}
         self._keys: list[str] = []
         if entry.settle(view, block):
@@ -333,17 +361,29 @@ class BlockWriter:
             raise self._recorded()
         packed = entry.coding.pack(targets, entry.layout.chunk_rows)
         for name, codec in entry._codecs.items():
-            key = entry._chunk_key(name, self._view, chunk)
             data = codec.encode(packed[name])
-            entry._files.put(key, data)
-            found = entry._files.get(key)
-            if found != data or not np.array_equal(codec.decode(found), packed[name]):
-                raise CorruptError(
-                    f"{entry._chunk_name(name, self._view, self._block, key)} was read back with other bytes than "
-                    "were written. The disk or the memory cannot be trusted; check them before going on."
-                )
-            self._stored[f"{name}/{chunk}"] = Stored.of(found)
-            self._keys.append(key)
+            file = entry._file(name, self._view, entry.layout.file_of(chunk))
+            if not np.array_equal(codec.decode(data), packed[name]):
+                raise self._untrusted(file)
+            self._parts[name].append(data)
+            self._stored[f"{name}/{chunk}"] = Stored.of(data)
+            if len(self._parts[name]) == len(file.names):
+                self._put(file, self._parts[name])
+                self._parts[name] = []
+
+    def _put(self, file: ChunkFile, parts: list[bytes]) -> None:
+        index = file.index([len(part) for part in parts])
+        parts = [*parts, index] if index else parts
+        self._entry.files.put(file.key, *parts)
+        if not self._entry.files.holds(file.key, *parts):
+            raise self._untrusted(file)
+        self._keys.append(file.key)
+
+    def _untrusted(self, file: ChunkFile) -> CorruptError:
+        return CorruptError(
+            f"{self._entry._file_name(file, self._view, self._block)} was read back with other bytes than were "
+            "written. The disk or the memory cannot be trusted; check them before going on."
+        )
 
     def _recorded(self) -> RecordedError:
         return RecordedError(

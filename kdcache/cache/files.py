@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from itertools import accumulate
 
 
 class Files(ABC):
@@ -24,6 +25,10 @@ class Files(ABC):
         """The bytes of a key, None where it does not exist."""
 
     @abstractmethod
+    def get_part(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of a key from `start` on, fewer where it ends before; None where it does not exist."""
+
+    @abstractmethod
     def size(self, key: str) -> int | None:
         """The length of a key's bytes, None where it does not exist."""
 
@@ -36,8 +41,8 @@ class Files(ABC):
         """The names directly under a folder ("" is the root), sorted; none where it does not exist."""
 
     @abstractmethod
-    def put(self, key: str, data: bytes) -> None:
-        """Write or replace a key. Nobody ever sees a part of the bytes."""
+    def put(self, key: str, *parts: bytes) -> None:
+        """Write or replace a key: all of these bytes, one part behind the other. Nobody ever sees a part of them."""
 
     @abstractmethod
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -54,6 +59,15 @@ class Files(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Make sure of being able to write, and clear away what a killed writer left half written."""
+
+    def holds(self, key: str, *parts: bytes) -> bool:
+        """Whether a key has these bytes and no others; no more than a part is read at once."""
+        if len(parts) == 1:
+            return self.get(key) == parts[0]
+        starts = accumulate(map(len, parts), initial=0)
+        return self.size(key) == sum(map(len, parts)) and all(
+            self.get_part(key, start, len(part)) == part for start, part in zip(starts, parts, strict=False)
+        )
 
     @abstractmethod
     def tidy(self) -> None:

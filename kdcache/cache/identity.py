@@ -20,7 +20,7 @@ from kdcache.errors import CacheError, IdentityError
 Kind = TypeVar("Kind", bound="Identity")
 
 #: The format that this version writes and reads. It stands in every cache.
-FORMAT = 2
+FORMAT = 3
 
 #: Far more than anybody has: what a cache says is believed up to here, so that none can ask for all of the memory.
 MAX_BLOCKS = 2**20

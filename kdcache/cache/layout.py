@@ -1,4 +1,4 @@
-"""Where the rows of a view lie: blocks, chunks, and the keys of their files. No I/O."""
+"""Where the rows of a view lie: blocks, files, chunks, and their keys. No I/O."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,14 @@ def default_block_rows(samples: int) -> int:
 
 @dataclass(frozen=True)
 class Layout:
-    """A view's rows in blocks (the unit of writing) and chunks (the unit of reading), numbered along it.
+    """A view's rows in blocks (the unit of writing), files, and chunks (the unit of reading), numbered along it.
 
-    `chunk_rows` divides `block_rows`. The last block and the last chunk have fewer rows.
+    `chunk_rows` divides `file_rows`, which divides `block_rows`. The last of each has fewer rows.
     """
 
     samples: int
     block_rows: int
+    file_rows: int
     chunk_rows: int
 
     @property
@@ -58,6 +59,24 @@ class Layout:
         """The block that a chunk belongs to."""
         return chunk * self.chunk_rows // self.block_rows
 
+    @property
+    def chunks_a_file(self) -> int:
+        """Chunks that a file has room for."""
+        return self.file_rows // self.chunk_rows
+
+    def file_of(self, chunk: int) -> int:
+        """The file that a chunk lies in."""
+        return chunk // self.chunks_a_file
+
+    def files_of(self, block: int) -> range:
+        """The files of a block, of each array."""
+        start, stop = self.block_range(block)
+        return range(start // self.file_rows, -(-stop // self.file_rows))
+
+    def chunks_in(self, file: int) -> range:
+        """The chunks of a file."""
+        return range(file * self.chunks_a_file, min((file + 1) * self.chunks_a_file, self.chunks))
+
 
 def check_view(view: int) -> None:
     """Raise CacheError where a view's number is beyond what a cache can hold."""
@@ -85,7 +104,7 @@ def record_key(name: str, view: int, block: int) -> str:
     return f"{record_folder(name, view)}/{block}.json"
 
 
-def chunk_key(axis: int, ndim: int, view: int, chunk: int) -> str:
-    """A chunk's key within its array, in Zarr's default encoding; chunks follow each other along `axis`."""
-    place = [chunk if number == axis else 0 for number in range(ndim)]
+def file_key(axis: int, ndim: int, view: int, file: int) -> str:
+    """A file's key within its array, in Zarr's default encoding; files follow each other along `axis`."""
+    place = [file if number == axis else 0 for number in range(ndim)]
     return "/".join(["c", str(view), *map(str, place)])

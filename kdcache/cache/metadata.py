@@ -2,7 +2,7 @@
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import ViewSetIdentity, seal
-from kdcache.cache.layout import VIEW_CAPACITY, teacher_key
+from kdcache.cache.layout import VIEW_CAPACITY, Layout, teacher_key
 from kdcache.cache.windows import WINDOWS_META, windows_metadata
 from kdcache.cache.zarr_form import META, OURS, array_metadata, group_metadata
 from kdcache.targets.base import ArraySpec
@@ -24,17 +24,27 @@ def entry_metadata(entry: Entry) -> dict[str, bytes]:
     # The records' folder is a group, so that Zarr libraries list the entry without a warning.
     metas[f"{folder}/records/{META}"] = group_metadata({})
     for name, spec in entry.coding.arrays(layout.chunk_rows).items():
-        metas[f"{folder}/{name}/{META}"] = answers_metadata(spec, layout.chunks)
+        metas[f"{folder}/{name}/{META}"] = answers_metadata(spec, layout)
     for table, spec in entry.coding.table_specs().items():
         if table in entry.identity.targets:  # be the table itself there or lost
             metas[f"{folder}/{table}/{META}"] = table_metadata(spec)
     return metas
 
 
-def answers_metadata(spec: ArraySpec, chunks: int) -> bytes:
-    """The zarr.json of an array of answers, of so many chunks a view."""
-    shape = [length * chunks if axis == spec.axis else length for axis, length in enumerate(spec.shape)]
-    return array_metadata(spec, (VIEW_CAPACITY, *shape), (1, *spec.shape))
+def answers_metadata(spec: ArraySpec, layout: Layout) -> bytes:
+    """The zarr.json of an array of answers."""
+    several = layout.chunks_a_file > 1
+    return array_metadata(
+        spec,
+        (VIEW_CAPACITY, *_times(spec, layout.chunks)),
+        (1, *spec.shape),
+        (1, *_times(spec, layout.chunks_a_file)) if several else None,
+    )
+
+
+def _times(spec: ArraySpec, chunks: int) -> list[int]:
+    """The shape of so many chunks."""
+    return [length * chunks if axis == spec.axis else length for axis, length in enumerate(spec.shape)]
 
 
 def table_metadata(spec: ArraySpec) -> bytes:

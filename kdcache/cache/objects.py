@@ -17,6 +17,9 @@ from kdcache.cache.files import Files
 from kdcache.errors import CacheError
 from kdcache.object_store import FAILURES, MISSING, SETTINGS, cause, open_store
 
+#: Bytes that are not put with one request.
+LARGE = 64 * 2**20
+
 #: Claims and trials that are older than this belong to nobody.
 LEFT_OVER = timedelta(days=1)
 
@@ -42,6 +45,20 @@ class ObjectFiles(Files):
             return bytes(obstore.get(self._store, key).bytes())
         return None
 
+    def get_part(self, key: str, start: int, length: int) -> bytes | None:
+        """Some bytes of an object, None where there is none."""
+        if not length:
+            return b""
+        with self._named("read", key), suppress(*MISSING):
+            try:
+                return bytes(obstore.get_range(self._store, key, start=start, length=length))
+            except FAILURES:
+                size = self.size(key)
+                if size is None or start < size:
+                    raise
+                return b""  # which stores call an error
+        return None
+
     def size(self, key: str) -> int | None:
         """The length of an object, None where there is none."""
         with self._named("read", key), suppress(*MISSING):
@@ -61,10 +78,11 @@ class ObjectFiles(Files):
         paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
         return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})
 
-    def put(self, key: str, data: bytes) -> None:
-        """Put an object, over what is there."""
+    def put(self, key: str, *parts: bytes) -> None:
+        """Put an object, over what is there; a large one in several requests, and nothing is seen before the last."""
+        large = sum(map(len, parts)) > LARGE
         with self._named("write", key):
-            obstore.put(self._store, key, data, use_multipart=False)
+            obstore.put(self._store, key, b"".join(parts) if not large else iter(parts), use_multipart=large)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """A conditional put."""

@@ -125,8 +125,8 @@ class Cache:
         version = content.get("format")
         if type(version) is int and version < FORMAT:
             raise CacheError(
-                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}: classes "
-                "and probabilities were stored otherwise before. Run dump-logits again with another --cache."
+                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}: files "
+                "were laid out otherwise before. Run dump-logits again with another --cache."
             )
         if type(version) is int and version > FORMAT:
             raise CacheError(
@@ -267,7 +267,7 @@ class Cache:
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             data = self._files.get(key)
             if data is not None:
-                require_array(data, answers_metadata(codec.spec, entry.layout.chunks), self._files.locate(key))
+                require_array(data, answers_metadata(codec.spec, entry.layout), self._files.locate(key))
         return entry
 
 

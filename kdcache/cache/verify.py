@@ -135,10 +135,9 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
     name = entry.identity.name
     try:
         if _lacks_tables(entry):
-            for _ in entry.raw_block(view, block):
-                pass
+            entry.check_bytes(view, block)
             return None
-        entry.own_record(view, block)
+        entry.check_indices(view, block)
         for chunk in entry.layout.chunks_of(block):
             for part in entry.read_parts(view, chunk):
                 check_answers(part, entry.identity.num_classes)

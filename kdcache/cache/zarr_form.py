@@ -20,7 +20,7 @@ from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
-from kdcache.cache.entry import ChunkCodec
+from kdcache.cache.chunk_codec import ChunkCodec
 from kdcache.cache.identity import unseal
 from kdcache.cache.record import CHECKSUM_BYTES, Stored
 from kdcache.errors import CacheError, CorruptError
@@ -99,15 +99,21 @@ def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
 
 
 @lru_cache(maxsize=256)
-def array_metadata(spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]) -> bytes:
-    """The zarr.json of an array."""
+def array_metadata(
+    spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...], files: tuple[int, ...] | None = None
+) -> bytes:
+    """The zarr.json of an array; `files` is the shape of what lies in one file, where that is several chunks."""
     held: dict[str, Any] = {}
-    _make_array(held, spec, shape, chunks)
+    _make_array(held, spec, shape, chunks, files)
     return held[META].to_bytes()
 
 
 def _make_array(
-    held: dict[str, Any], spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]
+    held: dict[str, Any],
+    spec: ArraySpec,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    files: tuple[int, ...] | None = None,
 ) -> zarr.Array[Any]:
     """An array in `held`, of core codecs only, so that any Zarr v3 library can read it."""
     itemsize = np.dtype(spec.dtype).itemsize
@@ -115,6 +121,7 @@ def _make_array(
         MemoryStore(held),
         shape=shape,
         chunks=chunks,
+        shards=files,
         dtype=spec.dtype,
         fill_value=0,
         filters=None,

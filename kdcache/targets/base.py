@@ -23,6 +23,10 @@ T = TypeVar("T", bound="Targets")
 #: The uncompressed bytes that one chunk of one array may have.
 MAX_CHUNK_BYTES = 64 * 2**20
 
+#: And those that one file of several chunks may have: a writer holds them compressed. Of 21,841 classes in float32 a
+#: view of 1.28 million samples has 79 files then.
+MAX_FILE_BYTES = 2 * 2**30
+
 #: The uncompressed bytes that a table of a coding may have.
 MAX_TABLE_BYTES = 256 * 2**20
 
@@ -185,8 +189,15 @@ class Coding(ABC):
 
     def chunk_rows(self, block_rows: int) -> int:
         """Rows of a chunk: `block_rows` halved until no array has more than `MAX_CHUNK_BYTES`."""
+        return self._rows_within(MAX_CHUNK_BYTES, block_rows)
+
+    def file_rows(self, block_rows: int) -> int:
+        """Rows of a file: `block_rows` halved until no array has more than `MAX_FILE_BYTES`."""
+        return self._rows_within(MAX_FILE_BYTES, block_rows)
+
+    def _rows_within(self, limit: int, block_rows: int) -> int:
         rows = block_rows
-        while rows % 2 == 0 and max(spec.nbytes for spec in self.arrays(rows).values()) > MAX_CHUNK_BYTES:
+        while rows % 2 == 0 and max(spec.nbytes for spec in self.arrays(rows).values()) > limit:
             rows //= 2
         return rows
 

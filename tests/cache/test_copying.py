@@ -2,6 +2,7 @@
 
 import shlex
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,16 @@ from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.jobs.training.stored import stored_teachers
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache_cli.main import app
-from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, tree
+from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, small_chunks, tree
 from support.small_job import Heard
 from support.targets_contract import random_order
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_in_a_file() -> Iterator[None]:
+    """Of the second teacher, a file has two chunks."""
+    with small_chunks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -191,17 +199,22 @@ def test_what_a_killed_copy_left_is_completed(source: Path, tmp_path: Path) -> N
     assert tree(tmp_path / "copy") == tree(source)
 
 
+@pytest.mark.parametrize("teacher", ["teacher", "other"])
+@pytest.mark.parametrize("altered", [0, -1])
 def test_a_target_that_writes_other_bytes_is_found(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, teacher: str, altered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = LocalFiles.put
 
-    def put_altered(self: LocalFiles, key: str, data: bytes) -> None:
-        put(self, key, data if any(part in key for part in ("zarr.json", "windows", "order")) else data[:-1] + b"?")
+    def put_altered(self: LocalFiles, key: str, *parts: bytes) -> None:
+        changed = list(parts)
+        if not any(part in key for part in ("zarr.json", "windows", "order")):
+            changed[altered] = parts[altered][:-1] + b"?"
+        put(self, key, *changed)
 
     monkeypatch.setattr(LocalFiles, "put", put_altered)
     with pytest.raises(CorruptError, match="read back with other bytes"):
-        copy(source, tmp_path / "copy")
+        copy(source, tmp_path / "copy", None, teacher)
     assert not list((tmp_path / "copy").glob("teachers/*/records/*/*.json"))
 
 

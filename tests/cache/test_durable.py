@@ -35,6 +35,20 @@ def test_what_is_put_is_got(files: LocalFiles) -> None:
     assert files.names("a") == ["a"]
 
 
+def test_what_is_put_in_parts_is_got_in_parts(files: LocalFiles) -> None:
+    files.put("a/b", b"one", b"", b"two")
+    assert files.get("a/b") == b"onetwo"
+    assert [files.get_part("a/b", *part) for part in ((0, 6), (2, 2), (4, 9), (6, 1), (9, 2**40), (1, 0))] == [
+        b"onetwo", b"et", b"wo", b"", b"", b"",
+    ]  # fmt: skip
+    assert files.get_part("a/c", 0, 1) is None
+    assert files.holds("a/b", b"one", b"two")
+    assert files.holds("a/b", b"onetwo")
+    for others in ([b"one"], [b"one", b"tw"], [b"one", b"twx"], [b"one", b"two", b"x"], [b"x", b"netwo"]):
+        assert not files.holds("a/b", *others)
+    assert not files.holds("a/c", b"one", b"two")
+
+
 def test_put_if_absent_never_replaces(files: LocalFiles) -> None:
     assert files.put_if_absent("r/1.json", b"first")
     assert not files.put_if_absent("r/1.json", b"second")

@@ -37,14 +37,19 @@ def filled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(params=[1, 2, 4], ids=lambda rows: f"chunks of {rows}")
-def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Blocks of 4 rows in chunks of this many."""
-    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: request.param)
-    return int(request.param)
+def in_files(file_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Coding, "file_rows", lambda self, block_rows: file_rows)
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
 
 
-@pytest.mark.usefixtures("chunk_rows")
+@pytest.fixture(params=[(4, 4), (4, 2), (4, 1), (2, 2), (2, 1), (1, 1)], ids="files of {0[0]}, chunks of {0[1]}".format)
+def file_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Blocks of 4 rows in files of this many."""
+    in_files(*request.param, monkeypatch)
+    return int(request.param[0])
+
+
+@pytest.mark.usefixtures("file_rows")
 @pytest.mark.parametrize("coding", [TOPK, FULL])
 def test_what_was_written_is_read(tmp_path: Path, coding: Coding) -> None:
     fill(open_entry(tmp_path, coding))
@@ -61,7 +66,8 @@ def test_what_was_written_is_read(tmp_path: Path, coding: Coding) -> None:
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [3], [1, 2, 3], [0, 2, 2]])
-def test_a_block_may_come_in_any_pieces(tmp_path: Path, cuts: list[int], chunk_rows: int) -> None:
+@pytest.mark.usefixtures("file_rows")
+def test_a_block_may_come_in_any_pieces(tmp_path: Path, cuts: list[int]) -> None:
     for name, places in (("whole", []), ("pieces", cuts)):
         writer = open_entry(tmp_path / name).open_block(0, 1)
         for start, stop in zip([0, *places], [*places, 4], strict=True):
@@ -70,8 +76,11 @@ def test_a_block_may_come_in_any_pieces(tmp_path: Path, cuts: list[int], chunk_r
     assert tree(tmp_path / "whole") == tree(tmp_path / "pieces")
 
 
-def test_full_chunks_do_not_wait_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: 2)
+@pytest.mark.parametrize("chunk_rows", [1, 2])
+def test_what_fills_a_file_does_not_wait_in_memory(
+    tmp_path: Path, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_files(2, chunk_rows, monkeypatch)
     writer = open_entry(tmp_path).open_block(0, 0)
     writer.append(kept(TOPK, 0, 0, 3))
     assert (tmp_path / "teachers/teacher/tail/c/0/0").exists()
@@ -230,6 +239,7 @@ def test_a_writer_leaves_a_block_alone_once_another_has_recorded_it(tmp_path: Pa
     assert tree(tmp_path) == before
 
 
+@pytest.mark.usefixtures("file_rows")
 def test_of_two_writers_of_other_bytes_nothing_is_left_that_is_half_and_half(tmp_path: Path) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
@@ -241,31 +251,32 @@ def test_of_two_writers_of_other_bytes_nothing_is_left_that_is_half_and_half(tmp
     assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
 
 
-@pytest.mark.parametrize("chunk_rows", [2], indirect=True)
-def test_a_writer_that_stops_within_a_block_leaves_none_that_is_half_and_half(tmp_path: Path, chunk_rows: int) -> None:
+@pytest.mark.parametrize("file_rows", [(2, 2), (2, 1)], indirect=True)
+def test_a_writer_that_stops_within_a_block_leaves_none_that_is_half_and_half(tmp_path: Path, file_rows: int) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
-    one.append(kept(TOPK, 0, 4, 4 + chunk_rows))
-    two.append(kept(TOPK, 1, 4, 4 + chunk_rows))  # over the first chunk of `one`
-    one.append(kept(TOPK, 0, 4 + chunk_rows, 8))
+    one.append(kept(TOPK, 0, 4, 4 + file_rows))
+    two.append(kept(TOPK, 1, 4, 4 + file_rows))  # over the first files of `one`
+    one.append(kept(TOPK, 0, 4 + file_rows, 8))
     one.finish(PROVENANCE)
     with pytest.raises(RecordedError, match="at the same time with other bytes"):
-        two.append(kept(TOPK, 1, 4 + chunk_rows, 8))
+        two.append(kept(TOPK, 1, 4 + file_rows, 8))
     assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
 
 
-@pytest.mark.parametrize("chunk_rows", [2], indirect=True)
-def test_a_writer_that_stops_within_a_block_leaves_one_that_is_whole(tmp_path: Path, chunk_rows: int) -> None:
+@pytest.mark.parametrize("file_rows", [(2, 2), (2, 1)], indirect=True)
+def test_a_writer_that_stops_within_a_block_leaves_one_that_is_whole(tmp_path: Path, file_rows: int) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
-    two.append(kept(TOPK, 1, 4, 4 + chunk_rows))
+    two.append(kept(TOPK, 1, 4, 4 + file_rows))
     one.append(kept(TOPK, 0, 4, 8))
     one.finish(PROVENANCE)
     with pytest.raises(RecordedError, match="recorded already"):
-        two.append(kept(TOPK, 1, 4 + chunk_rows, 8))
+        two.append(kept(TOPK, 1, 4 + file_rows, 8))
     assert Cache.open(tmp_path).entry("teacher").listed(0) == {1}
 
 
+@pytest.mark.usefixtures("file_rows")
 def test_of_two_writers_of_other_bytes_the_one_whose_chunks_are_there_wins(tmp_path: Path) -> None:
     first, second = open_entry(tmp_path), open_entry(tmp_path)
     one, two = first.open_block(0, 1), second.open_block(0, 1)
@@ -276,15 +287,19 @@ def test_of_two_writers_of_other_bytes_the_one_whose_chunks_are_there_wins(tmp_p
     assert same(Cache.open(tmp_path).entry("teacher").read_block(0, 1), first.read_block(0, 1))
 
 
+@pytest.mark.usefixtures("file_rows")
+@pytest.mark.parametrize("altered", [0, -1])
 def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, altered: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = open_entry(tmp_path)
     files = entry._files
     put = type(files).put
 
-    def put_altered(self: object, key: str, data: bytes) -> None:
-        put(files, key, data[:-1] + bytes([data[-1] ^ 1]))  # type: ignore[arg-type]
+    def put_altered(self: object, key: str, *parts: bytes) -> None:
+        changed = list(parts)
+        changed[altered] = parts[altered][:-1] + bytes([parts[altered][-1] ^ 1])
+        put(files, key, *changed)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(files), "put", put_altered)
     with pytest.raises(CorruptError, match="read back with other bytes"):
@@ -308,10 +323,11 @@ def test_without_a_label_space_there_are_no_exceptions(tmp_path: Path) -> None:
     assert bool(targets.label_log_prob().isnan().all())
 
 
-def test_bytes_are_counted_by_array(filled: Path) -> None:
-    entry = Cache.open(filled).entry("teacher")
+@pytest.mark.usefixtures("file_rows")
+def test_bytes_are_counted_by_array(tmp_path: Path) -> None:
+    entry = fill(open_entry(tmp_path))
     for view in range(2):
-        folder = filled / "teachers/teacher"
+        folder = tmp_path / "teachers/teacher"
         expected = {
             name: sum(path.stat().st_size for path in (folder / name / "c" / str(view)).rglob("*") if path.is_file())
             for name in TOPK.arrays(1)
@@ -327,7 +343,7 @@ def test_the_rows_beyond_the_last_are_not_answers(filled: Path) -> None:
     assert len(read(Cache.open(filled).entry("teacher"), block=2)) == 3  # type: ignore[arg-type]
 
 
-@pytest.mark.usefixtures("chunk_rows")
+@pytest.mark.usefixtures("file_rows")
 @pytest.mark.parametrize("coding", [TOPK, FULL])
 @pytest.mark.parametrize("part", [1, 30, 2**20])
 def test_parts_of_a_chunk_are_the_whole(

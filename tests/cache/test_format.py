@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class Reader:
         self.group = zarr.open_group(self.root, mode="r")
         view_set = unsealed(dict(zarr.open_group(path, mode="r").attrs["kdcache"]))
         teacher = unsealed(dict(self.group.attrs["kdcache"]))
-        assert view_set["format"] == 2
+        assert view_set["format"] == 3
         self.samples, self.block_rows, self.classes = (
             view_set["samples"],
             view_set["block_rows"],
@@ -55,16 +56,27 @@ class Reader:
 
     def check_block(self, view: int, block: int) -> None:
         record = unsealed(json.loads((self.root / f"records/{view}/{block}.json").read_bytes()))
-        for name, (crc, length) in record["chunks"].items():
+        files: dict[tuple[str, int], list[tuple[int, int]]] = {}
+        for name, stored in sorted(record["chunks"].items(), key=lambda item: int(item[0].split("/")[1])):
             array, chunk = name.split("/")
-            place = {
-                "label": f"0/{chunk}",
-                "range": f"0/{chunk}",
-                "log_prob": f"{chunk}/0",
-                "feature": f"{chunk}/0",
-            }.get(array, chunk)
-            data = (self.root / array / f"c/{view}/{place}").read_bytes()
-            assert (google_crc32c.value(data[:-4]), len(data)) == (crc, length)
+            files.setdefault((array, int(chunk) // self.room(array)), []).append(stored)
+        for (array, file), chunks in files.items():
+            place = {"label": f"0/{file}", "range": f"0/{file}", "log_prob": f"{file}/0", "feature": f"{file}/0"}
+            data = (self.root / array / f"c/{view}/{place.get(array, file)}").read_bytes()
+            room, start, index = self.room(array), 0, b""
+            for crc, length in chunks:
+                part = data[start : start + length]
+                assert (google_crc32c.value(part[:-4]), len(part)) == (crc, length)
+                index += struct.pack("<QQ", start, length)
+                start += length
+            index += b"\xff" * 16 * (room - len(chunks))
+            index += struct.pack("<I", google_crc32c.value(index))
+            assert data[start:] == (index if room > 1 else b"")
+
+    def room(self, array: str) -> int:
+        """Chunks that a file of an array has room for."""
+        sizes = zip(self.group[array].shards or (), self.group[array].chunks, strict=False)
+        return max((shard // chunk for shard, chunk in sizes), default=1)
 
     def topk(self, view: int) -> list[tuple[dict[int, float], float, list[float]]]:
         """Of each row the kept classes' probabilities, the tail, and the exceptions' probabilities."""
@@ -146,7 +158,11 @@ def test_the_page_is_enough_to_read_topk(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def test_the_page_is_enough_to_read_full(tmp_path: Path, dtype: str) -> None:
+@pytest.mark.parametrize("chunk_rows", [4, 2])
+def test_the_page_is_enough_to_read_full(
+    tmp_path: Path, dtype: str, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
     entry = fill(open_entry(tmp_path, make_coding("full", CLASSES, dtype=dtype)))
     expected = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(3)])
     assert Reader(tmp_path, "teacher").full(1) == pytest.approx(expected.numpy(), abs=1e-5)
@@ -169,13 +185,27 @@ def test_the_example_of_the_page() -> None:
     assert (packed["top"].tolist(), packed["count"].tolist(), packed["class"][:2].tolist()) == ([3], [2], [0, 1])
 
 
-def test_imagenet_takes_few_files() -> None:
-    """1.28 million images in 400 views, with the default coding: at most 50,000."""
+@pytest.mark.parametrize("classes", [1000, 21841])
+@pytest.mark.parametrize(
+    ("kind", "choice", "files_a_view"),
+    [
+        ("topk", {}, (70, 70)),
+        ("topk", {"k": 1000, "min_prob": 0.0}, (70, 70)),
+        ("full", {"dtype": "uint8"}, (30, 50)),
+        ("full", {"dtype": "float32"}, (20, 89)),
+        ("embedding", {"dtype": "uint8", "num_features": 2048}, (30, 30)),
+        ("embedding", {"dtype": "float16", "num_features": 2560}, (20, 20)),
+    ],
+)
+def test_imagenet_takes_few_files(
+    kind: str, choice: dict[str, Any], files_a_view: tuple[int, int], classes: int
+) -> None:
+    """1.28 million images in 400 views: at most 50,000, whatever is kept."""
     samples, views = 1_281_167, 400
-    coding = make_coding("topk", 1000, {"order": random_order(1000).table})
+    coding = make_coding(kind, classes, **choice)
     rows = default_block_rows(samples)
     assert rows == MAX_BLOCK_ROWS
-    layout = Layout(samples, rows, coding.chunk_rows(rows))
-    files = views * (layout.chunks * len(coding.arrays(layout.chunk_rows)) + layout.blocks)
-    assert files == 400 * 10 * 7
-    assert files <= 50_000
+    layout = Layout(samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
+    files = sum(len(layout.files_of(block)) for block in range(layout.blocks)) * len(coding.arrays(2)) + layout.blocks
+    assert files == files_a_view[classes > 1000]
+    assert files * views <= 50_000

@@ -13,6 +13,7 @@ import google_crc32c
 import pytest
 
 from kdcache.cache.identity import canonical, seal
+from kdcache.cache.layout import record_key
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
@@ -20,7 +21,7 @@ from kdcache.errors import KdcacheError
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
-from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
 
 SEEDS = 4
 CASES = 500  # of each seed: 2,000 in all
@@ -30,6 +31,13 @@ STRANGE: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2**31, 2**40, 2**63, 2**80, 10**400, 0.5, 1e308, 5e-324, -0.0, "", "x", "\x00",
     "../../etc/passwd", "9" * 5000, [], {}, [[]], {"a": {"b": None}}, [0] * 2000, "topk", "full", "embedding",
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_in_a_file() -> Iterator[None]:
+    """Of the second teacher, a file has two chunks."""
+    with small_chunks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,23 +120,36 @@ def mutate_record(rng: random.Random, path: Path) -> None:
 
 
 def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
-    """With checksums, in the chunk and in the record, that fit what it has become."""
-    body = bytearray(path.read_bytes()[:-4])
-    if rng.random() < 0.5:  # the head of a Blosc buffer: versions, flags, and three lengths
-        place = rng.randrange(16)
-        body[place : place + rng.randrange(1, 5)] = rng.randbytes(4)[: rng.randrange(1, 5)]
-    else:
-        body = bytearray(mutate_bytes(rng, bytes(body)))
-    data = bytes(body) + google_crc32c.value(bytes(body)).to_bytes(4, "little")
-    path.write_bytes(data)
-    parts = path.relative_to(root).parts
-    for record_path in (root / "teachers" / parts[1] / "records/0").glob("*.json"):
-        record = BlockRecord.from_bytes(record_path.read_bytes(), "")
-        for name in record.chunks:
-            array, number = name.split("/")
-            if array == parts[2] and number in parts[4:]:
-                chunks = {**record.chunks, name: Stored.of(data)}
-                record_path.write_bytes(BlockRecord(chunks, record.provenance).to_bytes())
+    """With checksums, in the chunk and in the record, that fit what it has become; one chunk, where a file has two."""
+    key, name, array = path.relative_to(root).as_posix(), *path.relative_to(root).parts[1:3]
+    entry = Cache.open(root).entry(name)
+    if array in entry.coding.tables():
+        path.write_bytes(checked(mutate_blosc(rng, path.read_bytes()[:-4])))
+        return
+    places = [(block, file) for block in range(2) for file in entry._files_of(array, 0, block)]
+    ((block, file),) = [place for place in places if place[1].key == key]
+    record, whole = entry.record(0, block), path.read_bytes()
+    starts = [file.start(chunk, record.chunks) for chunk in file.names]
+    parts = [
+        whole[start : start + record.chunks[chunk].length] for start, chunk in zip(starts, file.names, strict=True)
+    ]
+    changed = rng.randrange(len(parts))
+    parts[changed] = checked(mutate_blosc(rng, parts[changed][:-4]))
+    path.write_bytes(b"".join([*parts, file.index([len(part) for part in parts])]))
+    chunks = {**record.chunks, file.names[changed]: Stored.of(parts[changed])}
+    (root / record_key(name, 0, block)).write_bytes(BlockRecord(chunks, record.provenance).to_bytes())
+
+
+def mutate_blosc(rng: random.Random, body: bytes) -> bytes:
+    if rng.random() < 0.5:
+        return mutate_bytes(rng, body)
+    found, place = bytearray(body), rng.randrange(16)  # the head: versions, flags, and three lengths
+    found[place : place + rng.randrange(1, 5)] = rng.randbytes(4)[: rng.randrange(1, 5)]
+    return bytes(found)
+
+
+def checked(body: bytes) -> bytes:
+    return body + google_crc32c.value(body).to_bytes(4, "little")
 
 
 def mutate_table(rng: random.Random, path: Path, root: Path) -> None:

@@ -1,5 +1,6 @@
 """A dump that is stopped between any two operations of the disk, and started again, ends with the same bytes."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from kdcache.errors import CacheError, IdentityError
 from kdcache.targets.base import Coding
 from support.disks import Killed, WatchedDisk
 from support.instants import HastyDisk, Instants, NotingDisk
-from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, tree
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks, tree
 from support.targets_contract import random_order
 
 ORDER = "teachers/teacher/order/c/0/0"
@@ -19,6 +20,13 @@ ORDER = "teachers/teacher/order/c/0/0"
 
 def dump(path: Path, coding: Coding, samples: int, disk: Disk) -> None:
     fill(open_entry(path, coding, disk, samples), views=1)
+
+
+@pytest.fixture
+def several_in_a_file() -> Iterator[None]:
+    """Of `FULL`, a file has two chunks."""
+    with small_chunks():
+        yield
 
 
 def assert_everything_recorded_can_be_read(path: Path) -> None:
@@ -34,6 +42,7 @@ def assert_everything_recorded_can_be_read(path: Path) -> None:
             entry.read_block(0, block)
 
 
+@pytest.mark.usefixtures("several_in_a_file")
 @pytest.mark.parametrize(
     ("coding", "samples"), [(FULL, 6), (TOPK, 4), (EMBEDDING, 4)], ids=["two blocks", "five arrays", "a classifier"]
 )
@@ -109,6 +118,7 @@ class Ordered(WatchedDisk):
         super().link(source, target)
 
 
+@pytest.mark.usefixtures("several_in_a_file")
 @pytest.mark.parametrize(
     ("coding", "place"), [(FULL, "cache"), (TOPK, "cache"), (FULL, "new/folders/cache")], ids=["full", "topk", "nested"]
 )

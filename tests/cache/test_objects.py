@@ -1,9 +1,11 @@
 """Caches in an object store: the contract of files, and the same bytes as on a disk."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kdcache.cache import objects
 from kdcache.cache.claims import BeatingClaims, open_claims
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.objects import ObjectFiles
@@ -13,8 +15,9 @@ from kdcache.errors import CacheError
 from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.targets.base import Coding
 from support.s3 import s3, s3_server  # noqa: F401
-from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, open_entry, tree
+from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, open_entry, small_chunks, tree
 
 
 @pytest.fixture
@@ -39,6 +42,27 @@ def test_what_is_put_is_got(files: ObjectFiles) -> None:
     files.delete("a/b")
     assert files.names("a") == ["c"]
     assert files.locate("a/b").endswith("/some/cache/a/b")
+
+
+def test_what_is_put_in_parts_is_got_in_parts(files: ObjectFiles) -> None:
+    files.put("a/b", b"one", b"", b"two")
+    assert files.get("a/b") == b"onetwo"
+    assert [files.get_part("a/b", *part) for part in ((0, 6), (2, 2), (4, 9), (6, 1), (9, 2**40), (1, 0))] == [
+        b"onetwo", b"et", b"wo", b"", b"", b"",
+    ]  # fmt: skip
+    assert files.get_part("a/c", 0, 1) is None
+    assert files.holds("a/b", b"one", b"two")
+    assert files.holds("a/b", b"onetwo")
+    for others in ([b"one"], [b"one", b"tw"], [b"one", b"twx"], [b"one", b"two", b"x"], [b"x", b"netwo"]):
+        assert not files.holds("a/b", *others)
+    assert not files.holds("a/c", b"one", b"two")
+
+
+def test_a_large_object_is_put_in_several_requests(files: ObjectFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "LARGE", 2**20)
+    parts = [bytes([number]) * (5 * 2**20 + number) for number in range(3)]
+    files.put("large", *parts)
+    assert files.holds("large", *parts)
 
 
 def test_put_if_absent_never_replaces(files: ObjectFiles) -> None:
@@ -110,6 +134,14 @@ def on_disk(path: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(path).items() if data is not None}
 
 
+@pytest.fixture(params=[4, 2], ids="chunks of {}".format)
+def chunk_rows(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Blocks of 4 rows, which a file holds."""
+    with small_chunks(Coding, request.param):
+        yield request.param
+
+
+@pytest.mark.usefixtures("chunk_rows")
 def test_a_cache_there_has_the_bytes_of_one_on_a_disk(files: ObjectFiles, tmp_path: Path) -> None:
     fill(open_entry(tmp_path / "disk"), 2)
     cache = Cache.ensure(files.url, VIEW_SET, WINDOWS)

@@ -21,7 +21,11 @@ def arrays(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("coding", [TOPK, EMBEDDING, FULL], ids=["topk", "embedding", "float32"])
-def test_tensorstore_reads_what_zarr_python_reads(tmp_path: Path, coding: Coding) -> None:
+@pytest.mark.parametrize("rows", [1, 2, 4], ids="chunks of {}".format)
+def test_tensorstore_reads_what_zarr_python_reads(
+    tmp_path: Path, coding: Coding, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: rows)
     entry = fill(open_entry(tmp_path, coding), VIEWS)
     found = {folder.relative_to(tmp_path).as_posix() for folder in arrays(tmp_path)}
     names = {*entry.coding.arrays(2), *entry.coding.tables()}

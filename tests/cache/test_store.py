@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from kdcache.cache.durable import LocalFiles
-from kdcache.cache.identity import seal, windows_checksum
+from kdcache.cache.identity import FORMAT, seal, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
@@ -119,15 +119,16 @@ def test_what_is_no_cache_is_not_opened(tmp_path: Path) -> None:
 
 def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
     Cache.create(tmp_path, VIEW_SET, WINDOWS)
-    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal({"format": 3, "all": "else"})})
-    with pytest.raises(CacheError, match=r"format 3.*Update kdcache"):
+    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal({"format": FORMAT + 1, "all": "else"})})
+    with pytest.raises(CacheError, match=rf"format {FORMAT + 1}.*Update kdcache"):
         Cache.open(tmp_path)
 
 
-def test_an_older_format_asks_for_another_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, FORMAT - 1])
+def test_an_older_format_asks_for_another_cache(tmp_path: Path, version: int) -> None:
     Cache.create(tmp_path, VIEW_SET, WINDOWS)
-    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal(VIEW_SET.to_json() | {"format": 1})})
-    with pytest.raises(CacheError, match=r"format 1.*another --cache"):
+    edit_attributes(tmp_path / "zarr.json", {"kdcache": seal(VIEW_SET.to_json() | {"format": version})})
+    with pytest.raises(CacheError, match=rf"format {version}.*another --cache"):
         Cache.open(tmp_path)
 
 

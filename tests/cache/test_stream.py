@@ -20,7 +20,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
 from kdcache.targets.base import Coding, Targets
-from support.small_cache import SAMPLES, TOPK, fill, kept, open_entry
+from support.small_cache import SAMPLES, TOPK, fill, kept, open_entry, small_chunks
 from support.targets_contract import same
 
 VIEWS = 3
@@ -34,8 +34,7 @@ def rows(view: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three views in blocks of 4 rows and chunks of 2."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Coding, "chunk_rows", lambda self, block_rows: 2)
+    with small_chunks(Coding):
         folder = tmp_path_factory.mktemp("cache")
         fill(open_entry(folder), VIEWS)
         yield folder
@@ -230,7 +229,7 @@ def test_errors_come_at_the_range_that_they_concern(entry: Entry) -> None:
 
 
 def test_a_damaged_chunk_arrives_as_what_it_is(entry: Entry, path: Path) -> None:
-    chunk = path / "teachers/teacher/class/c/1/3"
+    chunk = path / "teachers/teacher/class/c/1/1"  # the file of chunks 2 and 3
     data = chunk.read_bytes()
     chunk.write_bytes(data[::-1])
     try:

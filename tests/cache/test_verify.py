@@ -5,8 +5,10 @@ import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -21,10 +23,17 @@ from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.examining.health import VerifyReport
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.disks import Killed, WatchedDisk
-from support.small_cache import CLASSES, FULL, TOPK, VIEW_SET, WINDOWS, fill, kept, open_entry, tree
+from support.small_cache import CLASSES, FULL, TOPK, VIEW_SET, WINDOWS, fill, kept, open_entry, small_chunks, tree
 from support.targets_contract import random_order
 
 VIEWS = 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_in_a_file() -> Iterator[None]:
+    """Of the second teacher, a file has two chunks."""
+    with small_chunks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -194,14 +203,14 @@ def test_many_problems_are_counted_and_the_first_named(cache: Path) -> None:
 
 def unreadable(monkeypatch: pytest.MonkeyPatch, *folders: str) -> None:
     """Reading whatever lies below a folder of one of these names fails, as on a disk with bad sectors."""
-    read = Path.read_bytes
+    read = Path.open
 
-    def fail(self: Path) -> bytes:
+    def fail(self: Path, *choice: Any, **choices: Any) -> IO[Any]:
         if set(folders) & set(self.parts):
             raise OSError(5, "Input/output error", str(self))
-        return read(self)
+        return read(self, *choice, **choices)
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from kdcache.cache.layout import Layout
 from kdcache.jobs.examining.sampling import LEAST_CHUNKS, spread
 
 #: ImageNet-1k in blocks of one chunk.
-LARGE = Layout(1_281_167, 131_072, 131_072)
+LARGE = Layout(1_281_167, 131_072, 131_072, 131_072)
 
 
 def test_a_few_answers_of_a_large_cache_come_from_all_over_it() -> None:
@@ -37,7 +37,7 @@ def test_a_few_answers_of_a_large_cache_come_from_all_over_it() -> None:
 def test_samples_lie_in_recorded_blocks_and_are_as_many_as_there_are(
     rows: int, chunk: int, views: int, samples: int, gone: set[int]
 ) -> None:
-    layout = Layout(rows, 8, chunk)
+    layout = Layout(rows, 8, 8, chunk)
     recorded = {view: set(range(layout.blocks)) - gone for view in range(views)}
     found = spread(layout, recorded, samples)
     assert len({(sample.view, sample.chunk) for sample in found}) == len(found), "no chunk twice"

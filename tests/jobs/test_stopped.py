@@ -21,7 +21,7 @@ from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.models.card import ModelCard
 from kdcache.models.network import Network
 from kdcache.models.teachers import Said, Teacher
-from kdcache.targets.base import ArraySpec
+from kdcache.targets.base import ArraySpec, Coding
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Span
 from support.instants import (
@@ -35,7 +35,7 @@ from support.instants import (
     noting_folder,
     on_disk,
 )
-from support.small_cache import FULL, TOPK, fill, open_entry, tree
+from support.small_cache import FULL, TOPK, fill, open_entry, small_chunks, tree
 from support.small_job import CLASSES, MODEL, SIZE, make_data, make_policy
 
 VIEWS, SAMPLES, BLOCK_ROWS, BATCH = 2, 7, 4, 2
@@ -132,6 +132,13 @@ class Small:
             device="cpu",
         )
         return dump(request)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def several_in_a_file() -> Iterator[None]:
+    """A file has two chunks, which is more to go wrong than one."""
+    with small_chunks(Coding):
+        yield
 
 
 @pytest.fixture(scope="module")

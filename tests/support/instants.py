@@ -146,7 +146,7 @@ class Bucket:
         keys = [entry["path"] for page in obstore.list(self.store) for entry in page]
         return {key: bytes(obstore.get(self.store, key).bytes()) for key in sorted(keys)}
 
-    def put(self, store: MemoryStore, key: str, data: bytes, **choice: Any) -> None:
+    def put(self, store: MemoryStore, key: str, data: Any, **choice: Any) -> None:
         self.before(f"put {key}")
         obstore.put(store, key, data, **choice)
 
@@ -158,7 +158,7 @@ class Bucket:
 @contextmanager
 def in_bucket(bucket: Bucket) -> Iterator[None]:
     """`MEMORY` is in this bucket meanwhile, where a claim is taken for a dead process's at once."""
-    reading = {name: getattr(obstore, name) for name in ("get", "head", "list", "list_with_delimiter")}
+    reading = {name: getattr(obstore, name) for name in ("get", "get_range", "head", "list", "list_with_delimiter")}
     with pytest.MonkeyPatch.context() as patch:
         calls = SimpleNamespace(put=bucket.put, delete=bucket.delete, **reading)
         patch.setattr("kdcache.cache.objects.obstore", calls)

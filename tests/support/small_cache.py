@@ -1,11 +1,14 @@
 """Caches of a few rows, for tests."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from kdcache.cache.durable import Disk, LocalFiles
@@ -38,6 +41,14 @@ FULL = FullCoding(CLASSES)
 #: A classifier of no weights but one for each class, so that features are logits.
 EMBEDDING = EmbeddingCoding(CLASSES, CLASSES, head=Head.of(torch.eye(CLASSES), torch.zeros(CLASSES)))
 PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
+
+
+@contextmanager
+def small_chunks(coding: type[Coding] = FullCoding, rows: int = 2) -> Iterator[None]:
+    """Meanwhile a kind of answers is stored in chunks of so few rows; a file still has those of a block."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coding, "chunk_rows", lambda self, block_rows: rows)
+        yield
 
 
 def identity_of(coding: Coding, name: str = "teacher", **changes: Any) -> TeacherIdentity:

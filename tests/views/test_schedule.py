@@ -1,6 +1,7 @@
 """A schedule shows every pair as often as it should, in batches that differ when a view is seen again."""
 
 from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_ranks_share_each_batch_in_equal_parts(world):
         assert {len(part) for part in parts} == {20 // world}
         rows = list(zip(whole.view, whole.row, strict=True))
         shared = [list(zip(part.view, part.row, strict=True)) for part in parts]
-        assert sorted(sum(shared, [])) == sorted(rows)
+        assert sorted(chain(*shared)) == sorted(rows)
         for share in shared:
             assert share == [row for row in rows if row in share], "in the batch's order"
 

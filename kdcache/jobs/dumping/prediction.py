@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from math import log2
 
+from kdcache.cache.chunk_files import index_length
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
 from kdcache.jobs.common.answers import Answered, block_count
@@ -166,10 +167,11 @@ def _coded_bytes(coding: Coding, targets: Targets) -> int:
 
 
 def _record_bytes(source: Source, coding: Coding) -> float:
-    """Bytes of a block's record for each of its rows."""
+    """Bytes of a block's record, and of the indices of its files, for each of its rows."""
     rows = min(source.block_rows, source.samples)
-    chunk_rows = coding.chunk_rows(source.block_rows)
+    chunk_rows, file_rows = coding.chunk_rows(source.block_rows), coding.file_rows(source.block_rows)
+    indices = -(-rows // file_rows) * len(coding.arrays(1)) * index_length(file_rows // chunk_rows)
     some = Stored(2**31, min(2**20, 8 * rows))
     chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
     record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123)
-    return len(record.to_bytes()) * block_count(source.samples, source.block_rows) / source.samples
+    return (len(record.to_bytes()) + indices) * block_count(source.samples, source.block_rows) / source.samples

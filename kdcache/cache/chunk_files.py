@@ -1,0 +1,64 @@
+"""Files of several chunks, as Zarr's codec `sharding_indexed` has them: one chunk behind the other, then an index.
+
+Where chunks are small, so that little is read for a few rows, a file for each would be too many. All about a file
+follows from the record of its block: which chunks it has, where each lies, and what its index says.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import google_crc32c
+
+from kdcache.cache.record import Stored
+
+#: What an index says of a chunk that is not there: beyond the last row of the last block.
+ABSENT = 2**64 - 1
+
+
+@dataclass(frozen=True)
+class ChunkFile:
+    """A file of a block: neighbouring chunks of one array.
+
+    Attributes:
+        key: of the file.
+        names: of its chunks, in order, as the block's record has them ("class/12").
+        room: chunks that it has room for; of 1, the file is the chunk, and has no index.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    room: int
+
+    @property
+    def array(self) -> str:
+        """Whose chunks they are."""
+        return self.names[0].split("/")[0]
+
+    def start(self, name: str, chunks: Mapping[str, Stored]) -> int:
+        """Where a chunk begins, in bytes, by what the record says of all."""
+        return sum(chunks[before].length for before in self.names[: self.names.index(name)])
+
+    def index(self, lengths: Sequence[int]) -> bytes:
+        """What stands behind chunks of these lengths: start and length of each as u64, and the CRC32C of it all."""
+        if self.room == 1:
+            return b""
+        starts = accumulate(lengths, initial=0)
+        pairs = [number for pair in zip(starts, lengths, strict=False) for number in pair]
+        pairs += [ABSENT] * (2 * self.room - len(pairs))
+        packed = struct.pack(f"<{2 * self.room}Q", *pairs)
+        return packed + struct.pack("<I", google_crc32c.value(packed))
+
+    def recorded_index(self, chunks: Mapping[str, Stored]) -> bytes:
+        """The index by what the record says."""
+        return self.index([chunks[name].length for name in self.names])
+
+    def length(self, chunks: Mapping[str, Stored]) -> int:
+        """Bytes of the whole file by what the record says."""
+        return sum(chunks[name].length for name in self.names) + index_length(self.room)
+
+
+def index_length(room: int) -> int:
+    """Bytes of the index of a file with room for so many chunks."""
+    return 0 if room == 1 else 16 * room + 4

@@ -1,0 +1,107 @@
+"""A file of several chunks is what Zarr makes of them, byte for byte."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.cache.chunk_files import ChunkFile, index_length
+from kdcache.cache.identity import canonical, seal
+from kdcache.cache.record import Stored
+from kdcache.cache.store import Cache
+from kdcache.errors import CorruptError
+from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.targets.base import Coding
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
+
+
+@pytest.mark.parametrize("coding", [TOPK, FULL, EMBEDDING], ids=["topk", "float32", "embedding"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_zarr_writes_the_same_files(tmp_path: Path, coding: Coding, rows: int) -> None:
+    """Whole files: that of a view's last rows has as many chunks with Zarr as any other."""
+    with small_chunks(Coding, rows):
+        entry = fill(open_entry(tmp_path / "ours", coding), 1)
+    for name in coding.arrays(rows):
+        ours = zarr.open_array(tmp_path / "ours/teachers/teacher" / name, mode="r")
+        theirs = zarr.from_array(tmp_path / "theirs" / name, data=ours, write_data=False)
+        assert theirs.metadata == ours.metadata
+        theirs = theirs.with_config({"write_empty_chunks": True})
+        theirs[0] = ours[0]
+        files = [entry._file(name, 0, number) for number in range(2)]
+        for file in files:
+            assert len(file.names) == file.room == 4 // rows
+            place = file.key.removeprefix(f"teachers/teacher/{name}/")
+            assert (tmp_path / "theirs" / name / place).read_bytes() == (tmp_path / "ours" / file.key).read_bytes()
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=9), st.integers(0, 3))
+def test_places_follow_from_lengths(lengths: list[int], empty: int) -> None:
+    names = tuple(f"a/{number}" for number in range(7, 7 + len(lengths)))
+    file = ChunkFile("a/c/0/1", names, len(lengths) + empty)
+    chunks = {name: Stored(0, length) for name, length in zip(names, lengths, strict=True)}
+    assert file.array == "a"
+    assert [file.start(name, chunks) for name in names] == [sum(lengths[:number]) for number in range(len(names))]
+    index = file.recorded_index(chunks)
+    assert len(index) == index_length(file.room)
+    assert file.length(chunks) == sum(lengths) + len(index)
+    if file.room > 1:
+        said = np.frombuffer(index[:-4], "<u8").reshape(-1, 2)
+        assert said[: len(names), 1].tolist() == lengths
+        assert (said[len(names) :] == 2**64 - 1).all()
+
+
+def test_of_a_file_the_chunk_is_read_that_is_asked_for(tmp_path: Path) -> None:
+    with small_chunks(Coding, 1):
+        fill(open_entry(tmp_path, FULL), 1)
+        entry = Cache.open(tmp_path).entry("teacher")
+        (file,) = entry._files_of("log_prob", 0, 1)
+        record, path = entry.record(0, 1), tmp_path / file.key
+        expected = entry.read_chunk(0, 6).log_probs(CLASSES)
+        start, length = file.start("log_prob/6", record.chunks), record.chunks["log_prob/6"].length
+        data = path.read_bytes()
+        path.write_bytes(bytes(start) + data[start : start + length])
+        assert torch.equal(entry.read_chunk(0, 6).log_probs(CLASSES), expected)
+        for chunk in (4, 5, 7):
+            with pytest.raises(CorruptError, match="Array 'log_prob' of teacher 'teacher', view 0, block 1"):
+                entry.read_chunk(0, chunk)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"log_prob/4": [0, 2**32 - 1]}, {"log_prob/5": [0, 2**32 - 1]}])
+def test_a_record_that_says_something_else_of_a_file_is_an_error(tmp_path: Path, chunks: dict[str, list[int]]) -> None:
+    """However much it says that there is to be read."""
+    with small_chunks(Coding, 1):
+        fill(open_entry(tmp_path, FULL), 1)
+        path = tmp_path / "teachers/teacher/records/0/1.json"
+        content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "check"}
+        content["chunks"] = content["chunks"] | chunks if chunks else {}
+        path.write_text(canonical(seal(content)))
+        entry = Cache.open(tmp_path).entry("teacher")
+        with pytest.raises(CorruptError, match="is not what was written"):
+            entry.read_chunk(0, 5)
+        with pytest.raises(CorruptError):
+            entry.check_bytes(0, 1)
+
+
+def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
+    """kdcache reads without it, and every other library by it."""
+    with small_chunks(Coding, 2):
+        entry = fill(open_entry(tmp_path, FULL), 1)
+        for block in range(3):
+            (file,) = entry._files_of("log_prob", 0, block)
+            path, data = tmp_path / file.key, (tmp_path / file.key).read_bytes()
+            length = index_length(file.room)
+            wrong = [data[:-1], data + b"?", data[:-length]]
+            for place in range(len(data) - length, len(data)):
+                wrong.append(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+            for altered in wrong:
+                path.write_bytes(altered)
+                (finding,) = verify(VerifyRequest(str(tmp_path))).findings
+                assert (finding.teacher, finding.view, finding.block) == ("teacher", 0, block)
+                assert f"The index of Array 'log_prob' of teacher 'teacher', view 0, block {block}" in finding.problem
+            path.write_bytes(data)
+        assert verify(VerifyRequest(str(tmp_path))).whole
