@@ -27,6 +27,9 @@ BEAT = 20.0
 #: Seconds without one after which such a claim is taken over.
 PATIENCE = 6 * BEAT
 
+#: Seconds after which a lock is tried once more: whoever looks for left-overs has it for a moment.
+GLANCE = 0.002
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -130,12 +133,14 @@ class LockedClaims(Claims):
             raise CacheError(
                 f"Cannot claim work in {path}: {error.strerror}. Use a folder that you can write to, or make room."
             ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return None
-        return file
+        for pause in (GLANCE, 0.0):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return file
+            except OSError:
+                time.sleep(pause)
+        os.close(file)
+        return None
 
     def release(self, name: str) -> None:
         """Give a claim back."""

@@ -91,7 +91,7 @@ class Past:
         said = logits.detach().float().softmax(dim=1).half().cpu().numpy()
         try:
             for sample, row in zip(samples.tolist(), said, strict=True):
-                os.pwrite(self._writes.fileno(), row.tobytes(), sample * row.nbytes)
+                _write(self._writes.fileno(), row.tobytes(), sample * row.nbytes)
         except OSError as error:
             raise self._unkept(error) from error
 
@@ -165,3 +165,11 @@ class Past:
     @property
     def _bytes(self) -> int:
         return self._shape[0] * self._shape[1] * 2
+
+
+def _write(file: int, data: bytes, start: int) -> None:
+    """All of the data, from `start` on; OSError where the disk does not take it."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file, rest, start)
+        rest, start = rest[written:], start + written

@@ -49,6 +49,23 @@ def test_one_at_a_time(pair: tuple[Claims, Claims]) -> None:
     assert not one.take("a-0-1")
 
 
+def test_a_look_for_left_overs_is_no_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It locks whatever file it looks at, for a moment."""
+    tried: list[int] = []
+    lock = fcntl.flock
+
+    def busy_once(file: int, how: int) -> None:
+        tried.append(file)
+        if len(tried) == 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        lock(file, how)
+
+    with claims_of("locked", tmp_path) as claims:
+        monkeypatch.setattr(claims_module.fcntl, "flock", busy_once)
+        assert claims.take("a")
+        assert len(tried) == 2
+
+
 def test_closing_gives_everything_back_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
     with claims_of(kind, tmp_path) as held:
         assert held.take("a")

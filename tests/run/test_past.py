@@ -49,6 +49,14 @@ def test_nothing_was_said_before_the_first_round(past_of, warned):
     assert not warned
 
 
+def test_a_disk_that_takes_a_part_at_a_time_gets_the_whole(past_of, monkeypatch):
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, start: write(file, data[:5], start))
+    past = past_of()
+    past.remember(0, WHO, logits(0))
+    torch.testing.assert_close(past.recall(1, WHO, ALONE), logits(0).softmax(1), rtol=1e-3, atol=1e-6)
+
+
 def test_a_round_recalls_what_the_one_before_said_and_not_its_own(past_of, warned):
     past = past_of()
     past.remember(0, WHO, logits(0))

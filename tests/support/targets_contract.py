@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.targets.base import MAX_CHUNK_BYTES, Coding, Targets
+from kdcache.targets.base import MAX_CHUNK_BYTES, MAX_FILE_BYTES, Coding, Targets
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.kinds import make_coding
 
@@ -170,6 +170,9 @@ class TargetsContract:
             rows = self.coding.chunk_rows(block_rows)
             assert block_rows % rows == 0
             assert all(spec.nbytes <= MAX_CHUNK_BYTES for spec in self.coding.arrays(rows).values())
+            of_file = self.coding.file_rows(block_rows)
+            assert block_rows % of_file == of_file % rows == 0
+            assert all(spec.nbytes <= MAX_FILE_BYTES for spec in self.coding.arrays(of_file).values())
 
     def test_the_identity_makes_the_same_coding(self) -> None:
         identity = self.coding.identity()
