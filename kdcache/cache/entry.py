@@ -17,8 +17,8 @@ from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import Coding, Targets
 
-#: Records that are kept in memory, a few kilobytes each.
-MAX_RECORDS = 8192
+#: Chunks of which records are kept in memory, some 200 bytes each, and the records that are kept in any case.
+MAX_RECORDED, MIN_RECORDS = 2**17, 64
 
 #: Numbers that a part of a chunk has room for: of whatever kind, some tens of megabytes once it is decoded.
 PART = 2**20
@@ -42,7 +42,8 @@ class Entry:
         self.layout = Layout(view_set.samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
         self._files = files
         self._codecs = codecs
-        self._known_record = lru_cache(maxsize=MAX_RECORDS)(self._read_record)
+        kept = max(MIN_RECORDS, MAX_RECORDED // len(self.chunk_names(0)))
+        self._known_record = lru_cache(maxsize=kept)(self._read_record)
 
     def listed(self, view: int) -> set[int]:
         """Blocks of a view that have a record, by its name alone: one look at one folder."""

@@ -21,6 +21,9 @@ Wanted = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]
 #: A view and a chunk of it.
 Place = tuple[int, int]
 
+#: Chunks that are read before they are due: a hundred megabytes or so.
+CHUNKS_AHEAD = 16
+
 #: Batches that are taken from the caller before they are due, at most.
 MAX_BATCHES_AHEAD = 256
 
@@ -36,7 +39,7 @@ BATCHES_KEPT = 8
 BATCHES_GIVEN = 2
 
 
-def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> Generator[Targets, None, None]:
+def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = CHUNKS_AHEAD) -> Generator[Targets, None, None]:
     """The answers to each batch of rows, without labels, in order.
 
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
@@ -45,8 +48,8 @@ def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = 2) -> G
     next batch waits where many chunks are read at once for later ones, and gives back the memory of what was used. A
     chunk is kept while a batch that was taken from `batches` needs it, and for `BATCHES_KEPT` more. So batches that
     follow each other, or draw from the same few chunks, read each chunk once, and memory is bounded: by some batches,
-    and by a handful of chunks where batches follow each other, by those of three stretches or of two chunks a lane
-    (`kdcache.data.order`) where views are seen again.
+    and by a few chunks more than `depth` where batches follow each other, by those of three stretches or of a few
+    chunks a lane (`kdcache.data.order`) where views are seen again.
 
     Errors of the threads are raised here, at the first batch that they concern: CacheError for a block that is not
     recorded, CorruptError for one that is damaged. Closing the iterator ends the threads.

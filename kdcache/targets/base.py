@@ -21,7 +21,7 @@ from kdcache.errors import CorruptError, ModelError, UsageError
 T = TypeVar("T", bound="Targets")
 
 #: The uncompressed bytes that one chunk of one array may have.
-MAX_CHUNK_BYTES = 32 * 2**20
+MAX_CHUNK_BYTES = 8 * 2**20
 
 #: And those that one file of several chunks may have: a writer holds them compressed. Of 21,841 classes in float32 a
 #: view of 1.28 million samples has 79 files then.

@@ -120,7 +120,8 @@ def test_what_was_used_is_dropped(entry: Entry, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(entry, "read_chunk", watched)
     most = 0
-    for _ in stream_targets(entry, [rows(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)]):
+    wanted = [rows(view, row, row + 1) for view in range(VIEWS) for row in range(SAMPLES)]
+    for _ in stream_targets(entry, wanted, depth=2):
         most = max(most, sum(reference() is not None for reference in alive))
     assert len(alive) == 18
     assert most <= 6, "one in use, two ahead, those of two batches before, and one on its way"

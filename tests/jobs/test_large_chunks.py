@@ -17,7 +17,7 @@ from support.small_cache import VIEW_SET, identity_of
 
 CLASSES = 1000
 
-MOST = 300  # MiB
+MOST = 100  # MiB
 
 #: Prints by how much the most memory that a process ever had grows, in MiB.
 MEASURE = """
@@ -38,7 +38,7 @@ print(most() - before)
 
 
 def full(rows: int) -> tuple[FullCoding, dict[str, np.ndarray]]:
-    """Every class alike, in chunks of 31 MiB."""
+    """Every class alike, in chunks of 7.8 MiB."""
     coding = FullCoding(CLASSES, "uint8")
     arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in coding.arrays(rows).items()}
     arrays["range"][0] = -np.log(CLASSES)  # what code 0 stands for
@@ -46,7 +46,7 @@ def full(rows: int) -> tuple[FullCoding, dict[str, np.ndarray]]:
 
 
 def topk(rows: int) -> tuple[TopKCoding, dict[str, np.ndarray]]:
-    """The last class and the 511 first ones: 8 million classes in a chunk."""
+    """The last class and the 511 first ones: 2 million classes in a chunk."""
     coding = TopKCoding(CLASSES, k=512, min_prob=0.0, bits=8)
     arrays = {name: np.zeros(spec.shape, spec.dtype) for name, spec in coding.arrays(rows).items()}
     arrays["top"][:] = CLASSES - 1
@@ -54,7 +54,7 @@ def topk(rows: int) -> tuple[TopKCoding, dict[str, np.ndarray]]:
     return coding, arrays
 
 
-@pytest.mark.parametrize(("made", "large"), [(full, 32768), (topk, 16384)], ids=["full", "topk"])
+@pytest.mark.parametrize(("made", "large"), [(full, 8192), (topk, 4096)], ids=["full", "topk"])
 def test_large_chunks_are_looked_at_in_parts(tmp_path: Path, made, large: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, rows in (("small", 64), ("large", large)):
         coding, arrays = made(rows)

@@ -62,8 +62,8 @@ def test_a_temperature_is_applied_to_the_whole_answer() -> None:
 
 
 def test_chunks_of_many_classes_have_few_rows() -> None:
-    assert FullCoding(1000).chunk_rows(131072) == 8192
-    assert FullCoding(21841).chunk_rows(131072) == 256
+    assert FullCoding(1000).chunk_rows(131072) == 2048
+    assert FullCoding(21841).chunk_rows(131072) == 64
 
 
 def test_unknown_settings_are_refused() -> None:
