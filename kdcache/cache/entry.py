@@ -103,8 +103,8 @@ class Entry:
         found = dict.fromkeys([*self._codecs, "records"], 0)
         for block in sorted(self.listed(view)):
             record = self.own_record(view, block)
-            for name in self._codecs:
-                found[name] += sum(file.length(record.chunks) for file in self._files_of(name, view, block))
+            for file in self.block_files(view, block):
+                found[file.array] += file.length(record.chunks)
             found["records"] += len(record.to_bytes())
         return found
 
@@ -142,19 +142,17 @@ class Entry:
         `own_record` do.
         """
         record = self.own_record(view, block)
-        for name in self._codecs:
-            for file in self._files_of(name, view, block):
-                parts = [self._checked_chunk(record, file, chunk, view, block) for chunk in file.names]
-                yield file.key, [*parts, *filter(None, [file.recorded_index(record.chunks)])]
+        for file in self.block_files(view, block):
+            parts = [self._checked_chunk(record, file, chunk, view, block) for chunk in file.names]
+            yield file.key, [*parts, *filter(None, [file.recorded_index(record.chunks)])]
         yield record_key(self.identity.name, view, block), [record.to_bytes()]
 
     def check_bytes(self, view: int, block: int) -> None:
         """Raise as `raw_block` does, and where an index is not what was written; a chunk is held at a time."""
         record = self.own_record(view, block)
-        for name in self._codecs:
-            for file in self._files_of(name, view, block):
-                for chunk in file.names:
-                    self._checked_chunk(record, file, chunk, view, block)
+        for file in self.block_files(view, block):
+            for chunk in file.names:
+                self._checked_chunk(record, file, chunk, view, block)
         self.check_indices(view, block)
 
     def check_indices(self, view: int, block: int) -> None:
@@ -163,14 +161,11 @@ class Entry:
         It is of no use for reading here, and others read by it.
         """
         record = self.own_record(view, block)
-        for name in self._codecs:
-            for file in self._files_of(name, view, block):
-                length, index = file.length(record.chunks), file.recorded_index(record.chunks)
-                there = self._files.get_part(file.key, length - len(index), len(index) + 1)
-                if index and there != index:
-                    raise CorruptError(
-                        f"The index of {self._file_name(file, view, block)} is not what was written.", self._remedy
-                    )
+        for file in self.block_files(view, block):
+            length, index = file.length(record.chunks), file.recorded_index(record.chunks)
+            if index and self._files.get_part(file.key, length - len(index), len(index) + 1) != index:
+                where = self._file_name(file, view, block)
+                raise CorruptError(f"The index of {where} is not what was written.", self._remedy)
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
         """Write a block piece by piece. Raises RecordedError where it is there already."""
@@ -262,9 +257,7 @@ class Entry:
         except CorruptError:
             return False
         return record.chunks.keys() == self.chunk_names(block) and all(
-            self._files.size(file.key) == file.length(record.chunks)
-            for name in self._codecs
-            for file in self._files_of(name, view, block)
+            self._files.size(file.key) == file.length(record.chunks) for file in self.block_files(view, block)
         )
 
     def _checked_chunk(self, record: BlockRecord, file: ChunkFile, name: str, view: int, block: int) -> bytes:
@@ -280,9 +273,9 @@ class Entry:
             raise CorruptError(f"{self._file_name(file, view, block)} {state}.", self._remedy)
         return data
 
-    def _files_of(self, name: str, view: int, block: int) -> list[ChunkFile]:
-        """The files of an array that make a block."""
-        return [self._file(name, view, number) for number in self.layout.files_of(block)]
+    def block_files(self, view: int, block: int) -> list[ChunkFile]:
+        """The files that make a block, of one array after the other."""
+        return [self._file(name, view, number) for name in self._codecs for number in self.layout.files_of(block)]
 
     def _file(self, name: str, view: int, number: int) -> ChunkFile:
         spec, layout = self._codecs[name].spec, self.layout

@@ -39,7 +39,9 @@ BATCHES_KEPT = 8
 BATCHES_GIVEN = 2
 
 
-def stream_targets(entry: Entry, batches: Iterable[Wanted], depth: int = CHUNKS_AHEAD) -> Generator[Targets, None, None]:
+def stream_targets(
+    entry: Entry, batches: Iterable[Wanted], depth: int = CHUNKS_AHEAD
+) -> Generator[Targets, None, None]:
     """The answers to each batch of rows, without labels, in order.
 
     A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are

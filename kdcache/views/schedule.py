@@ -87,7 +87,8 @@ class Schedule:
             position = part * pairs + place * half + np.arange(half)
             pair = order_of(group, cycle)[position // self.repeats]
             view = group * self.repeats + position % self.repeats
-            mine = np.sort(np.lexsort((pair, view))[share])
-            view, pair = view[mine], pair[mine]
+            if world > 1:
+                mine = np.sort(np.lexsort((pair, view))[share])
+                view, pair = view[mine], pair[mine]
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
             yield Picks(np.repeat(view, 2), row)

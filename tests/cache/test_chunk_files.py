@@ -59,7 +59,7 @@ def test_of_a_file_the_chunk_is_read_that_is_asked_for(tmp_path: Path) -> None:
     with small_chunks(Coding, 1):
         fill(open_entry(tmp_path, FULL), 1)
         entry = Cache.open(tmp_path).entry("teacher")
-        (file,) = entry._files_of("log_prob", 0, 1)
+        (file,) = entry.block_files(0, 1)
         record, path = entry.record(0, 1), tmp_path / file.key
         expected = entry.read_chunk(0, 6).log_probs(CLASSES)
         start, length = file.start("log_prob/6", record.chunks), record.chunks["log_prob/6"].length
@@ -92,7 +92,7 @@ def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
     with small_chunks(Coding, 2):
         entry = fill(open_entry(tmp_path, FULL), 1)
         for block in range(3):
-            (file,) = entry._files_of("log_prob", 0, block)
+            (file,) = entry.block_files(0, block)
             path, data = tmp_path / file.key, (tmp_path / file.key).read_bytes()
             length = index_length(file.room)
             wrong = [data[:-1], data + b"?", data[:-length]]

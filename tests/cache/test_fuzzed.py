@@ -126,7 +126,7 @@ def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
     if array in entry.coding.tables():
         path.write_bytes(checked(mutate_blosc(rng, path.read_bytes()[:-4])))
         return
-    places = [(block, file) for block in range(2) for file in entry._files_of(array, 0, block)]
+    places = [(block, file) for block in range(2) for file in entry.block_files(0, block)]
     ((block, file),) = [place for place in places if place[1].key == key]
     record, whole = entry.record(0, block), path.read_bytes()
     starts = [file.start(chunk, record.chunks) for chunk in file.names]
