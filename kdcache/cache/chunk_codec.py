@@ -12,6 +12,11 @@ class ChunkCodec(ABC):
 
     spec: ArraySpec
 
+    @property
+    @abstractmethod
+    def most_bytes(self) -> int:
+        """No chunk takes more."""
+
     @abstractmethod
     def encode(self, values: np.ndarray) -> bytes:
         """The same values always give the same bytes."""

@@ -36,6 +36,10 @@ class ChunkFile:
         """Whose chunks they are."""
         return self.names[0].split("/")[0]
 
+    def is_in(self, chunks: Mapping[str, Stored]) -> bool:
+        """Whether a record names all of its chunks."""
+        return all(name in chunks for name in self.names)
+
     def start(self, name: str, chunks: Mapping[str, Stored]) -> int:
         """Where a chunk begins, in bytes, by what the record says of all."""
         return sum(chunks[before].length for before in self.names[: self.names.index(name)])

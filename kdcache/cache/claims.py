@@ -133,12 +133,11 @@ class LockedClaims(Claims):
             raise CacheError(
                 f"Cannot claim work in {path}: {error.strerror}. Use a folder that you can write to, or make room."
             ) from error
-        for pause in (GLANCE, 0.0):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return file
-            except OSError:
-                time.sleep(pause)
+        if _locked(file):
+            return file
+        time.sleep(GLANCE)
+        if _locked(file):
+            return file
         os.close(file)
         return None
 
@@ -159,6 +158,15 @@ class LockedClaims(Claims):
             self.release(name)
         with suppress(CacheError):
             self._files.tidy()
+
+
+def _locked(file: int) -> bool:
+    """Whether the lock of an open file could be had."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
 
 
 class BeatingClaims(Claims):

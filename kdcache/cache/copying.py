@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from kdcache.cache.entry import Entry
+from kdcache.cache.layout import record_key
 from kdcache.errors import CacheError, CorruptError, SourceError
 
 
@@ -21,9 +22,7 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
     files = target.files
     keys: list[str] = []
     total = 0
-    found = _named(source.raw_block(view, block))
-    key, parts = next(found)
-    for following in found:
+    for key, parts in _named(source.raw_block(view, block)):
         if target.is_listed(view, block):
             if keys:
                 target.drop_if_mixed(view, block)
@@ -36,10 +35,10 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
             )
         keys.append(key)
         total += sum(map(len, parts))
-        key, parts = following
+        del parts
     files.flush(keys)
-    (record,) = parts
-    if not files.put_if_absent(key, record):
+    record = source.own_record(view, block).to_bytes()
+    if not files.put_if_absent(record_key(target.identity.name, view, block), record):
         target.drop_if_mixed(view, block)
         return None
     return total + len(record)

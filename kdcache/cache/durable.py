@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from kdcache.cache.files import Files
 from kdcache.errors import CacheError
@@ -104,20 +105,17 @@ class LocalFiles(Files):
 
     def get(self, key: str) -> bytes | None:
         """The bytes of a file, None where it does not exist."""
-        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
-            return (self.root / key).read_bytes()
+        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), self._opened(key) as file:
+            self.check_size(key, os.fstat(file.fileno()).st_size)
+            return file.read()
         return None
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
         """Some bytes of a file, None where it does not exist."""
-        with (
-            self._named("read", key),
-            suppress(FileNotFoundError, NotADirectoryError),
-            (self.root / key).open("rb") as file,
-        ):
+        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), self._opened(key) as file:
             there = max(0, os.fstat(file.fileno()).st_size - start)
             file.seek(start)
-            return file.read(min(length, there))  # the length may be only what a damaged record says
+            return file.read(min(length, there))
         return None
 
     def size(self, key: str) -> int | None:
@@ -200,6 +198,9 @@ class LocalFiles(Files):
                     if nobody_holds_it:
                         self.disk.remove(path)
             self.disk.remove_folder(self.root / PARTIAL)
+
+    def _opened(self, key: str) -> BinaryIO:
+        return (self.root / key).open("rb")
 
     def make_folders(self, path: Path) -> None:
         """Make a folder and all above it, where they are not there; OSError where that fails."""

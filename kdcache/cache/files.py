@@ -4,6 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from itertools import accumulate
 
+from kdcache.errors import CorruptError
+
+#: Bytes of a key that is read whole, at most: tables have a quarter of a gigabyte, and all else less.
+MAX_WHOLE = 512 * 2**20
+
 
 class Files(ABC):
     """Whole objects under keys such as `teachers/a/records/0/3.json`.
@@ -22,7 +27,7 @@ class Files(ABC):
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
-        """The bytes of a key, None where it does not exist."""
+        """The bytes of a key, None where it does not exist. Raises CorruptError where they are absurdly many."""
 
     @abstractmethod
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
@@ -59,6 +64,14 @@ class Files(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Make sure of being able to write, and clear away what a killed writer left half written."""
+
+    def check_size(self, key: str, size: int) -> None:
+        """Raise CorruptError where a key is too large for anything that is read whole."""
+        if size > MAX_WHOLE:
+            raise CorruptError(
+                f"{self.locate(key)} has {size >> 20:,} MiB, more than any such file of a cache: it was altered. "
+                "Restore it from a copy."
+            )
 
     def holds(self, key: str, *parts: bytes) -> bool:
         """Whether a key has these bytes and no others; no more than a part is read at once."""

@@ -1,7 +1,8 @@
 """A cache's files in an object store, or wherever else obstore gets by a URL.
 
-A put is whole or not there, and kept when it returns: nothing is left half written, and there is nothing to flush. A
-put that must not replace anything is a conditional put, which S3 (since 2024), GCS and Azure have.
+A put is whole or not there, and kept when it returns: nothing is seen half written, and there is nothing to flush. A
+put that must not replace anything is a conditional put, which S3 (since 2024), GCS and Azure have. Parts of a large put
+whose process died stay in the store, unseen, until a rule of the bucket removes them.
 """
 
 import uuid
@@ -42,13 +43,15 @@ class ObjectFiles(Files):
     def get(self, key: str) -> bytes | None:
         """The bytes of an object, None where there is none."""
         with self._named("read", key), suppress(*MISSING):
-            return bytes(obstore.get(self._store, key).bytes())
+            found = obstore.get(self._store, key)
+            self.check_size(key, found.meta["size"])
+            return bytes(found.bytes())
         return None
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
         """Some bytes of an object, None where there is none."""
         if not length:
-            return b""
+            return b"" if self.size(key) is not None else None
         with self._named("read", key), suppress(*MISSING):
             try:
                 return bytes(obstore.get_range(self._store, key, start=start, length=length))

@@ -3,7 +3,7 @@
     zarr.json                          group; its attribute `kdcache` is the view set
     windows/                           int32 [samples], the window of each sample
     teachers/NAME/zarr.json            group; its attribute `kdcache` is the teacher's identity
-    teachers/NAME/ARRAY/               [view, ...], one chunk for each chunk of rows
+    teachers/NAME/ARRAY/               [view, ...], the chunks of rows, one or several in a file
     teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
     teachers/NAME/records/VIEW/BLOCK.json
 

@@ -48,6 +48,11 @@ class ZarrChunk(ChunkCodec):
         self._key = "/".join(["c", *"0" * len(spec.shape)])
         self._lock = Lock()
 
+    @property
+    def most_bytes(self) -> int:
+        """What cannot be compressed is stored as it is, behind Blosc's header and before the checksum."""
+        return BLOSC_HEADER.size + self.spec.nbytes + CHECKSUM_BYTES
+
     def encode(self, values: np.ndarray) -> bytes:
         """The same values always give the same bytes."""
         with self._lock:

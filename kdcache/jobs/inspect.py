@@ -100,36 +100,42 @@ def _teacher(
     rows = 0
     for view, block in ((view, block) for view, blocks in listed.items() for block in sorted(blocks)):
         try:
-            record = entry.record(view, block)
+            record = entry.own_record(view, block)
         except CacheError as error:
             problems.append(str(error))
             continue
-        for name, stored in record.chunks.items():
-            bytes_by_array[name.split("/")[0]] += stored.length
+        for file in entry.block_files(view, block):
+            bytes_by_array[file.array] += file.length(record.chunks)
         bytes_by_array["records"] += len(record.to_bytes())
         made[tuple(sorted((name, str(value)) for name, value in record.provenance.items()))] += 1
         errors += [record.kl] if record.kl is not None else []
         rows += _rows(entry, block)
         sound[view].add(block)
     samples = [] if lost else spread(entry.layout, sound, request.samples)
-    answers = _answers(entry, samples, opened, problems, progress)
+    answers = _answers(entry, samples, opened, sound, problems, progress)
     return TeacherReport(
         identity=entry.identity.to_json(),
-        complete=tuple(view for view, blocks in listed.items() if blocks == whole),
+        complete=tuple(view for view in listed if sound[view] == whole),
         missing={view: tuple(sorted(whole - blocks)) for view, blocks in listed.items() if blocks != whole},
         array_bytes=dict(bytes_by_array),
         stored_answers=rows,
         kl=fmean(errors) if errors else None,
         provenance=tuple((dict(way), count) for way, count in made.most_common()),
         answers=answers,
-        problems=tuple(problems),
+        damaged={view: tuple(sorted(blocks - sound[view])) for view, blocks in listed.items() if blocks != sound[view]},
+        problems=tuple(dict.fromkeys(problems)),  # of a file, each of its chunks says the same
     )
 
 
 def _answers(
-    entry: Entry, samples: list[Sample], opened: OpenViews | None, problems: list[str], progress: Progress
+    entry: Entry,
+    samples: list[Sample],
+    opened: OpenViews | None,
+    sound: dict[int, set[int]],
+    problems: list[str],
+    progress: Progress,
 ) -> Answers | None:
-    """What the samples look like; what is damaged of them is added to the problems."""
+    """What the samples look like; what is damaged of them is added to the problems, and its block sound no more."""
     index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
     labels: list[np.ndarray] = []
     views = set()
@@ -144,6 +150,7 @@ def _answers(
                     end = looks.put(end, look_at(part))
             except CacheError as error:
                 problems.append(str(error))
+                sound[sample.view].discard(entry.layout.block_of(sample.chunk))
                 continue
             looked = end
             views.add(sample.view)

@@ -68,9 +68,9 @@ class Schedule:
     def batches(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Picks]:
         """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
 
-        `world` must divide the pairs of a batch. Processes share a batch by view and row, so that each reads a part of
+        `world` must divide the pairs of a batch. Processes share a batch by row and view, so that each reads a part of
         the chunks that the batch lies in, mostly the same part for the next: batches of a stretch would else have every
-        process read all of it.
+        process read all of it. The views of a sample go to one process, which reads the image once.
         """
         pairs, half = self.samples // 2, self.batch_size // 2
         share = slice(half * rank // world, half * (rank + 1) // world)
@@ -88,7 +88,7 @@ class Schedule:
             pair = order_of(group, cycle)[position // self.repeats]
             view = group * self.repeats + position % self.repeats
             if world > 1:
-                mine = np.sort(np.lexsort((pair, view))[share])
+                mine = np.sort(np.lexsort((view, pair))[share])
                 view, pair = view[mine], pair[mine]
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
             yield Picks(np.repeat(view, 2), row)

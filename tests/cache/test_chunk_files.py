@@ -1,6 +1,10 @@
 """A file of several chunks is what Zarr makes of them, byte for byte."""
 
 import json
+import os
+import resource
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache.chunk_files import ChunkFile, index_length
+from kdcache.cache.durable import LocalFiles
+from kdcache.cache.entry import Entry
 from kdcache.cache.identity import canonical, seal
-from kdcache.cache.record import Stored
+from kdcache.cache.layout import Layout
+from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache
-from kdcache.errors import CorruptError
+from kdcache.cache.zarr_form import ZarrChunk
+from kdcache.errors import CorruptError, KdcacheError
+from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
-from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
+from kdcache.targets.full import FullCoding
+from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, VIEW_SET, fill, identity_of, open_entry, small_chunks
 
 
 @pytest.mark.parametrize("coding", [TOPK, FULL, EMBEDDING], ids=["topk", "float32", "embedding"])
@@ -71,20 +81,34 @@ def test_of_a_file_the_chunk_is_read_that_is_asked_for(tmp_path: Path) -> None:
                 entry.read_chunk(0, chunk)
 
 
-@pytest.mark.parametrize("chunks", [{}, {"log_prob/4": [0, 2**32 - 1]}, {"log_prob/5": [0, 2**32 - 1]}])
-def test_a_record_that_says_something_else_of_a_file_is_an_error(tmp_path: Path, chunks: dict[str, list[int]]) -> None:
+NAMED = {f"log_prob/{chunk}" for chunk in range(4, 8)}
+
+
+@pytest.mark.parametrize("lacks", [NAMED, {"log_prob/4"}, {"log_prob/5"}, set()], ids=["all", "first", "this", "none"])
+@pytest.mark.parametrize("absurd", ["log_prob/4", "log_prob/5", None])
+def test_a_record_that_says_something_else_of_a_file_is_an_error(
+    tmp_path: Path, lacks: set[str], absurd: str | None
+) -> None:
     """However much it says that there is to be read."""
     with small_chunks(Coding, 1):
         fill(open_entry(tmp_path, FULL), 1)
         path = tmp_path / "teachers/teacher/records/0/1.json"
         content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "check"}
-        content["chunks"] = content["chunks"] | chunks if chunks else {}
+        changed = content["chunks"] | ({absurd: [0, 2**32 - 1]} if absurd else {"other/1": [0, 1]})
+        content["chunks"] = {name: stored for name, stored in changed.items() if name not in lacks}
         path.write_text(canonical(seal(content)))
         entry = Cache.open(tmp_path).entry("teacher")
-        with pytest.raises(CorruptError, match="is not what was written"):
-            entry.read_chunk(0, 5)
+        if absurd or lacks:
+            with pytest.raises(CorruptError, match="is not what was written"):
+                entry.read_chunk(0, 5)
         with pytest.raises(CorruptError):
             entry.check_bytes(0, 1)
+        if lacks or not absurd:
+            with pytest.raises(CorruptError, match="names other chunks"):
+                entry.stored_bytes(0)
+        told = inspect(InspectRequest(str(tmp_path))).teachers[0]
+        assert len(told.problems) == 1
+        assert (told.complete, told.damaged) == ((), {0: (1,)})
 
 
 def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
@@ -95,13 +119,68 @@ def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
             (file,) = entry.block_files(0, block)
             path, data = tmp_path / file.key, (tmp_path / file.key).read_bytes()
             length = index_length(file.room)
-            wrong = [data[:-1], data + b"?", data[:-length]]
+            other = "has another index than was written"
+            wrong = [(cut, f"and {len(data):,} were written") for cut in (data[:-1], data + b"?", data[:-length], b"")]
             for place in range(len(data) - length, len(data)):
-                wrong.append(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
-            for altered in wrong:
+                wrong.append((data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], other))
+            for altered, said in wrong:
                 path.write_bytes(altered)
                 (finding,) = verify(VerifyRequest(str(tmp_path))).findings
                 assert (finding.teacher, finding.view, finding.block) == ("teacher", 0, block)
-                assert f"The index of Array 'log_prob' of teacher 'teacher', view 0, block {block}" in finding.problem
+                assert f"Array 'log_prob' of teacher 'teacher', view 0, block {block}" in finding.problem
+                assert said in finding.problem
+                with pytest.raises(CorruptError, match=said):
+                    entry.check_bytes(0, block)
             path.write_bytes(data)
         assert verify(VerifyRequest(str(tmp_path))).whole
+
+
+@pytest.mark.parametrize("rows", [4, 2])
+@pytest.mark.parametrize("size", [2**32, 2**42])
+def test_a_file_of_terabytes_is_not_read(tmp_path: Path, rows: int, size: int) -> None:
+    """Nor is a record believed that says so; a sparse file takes no room."""
+    with small_chunks(Coding, rows):
+        entry = fill(open_entry(tmp_path, FULL), 1)
+        (file,) = entry.block_files(0, 1)
+        os.truncate(tmp_path / file.key, size)
+        path = tmp_path / "teachers/teacher/records/0/1.json"
+        content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "check"}
+        content["chunks"] |= {file.names[0]: [0, 2**32 - 1]}
+        path.write_text(canonical(seal(content)))
+        os.truncate(tmp_path / "windows/c/0", size)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(CorruptError, match="is not what was written"):
+            Cache.open(tmp_path).entry("teacher").read_chunk(0, file.room)
+        assert not verify(VerifyRequest(str(tmp_path))).whole
+        with pytest.raises(KdcacheError, match=r"has [\d,]+ MiB, more than"):
+            _ = Cache.open(tmp_path).windows
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "a quarter of a gigabyte, in kB"
+
+
+def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_path: Path) -> None:
+    classes, rows = 2**20, 2**24
+    view_set = replace(VIEW_SET, samples=rows, block_rows=rows)
+    coding = FullCoding(classes)
+    layout = Layout(rows, rows, coding.file_rows(rows), coding.chunk_rows(rows))
+    assert layout.chunks > 2**22
+    codecs = {name: ZarrChunk(spec) for name, spec in coding.arrays(layout.chunk_rows).items()}
+    files = LocalFiles(tmp_path)
+    files.put("teachers/teacher/records/0/0.json", BlockRecord({"log_prob/0": Stored(0, 9)}, {}).to_bytes())
+    tracemalloc.start()
+    try:
+        entry = Entry(files, view_set, identity_of(coding), coding, codecs)
+        assert entry.recorded(0) == set()
+        with pytest.raises(CorruptError, match="another block's"):
+            entry.own_record(0, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_inspect_counts_what_lies_on_the_disk(tmp_path: Path) -> None:
+    with small_chunks(Coding, 1):
+        fill(open_entry(tmp_path, FULL), 1)
+        told = inspect(InspectRequest(str(tmp_path))).teachers[0].array_bytes
+    folder = tmp_path / "teachers/teacher"
+    for name, there in (("log_prob", folder / "log_prob/c"), ("records", folder / "records/0")):
+        assert told[name] == sum(path.stat().st_size for path in there.rglob("*") if path.is_file())

@@ -7,6 +7,7 @@ import torch
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
+from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
@@ -305,6 +306,19 @@ def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(
     with pytest.raises(CorruptError, match="read back with other bytes"):
         entry.write_block(0, 0, kept(TOPK, 0, 0, 4), {})
     assert entry.listed(0) == set()
+
+
+@pytest.mark.usefixtures("file_rows")
+def test_what_cannot_be_decoded_again_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = open_entry(tmp_path)
+    before = tree(tmp_path)
+    encode = ZarrChunk.encode
+    monkeypatch.setattr(ZarrChunk, "encode", lambda codec, values: encode(codec, values ^ 1))
+    with pytest.raises(CorruptError, match=r"could not be decoded again.*memory or processor"):
+        entry.write_block(0, 0, kept(TOPK, 0, 0, 4), {})
+    assert {name: data for name, data in tree(tmp_path).items() if data is not None} == {
+        name: data for name, data in before.items() if data is not None
+    }
 
 
 def test_other_labels_than_those_written_are_noticed(filled: Path) -> None:

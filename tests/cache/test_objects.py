@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
 
 from kdcache.cache import objects
@@ -61,8 +63,18 @@ def test_what_is_put_in_parts_is_got_in_parts(files: ObjectFiles) -> None:
 def test_a_large_object_is_put_in_several_requests(files: ObjectFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "LARGE", 2**20)
     parts = [bytes([number]) * (5 * 2**20 + number) for number in range(3)]
+    asked: list[bool] = []
+    put = obstore.put
+
+    def noted(*arguments: Any, use_multipart: bool, **choice: Any) -> Any:
+        asked.append(use_multipart)
+        return put(*arguments, use_multipart=use_multipart, **choice)
+
+    monkeypatch.setattr(obstore, "put", noted)
     files.put("large", *parts)
     assert files.holds("large", *parts)
+    files.put("small", b"one", b"two")
+    assert asked == [True, False]
 
 
 def test_put_if_absent_never_replaces(files: ObjectFiles) -> None:

@@ -23,8 +23,10 @@ from kdcache.jobs.dumping.top1 import Top1, near_chance
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.models.load import load_model
 from kdcache.progress import silent
+from kdcache.targets.full import FullCoding
 from kdcache.views.policies import NAMED
 from kdcache.views.viewset import Span
+from support.small_cache import small_chunks
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
 
 
@@ -116,6 +118,8 @@ def test_a_teacher_is_called_what_its_entry_is(job, tmp_path):
     again = replace(dump_request(job.data, tmp_path / "cache", None, None, views=1), teacher=str(job.weights.parent))
     dump(replace(again, name="emb"), heard := Tasks())
     assert f"Loading the teacher, {job.weights.parent}." in heard.said
+    dump(replace(again, teacher=f"local-dir:{job.weights.parent}", name="emb"), heard := Tasks())
+    assert f"Loading the teacher, local-dir:{job.weights.parent}." in heard.said
 
 
 def test_more_views_can_be_added_later(job, tmp_path):
@@ -139,6 +143,7 @@ def test_a_second_teacher_gets_an_entry_of_its_own(job, tmp_path):
     with pytest.raises(IdentityError, match="weights") as refused:
         dump(dump_request(job.data, cache, other, None, views=1))
     assert refused.value.field == "weights"
+    assert "under another name (dump-logits --name NAME)" in str(refused.value)
     assert tree_bytes(cache) == before
     dump(dump_request(job.data, cache, other, None, views=1, name="other"))
     after = tree_bytes(cache)
@@ -189,6 +194,17 @@ def test_a_dry_run_predicts_the_bytes_and_writes_nothing(job, tmp_path):
     assert predicted.bytes_per_view == pytest.approx(measured.bytes_per_view, rel=0.1)
     assert "bytes" in predicted.lines()[0]
     assert f"a KL of {predicted.kl:.3g} nats" in predicted.lines()[0]
+
+
+def test_a_dry_run_counts_what_stands_beside_many_chunks_of_a_file(job, tmp_path):
+    """Their names in the record, and the index: two thirds of it all, where chunks are as small as here."""
+
+    def request(**choice):
+        return dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="full", **choice)
+
+    with small_chunks(FullCoding, 1):
+        predicted, measured = dump(request(dry_run=True)), dump(request())
+    assert predicted.bytes_per_view == pytest.approx(measured.bytes_per_view, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -58,13 +58,15 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     (tmp_path / "teachers/teacher/records/0/1.json").write_bytes(b"?")
     (tmp_path / "teachers/teacher/tail/c/1/2").write_bytes(b"?")
     (teacher,) = inspect(InspectRequest(str(tmp_path))).teachers
-    assert (teacher.complete, teacher.stored_answers) == ((0, 1), 2 * 11 - 4)
+    assert (teacher.complete, teacher.missing, teacher.damaged) == ((), {}, {0: (1,), 1: (2,)})
+    assert teacher.stored_answers == 2 * 11 - 4
     assert teacher.answers is not None
     assert (teacher.answers.looked_at, teacher.answers.views) == (2 * 11 - 4 - 3, 2)
     assert len(teacher.problems) == 2
     text = "\n".join(teacher.lines())
     assert str(tmp_path / "teachers/teacher/records/0/1.json") in text
     assert "view 1, block 2" in text
+    assert "  damaged    view 0: block 1\n  damaged    view 1: block 2" in text
     assert "15 of 18 looked at, from 2 views of 2" in text
 
 

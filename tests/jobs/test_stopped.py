@@ -171,8 +171,7 @@ def require_readable(cache: Path | str) -> set[tuple[str, int, int]]:
             assert entry.recorded(view) == entry.listed(view)
             for block in entry.listed(view):
                 found.add((name, view, block))
-                for _ in entry.raw_block(view, block):
-                    pass
+                entry.check_bytes(view, block)
     return found
 
 

@@ -1,7 +1,7 @@
 """A schedule shows every pair as often as it should, in batches that differ when a view is seen again."""
 
 from collections import Counter
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import pytest
@@ -148,10 +148,10 @@ def test_ranks_share_each_batch_in_equal_parts(world):
 
 @pytest.mark.parametrize("repeats", [1, 3])
 @pytest.mark.parametrize("cycle", [0, 1])
-@pytest.mark.parametrize("batch_size", [256, 1024])
+@pytest.mark.parametrize("batch_size", [512, 2048])
 def test_ranks_do_not_read_each_others_chunks(repeats, cycle, batch_size):
     """Of a view that is seen again, too, whose batches are drawn from a few units of 64 rows at random."""
-    world, chunk, samples = 8, 32, 8192
+    world, chunk, samples = 8, 16, 8192
     plan = schedule(samples, repeats, repeats, batch_size, repeats * (cycle + 1), block_rows=512)
     kept = 4  # batches for which a process keeps a chunk
     steps = repeats * plan.steps_per_epoch
@@ -163,6 +163,17 @@ def test_ranks_do_not_read_each_others_chunks(repeats, cycle, batch_size):
                 read += number - held.get(place, -kept - 1) > kept
                 held[place] = number
     assert read <= 2 * repeats * samples / chunk, "each chunk is read by two processes at most, in the mean"
+
+
+@pytest.mark.parametrize("cycle", [0, 1])
+def test_the_views_of_a_sample_go_to_one_rank(cycle):
+    """Which reads its image once."""
+    plan = schedule(samples=8192, views=3, repeats=3, batch_size=240, epochs=6, block_rows=512)
+    steps = 3 * plan.steps_per_epoch
+    shares = [list(islice(plan.batches(cycle * steps, rank, 4), steps)) for rank in range(4)]
+    for parts in zip(*shares, strict=True):
+        read = sum(len(np.unique(part.row)) for part in parts)
+        assert read <= len(np.unique(np.concatenate([part.row for part in parts]))) + 2 * 3, "a pair at each border"
 
 
 @pytest.mark.parametrize(("block_rows", "unit_rows"), [(512, 64), (32768, UNIT_ROWS), (8, 2), (2, 2)])

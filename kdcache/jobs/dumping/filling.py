@@ -255,7 +255,7 @@ class Filling:
         self.task.advance(self.missing.rows_made_elsewhere())
 
     def _write_block(self, view: int, block: int, answers: Iterator[Answered]) -> bool:
-        """Write a block as its answers come, so that no more than a chunk of them is held.
+        """Write a block as its answers come, so that no more of them is held than a file has.
 
         False where another process writes it too; the answers are used up either way.
         """

@@ -167,11 +167,17 @@ def _coded_bytes(coding: Coding, targets: Targets) -> int:
 
 
 def _record_bytes(source: Source, coding: Coding) -> float:
-    """Bytes of a block's record, and of the indices of its files, for each of its rows."""
-    rows = min(source.block_rows, source.samples)
+    """Bytes of all blocks' records, and of the indices of their files, for each row of a view."""
+    whole, rest = divmod(source.samples, source.block_rows)
+    together = whole * _beside_chunks(source, coding, source.block_rows) if whole else 0
+    return (together + (_beside_chunks(source, coding, rest) if rest else 0)) / source.samples
+
+
+def _beside_chunks(source: Source, coding: Coding, rows: int) -> int:
+    """Bytes of the record, and of the indices of the files, of a block of so many rows."""
     chunk_rows, file_rows = coding.chunk_rows(source.block_rows), coding.file_rows(source.block_rows)
     indices = -(-rows // file_rows) * len(coding.arrays(1)) * index_length(file_rows // chunk_rows)
     some = Stored(2**31, min(2**20, 8 * rows))
     chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
     record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123)
-    return (len(record.to_bytes()) + indices) * block_count(source.samples, source.block_rows) / source.samples
+    return len(record.to_bytes()) + indices

@@ -57,8 +57,9 @@ class TeacherReport:
 
     Attributes:
         identity: its JSON form.
-        complete: views that have every block.
-        missing: of the other views that were begun, the blocks that are not recorded.
+        complete: views that have every block, none of which was found to be damaged.
+        missing, damaged: of the other views that were begun, the blocks that are not recorded, and those that are and
+            could not be read; only some are looked at.
         array_bytes: of all recorded blocks, by array, and of the records.
         stored_answers: rows of all recorded blocks.
         problems: what could not be read, and is left out of all numbers.
@@ -77,6 +78,12 @@ class TeacherReport:
     provenance: tuple[tuple[dict[str, Any], int], ...]
     answers: Answers | None
     problems: tuple[str, ...] = ()
+    damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def begun(self) -> int:
+        """Views of which there is anything."""
+        return len({*self.complete, *self.missing, *self.damaged})
 
     def lines(self) -> list[str]:
         """The entry as plain lines."""
@@ -90,16 +97,17 @@ class TeacherReport:
             f"  keeps      {targets}; label space {who.get('label_space', 'teacher')}",
             f"  complete   {counted(len(self.complete), 'view')}: {ranges(self.complete) or 'none'}",
         ]
-        for view, blocks in list(self.missing.items())[:SHOWN]:
-            lines.append(f"  missing    view {view}: {'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)}")
-        if len(self.missing) > SHOWN:
-            lines.append(f"  missing    ... and blocks of {counted(len(self.missing) - SHOWN, 'other view')}")
+        for state, found in (("missing", self.missing), ("damaged", self.damaged)):
+            for view, blocks in list(found.items())[:SHOWN]:
+                lines.append(f"  {state}    view {view}: {'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)}")
+            if len(found) > SHOWN:
+                lines.append(f"  {state}    ... and blocks of {counted(len(found) - SHOWN, 'other view')}")
         lines += [f"  problem    {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"  problem    ... and {len(self.problems) - SHOWN:,} more; kdcache verify looks at all")
         if self.stored_answers:
-            each = ", ".join(f"{name} {size / self.stored_answers:.2f}" for name, size in self.array_bytes.items())
-            lines.append(f"  bytes      {total / self.stored_answers:.2f} a view ({each}); {readable(total)} in all")
+            each = ", ".join(f"{name} {size / self.stored_answers:,.2f}" for name, size in self.array_bytes.items())
+            lines.append(f"  bytes      {total / self.stored_answers:,.2f} a view ({each}); {readable(total)} in all")
         if self.kl is not None:
             lines.append(f"  error      {self.kl:.3g} nats: the mean KL of what is stored from what the teacher said")
         for made, count in self.provenance:
@@ -111,8 +119,8 @@ class TeacherReport:
     def _answer_lines(self, answers: Answers) -> list[str]:
         lines = [
             f"  answers    {answers.looked_at:,} of {self.stored_answers:,} looked at, from "
-            f"{counted(answers.views, 'view')} of {len(self.complete) + len(self.missing):,}",
-            f"             {answers.kept:.1f} classes kept, which hold {answers.covered:.2%}; the likeliest has "
+            f"{counted(answers.views, 'view')} of {self.begun:,}",
+            f"             {answers.kept:,.1f} classes kept, which hold {answers.covered:.2%}; the likeliest has "
             f"{answers.top:.2%}; entropy {answers.entropy:.3f} nats",
         ]
         if answers.hidden > 0:

@@ -91,7 +91,9 @@ def test_a_lost_file_is_found_unless_it_is_a_record(cache: Path, key: str) -> No
         assert report.blocks == 12
     else:
         assert not report.whole
-        assert any(str(Path(key).parent) in found.problem for found in report.findings)
+        assert any(
+            str(Path(key).parent) in found.problem and "is missing" in found.problem for found in report.findings
+        )
 
 
 def test_stopped_anywhere_before_the_first_record_a_cache_is_whole(tmp_path: Path) -> None:

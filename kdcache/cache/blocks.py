@@ -1,0 +1,233 @@
+"""What is stored of a teacher's answers: blocks, each a record and the files that it speaks of. Nothing is decoded."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+
+from kdcache.cache.chunk_codec import ChunkCodec
+from kdcache.cache.chunk_files import ChunkFile
+from kdcache.cache.files import Files
+from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.layout import VIEW_CAPACITY, Layout, file_key, record_folder, record_key, teacher_key
+from kdcache.cache.record import BlockRecord
+from kdcache.errors import CacheError, CorruptError, RecordedError
+
+#: Chunks of which records are kept in memory, some 200 bytes each, and the records that are kept in any case.
+MAX_RECORDED, MIN_RECORDS = 2**17, 64
+
+
+class Blocks:
+    """The blocks of one teacher: which there are, whether they are sound, and their bytes."""
+
+    def __init__(
+        self, files: Files, identity: TeacherIdentity, layout: Layout, codecs: Mapping[str, ChunkCodec]
+    ) -> None:
+        self.identity = identity
+        self.layout = layout
+        self._files = files
+        self._codecs = codecs
+        kept = max(MIN_RECORDS, MAX_RECORDED // self._chunks_of(0))
+        self._known_record = lru_cache(maxsize=kept)(self._read_record)
+
+    def listed(self, view: int) -> set[int]:
+        """Blocks of a view that have a record, by its name alone: one look at one folder."""
+        names = self._files.names(record_folder(self.identity.name, view))
+        numbers = _numbers(name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return {block for block in numbers if block < self.layout.blocks}
+
+    def views(self) -> list[int]:
+        """The views that have a record or had one, ascending."""
+        return sorted(view for view in _numbers(self._files.names(self._records)) if view < VIEW_CAPACITY)
+
+    def is_listed(self, view: int, block: int) -> bool:
+        """Whether a block has a record."""
+        return self._files.size(record_key(self.identity.name, view, block)) is not None
+
+    def recorded(self, view: int) -> set[int]:
+        """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths.
+
+        Where no crash can leave a record without its chunks, the names of the records are enough.
+        """
+        listed = self.listed(view)
+        return {block for block in listed if self._is_sound(view, block)} if self._files.may_lose else listed
+
+    def whole_views(self) -> list[int]:
+        """The views of which every block is listed, ascending."""
+        return [view for view in self.views() if len(self.listed(view)) == self.layout.blocks]
+
+    def complete_views(self) -> int:
+        """Length of the longest prefix of views of which every block is listed."""
+        views, view = set(self.views()), 0
+        while view in views and len(self.listed(view)) == self.layout.blocks:
+            view += 1
+        return view
+
+    def chunk_names(self, block: int) -> set[str]:
+        """What the record of a block has to name: "ARRAY/CHUNK" for each."""
+        return {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
+
+    def record(self, view: int, block: int) -> BlockRecord:
+        """The record of a block. Raises CacheError where there is none, CorruptError where it cannot be read."""
+        return self._known_record(view, block)
+
+    def own_record(self, view: int, block: int) -> BlockRecord:
+        """What `record` gives. Raises CorruptError also where it is another block's, by the chunks that it names."""
+        record = self.record(view, block)
+        if not self._names_all(record, block):
+            where = self._files.locate(record_key(self.identity.name, view, block))
+            raise CorruptError(
+                f"The record of view {view}, block {block} of teacher '{self.identity.name}' ({where}) is another "
+                f"block's: it names other chunks.",
+                self._remedy,
+            )
+        return record
+
+    def stored_bytes(self, view: int) -> dict[str, int]:
+        """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
+        found = dict.fromkeys([*self._codecs, "records"], 0)
+        for block in sorted(self.listed(view)):
+            record = self.own_record(view, block)
+            for file in self.block_files(view, block):
+                found[file.array] += file.length(record.chunks)
+            found["records"] += len(record.to_bytes())
+        return found
+
+    def raw_block(self, view: int, block: int) -> Iterator[tuple[str, list[bytes]]]:
+        """Keys and bytes of the files of a recorded block, each chunk checked against the record.
+
+        The bytes are parts that lie one behind the other. Raises CacheError and CorruptError as `read_chunk` and
+        `own_record` do.
+        """
+        record = self.own_record(view, block)
+        for file in self.block_files(view, block):
+            parts = [self._checked_chunk(record, file, chunk, view, block) for chunk in file.names]
+            yield file.key, [*parts, *filter(None, [file.recorded_index(record.chunks)])]
+            del parts  # before the next are read: they may be two gigabytes
+
+    def check_bytes(self, view: int, block: int) -> None:
+        """Raise as `raw_block` does, and where an index is not what was written; a chunk is held at a time."""
+        self.check_indices(view, block)
+        record = self.own_record(view, block)
+        for file in self.block_files(view, block):
+            for chunk in file.names:
+                self._checked_chunk(record, file, chunk, view, block)
+
+    def check_indices(self, view: int, block: int) -> None:
+        """Raise CorruptError where a block's files lack something, or have something beside their chunks.
+
+        The index is of no use for reading here, and others read by it.
+        """
+        record = self.own_record(view, block)
+        for file in self.block_files(view, block):
+            length, index = file.length(record.chunks), file.recorded_index(record.chunks)
+            where, size = self._file_name(file, view, block), self._files.size(file.key)
+            if size is None:
+                raise CorruptError(f"{where} is missing.", self._remedy)
+            if size != length:
+                raise CorruptError(f"{where} has {size:,} bytes, and {length:,} were written.", self._remedy)
+            if index and self._files.get_part(file.key, length - len(index), len(index)) != index:
+                raise CorruptError(f"{where} has another index than was written.", self._remedy)
+
+    def drop_record(self, view: int, block: int) -> None:
+        """Make a block not exist, so that the next dump makes it anew; nothing happens where it does not."""
+        self._files.delete(record_key(self.identity.name, view, block))
+        self._known_record.cache_clear()
+
+    def settle(self, view: int, block: int) -> bool:
+        """Whether a block is there; a record without its chunks, which a crash may leave, is dropped first."""
+        if self.is_listed(view, block) and not self._is_sound(view, block):
+            self.drop_record(view, block)
+        return self.is_listed(view, block)
+
+    def drop_if_mixed(self, view: int, block: int) -> None:
+        """For a process that wrote chunks of a block that another has recorded: well unless they lie over the other's.
+
+        Then the block is neither one nor the other; without its record it does not exist, and can be made again.
+        Raises RecordedError in that case.
+        """
+        self._known_record.cache_clear()
+        try:
+            self.check_bytes(view, block)
+        except CorruptError:
+            self.drop_record(view, block)
+            raise RecordedError(
+                f"Another process wrote view {view}, block {block} of teacher '{self.identity.name}' at the same "
+                "time with other bytes, so its record was dropped. Run the same command again, which makes this "
+                "block anew."
+            ) from None
+
+    @property
+    def files(self) -> Files:
+        """Where its bytes lie."""
+        return self._files
+
+    def block_files(self, view: int, block: int) -> list[ChunkFile]:
+        """The files that make a block, of one array after the other."""
+        return [self._file(name, view, number) for name in self._codecs for number in self.layout.files_of(block)]
+
+    @property
+    def _records(self) -> str:
+        return f"{teacher_key(self.identity.name)}/records"
+
+    def _read_record(self, view: int, block: int) -> BlockRecord:
+        key = record_key(self.identity.name, view, block)
+        data = self._files.get(key)
+        if data is None:
+            raise CacheError(
+                f"View {view}, block {block} of teacher '{self.identity.name}' is not in the cache "
+                f"({self._files.locate(key)}). Run the same dump-logits again to complete it."
+            )
+        try:
+            return BlockRecord.from_bytes(data, self._files.locate(key))
+        except CacheError as error:
+            raise CorruptError(error.problem, self._remedy) from None
+
+    def _is_sound(self, view: int, block: int) -> bool:
+        try:
+            record = self._read_record(view, block)
+        except CorruptError:
+            return False
+        return self._names_all(record, block) and all(
+            self._files.size(file.key) == file.length(record.chunks) for file in self.block_files(view, block)
+        )
+
+    def _names_all(self, record: BlockRecord, block: int) -> bool:
+        """Whether a record names the block's chunks and no others."""
+        return len(record.chunks) == self._chunks_of(block) and record.chunks.keys() == self.chunk_names(block)
+
+    def _chunks_of(self, block: int) -> int:
+        """How many chunks a block has, of all arrays: reckoned, as a file may say that there are billions."""
+        return len(self._codecs) * len(self.layout.chunks_of(block))
+
+    def _checked_chunk(self, record: BlockRecord, file: ChunkFile, name: str, view: int, block: int) -> bytes:
+        stored = record.chunks.get(name)
+        data: bytes | None = b""
+        if stored is not None and stored.length <= self._codecs[file.array].most_bytes and file.is_in(record.chunks):
+            beyond = 1 if file.room == 1 else 0  # which is noticed where a file is its chunk
+            data = self._files.get_part(file.key, file.start(name, record.chunks), stored.length + beyond)
+        if data is None or stored is None or not stored.describes(data):
+            state = "is missing" if data is None else "is not what was written"
+            raise CorruptError(f"{self._file_name(file, view, block)} {state}.", self._remedy)
+        return data
+
+    def _file(self, name: str, view: int, number: int) -> ChunkFile:
+        spec, layout = self._codecs[name].spec, self.layout
+        key = f"{teacher_key(self.identity.name)}/{name}/{file_key(spec.axis, len(spec.shape), view, number)}"
+        return ChunkFile(key, tuple(f"{name}/{chunk}" for chunk in layout.chunks_in(number)), layout.chunks_a_file)
+
+    def _file_name(self, file: ChunkFile, view: int, block: int) -> str:
+        return (
+            f"Array '{file.array}' of teacher '{self.identity.name}', view {view}, block {block} "
+            f"({self._files.locate(file.key)})"
+        )
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"All other blocks are unharmed. Run `kdcache verify {self._files.locate('')} --repair`, which drops this "
+            "one, and then the same dump-logits, which makes it anew."
+        )
+
+
+def _numbers(names: Iterable[str]) -> set[int]:
+    """The numbers among some names, each written as a key has it: `1`, and not `01`."""
+    return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}
