@@ -14,7 +14,9 @@ from torch import Tensor
 from kdcache.errors import ModelError, reason
 from kdcache.models.card import ModelCard
 
-_IN_FOLDERS = ("export/model.safetensors", "ema.safetensors", "model.safetensors")
+#: What timm saves where it is not told to use safetensors.
+_TIMMS_STATE_DICT = "pytorch_model.bin"
+_IN_FOLDERS = ("export/model.safetensors", "ema.safetensors", "model.safetensors", _TIMMS_STATE_DICT)
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,9 @@ def read_weights(path: Path) -> Weights:
     """The weights in a safetensors file, in a state dict or timm checkpoint of `torch.save`, or in a folder.
 
     A folder is a run of kdcache's (its export is taken), an export, a checkpoint, or a model that timm saved with its
-    config.json. Of a checkpoint, kdcache's or timm's, the moving average is taken where there is one; prefixes of
-    wrappers ("module.") are removed. Pickled objects other than tensors and plain containers are refused, never run.
+    config.json: safetensors, or pytorch_model.bin where there are none. Of a checkpoint, kdcache's or timm's, the
+    moving average is taken where there is one; prefixes of wrappers ("module.") are removed. Pickled objects other than
+    tensors and plain containers are refused, never run.
 
     Raises:
         ModelError: nothing there, not readable, or no state dict.
@@ -53,7 +56,7 @@ def read_card(path: Path) -> ModelCard | None:
     """
     file = _find(Path(path))
     if file.suffix != ".safetensors":
-        return None
+        return _card_beside(file) if file.name == _TIMMS_STATE_DICT else None
     with _refusals(file), safe_open(file, framework="pt") as stored:
         return _card(file, stored.metadata())
 
@@ -99,7 +102,8 @@ def _find(path: Path) -> Path:
             f"finish it, or take one of its checkpoints with {path}@epoch=N."
         )
     raise ModelError(
-        f"The folder {path} holds no weights ({', '.join(_IN_FOLDERS)}): give a checkpoint file, or a run's folder."
+        f"The folder {path} holds no weights ({', '.join(_IN_FOLDERS)}): give a folder that does, such as a run's; or "
+        "name the model, and give a checkpoint file as its weights."
     )
 
 
@@ -111,9 +115,15 @@ def _read_safetensors(file: Path) -> Weights:
 
 def _card(file: Path, metadata: Mapping[str, str] | None) -> ModelCard | None:
     """The card in the header, or in the config.json that timm saves beside the weights."""
-    card, config = ModelCard.from_metadata(metadata), file.with_name("config.json")
-    if card is not None or not config.is_file():
-        return card
+    card = ModelCard.from_metadata(metadata)
+    return _card_beside(file) if card is None else card
+
+
+def _card_beside(file: Path) -> ModelCard | None:
+    """The card in the config.json of timm's in the folder of `file`; None where there is none."""
+    config = file.with_name("config.json")
+    if not config.is_file():
+        return None
     try:
         return ModelCard.from_timm(json.loads(config.read_text(encoding="utf-8")))
     except ValueError as error:
@@ -148,4 +158,4 @@ def _read_state_dict(file: Path) -> Weights:
             f"{file} holds no state dict, neither at its top nor under 'state_dict_ema', 'state_dict' or "
             "'model': save model.state_dict() instead."
         )
-    return Weights(file, dict(tensors), None)
+    return Weights(file, dict(tensors), read_card(file))

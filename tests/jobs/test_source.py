@@ -73,6 +73,14 @@ def test_weights_beside_a_folder_are_refused(run: Path) -> None:
         model_source(str(run), Path("other.safetensors"))
 
 
+def test_a_folder_without_weights_is_refused_alike_with_and_without_others(here: Path) -> None:
+    """Whoever is told to leave them out must not be told then to give them."""
+    (here / "bare").mkdir()
+    for weights in (None, Path("bare/own.pth")):
+        with pytest.raises((ModelError, UsageError), match="name the model"):
+            model_source("./bare", weights)
+
+
 def test_a_folder_that_does_not_say_its_model_is_refused(here: Path) -> None:
     (here / "bare").mkdir()
     save_file({"a": torch.zeros(1)}, here / "bare" / "model.safetensors")
@@ -94,9 +102,10 @@ def test_labels_name_runs_and_epochs() -> None:
     assert label_of("local-dir:/models/my teacher") == "my-teacher"
 
 
-def test_a_model_that_timm_saved_is_taken_with_its_config(here: Path) -> None:
+@pytest.mark.parametrize("safely", [True, False, "both"])
+def test_a_model_that_timm_saved_is_taken_with_its_config(here: Path, safely: bool | str) -> None:
     module = timm.create_model(MODEL, num_classes=3, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3), "crop_pct": 0.9})
-    save_for_hf(module, here / "saved", safe_serialization=True)
+    save_for_hf(module, here / "saved", safe_serialization=safely)
     source = model_source("local-dir:saved")
     assert source.architecture == MODEL
     network = load_model(source.name, source.weights)

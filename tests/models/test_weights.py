@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -6,7 +7,7 @@ from safetensors.torch import save_file
 
 from kdcache.errors import ModelError
 from kdcache.models.card import ModelCard
-from kdcache.models.weights import misfits, read_weights, weight_hash
+from kdcache.models.weights import holds_weights, misfits, read_weights, weight_hash
 
 TENSORS = {"fc.weight": torch.arange(6.0).reshape(3, 2), "fc.bias": torch.tensor([1.0, -2.0, 0.5])}
 CARD = ModelCard(
@@ -72,6 +73,15 @@ def test_folders_of_runs_exports_and_checkpoints_are_read(tmp_path, inside):
     assert assert_read(tmp_path).card == CARD
 
 
+def test_timms_own_state_dict_is_read_where_a_folder_has_no_safetensors(tmp_path):
+    assert not holds_weights(tmp_path)
+    torch.save(TENSORS, tmp_path / "pytorch_model.bin")
+    assert holds_weights(tmp_path)
+    assert assert_read(tmp_path).card is None
+    save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert read_weights(tmp_path).tensors.keys() == {"other"}
+
+
 class _Bomb:
     def __reduce__(self):
         return (open, ("exploded", "w"))
@@ -82,7 +92,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, monkeypatch):
     torch.save({"state_dict": TENSORS, "args": _Bomb()}, "bomb.pth")
     with open("plain.pkl", "wb") as file:
         pickle.dump(_Bomb(), file, protocol=2)
-    for name in ("bomb.pth", "plain.pkl"):
+    os.mkdir("saved")
+    os.link("bomb.pth", "saved/pytorch_model.bin")
+    for name in ("bomb.pth", "plain.pkl", "saved"):
         with pytest.raises(ModelError, match="state dict"):
             read_weights(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
@@ -131,7 +143,7 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError, match="nothing here"):
         read_weights(tmp_path / "nothing here")
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match=r"holds no weights \(.*pytorch_model\.bin\).* name the model, and give"):
         read_weights(tmp_path)
 
 

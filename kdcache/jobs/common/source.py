@@ -52,7 +52,10 @@ def model_source(given: str, weights: Path | None = None) -> ModelSource:
         resolve_name(given)
         return ModelSource(given, None if weights is None else _file_of(weights), given)
     if weights is not None:
-        raise UsageError(f"{path} is a folder with weights of its own: leave the weights out, or name a model.")
+        raise UsageError(
+            f"{path} is a folder, which is taken with weights of its own: leave the others out, or name the model that "
+            "they belong to in its place."
+        )
     if at_epoch(path) is None and not path.exists():
         raise ModelError(f"There is no run folder {path}: check the path, or name a timm model.")
     own = _file_of(path)
