@@ -6,6 +6,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from timm.models import get_pretrained_cfg
 
 from kdcache.errors import ModelError, reason
+from kdcache.models.names import resolve_name
 from kdcache.models.weights import Weights, read_weights
 
 _PROBE_SECONDS = 5
@@ -35,6 +36,17 @@ def find_pretrained(name: str) -> Weights | None:
             "where the hub can be reached and bring its cache folder (HF_HOME) here."
         ) from error
     return None
+
+
+def pretrained_classes(name: str) -> int | None:
+    """How many classes timm's pretrained weights of `name` have, the hub unasked; None where it alone knows.
+
+    Raises:
+        ModelError: nobody knows the name.
+    """
+    resolved = resolve_name(name)
+    cfg = None if resolved.startswith("hf-hub:") else get_pretrained_cfg(resolved)
+    return int(cfg.num_classes) if cfg is not None and cfg.has_weights else None
 
 
 def _location(name: str) -> tuple[str | None, str, bool]:

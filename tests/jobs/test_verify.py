@@ -9,7 +9,7 @@ import torch
 
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
-from kdcache.errors import IdentityError, UsageError
+from kdcache.errors import IdentityError, ModelError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.examining.rerun import RerunRequest
 from kdcache.jobs.verify import VerifyRequest, verify
@@ -194,6 +194,33 @@ def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
         found = verify(VerifyRequest(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
         assert found.agrees
         assert found.coding >= coding
+
+
+def unreachable(name):
+    raise ModelError(f"The weights of {name} cannot be had.")
+
+
+def test_of_an_entry_of_other_weights_these_are_asked_for_and_the_hub_is_not(job, monkeypatch):
+    """Timm's weights of the model have a thousand classes."""
+    monkeypatch.setattr("kdcache.models.load.find_pretrained", lambda name: pytest.fail("asked"))
+    with pytest.raises(
+        IdentityError, match=r"with 4 classes, .* have 1,000: .* other weights.*--teacher RUN, or --wei"
+    ):
+        verify(VerifyRequest(str(job.cache), rerun_of(job, weights=None)))
+
+
+def test_where_the_pretrained_weights_cannot_be_had_it_is_said_that_others_may_be_meant(job, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdcache.models.load.find_pretrained", unreachable)
+    path, weights = tmp_path / "cache", make_teacher(tmp_path / "teacher", classes=1000)
+    choice = {"label_space": "none", "targets": "topk", "renderer": "pillow", "views": 1, "name": "mine"}
+    dump(dump_request(job.data, path, weights, job.policy, **choice))
+    with pytest.raises(
+        ModelError, match=r"If mine was dumped from a run, .*--teacher RUN.*test_resnet are meant\. The"
+    ):
+        verify(VerifyRequest(str(path), rerun_of(job, teacher="mine", weights=None)))
+    with pytest.raises(ModelError, match=r"no run folder .*/mine"):
+        verify(VerifyRequest(str(path), rerun_of(job, teacher=str(tmp_path / "mine"), weights=None)))
+    assert verify(VerifyRequest(str(path), rerun_of(job, teacher="mine", weights=weights.parent))).comparison.agrees
 
 
 def test_a_lost_table_is_one_problem_although_it_keeps_the_teacher_from_being_asked(job, topk, tmp_path):

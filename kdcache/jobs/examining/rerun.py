@@ -17,11 +17,12 @@ from kdcache.cache.verify import Finding
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
-from kdcache.errors import CorruptError, ModelError, UsageError
+from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
 from kdcache.jobs.common.answers import block_batches, teacher_labels
 from kdcache.jobs.common.live import LiveTeacher, open_live_teacher, teachers_of
 from kdcache.jobs.common.opening import OpenViews, entry_name, stored_views
 from kdcache.jobs.common.source import model_source
+from kdcache.models.hub import pretrained_classes
 from kdcache.models.names import architecture
 from kdcache.progress import Progress
 from kdcache.render.opening import open_renderer
@@ -112,10 +113,19 @@ def prepare_rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Re
     device = resolve_device(request.device)
     use_all_cores()
     entry = _entry(cache, request.teacher)
+    model, pretrained = _model(request, entry)
+    if pretrained:
+        _require_as_many_classes(model, entry)
     opened = stored_views(cache, open_index(request.data, progress=progress))
-    live = open_live_teacher(
-        _model(request.teacher, entry), request.weights, entry.identity.name, cache, opened, device, progress
-    )
+    try:
+        live = open_live_teacher(model, request.weights, entry.identity.name, cache, opened, device, progress)
+    except ModelError as error:
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"If {entry.identity.name} was dumped from a run, or with --weights, give the same again: --teacher RUN, "
+            f"or --weights FILE. Without them timm's pretrained weights of {model} are meant. {error}"
+        ) from error
     return Rerun(request, entry, opened, live, device)
 
 
@@ -207,13 +217,27 @@ def _entry(cache: Cache, teacher: str) -> Entry:
     return cache.entry(alike[0].name)
 
 
-def _model(teacher: str, entry: Entry) -> str:
-    """The model to run: an entry may have a name of its own, which is no model's."""
+def _model(request: RerunRequest, entry: Entry) -> tuple[str, bool]:
+    """The model to run, and whether with timm's pretrained weights: an entry's name need not be a model's."""
     try:
-        model_source(teacher)
+        source = model_source(request.teacher)
     except ModelError:
-        return entry.identity.architecture
-    return teacher
+        if request.weights is None and request.teacher != entry.identity.name:
+            raise  # a run that is gone
+        return entry.identity.architecture, request.weights is None
+    return request.teacher, source.weights is None and request.weights is None
+
+
+def _require_as_many_classes(model: str, entry: Entry) -> None:
+    """Raise IdentityError where timm's pretrained weights cannot be those of an entry, before they are fetched."""
+    classes, identity = pretrained_classes(model), entry.identity
+    if classes is None or classes == identity.num_classes:
+        return
+    raise IdentityError(
+        f"{identity.name} answered with {identity.num_classes:,} classes, and timm's pretrained weights of {model} "
+        f"have {classes:,}: it was dumped from other weights. Give the same again: --teacher RUN, or --weights FILE.",
+        field="num_classes",
+    )
 
 
 def _random_batches(entry: Entry, samples: int, seed: int, without: Set[tuple[str, int, int]]) -> list[Span]:
