@@ -178,8 +178,10 @@ class TeacherIdentity(Identity):
 
     noun: ClassVar[str] = "teacher"
     remedies: ClassVar[Mapping[str, str]] = {
-        "weights": "Use the weights that were used before, or store these answers under another name.",
-        "targets": "Use the settings that were used before, or store these answers under another name.",
+        "weights": "Use the weights that were used before, or store these answers under another name "
+        "(dump-logits --name NAME).",
+        "targets": "Use the settings that were used before, or store these answers under another name "
+        "(dump-logits --name NAME).",
     }
 
     def __post_init__(self) -> None:

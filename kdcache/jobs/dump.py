@@ -17,7 +17,7 @@ from kdcache.jobs.common.answers import DEFAULT_BATCH, block_count
 from kdcache.jobs.common.classes import require_same_classes
 from kdcache.jobs.common.opening import DEFAULT_VIEWS, entry_name, views_for_dump
 from kdcache.jobs.common.provenance import provenance_of, warn_of_other_provenance
-from kdcache.jobs.common.source import model_source
+from kdcache.jobs.common.source import ModelSource, model_source
 from kdcache.jobs.common.wording import counted, duration, readable
 from kdcache.jobs.dumping.asked import require_one_choice
 from kdcache.jobs.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
@@ -114,7 +114,7 @@ class DumpReport:
     def lines(self) -> list[str]:
         """The report as plain lines."""
         total = self.bytes_per_view * self.samples * self.views
-        size = f"{self.bytes_per_view:.1f} bytes a view, {readable(total)} in all"
+        size = f"{self.bytes_per_view:,.1f} bytes a view, {readable(total)} in all"
         what = f"{self.samples:,} samples x {counted(self.views, 'view')} of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
@@ -164,7 +164,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     name = request.name or entry_name(request.teacher)
-    progress.say(f"Loading the teacher, {_words(request.teacher, model.weights)}.")
+    progress.say(f"Loading the teacher, {_words(request.teacher, model)}.")
     teacher = load_teacher(
         model.name,
         model.weights,
@@ -176,7 +176,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     )
     kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
-        f"{name} ({kind}{teacher.num_classes} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
+        f"{name} ({kind}{teacher.num_classes:,} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
         f"batches of {teacher.batch_size}."
     )
     _check_classes(index, teacher, request.label_space)
@@ -304,10 +304,10 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
     if index.num_classes == teacher.num_classes:
         return
     raise IdentityError(
-        f"The data has {index.num_classes} classes, the teacher {teacher.num_classes}: its answers are not about these "
-        "labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. If the labels "
-        f"are the teacher's and some have no sample here, list the names of all {teacher.num_classes} in the order of "
-        f"the labels in {CLASSES} beside the shards, a JSON list, which kdcache import writes.",
+        f"The data has {index.num_classes:,} classes, the teacher {teacher.num_classes:,}: its answers are not about "
+        "these labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. If the "
+        f"labels are the teacher's and some have no sample here, list the names of all {teacher.num_classes:,} in the "
+        f"order of the labels in {CLASSES} beside the shards, a JSON list, which kdcache import writes.",
         field="num_classes",
     )
 
@@ -339,11 +339,11 @@ def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
 
 
-def _words(teacher: str, weights: Path | None) -> str:
+def _words(teacher: str, model: ModelSource) -> str:
     """Where a teacher comes from; a folder that is one has its weights in it."""
-    if weights is None:
-        return f"{teacher}, with its pretrained weights"
-    return teacher if Path(teacher) == weights else f"{teacher}, {weights}"
+    if model.name is None:
+        return teacher
+    return f"{teacher}, {model.weights or 'with its pretrained weights'}"
 
 
 def _whole_groups(views: int | None, policy: Policy) -> int:

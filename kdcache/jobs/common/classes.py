@@ -10,7 +10,9 @@ def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | 
         return
     differing = next((pair for pair in zip(data, model, strict=False) if pair[0] != pair[1]), None)
     what = (
-        f"{len(data)} classes, {who} {len(model)}" if differing is None else f"{differing[0]!r}, {who} {differing[1]!r}"
+        f"{len(data):,} classes, {who} {len(model):,}"
+        if differing is None
+        else f"{differing[0]!r}, {who} {differing[1]!r}"
     )
     raise IdentityError(
         f"The data's classes are not those of {who}: the data has {what}. Give data whose classes.json lists the same "
@@ -29,8 +31,8 @@ def check_labels(index: Index, num_classes: int, class_names: tuple[str, ...] | 
         )
     if index.num_classes > num_classes or (index.class_names is not None and index.num_classes != num_classes):
         raise IdentityError(
-            f"{data_of(index)} has {index.num_classes} classes, the model {num_classes}: evaluate on data with the "
-            "classes it was trained on.",
+            f"{data_of(index)} has {index.num_classes:,} classes, the model {num_classes:,}: evaluate on data with "
+            "the classes it was trained on.",
             field="num_classes",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 def readable(count: int | float) -> str:
     """A number of bytes, such as `1.23 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:  # what is more is 1e+03 in three digits
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

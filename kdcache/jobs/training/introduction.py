@@ -18,7 +18,7 @@ def introduce(setup: Setup, team: Team, progress: Progress) -> None:
     config = setup.config
     epochs = config.schedule.epochs
     progress.say(
-        f"{config.student.name} at {config.student.size} pixels, {setup.num_classes} classes, learns from "
+        f"{config.student.name} at {config.student.size} pixels, {setup.num_classes:,} classes, learns from "
         f"{setup.source} on views of policy {setup.policy_text}."
     )
     progress.say(
