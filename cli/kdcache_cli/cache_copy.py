@@ -14,7 +14,11 @@ def copy(
     views: Annotated[
         str | None,
         typer.Option(
-            "--views", metavar="A:B", help="Only views A to B - 1; they keep their numbers.", show_default="all"
+            "--views",
+            metavar="A:B",
+            help="Only views A to B - 1 (from the first on without A, to the last without B), or view A alone, given "
+            "as A. They keep their numbers.",
+            show_default="all",
         ),
     ] = None,
     teachers: Annotated[

@@ -48,7 +48,7 @@ class CopyReport:
     """What was copied.
 
     Attributes:
-        copied: blocks, of `blocks` that the part of the source has; the others were there already.
+        copied: blocks, of `blocks` that were asked for and the source has; the others were there already.
         copied_bytes: of these blocks.
         problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
         left_out: what keeps a teacher of the source from being read, by its name; not asked for by it, and left out.
@@ -74,8 +74,9 @@ class CopyReport:
         lines = [
             *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
             *self.problems[:SHOWN],
-            f"{self.target} holds {counted(there, 'block')} of {', '.join(self.teachers)} from {self.source}: "
-            f"{self.copied:,} copied now and checked ({readable(self.copied_bytes)}).",
+            f"{self.target} holds {there:,} of {counted(self.blocks, 'block')} of {', '.join(self.teachers)} asked for "
+            f"and found in {self.source}: {self.copied:,} copied now and checked ({readable(self.copied_bytes)}), "
+            f"{there - self.copied:,} there already.",
         ]
         if not self.whole:
             blocks = [counted(len(self.problems), "block")] if self.problems else []
@@ -91,7 +92,7 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     """Copy a cache's views and answers; what is there already is left alone, so that it can be killed and run again.
 
     Raises:
-        UsageError: views or teachers that make no sense or are not there.
+        UsageError: views or teachers that make no sense, or none of which is there.
         IdentityError: the target is a cache of other views, or holds other answers under a teacher's name.
         CorruptError: what was written was read back with other bytes.
         SourceError: block after block of the source cannot be read.
@@ -100,6 +101,7 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     source = Cache.open(request.source)
     wanted = parse_views(request.views)
     entries, left_out = _entries(source, request.teachers)
+    entries = _with_any(entries, wanted, request, progress)
     target = Cache.ensure(request.target, source.view_set, source.windows)
     work: list[Work] = []
     blocks = 0
@@ -147,11 +149,41 @@ def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -
         return None
     missing = sorted(set(range(reach.usable + reach.repeats)) - set(there))
     lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
+    remedy = f"run `kdcache cache copy {request.source} {request.target} --views {missing[0]}:{missing[-1] + 1}`"
+    if not set(missing) <= set(source.whole_views()):
+        remedy = f"{request.source} has not all of them either"
     return (
         f"{request.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
-        f"{reach.words()} until {lack}: run `kdcache cache copy {request.source} {request.target} --views "
-        f"{missing[0]}:{missing[-1] + 1}`. verify and inspect need none of them."
+        f"{reach.words()} until {lack}: {remedy}. verify and inspect need none of them."
     )
+
+
+def _with_any(entries: list[Entry], wanted: range, request: CopyRequest, progress: Progress) -> list[Entry]:
+    """The entries that have some of the wanted views; of views up to a last one that are not there, a warning.
+
+    Raises UsageError where no entry has any.
+    """
+    if request.views is None:
+        return entries
+    found, lacking = [], []
+    for entry in entries:
+        views = [view for view in entry.views() if entry.listed(view)]
+        has = f"{entry.identity.name} has {views_named(views) if views else 'no view'}"
+        if not any(view in wanted for view in views):
+            lacking.append(f"{has}, and none of {request.views}")
+            continue
+        found.append(entry)
+        absent = set(wanted) - set(views)
+        if absent and wanted.stop < VIEW_CAPACITY:
+            lacking.append(f"{has}, and not {views_named(absent)}")
+    if not found:
+        raise UsageError(
+            f"There is nothing to copy from {request.source}: {'; '.join(lacking)}. Choose --views among those that "
+            "are there, or leave it out for all."
+        )
+    if lacking:
+        progress.warn(f"Not everything that was asked for is in {request.source}: {'; '.join(lacking)}.")
+    return found
 
 
 def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | None]:
