@@ -157,7 +157,7 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
             clock.count(config.batch_size)
             if keep_losses:
                 losses.append(step_losses.total.item())
-            _advance(task, config.batch_size, epoch, trainer.step, setup.steps_per_epoch)
+            _advance(task, config.batch_size, epoch, trainer.step, setup.steps_per_epoch, team)
             if trainer.step % setup.steps_per_epoch == 0:
                 clock.pause()
                 evaluation = _end_epoch(setup, network, trainer, epoch, clock, checkpoints, logs, team, progress)
@@ -266,12 +266,12 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
             yield from batches
 
 
-def _advance(task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int) -> None:
-    """Count a step, and show the mean loss of its epoch now and then, and at the epoch's end."""
+def _advance(task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int, team: Team) -> None:
+    """Count a step, and show the mean loss of its epoch, of all processes, now and then and at the epoch's end."""
     if step % _STEPS_BETWEEN_READINGS and step % steps_per_epoch:
         task.advance(images)
     else:
-        task.advance(images, loss_this_epoch=epoch.means()["loss"])
+        task.advance(images, loss_this_epoch=epoch.means(team)["loss"])
 
 
 def _end_epoch(
@@ -341,8 +341,10 @@ def _save(
 def _evaluate(setup: Setup, network: Network, trainer: Trainer, team: Team, progress: Progress) -> Evaluation | None:
     if setup.val is None:
         return None
+    module = trainer.averaged_module()
+    team.share_statistics(module)
     return score(
-        Network(trainer.averaged_module(), network.card),
+        Network(module, network.card),
         setup.val,
         name=setup.config.student.name,
         device=team.device,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
+from timm.utils.distributed import distribute_bn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -61,6 +62,15 @@ class Team:
         if self.alone:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def share_statistics(self, module: nn.Module) -> None:
+        """Give everybody the first process's running statistics of batch normalisation: those that are kept.
+
+        Before a step DDP does so for the module that it shares. After the last one, and in an average of weights, each
+        process has its own, and would score another model than the one that is exported.
+        """
+        if not self.alone:
+            distribute_bn(module, self.ranks.world, reduce=False)
 
     def average_gradients(self, module: nn.Module) -> None:
         """Give everybody the mean of everybody's gradients of a small module that is not shared."""

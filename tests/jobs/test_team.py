@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdcache.errors import UsageError
+from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
 from support.small_job import MODEL, train_request
 
@@ -73,6 +74,15 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3), "of all processes, not of the first"
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
         assert ours["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.02)
+
+
+@pytest.mark.parametrize("average", ["null", "0.9"])
+def test_what_is_scored_is_what_is_kept(average, job, tmp_path):
+    """Each process has running statistics of its own, which are not those of the student that is exported."""
+    options = ("--student", "test_resnet", "--epochs", "1", "--set", f"ema_decay={average}")
+    run([*command(job, tmp_path / "run", 2), *options])
+    kept = evaluate(EvaluateRequest(str(tmp_path / "run"), job.data, device="cpu"))
+    assert metrics(tmp_path / "run")[-1]["val_loss"] == pytest.approx(kept.loss, rel=1e-5)
 
 
 def test_vanilla_distillation_alone_trains_the_classifier_of_two_processes(job, tmp_path):
