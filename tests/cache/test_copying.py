@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from typer.testing import CliRunner
@@ -71,17 +71,17 @@ def test_a_damaged_block_is_named_and_all_others_are_copied(
 ) -> None:
     damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
     chunk = damaged / "teachers/teacher/level/c/1/2"
-    data, read = chunk.read_bytes(), Path.read_bytes
+    data, read = chunk.read_bytes(), LocalFiles._opened
 
-    def fail(self: Path) -> bytes:
-        if self == chunk:
-            raise OSError(5, "Input/output error", str(self))
-        return read(self)
+    def fail(self: LocalFiles, key: str) -> BinaryIO:
+        if self.root / key == chunk:
+            raise OSError(5, "Input/output error", str(chunk))
+        return read(self, key)
 
     if harm == "altered":
         chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
-        monkeypatch.setattr(Path, "read_bytes", fail)
+        monkeypatch.setattr(LocalFiles, "_opened", fail)
     report = copy(damaged, tmp_path / "copy", None, "teacher")
     (problem,) = report.problems
     assert str(chunk) in problem
