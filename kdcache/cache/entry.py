@@ -153,7 +153,6 @@ class BlockWriter:
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
-        self._stop_if_recorded()
         packed = entry.coding.pack(targets, entry.layout.chunk_rows)
         for name, codec in entry._codecs.items():
             data = codec.encode(packed[name])
