@@ -2,26 +2,42 @@
 
 import shlex
 import shutil
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from kdcache.cache.claims import GLANCE, block_claim, open_claims
 from kdcache.cache.copying import copy_block
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import Entry
+from kdcache.cache.identity import windows_checksum
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.jobs.training.stored import stored_teachers
 from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.targets.full import FullCoding
 from kdcache_cli.main import app
-from support.small_cache import CLASSES, FULL, TOPK, fill, kept, open_entry, small_chunks, tree
+from support.small_cache import (
+    CLASSES,
+    FULL,
+    TOPK,
+    VIEW_SET,
+    WINDOWS,
+    fill,
+    identity_of,
+    kept,
+    open_entry,
+    small_chunks,
+    tree,
+)
 from support.small_job import Heard
 from support.targets_contract import random_order
 
@@ -316,6 +332,29 @@ def test_a_block_that_another_is_at_is_waited_for(
     assert copy(source, tmp_path, "0", "teacher").copied == 2
     assert there.record(0, 1).provenance == {"by": "another process"}
     assert verify(VerifyRequest(str(tmp_path))).whole
+
+
+def test_a_copy_holds_one_file(tmp_path: Path) -> None:
+    """They may be two gigabytes."""
+    coding, rows = FullCoding(2**15), 16
+    view_set = replace(VIEW_SET, samples=2 * rows, windows=windows_checksum(WINDOWS[:1].repeat(2 * rows)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FullCoding, "chunk_rows", lambda self, block_rows: 1)
+        patch.setattr(FullCoding, "file_rows", lambda self, block_rows: block_rows // 2)
+        there = []
+        for name in ("source", "target"):
+            cache = Cache.create(tmp_path / name, replace(view_set, block_rows=rows), WINDOWS[:1].repeat(2 * rows))
+            there.append(cache.add_teacher(identity_of(coding), coding))
+        said = torch.log_softmax(torch.randn(rows, coding.num_classes), 1)
+        there[0].write_block(0, 0, coding.keep(said, torch.full((rows, 2), -1)), {})
+        file = (tmp_path / "source" / there[0].block_files(0, 0)[0].key).stat().st_size
+        del said
+        tracemalloc.start()
+        try:
+            assert copy_block(*there, 0, 0)
+            assert 0.9 * file < tracemalloc.get_traced_memory()[1] < 1.5 * file
+        finally:
+            tracemalloc.stop()
 
 
 def test_views_are_ranges() -> None:
