@@ -11,6 +11,7 @@ import pytest
 from kdcache.cache.durable import Disk, LocalFiles
 from kdcache.errors import CacheError
 from support.disks import Killed, WatchedDisk
+from support.files_contract import check_parts
 
 
 @pytest.fixture
@@ -36,17 +37,7 @@ def test_what_is_put_is_got(files: LocalFiles) -> None:
 
 
 def test_what_is_put_in_parts_is_got_in_parts(files: LocalFiles) -> None:
-    files.put("a/b", b"one", b"", b"two")
-    assert files.get("a/b") == b"onetwo"
-    assert [files.get_part("a/b", *part) for part in ((0, 6), (2, 2), (4, 9), (6, 1), (9, 2**40), (1, 0))] == [
-        b"onetwo", b"et", b"wo", b"", b"", b"",
-    ]  # fmt: skip
-    assert files.get_part("a/c", 0, 1) is None
-    assert files.holds("a/b", b"one", b"two")
-    assert files.holds("a/b", b"onetwo")
-    for others in ([b"one"], [b"one", b"tw"], [b"one", b"twx"], [b"one", b"two", b"x"], [b"x", b"netwo"]):
-        assert not files.holds("a/b", *others)
-    assert not files.holds("a/c", b"one", b"two")
+    check_parts(files)
 
 
 def test_put_if_absent_never_replaces(files: LocalFiles) -> None:

@@ -18,6 +18,7 @@ from kdcache.jobs.copy import CopyRequest, copy_cache
 from kdcache.jobs.inspect import InspectRequest, inspect
 from kdcache.jobs.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
+from support.files_contract import check_parts
 from support.s3 import s3, s3_server  # noqa: F401
 from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, open_entry, small_chunks, tree
 
@@ -47,17 +48,7 @@ def test_what_is_put_is_got(files: ObjectFiles) -> None:
 
 
 def test_what_is_put_in_parts_is_got_in_parts(files: ObjectFiles) -> None:
-    files.put("a/b", b"one", b"", b"two")
-    assert files.get("a/b") == b"onetwo"
-    assert [files.get_part("a/b", *part) for part in ((0, 6), (2, 2), (4, 9), (6, 1), (9, 2**40), (1, 0))] == [
-        b"onetwo", b"et", b"wo", b"", b"", b"",
-    ]  # fmt: skip
-    assert files.get_part("a/c", 0, 1) is None
-    assert files.holds("a/b", b"one", b"two")
-    assert files.holds("a/b", b"onetwo")
-    for others in ([b"one"], [b"one", b"tw"], [b"one", b"twx"], [b"one", b"two", b"x"], [b"x", b"netwo"]):
-        assert not files.holds("a/b", *others)
-    assert not files.holds("a/c", b"one", b"two")
+    check_parts(files)
 
 
 def test_a_large_object_is_put_in_several_requests(files: ObjectFiles, monkeypatch: pytest.MonkeyPatch) -> None:
