@@ -1,0 +1,225 @@
+"""Files and folders that are whole or not there, whenever the process is killed; written through no link.
+
+Bytes are written beside their place under a name of our own (`.NAME.partial-HEX`), flushed, and renamed. What a killed
+process left is known by that name, and nothing of another name is ever removed.
+"""
+
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdcache.io.disk import Disk, make_folder
+from kdcache.io.failures import LinkError, RefusedError
+from kdcache.io.folders import Folder, Location, components, open_folder
+
+#: The names of what is being written. Whoever lists a folder for what belongs there passes over them.
+PARTIAL_NAME = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{32}", re.DOTALL)
+
+#: What file managers and network file systems leave in any folder, and nobody misses.
+_NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+", re.DOTALL)
+
+
+def replace_file(root: Path, key: str, *parts: bytes, disk: Disk | None = None) -> None:
+    """Put a file with these bytes in the place of what is there; flushed before it is, and its folder after.
+
+    Folders on the way are made. A link in the file's place is replaced, and what it leads to stays as it is.
+
+    Args:
+        root: the folder that the user named.
+        key: the file's path below it, with slashes.
+
+    Raises:
+        OSError: the disk refuses; what was there before is whole.
+        LinkError: a folder on the way from `root` is a link.
+    """
+    disk = disk or Disk()
+    *above, name = components(key)
+    with make_folder(root, "/".join(above), disk) as folder:
+        partial = folder.at(partial_name(name))
+        file = disk.create(partial)
+        try:
+            try:
+                for part in parts:
+                    disk.write(file, part)
+                disk.flush(file)
+            finally:
+                os.close(file)
+            disk.replace(partial, folder.at(name))
+        except BaseException:
+            with suppress(OSError):
+                disk.remove(partial)
+            raise
+        disk.flush_folder(folder)
+
+
+@contextmanager
+def new_folder(root: Path, key: str, ours: re.Pattern[str], disk: Disk | None = None) -> Iterator[Path]:
+    """A folder to fill, which stands at `key` once the block has ended well; what stood there gives way to it.
+
+    It is empty, and has a path of its own that stays right whatever is renamed meanwhile. When an error ends the block
+    it is removed, and what stood there is whole.
+
+    Args:
+        root: the folder that the user named.
+        key: the new folder's path below it, with slashes; folders on the way are made.
+        ours: matches the names of all that such a folder holds. A former one with anything else is not replaced.
+
+    Raises:
+        OSError: the disk refuses.
+        LinkError: `key`, or a folder on the way to it, is a link.
+        RefusedError: a former folder holds what nothing of ours has written.
+    """
+    disk = disk or Disk()
+    *above, name = components(key)
+    with make_folder(root, "/".join(above), disk) as parent:
+        _require_replaceable(parent.at(name), ours)
+        partial = parent.at(partial_name(name))
+        disk.make_folder(partial)
+        try:
+            with parent.enter(partial.name) as folder:
+                yield folder.library_path()
+                _settle(folder, disk)
+            _require_replaceable(parent.at(name), ours)
+            _swap(partial, parent.at(name), disk)
+        except BaseException:
+            remove_tree(partial)
+            raise
+        disk.flush_folder(parent)
+
+
+def partial_name(name: str) -> str:
+    """A name that nothing has, for what is to become `name`."""
+    return f".{name}.partial-{uuid.uuid4().hex}"
+
+
+def tidy(root: Path, key: str = "", disk: Disk | None = None) -> None:
+    """Remove what a killed process left half written in a folder: what is named as this module names it, alone.
+
+    Not while another process writes there. Nothing happens where there is no such folder.
+
+    Raises:
+        OSError: it cannot be removed; LinkError where the folder, or one on the way from `root`, is a link.
+    """
+    disk = disk or Disk()
+    try:
+        folder = open_folder(root, key)
+    except FileNotFoundError:
+        return
+    with folder:
+        for name in folder.names():
+            if PARTIAL_NAME.fullmatch(name):
+                _remove(folder.at(name), disk)
+
+
+def remove_known(root: Path, key: str, known: re.Pattern[str], disk: Disk | None = None) -> None:
+    """Remove a file, or a folder and all that is known in it; whatever else lies there stays, and so does its folder.
+
+    Args:
+        root: the folder that the user named.
+        key: a path below it, with slashes.
+        known: matches the paths below `root`, with slashes, of all that may be removed.
+
+    Raises:
+        OSError: something cannot be removed.
+        LinkError: a folder on the way is a link. A link that lies where a file should be is removed itself.
+    """
+    disk = disk or Disk()
+    *above, name = components(key)
+    with suppress(FileNotFoundError), open_folder(root, "/".join(above)) as folder:
+        _remove_known(folder.at(name), key, known, disk)
+
+
+def remove_tree(place: Location) -> None:
+    """Remove a folder of our own naming with all that is in it, as far as the system allows; follows no link."""
+    shutil.rmtree(place.name, ignore_errors=True, dir_fd=place.folder.descriptor)
+
+
+def _remove_known(place: Location, key: str, known: re.Pattern[str], disk: Disk) -> None:
+    folder = place.folder
+    if not known.fullmatch(key) or folder.stat(place.name) is None:
+        return
+    if not folder.holds_folder(place.name):
+        if folder.holds_link(place.name) and _is_folder(place):
+            raise LinkError(place.path)
+        disk.remove(place)
+        return
+    with folder.enter(place.name) as inner:
+        for name in inner.names():
+            _remove_known(inner.at(name), f"{key}/{name}", known, disk)
+    disk.remove_folder(place)
+
+
+def _is_folder(place: Location) -> bool:
+    """Whether there is a folder behind a link."""
+    try:
+        return stat.S_ISDIR(os.stat(place.name, dir_fd=place.folder.descriptor).st_mode)
+    except OSError:
+        return False
+
+
+def _remove(place: Location, disk: Disk) -> None:
+    if place.folder.holds_folder(place.name):
+        remove_tree(place)
+    else:
+        disk.remove(place)
+
+
+def _settle(folder: Folder, disk: Disk) -> None:
+    """Give all files of a new folder the permissions that the umask allows, and flush them and it.
+
+    safetensors makes files for one user alone: they are for whom the umask allows, as the folder shows.
+    """
+    allowed = os.stat(folder.descriptor).st_mode & 0o666
+    for name in folder.names():
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(name, flags, dir_fd=folder.descriptor)
+        try:
+            mode = os.fstat(file).st_mode
+            if stat.S_ISREG(mode) and mode & allowed != allowed:
+                os.fchmod(file, stat.S_IMODE(mode) | allowed)
+            disk.flush(file)
+        finally:
+            os.close(file)
+    disk.flush_folder(folder)
+
+
+def _require_replaceable(place: Location, ours: re.Pattern[str]) -> None:
+    if place.folder.holds_link(place.name):
+        raise LinkError(place.path)
+    if place.folder.stat(place.name) is None:
+        return
+    with place.folder.enter(place.name) as former:
+        for name in former.names():
+            if not (ours.fullmatch(name) or PARTIAL_NAME.fullmatch(name) or _NOBODYS.fullmatch(name)):
+                raise RefusedError(
+                    0,
+                    f"{former.path} holds {name}, which kdcache did not write and which would be lost with the folder "
+                    "that is written anew",
+                    former.path / name,
+                    "move it elsewhere, then run the same command again.",
+                )
+
+
+def _swap(partial: Location, target: Location, disk: Disk) -> None:
+    """Put a filled folder in the place of a former one, which is removed.
+
+    No system call swaps folders everywhere. Killed between the two renamings, neither is in its place; whoever writes
+    a folder anew has what it holds at hand, and writes it again.
+    """
+    former: Location | None = None
+    if target.folder.stat(target.name) is not None:
+        former = target.folder.at(partial_name(target.name))
+        disk.replace(target, former)
+    try:
+        disk.replace(partial, target)
+    except BaseException:
+        if former is not None:
+            disk.replace(former, target)
+        raise
+    if former is not None:
+        remove_tree(former)

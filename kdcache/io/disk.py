@@ -1,0 +1,135 @@
+"""The system calls that change a disk, in one class, so that tests can record them or stop at any of them."""
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from kdcache.io.failures import LinkError, SpecialFileError
+from kdcache.io.folders import Folder, Location, components
+
+
+class Disk:
+    """The system calls that change a disk, one each. All names are relative to folders that are held open.
+
+    Tests put theirs in its place, to record them or to stop there.
+    """
+
+    def make_folder(self, place: Location) -> None:
+        """Make one folder, unless something of that name is there."""
+        with suppress(FileExistsError):
+            os.mkdir(place.name, dir_fd=place.folder.descriptor)
+
+    def create(self, place: Location) -> int:
+        """Make a new file; returns its descriptor. FileExistsError where the name is taken, be it by a link."""
+        flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(place.name, flags, 0o666, dir_fd=place.folder.descriptor)
+
+    def open(self, place: Location) -> int:
+        """Open a file that several processes may have open, made where there is none; returns its descriptor.
+
+        Raises LinkError for a link and for a file of several names, SpecialFileError for what is no regular file.
+        """
+        if place.folder.holds_link(place.name):
+            raise LinkError(place.path)
+        flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(place.name, flags, 0o666, dir_fd=place.folder.descriptor)
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            raise SpecialFileError(place.path, "a special file")
+        if status.st_nlink > 1:  # whoever clears this one clears the other
+            os.close(file)
+            raise LinkError(place.path, "a file with a second name (a hard link)")
+        return file
+
+    def clear(self, file: int) -> None:
+        """Leave nothing in a file."""
+        os.ftruncate(file, 0)
+
+    def write(self, file: int, data: bytes) -> None:
+        """Write all of the data."""
+        rest = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        while rest:
+            rest = rest[os.write(file, rest) :]
+
+    def flush(self, file: int) -> None:
+        """Return when a file's bytes are on the disk."""
+        os.fsync(file)
+
+    def flush_folder(self, folder: Folder) -> None:
+        """Return when a folder's names are on the disk."""
+        descriptor = folder.readable()
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def replace(self, source: Location, target: Location) -> None:
+        """Rename, over what is there; a link there is replaced, not followed."""
+        os.replace(source.name, target.name, src_dir_fd=source.folder.descriptor, dst_dir_fd=target.folder.descriptor)
+
+    def link(self, source: Location, target: Location) -> None:
+        """Give a file a second name; FileExistsError where that exists."""
+        os.link(
+            source.name,
+            target.name,
+            src_dir_fd=source.folder.descriptor,
+            dst_dir_fd=target.folder.descriptor,
+            follow_symlinks=False,
+        )
+
+    def remove(self, place: Location) -> None:
+        """Remove a file or a link, unless it is gone."""
+        with suppress(FileNotFoundError):
+            os.unlink(place.name, dir_fd=place.folder.descriptor)
+
+    def remove_folder(self, place: Location) -> None:
+        """Remove a folder if it is empty; nothing happens where it is not, or is gone."""
+        try:
+            os.rmdir(place.name, dir_fd=place.folder.descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            if not (place.folder.holds_folder(place.name) and _is_filled(place)):
+                raise
+
+
+def _is_filled(place: Location) -> bool:
+    with place.folder.enter(place.name) as folder:
+        return bool(folder.names())
+
+
+def make_folder(root: Path, key: str = "", disk: Disk | None = None) -> Folder:
+    """Open the folder `key` below the trusted `root`; both are made where they are missing.
+
+    Raises LinkError where a component of `key` is a link, FileNotFoundError where another process removes what is
+    made meanwhile, and other kinds of OSError where the system refuses.
+    """
+    disk = disk or Disk()
+    make_root(root, disk)
+    folder = Folder.trusted(root)
+    for name in components(key):
+        with folder:
+            try:
+                below = folder.enter(name)
+            except FileNotFoundError:
+                disk.make_folder(folder.at(name))
+                below = folder.enter(name)
+        folder = below
+    return folder
+
+
+def make_root(root: Path, disk: Disk | None = None) -> None:
+    """Make a folder that the user named and all above it, where they are missing; the names above it are flushed."""
+    disk = disk or Disk()
+    missing: list[Path] = []
+    path = root
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        with Folder.trusted(folder.parent) as parent:
+            disk.make_folder(parent.at(folder.name))
+            if folder != root:  # whose name is flushed with the first file in it
+                disk.flush_folder(parent)

@@ -1,0 +1,112 @@
+"""Reading: only regular files, and only so many bytes of them, whatever a file claims to be.
+
+A FIFO would block for ever, a device may never end, and a size that a file system reports need not be true. Links are
+followed, unless a caller says otherwise: where shards, weights or whole caches are kept in stores of blobs, as the
+Hugging Face hub, DVC and git-annex keep them, every file is a link to one.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kdcache.io.failures import LinkError, SpecialFileError, TooLargeError
+
+#: The most bytes of a file of text that people or kdcache write: settings, descriptions, tables of a run's numbers.
+TEXT_LIMIT = 64 * 2**20
+
+#: Bytes that are read at once, of a file that has more than it claims.
+_STEP = 2**20
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_descriptor(path: Path | str, *, folder: int | None = None, follow: bool = True) -> int:
+    """Open a regular file for reading; returns its descriptor, which the caller closes. It never blocks.
+
+    Args:
+        folder: descriptor of the folder that `path` is relative to; None for the working folder.
+        follow: whether `path` may be a link to a regular file.
+
+    Raises:
+        SpecialFileError: it is anything else: a folder, a FIFO, a device, a socket.
+        LinkError: it is a link, and `follow` is false.
+        OSError: as `os.open` does.
+    """
+    # Looked at before it is opened: to open a device can do something already, such as rewinding a tape.
+    _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow).st_mode, path)
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    file = os.open(path, flags, dir_fd=folder)
+    try:
+        _require_regular(os.fstat(file).st_mode, path)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+def open_regular(path: Path | str, *, folder: int | None = None, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading, as `open(path, "rb")` does; arguments and errors as of `open_descriptor`."""
+    return os.fdopen(open_descriptor(path, folder=folder, follow=follow), "rb")
+
+
+def require_regular(path: Path | str) -> None:
+    """Raise as `open_descriptor` does, for libraries that open files themselves and by their name."""
+    _require_regular(os.stat(path).st_mode, path)
+
+
+def read_bytes(path: Path | str, limit: int, *, folder: int | None = None, follow: bool = True) -> bytes:
+    """The bytes of a regular file, of which there are at most `limit`.
+
+    Raises:
+        TooLargeError: there are more, whatever its size claims.
+        SpecialFileError, LinkError, OSError: as `open_descriptor` does.
+    """
+    with opened(path, folder=folder, follow=follow) as file:
+        return read_rest(file, limit, path)
+
+
+def read_text(path: Path | str, limit: int = TEXT_LIMIT) -> str:
+    """The text of a regular file in UTF-8 of at most `limit` bytes; raises as `read_bytes` and UnicodeDecodeError."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+@contextmanager
+def opened(path: Path | str, *, folder: int | None = None, follow: bool = True) -> Iterator[int]:
+    """The descriptor of a regular file as long as the block lasts; arguments and errors as of `open_descriptor`."""
+    file = open_descriptor(path, folder=folder, follow=follow)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def read_rest(file: int, limit: int, path: Path | str) -> bytes:
+    """All bytes of an open file from its position on; raises TooLargeError, naming `path`, for more than `limit`."""
+    size = os.fstat(file).st_size
+    if size > limit:
+        raise TooLargeError(path, limit)
+    parts: list[bytes] = []
+    left, step = limit + 1, size + 1  # one byte more, which tells that there are more
+    while left and (part := os.read(file, min(left, step))):
+        parts.append(part)
+        left, step = left - len(part), _STEP
+    if not left:
+        raise TooLargeError(path, limit)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _require_regular(mode: int, path: Path | str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    if stat.S_ISLNK(mode):
+        raise LinkError(path)
+    raise SpecialFileError(path, next((kind for test, kind in _KINDS if test(mode)), "a special file"))
