@@ -1,6 +1,7 @@
 """How a command ends when it cannot do its work."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +9,29 @@ from typing import NoReturn
 
 from kdcache.errors import KdcacheError
 from kdcache.remedies import REMEDIES
+from kdcache.runtime.signals import signal_of
 
-INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+#: Commands that keep what they have done so far, by their first word.
+_GO_ON = frozenset({"dump-logits", "train", "cache", "demo"})
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn what a user can mend into one message on stderr and an exit code; let surprises keep their traceback."""
+def explained(command: str = "") -> Iterator[None]:
+    """Turn what a user can mend into one message on stderr and an exit code; let surprises keep their traceback.
+
+    Args:
+        command: first word of what runs, for what is said of one that a signal ended.
+    """
     try:
         yield
         sys.stdout.flush()
     except KdcacheError as error:
         _stop(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
-        _stop("stopped; run the same command again to go on", INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        number = signal_of(interrupt)
+        _stop(stopped(command, number), 128 + number)
     except BrokenPipeError:
         # Whoever read us has gone; Python would complain once more when it flushes stdout at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -31,6 +40,20 @@ def explained() -> Iterator[None]:
         if error.errno not in REMEDIES:  # a surprise
             raise
         _stop(f"error: {describe_os_error(error)}", 1)
+
+
+def stopped(command: str, number: int) -> str:
+    """What is said of a command that a signal ended."""
+    by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+    kept = "go on" if command in _GO_ON else "begin anew; nothing was left half-done"
+    return f"stopped{by}; run the same command again to {kept}"
+
+
+def farewell(command: str, number: int) -> None:
+    """Say that a command is ended by a signal, from a thread that is not its own."""
+    # A bar that is being shown hides the cursor, and nobody is there any more to show it again.
+    shown = "\x1b[?25h\r\n" if sys.stderr.isatty() else ""
+    os.write(2, f"{shown}{stopped(command, number)}\n".encode())
 
 
 def describe_os_error(error: OSError) -> str:

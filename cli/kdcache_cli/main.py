@@ -1,18 +1,22 @@
 """The command `kdcache`: one file beside this one for each of its commands."""
 
 import os
+import sys
+from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import kdcache
+from kdcache.runtime.signals import interruptible
 from kdcache_cli.cache_copy import copy
 from kdcache_cli.demo import demo
 from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
 from kdcache_cli.evaluate import evaluate
-from kdcache_cli.failures import explained
+from kdcache_cli.failures import explained, farewell
 from kdcache_cli.import_fashion_mnist import fashion_mnist
 from kdcache_cli.import_folder import folder
 from kdcache_cli.index import index
@@ -44,7 +48,7 @@ class Commands(TyperGroup):
     """Commands whose failures are explained in a sentence where they can be."""
 
     def invoke(self, ctx: Any) -> Any:
-        with explained():
+        with explained(_command()):
             try:
                 return super().invoke(ctx)
             except typer.BadParameter as error:
@@ -103,9 +107,29 @@ app.command("policies")(policies)
 app.command("recipes")(recipes)
 
 
+def _command() -> str:
+    """The first word of what runs, such as `train`."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+
+
 def main() -> None:
-    """Run the command line; exits with 0, 1 (failed), 2 (usage), 3 (verification failed) or 130 (interrupted)."""
+    """Run the command line.
+
+    It exits with 0, 1 (failed), 2 (usage), 3 (verification failed), or 128 + n where signal n ended it: 130 for SIGINT,
+    143 for SIGTERM.
+    """
     # Waiting threads of PyTorch's should sleep, not spin: decoding and other processes want the same cores. OpenMP
     # reads this when torch is imported, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name="kdcache")
+    with interruptible(partial(farewell, _command())):
+        try:
+            app(prog_name="kdcache")
+        except SystemExit as end:
+            if not isinstance(end.code, int) or end.code <= 128:
+                raise
+            # Everything of ours is closed. What Python would still do at its end waits for threads of libraries, and a
+            # signal that is sent twice, as torchrun and Slurm do, would find no handler any more.
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(end.code)

@@ -1,8 +1,7 @@
 """`kdcache train`: a student learns from views, from what a teacher said of them, and from labels."""
 
-import math
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,29 +9,28 @@ import torch
 
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, share_of_cores, use_all_cores
-from kdcache.errors import RunError
 from kdcache.jobs.common.provenance import warn_of_other_provenance
-from kdcache.jobs.common.scoring import Evaluation, score
+from kdcache.jobs.common.scoring import Evaluation, try_scoring
 from kdcache.jobs.common.wording import counted
 from kdcache.jobs.training.asked import TrainRequest
 from kdcache.jobs.training.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
-from kdcache.jobs.training.epoch import Clock, EpochLosses
+from kdcache.jobs.training.epoch import EpochLosses
 from kdcache.jobs.training.introduction import introduce
+from kdcache.jobs.training.recording import METRICS, Recording
 from kdcache.jobs.training.setup import Setup, prepare
 from kdcache.jobs.training.shape import shape_of
-from kdcache.jobs.training.stopping import asked_to_stop
+from kdcache.jobs.training.stopping import AgreedStop
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.progress import Progress, Task, silent
 from kdcache.render.opening import open_renderer, renderer_version
-from kdcache.run.checkpoint import Checkpoints
-from kdcache.run.export import export_model
 from kdcache.run.folder import RunFolder
-from kdcache.run.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.run.metrics import read_metrics
 from kdcache.run.past import Past
 from kdcache.run.shared import require_shared
 from kdcache.run.team import Team, join
 from kdcache.run.trainer import Trainer
+from kdcache.runtime.signals import stop_requests
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Picks, Span
 
@@ -78,13 +76,15 @@ class TrainReport:
 def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bool = False) -> TrainReport:
     """Train one student to the end, or go on with the run that is in its folder.
 
-    Stopped by SIGINT or SIGTERM it saves its state between two steps; killed otherwise it goes on from its last
-    checkpoint. On a CPU the resumed run takes the very steps that an uninterrupted one takes.
+    Asked to stop by a signal (`kdcache.runtime.signals`) it saves its state after the step that it is at; at the end of
+    an epoch it has done so before it evaluates. Killed otherwise it goes on from its last checkpoint. On a CPU the
+    resumed run takes the very steps that an uninterrupted one takes.
 
     Args:
         keep_losses: return the loss of each step, at the cost of reading it.
 
     Raises:
+        Interrupted: a signal asked it to stop, and its state is saved.
         KdcacheError: what does not belong together is refused before the first step.
     """
     device = resolve_device(request.device)
@@ -109,6 +109,8 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         precision=config.precision,
         past=_past(setup, team, progress) if config.objective.needs.past else None,
     )
+    if setup.val is not None:
+        try_scoring(network, setup.val, team.ranks, device=team.device, precision=trainer.precision)
     # Only now, when nothing is left to refuse, does anything change on disk.
     folder = RunFolder(setup.folder)
     resumed = team.first and folder.enter(
@@ -119,86 +121,67 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         require_shared(folder.path, team)
     introduce(setup, team, progress)
     _warn_of_other_renderer(setup, request, team.device, progress)
-    checkpoints = Checkpoints(
-        folder.path / "checkpoints",
-        keep=config.keep_checkpoints,
-        keep_every=config.keep_epochs and config.keep_epochs * setup.steps_per_epoch,
-    )
-    epoch = EpochLosses(config.objective.parts)
-    checkpoint = checkpoints.latest(progress.warn) if resumed else None
-    if checkpoint is not None:
-        trainer.load(checkpoint)
-        epoch.load(checkpoint.trainer["epoch"])
-        progress.say(f"Going on from step {trainer.step:,} of {setup.steps:,} in {folder.path}.")
     losses: list[float] = []
-    evaluation: Evaluation | None = None
-
-    with ExitStack() as stack:
-        logs = _logs(setup, folder.path, trainer.step, progress, stack) if team.first else ()
-        task = stack.enter_context(
-            progress.task(
-                f"Train {config.student.name} from {setup.source}",
-                total=setup.steps * config.batch_size,
-                done=trainer.step * config.batch_size,
-            )
-        )
-        stop = stack.enter_context(asked_to_stop())
-        clock = Clock()
-        for batch in stack.enter_context(closing(_batches(setup, request, team, trainer.step))):
-            rows = batch.views.rows
-            step_losses = trainer.take_step(
-                network.normalise(batch.views.pixels),
-                batch.targets,
-                torch.from_numpy(rows.labels),
-                torch.from_numpy(rows.weight),
-                torch.from_numpy(rows.samples),
-            )
-            epoch.add(step_losses)
-            clock.count(config.batch_size)
-            if keep_losses:
-                losses.append(step_losses.total.item())
-            _advance(task, config.batch_size, epoch, trainer.step, setup.steps_per_epoch, team)
-            if trainer.step % setup.steps_per_epoch == 0:
-                clock.pause()
-                evaluation = _end_epoch(setup, network, trainer, epoch, clock, checkpoints, logs, team, progress)
-                clock.go_on()
-            if _shall_stop(stop, trainer.step, team) and trainer.step < setup.steps:
-                _save(checkpoints, network, trainer, epoch, team, score=None)
-                raise KeyboardInterrupt
-    if team.first:
-        _export(setup, network, trainer, folder.path)
-    evaluation = evaluation or _evaluate(setup, network, trainer, team, progress)
-    team.wait()
+    with stop_requests() as requests:
+        stop = AgreedStop(requests, team)
+        recording = Recording(setup, network, trainer, folder.path, team, stop, progress)
+        checkpoint = recording.restore() if resumed else None
+        with recording.logs(checkpoint) as evaluation:
+            evaluation = _take_steps(setup, request, recording, losses if keep_losses else None) or evaluation
+            evaluation = evaluation or recording.evaluate()
+        recording.export()
     return TrainReport(
         folder=folder.path,
         epochs=trainer.step // setup.steps_per_epoch,
         steps=trainer.step,
-        loss=_last_loss(folder.path / _METRICS),
-        images_per_s=clock.images_per_s,
+        loss=_last_loss(folder.path / METRICS),
+        images_per_s=recording.clock.images_per_s,
         evaluation=evaluation,
         losses=tuple(losses),
     )
 
 
-_METRICS = "metrics.csv"
-_COLUMNS = ("epoch", "lr", "images_per_s", "loss")
-_SCORES = ("val_top1", "val_top5", "val_loss")
+def _take_steps(
+    setup: Setup, request: TrainRequest, recording: Recording, losses: list[float] | None
+) -> Evaluation | None:
+    """Take the steps that are left; returns the evaluation of the last one of these epochs, if there was one.
 
+    Args:
+        losses: takes the loss of each step, if they are wanted.
 
-def _logs(
-    setup: Setup, folder: Path, step: int, progress: Progress, stack: ExitStack
-) -> tuple[MetricsTable | TensorBoard, ...]:
-    """Where the metrics go; `stack` closes what has to be closed."""
-    table = MetricsTable(folder / _METRICS, (*_COLUMNS, *setup.config.objective.parts, *_SCORES), resume_step=step)
-    board = TensorBoard(folder / "events", warn=progress.warn, resume_step=step)
-    return table, stack.enter_context(closing(board))
-
-
-def _shall_stop(asked: Callable[[], bool], step: int, team: Team) -> bool:
-    """Whether to stop after this step; several processes have to agree, and do so now and then only."""
-    if team.alone:
-        return asked()
-    return step % _STEPS_BETWEEN_READINGS == 0 and team.any(asked())
+    Raises:
+        Interrupted: a signal came, and the state is saved.
+    """
+    size, trainer, team, stop = setup.config.batch_size, recording.trainer, recording.team, recording.stop
+    evaluation: Evaluation | None = None
+    with (
+        recording.progress.task(
+            f"Train {setup.config.student.name} from {setup.source}", total=setup.steps * size, done=trainer.step * size
+        ) as task,
+        closing(_batches(setup, request, team, trainer.step)) as batches,
+    ):
+        recording.clock.go_on()
+        for batch in batches:
+            rows = batch.views.rows
+            step_losses = trainer.take_step(
+                recording.network.normalise(batch.views.pixels),
+                batch.targets,
+                torch.from_numpy(rows.labels),
+                torch.from_numpy(rows.weight),
+                torch.from_numpy(rows.samples),
+            )
+            recording.losses.add(step_losses)
+            recording.clock.count(size)
+            if losses is not None:
+                losses.append(step_losses.total.item())
+            _advance(task, size, recording.losses, trainer.step, setup.steps_per_epoch, team)
+            if trainer.step % setup.steps_per_epoch == 0:
+                evaluation = recording.end_epoch()
+            if stop.after_step() and trainer.step < setup.steps:
+                recording.save()
+                recording.progress.say(f"Saved after step {trainer.step:,} of {setup.steps:,} in {recording.folder}.")
+                stop.requests.raise_if_requested()
+    return evaluation
 
 
 def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
@@ -272,96 +255,6 @@ def _advance(task: Task, images: int, epoch: EpochLosses, step: int, steps_per_e
         task.advance(images)
     else:
         task.advance(images, loss_this_epoch=epoch.means(team)["loss"])
-
-
-def _end_epoch(
-    setup: Setup,
-    network: Network,
-    trainer: Trainer,
-    epoch: EpochLosses,
-    clock: Clock,
-    checkpoints: Checkpoints,
-    logs: Sequence[MetricsTable | TensorBoard],
-    team: Team,
-    progress: Progress,
-) -> Evaluation | None:
-    """Report, and keep what has been learnt; returns the score, if it was time for one."""
-    config = setup.config
-    number = trainer.step // setup.steps_per_epoch
-    means = epoch.means(team)
-    if not math.isfinite(means["loss"]):
-        raise RunError(
-            f"The loss of epoch {number} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
-            f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {checkpoints.folder}."
-        )
-    due = config.eval_epochs and number % config.eval_epochs == 0 and trainer.step < setup.steps
-    evaluation = _evaluate(setup, network, trainer, team, progress) if due or trainer.step == setup.steps else None
-    values: dict[str, float | int | None] = {
-        "epoch": number,
-        "lr": trainer.last_lr,
-        "images_per_s": clock.lap(),
-        **means,
-    }
-    if evaluation is not None:
-        values |= {"val_top1": evaluation.top1, "val_top5": evaluation.top5, "val_loss": evaluation.loss}
-        progress.say(
-            f"Epoch {number}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss {evaluation.loss:.4f} on "
-            f"{evaluation.samples:,} images of --val."
-        )
-    for log in logs:
-        log.append(trainer.step, values)
-    epoch.clear()
-    stays = config.keep_epochs is not None and number % config.keep_epochs == 0
-    if stays or number % config.checkpoint_epochs == 0 or trainer.step == setup.steps:
-        _save(checkpoints, network, trainer, epoch, team, score=evaluation.top1 if evaluation is not None else None)
-    return evaluation
-
-
-def _save(
-    checkpoints: Checkpoints,
-    network: Network,
-    trainer: Trainer,
-    epoch: EpochLosses,
-    team: Team,
-    score: float | None,
-) -> None:
-    state = {**trainer.state(), "epoch": epoch.state(team)}
-    if team.first:
-        checkpoints.save(
-            trainer.step,
-            model=network.module.state_dict(),
-            ema=trainer.ema_state(),
-            trainer=state,
-            metadata=network.card.to_metadata(),
-            score=score,
-        )
-    team.wait()
-
-
-def _evaluate(setup: Setup, network: Network, trainer: Trainer, team: Team, progress: Progress) -> Evaluation | None:
-    if setup.val is None:
-        return None
-    module = trainer.averaged_module()
-    team.share_statistics(module)
-    return score(
-        Network(module, network.card),
-        setup.val,
-        name=setup.config.student.name,
-        device=team.device,
-        precision=trainer.precision,
-        team=team,
-        progress=progress,
-    )
-
-
-def _export(setup: Setup, network: Network, trainer: Trainer, folder: Path) -> None:
-    export_model(
-        folder / "export",
-        network,
-        tensors=trainer.ema_state(),
-        dtype=getattr(torch, setup.config.export_dtype),
-        class_names=setup.class_names,
-    )
 
 
 def _last_loss(metrics: Path) -> float | None:

@@ -72,16 +72,16 @@ class Checkpoints:
         trainer: Mapping[str, Any],
         ema: Mapping[str, Tensor] | None = None,
         metadata: Mapping[str, str] | None = None,
-        score: float | None = None,
     ) -> Path:
         """Write a checkpoint, then remove those that have no reason to stay. Returns its folder.
+
+        It is the latest, and stays until the next one is saved: there is time to note its score.
 
         Args:
             step: optimiser steps done.
             model, ema: state dicts.
             trainer: tensors and plain values, nested; `torch_random_state` among them where randomness goes on.
             metadata: for the headers of the weights (`ModelCard.to_metadata`), so that each file describes itself.
-            score: higher is better; the highest so far makes this checkpoint the best.
 
         Raises:
             RunError: the disk refuses, or the trainer's state has what a checkpoint cannot keep.
@@ -98,11 +98,21 @@ class Checkpoints:
             files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
             manifest = {"format": _FORMAT, "step": step, "files": files}
             (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        best = self._best()
-        if score is not None and (best is None or score > best[1]):
-            replace_file(self.folder / _BEST, json.dumps({"step": step, "score": score}).encode())
         self._prune(step)
         return self._path(step)
+
+    def note_score(self, step: int, score: float) -> None:
+        """Note the score of a checkpoint: higher is better, and the highest so far makes it the best.
+
+        What was the best until then loses that reason to stay. Noting a score twice changes nothing.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        best = self._best()
+        if self._path(step).is_dir() and (best is None or score > best[1]):
+            replace_file(self.folder / _BEST, json.dumps({"step": step, "score": score}).encode())
+            self._prune(step)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order, unread."""

@@ -115,7 +115,7 @@ class RunConfig:
         clip_grad: greatest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
         ema_decay: of the moving average of the weights; None for no average.
         eval_epochs: epochs between evaluations; 0 for the last only.
-        checkpoint_epochs: epochs between checkpoints.
+        checkpoint_epochs: epochs between checkpoints; one is made before every evaluation as well.
         keep_checkpoints: how many of the latest checkpoints stay, beside the best.
         keep_epochs: epochs between checkpoints that stay for good; None: none do. Each can be a teacher
             (`kdcache.run.kept`).

@@ -3,11 +3,15 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from kdcache.errors import RunError
+from kdcache.errors import RunError, reason
 from kdcache.run.files import replace_file
 
 STEP = "step"
@@ -72,34 +76,80 @@ def read_metrics(file: Path) -> list[dict[str, float | None]]:
 
 
 class TensorBoard:
-    """TensorBoard's events beside the table; does nothing, after one warning, where TensorBoard is not installed."""
+    """TensorBoard's events beside the table, written and flushed with each row.
 
-    def __init__(self, folder: Path, *, warn: Callable[[str], None], resume_step: int = 0) -> None:
+    Nothing is lost without them, as metrics.csv has all numbers: where TensorBoard is not installed, or the disk
+    refuses, one warning is given, and the training goes on. TensorBoard's own writer has a thread for events by the
+    thousand, whose errors nobody can catch.
+    """
+
+    def __init__(
+        self, folder: Path, *, warn: Callable[[str], None], last_row: Mapping[str, float | None] | None = None
+    ) -> None:
         """
         Args:
-            folder: for event files.
-            warn: is told when there is no TensorBoard.
-            resume_step: events of later steps, of a run that was killed, are marked as void.
+            folder: for event files; made where it is missing.
+            warn: is told when there are no events, or no more.
+            last_row: of the table that a run goes on with. It is written again, as a kill may have come before; what
+                there is from its step on, also of later steps that a kill took back, is marked as void.
         """
-        self._writer: Any = None
+        self._warn = warn
+        self._file: BinaryIO | None = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.record_writer import RecordWriter
         except ImportError:
             warn("TensorBoard is not installed, so there are no events; metrics.csv has all numbers.")
             return
-        self._writer = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
+        self._event, self._summary = Event, Summary
+        first = 0 if last_row is None else int(last_row[STEP] or 0)
+        with self._refusals():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / _events_name(folder)).open("xb")
+            self._records = RecordWriter(self._file)
+            self._write(file_version="brain.Event:2")
+            self._write(step=first, session_log=SessionLog(status=SessionLog.START))
+            self._file.flush()
+        if last_row is not None:
+            self.append(first, {name: value for name, value in last_row.items() if name != STEP})
 
     def append(self, step: int, values: Mapping[str, float | int | None]) -> None:
         """Add the values of a step, each under its name."""
-        if self._writer is not None:
-            for name, value in values.items():
-                if value is not None:
-                    self._writer.add_scalar(name, value, step)
+        given = {name: float(value) for name, value in values.items() if value is not None}
+        with self._refusals():
+            if self._file is not None:
+                scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in given.items()]
+                self._write(step=step, summary=self._summary(value=scalars))
+                self._file.flush()
 
     def close(self) -> None:
-        """Write what is pending."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close the file; everything is in it already."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # what a full disk did not take was told
+                file.close()
+
+    def _write(self, **event: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **event).SerializeToString())
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            self._warn(
+                f"TensorBoard's events cannot be written ({reason(error)}), so there are no more of them; metrics.csv "
+                "has all numbers. Make room, and a run that is started again writes events again."
+            )
+
+
+def _events_name(folder: Path) -> str:
+    """A file name by which TensorBoard reads the file after those that are there, whatever the clock says."""
+    before = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*")]
+    second = max([int(time.time()), *(int(number) + 1 for number in before if number.isdecimal())])
+    return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:

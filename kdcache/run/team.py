@@ -1,5 +1,6 @@
 """The processes that train one student together, and the little that they say to each other."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,25 @@ from timm.utils.distributed import distribute_bn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kdcache.errors import RunError, reason
 from kdcache.ranks import Ranks
+
+#: What gloo says where the other end of a connection is gone.
+_GONE = r"Connection (closed|reset) by peer|Connection refused|Broken pipe"
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """A maximum over all processes that is being computed while they go on."""
+
+    _tensor: Tensor
+    _work: distributed.Work | None
+
+    def value(self) -> int:
+        """The maximum; waits where it is not there yet."""
+        if self._work is not None:
+            self._work.wait()
+        return int(self._tensor.item())
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,12 @@ class Team:
     def any(self, here: bool) -> bool:
         """Whether it is so for anybody."""
         return here if self.alone else bool(self.total(torch.tensor(int(here))).item())
+
+    def begin_maximum(self, here: int) -> Maximum:
+        """Begin to compute the greatest of everybody's numbers."""
+        tensor = torch.tensor(here)
+        work = None if self.alone else distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)
+        return Maximum(tensor, work)
 
     def gather(self, here: Shaped[Tensor, "..."]) -> list[Tensor]:
         """Everybody's tensors of one shape, by rank."""
@@ -91,5 +116,12 @@ def join(device: torch.device) -> Iterator[Team]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Team(ranks, device)
+    except RuntimeError as error:  # gloo's is of no type of its own
+        if not (isinstance(error, distributed.DistError) or re.search(_GONE, str(error))):
+            raise
+        raise RunError(
+            f"Another process of this training has ended, and this one cannot go on without it ({reason(error)}): its "
+            "own message says why. The same command goes on from the last checkpoint."
+        ) from error
     finally:
         distributed.destroy_process_group()

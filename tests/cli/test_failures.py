@@ -2,7 +2,6 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -98,25 +97,6 @@ def test_an_index_is_built_and_described(tmp_path: Path) -> None:
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def test_ctrl_c_says_how_to_go_on() -> None:
-    # A suite that runs in the background has SIGINT ignored, and its children inherit that.
-    code = """
-import signal, time
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from kdcache_cli.failures import explained
-with explained():
-    print("ready", flush=True)
-    time.sleep(60)
-"""
-    with subprocess.Popen(python(code), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "stopped; run the same command again to go on\n"
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -2,10 +2,13 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from safetensors.torch import load_file
 from kdcache.errors import UsageError
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
 from kdcache.jobs.train import train
+from kdcache.run.checkpoint import Checkpoints
 from support.small_job import MODEL, train_request
 
 EPOCHS = 3
@@ -110,6 +114,43 @@ def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     run(command(job, tmp_path / "killed", 2, *options))
     whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def workers_of(launcher):
+    """The processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(value[5:]): child for value in variables if value.startswith(b"RANK=")}
+    return ranks
+
+
+@pytest.mark.parametrize("reached", ["rank 1 alone", "torchrun"])
+def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reached, job, tmp_path):
+    """Whoever gets the signal, all processes save together and exit as it says."""
+    options = ("--supervised", "--set", "views.policy=fashion-mnist", "--epochs", "100000")
+    arguments = command(job, tmp_path / "run", 2, *options)
+    log = (tmp_path / "log").open("w+")
+    launched = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while "Train test_vit" not in (tmp_path / "log").read_text():
+            assert launched.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(workers_of(launched)[1] if reached == "rank 1 alone" else launched.pid, signal.SIGTERM)
+        assert launched.wait(120) == 1, "torchrun's own exit code"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(launched.pid, signal.SIGKILL)
+    said = (tmp_path / "log").read_text()
+    assert said.count("stopped by SIGTERM; run the same command again to go on") == 2, said
+    assert re.search(r"Saved after step \d+ of", said)
+    assert "exitcode  : 143" in said or reached == "torchrun"
+    (step,) = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert f"Saved after step {step:,} of" in said
+    assert len(Checkpoints(tmp_path / "run" / "checkpoints").load(step).trainer["random"]) == 2
 
 
 def test_a_batch_that_cannot_be_shared_in_pairs_is_refused(job, tmp_path):

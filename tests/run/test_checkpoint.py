@@ -156,7 +156,9 @@ TENSORS = {"a": torch.arange(4.0), "b": torch.ones(2, 2, dtype=torch.float16)}
 def saved(folder, *steps, keep=2, scores=None):
     checkpoints = Checkpoints(folder, keep=keep)
     for step in steps:
-        checkpoints.save(step, model=TENSORS, trainer={"at": step}, score=None if scores is None else scores[step])
+        checkpoints.save(step, model=TENSORS, trainer={"at": step})
+        if scores is not None:
+            checkpoints.note_score(step, scores[step])
     return checkpoints
 
 

@@ -1,5 +1,7 @@
 import csv
 import math
+import resource
+from contextlib import contextmanager
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -94,17 +96,57 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
     assert events(tmp_path) == [(1, 0.5), (2, 0.25)]
 
 
-def test_tensorboard_forgets_what_came_after_the_resumed_step(tmp_path):
-    for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        board = TensorBoard(tmp_path, warn=pytest.fail, resume_step=resume_step)
+def test_tensorboard_has_each_row_once_whenever_the_run_was_killed(tmp_path):
+    """The row that a run goes on with is written again, and what came after it is forgotten."""
+    for last_row, steps in ((None, (1, 2, 3)), ({"step": 2.0, "loss": 2.0, "top1": None}, (3, 4))):
+        board = TensorBoard(tmp_path, warn=pytest.fail, last_row=last_row)
         for step in steps:
             board.append(step, {"loss": float(step)})
-        board.close()
+        # No close: killed.
     assert events(tmp_path) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+    board = TensorBoard(tmp_path, warn=pytest.fail)
+    board.append(1, {"loss": 7.0})
+    assert events(tmp_path) == [(1, 7.0)], "a run that begins anew"
+
+
+@contextmanager
+def files_of(size):
+    """Files take so many bytes meanwhile, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_events_is_warned_of_once_and_ends_nothing(tmp_path, recwarn):
+    warnings = []
+    with files_of(10):
+        TensorBoard(tmp_path / "new", warn=warnings.append).append(1, {"loss": 1.0})
+    board = TensorBoard(tmp_path, warn=warnings.append)
+    board.append(1, {"loss": 0.5})
+    with files_of(next(tmp_path.glob("events*")).stat().st_size + 10):
+        board.append(2, {"loss": 0.25})
+        board.append(3, {"loss": 0.125})
+        board.close()
+    assert len(warnings) == 2
+    assert all("metrics.csv has all numbers. Make room" in warning for warning in warnings)
+    assert events(tmp_path) == [(1, 0.5)]
+    assert not recwarn.list, "of a thread that ended by an error"
+
+
+def test_a_place_that_takes_no_events_is_warned_of(tmp_path):
+    (tmp_path / "events").write_text("a file")
+    warnings = []
+    board = TensorBoard(tmp_path / "events", warn=warnings.append)
+    board.append(1, {"loss": 0.5})
+    board.close()
+    assert len(warnings) == 1
 
 
 def test_without_tensorboard_there_is_one_warning(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(__import__("sys").modules, "tensorboard.summary.writer.record_writer", None)
     warnings = []
     board = TensorBoard(tmp_path, warn=warnings.append)
     board.append(1, {"loss": 0.5})

@@ -68,10 +68,10 @@ def score(
     share each, and all of them get the whole.
     """
     check_labels(index, network.card.num_classes, network.card.class_names)
+    ranks = team.ranks if team is not None else Ranks()
+    shared = _share(index, ranks)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
-    ranks = team.ranks if team is not None else Ranks()
-    shared = np.array_split(np.lexsort((index.offset, index.shard)), ranks.world)[ranks.rank]
     was_training = network.module.training
     network.module.eval()
     try:
@@ -98,6 +98,33 @@ def score(
         correct, top5 = (team.total(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5))
     count = len(index)
     return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
+
+
+def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.device, precision: str = "fp32") -> None:
+    """Score the first of this process's images and forget it: what `score` needs is found missing in time.
+
+    Raises:
+        KdcacheError: as `score` does, of this image.
+    """
+    first = _share(index, ranks)[:1]
+    was_training = network.module.training
+    network.module.eval()
+    try:
+        with (
+            closing(SampleReader(index)) as reader,
+            closing(_pictures(network, index, reader, first, 1)) as batches,
+            torch.inference_mode(),
+            autocast(precision, device),
+        ):
+            for _, pixels in batches:
+                network.module(network.normalise(pixels.to(device).float()))
+    finally:
+        network.module.train(was_training)
+
+
+def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
+    """The samples that a process scores, in the order of the shards."""
+    return np.array_split(np.lexsort((index.offset, index.shard)), ranks.world)[ranks.rank]
 
 
 def _pictures(

@@ -1,34 +1,40 @@
-"""Stopping between two steps when a person or a scheduler asks for it."""
+"""Stopping when a signal asks for it: all processes of a team after the same step, whichever of them it reached."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from kdcache.run.team import Maximum, Team
+from kdcache.runtime.signals import StopRequests
 
 
-@contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A question that answers True after SIGINT or SIGTERM; a second signal stops at once, as it would without this.
+class AgreedStop:
+    """Whether a signal has reached any process of the team. Every process has to call each method at the same steps.
 
-    Signals belong to the main thread: elsewhere the answer is always False.
+    Attributes:
+        requests: the signals of this process; what another has told is noted there as well.
     """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before: dict[signal.Signals, Any] = {}
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        asked.set()
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+    def __init__(self, requests: StopRequests, team: Team) -> None:
+        self.requests = requests
+        self._team = team
+        self._asked: Maximum | None = None
 
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        before[caught] = signal.signal(caught, handle)
-    try:
-        yield asked.is_set
-    finally:
-        for caught, handler in before.items():
-            signal.signal(caught, handler)
+    def after_step(self) -> bool:
+        """Whether to stop after this step.
+
+        Several processes stop one step after the signal, however long their steps take: each step begins a reduction of
+        one number and reads the result of the one before, so that nobody waits for it.
+        """
+        if self._team.alone:
+            return self.requests.number is not None
+        answered, self._asked = self._asked, self._team.begin_maximum(self.requests.number or 0)
+        return answered is not None and self._agreed(answered)
+
+    def now(self) -> bool:
+        """Whether to stop, asked and answered at once."""
+        if self._team.alone:
+            return self.requests.number is not None
+        return self._agreed(self._team.begin_maximum(self.requests.number or 0))
+
+    def _agreed(self, answered: Maximum) -> bool:
+        number = answered.value()
+        if number:
+            self.requests.note(number)
+        return number > 0
