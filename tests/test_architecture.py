@@ -172,6 +172,14 @@ def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
     assert not circle_in(graph)
 
 
+def test_what_knows_the_process_alone_knows_nothing_of_kdcache() -> None:
+    """`runtime` imports errors and the standard library: so whatever runs may import it, and quickly."""
+    for module in (module for module in LIBRARY if within(module, "kdcache.runtime")):
+        for name in imports_of(module):
+            own = within(name, "kdcache.runtime") or name == "kdcache.errors"
+            assert own or name.split(".")[0] in sys.stdlib_module_names, f"{module} imports {name}"
+
+
 def test_only_the_command_line_knows_the_jobs() -> None:
     users = {
         module
