@@ -2,14 +2,18 @@
 
 import multiprocessing
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from kdcache.cores import cores
 from kdcache.progress import Progress
+from kdcache.runtime.signals import unsignalled
 
 _BYTES_A_WORKER = 32 << 20  # of images; below this, starting another process takes longer than it saves
 
@@ -36,22 +40,46 @@ def in_processes(
     Where processes cannot be started the work goes on here, and a warning calls it by the word `doing`. An error of
     `function` is raised in its item's place.
 
+    The processes end as soon as this generator is closed, or their parent is killed, in the midst of an item. Signals
+    that ask a job to end are for the parent alone: a terminal sends them to all.
+
     quiet: lose what `function` writes to the standard error of another process, past Python too; never of this one,
     whose other threads write there as well.
     """
     done = 0
     workers = min(workers, len(items))
     if workers > 1:
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        their_end, our_end = context.Pipe(duplex=False)
+        results = deque[Future[R]]()
+        pool = ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(their_end,))
         try:
-            for result in pool.map(partial(_in_silence, function) if quiet else function, items):
-                yield result
+            with unsignalled():
+                called = partial(_in_silence, function) if quiet else function
+                # Not by `map`: what that cancels, Python 3.11 then marks as lost with the processes, and fails.
+                results.extend(pool.submit(called, item) for item in items)
+            while results:
+                yield results.popleft().result()
                 done += 1
+            pool.shutdown()
         except BrokenProcessPool:
             progress.warn(f"worker processes cannot run here; {doing} goes on in this process")
         finally:
-            pool.shutdown(cancel_futures=True)
+            our_end.close()
+            pool.shutdown()
+            their_end.close()
+            del pool  # and its semaphores, which are to be gone when the process ends by a signal
     yield from map(function, items[done:])
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process when the other end of `parent` is closed, by whoever holds it or by his death."""
+
+    def watch() -> None:
+        parent.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="kdcache-parent", daemon=True).start()
 
 
 def _in_silence(function: Callable[[T], R], item: T) -> R:

@@ -237,6 +237,19 @@ def _end_watch(requests: StopRequests, farewell: Callable[[int], None], end: Cal
         os.close(reading)
 
 
+@contextmanager
+def unsignalled() -> Iterator[None]:
+    """Hold the signals of `STOP_SIGNALS` back within the block, and for good from processes that are started in it.
+
+    Processes inherit what is held back in the thread that starts them, from their first moment on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _last_acts: set[Callable[[], object]] = set()
 
 
