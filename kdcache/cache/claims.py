@@ -58,7 +58,10 @@ class Claims(ABC):
 
     @abstractmethod
     def take(self, name: str) -> bool:
-        """Claim a piece of work by its name (fit for a file); False where somebody has it, this process included."""
+        """Claim a piece of work by its name (fit for a file).
+
+        False where somebody has it, this process included, and after `close`: a thread may still be asking then.
+        """
 
     @abstractmethod
     def holder(self, name: str) -> Holder | None:
@@ -99,12 +102,13 @@ class LockedClaims(Claims):
         self._disk = files.disk
         self._folder = files.root / PARTIAL
         self._held: dict[str, int] = {}
+        self._closed = False
         self._one_at_a_time = threading.Lock()
 
     def take(self, name: str) -> bool:
         """Claim a piece of work."""
         with self._one_at_a_time:
-            if name in self._held:
+            if name in self._held or self._closed:
                 return False
             while (file := self._lock(self._folder / f"claim-{name}")) is not None:
                 if is_still(file, self._folder / f"claim-{name}"):
@@ -133,13 +137,16 @@ class LockedClaims(Claims):
             raise CacheError(
                 f"Cannot claim work in {path}: {error.strerror}. Use a folder that you can write to, or make room."
             ) from error
-        if _locked(file):
-            return file
-        time.sleep(GLANCE)
-        if _locked(file):
-            return file
-        os.close(file)
-        return None
+        locked = False
+        try:
+            locked = _locked(file)
+            if not locked:
+                time.sleep(GLANCE)
+                locked = _locked(file)
+            return file if locked else None
+        finally:
+            if not locked:  # also where a signal interrupts the wait
+                os.close(file)
 
     def release(self, name: str) -> None:
         """Give a claim back."""
@@ -154,6 +161,8 @@ class LockedClaims(Claims):
 
     def close(self) -> None:
         """Give back all that is held, and clear away what dead processes left."""
+        with self._one_at_a_time:
+            self._closed = True
         for name in list(self._held):
             self.release(name)
         with suppress(CacheError):
@@ -190,7 +199,7 @@ class BeatingClaims(Claims):
     def take(self, name: str) -> bool:
         """Claim a piece of work; take it over where its owner has shown no sign of life for long enough."""
         with self._one_at_a_time:
-            if name in self._held:
+            if name in self._held or self._closed.is_set():
                 return False
             found = self._files.get(_key(name))
             if found is not None:
@@ -200,10 +209,11 @@ class BeatingClaims(Claims):
                     return False
                 self._files.delete(_key(name))
             self._seen.pop(name, None)
-            if not self._files.put_if_absent(_key(name), self._content(0)):
-                return False
+            # Held before it is put: one that is put when a signal or an error comes is given back by `close`.
             self._held[name] = 0
-            return True
+            if not self._files.put_if_absent(_key(name), self._content(0)):
+                del self._held[name]
+            return name in self._held
 
     def holder(self, name: str) -> Holder | None:
         """Who had a claim when it was last looked at."""

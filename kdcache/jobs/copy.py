@@ -16,6 +16,7 @@ from kdcache.errors import CacheError, SourceError, UsageError
 from kdcache.jobs.common.lacking import Reach, views_named
 from kdcache.jobs.common.wording import counted, readable
 from kdcache.progress import Progress, silent
+from kdcache.runtime.signals import last_act
 from kdcache.views.policy import Policy
 
 #: Seconds between two looks at blocks that other processes are at.
@@ -119,6 +120,7 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     problems: list[str] = []
     with (
         target.claims() as claims,
+        last_act(claims.close),
         progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task,
     ):
         in_a_row = 0

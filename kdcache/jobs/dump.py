@@ -30,6 +30,7 @@ from kdcache.objectives.registry import AnyObjective
 from kdcache.progress import Progress, silent
 from kdcache.ranks import Ranks
 from kdcache.render.opening import open_renderer, renderer_version
+from kdcache.runtime.signals import last_act
 from kdcache.targets.base import Coding
 from kdcache.views.policy import Policy
 
@@ -227,7 +228,7 @@ def _fill(
     samples, name = source.samples, identity.name
     provenance = provenance_of(source.renderer, source.teacher)
     start = time.perf_counter()
-    with cache.claims() as claims:
+    with cache.claims() as claims, last_act(claims.close):
         begun = begin_entry(source, cache, identity, claims, progress)
         entry = begun.entry
         warn_of_other_provenance(entry, provenance, views, progress)
