@@ -17,15 +17,32 @@
 
 A message is one sentence of cause, one of consequence where it is not plain, and what to do. The command line prints
 it without a traceback and exits with `exit_code`.
+
+Messages quote names, keys and other people's errors. `str` of an error escapes what would not be seen as itself
+(`kdcache.printable`), so that it can be shown as it is.
 """
 
 from collections.abc import Sequence
 
+from kdcache.printable import printable
+
 
 class KdcacheError(Exception):
-    """Base of every error that kdcache raises on purpose."""
+    """Base of every error that kdcache raises on purpose.
+
+    Attributes:
+        listing: lines that follow the message, such as code to run; mostly none.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, listing: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.listing = tuple(listing)
+
+    def __str__(self) -> str:
+        """The message in one line, then the listing, indented; nothing in it can steer a terminal."""
+        return "\n    ".join(map(printable, (super().__str__(), *self.listing)))
 
 
 def reason(error: BaseException) -> str:

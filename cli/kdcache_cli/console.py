@@ -2,8 +2,12 @@
 
 On a terminal a stretch of work is a bar; elsewhere, in a log file or a job's output, it is a plain line when it
 begins, one every half minute, and one when it ends.
+
+Whatever is shown may hold names from files, arguments and servers. So every line goes through `printable` here, and no
+text is taken for rich's markup or emoji codes.
 """
 
+import json
 import re
 import sys
 import time
@@ -14,6 +18,7 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
+from kdcache.printable import printable
 from kdcache.progress import Progress, Task
 from kdcache_cli.meter import Meter
 
@@ -27,12 +32,26 @@ _NUMBER = re.compile(r"-|[\d,.]+( ?%)?")
 def print_lines(lines: Iterable[str]) -> None:
     """Print a report."""
     for line in lines:
-        print(line)
+        _print(printable(line), sys.stdout)
+
+
+def print_json(value: object) -> None:
+    """Print a report for programs. All but ASCII is escaped in JSON's own way."""
+    print(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+
+
+def _print(line: str, stream: TextIO) -> None:
+    """Print a line, with escapes in the place of letters that the stream's encoding does not have."""
+    try:
+        print(line, file=stream, flush=stream is not sys.stdout)
+    except UnicodeEncodeError:
+        encoding = stream.encoding or "ascii"
+        print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=stream is not sys.stdout)
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text as columns, aligned to the left, or to the right where a column holds numbers alone."""
-    body = [list(row) for row in rows]
+    body = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(header, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
@@ -41,7 +60,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         )
-        print("  ".join(cells).rstrip())
+        _print("  ".join(cells).rstrip(), sys.stdout)
 
 
 class ConsoleProgress(Progress):
@@ -67,9 +86,9 @@ class ConsoleProgress(Progress):
     def say(self, line: str) -> None:
         """Print one fact, above the bars if there are any."""
         if self._bars is not None:
-            self._bars.say(line)
+            self._bars.say(printable(line))
         else:
-            print(line, file=self._stream, flush=True)
+            _print(printable(line), self._stream)
 
     def warn(self, line: str) -> None:
         """Print one thing that wants attention."""
@@ -95,7 +114,7 @@ class _BarTask:
 
     def advance(self, count: int = 1, **values: float) -> None:
         self._meter.advance(count, values)
-        self._bars.update(self._bar, completed=self._meter.done, state=self._meter.state())
+        self._bars.update(self._bar, completed=self._meter.done, state=printable(self._meter.state()))
 
 
 class _Bars:
@@ -114,12 +133,13 @@ class _Bars:
         self._open = 0
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, soft_wrap=True)
+        self._progress.console.print(line, markup=False, emoji=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, meter: Meter) -> Iterator[Task]:
-        bar = self._progress.add_task(title, total=meter.total, completed=meter.done, state=meter.state())
-
+        bar = self._progress.add_task(
+            printable(title), total=meter.total, completed=meter.done, state=printable(meter.state())
+        )
         if not self._open:
             self._progress.start()
         self._open += 1

@@ -1,12 +1,11 @@
 """`kdcache doctor`."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from kdcache_cli.console import print_lines
+from kdcache_cli.console import print_json, print_lines
 
 _WIDTH = 20
 
@@ -45,8 +44,7 @@ def doctor(
                 print_lines([f"{'':{7 + _WIDTH}}-> {finding.remedy}"])
     faults = [finding.subject for finding in findings if finding.state == "fault"]
     if as_json:
-        found = {"able": not faults, "findings": [asdict(finding) for finding in findings]}
-        print_lines([json.dumps(found, indent=2)])
+        print_json({"able": not faults, "findings": [asdict(finding) for finding in findings]})
     elif faults:
         print_lines(["", f"The main job cannot run here: {', '.join(faults)}."])
     else:

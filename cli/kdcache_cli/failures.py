@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from kdcache.errors import KdcacheError
+from kdcache.printable import printable
 from kdcache.remedies import REMEDIES
 from kdcache.runtime.signals import signal_of
 
@@ -28,7 +29,7 @@ def explained(command: str = "") -> Iterator[None]:
         yield
         sys.stdout.flush()
     except KdcacheError as error:
-        _stop(f"error: {error}", error.exit_code)
+        _stop(f"error: {error}", error.exit_code)  # whose text is printable
     except KeyboardInterrupt as interrupt:
         number = signal_of(interrupt)
         _stop(stopped(command, number), 128 + number)
@@ -60,7 +61,7 @@ def describe_os_error(error: OSError) -> str:
     """Say in a sentence which path failed and how, and in another what to do."""
     paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
     where = f"{' -> '.join(paths)}: " if paths else ""
-    return f"{where}{error.strerror}. {REMEDIES[error.errno or 0]}"
+    return printable(f"{where}{error.strerror}. {REMEDIES[error.errno or 0]}")
 
 
 def _stop(message: str, code: int) -> NoReturn:

@@ -1,11 +1,10 @@
 """`kdcache inspect`."""
 
-import json
 from typing import Annotated
 
 import typer
 
-from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.console import ConsoleProgress, print_json, print_lines
 from kdcache_cli.options import CacheArgument, JsonOption
 
 
@@ -26,4 +25,7 @@ def inspect(
     from kdcache.jobs.inspect import inspect as run
 
     report = run(InspectRequest(cache=cache, data=data, samples=samples), ConsoleProgress())
-    print_lines([json.dumps(report.to_json(), indent=2)] if as_json else report.lines())
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_lines(report.lines())

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import kdcache
+from kdcache.printable import printable
 from kdcache.runtime.signals import interruptible
 from kdcache_cli.cache_copy import copy
 from kdcache_cli.demo import demo
@@ -47,18 +49,31 @@ _ORDER = (
 class Commands(TyperGroup):
     """Commands whose failures are explained in a sentence where they can be."""
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _plain_usage_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        with explained(_command()):
-            try:
-                return super().invoke(ctx)
-            except typer.BadParameter as error:
-                # pydantic's name for the kind of error, which typer passes on.
-                error.message = error.message.removeprefix("Value error, ")
-                raise
+        with explained(_command()), _plain_usage_errors():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:
         # typer would put groups last; `import` comes before what needs its shards.
         return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+
+@contextmanager
+def _plain_usage_errors() -> Iterator[None]:
+    """Make what typer says of wrong options fit to be shown: it quotes what was given as it was given."""
+    try:
+        yield
+    except Exception as error:
+        message = getattr(error, "message", None)
+        # That no command was given is no error, and its message the whole help.
+        if hasattr(error, "format_message") and message and type(error).__name__ != "NoArgsIsHelpError":
+            # Without pydantic's name for the kind of error, which typer passes on.
+            error.message = printable(message.removeprefix("Value error, "))  # type: ignore[attr-defined]
+        raise
 
 
 app = typer.Typer(

@@ -1,12 +1,11 @@
 """`kdcache verify`."""
 
-import json
 from typing import Annotated
 
 import typer
 
 from kdcache.errors import UsageError
-from kdcache_cli.console import ConsoleProgress, print_lines
+from kdcache_cli.console import ConsoleProgress, print_json, print_lines
 from kdcache_cli.options import (
     MAX_SEED,
     CacheArgument,
@@ -89,6 +88,9 @@ def verify(
             decode=decode,
         )
     report = run(VerifyRequest(cache=cache, rerun=again, repair=repair), ConsoleProgress())
-    print_lines([json.dumps(report.to_json(), indent=2)] if as_json else report.lines())
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_lines(report.lines())
     if not report.whole:
         raise typer.Exit(NOT_WHOLE)

@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from kdcache.errors import UsageError
+from kdcache.printable import printable
 
 FORMATS = (".html", ".png")
 _SMALL = 96  # pixels; pictures below are shown enlarged, as hard squares
@@ -53,9 +54,23 @@ def require_format(out: Path) -> None:
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
     """Write the sheet in the format of `out`'s extension, one of `FORMATS`, in place of what is there."""
+    sheet = _printable(sheet)
     content = _to_html(sheet).encode() if out.suffix == ".html" else _to_png(sheet)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(content)
+
+
+def _printable(sheet: Sheet) -> Sheet:
+    """The sheet with what cannot be seen as itself escaped in all of its text: keys and class names are others'."""
+
+    def seen(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(printable, texts))
+
+    def cell(of: Cell) -> Cell:
+        pictures = (Picture(each.pixels, seen(each.words), seen(each.answers)) for each in of.pictures)
+        return Cell(tuple(pictures))
+
+    return Sheet(seen(sheet.title), seen(sheet.columns), tuple(tuple(map(cell, line)) for line in sheet.lines))
 
 
 # HTML: one file without scripts, fonts or anything else from elsewhere
