@@ -114,6 +114,7 @@ def test_the_modules_are_found() -> None:
         ("nvidia", {"kdcache.render.dali_graph"}),
         ("zarr", {"kdcache.cache.zarr_form"}),
         ("obstore", {"kdcache.cache.objects", "kdcache.object_store"}),
+        ("yaml", {"kdcache.io.yaml_format"}),
         ("typer", set()),
         ("rich", set()),
         ("kdcache_cli", set()),
@@ -216,6 +217,25 @@ def test_nothing_read_from_a_file_can_run_code(module: str) -> None:
         if name == "torch.load":
             assert keyword(call, "weights_only") is True, f"{where}: torch.load without weights_only=True"
         assert not keyword(call, "allow_pickle"), where
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_json_of_others_is_read_within_limits(module: str) -> None:
+    """Only `kdcache.io.json_format` calls Python's reader, which knows no limits of depth, size and numbers."""
+    readers = {
+        "json.load",
+        "json.loads",
+        "json.JSONDecoder",
+        "json.decoder.JSONDecoder",
+        "literal_eval",
+        "ast.literal_eval",
+    }
+    found = {name for name, _ in calls_in(module)} & readers
+    assert not found or module == "kdcache.io.json_format", found
+    from_json = [
+        node for node in ast.walk(tree_of(module)) if isinstance(node, ast.ImportFrom) and node.module == "json"
+    ]
+    assert not from_json, "write json.NAME, so that this test sees it"
 
 
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")

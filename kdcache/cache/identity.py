@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.errors import CacheError, IdentityError
+from kdcache.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE
 
 Kind = TypeVar("Kind", bound="Identity")
 
@@ -25,7 +26,7 @@ FORMAT = 3
 #: Far more than anybody has: what a cache says is believed up to here, so that none can ask for all of the memory.
 MAX_BLOCKS = 2**20
 #: Likewise the size, batch size and number of classes of a teacher.
-MAX_NUMBERS = (2**14, 2**20, 2**23)
+MAX_NUMBERS = (MAX_SIZE, MAX_BATCH, MAX_CLASSES)
 
 #: Names of teachers are folder names and parts of object keys, beside the zarr.json of the folder that holds them.
 TEACHER_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -48,7 +49,7 @@ def unseal(value: Any, where: str) -> dict[str, Any]:
     content = {name: part for name, part in value.items() if name != "check"}
     try:
         intact = seal(content)["check"] == value["check"]
-    except (ValueError, RecursionError):  # NaN or infinity, which Python's reader lets pass, or lists in lists in lists
+    except (ValueError, RecursionError):  # values that did not come through `parse_json`
         intact = False
     if not intact:
         raise CacheError(f"{where} was altered: its checksum does not fit.", "Restore the file from a copy.")
@@ -82,7 +83,7 @@ class Identity:
             value = getattr(self, entry.name)
             if "neutral" not in entry.metadata or value != entry.metadata["neutral"]:
                 found[entry.name] = value
-        return json.loads(canonical(found))  # tuples become lists, as they come back from a file
+        return {name: _as_stored(value) for name, value in found.items()}
 
     @classmethod
     def from_json(cls: type[Kind], data: Any, where: str) -> Kind:
@@ -232,6 +233,13 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for name, part in value.items():
         found |= _flat(part, f"{prefix}.{name}" if prefix else name)
     return found
+
+
+def _as_stored(value: Any) -> Any:
+    """A plain value as it comes back from a file: tuples are lists."""
+    if isinstance(value, dict):
+        return {name: _as_stored(part) for name, part in value.items()}
+    return [_as_stored(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _short(value: Any) -> str:

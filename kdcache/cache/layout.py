@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from kdcache.errors import CacheError
+from kdcache.limits import MAX_VIEWS
 
 #: The views that every array has room for from the start, so that adding views rewrites nothing.
-VIEW_CAPACITY = 65536
+VIEW_CAPACITY = MAX_VIEWS
 
 #: Rows of a block for millions of samples.
 MAX_BLOCK_ROWS = 131072

@@ -5,7 +5,6 @@ wrong loses its record, and a table that is wrong goes, so that the next dump ma
 nothing; but it is sealed, and of all that differ from it in one byte only it fits its own seal.
 """
 
-import json
 import string
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from kdcache.cache.files import Files
 from kdcache.cache.identity import unseal
 from kdcache.cache.zarr_form import OURS, group_metadata
 from kdcache.errors import CacheError
+from kdcache.io.json_format import parse_json
 
 #: What a zarr.json is made of.
 LETTERS = (string.digits + string.ascii_letters + string.punctuation + " \n").encode()
@@ -88,7 +88,7 @@ def mended_identity(data: bytes) -> bytes | None:
 def _sealed(data: bytes) -> bytes | None:
     """The zarr.json that holds the identity of this one, where that fits its seal."""
     try:
-        content = unseal(json.loads(data)["attributes"][OURS], "")
-        return group_metadata({OURS: json.loads(data)["attributes"][OURS]}) if content else None
-    except (ValueError, RecursionError, LookupError, TypeError, CacheError):
+        sealed = parse_json(data)["attributes"][OURS]
+        return group_metadata({OURS: sealed}) if unseal(sealed, "") else None
+    except (ValueError, LookupError, TypeError, CacheError):
         return None

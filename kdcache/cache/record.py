@@ -1,6 +1,5 @@
 """The record of a block: what its chunks must be, and how it was made. A block without one does not exist."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -10,6 +9,8 @@ import google_crc32c
 
 from kdcache.cache.identity import canonical, seal, unseal
 from kdcache.errors import CacheError
+from kdcache.io.json_format import parse_json
+from kdcache.io.plain_values import FormatError
 
 #: The bytes that the crc32c codec leaves at the end of every chunk.
 CHECKSUM_BYTES = 4
@@ -69,9 +70,9 @@ class BlockRecord:
     def from_bytes(cls, data: bytes, where: str) -> "BlockRecord":
         """The inverse. Raises CacheError, naming `where`, for anything that `to_bytes` does not write."""
         try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            raise CacheError(f"{where} is no JSON; it was cut short or altered.") from None
+            value = parse_json(data)
+        except FormatError as error:
+            raise CacheError(f"{where} cannot be read as JSON ({error}); it was cut short or altered.") from None
         content = unseal(value, where)
         chunks, provenance = content.get("chunks"), content.get("provenance")
         kl = content.get("kl")

@@ -24,6 +24,7 @@ from kdcache.cache.chunk_codec import ChunkCodec
 from kdcache.cache.identity import unseal
 from kdcache.cache.record import CHECKSUM_BYTES, Stored
 from kdcache.errors import CacheError, CorruptError
+from kdcache.io.json_format import parse_json
 from kdcache.targets.base import ArraySpec, Coding, Targets
 
 # c-blosc with several threads does not always write the same bytes.
@@ -87,14 +88,14 @@ def is_metadata(stored: bytes, expected: bytes) -> bool:
     if stored == expected:
         return True
     try:
-        in_form = json.dumps(json.loads(stored), indent=2).encode() == stored
+        in_form = json.dumps(parse_json(stored), indent=2).encode() == stored
         return in_form and _said(stored) == _said(expected)
-    except (ValueError, RecursionError, AttributeError):
+    except (ValueError, AttributeError):
         return False
 
 
 def _said(meta: bytes) -> dict[str, Any]:
-    return {name: value for name, value in json.loads(meta).items() if value or name not in MAY_BE_LEFT_OUT}
+    return {name: value for name, value in parse_json(meta).items() if value or name not in MAY_BE_LEFT_OUT}
 
 
 def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
@@ -152,6 +153,7 @@ def require_array(stored: bytes, expected: bytes, where: str) -> None:
 
 
 def _meta_dict(meta: bytes) -> dict[str, Any]:
+    parse_json(meta)  # within its limits: Zarr has none
     return dict(zarr.open(MemoryStore(_held(meta)), mode="r").metadata.to_dict())
 
 
@@ -164,6 +166,7 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
 def group_content(meta: bytes, where: str) -> dict[str, Any]:
     """What is sealed in a group's attributes. Raises CacheError where nothing is."""
     try:
+        parse_json(meta)  # within its limits: Zarr has none
         attributes = zarr.open_group(MemoryStore(_held(meta)), mode="r").attrs.asdict()
     except Exception as error:  # whatever Zarr makes of metadata that is none
         raise CacheError(f"{where} is no group of Zarr v3; this is no kdcache cache, or it is damaged.") from error

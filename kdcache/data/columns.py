@@ -1,6 +1,5 @@
 """The folder of an index: one `.npy` file a column, opened as memory maps, and what the index was made from."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from kdcache.data import remote
 from kdcache.data.places import is_url
 from kdcache.errors import DataError
+from kdcache.io.json_format import parse_json
 
 FORMAT = 1
 """Version of the folder's layout and of the fingerprint; an index of another version is built again."""
@@ -34,6 +34,9 @@ CRC: np.dtype = np.dtype("<u4")
 """Column `crc`, where every image has been checked: the CRC32C of its bytes."""
 
 META = "index.json"
+
+MAX_META = 64 * 2**20
+"""Bytes of an `index.json` that are read; a million shards take that many."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def load(folder: Path, source: Source) -> Loaded | None:
         return None
     try:
         with _open_at(handle, META) as file:
-            meta = json.load(file)
+            meta = parse_json(file.read(MAX_META + 1), max_bytes=MAX_META)
         if meta["format"] != FORMAT or meta["source"] != source.to_json():
             return None
         left_out = meta.get("left_out")
@@ -124,7 +127,7 @@ def load(folder: Path, source: Source) -> Loaded | None:
 def read_meta(folder: Path) -> dict[str, Any]:
     """What `index.json` says, of whatever shards and format it is; empty where there is none that can be read."""
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = parse_json((folder / META).read_bytes(), max_bytes=MAX_META)
     except (OSError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}

@@ -5,7 +5,6 @@ it costs the same for a thousand samples and for fourteen million. A sample's nu
 keys alone: not on the shards' names, number or order.
 """
 
-import json
 import os
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from kdcache.data.scan import BadSample, scan_shard
 from kdcache.data.shards import CLASSES, expand_data
 from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import DataError
+from kdcache.io.json_format import parse_json
 from kdcache.progress import Progress, silent
 
 
@@ -225,7 +225,7 @@ def _class_names(path: str) -> tuple[str, ...] | None:
                 return None
         else:
             text = Path(path).read_bytes()
-        names = json.loads(text.decode("utf-8"))
+        names = parse_json(text)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -1,7 +1,6 @@
 """Trying something in a process of its own, so that a driver that crashes or hangs takes nothing along with it."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kdcache.errors import reason
+from kdcache.io.json_format import parse_json
 
 Ending = Literal["refusal", "error", "crash", "kill", "timeout"]
 
@@ -49,7 +49,7 @@ def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
     if code < 0:
         return Outcome(failure=f"it crashed ({_signal_name(-code)})", ending="crash")
     try:
-        said = json.loads(out)
+        said = parse_json(out)
     except ValueError:
         last = err.strip().splitlines()[-1:] or ["it said nothing"]
         return Outcome(failure=f"it ended with {code}: {last[0]}")

@@ -1,7 +1,6 @@
 """Reading weights from files, without running what is in them."""
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdcache.errors import ModelError, reason
+from kdcache.io.json_format import parse_json
+from kdcache.io.plain_values import FormatError
 from kdcache.models.card import ModelCard
 
 #: What timm saves where it is not told to use safetensors.
@@ -125,8 +126,8 @@ def _card_beside(file: Path) -> ModelCard | None:
     if not config.is_file():
         return None
     try:
-        return ModelCard.from_timm(json.loads(config.read_text(encoding="utf-8")))
-    except ValueError as error:
+        return ModelCard.from_timm(parse_json(config.read_bytes()))
+    except (OSError, FormatError) as error:
         raise ModelError(f"{config} cannot be read as JSON ({reason(error)}): restore it, or remove it.") from error
 
 

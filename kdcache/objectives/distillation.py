@@ -20,6 +20,9 @@ LabelLoss = Literal["ce", "bce", "none"]
 #: Which label loss there is: a method's own where its paper states one, and else a recipe's.
 LABEL_LOSS_SETTINGS = ("label_loss", "bce_sum", "bce_target_thresh")
 
+#: The largest temperature, weight, width, and number of negatives or epochs.
+MOST = 2**16
+
 ANOTHER_OBJECTIVE = "choose one that does without, such as objective.name=kd"
 APPROXIMATELY = "set objective.approximate=true (--approximate), which spreads the rest evenly"
 
@@ -61,8 +64,7 @@ class Distillation(ABC):
             raise ConfigError(f"objective.bce_target_thresh is {self.bce_target_thresh}: give 0..1, below 1, or null.")
         if self.kd_stop_epoch is not None and self.kd_stop_epoch < 1:
             raise ConfigError(f"objective.kd_stop_epoch is {self.kd_stop_epoch}: give at least 1, or null.")
-        if not (self.kd_weight >= 0 and self.label_weight >= 0):
-            raise ConfigError("A weight of the objective is negative or no number: give 0 to leave a part out.")
+        require_weights(kd_weight=self.kd_weight, label_weight=self.label_weight)
         if not self._distils and not self._has_label_loss:
             raise ConfigError("The objective has no part left: give kd_weight or label_weight above 0.")
         if self.kd_stop_epoch is not None and not self._has_label_loss:
@@ -187,17 +189,17 @@ def plainly(value: object) -> str:
 
 
 def require_above_zero(**values: int | float) -> None:
-    """Raise ConfigError, naming the setting, unless each value is above 0."""
+    """Raise ConfigError, naming the setting, unless each value is above 0 and at most `MOST`."""
     for name, value in values.items():
-        if not value > 0:
-            refuse(name, value, "a number above 0")
+        if not 0 < value <= MOST:
+            refuse(name, value, f"a number above 0, at most {MOST:,}")
 
 
 def require_weights(**values: int | float) -> None:
-    """Raise ConfigError, naming the setting, unless each value is at least 0."""
+    """Raise ConfigError, naming the setting, unless each value is at least 0 and at most `MOST`."""
     for name, value in values.items():
-        if not value >= 0:
-            refuse(name, value, "at least 0")
+        if not 0 <= value <= MOST:
+            refuse(name, value, f"at least 0, at most {MOST:,}")
 
 
 def refuse(name: str, value: object, wanted: str) -> NoReturn:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kdcache.errors import CorruptError, RunError, reason
+from kdcache.io.json_format import parse_json
 from kdcache.run.files import new_folder, replace_file, tidy
 from kdcache.run.team import Team
 from kdcache.run.tree import flatten, stored, unflatten
@@ -31,6 +32,8 @@ _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
 _MANIFEST = "manifest.json"
 _BEST = "best.json"
+#: Bytes: ten thousand parameters of an optimiser have some megabytes of plain values.
+_MAX_TRAINER_JSON = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ class Checkpoints:
         for name, wanted in files.items():
             _require_whole(folder / name, wanted)
         try:
-            plain = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
+            plain = parse_json((folder / "trainer.json").read_bytes(), max_bytes=_MAX_TRAINER_JSON)
             return Checkpoint(
                 step=step,
                 model=load_file(folder / "model.safetensors"),
@@ -172,7 +175,7 @@ class Checkpoints:
         """Length and hash of each file of a checkpoint, from its manifest."""
         folder = self._path(step)
         try:
-            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            manifest = parse_json((folder / _MANIFEST).read_bytes())
             version, files = manifest["format"], dict(manifest["files"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(
@@ -189,7 +192,7 @@ class Checkpoints:
 
     def _best(self) -> tuple[int, float] | None:
         try:
-            best = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))
+            best = parse_json((self.folder / _BEST).read_bytes())
             step, score = int(best["step"]), float(best["score"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

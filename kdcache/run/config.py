@@ -4,17 +4,21 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, reason
+from kdcache.io.plain_values import FormatError
+from kdcache.io.yaml_format import dump_yaml, parse_yaml
+from kdcache.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.run.files import replace_file
 from kdcache.run.recipes import DEFAULT_RECIPE, read_recipe
-from kdcache.run.settings import from_plain, nested, overlay, to_plain
+from kdcache.run.settings import Range, check_ranges, from_plain, nested, overlay, to_plain
+
+#: Of learning rates and the decay of weights: beyond it nothing is learnt.
+MAX_RATE = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,9 @@ class StudentConfig:
     """
 
     name: str
-    size: int | None = None
-    drop_path: float = 0.0
-    crop_pct: float | None = None
+    size: Annotated[int | None, Range(least=1, most=MAX_SIZE)] = None
+    drop_path: Annotated[float, Range(least=0, below=1)] = 0.0
+    crop_pct: Annotated[float | None, Range(above=0, most=4)] = None
     interpolation: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,8 +53,8 @@ class ViewsConfig:
     """
 
     policy: str | Mapping[str, Any] = "a2"
-    seed: int = 0
-    count: int | None = None
+    seed: Annotated[int, Range(least=0, most=MAX_SEED)] = 0
+    count: Annotated[int | None, Range(least=1, most=MAX_EPOCHS)] = None
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,13 @@ class OptimizerConfig:
     """
 
     name: str
-    lr: float
-    lr_batch_size: int | None = None
+    lr: Annotated[float, Range(above=0, most=MAX_RATE)]
+    lr_batch_size: Annotated[int | None, Range(least=1, most=MAX_BATCH)] = None
     lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    betas: tuple[float, float] | None = None
-    eps: float | None = None
+    weight_decay: Annotated[float, Range(least=0, most=MAX_RATE)] = 0.0
+    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
+    betas: Annotated[tuple[float, float] | None, Range(least=0, below=1)] = None
+    eps: Annotated[float | None, Range(above=0, most=1)] = None
 
     def lr_at(self, batch_size: int) -> float:
         """The peak learning rate for a global batch of `batch_size` pictures."""
@@ -97,10 +101,10 @@ class ScheduleConfig:
         warmup_lr, min_lr: learning rates at the start and at the end.
     """
 
-    epochs: int
-    warmup_epochs: int = 0
-    warmup_lr: float = 1e-6
-    min_lr: float = 0.0
+    epochs: Annotated[int, Range(least=1, most=MAX_EPOCHS)]
+    warmup_epochs: Annotated[int, Range(least=0, most=MAX_EPOCHS)] = 0
+    warmup_lr: Annotated[float, Range(least=0, most=MAX_RATE)] = 1e-6
+    min_lr: Annotated[float, Range(least=0, most=MAX_RATE)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class RunConfig:
 
     Attributes:
         recipe: the recipe that it began with.
-        batch_size: pictures a step over all processes.
+        batch_size: pictures a step over all processes; even, because pairs stay whole.
         seed: of the student's weights and of the training's own draws (drop path, dropout).
         precision: "auto", "fp32", "bf16" or "fp16".
         clip_grad: greatest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
@@ -125,51 +129,22 @@ class RunConfig:
     student: StudentConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
-    batch_size: int
+    batch_size: Annotated[int, Range(least=2, most=MAX_BATCH, even=True)]
     recipe: str = DEFAULT_RECIPE
     views: ViewsConfig = field(default_factory=ViewsConfig)
     objective: AnyObjective = field(default_factory=VanillaKD)
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=MAX_SEED)] = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    clip_grad: float | None = None
-    ema_decay: float | None = None
-    eval_epochs: int = 1
-    checkpoint_epochs: int = 1
-    keep_checkpoints: int = 2
-    keep_epochs: int | None = None
+    clip_grad: Annotated[float | None, Range(above=0, most=1e9)] = None
+    ema_decay: Annotated[float | None, Range(above=0, below=1)] = None
+    eval_epochs: Annotated[int, Range(least=0, most=MAX_EPOCHS)] = 1
+    checkpoint_epochs: Annotated[int, Range(least=1, most=MAX_EPOCHS)] = 1
+    keep_checkpoints: Annotated[int, Range(least=1, most=MAX_EPOCHS)] = 2
+    keep_epochs: Annotated[int | None, Range(least=1, most=MAX_EPOCHS)] = None
     export_dtype: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
-        for holds, name, wanted in (
-            (self.student.size is None or self.student.size >= 1, "student.size", "at least 1, or null"),
-            (0 <= self.student.drop_path < 1, "student.drop_path", "a rate of at least 0 and below 1"),
-            (self.optimizer.lr > 0, "optimizer.lr", "a number above 0"),
-            ((self.optimizer.lr_batch_size or 1) >= 1, "optimizer.lr_batch_size", "at least 1"),
-            (self.optimizer.weight_decay >= 0, "optimizer.weight_decay", "at least 0"),
-            (0 <= self.optimizer.momentum < 1, "optimizer.momentum", "at least 0 and below 1"),
-            (self.schedule.epochs >= 1, "schedule.epochs", "at least 1"),
-            (self.schedule.warmup_epochs >= 0, "schedule.warmup_epochs", "at least 0"),
-            (self.schedule.warmup_lr >= 0, "schedule.warmup_lr", "at least 0"),
-            (self.schedule.min_lr >= 0, "schedule.min_lr", "at least 0"),
-            (
-                self.batch_size >= 2 and self.batch_size % 2 == 0,
-                "batch_size",
-                "an even number: pairs stay whole",
-            ),
-            (self.views.count is None or self.views.count >= 1, "views.count", "at least 1, or null"),
-            (0 <= self.seed < 2**32, "seed", "0..2^32-1"),
-            (self.clip_grad is None or self.clip_grad > 0, "clip_grad", "a number above 0, or null"),
-            (self.ema_decay is None or 0 < self.ema_decay < 1, "ema_decay", "a number in 0..1, or null"),
-            (self.eval_epochs >= 0, "eval_epochs", "at least 0"),
-            (self.checkpoint_epochs >= 1, "checkpoint_epochs", "at least 1"),
-            (self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1"),
-            (self.keep_epochs is None or self.keep_epochs >= 1, "keep_epochs", "at least 1, or null"),
-        ):
-            if not holds:
-                value: Any = self
-                for part in name.split("."):
-                    value = getattr(value, part)
-                raise ConfigError(f"{name} is {value}: give {wanted}.")
+        check_ranges(self)
 
     def with_lr_resolved(self) -> "RunConfig":
         """The same training, with the learning rate that its batch size has written out."""
@@ -282,7 +257,7 @@ def _dotted(values: Mapping[str, Any], path: str = "") -> list[str]:
 
 def write_config(config: RunConfig, file: Path) -> None:
     """Write every setting of `config` as YAML; `read_config` gives an equal one back."""
-    replace_file(file, yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True).encode())
+    replace_file(file, dump_yaml(to_plain(config)))
 
 
 def read_config(file: Path) -> RunConfig:
@@ -292,9 +267,11 @@ def read_config(file: Path) -> RunConfig:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read as YAML ({error}): correct it or give another file.") from error
+        values = parse_yaml(file.read_bytes())
+    except (OSError, FormatError) as error:
+        raise ConfigError(
+            f"{file} cannot be read as YAML ({reason(error)}): correct it or give another file."
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no mapping of settings: write lines such as `batch_size: 256`.")
     return values
@@ -305,7 +282,9 @@ def _assigned(assignment: str) -> dict[str, Any]:
     if not (name.strip() and equals):
         raise ConfigError(f"{assignment!r} sets nothing: write NAME=VALUE, such as optimizer.lr=0.001.")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"The value of {name} is no YAML ({text!r}): quote it, or write it as a list.") from error
+        value = parse_yaml(text)
+    except FormatError as error:
+        raise ConfigError(
+            f"The value of {name.strip()} cannot be read as YAML, {text!r:.60}: {error}. Correct it, or quote it."
+        ) from error
     return nested(name.strip(), value)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.errors import RunError, reason
+from kdcache.io.json_format import parse_json
 from kdcache.run.config import RunConfig, read_config, write_config
 from kdcache.run.settings import differences, to_plain
 
@@ -125,7 +126,7 @@ class RunFolder:
     def _require_same(self, config: RunConfig, belongs: dict[str, Any]) -> None:
         known = {name: value for name, value in _read_json(self.path / _BELONGS).items() if name in belongs}
         stored = {"config": to_plain(read_config(self.path / _CONFIG)), **known}
-        wanted = {"config": to_plain(config), **json.loads(json.dumps(belongs))}
+        wanted = {"config": to_plain(config), **to_plain(belongs)}
         for name, (before, now) in differences(stored, wanted).items():
             if name.removeprefix("config.") in _FREE:
                 continue
@@ -152,7 +153,7 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_bytes())
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
     if not isinstance(values, dict):

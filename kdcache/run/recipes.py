@@ -7,9 +7,9 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, reason
+from kdcache.io.plain_values import FormatError
+from kdcache.io.yaml_format import parse_yaml
 
 DEFAULT_RECIPE = "a2"
 
@@ -46,9 +46,9 @@ def read_recipe(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, shipped, n=3) or sorted(shipped)
         raise ConfigError(f"There is no recipe {name!r}: use {', '.join(near)}, or give a .yaml file.")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"The recipe {name} cannot be read as YAML ({error}): correct it.") from error
+        values = parse_yaml(file.read_bytes())
+    except (OSError, FormatError) as error:
+        raise ConfigError(f"The recipe {name} cannot be read as YAML ({reason(error)}): correct it.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"The recipe {name} holds no mapping of settings: correct it.")
     return values

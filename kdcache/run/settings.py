@@ -4,11 +4,66 @@ import dataclasses
 import difflib
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kdcache.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a setting can have, as it is declared: `Annotated[float, Range(above=0, most=1e4)]`.
+
+    Attributes:
+        least, most: the smallest and the largest.
+        above, below: numbers that it must exceed, or stay under.
+        even: whether only even numbers will do.
+    """
+
+    least: int | float = -inf
+    most: int | float = inf
+    above: int | float = -inf
+    below: int | float = inf
+    even: bool = False
+
+    def holds(self, value: int | float) -> bool:
+        """Whether a number is one of them; NaN is none of any."""
+        inside = self.least <= value <= self.most and self.above < value < self.below
+        return inside and isfinite(value) and not (self.even and value % 2)
+
+    def describe(self) -> str:
+        """Such as "a number above 0, at most 10,000"."""
+        bounds = (("above", self.above), ("at least", self.least), ("below", self.below), ("at most", self.most))
+        said = [f"{words} {bound:,.0f}" for words, bound in bounds if abs(bound) != inf]
+        return f"{'an even' if self.even else 'a'} number {', '.join(said)}"
+
+
+def check_ranges(value: Any, path: str = "") -> None:
+    """Raise ConfigError for the first setting of a dataclass, or of those in it, that is out of its range, by name."""
+    hints = get_type_hints(type(value), include_extras=True)
+    for item in dataclasses.fields(value):
+        name, part, hint = _join(path, item.name), getattr(value, item.name), hints[item.name]
+        if dataclasses.is_dataclass(part):
+            check_ranges(part, name)
+        for allowed in getattr(hint, "__metadata__", ()) if get_origin(hint) is Annotated else ():
+            numbers = part if isinstance(part, tuple) else () if part is None else (part,)
+            if isinstance(allowed, Range) and not all(map(allowed.holds, numbers)):
+                what = allowed.describe()
+                what = what.replace("a number", "numbers") if isinstance(part, tuple) else what
+                or_null = ", or null" if type(None) in get_args(get_args(hint)[0]) else ""
+                raise ConfigError(f"{name} is {shown(part)}: give {what}{or_null}.")
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: no more than its beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of over 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def from_plain(cls: type[T], values: Any, path: str = "") -> T:
@@ -23,7 +78,7 @@ def from_plain(cls: type[T], values: Any, path: str = "") -> T:
         ConfigError: an unknown key (with the nearest), a missing one, or a value of another type, by its full name.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{path or 'The configuration'} is {values!r}: give a mapping of settings.")
+        raise ConfigError(f"{path or 'The configuration'} is {shown(values)}: give a mapping of settings.")
     known = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type] # cls is a dataclass
     hints = get_type_hints(cls)
     read: dict[str, Any] = {}
@@ -113,7 +168,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         return _read_union(get_args(kind), value, name)
     read = _plain(kind, value)
     if read is _NOT:
-        raise ConfigError(f"{name} is {value!r}: give {_describe(kind)}.")
+        raise ConfigError(f"{name} is {shown(value)}: give {_describe(kind)}.")
     return read
 
 
@@ -124,7 +179,7 @@ def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
     by_name = {kind.name: kind for kind in kinds}
     wanted = value["name"]
     if not isinstance(wanted, str) or wanted not in by_name:
-        raise ConfigError(f"{path}.name is {wanted!r}: give {' or '.join(by_name)}.")
+        raise ConfigError(f"{path}.name is {shown(wanted)}: give {' or '.join(by_name)}.")
     return by_name[wanted]
 
 
@@ -133,7 +188,7 @@ def _read_union(kinds: Sequence[Any], value: Any, name: str) -> Any:
         read = _plain(kind, value)
         if read is not _NOT:
             return read
-    raise ConfigError(f"{name} is {value!r}: give {' or '.join(map(_describe, kinds))}.")
+    raise ConfigError(f"{name} is {shown(value)}: give {' or '.join(map(_describe, kinds))}.")
 
 
 _NOT = object()  # what is no value of the wanted type
@@ -162,9 +217,10 @@ def _number(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return _NOT
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         return _NOT
+    return number if isfinite(number) else _NOT
 
 
 def _describe(kind: Any) -> str:

@@ -1,15 +1,13 @@
 """The policies that have names, and policies from files."""
 
-import json
-import re
-from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdcache.errors import ConfigError, reason
+from kdcache.errors import ConfigError
+from kdcache.io.json_format import parse_json
+from kdcache.io.plain_values import FormatError
+from kdcache.io.yaml_format import parse_yaml
 from kdcache.nearest import did_you_mean
 from kdcache.remedies import REMEDIES
 from kdcache.views.policy import Policy
@@ -111,54 +109,16 @@ def load_with_base(name_or_file: str) -> tuple[Policy, str]:
 def _read(path: Path) -> dict[Any, Any]:
     """The fields in a file. Raises ConfigError."""
     try:
-        values = _parse(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
+        data = path.read_bytes()
+        values = parse_json(data) if path.suffix == ".json" else parse_yaml(data)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no policy file {path}. Check the path.") from error
     except OSError as error:
         remedy = REMEDIES.get(error.errno or 0, "Check the path.")
         raise ConfigError(f"The policy file {path} cannot be read: {error.strerror}. {remedy}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"The policy file {path} is no UTF-8 text. Save it as such.") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except FormatError as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise ConfigError(f"The policy file {path} cannot be read as {kind}: {_fault(error)}. Correct it.") from error
+        raise ConfigError(f"The policy file {path} cannot be read as {kind}: {error}. Correct it.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"The policy file {path} holds no mapping: write one `field: value` a line.")
     return values
-
-
-def _fault(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"{error.problem} in line {error.problem_mark.line + 1}"
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg[:1].lower()}{error.msg[1:]} in line {error.lineno}, column {error.colno}"
-    return reason(error)
-
-
-def _parse(text: str, is_json: bool) -> Any:
-    if is_json:
-        return json.loads(text, object_pairs_hook=_without_duplicates)
-    return _Loader(text).get_single_data()
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"it has {name!r} twice")
-        values[name] = value
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain values alone; unlike PyYAML's own, `1e-3` is a number, and a key that comes twice an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        _without_duplicates([(str(key.value), None) for key, _ in node.value])
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 asks for a dot in the mantissa and a sign in the exponent, 1.2 for neither.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)

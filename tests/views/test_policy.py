@@ -281,7 +281,11 @@ def test_an_unreadable_policy_is_an_error_that_names_it(tmp_path, name, text):
         ("a.yaml", None, "There is no policy file {}. Check the path."),
         ("a.yaml", b"mixup: [1\nhflip: 1\n", "The policy file {} cannot be read as YAML: .* in line 2. Correct it."),
         ("a.json", b'{"mixup": }', "The policy file {} cannot be read as JSON: expecting value in line 1, column 11. "),
-        ("a.yaml", b"mixup: \xff", "The policy file {} is no UTF-8 text. Save it as such."),
+        (
+            "a.yaml",
+            b"mixup: \xff",
+            "The policy file {} cannot be read as YAML: it is no UTF-8 text, from byte 7 on. Correct it.",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_plain_words(tmp_path, name, content, message):

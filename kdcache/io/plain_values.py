@@ -1,0 +1,68 @@
+"""What is taken of text that others wrote, whatever its format: limits, and the checks that JSON and YAML share."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+#: Whole numbers have at most this many bits; no setting, size, time or seed needs more.
+MAX_BITS = 64
+#: Characters of a number. A double is written with 25 at most; Python takes seconds for some thousand more.
+MAX_NUMBER_CHARS = 400
+
+
+class FormatError(ValueError):
+    """Text that is not taken. The message is a clause without a full stop, such as "it has 'a' twice"."""
+
+
+def check_size(size: int, most: int) -> None:
+    """Raise FormatError where text has more bytes than are read."""
+    if size > most:
+        raise FormatError(f"it has {size:,} bytes, and {most:,} are the most that is read")
+
+
+def decode(data: bytes, most: int) -> str:
+    """The text of UTF-8 bytes, without a byte order mark. Raises FormatError for other bytes, or more than `most`."""
+    check_size(len(data), most)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"it is no UTF-8 text, from byte {error.start} on") from None
+
+
+def whole_number(text: str, base: int = 10) -> int:
+    """The whole number that `text` is. Raises FormatError where it has too many digits, before they are read."""
+    digits = text.lstrip("+-")
+    if len(digits) <= MAX_BITS:
+        value = int(text, base)
+        if abs(value) < 2**MAX_BITS:
+            return value
+    raise FormatError(f"it has a whole number of {len(digits):,} digits ({digits[:12]}...), which is too large")
+
+
+def real_number(text: str) -> float:
+    """The finite number that `text` is. Raises FormatError where it is too large for a double, or too long."""
+    if len(text) > MAX_NUMBER_CHARS:
+        raise FormatError(f"it has a number of {len(text):,} characters ({text[:12]}...), which is too long")
+    value = float(text)
+    if not math.isfinite(value):
+        raise FormatError(f"it has the number {text}, which is not finite or too large")
+    return value
+
+
+def no_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of these pairs. Raises FormatError where a key comes twice: one of its values would be lost."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise FormatError(f"it has {name!r} twice")
+        values[name] = value
+    return values
+
+
+def check_text(value: str) -> str:
+    """The text itself. Raises FormatError where half a character (a lone surrogate) is in it: nothing can write it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise FormatError(f"it has text that is no Unicode, {value!a:.80}") from None
+    return value
