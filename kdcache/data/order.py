@@ -1,10 +1,12 @@
 """Each view's own random order of the samples, near to the order on disk where the shards are many."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt32, UInt64
 
+from kdcache.data.sorting import nothing, sorted_numbers
 from kdcache.views.random import Stream, words
 
 SHARDS_A_WINDOW = 64
@@ -13,32 +15,44 @@ _LANES = 4
 
 
 def order(
-    key_hash: UInt64[np.ndarray, "n"], windows: Int32[np.ndarray, "n"], seed: int, group: int
+    key_hash: UInt64[np.ndarray, "n"],
+    windows: Int32[np.ndarray, "n"],
+    seed: int,
+    group: int,
+    pause: Callable[[], None] = nothing,
 ) -> Int64[np.ndarray, "n"]:
     """The samples of a group of views in their order: row p is sample `order[p]`.
 
     Sorted by (the window's rank in this group, a 64-bit Philox word of the sample, key hash): windows follow each
-    other in random order, samples are shuffled inside theirs.
+    other in random order, samples are shuffled inside theirs. Takes 8 bytes a sample, which are the result.
 
     Args:
         key_hash: ascending, as an index has them; ties of the Philox word fall back to this order.
         windows: each sample's window, numbered from 0.
         group: number of the group of views that share this order.
+        pause: is called every few milliseconds; what it raises ends the work.
     """
-    by_word = np.argsort(_word64(words(seed, Stream.ORDER, key_hash, group, 1)[:, 0]), kind="stable")
     count = int(windows.max()) + 1 if len(windows) else 0
-    if count <= 1:
-        return by_word.astype(np.int64)
-    window_draws = words(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0]
-    window_word = _word64(window_draws)
-    rank = np.empty(count, np.int32)
-    rank[np.argsort(window_word, kind="stable")] = np.arange(count, dtype=np.int32)
-    by_window = np.argsort(rank[windows[by_word]], kind="stable")
-    return by_word[by_window].astype(np.int64)
+    window_word = _word64(words(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0])
+    rank = np.empty(count, np.int64)
+    rank[np.argsort(window_word, kind="stable")] = np.arange(count)
+    return sorted_numbers(
+        len(key_hash),
+        lambda samples: _word64(words(seed, Stream.ORDER, key_hash[samples], group, 1)[:, 0]),
+        rank=lambda samples: rank[windows[samples]],
+        ranks=count,
+        pause=pause,
+    )
 
 
 def reused_pairs(
-    pairs: int, block_pairs: int, unit_pairs: int, seed: int, group: int, cycle: int
+    pairs: int,
+    block_pairs: int,
+    unit_pairs: int,
+    seed: int,
+    group: int,
+    cycle: int,
+    pause: Callable[[], None] = nothing,
 ) -> Int64[np.ndarray, "pairs"]:
     """The pairs of a group of views in the order in which a training sees them for the `cycle`-th time.
 
@@ -58,10 +72,10 @@ def reused_pairs(
         seed: of the view set.
         group: number of the group of views.
         cycle: how often the group has been seen before.
+        pause: is called every few milliseconds; what it raises ends the work.
     """
-    numbers = np.arange(pairs, dtype=np.int64)
     if cycle == 0:
-        return numbers
+        return np.arange(pairs, dtype=np.int64)
     again = np.uint64(cycle) << np.uint64(40)
 
     def draw(stream: Stream, ids: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
@@ -76,9 +90,16 @@ def reused_pairs(
         place = (place << np.uint64(1)) | (((unit >> level) & np.uint64(1)) ^ swap)
     block_word = draw(Stream.UNIT, (unit >> np.uint64(levels)) | np.uint64(levels << 32))
     sequence = np.lexsort((place, block_word))
+    stretches = -(-len(unit) // _LANES)
     stretch = np.empty(len(unit), np.int64)
-    stretch[sequence] = np.arange(len(unit)) % -(-len(unit) // _LANES)
-    return np.lexsort((draw(Stream.REUSE, numbers.astype(np.uint64)), stretch[numbers // unit_pairs]))
+    stretch[sequence] = np.arange(len(unit)) % stretches
+    return sorted_numbers(
+        pairs,
+        lambda numbers: draw(Stream.REUSE, numbers.astype(np.uint64)),
+        rank=lambda numbers: stretch[numbers // unit_pairs],
+        ranks=stretches,
+        pause=pause,
+    )
 
 
 def _word64(draws: UInt32[np.ndarray, "n 4"]) -> UInt64[np.ndarray, "n"]:

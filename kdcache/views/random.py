@@ -40,17 +40,25 @@ class Stream(IntEnum):
 def philox4x32(counter: UInt32[np.ndarray, "n 4"], key: tuple[int, int]) -> UInt32[np.ndarray, "n 4"]:
     """The bijection itself: n counters of four words under one key of two, ten rounds."""
     c0, c1, c2, c3 = (counter[:, i].astype(np.uint64) for i in range(4))
+    product_0, product_1 = np.empty_like(c0), np.empty_like(c0)
     k0, k1 = key
     for _ in range(_ROUNDS):
-        product_0, product_1 = _MULTIPLIER_0 * c0, _MULTIPLIER_1 * c2
-        c0, c1, c2, c3 = (
-            (product_1 >> _SHIFT32) ^ c1 ^ np.uint64(k0),
-            product_1 & _LOW32,
-            (product_0 >> _SHIFT32) ^ c3 ^ np.uint64(k1),
-            product_0 & _LOW32,
-        )
+        # In place: with new arrays for each step, most of the time goes to memory.
+        np.multiply(c0, _MULTIPLIER_0, out=product_0)
+        np.multiply(c2, _MULTIPLIER_1, out=product_1)
+        np.right_shift(product_1, _SHIFT32, out=c0)
+        c0 ^= c1
+        c0 ^= np.uint64(k0)
+        np.bitwise_and(product_1, _LOW32, out=c1)
+        np.right_shift(product_0, _SHIFT32, out=c2)
+        c2 ^= c3
+        c2 ^= np.uint64(k1)
+        np.bitwise_and(product_0, _LOW32, out=c3)
         k0, k1 = (k0 + _WEYL_0) & 0xFFFFFFFF, (k1 + _WEYL_1) & 0xFFFFFFFF
-    return np.stack([c0, c1, c2, c3], axis=1).astype(np.uint32)
+    out = np.empty(counter.shape, np.uint32)
+    for i, part in enumerate((c0, c1, c2, c3)):
+        out[:, i] = part
+    return out
 
 
 def words(

@@ -1,11 +1,18 @@
 """Each group of views has its own order of the samples, made of windows."""
 
+import hashlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.data.order import derive_windows, order
+from kdcache.data.order import derive_windows, order, reused_pairs
+from kdcache.views.random import Stream, words
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "orders.json"
 
 
 def keys_of(count):
@@ -19,6 +26,49 @@ def test_an_order_is_a_permutation_with_windows_in_one_piece(count, windows, see
     assert np.array_equal(np.sort(samples), np.arange(count))
     changes = np.count_nonzero(np.diff(ids[samples]))
     assert changes == max(0, len(np.unique(ids)) - 1)
+
+
+def literal_order(key_hash, windows, seed, group):
+    """By definition: sorted by (rank of the window, the sample's word, its position)."""
+
+    def word(stream, of):
+        low, high = words(seed, stream, np.array([of], np.uint64), group, 1)[0, 0, :2].tolist()
+        return low | high << 32
+
+    count = max(windows, default=-1) + 1
+    ranked = sorted(range(count), key=lambda window: (word(Stream.WINDOW, window), window))
+    rank = {window: place for place, window in enumerate(ranked)}
+    of = [word(Stream.ORDER, key) for key in key_hash]
+    return sorted(range(len(of)), key=lambda sample: (rank[windows[sample]], of[sample], sample))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), max_size=40).map(sorted),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**32 - 1),
+)
+def test_an_order_is_what_its_definition_says_also_of_equal_keys(rows, seed, group):
+    keys, windows = [key for key, _ in rows], [window for _, window in rows]
+    found = order(np.array(keys, np.uint64), np.array(windows, np.int32), seed, group)
+    assert found.tolist() == literal_order(keys, windows, seed, group)
+
+
+def digest(numbers):
+    return hashlib.blake2b(numbers.astype("<i8").tobytes(), digest_size=16).hexdigest()
+
+
+def test_orders_are_those_that_caches_were_made_with():
+    """The digests were made with an argsort of the whole words."""
+    keys = np.sort(np.random.default_rng(0).integers(0, 2**64, 50_000, dtype=np.uint64))
+    keys[1000:1200] = keys[1000]
+    found = {}
+    for windows in (1, 7):
+        ids = (np.arange(len(keys)) * 2654435761 % 2**32 * windows >> 32).astype(np.int32)
+        for seed, group in ((0, 0), (2**32 - 1, 299)):
+            found[f"{windows} windows, seed {seed}, group {group}"] = digest(order(keys, ids, seed, group))
+    for pairs, cycle in ((25_000, 0), (25_000, 1), (24_999, 2)):
+        found[f"{pairs} pairs, cycle {cycle}"] = digest(reused_pairs(pairs, 4096, 256, 5, 3, cycle))
+    assert found == json.loads(GOLDEN.read_text())
 
 
 def test_groups_and_seeds_have_different_orders():
