@@ -58,10 +58,10 @@ def unseal(value: Any, where: str) -> dict[str, Any]:
 
 def windows_checksum(windows: Int32[np.ndarray, " n"]) -> str:
     """BLAKE2b-256 of the window ids as little-endian 32-bit integers, in hex."""
-    return _digest(np.ascontiguousarray(windows, "<i4").tobytes(), 32)
+    return _digest(np.ascontiguousarray(windows, "<i4").view(np.uint8).data, 32)
 
 
-def _digest(data: bytes, size: int) -> str:
+def _digest(data: bytes | memoryview, size: int) -> str:
     return hashlib.blake2b(data, digest_size=size).hexdigest()
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Int64
 
 from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
 from kdcache.data.scan import ShardTable
+from kdcache.data.sorting import sorted_numbers
 from kdcache.errors import DataError
 from kdcache.flushing import flush
 
@@ -113,7 +114,8 @@ class IndexWriter:
         np.cumsum(self._spooled("key_length"), out=starts[1:])
         columns = {name: self._spooled(name) for name in COLUMNS}
         columns |= {"key_start": starts, "key_bytes": self._spooled("key_bytes")}
-        write_rows(self._folder, columns, np.argsort(columns["key_hash"], kind="stable"))
+        hashes = np.asarray(columns["key_hash"])
+        write_rows(self._folder, columns, sorted_numbers(self.samples, lambda rows: hashes[rows]))
         self._refuse_duplicates()
         for name in _SPOOLED:
             self._spool(name).unlink()

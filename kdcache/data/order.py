@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt32, UInt64
+from jaxtyping import Float64, Int32, Int64, UInt32, UInt64
 
-from kdcache.data.sorting import nothing, sorted_numbers
+from kdcache.data.sorting import PIECE, nothing, sorted_numbers
 from kdcache.views.random import Stream, words
 
 SHARDS_A_WINDOW = 64
@@ -124,14 +124,8 @@ def derive_windows(shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"],
     one = np.zeros(len(shard), np.int32)
     if count == 1 or len(shard) == 0:
         return Windows(one)
-    ids = (shard.astype(np.int64) * count // shards).astype(np.int32)
-    classes, labels = np.unique(label, return_inverse=True)
-    table = np.zeros((count, len(classes)))
-    np.add.at(table, (ids, labels), 1)
-    size = table.sum(axis=1, keepdims=True)
-    whole = table.sum(axis=0) / table.sum()
-    distance = 0.5 * np.abs(table / np.maximum(size, 1) - whole).sum(axis=1)
-    by_chance = np.sqrt(whole * (1 - whole) / (2 * np.pi * np.maximum(size, 1))).sum(axis=1)
+    ids = (np.arange(shards, dtype=np.int64) * count // shards).astype(np.int32)[shard]
+    distance, by_chance = _label_distances(ids, label, count)
     if np.any(distance > 0.1 + 2 * by_chance):
         return Windows(
             one,
@@ -140,3 +134,39 @@ def derive_windows(shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"],
             f"random access; write the shards in random order (kdcache import does) to read them in sequence.",
         )
     return Windows(ids)
+
+
+def _label_distances(
+    ids: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], count: int
+) -> tuple[Float64[np.ndarray, "count"], Float64[np.ndarray, "count"]]:
+    """The total variation distance of each window's labels from those of all, and what sampling alone gives.
+
+    Counts come from one sort of (window, label) in place, and are laid out for one window at a time: a table of 10,000
+    windows and 20,000 classes would take more memory than the samples.
+    """
+    lowest = int(label.min())
+    keys = np.empty(len(ids), np.uint64)
+    for start in range(0, len(ids), PIECE):
+        piece = slice(start, start + PIECE)
+        above = (label[piece].astype(np.int64) - lowest).astype(np.uint64)
+        keys[piece] = (ids[piece].astype(np.uint64) << np.uint64(32)) | above
+    keys.sort()
+    stops = np.searchsorted(keys, np.arange(1, count + 1, dtype=np.uint64) << np.uint64(32))
+    found = [np.unique(part & np.uint64(0xFFFFFFFF), return_counts=True) for part in np.split(keys, stops[:-1])]
+    classes = np.unique(np.concatenate([labels for labels, _ in found]))
+
+    def of_classes(labels: UInt64[np.ndarray, "m"], counts: Int64[np.ndarray, "m"]) -> Float64[np.ndarray, "classes"]:
+        row = np.zeros(len(classes))
+        row[np.searchsorted(classes, labels)] = counts
+        return row
+
+    whole = np.zeros(len(classes))
+    for labels, counts in found:
+        whole += of_classes(labels, counts)
+    whole /= len(ids)
+    distance, by_chance = np.empty(count), np.empty(count)
+    for window, (labels, counts) in enumerate(found):
+        size = max(int(counts.sum()), 1)
+        distance[window] = 0.5 * np.abs(of_classes(labels, counts) / size - whole).sum()
+        by_chance[window] = np.sqrt(whole * (1 - whole) / (2 * np.pi * size)).sum()
+    return distance, by_chance

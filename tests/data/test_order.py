@@ -108,6 +108,36 @@ def test_windows_hold_about_sixty_four_neighbouring_shards(shards, expected):
     assert np.bincount(windows.ids[::20]).max() <= 96
 
 
+def literal_windows(shard, label, shards):
+    """By definition, from a table of all windows and classes."""
+    count = max(1, round(shards / 64))
+    ids = shard.astype(np.int64) * count // shards
+    classes, labels = np.unique(label, return_inverse=True)
+    table = np.zeros((count, len(classes)))
+    np.add.at(table, (ids, labels), 1)
+    size = np.maximum(table.sum(axis=1, keepdims=True), 1)
+    whole = table.sum(axis=0) / table.sum()
+    distance = 0.5 * np.abs(table / size - whole).sum(axis=1)
+    by_chance = np.sqrt(whole * (1 - whole) / (2 * np.pi * size)).sum(axis=1)
+    return ids * (not np.any(distance > 0.1 + 2 * by_chance))
+
+
+@given(
+    shards=st.integers(1, 1000),
+    samples=st.integers(1, 400),
+    classes=st.integers(1, 30),
+    lowest=st.sampled_from([-1, 0, 2**31 - 40]),
+    by_class=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_windows_are_what_their_definition_says(shards, samples, classes, lowest, by_class, seed):
+    rng = np.random.default_rng(seed)
+    shard = rng.integers(0, shards, samples).astype(np.int32)
+    label = np.where(rng.random(samples) < by_class, shard * classes // shards, rng.integers(0, classes, samples))
+    label = (label + lowest).astype(np.int32)
+    assert np.array_equal(derive_windows(shard, label, shards).ids, literal_windows(shard, label, shards))
+
+
 def test_shards_in_class_order_make_one_window_and_a_warning():
     shard = np.repeat(np.arange(200, dtype=np.int32), 50)
     windows = derive_windows(shard, (shard // 20).astype(np.int32), 200)
