@@ -1,8 +1,9 @@
-"""Running an iterator ahead in a thread, with bounded memory."""
+"""Running an iterator ahead in a thread, with bounded memory; and sharing one between threads."""
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -59,3 +60,40 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     finally:
         stopped.set()
         thread.join()
+
+
+def shared(items: Iterable[T], readers: int) -> list[Iterator[T]]:
+    """So many iterators over the same items, each of which a thread of its own may read; every item is made once.
+
+    What one has read is kept for the others, so memory is bounded by how far they are apart. Only who needs an item
+    that has not been made yet waits until it is.
+    """
+    source = iter(items)
+    making = threading.Lock()
+    waiting: list[deque[T | _End]] = [deque() for _ in range(readers)]
+
+    def read(own: "deque[T | _End]") -> Iterator[T]:
+        while True:
+            if not own:
+                with making:
+                    if not own:
+                        made = _next(source)
+                        for others in waiting:
+                            others.append(made)
+            item = own.popleft()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
+    return [read(own) for own in waiting]
+
+
+def _next(source: Iterator[T]) -> "T | _End":
+    try:
+        return next(source)
+    except StopIteration:
+        return _End(None)
+    except BaseException as error:  # handed to every reader
+        return _End(error)

@@ -227,7 +227,7 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
     steps = Steps(setup.schedule, first_step, team.ranks)
     largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
 
-    with closing(SampleReader(setup.index)) as reader:
+    with closing(SampleReader(setup.index)) as reader, closing(view_set), closing(steps):
 
         def open_stream(of: Iterable[Span | Picks], pixels: int) -> Generator[Views, None, None]:
             with open_renderer(
@@ -240,11 +240,11 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
                 yield from stream_views(view_set, reader, renderer, of)
 
         if setup.stored is not None:
-            batches = cached_batches(steps, open_stream, size, setup.stored)
+            batches = cached_batches(steps, open_stream, size, setup.stored, view_set)
         elif setup.live is not None:
             batches = live_batches(steps, open_stream, size, setup.live, view_set)
         else:
-            batches = supervised_batches(steps, open_stream, size)
+            batches = supervised_batches(steps, open_stream, size, view_set)
         with closing(batches):
             yield from batches
 

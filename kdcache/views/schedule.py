@@ -1,13 +1,14 @@
 """Which rows a training sees at each step: pairs of the views that there are, for as many epochs as are wanted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Int64
 
 from kdcache.data.order import reused_pairs
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.viewset import Picks
 
 UNIT_ROWS = 1024
@@ -65,30 +66,68 @@ class Schedule:
         """Whether every epoch walks through a view of its own, row by row."""
         return self.repeats == 1 and self.epochs <= self.views
 
-    def batches(self, first_step: int = 0, rank: int = 0, world: int = 1) -> Iterator[Picks]:
+    def upcoming_view(self, step: int) -> int | None:
+        """The first view of the group that comes next, in the second half of a visit; None else, and in the last one.
+
+        A visit is one pass through the views of a group. Its second half is when whoever reads in other threads has
+        long done with the visit before.
+        """
+        visit = self._upcoming_visit(step)
+        return None if visit is None else visit % self._groups * self.repeats
+
+    def _upcoming_visit(self, step: int) -> int | None:
+        visit, place = divmod(step, self.repeats * self.steps_per_epoch)
+        is_last = (visit + 1) * self.repeats >= self.epochs
+        return None if is_last or 2 * place < self.repeats * self.steps_per_epoch - 1 else visit + 1
+
+    @property
+    def _groups(self) -> int:
+        return self.views // self.repeats
+
+    def reused_orders(self) -> OrdersAhead:
+        """The orders in which the pairs of each visit are seen, by the number of the visit: of views seen again."""
+        unit_pairs = max(1, min(UNIT_ROWS, self.block_rows // 8) // 2)
+
+        def compute(visit: int, pause: Callable[[], None]) -> Int64[np.ndarray, "pairs"]:
+            cycle, group = divmod(visit, self._groups)
+            return reused_pairs(self.samples // 2, self.block_rows // 2, unit_pairs, self.seed, group, cycle, pause)
+
+        return OrdersAhead(compute)
+
+    def batches(
+        self, first_step: int = 0, rank: int = 0, world: int = 1, orders: OrdersAhead | None = None
+    ) -> Iterator[Picks]:
         """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
 
         `world` must divide the pairs of a batch. Processes share a batch by row and view, so that each reads a part of
         the chunks that the batch lies in, mostly the same part for the next: batches of a stretch would else have every
         process read all of it. The views of a sample go to one process, which reads the image once.
+
+        orders: `reused_orders`, for several that walk through one schedule at once; who gives them closes them.
         """
+        if orders is None:
+            with closing(self.reused_orders()) as own:
+                yield from self.batches(first_step, rank, world, own)
+            return
         pairs, half = self.samples // 2, self.batch_size // 2
         share = slice(half * rank // world, half * (rank + 1) // world)
-        unit_pairs = max(1, min(UNIT_ROWS, self.block_rows // 8) // 2)
-
-        @lru_cache(maxsize=1)
-        def order_of(group: int, cycle: int) -> Int64[np.ndarray, "pairs"]:
-            return reused_pairs(pairs, self.block_rows // 2, unit_pairs, self.seed, group, cycle)
-
+        held, order = -1, np.empty(0, np.int64)
         for step in range(first_step, self.steps):
             epoch, place = divmod(step, self.steps_per_epoch)
             visit, part = divmod(epoch, self.repeats)
-            cycle, group = divmod(visit, self.views // self.repeats)
+            cycle, group = divmod(visit, self._groups)
             position = part * pairs + place * half + np.arange(half)
-            pair = order_of(group, cycle)[position // self.repeats]
+            pair = position // self.repeats
+            if cycle > 0:
+                if visit != held:
+                    held, order = visit, orders.get(visit)
+                pair = order[pair]
             view = group * self.repeats + position % self.repeats
             if world > 1:
                 mine = np.sort(np.lexsort((view, pair))[share])
                 view, pair = view[mine], pair[mine]
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
             yield Picks(np.repeat(view, 2), row)
+            upcoming = self._upcoming_visit(step)
+            if upcoming is not None and upcoming >= self._groups:
+                orders.prepare(upcoming)

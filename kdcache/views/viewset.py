@@ -1,8 +1,7 @@
 """A view set: samples, policy, seed and windows, which together fix every view."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from kdcache.data.index import Index
 from kdcache.data.order import order
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policy import Policy
 
@@ -67,21 +67,28 @@ class ViewSet:
 
     def __init__(self, index: Index, policy: Policy, seed: int, windows: Int32[np.ndarray, "n"]) -> None:
         self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
-        # An order is 8 bytes a sample and takes a second a million to make; spans come view by view.
-        self._order = lru_cache(maxsize=2)(self._make_order)
-        # Pixels and answers are read in threads of their own, which come to a new view at about the same time.
-        self._one_at_a_time = Lock()
+        self._orders = OrdersAhead(self._compute_order)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def order(self, view: int) -> Int64[np.ndarray, "n"]:
         """The samples in the order of `view`, which the views of its group share."""
-        with self._one_at_a_time:
-            return self._order(view // self.policy.repeats)
+        return self._orders.get(view // self.policy.repeats)
 
-    def _make_order(self, group: int) -> Int64[np.ndarray, "n"]:
-        return order(np.asarray(self.index.key_hash), self.windows, self.seed, group)
+    def prepare_order(self, view: int) -> None:
+        """Begin to compute the order of `view` in a thread, so that no batch waits for it; `close` ends the thread.
+
+        To be called when rows of the view before it have been asked for: of former orders the last one alone is kept.
+        """
+        self._orders.prepare(view // self.policy.repeats)
+
+    def close(self) -> None:
+        """End the thread that `prepare_order` started; the view set can be used again."""
+        self._orders.close()
+
+    def _compute_order(self, group: int, pause: Callable[[], None]) -> Int64[np.ndarray, "n"]:
+        return order(np.asarray(self.index.key_hash), self.windows, self.seed, group, pause)
 
     def rows(self, where: Span | Picks) -> Rows:
         """Samples, plan and labels of some rows."""

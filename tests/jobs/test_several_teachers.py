@@ -66,7 +66,8 @@ def test_a_student_gets_the_weighted_mean_of_what_was_stored(job, cache):
 
     def said(teacher=None, teachers=None):
         stored = stored_teachers(Cache.open(cache), teacher, teachers)
-        return [batch.targets.log_probs(CLASSES) for batch in cached_batches(steps, open_stream, 4, stored)]
+        batches = cached_batches(steps, open_stream, 4, stored, opened.view_set)
+        return [batch.targets.log_probs(CLASSES) for batch in batches]
 
     both = said(teachers=f"{MODEL}=1,other=3")
     assert len(both) == 2 * (SAMPLES // 26)

@@ -1,6 +1,8 @@
 """A schedule shows every pair as often as it should, in batches that differ when a view is seen again."""
 
+import threading
 from collections import Counter
+from contextlib import closing
 from itertools import chain, islice
 
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.data.order import reused_pairs
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.schedule import UNIT_ROWS, Schedule
 
 
@@ -131,6 +134,34 @@ def test_a_step_depends_on_its_number_alone(repeats, epochs):
         for resumed, straight in zip(plan.batches(first), whole[first:], strict=True):
             assert np.array_equal(resumed.row, straight.row)
             assert np.array_equal(resumed.view, straight.view)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "epochs", "expected"), [(1, 6, [1, 2, 3, 0, 1]), (2, 8, [2, 0, 2]), (4, 8, [0]), (1, 1, [])]
+)
+def test_the_next_groups_view_is_known_from_the_middle_of_a_visit_on(repeats, epochs, expected):
+    plan = schedule(samples=130, views=4, repeats=repeats, epochs=epochs)
+    visit = repeats * plan.steps_per_epoch
+    upcoming = [plan.upcoming_view(step) for step in range(plan.steps)]
+    for number in range(0, plan.steps, visit):
+        first, last = upcoming[number : number + visit // 2], upcoming[number + visit // 2 : number + visit]
+        assert first == [None] * len(first)
+        assert set(last) == {expected.pop(0) if expected else None}
+    assert not expected
+
+
+def test_the_orders_of_views_seen_again_are_computed_ahead():
+    plan = schedule(samples=130, views=2, repeats=1, epochs=6)
+    computed = []
+
+    def compute(visit, pause):
+        computed.append((visit, threading.current_thread().name))
+        return reused_pairs(65, 32, 4, 0, visit % 2, visit // 2)
+
+    with closing(OrdersAhead(compute)) as orders:
+        given = [picks.row.tolist() for picks in plan.batches(orders=orders)]
+    assert computed == [(visit, "kdcache-order") for visit in (2, 3, 4, 5)]
+    assert given == [picks.row.tolist() for picks in plan.batches()]
 
 
 @pytest.mark.parametrize("world", [2, 5])

@@ -136,6 +136,10 @@ class MissingBlocks:
                 return self._name(view, min(blocks)), f"view {view}, block {min(blocks)}"
         return None
 
+    def view_after(self, view: int) -> int | None:
+        """The next view that lacked a block at the last look; None where none does."""
+        return next((later for later, blocks in self._missing.items() if later > view and blocks), None)
+
     def done(self, view: int, block: int) -> None:
         """This process has done with a block, the rows of which it has counted, and gives its claim back."""
         self._counted.add((view, block))
@@ -217,13 +221,21 @@ class Filling:
         rest_of_first = self.source.batches(*FIRST)[len(held) :] if held else []
         claimed: deque[tuple[int, int]] = deque()
 
-        def spans() -> Iterator[Span]:
-            yield from rest_of_first
+        def free() -> Iterator[Span]:
             for view, block in self.missing.take():
                 claimed.append((view, block))
                 yield from self.source.batches(view, block)
 
-        with closing(self.source.answers(spans())) as answers:
+        view_set = self.source.opened.view_set
+
+        def spans() -> Iterator[Span]:
+            for span in chain(rest_of_first, free()):
+                yield span
+                upcoming = self.missing.view_after(span.view)
+                if upcoming is not None:
+                    view_set.prepare_order(upcoming)
+
+        with closing(view_set), closing(self.source.answers(spans())) as answers:
             if held:
                 following = self._counted(islice(answers, len(rest_of_first)))
                 self._make_block(*FIRST, chain(self._told(held), following))

@@ -14,9 +14,11 @@ from kdcache.errors import CorruptError
 from kdcache.jobs.common.answers import batches_covering, teacher_labels
 from kdcache.jobs.common.live import LiveTeacher
 from kdcache.jobs.training.stored import StoredTeachers
+from kdcache.prefetch import shared
 from kdcache.ranks import Ranks
 from kdcache.targets.base import Targets
 from kdcache.targets.mixture import MixedTargets
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.schedule import Schedule
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Picks, Span, ViewSet
@@ -35,38 +37,64 @@ class Batch:
 
 @dataclass(frozen=True)
 class Steps:
-    """This process's rows of each step of a schedule, from `first` on; may be walked through several times."""
+    """This process's rows of each step of a schedule, from `first` on; may be walked through several times at once.
+
+    Orders of views that are seen again are computed ahead, in a thread that `close` ends.
+    """
 
     schedule: Schedule
     first: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
 
     def __iter__(self) -> Iterator[Picks]:
-        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world)
+        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world, self._reused_orders)
+
+    def preparing(self, view_set: ViewSet, walk: Iterable[Picks] | None = None) -> Iterator[Picks]:
+        """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
+
+        walk: these steps, where somebody else makes them.
+        """
+        for step, picks in enumerate(self if walk is None else walk, self.first):
+            yield picks
+            upcoming = self.schedule.upcoming_view(step)
+            if upcoming is not None:
+                view_set.prepare_order(upcoming)
+
+    def close(self) -> None:
+        """End the thread that computes an order ahead, if there is one."""
+        self._reused_orders.close()
 
 
-def supervised_batches(steps: Steps, open_stream: OpenStream, size: int) -> Generator[Batch, None, None]:
+def supervised_batches(
+    steps: Steps, open_stream: OpenStream, size: int, view_set: ViewSet
+) -> Generator[Batch, None, None]:
     """Views without answers."""
-    with closing(open_stream(steps, size)) as stream:
+    with closing(open_stream(steps.preparing(view_set), size)) as stream:
         for views in stream:
             yield Batch(views, None)
 
 
 def cached_batches(
-    steps: Steps, open_stream: OpenStream, size: int, stored: StoredTeachers
+    steps: Steps, open_stream: OpenStream, size: int, stored: StoredTeachers, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
     """Views with the answers that the cache holds for them, of one teacher or mixed of several.
 
     Raises:
         CorruptError: the answers are not to these rows, or are damaged.
     """
+    # Answers are read far ahead of the pixels, perhaps of several visits of a small data set: each step is made once.
+    given, shown, *read = shared(steps, 2 + len(stored.entries))
     with ExitStack() as stack:
-        stream = stack.enter_context(closing(open_stream(steps, size)))
+        stream = stack.enter_context(closing(open_stream(steps.preparing(view_set, shown), size)))
         answers = [
-            stack.enter_context(closing(stream_targets(entry, ((picks.view, picks.row) for picks in steps))))
-            for entry in stored.entries
+            stack.enter_context(closing(stream_targets(entry, ((picks.view, picks.row) for picks in walk))))
+            for entry, walk in zip(stored.entries, read, strict=True)
         ]
-        for picks, views, *said in zip(steps, stream, *answers, strict=True):
+        for picks, views, *said in zip(given, stream, *answers, strict=True):
             parts = [
                 _labelled(targets, views, entry, picks) for targets, entry in zip(said, stored.entries, strict=True)
             ]
@@ -107,7 +135,7 @@ def live_batches(
     """
     if steps.schedule.walks_in_order and steps.ranks.world == 1:
         return _in_dump_batches(steps, open_stream, size, live, view_set)
-    return _in_own_batches(steps, open_stream, size, live)
+    return _in_own_batches(steps, open_stream, size, live, view_set)
 
 
 def _in_dump_batches(
@@ -115,7 +143,9 @@ def _in_dump_batches(
 ) -> Generator[Batch, None, None]:
     shared = live.teacher.size == size
     with (
-        closing(open_stream(_dump_batches(steps, len(view_set), live), live.teacher.size)) as teacher_stream,
+        closing(
+            open_stream(_dump_batches(steps.preparing(view_set), len(view_set), live), live.teacher.size)
+        ) as teacher_stream,
         closing(open_stream(() if shared else steps, size)) as student_stream,
     ):
         answered = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
@@ -138,11 +168,11 @@ def _in_dump_batches(
 
 
 def _in_own_batches(
-    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
     shared = live.teacher.size == size
     with (
-        closing(open_stream(steps, live.teacher.size)) as teacher_stream,
+        closing(open_stream(steps.preparing(view_set), live.teacher.size)) as teacher_stream,
         closing(open_stream(() if shared else steps, size)) as student_stream,
     ):
         for views in teacher_stream:
@@ -156,7 +186,7 @@ def _span(picks: Picks) -> Span:
     return Span(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
 
 
-def _dump_batches(steps: Steps, samples: int, live: LiveTeacher) -> Iterator[Span]:
+def _dump_batches(steps: Iterable[Picks], samples: int, live: LiveTeacher) -> Iterator[Span]:
     """Each of the teacher's batches that holds a row of `steps`, once, in order."""
     last: Span | None = None
     for span in map(_span, steps):
