@@ -1,6 +1,7 @@
 """In a dump and in a training the next view's order is computed ahead, and nothing of the present view waits for it."""
 
 import threading
+import time
 from threading import Event
 
 import pytest
@@ -40,7 +41,9 @@ class Watched:
         self._note("order", group)
         if group in self.asked:
             self.asked[group].set()
+            give_up_at = time.monotonic() + LIMIT
             while not self.may_end[group].wait(0.01):
+                assert time.monotonic() < give_up_at
                 pause()
         return orders.order(key_hash, windows, seed, group, pause)
 
