@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from coding.sources import Answers
-from kdcache.cache.record import BlockRecord, Stored
+from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.targets.base import Coding
 from kdcache.targets.class_order import ClassOrder
@@ -18,6 +18,7 @@ from kdcache.targets.kinds import make_coding
 
 #: Of a usual length: what a dump says of itself in each record.
 PROVENANCE = {"renderer": "dali 2.4.0 (cpu)", "device": "NVIDIA H200", "torch": "2.12.1", "timm": "1.0.31"}
+BLOCK_ID = BlockId(16 * "0", 16 * "0", view=100, block=0)
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def coded(answers: Answers, name: str, kind: str, order: ClassOrder | None = Non
     packed = coding.pack(coding.keep(full, answers.labels, features), rows)
     rebuilt = coding.unpack(packed, rows).with_labels(answers.labels).log_probs(full.shape[1])
     chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in coding.arrays(rows).items()}
-    record = BlockRecord({f"{array}/0": Stored.of(data) for array, data in chunks.items()}, PROVENANCE)
+    stored = {f"{array}/0": Stored.of(data) for array, data in chunks.items()}
+    record = BlockRecord(stored, PROVENANCE, block_id=BLOCK_ID)
     parts = {array: len(data) / rows for array, data in chunks.items()} | {"record": len(record.to_bytes()) / rows}
     bound = entropy(packed) / rows if kind == "topk" else None
     return Result(name, divergence(full, rebuilt), parts, bound)

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
+from kdcache.cache.belonging import belongs_elsewhere, no_own_record
 from kdcache.cache.chunk_codec import ChunkCodec
 from kdcache.cache.chunk_files import ChunkFile
 from kdcache.cache.files import Files
-from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
 from kdcache.cache.layout import VIEW_CAPACITY, Layout, file_key, record_folder, record_key, teacher_key
-from kdcache.cache.record import BlockRecord
+from kdcache.cache.record import BlockId, BlockRecord
 from kdcache.errors import CacheError, CorruptError, RecordedError
 
 #: Chunks of which records are kept in memory, some 200 bytes each, and the records that are kept in any case.
@@ -19,12 +20,20 @@ class Blocks:
     """The blocks of one teacher: which there are, whether they are sound, and their bytes."""
 
     def __init__(
-        self, files: Files, identity: TeacherIdentity, layout: Layout, codecs: Mapping[str, ChunkCodec]
+        self,
+        files: Files,
+        view_set: ViewSetIdentity,
+        identity: TeacherIdentity,
+        layout: Layout,
+        codecs: Mapping[str, ChunkCodec],
     ) -> None:
+        self.view_set = view_set
         self.identity = identity
         self.layout = layout
         self._files = files
         self._codecs = codecs
+        self._digests = view_set.digest, identity.digest
+        self._own: set[tuple[int, int]] = set()
         kept = max(MIN_RECORDS, MAX_RECORDED // self._chunks_of(0))
         self._known_record = lru_cache(maxsize=kept)(self._read_record)
 
@@ -43,12 +52,12 @@ class Blocks:
         return self._files.size(record_key(self.identity.name, view, block)) is not None
 
     def recorded(self, view: int) -> set[int]:
-        """Blocks of a view that are there: they have a sound record, and chunks of the recorded lengths.
+        """Blocks of a view that are there: they have a sound record that is theirs, and chunks of the recorded lengths.
 
-        Where no crash can leave a record without its chunks, the names of the records are enough.
+        Where no crash can leave a record without its chunks, the records are enough; each is read once.
         """
-        listed = self.listed(view)
-        return {block for block in listed if self._is_sound(view, block)} if self._files.may_lose else listed
+        is_there = self.is_sound if self._files.may_lose else self._is_own
+        return {block for block in self.listed(view) if is_there(view, block)}
 
     def whole_views(self) -> list[int]:
         """The views of which every block is listed, ascending."""
@@ -66,7 +75,10 @@ class Blocks:
         return {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
 
     def record(self, view: int, block: int) -> BlockRecord:
-        """The record of a block. Raises CacheError where there is none, CorruptError where it cannot be read."""
+        """The record of a block.
+
+        Raises CacheError where there is none, CorruptError where it cannot be read or says that it is another block's.
+        """
         return self._known_record(view, block)
 
     def own_record(self, view: int, block: int) -> BlockRecord:
@@ -80,6 +92,30 @@ class Blocks:
                 self._remedy,
             )
         return record
+
+    def require_own_records(self) -> None:
+        """Raise CorruptError where there are records, and all of those that can be read are of other entries.
+
+        Then it is rather the identity that is in a wrong place, or the folder, than every block. As long as a single
+        record is the entry's own, the others are blocks in a wrong place, each for itself.
+        """
+        foreign: CorruptError | None = None
+        for view in self.views():
+            for block in sorted(self.listed(view)):
+                try:
+                    found = self._any_record(view, block).block_id
+                except CacheError:  # it says nothing of where it belongs
+                    continue
+                expected = self.block_id(view, block)
+                if found is None:
+                    is_own = not self.view_set.records_name_blocks
+                else:
+                    is_own = (found.view_set, found.teacher) == self._digests
+                if is_own:
+                    return
+                foreign = foreign or no_own_record(self._files, self.identity.name, found, expected)
+        if foreign is not None:
+            raise foreign
 
     def stored_bytes(self, view: int) -> dict[str, int]:
         """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
@@ -127,14 +163,33 @@ class Blocks:
             if index and self._files.get_part(file.key, length - len(index), len(index)) != index:
                 raise CorruptError(f"{where} has another index than was written.", self._remedy)
 
+    def block_id(self, view: int, block: int) -> BlockId:
+        """Which block it is that a view and a number mean here."""
+        return BlockId(*self._digests, view, block)
+
+    def recorded_id(self, view: int, block: int) -> BlockId | None:
+        """What the record of a block says of it: which block it is, but nothing in a cache of format 3."""
+        return self.block_id(view, block) if self.view_set.records_name_blocks else None
+
     def drop_record(self, view: int, block: int) -> None:
         """Make a block not exist, so that the next dump makes it anew; nothing happens where it does not."""
         self._files.delete(record_key(self.identity.name, view, block))
         self._known_record.cache_clear()
+        self._own.discard((view, block))
+
+    def is_sound(self, view: int, block: int) -> bool:
+        """Whether a listed block has a sound record that is its own, and files of the recorded lengths."""
+        try:
+            record = self._read_record(view, block)
+        except CorruptError:
+            return False
+        return self._names_all(record, block) and all(
+            self._files.size(file.key) == file.length(record.chunks) for file in self.block_files(view, block)
+        )
 
     def settle(self, view: int, block: int) -> bool:
         """Whether a block is there; a record without its chunks, which a crash may leave, is dropped first."""
-        if self.is_listed(view, block) and not self._is_sound(view, block):
+        if self.is_listed(view, block) and not self.is_sound(view, block):
             self.drop_record(view, block)
         return self.is_listed(view, block)
 
@@ -169,6 +224,20 @@ class Blocks:
         return f"{teacher_key(self.identity.name)}/records"
 
     def _read_record(self, view: int, block: int) -> BlockRecord:
+        record, expected = self._any_record(view, block), self.block_id(view, block)
+        if record.block_id not in (expected, self.recorded_id(view, block)):
+            where = self._files.locate(record_key(self.identity.name, view, block))
+            raise CorruptError(
+                f"The record of view {view}, block {block} of teacher '{self.identity.name}' ({where}) "
+                f"{belongs_elsewhere(self._files, record.block_id, expected)}: files were exchanged, or copied here, "
+                "and what lies there is not used.",
+                f"Run `kdcache verify {self._files.locate('')} --repair`, which drops every block in a wrong place, "
+                "and then the same dump-logits, which makes them anew.",
+            )
+        return record
+
+    def _any_record(self, view: int, block: int) -> BlockRecord:
+        """The record that lies in the place of a block's, whichever block it is of."""
         key = record_key(self.identity.name, view, block)
         data = self._files.get(key)
         if data is None:
@@ -181,14 +250,15 @@ class Blocks:
         except CacheError as error:
             raise CorruptError(error.problem, self._remedy) from None
 
-    def _is_sound(self, view: int, block: int) -> bool:
-        try:
-            record = self._read_record(view, block)
-        except CorruptError:
-            return False
-        return self._names_all(record, block) and all(
-            self._files.size(file.key) == file.length(record.chunks) for file in self.block_files(view, block)
-        )
+    def _is_own(self, view: int, block: int) -> bool:
+        """Whether a listed block has a record that is its own; the answer yes is remembered."""
+        if (view, block) not in self._own:
+            try:
+                self.own_record(view, block)
+            except CorruptError:
+                return False
+            self._own.add((view, block))
+        return True
 
     def _names_all(self, record: BlockRecord, block: int) -> bool:
         """Whether a record names the block's chunks and no others."""

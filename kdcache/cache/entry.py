@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from kdcache.cache.block_commit import BlockCommit
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.chunk_codec import ChunkCodec
 from kdcache.cache.chunk_files import ChunkFile
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
-from kdcache.cache.layout import Layout, check_view, record_key
+from kdcache.cache.layout import Layout, check_view
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.targets.base import Coding, Targets
@@ -34,8 +35,7 @@ class Entry(Blocks):
     ) -> None:
         rows = view_set.block_rows
         layout = Layout(view_set.samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
-        super().__init__(files, identity, layout, codecs)
-        self.view_set = view_set
+        super().__init__(files, view_set, identity, layout, codecs)
         self.coding = coding
 
     def read_chunk(self, view: int, chunk: int) -> Targets:
@@ -117,7 +117,7 @@ class BlockWriter:
         self._pending: list[Targets] = []
         self._parts: dict[str, list[bytes]] = {name: [] for name in entry._codecs}
         self._stored: dict[str, Stored] = {}
-        self._keys: list[str] = []
+        self._commit = BlockCommit(entry, view, block)
         if entry.settle(view, block):
             raise self._recorded()
 
@@ -143,13 +143,9 @@ class BlockWriter:
         if sum(map(len, self._pending)):
             self._write_chunk(_join(self._pending))
             self._pending = []
-        files, entry = self._entry._files, self._entry
-        files.flush(self._keys)
-        record = BlockRecord(self._stored, provenance, kl)
-        key = record_key(entry.identity.name, self._view, self._block)
-        if not files.put_if_absent(key, record.to_bytes()) or not entry._is_sound(self._view, self._block):
-            entry.drop_if_mixed(self._view, self._block)
-        files.tidy()
+        block_id = self._entry.recorded_id(self._view, self._block)
+        self._commit.record(BlockRecord(self._stored, provenance, kl, block_id))
+        self._entry.files.tidy()
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
@@ -170,23 +166,7 @@ class BlockWriter:
 
     def _put(self, file: ChunkFile, parts: list[bytes]) -> None:
         index = file.index([len(part) for part in parts])
-        parts = [*parts, index] if index else parts
-        self._stop_if_recorded()
-        self._keys.append(file.key)
-        self._entry.files.put(file.key, *parts)
-        if not self._entry.files.holds(file.key, *parts):
-            self._stop_if_recorded()
-            raise CorruptError(
-                f"{self._entry._file_name(file, self._view, self._block)} was read back with other bytes than were "
-                "written. Unless another process writes this block, too, the disk or the memory cannot be trusted; "
-                "check them before going on."
-            )
-
-    def _stop_if_recorded(self) -> None:
-        """Raise RecordedError where another process has recorded the block meanwhile."""
-        if self._entry.is_listed(self._view, self._block):
-            if self._keys:
-                self._entry.drop_if_mixed(self._view, self._block)
+        if not self._commit.put(file.key, *parts, *([index] if index else [])):
             raise self._recorded()
 
     def _recorded(self) -> RecordedError:

@@ -20,8 +20,16 @@ from kdcache.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE
 
 Kind = TypeVar("Kind", bound="Identity")
 
-#: The format that this version writes and reads. It stands in every cache.
-FORMAT = 3
+#: The format of the caches that this version makes. It stands in every cache.
+FORMAT = 4
+#: The oldest format that is read, verified and grown: its records do not say which block they are of.
+OLDEST_FORMAT = 3
+
+#: Fields of identities that say nothing about the stored answers, and so are not part of `Identity.digest`.
+_NOT_OF_ANSWERS = frozenset({"format", "name"})
+#: Bytes of such a digest. It tells caches of honest origin apart, of which nobody has more than thousands: of 10,000
+#: some two are alike with a probability of 3e-12. Whoever forges a record can write any digest, however long.
+_DIGEST_BYTES = 8
 
 #: Far more than anybody has: what a cache says is believed up to here, so that none can ask for all of the memory.
 MAX_BLOCKS = 2**20
@@ -85,6 +93,16 @@ class Identity:
                 found[entry.name] = value
         return {name: _as_stored(value) for name, value in found.items()}
 
+    @property
+    def digest(self) -> str:
+        """BLAKE2b-64, in hex, of the canonical JSON of all fields that the stored answers depend on.
+
+        Neither the version of the format is among them nor the name of an entry: a cache that is copied into a newer
+        format, or an entry that gets another name, holds the same answers.
+        """
+        content = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_ANSWERS}
+        return _digest(canonical(content).encode(), _DIGEST_BYTES)
+
     @classmethod
     def from_json(cls: type[Kind], data: Any, where: str) -> Kind:
         """The inverse. Raises CacheError, naming `where`, for unknown or missing fields and wrong types."""
@@ -118,6 +136,7 @@ class ViewSetIdentity(Identity):
     policy       the canonical JSON of the policy
     seed         of all random draws, 32 bits
     block_rows   rows of a block, a power of two
+    format       version of the format that the cache has
     """
 
     fingerprint: str
@@ -138,6 +157,11 @@ class ViewSetIdentity(Identity):
         "seed": "Pass --seed {stored}, or use another --cache.",
         "block_rows": "Leave the number to the cache, or use another --cache.",
     }
+
+    @property
+    def records_name_blocks(self) -> bool:
+        """Whether each record in such a cache says which block it is of."""
+        return self.format > 3
 
     def __post_init__(self) -> None:
         rows = self.block_rows

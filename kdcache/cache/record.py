@@ -1,7 +1,7 @@
 """The record of a block: what its chunks must be, and how it was made. A block without one does not exist."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf
 from typing import Any, NamedTuple
 
@@ -14,6 +14,9 @@ from kdcache.io.plain_values import FormatError
 
 #: The bytes that the crc32c codec leaves at the end of every chunk.
 CHECKSUM_BYTES = 4
+
+#: What a record may say.
+FIELDS = {"block_id", "chunks", "kl", "provenance"}
 
 #: The CRC32C of any bytes that are followed by their own.
 WITH_OWN = google_crc32c.value(bytes(CHECKSUM_BYTES))
@@ -42,6 +45,30 @@ class Stored(NamedTuple):
 
 
 @dataclass(frozen=True)
+class BlockId:
+    """Which block a record is of, so that a record in another block's place is recognised.
+
+    Attributes:
+        view_set, teacher: `digest` of the identities of the cache and of the entry.
+        view, block: its numbers.
+    """
+
+    view_set: str
+    teacher: str
+    view: int
+    block: int
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> "BlockId":
+        """The inverse of `asdict`. Raises CacheError, naming `where`, for anything else."""
+        fields = {"view_set": str, "teacher": str, "view": int, "block": int}
+        known = isinstance(value, dict) and value.keys() == fields.keys()
+        if not known or any(type(value[name]) is not kind for name, kind in fields.items()):
+            raise CacheError(f"{where} is no record of a block: {value!r:.80} names no block.")
+        return cls(**value)
+
+
+@dataclass(frozen=True)
 class BlockRecord:
     """What is stored of a block: `chunks` by array and chunk ("class/12"), and `provenance`.
 
@@ -50,11 +77,14 @@ class BlockRecord:
 
     `kl` is what the coding loses: the mean KL divergence, in nats, of the answers as they are stored from those that
     the teacher gave, over the block's first batch; None where it was not measured.
+
+    `block_id` says which block it is of; None in caches of format 3.
     """
 
     chunks: Mapping[str, Stored]
     provenance: Mapping[str, Any]
     kl: float | None = None
+    block_id: BlockId | None = None
 
     def __post_init__(self) -> None:
         if self.kl is not None:  # as it is written: three digits say all there is to say
@@ -62,9 +92,15 @@ class BlockRecord:
 
     def to_bytes(self) -> bytes:
         """Canonical JSON with a checksum."""
-        chunks = {name: list(stored) for name, stored in self.chunks.items()}
-        content = {"chunks": chunks, "provenance": dict(self.provenance)}
-        return canonical(seal(content if self.kl is None else {**content, "kl": self.kl})).encode()
+        content: dict[str, Any] = {
+            "chunks": {name: list(stored) for name, stored in self.chunks.items()},
+            "provenance": dict(self.provenance),
+        }
+        if self.kl is not None:
+            content["kl"] = self.kl
+        if self.block_id is not None:
+            content["block_id"] = asdict(self.block_id)
+        return canonical(seal(content)).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "BlockRecord":
@@ -75,16 +111,16 @@ class BlockRecord:
             raise CacheError(f"{where} cannot be read as JSON ({error}); it was cut short or altered.") from None
         content = unseal(value, where)
         chunks, provenance = content.get("chunks"), content.get("provenance")
-        kl = content.get("kl")
-        known = {"chunks", "provenance"} | ({"kl"} if kl is not None else set())
-        if not isinstance(chunks, dict) or not isinstance(provenance, dict) or content.keys() != known:
+        kl, block_id = content.get("kl"), content.get("block_id")
+        if not isinstance(chunks, dict) or not isinstance(provenance, dict) or not content.keys() <= FIELDS:
             raise CacheError(f"{where} is no record of a block.")
         if kl is not None and not (type(kl) is float and 0 <= kl < inf):
             raise CacheError(f"{where} is no record of a block: {kl!r:.80} is no KL divergence.")
         for stored in chunks.values():
             if not (isinstance(stored, list) and len(stored) == 2 and all(_is_size(part) for part in stored)):
                 raise CacheError(f"{where} is no record of a block: {stored!r:.80} describes no chunk.")
-        record = cls({name: Stored(*stored) for name, stored in chunks.items()}, provenance, kl)
+        stored_chunks = {name: Stored(*stored) for name, stored in chunks.items()}
+        record = cls(stored_chunks, provenance, kl, None if block_id is None else BlockId.from_json(block_id, where))
         if record.to_bytes() != data:
             raise CacheError(f"{where} was altered: it is not written as kdcache writes records.")
         return record

@@ -23,6 +23,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
 from kdcache.cache.identity import (
     FORMAT,
+    OLDEST_FORMAT,
     TEACHER_NAME,
     TeacherIdentity,
     ViewSetIdentity,
@@ -99,7 +100,7 @@ class Cache:
     ) -> "Cache":
         """Open the cache of this view set for writing, made where there is none; several processes may do so at once.
 
-        Windows that were lost are written again.
+        Windows that were lost are written again. A cache that is there keeps its format, whatever that of `view_set`.
         Raises IdentityError where a cache of another view set is there, CacheError as `create` and `open` do.
         """
         if not cls.exists(path, files=files):
@@ -109,6 +110,7 @@ class Cache:
                 if not cls.exists(path, files=files):
                     raise  # else another process was faster
         cache = cls.open(path, read_only=False, files=files)
+        view_set = replace(view_set, format=cache.view_set.format)
         require_same(cache.view_set, view_set, f"The cache {cache.location}")
         restore_windows(cache.files, view_set, windows)
         return cache
@@ -123,16 +125,14 @@ class Cache:
             raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
         content = group_content(data, files.locate(META))
         version = content.get("format")
-        if type(version) is int and version < FORMAT:
+        reads = f"this version of kdcache reads formats {OLDEST_FORMAT} and {FORMAT}"
+        if type(version) is int and version < OLDEST_FORMAT:
             raise CacheError(
-                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}: files "
-                "were laid out otherwise before. Run dump-logits again with another --cache."
+                f"The cache {place} has format {version}, and {reads}: files were laid out otherwise before. Run "
+                "dump-logits again with another --cache."
             )
         if type(version) is int and version > FORMAT:
-            raise CacheError(
-                f"The cache {place} has format {version}, and this version of kdcache reads format {FORMAT}. "
-                "Update kdcache."
-            )
+            raise CacheError(f"The cache {place} has format {version}, and {reads}. Update kdcache.")
         view_set = ViewSetIdentity.from_json(content, files.locate(META))
         if not files.read_only:
             files.prepare()
@@ -147,6 +147,18 @@ class Cache:
     def location(self) -> str:
         """Where the cache lies, for messages."""
         return self._files.locate("")
+
+    @property
+    def format_warning(self) -> str | None:
+        """What a cache of an older format does not prove, in sentences; None for one of the format of today."""
+        if self.view_set.records_name_blocks:
+            return None
+        return (
+            f"The cache {self.location} has format {self.view_set.format}, whose records do not say which block they "
+            "are of: where blocks were exchanged, or copied from another cache, only `kdcache verify` with --data and "
+            "--teacher finds it, if it happens to look at them. `kdcache cache copy` makes a cache of format "
+            f"{FORMAT} of this one, whose records say it from then on."
+        )
 
     @property
     def windows(self) -> Int32[np.ndarray, " n"]:
@@ -193,6 +205,8 @@ class Cache:
     def entry(self, name: str, *, strict: bool = True, tables: bool = True) -> Entry:
         """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
 
+        CorruptError is raised also where all of its records are of other entries (`Blocks.require_own_records`).
+
         Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them. Without
         `tables` none of them is read: what is recorded can be told, and its bytes checked, but no answer made of them.
         """
@@ -204,6 +218,7 @@ class Cache:
         if identity.name != name:
             raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
         coding = _coding_of(identity, where)
+        self._entry(identity, coding, strict=False).require_own_records()  # before its tables are said to be wrong
         coding = with_stored_tables(self._files, coding, identity) if tables else coding
         return self._entry(identity, coding, strict)
 
@@ -228,7 +243,8 @@ class Cache:
 
         An entry that is there keeps its own tables, whatever those of `coding` are, unless `exact`: chunks that were
         packed with a table can be read with no other.
-        Raises IdentityError where a teacher of that name differs in any other field, or with `exact` in a table.
+        Raises IdentityError where a teacher of that name differs in any other field, or with `exact` in a table, and
+        CorruptError as `entry` does.
         """
         if identity.targets != coding.identity() or identity.num_classes != coding.num_classes:
             raise CacheError("The coding is not the one that the teacher's identity names.")
@@ -242,8 +258,10 @@ class Cache:
         stored = self.teacher(identity.name)
         assert stored is not None
         what = f"Teacher '{identity.name}' of the cache {self._files.locate('')}"
-        if exact:
-            require_same(stored, identity, what)
+        require_same(stored, identity if exact else replace(identity, targets=stored.targets), what)
+        # Before anything is written beside records that may be dear to somebody.
+        where = self._files.locate(f"{folder}/{META}")
+        self._entry(stored, _coding_of(stored, where), strict=False).require_own_records()
         restore_tables(self._files, coding, stored)
         coding = with_stored_tables(self._files, coding, stored)
         identity = replace(identity, targets=coding.identity())

@@ -103,8 +103,12 @@ def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
         return cache.entry(name, strict=False), []
     except CacheError as error:
         lost = _lost_tables(cache, name)
-        kept = cache.entry(name, strict=False, tables=False) if any(map(_is_table, lost)) else None
-        return kept, lost or [Finding(str(error), name)]
+        if not any(map(_is_table, lost)):
+            return None, lost or [Finding(str(error), name)]
+    try:
+        return cache.entry(name, strict=False, tables=False), lost
+    except CacheError as error:  # the table may be the right one, and the identity wrong: then no table is to go
+        return None, [Finding(str(error), name)]
 
 
 def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:

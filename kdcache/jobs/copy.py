@@ -3,11 +3,12 @@
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
 from kdcache.cache.entry import Entry
+from kdcache.cache.identity import FORMAT
 from kdcache.cache.layout import VIEW_CAPACITY
 from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
@@ -103,7 +104,9 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
     wanted = parse_views(request.views)
     entries, left_out = _entries(source, request.teachers)
     entries = _with_any(entries, wanted, request, progress)
-    target = Cache.ensure(request.target, source.view_set, source.windows)
+    target = Cache.ensure(request.target, replace(source.view_set, format=FORMAT), source.windows)
+    if source.format_warning is not None:
+        progress.warn(source.format_warning + " What was exchanged before goes with it unseen.")
     work: list[Work] = []
     blocks = 0
     pairs = [(entry, target.add_teacher(entry.identity, entry.coding, exact=True)) for entry in entries]

@@ -213,6 +213,8 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         if request.dry_run:
             return _predicted(request, predict(source, progress), source, name, views, ranks)
         cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
+        if cache.format_warning is not None:
+            progress.warn(cache.format_warning)
         return _fill(request, source, cache, identity, views, ranks, progress)
 
 

@@ -70,6 +70,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRepo
         once_bytes=cache.once_bytes(entries),
         teachers=tuple(teachers),
         problems=problems,
+        format_warning=cache.format_warning,
     )
 
 

@@ -68,7 +68,7 @@ def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
         with found.noting_failure():
             comparison, misfits = rerun(prepared, found.bad, progress)
             found.note(misfits)
-    return found.report(request.cache, comparison)
+    return found.report(request.cache, comparison, None if cache is None else cache.format_warning)
 
 
 @dataclass
@@ -160,7 +160,7 @@ class _Examination:
                 raise
             self.failure = str(error)
 
-    def report(self, cache: str, comparison: Comparison | None) -> VerifyReport:
+    def report(self, cache: str, comparison: Comparison | None, format_warning: str | None) -> VerifyReport:
         """What it all came to."""
         repairs = self.repairs if self.repairs.files is not None else None
         if repairs is not None and repairs.files is not None and self.findings:
@@ -176,6 +176,7 @@ class _Examination:
             comparison=comparison,
             failure=self.failure,
             lacking=tuple(self._lacking()),
+            format_warning=format_warning,
         )
 
     def _lacking(self) -> Iterator[Lacking]:

@@ -19,8 +19,12 @@ _WINDOWS = "windows.npy"
 _GIVEN = "given.json"
 _STARTED = {_BELONGS, _WINDOWS, _GIVEN}
 _WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export"}
-# What a run writes on its way may be changed when it goes on; what it learns may not.
-_FREE = ("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype")
+# What a run writes on its way may be changed when it goes on; what it learns may not. The same cache may be copied into
+# a newer format meanwhile, and views without a cache have the format that this version makes.
+_FREE = (
+    *("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype"),
+    "view_set.format",
+)
 
 
 class RunFolder:

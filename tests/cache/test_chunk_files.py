@@ -165,10 +165,11 @@ def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_pat
     assert layout.chunks > 2**22
     codecs = {name: ZarrChunk(spec) for name, spec in coding.arrays(layout.chunk_rows).items()}
     files = LocalFiles(tmp_path)
-    files.put("teachers/teacher/records/0/0.json", BlockRecord({"log_prob/0": Stored(0, 9)}, {}).to_bytes())
     tracemalloc.start()
     try:
         entry = Entry(files, view_set, identity_of(coding), coding, codecs)
+        record = BlockRecord({"log_prob/0": Stored(0, 9)}, {}, block_id=entry.recorded_id(0, 0))
+        files.put("teachers/teacher/records/0/0.json", record.to_bytes())
         assert entry.recorded(0) == set()
         with pytest.raises(CorruptError, match="another block's"):
             entry.own_record(0, 0)

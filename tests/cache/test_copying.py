@@ -114,7 +114,7 @@ def test_a_record_of_another_block_is_not_copied(source: Path, tmp_path: Path) -
     damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
     records = damaged / "teachers/teacher/records/0"
     one, other = (BlockRecord.from_bytes((records / f"{block}.json").read_bytes(), "") for block in (0, 1))
-    more = BlockRecord({**one.chunks, **other.chunks}, one.provenance)  # all that it says is true
+    more = replace(one, chunks={**one.chunks, **other.chunks})  # all that it says is true
     (records / "0.json").write_bytes(more.to_bytes())
     report = copy(damaged, tmp_path / "copy", None, "teacher")
     (problem,) = report.problems

@@ -29,6 +29,12 @@ def unsealed(value: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def digest(identity: dict[str, Any], without: str) -> str:
+    content = {name: part for name, part in identity.items() if name != without}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
 def middle(level: np.ndarray, floor: float, bits: int) -> np.ndarray:
     step = (1 - floor**0.5) / 2**bits
     return (floor**0.5 + (level + 0.5) * step) ** 2
@@ -42,7 +48,9 @@ class Reader:
         self.group = zarr.open_group(self.root, mode="r")
         view_set = unsealed(dict(zarr.open_group(path, mode="r").attrs["kdcache"]))
         teacher = unsealed(dict(self.group.attrs["kdcache"]))
-        assert view_set["format"] == 3
+        assert view_set["format"] in (3, 4)
+        self.block_id = {"view_set": digest(view_set, "format"), "teacher": digest(teacher, "name")}
+        self.names_blocks = view_set["format"] > 3
         self.samples, self.block_rows, self.classes = (
             view_set["samples"],
             view_set["block_rows"],
@@ -56,6 +64,8 @@ class Reader:
 
     def check_block(self, view: int, block: int) -> None:
         record = unsealed(json.loads((self.root / f"records/{view}/{block}.json").read_bytes()))
+        named = {**self.block_id, "view": view, "block": block}
+        assert record.get("block_id") == (named if self.names_blocks else None)
         files: dict[tuple[str, int], list[tuple[int, int]]] = {}
         for name, stored in sorted(record["chunks"].items(), key=lambda item: int(item[0].split("/")[1])):
             array, chunk = name.split("/")

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from kdcache.cache.identity import canonical, seal
 from kdcache.cache.layout import record_key
-from kdcache.cache.record import BlockRecord, Stored
+from kdcache.cache.record import Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
@@ -137,7 +138,7 @@ def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
     parts[changed] = checked(mutate_blosc(rng, parts[changed][:-4]))
     path.write_bytes(b"".join([*parts, file.index([len(part) for part in parts])]))
     chunks = {**record.chunks, file.names[changed]: Stored.of(parts[changed])}
-    (root / record_key(name, 0, block)).write_bytes(BlockRecord(chunks, record.provenance).to_bytes())
+    (root / record_key(name, 0, block)).write_bytes(replace(record, chunks=chunks).to_bytes())
 
 
 def mutate_blosc(rng: random.Random, body: bytes) -> bytes:

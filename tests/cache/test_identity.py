@@ -55,6 +55,24 @@ def test_an_identity_comes_back_from_its_json(identity: ViewSetIdentity | Teache
     assert type(identity).from_json(json.loads(canonical(identity.to_json())), "here") == identity
 
 
+def test_a_digest_is_of_all_that_answers_depend_on_and_of_nothing_else() -> None:
+    assert replace(VIEW_SET, format=3).digest == VIEW_SET.digest
+    assert replace(TEACHER, name="other").digest == TEACHER.digest
+    changed: list[ViewSetIdentity | TeacherIdentity] = [
+        *(replace(VIEW_SET, **change) for change in (
+            {"fingerprint": "e" * 64}, {"samples": 10}, {"windows": "0"}, {"policy": {}}, {"seed": 8}, {"block_rows": 8}
+        )),
+        *(replace(TEACHER, **change) for change in (
+            {"architecture": "resnet34"}, {"weights": "0124"}, {"mean": (0.5,)}, {"std": (0.3,)}, {"size": 225},
+            {"precision": "bf16"}, {"batch_size": 8}, {"targets": {**TEACHER.targets, "k": 9}}, {"num_classes": 13},
+            {"label_space": "none"},
+        )),
+    ]  # fmt: skip
+    fields = len(VIEW_SET.to_json()) + len(replace(TEACHER, label_space="none").to_json())
+    assert len(changed) == fields - 2, "each field but format and name"
+    assert len({identity.digest for identity in [VIEW_SET, TEACHER, *changed]}) == len(changed) + 2
+
+
 def test_neutral_values_are_left_out() -> None:
     assert "label_space" not in TEACHER.to_json()
     assert replace(TEACHER, label_space="none").to_json()["label_space"] == "none"

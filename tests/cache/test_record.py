@@ -1,5 +1,6 @@
 """Records say what the chunks of a block must be, and notice being altered."""
 
+from dataclasses import replace
 from typing import Any
 
 import google_crc32c
@@ -8,10 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.cache.identity import canonical, seal
-from kdcache.cache.record import BlockRecord, Stored
+from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.errors import CacheError
 
-RECORD = BlockRecord({"class/0": Stored(1, 20), "level/0": Stored(2**32 - 1, 4)}, {"renderer": "pillow"})
+RECORD = BlockRecord(
+    {"class/0": Stored(1, 20), "level/0": Stored(2**32 - 1, 4)},
+    {"renderer": "pillow"},
+    block_id=BlockId("0123456789abcdef", "fedcba9876543210", view=3, block=5),
+)
 
 
 def with_checksum(payload: bytes) -> bytes:
@@ -20,13 +25,19 @@ def with_checksum(payload: bytes) -> bytes:
 
 @pytest.mark.parametrize("kl", [None, 0.0, 0.0441234, 1e-9, 12345.6])
 def test_a_record_comes_back(kl: float | None) -> None:
-    record = BlockRecord(RECORD.chunks, RECORD.provenance, kl)
+    record = replace(RECORD, kl=kl)
     assert BlockRecord.from_bytes(record.to_bytes(), "here") == record
     assert record.kl == (None if kl is None else pytest.approx(kl, rel=5e-3))
 
 
+def test_a_record_of_format_3_names_no_block() -> None:
+    record = replace(RECORD, block_id=None)
+    assert b"block_id" not in record.to_bytes()
+    assert BlockRecord.from_bytes(record.to_bytes(), "here") == record
+
+
 def test_equal_records_are_equal_bytes() -> None:
-    backwards = BlockRecord(dict(reversed(RECORD.chunks.items())), RECORD.provenance)
+    backwards = replace(RECORD, chunks=dict(reversed(RECORD.chunks.items())))
     assert backwards.to_bytes() == RECORD.to_bytes()
 
 
@@ -54,6 +65,12 @@ def test_any_altered_byte_is_noticed() -> None:
         {"chunks": {"a/0": [1, True]}, "provenance": {}},
         {"chunks": {"a/0": ["1", 2]}, "provenance": {}},
         {"chunks": {"a/0": None}, "provenance": {}},
+        {"chunks": {}, "provenance": {}, "block_id": {}},
+        {"chunks": {}, "provenance": {}, "block_id": ["0", "1", 2, 3]},
+        {"chunks": {}, "provenance": {}, "block_id": {"view_set": "0", "teacher": "1", "view": 2}},
+        {"chunks": {}, "provenance": {}, "block_id": {"view_set": "0", "teacher": "1", "view": 2, "block": True}},
+        {"chunks": {}, "provenance": {}, "block_id": {"view_set": "0", "teacher": 1, "view": 2, "block": 3}},
+        {"chunks": {}, "provenance": {}, "block_id": {"view_set": "0", "teacher": "1", "view": 2, "block": 3, "x": 4}},
     ],
 )
 def test_what_is_no_record_is_refused(content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from kdcache.cache.durable import LocalFiles
-from kdcache.cache.identity import FORMAT, seal, windows_checksum
+from kdcache.cache.identity import FORMAT, OLDEST_FORMAT, seal, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.errors import CacheError, CorruptError, IdentityError
@@ -124,7 +124,7 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
         Cache.open(tmp_path)
 
 
-@pytest.mark.parametrize("version", [1, FORMAT - 1])
+@pytest.mark.parametrize("version", [1, OLDEST_FORMAT - 1])
 def test_an_older_format_asks_for_another_cache(tmp_path: Path, version: int) -> None:
     Cache.create(tmp_path, VIEW_SET, WINDOWS)
     edit_attributes(tmp_path / "zarr.json", {"kdcache": seal(VIEW_SET.to_json() | {"format": version})})

@@ -7,7 +7,7 @@ from itertools import chain
 from math import log2
 
 from kdcache.cache.chunk_files import index_length
-from kdcache.cache.record import BlockRecord, Stored
+from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
 from kdcache.jobs.common.answers import Answered, block_count
 from kdcache.jobs.common.provenance import provenance_of
@@ -179,5 +179,7 @@ def _beside_chunks(source: Source, coding: Coding, rows: int) -> int:
     indices = -(-rows // file_rows) * len(coding.arrays(1)) * index_length(file_rows // chunk_rows)
     some = Stored(2**31, min(2**20, 8 * rows))
     chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
-    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123)
+    digest = source.opened.identity.digest  # as long as that of a teacher, whose identity is not known yet
+    block_id = BlockId(digest, digest, view=100, block=0)
+    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123, block_id)
     return len(record.to_bytes()) + indices

@@ -142,6 +142,7 @@ class InspectReport:
         policy: in words.
         once_bytes: of what is stored once, by name.
         problems: what keeps a teacher from being read, by its name; it is left out of all else.
+        format_warning: what the format of the cache does not prove; None where it is that of today.
     """
 
     cache: str
@@ -150,6 +151,7 @@ class InspectReport:
     once_bytes: dict[str, int]
     teachers: tuple[TeacherReport, ...]
     problems: dict[str, str] = field(default_factory=dict)
+    format_warning: str | None = None
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -162,6 +164,7 @@ class InspectReport:
             f"  views      {self.policy}",
             f"  samples    fingerprint {views['fingerprint'][:16]}",
             f"  once       {once}",
+            *([f"  warning    {self.format_warning}"] if self.format_warning else []),
         ]
         for teacher in self.teachers:
             lines += teacher.lines()

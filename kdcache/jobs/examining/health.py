@@ -24,6 +24,7 @@ class VerifyReport:
         comparison: with the teacher's answers of now, where they were asked for.
         failure: why there is none all the same.
         lacking: what teachers have not; it is not there to be damaged, and the cache is whole without it.
+        format_warning: what the format of the cache does not prove; None where it is that of today.
     """
 
     cache: str
@@ -35,6 +36,7 @@ class VerifyReport:
     comparison: Comparison | None = None
     failure: str | None = None
     lacking: tuple[Lacking, ...] = ()
+    format_warning: str | None = None
 
     @property
     def whole(self) -> bool:
@@ -47,22 +49,35 @@ class VerifyReport:
         return sum("/records/" in key for key in self.repairs.dropped) if self.repairs is not None else 0
 
     def lines(self) -> list[str]:
-        """The report as plain lines."""
-        who = ", ".join(self.teachers) or "no teacher"
-        problems = counted(len(self.findings), "problem")
-        looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')} of {who}"
+        """The report as plain lines; the last says what the exit code says."""
         lines = _some([self._words(finding) for finding in self.findings])
-        if self.findings and not self.teachers:
-            lines.append(f"{self.cache} is NOT whole: {problems}, and no block to look at.")
-        elif self.findings:
-            lines.append(f"{self.cache} is NOT whole: {problems} in {looked}.")
-        else:
-            lines.append(f"{self.cache} is whole: {looked}.")
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
         lines += [lacking.words() for lacking in self.lacking]
+        lines += [self.format_warning] if self.format_warning is not None else []
         if self.failure is not None:
             lines.append(f"The answers were not compared with the teacher's: {self.failure}")
-        return lines + (self.comparison.lines() if self.comparison is not None else [])
+        lines += self.comparison.lines() if self.comparison is not None else []
+        return [*lines, self._verdict()]
+
+    def _verdict(self) -> str:
+        """Whether the cache can be relied on, in a sentence."""
+        looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')}"
+        looked += f" of {', '.join(self.teachers) or 'no teacher'}"
+        differs = self.comparison is not None and not self.comparison.agrees
+        if not self.findings and differs:
+            return (
+                f"{self.cache} does NOT hold its teacher's answers, although every byte is what was written: {looked}."
+            )
+        if not self.findings:
+            return f"{self.cache} is whole: {looked}."
+        problems = counted(len(self.findings), "problem")
+        problems += " in " + looked if self.teachers else ", and no block to look at"
+        rewritten = self.repairs.rewritten if self.repairs is not None else []
+        mended = all(finding.repair is not None and finding.repair.key in rewritten for finding in self.findings)
+        if mended and not differs:
+            return f"{self.cache} was NOT whole: {problems}. All of it is put right: verify again."
+        answers = ", and its answers are NOT the teacher's" if differs else ""
+        return f"{self.cache} is NOT whole: {problems}{answers}."
 
     def _words(self, finding: Finding) -> str:
         """A finding with what was done about it, or else is to be done."""
@@ -102,6 +117,7 @@ class VerifyReport:
             else {"rewritten": repairs.rewritten, "dropped": repairs.dropped, "failed": repairs.failed},
             "comparison": None if self.comparison is None else self.comparison.to_json(),
             "failure": self.failure,
+            "format_warning": self.format_warning,
             "lacking": {
                 lacking.teacher: {"blocks": lacking.blocks, "usable_views": lacking.reach.usable}
                 for lacking in self.lacking

@@ -1,6 +1,6 @@
 """Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from kdcache.jobs.common.answers import block_batches, teacher_labels
 from kdcache.jobs.common.live import LiveTeacher, open_live_teacher, teachers_of
 from kdcache.jobs.common.opening import OpenViews, entry_name, stored_views
 from kdcache.jobs.common.source import model_source
+from kdcache.jobs.common.wording import counted
 from kdcache.models.hub import pretrained_classes
 from kdcache.models.names import architecture
 from kdcache.progress import Progress
@@ -35,6 +36,27 @@ WORST = 100.0
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How much of what is recorded was compared: answers, blocks with at least one of them, and views with one."""
+
+    answers: int
+    blocks: int
+    views: int
+    recorded_answers: int
+    recorded_blocks: int
+    recorded_views: int
+
+    def lines(self) -> list[str]:
+        """What was not compared, in a sentence; nothing where all was."""
+        answers, blocks = self.recorded_answers - self.answers, self.recorded_blocks - self.blocks
+        if not answers:
+            return []
+        among = f", among them all of {counted(blocks, 'block')}," if blocks else ""
+        rest = f"The other {counted(answers, 'answer')}{among} {'was' if answers == 1 else 'were'}"
+        return [f"{rest} not compared with the teacher's; --samples says how many are."]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Stored answers beside those that the teacher gives now.
 
@@ -43,6 +65,7 @@ class Comparison:
 
     Attributes:
         samples: answers compared.
+        coverage: of what they are a part.
         top1: share of them whose likeliest class is the same.
         kl, coding: means; worst_kl, worst_coding: of single answers.
         excess: the largest difference of the two for one answer.
@@ -50,6 +73,7 @@ class Comparison:
     """
 
     samples: int
+    coverage: Coverage
     top1: float
     kl: float
     worst_kl: float
@@ -65,10 +89,14 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The comparison in words."""
-        verdict = "These are the teacher's answers" if self.agrees else "These are NOT the teacher's answers"
+        verdict = f"What was compared {'is' if self.agrees else 'is NOT'} what the teacher answers"
+        seen = self.coverage
         return [
-            f"{self.samples:,} answers made again: top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which "
-            f"coding {self.coding:.5f}; worst {self.worst_kl:.4f}, of coding alone {self.worst_coding:.4f}.",
+            f"{self.samples:,} of {counted(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
+            f"{counted(seen.recorded_blocks, 'block')} and {seen.views:,} of {counted(seen.recorded_views, 'view')}: "
+            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which coding {self.coding:.5f}; worst "
+            f"{self.worst_kl:.4f}, of coding alone {self.worst_coding:.4f}.",
+            *seen.lines(),
             f"{verdict} (limit: {self.limit:g} nats over coding in the mean, {WORST * self.limit:g} for one answer).",
         ]
 
@@ -145,9 +173,11 @@ def rerun(
         KdcacheError: images or answers cannot be read.
     """
     request, entry, opened, live = prepared.request, prepared.entry, prepared.opened, prepared.live
-    spans = _random_batches(entry, request.samples, request.seed, without)
+    recorded, sound = _blocks(entry, without)
+    spans = _random_batches(entry, request.samples, request.seed, sound)
     rows = sum(span.stop - span.start for span in spans)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    compared: list[Span] = []
     misfits: dict[tuple[int, int], Finding] = {}
     with (
         open_renderer(
@@ -175,12 +205,14 @@ def rerun(
             same = said.argmax(1) == found.argmax(1)
             own = divergence(said, coded(entry.coding, said, labels, again.features))
             parts.append((same, divergence(said, found), own))
+            compared.append(span)
             task.advance(len(said))
     if not parts:
         return None, list(misfits.values())
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
     comparison = Comparison(
         samples=len(top1),
+        coverage=_coverage(entry, recorded, compared),
         top1=float(top1.double().mean()),
         kl=float(kl.mean()),
         worst_kl=float(kl.max()),
@@ -240,25 +272,57 @@ def _require_as_many_classes(model: str, entry: Entry) -> None:
     )
 
 
-def _random_batches(entry: Entry, samples: int, seed: int, without: Set[tuple[str, int, int]]) -> list[Span]:
-    """Batches of sound blocks that hold at least so many rows, or all there are, in the order of the cache."""
-    layout, size, name = entry.layout, entry.identity.batch_size, entry.identity.name
-    recorded = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
-    blocks = [(view, block) for view, block in recorded if (name, view, block) not in without]
-    if recorded and not blocks:
-        raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")
-    if not blocks:
-        raise UsageError(f"The cache holds no answers of {entry.identity.name} yet: run the same dump-logits again.")
+def _random_batches(entry: Entry, samples: int, seed: int, blocks: Sequence[tuple[int, int]]) -> list[Span]:
+    """Batches of these blocks that hold at least so many rows, or all there are, in the order of the cache.
+
+    The batches of all blocks are divided into stretches of equal length, from each of which one is drawn: so that
+    neither a view nor a place in the views is preferred, and few batches lie far apart.
+    """
+    layout, size = entry.layout, entry.identity.batch_size
+    batches = [
+        block_batches(0, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=size)
+        for block in range(layout.blocks)
+    ]
+    ends = np.cumsum([len(batches[block]) for _, block in blocks])
+    total, wanted = int(ends[-1]), 0
     rng = np.random.default_rng(seed)
-    each = -(-samples // (size * len(blocks)))  # batches of a block, as evenly as can be
     chosen: list[Span] = []
-    for number in rng.permutation(len(blocks)):
-        view, block = blocks[number]
-        batches = block_batches(view, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=size)
-        chosen += [batches[place] for place in rng.permutation(len(batches))[:each]]
-        if sum(span.stop - span.start for span in chosen) >= samples:
-            break
-    return sorted(chosen)
+    while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
+        wanted = min(total, wanted - (-missing // size))  # the last batch of a block may have fewer rows
+        bounds = np.arange(wanted + 1) * total // wanted
+        chosen = []
+        for place in bounds[:-1] + (rng.random(wanted) * np.diff(bounds)).astype(np.int64):
+            number = int(np.searchsorted(ends, place, side="right"))
+            view, block = blocks[number]
+            chosen.append(batches[block][place - ends[number]]._replace(view=view))  # counted from the block's last
+    return chosen
+
+
+def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """View and block of all that is recorded, and of what of that is sound, in the order of the cache.
+
+    Raises UsageError where nothing is recorded, or nothing sound.
+    """
+    name = entry.identity.name
+    recorded = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
+    sound = [(view, block) for view, block in recorded if (name, view, block) not in without]
+    if recorded and not sound:
+        raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")
+    if not sound:
+        raise UsageError(f"The cache holds no answers of {name} yet: run the same dump-logits again.")
+    return recorded, sound
+
+
+def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[Span]) -> Coverage:
+    ranges = [entry.layout.block_range(block) for _, block in recorded]
+    return Coverage(
+        answers=sum(span.stop - span.start for span in compared),
+        blocks=len({(span.view, span.start // entry.layout.block_rows) for span in compared}),
+        views=len({span.view for span in compared}),
+        recorded_answers=sum(stop - start for start, stop in ranges),
+        recorded_blocks=len(recorded),
+        recorded_views=len({view for view, _ in recorded}),
+    )
 
 
 def _wanted(spans: list[Span]) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -126,8 +126,8 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     if team.first:
         RunFolder(folder).require(config, belongs, fresh=request.fresh)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
-    if request.teachers and (scaled := scaled_words(request.teachers)):
-        progress.warn(scaled)
+    for warning in _warnings(request, cache if stored is not None else None):
+        progress.warn(warning)
     _say_of_views(config, opened, stored if asked_count is None else None, progress)
     needs = config.objective.needs
     live = (
@@ -209,6 +209,13 @@ def _cache(request: TrainRequest, mode: Mode, asked: set[str]) -> Cache | None:
             "--cache that was dumped with it."
         )
     return cache
+
+
+def _warnings(request: TrainRequest, cache: Cache | None) -> list[str]:
+    """What is to be told of the teachers that were asked for, and of the cache that their answers are read from."""
+    found = [scaled_words(request.teachers) if request.teachers else None]
+    found += [cache.format_warning if cache is not None else None]
+    return [warning for warning in found if warning]
 
 
 def _stored(request: TrainRequest, cache: Cache, config: RunConfig) -> StoredTeachers:
