@@ -19,9 +19,10 @@ from kdcache.data import remote
 from kdcache.data.advice import arguments, kept_data, take_again
 from kdcache.data.columns import Source, load, read_meta
 from kdcache.data.index_writer import IndexWriter, hash_keys
+from kdcache.data.passed_over import PassedOver
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample, scan_shard
-from kdcache.data.shards import CLASSES, expand_data
+from kdcache.data.shards import CLASSES, expand_data, hidden_shards
 from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
@@ -166,6 +167,9 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
+    hidden = hidden_shards(data)
+    if hidden:
+        progress.say(f"passed over {len(hidden)} hidden files that are called .tar, such as {hidden[0]}")
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
     return replace(index, asked=str(data))
 
@@ -252,6 +256,7 @@ def write_index(
         workers = workers_for(sum(size for _, size, _ in source.shards))
     scan = partial(scan_shard, unlabelled=source.unlabelled, pass_over=pass_over, data=data)
     bad: list[BadSample] = []
+    passed_over = PassedOver()
     with (
         closing(IndexWriter(folder, source)) as writer,
         progress.task("indexing", total=len(source.shards), unit="shards") as task,
@@ -259,7 +264,12 @@ def write_index(
         for number, table in enumerate(in_processes(scan, source.paths, workers, "indexing", progress)):
             writer.add(number, table)
             bad += table.bad
+            passed_over.add(table.passed_over)
             task.advance()
         if writer.samples or not bad:
             writer.finish()
+    if (line := passed_over.line()) is not None:
+        progress.say(line)
+    if (line := passed_over.joined_line()) is not None:
+        progress.warn(line)
     return bad

@@ -22,6 +22,10 @@ INCOMPLETE = "IMPORT-INCOMPLETE"
 """A file that lies in a folder of shards from the first byte of an import until its last."""
 
 
+_PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+_SHOWN = 3
+
+
 def expand_data(data: str | Path) -> tuple[str, ...]:
     """Absolute paths, or URLs, of the shards that DATA stands for, in order.
 
@@ -50,9 +54,22 @@ def expand_data(data: str | Path) -> tuple[str, ...]:
         if shard in seen:
             raise DataError(f"{data} names the shard {shard} twice. Name each shard once.")
         seen.add(shard)
-        if not is_url(shard) and not (_look_for(shard) and os.path.isfile(shard)):
-            raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
+        if not is_url(shard):
+            _require_file(shard, data)
     return shards
+
+
+def _require_file(shard: str, data: str | Path) -> None:
+    if not _look_for(shard):
+        if os.path.islink(shard):
+            raise DataError(
+                f"The shard {shard} is a link to {os.readlink(shard)}, which is not there. Restore that, or remove the "
+                "link."
+            )
+        raise DataError(f"The shard {shard} named by {data} does not exist. Correct the pattern, or add it.")
+    if not os.path.isfile(shard):
+        what = "a folder" if os.path.isdir(shard) else "no regular file"
+        raise DataError(f"The shard {shard} is {what}. Give it another name, or remove it.")
 
 
 def _exists(path: str) -> bool:
@@ -73,25 +90,61 @@ def _look_for(path: str) -> bool:
 
 
 def _in_folder(data: str | Path) -> tuple[str, ...]:
-    folder = str(data).rstrip("/") if is_url(data) else os.path.abspath(data)
-    try:
-        names = remote.names_in(folder) if is_url(folder) else sorted(os.listdir(folder))
-    except OSError as error:
-        raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
-    shards = tuple(f"{folder}/{name}" for name in names if name.endswith(".tar"))
+    folder, names = _names_in(data)
+    shards = tuple(f"{folder}/{name}" for name in names if _is_shard(name) and not name.startswith("."))
+    packed = [name for name in names if name.endswith(_PACKED) and not name.startswith(".")]
+    packed = [name for name in packed if f"{name.partition('.t')[0]}.tar" not in names]
+    if packed and INCOMPLETE not in names:
+        raise DataError(
+            f"{len(packed)} shard{'s' if len(packed) > 1 else ''} in {folder} (such as {packed[0]}) "
+            f"{'are' if len(packed) > 1 else 'is'} compressed, which rules out random access. "
+            "Unpack them to plain .tar files (images are compressed already)."
+        )
     if shards:
         return shards
     if INCOMPLETE in names:
         raise DataError(f"The import into {folder} did not finish. Run the same import again.")
-    if any(name.endswith((".tar.gz", ".tgz", ".tar.zst")) for name in names):
+    below = [] if is_url(folder) else [name for name in names if _holds_shards(f"{folder}/{name}")]
+    if below:
         raise DataError(
-            f"The shards in {folder} are compressed, which rules out random access. "
-            "Unpack them to plain .tar files (images are compressed already)."
+            f"There are no .tar files in {folder} itself, but in {', '.join(below[:_SHOWN])}"
+            f"{', ...' * (len(below) > _SHOWN)} below it. Name that folder."
         )
+    hidden = hidden_shards(data)
     raise DataError(
-        f"There are no .tar files in {folder}. Name a folder of webdataset shards, "
-        "or make one from a folder of images with `kdcache import folder`."
+        f"There are no .tar files in {folder}"
+        + (f", but hidden ones, such as {hidden[0]}, which macOS writes beside files" if hidden else "")
+        + ". Name a folder of webdataset shards, or make one from a folder of images with `kdcache import folder`."
     )
+
+
+def hidden_shards(data: str | Path) -> list[str]:
+    """The names of tars in the folder DATA that begin with a dot, which are no shards; none where DATA is a pattern.
+
+    The shell's `*.tar` passes over them as well. macOS writes them (`._a.tar`) where a disk keeps no notes on files.
+    """
+    if not is_folder(data):
+        return []
+    return [name for name in _names_in(data)[1] if name.startswith(".") and _is_shard(name)]
+
+
+def _names_in(data: str | Path) -> tuple[str, list[str]]:
+    folder = str(data).rstrip("/") if is_url(data) else os.path.abspath(data)
+    try:
+        return folder, remote.names_in(folder) if is_url(folder) else sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}. Check its permissions.") from error
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _holds_shards(folder: str) -> bool:
+    try:
+        return any(_is_shard(name) and not name.startswith(".") for name in os.listdir(folder))
+    except OSError:  # no folder, or none of ours
+        return False
 
 
 def _expand_braces(pattern: str) -> list[str]:

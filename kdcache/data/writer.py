@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kdcache.data.scan import LABEL, split_name
+from kdcache.data.member_names import LABEL, split_name
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import DataError, UsageError
 from kdcache.flushing import flush

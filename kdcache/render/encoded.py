@@ -5,20 +5,18 @@ do not survive (data that stop early above all) without decoding anything.
 """
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int32
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from kdcache.data.images import MAX_PIXELS, PNG_SIGNATURE, open_image, png_fault
 from kdcache.errors import BrokenImageError, DataError
 
 Kind = Literal["jpeg", "png", "other"]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -49,7 +47,7 @@ def kind_of(encoded: bytes) -> Kind:
     """Which decoder an image goes to, by its first bytes; names and extensions are not trusted."""
     if encoded.startswith(b"\xff\xd8\xff"):
         return "jpeg"
-    return "png" if encoded.startswith(_PNG_SIGNATURE) else "other"
+    return "png" if encoded.startswith(PNG_SIGNATURE) else "other"
 
 
 def check_whole(encoded: bytes) -> None:
@@ -62,8 +60,8 @@ def check_whole(encoded: bytes) -> None:
     match kind_of(encoded):
         case "jpeg" if not encoded.endswith(_JPEG_END) and not _jpeg_end_follows_scan(encoded):
             raise UndecodableError("its JPEG data stop before the end marker")
-        case "png":
-            _check_png_chunks(encoded)
+        case "png" if (fault := png_fault(encoded)) is not None:
+            raise UndecodableError(fault)
 
 
 def _jpeg_headers(encoded: bytes) -> Iterator[tuple[int, int, int]]:
@@ -102,24 +100,6 @@ def _is_plain_jpeg(encoded: bytes) -> bool:
     return False
 
 
-def _check_png_chunks(encoded: bytes) -> None:
-    at = len(_PNG_SIGNATURE)
-    view = memoryview(encoded)
-    while at + 12 <= len(encoded):
-        (length,) = struct.unpack_from(">I", encoded, at)
-        name = encoded[at + 4 : at + 8]
-        end = at + 8 + length
-        if end + 4 > len(encoded):
-            break
-        (stored,) = struct.unpack_from(">I", encoded, end)
-        if zlib.crc32(view[at + 4 : end]) != stored:
-            raise UndecodableError(f"the checksum of a PNG chunk of it, at byte {at}, does not match")
-        if name == b"IEND":
-            return
-        at = end + 4
-    raise UndecodableError("its PNG data stop before the end chunk")
-
-
 def is_plain(encoded: bytes) -> bool:
     """Whether all decoders make the same 8-bit RGB of it: a common JPEG, or a PNG of at most 8 bits a channel."""
     match kind_of(encoded):
@@ -139,14 +119,16 @@ def decode_rgb(encoded: bytes) -> Image.Image:
     """
     check_whole(encoded)
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        opened = open_image(io.BytesIO(encoded), every_format=True)
+    except ValueError as error:
+        raise UndecodableError(str(error)) from error
+    try:
+        with opened as image:
             # Pillow would warn of a palette's transparency, which an RGB image has no use for.
             image.info.pop("transparency", None)
             if image.mode == "I" or image.mode.startswith("I;16"):
                 return _high_byte(image).convert("RGB")
             return image.convert("RGB")
-    except UnidentifiedImageError:
-        raise UndecodableError("its bytes are no image that is known here") from None
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
         raise UndecodableError(f"Pillow cannot decode its data ({error})") from error
 
@@ -186,4 +168,8 @@ def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], st
             f"and columns {left} to {left + width} of it were asked for. "
             f"The shards are not those that were indexed; run `kdcache index {data}` again."
         )
+    if (height, width) == (image.height, image.width):
+        return image
+    if height * width > MAX_PIXELS // 2:  # Pillow's crop would warn, as its decoders do
+        return Image.fromarray(np.asarray(image)[top : top + height, left : left + width])
     return image.crop((left, top, left + width, top + height))

@@ -1,8 +1,10 @@
 """The index: when it is built anew, and where it lies."""
 
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +127,30 @@ def test_worker_processes_find_the_same(tmp_path: Path) -> None:
     for name, column in columns.items():
         np.testing.assert_array_equal(getattr(there, name), column)
     assert listener.lines == [f"indexed 12 samples in 6 shards: {there.path}"]
+
+
+def test_what_is_passed_over_is_told_in_a_line_when_the_index_is_built(shards: Path) -> None:
+    for number, path in enumerate(sorted(shards.glob("*.tar"))):
+        with tarfile.open(path, "a") as tar:
+            for name in ("n1/._img-00000.jpg", "__info__/about.json", "README", "img-00001.json", "img-00001.seg.png"):
+                if not (number and name.startswith("img")):
+                    tar.addfile(tarfile.TarInfo(name))
+    first = shards / "shard-000000.tar"
+    first.write_bytes(first.read_bytes() + (shards / "shard-000001.tar").read_bytes())
+    (shards / "shard-000001.tar").unlink()
+    listener = Listener()
+    index = open_index(shards, progress=listener)
+    assert len(index) == 12
+    passed, joined, _ = listener.lines
+    assert passed == (
+        "passed over members that belong to no sample: "
+        f"3 hidden files (such as n1/._img-00000.jpg in {first}), "
+        f"3 metadata members (__x__) (such as __info__/about.json in {first}), "
+        f"3 names without an extension (such as README in {first}); "
+        "components of samples that are neither images nor labels: 1 .json, 1 .seg.png"
+    )
+    assert re.match(rf"1 shard holds several archives one after another.*such as {first}\)", joined)
+    assert listener.warnings == [joined]
 
 
 def test_an_error_in_a_worker_process_is_the_error_here(tmp_path: Path) -> None:

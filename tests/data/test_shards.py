@@ -13,6 +13,7 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.data.shards import INCOMPLETE, expand_data
 from kdcache.errors import DataError
+from support.indexing import Listener
 from support.shards import make_shards
 
 
@@ -26,6 +27,45 @@ def test_a_folder_stands_for_its_tars_by_name(tmp_path: Path) -> None:
     expected = touch(tmp_path, "a-10.tar", "a-9.tar", "b.tar")
     touch(tmp_path, "classes.json", "c.tar.partial", "d.txt")
     assert expand_data(tmp_path) == tuple(expected)
+
+
+def test_hidden_tars_are_no_shards_and_told_once(tmp_path: Path) -> None:
+    """macOS writes ._NAME beside a file on disks that keep no notes on files."""
+    shards = make_shards(tmp_path, images=4, size=(8, 8), shards=2)
+    expected = expand_data(shards)
+    for path in expected:
+        Path(path).with_name(f"._{Path(path).name}").write_bytes(b"\x00\x05\x16\x07 ")
+    assert expand_data(shards) == expected
+    listener = Listener()
+    for _ in range(2):
+        assert len(open_index(shards, progress=listener)) == 4
+    told = "passed over 2 hidden files that are called .tar, such as ._shard-000000.tar"
+    assert [line for line in listener.lines if line.startswith("passed")] == [told]
+
+
+def test_shards_in_folders_below_are_named(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        touch(tmp_path / split, "a.tar")
+    with pytest.raises(DataError, match=r"no \.tar files in .* itself, but in train, val below it"):
+        expand_data(tmp_path)
+
+
+def test_what_is_called_a_shard_and_is_none_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "a.tar")
+    (tmp_path / "B.TAR").symlink_to("a.tar")
+    assert expand_data(tmp_path) == (str(tmp_path / "B.TAR"), str(tmp_path / "a.tar"))
+    (tmp_path / "c.tar").symlink_to("elsewhere.tar")
+    with pytest.raises(DataError, match=r"c\.tar is a link to elsewhere\.tar, which is not there"):
+        expand_data(tmp_path)
+    (tmp_path / "c.tar").unlink()
+    os.mkfifo(tmp_path / "c.tar")
+    with pytest.raises(DataError, match=r"c\.tar is no regular file"):
+        expand_data(tmp_path)
+    (tmp_path / "c.tar").unlink()
+    (tmp_path / "c.tar").mkdir()
+    with pytest.raises(DataError, match=r"c\.tar is a folder"):
+        expand_data(tmp_path)
 
 
 def test_a_pattern_is_expanded_in_webdatasets_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +108,9 @@ def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path: Path, monk
     [
         ([], "", "no .tar files"),
         (["a.txt"], "", "kdcache import folder"),
-        (["a.tar.gz"], "", "Unpack"),
+        (["a.tar.gz"], "", "1 shard in .* compressed.*Unpack"),
+        (["a.tar", "a.tar.gz", "b.tgz", "c.tar.xz"], "", r"2 shards in .*such as b\.tgz.*Unpack"),
+        (["._a.tar"], "", r"no \.tar files in .*, but hidden ones, such as \._a\.tar"),
         ([], "missing", "does not exist.*kdcache import folder"),
         (["a-0.tar", "a-2.tar"], "a-{0..2}.tar", "a-1.tar"),
         (["a-0.tar"], "a-{0,0}.tar", "twice"),

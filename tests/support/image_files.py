@@ -129,8 +129,8 @@ def _broken() -> dict[str, tuple[bytes, str]]:
     stops = "its JPEG data stop before the end marker"
     return {
         "empty": (b"", "it has no bytes"),
-        "garbage": (b"this is no image" * 40, "its bytes are no image that is known here"),
-        "zeros": (bytes(1000), "its bytes are no image that is known here"),
+        "garbage": (b"this is no image" * 40, "no header of a known image format"),
+        "zeros": (bytes(1000), "no header of a known image format"),
         "jpeg cut in half": (jpeg[: len(jpeg) // 2], stops),
         "jpeg without its last byte": (jpeg[:-1], stops),
         "jpeg cut behind a thumbnail": (jpeg[:2] + exif + jpeg[2 : len(jpeg) // 2], stops),
@@ -140,7 +140,7 @@ def _broken() -> dict[str, tuple[bytes, str]]:
         "png cut in half": (png[:body], "its PNG data stop before the end chunk"),
         "png with a damaged body": (
             png[:body] + bytes([png[body] ^ 1]) + png[body + 1 :],
-            r"the checksum of a PNG chunk of it, at byte \d+, does not match",
+            r"the checksum of a PNG chunk of it \(IDAT, at byte \d+\) does not match",
         ),
         "png with unknown filters": (png_of_rows(20, 20, 8, 2, unknown_filters), damaged),
     }

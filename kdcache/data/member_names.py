@@ -1,0 +1,50 @@
+"""What the name of a tar member means: webdataset's rules for keys and extensions, and which names belong to no sample."""
+
+import re
+
+from kdcache.data.images import IMAGE_EXTENSIONS
+
+LABEL = "cls"
+"""The extension of the component that holds a sample's label."""
+
+HIDDEN = "hidden file"
+METADATA = "metadata member"
+NO_EXTENSION = "name without an extension"
+
+_METADATA = re.compile(r"__[^/]*__($|/)")
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """The key and the extension, in lower case, of a tar member, as webdataset splits them; None: not a component.
+
+    The key ends at the first dot of the base name. Members named `__x__`, or in a folder so named, are metadata.
+    Differing from webdataset, a base name that begins with a dot has no key.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, dot, extension = base.partition(".")
+    if not (stem and dot) or _METADATA.match(name):
+        return None
+    return folder + slash + stem, extension.lower()
+
+
+def why_no_component(name: str) -> str:
+    """Which kind of name it is that `split_name` gives no key for: HIDDEN, METADATA or NO_EXTENSION."""
+    if _METADATA.match(name):
+        return METADATA
+    return HIDDEN if name.rpartition("/")[2].startswith(".") else NO_EXTENSION
+
+
+def is_set_aside(name: str) -> bool:
+    """Whether a member's name says that it belongs to no sample whatever the member is: hidden files and metadata."""
+    return split_name(name) is None and why_no_component(name) != NO_EXTENSION
+
+
+def lacks_key(name: str) -> bool:
+    """Whether a base name is nothing but the extension of an image or of a label, such as `n01440764/.jpg`."""
+    base = name.rpartition("/")[2].lower()
+    return base.startswith(".") and base[1:] in (*IMAGE_EXTENSIONS, LABEL) and not _METADATA.match(name)
+
+
+def has_inner_dot(extension: str) -> bool:
+    """Whether a component's extension is that of an image or a label behind another dot, such as `001.jpg`."""
+    return "." in extension and extension.rpartition(".")[2] in (*IMAGE_EXTENSIONS, LABEL)
