@@ -18,6 +18,8 @@ REMEDIES: Mapping[int, str] = MappingProxyType(
         errno.ELOOP: "Check the path: its links lead in a circle.",
         errno.ENAMETOOLONG: "Give a shorter path.",
         errno.EMFILE: "Raise the limit on open files (`ulimit -n`), then run the same command again.",
+        errno.ENFILE: "Close other programs: the system has as many files open as it may. Then run the same command "
+        "again.",
         errno.EIO: "The disk or its network mount fails: check it, then run the same command again.",
         errno.ESTALE: "The network mount was lost: mount it again, then run the same command again.",
     }

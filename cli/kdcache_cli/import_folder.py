@@ -15,8 +15,14 @@ def folder(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes the order of the samples.")
     ] = 0,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Keep class folders without images as classes that have none.")
+    ] = False,
 ) -> None:
-    """Write a tree of images as shards, in random order, files copied as they are, class names beside them."""
+    """Write a tree of images as shards, in random order, files copied as they are, class names beside them.
+
+    Labels are the class folders' places by name, or by number where all names are whole numbers.
+    """
     from kdcache.data.importers.folder import import_folder
 
-    import_folder(source, out, seed=seed, progress=ConsoleProgress())
+    import_folder(source, out, seed=seed, allow_empty=allow_empty, progress=ConsoleProgress())

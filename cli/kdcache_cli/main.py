@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 import kdcache
+from kdcache.data.workers import ignore_pillows_warnings
 from kdcache.printable import printable
+from kdcache.runtime.open_files import raise_open_files_limit
 from kdcache.runtime.signals import interruptible
 from kdcache_cli.cache_copy import copy
 from kdcache_cli.demo import demo
@@ -136,6 +138,8 @@ def main() -> None:
     # Waiting threads of PyTorch's should sleep, not spin: decoding and other processes want the same cores. OpenMP
     # reads this when torch is imported, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    raise_open_files_limit()
+    ignore_pillows_warnings()
     with interruptible(partial(farewell, _command())):
         try:
             app(prog_name="kdcache")

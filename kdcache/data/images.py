@@ -53,7 +53,7 @@ def open_image(stream: BufferedIOBase, *, every_format: bool = False) -> ImageFi
             continue
         stream.seek(0)
         try:
-            image = cast(ImageFile, factory(cast(IO[bytes], stream), ""))
+            image = factory(cast(IO[bytes], stream), "")
         except KdcacheError:
             raise
         except Exception as error:  # Pillow's readers raise whatever the damage makes them stumble on
@@ -114,4 +114,4 @@ def _damage(name: str, stream: BufferedIOBase, error: Exception) -> str:
         stream.seek(0)
         if (fault := png_fault(stream.read())) is not None:
             return fault
-    return f"its {name} header is damaged or stops early ({error or type(error).__name__})"
+    return f"its {name} header is damaged or stops early ({str(error) or type(error).__name__})"

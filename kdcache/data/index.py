@@ -28,6 +28,9 @@ from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
 from kdcache.progress import Progress, silent
 
+_LONGEST_NUMBER = 10  # digits; more are no class
+_MANY_CLASSES, _CLASSES_A_LABEL = 1000, 10
+
 
 @dataclass(frozen=True, eq=False)
 class Index:
@@ -81,6 +84,11 @@ class Index:
             return place
         return f"{place} (repair the whole as follows, then take the part {self.path} of it again)"
 
+    def whose_label(self, label: int) -> str:
+        """A sample that has this label, in brackets for a message that doubts it; empty where none has."""
+        rows = np.flatnonzero(self.label == label)
+        return f" (that of {self.describe(int(rows[0]))})" if len(rows) else ""
+
     @property
     def data(self) -> str:
         """What `kdcache index` takes for these samples, or for the whole of a part, in a command that is advised."""
@@ -112,7 +120,15 @@ def open_index(
     Raises DataError as `build_index` does, and for a part whose shards have changed.
     """
     found = find_index(data, unlabelled=unlabelled)
-    return _build(data, unlabelled, workers, progress, rebuild=False) if found is None else found
+    if found is None:
+        found = _build(data, unlabelled, workers, progress, rebuild=False)
+    if found.class_names is not None and (misplaced := _misplaced_number(found.class_names)) is not None:
+        progress.warn(
+            f"the classes of {found.data} are numbers in the order of text: label {misplaced} means class "
+            f"{found.class_names[misplaced]}. `kdcache import folder` did so once; import the folders again where "
+            "labels are to be those numbers, as a model's classes are"
+        )
+    return found
 
 
 def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
@@ -170,8 +186,22 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     hidden = hidden_shards(data)
     if hidden:
         progress.say(f"passed over {len(hidden)} hidden files that are called .tar, such as {hidden[0]}")
+    _warn_of_labels(index, progress)
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
     return replace(index, asked=str(data))
+
+
+def _warn_of_labels(index: Index, progress: Progress) -> None:
+    """Tell of labels that look like a slip: far more classes than there are different labels, and no names of them."""
+    if index.class_names is not None or index.num_classes <= _MANY_CLASSES:
+        return
+    highest = index.num_classes - 1
+    different = np.count_nonzero(np.bincount(index.label[index.label >= 0]))
+    if index.num_classes > _CLASSES_A_LABEL * different:
+        progress.warn(
+            f"the labels go up to {highest:,}{index.whose_label(highest)}, but {different:,} different ones are there: "
+            f"a classifier would have {index.num_classes:,} outputs. Look at that sample's label"
+        )
 
 
 def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
@@ -202,12 +232,7 @@ def load_index(place: Path, source: Source) -> Index | None:
     if loaded is None:
         return None
     class_names = _class_names(f"{source.folder}/{CLASSES}")
-    if class_names is not None and len(class_names) < loaded.labels:
-        raise DataError(
-            f"{source.folder}/{CLASSES} names {len(class_names)} classes, but the labels go up to "
-            f"{loaded.labels - 1}. List every class, or remove the file."
-        )
-    return Index(
+    index = Index(
         path=place,
         shards=source.paths,
         **loaded.columns,
@@ -219,6 +244,23 @@ def load_index(place: Path, source: Source) -> Index | None:
         unlabelled=source.unlabelled,
         asked="",
     )
+    if class_names is not None and len(class_names) < loaded.labels:
+        raise DataError(
+            f"{source.folder}/{CLASSES} names {len(class_names):,} classes, but the labels go up to "
+            f"{loaded.labels - 1:,}{index.whose_label(loaded.labels - 1)}. List every class, or correct the label and "
+            "write the shard again."
+        )
+    return index
+
+
+def _misplaced_number(class_names: tuple[str, ...]) -> int | None:
+    """The first label whose class has another number for its name, where all names are 0 to n - 1 in another order."""
+    if not all(name.isascii() and name.isdecimal() for name in class_names):
+        return None
+    numbers = [int(name) for name in class_names if len(name) < _LONGEST_NUMBER]
+    if sorted(numbers) != list(range(len(class_names))):
+        return None
+    return next((label for label, number in enumerate(numbers) if label != number), None)
 
 
 def _class_names(path: str) -> tuple[str, ...] | None:
@@ -235,7 +277,10 @@ def _class_names(path: str) -> tuple[str, ...] | None:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}. Correct it, or remove it.") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path} is not a JSON list of class names. Correct it, or remove it.")
+        raise DataError(
+            f"{path} is not a JSON list of class names in the order of their labels, such as "
+            '["cat", "dog"]. Correct it, or remove it.'
+        )
     return tuple(names)
 
 

@@ -1,4 +1,4 @@
-"""What the name of a tar member means: webdataset's rules for keys and extensions, and which names belong to no sample."""
+"""What the name of a tar member means: webdataset's rules for keys and extensions, and names without either."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What shards hold beside images and labels: counted while they are scanned, and told in a line when the index is built."""
+"""What shards hold beside images and labels: counted while they are scanned, told when the index is built."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -1,5 +1,6 @@
 """Reading single images out of the shards, by their place in the index."""
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -14,20 +15,28 @@ from jaxtyping import Int64
 from kdcache.data import remote
 from kdcache.data.index import Index
 from kdcache.data.places import is_url
+from kdcache.data.shards import unreadable
 from kdcache.errors import DataError
+from kdcache.io.reading import open_descriptor
+from kdcache.runtime.open_files import open_files_limit
+from kdcache.remedies import REMEDIES
+
+#: Shards that a reader keeps open. A batch that is read front to back needs each of them once.
+MOST_OPEN = 64
 
 
 class SampleReader:
     """Reads encoded images at random, from any number of threads, with a bounded number of open shards or requests.
 
     index: where each sample lies.
-    open_files: how many shards stay open; threads that read at the same moment may exceed it by one each.
+    open_files: how many shards stay open, an eighth of the files that a process may have open, or 64; threads that
+        read at the same moment may exceed it by one each.
     """
 
-    def __init__(self, index: Index, open_files: int = 64) -> None:
+    def __init__(self, index: Index, open_files: int | None = None) -> None:
         self._index = index
         self._ranges = remote.RangeReader(index.shards) if is_url(index.shards[0]) else None
-        self._files = _OpenFiles(index.shards, open_files)
+        self._files = _OpenFiles(index.shards, open_files or max(1, min(MOST_OPEN, open_files_limit() // 8)))
 
     def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
         """The image files of these samples (numbers in the index), in the order given.
@@ -60,7 +69,10 @@ class SampleReader:
         try:
             data = os.pread(descriptor, length, offset)
         except OSError as error:
-            raise DataError(f"{self._index.describe(sample)} cannot be read: {error.strerror}.") from error
+            raise DataError(
+                f"{self._index.describe(sample)} cannot be read: {error.strerror}. "
+                f"{REMEDIES.get(error.errno or 0, 'Restore the shard, then run the same command again.')}"
+            ) from error
         return self._whole(data, sample, length)
 
     def _whole(self, data: bytes, sample: int, length: int) -> bytes:
@@ -105,7 +117,7 @@ class _OpenFiles:
     def borrow(self, shard: int) -> Iterator[int]:
         with self._lock:
             if shard not in self._open:
-                self._open[shard] = _open_shard(self._paths[shard])
+                self._open[shard] = self._open_one(self._paths[shard])
             self._open.move_to_end(shard)
             self._users[shard] = self._users.get(shard, 0) + 1
             descriptor = self._open[shard]
@@ -121,19 +133,24 @@ class _OpenFiles:
             self._limit = 0
             self._close_idle(0)
 
-    def _close_idle(self, limit: int) -> None:
+    def _open_one(self, path: str) -> int:
+        while True:
+            self._close_idle(self._limit - 1)
+            try:
+                return open_descriptor(path)
+            except OSError as error:
+                # Something else in this process has taken what is allowed: keep less open from now on.
+                if error.errno != errno.EMFILE or not self._close_idle(len(self._open) // 2):
+                    raise unreadable(path, error) from error
+                self._limit = max(1, len(self._open))
+
+    def _close_idle(self, limit: int) -> bool:
+        """Close what nobody uses, least recently used first, until `limit` are open; whether any was closed."""
+        before = len(self._open)
         for shard in list(self._open):
             if len(self._open) <= limit:
                 break
             if self._users.get(shard, 0) == 0:
                 os.close(self._open.pop(shard))
                 self._users.pop(shard, None)
-
-
-def _open_shard(path: str) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise DataError(
-            f"The shard {path} cannot be opened: {error.strerror}. Restore it, or run `kdcache index DATA` again."
-        ) from error
+        return len(self._open) < before

@@ -4,6 +4,7 @@ Shards are plain tar files on a file system, or in an object store (see `remote`
 for is webdataset's own rule; only random access by byte offset (see `reader`) is ours.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from kdcache.data import remote
 from kdcache.data.places import is_folder, is_pattern, is_url
 from kdcache.data.shard_file import LocalFile, ShardFile
 from kdcache.errors import DataError
+from kdcache.io.failures import RefusedError, cause
+from kdcache.io.reading import opened
+from kdcache.runtime.open_files import open_files_limit
 from kdcache.remedies import REMEDIES
 
 CLASSES = "classes.json"
@@ -24,6 +28,8 @@ INCOMPLETE = "IMPORT-INCOMPLETE"
 
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _SHOWN = 3
+_RESTORE = "restore it, or leave it out of DATA."
+_REMEDIES = {number: REMEDIES[number] for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENFILE)}
 
 
 def expand_data(data: str | Path) -> tuple[str, ...]:
@@ -173,9 +179,19 @@ def open_shard(shard: str, end: int | None = None) -> Iterator[ShardFile]:
         yield remote.RemoteFile(shard, end)
         return
     try:
-        with open(shard, "rb") as stream:
-            yield LocalFile(stream.fileno())
+        with opened(shard) as descriptor:
+            yield LocalFile(descriptor)
     except OSError as error:
-        raise DataError(
-            f"The shard {shard} cannot be read: {error.strerror or error}. Restore it, or leave it out of DATA."
-        ) from error
+        raise unreadable(shard, error) from error
+
+
+def unreadable(shard: str, error: OSError) -> DataError:
+    """The error for a shard on a file system that cannot be opened or read."""
+    if error.errno == errno.EMFILE:
+        return DataError(
+            f"The shard {shard} cannot be opened: this process has as many files open as it may, "
+            f"{open_files_limit():,}. Raise the limit (`ulimit -n 4096` in the same shell), then run the same command "
+            "again."
+        )
+    remedy = error.remedy if isinstance(error, RefusedError) else _REMEDIES.get(error.errno or 0, _RESTORE)
+    return DataError(f"The shard {shard} cannot be read: {cause(error)}. {remedy[:1].upper()}{remedy[1:]}")

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +20,11 @@ _BYTES_A_WORKER = 32 << 20  # of images; below this, starting another process ta
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def ignore_pillows_warnings() -> None:
+    """Keep what Pillow notes about odd headers off the terminal of our own processes: it names no image."""
+    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
 def workers_for(size: int) -> int:
@@ -52,7 +58,7 @@ def in_processes(
         context = multiprocessing.get_context("spawn")
         their_end, our_end = context.Pipe(duplex=False)
         results = deque[Future[R]]()
-        pool = ProcessPoolExecutor(workers, context, initializer=_end_with, initargs=(their_end,))
+        pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(their_end,))
         try:
             with unsignalled():
                 called = partial(_in_silence, function) if quiet else function
@@ -70,6 +76,11 @@ def in_processes(
             their_end.close()
             del pool  # and its semaphores, which are to be gone when the process ends by a signal
     yield from map(function, items[done:])
+
+
+def _begin(parent: Connection) -> None:
+    ignore_pillows_warnings()
+    _end_with(parent)
 
 
 def _end_with(parent: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from kdcache.data.index import key_hash, open_index
 from kdcache.data.index_writer import hash_keys
 from kdcache.errors import DataError
-from support.indexing import SHARED, builds
+from support.indexing import SHARED, Listener, builds
 from support.shards import Sample, make_samples, make_shards, write_set
 
 
@@ -126,8 +127,8 @@ def test_class_names_come_from_beside_the_shards(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('["one", "two"]', "names 2 classes, but the labels go up to 9"),
-        ('{"0": "one"}', "not a JSON list"),
+        ('["one", "two"]', r"names 2 classes, but the labels go up to 9 \(that of img-00009 in .*\.tar at byte \d+\)"),
+        ('{"one": 0}', r'not a JSON list of class names in the order of their labels, such as \["cat"'),
         ("[1, 2]", "not a JSON list"),
         ("[", "cannot be read"),
     ],
@@ -136,6 +137,44 @@ def test_class_names_that_do_not_fit_are_refused(shards: Path, content: str, mes
     (shards / "classes.json").write_text(content)
     with pytest.raises(DataError, match=message):
         open_index(shards)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (sorted(map(str, range(12))), "label 2 means class 10"),
+        ([str(number) for number in range(12)], None),
+        ([f"{number:03d}" for number in range(12)], None),
+        (["0", "10", "2", *"abcdefghi"], None),
+        (["7", "3", *map(str, range(20, 30))], None),
+    ],
+)
+def test_numbers_in_the_order_of_text_are_told_whenever_the_index_is_opened(
+    shards: Path, names: list[str], told: str | None
+) -> None:
+    """As an import of folders made them before it knew of numbers."""
+    open_index(shards)
+    (shards / "classes.json").write_text(json.dumps(names))
+    listener = Listener()
+    open_index(shards, progress=listener)
+    assert len(listener.warnings) == (told is not None)
+    assert told is None or told in listener.warnings[0]
+
+
+@pytest.mark.parametrize(("label", "told"), [(9_999, True), (999, False)])
+def test_a_label_far_beyond_the_others_is_told_with_its_sample(tmp_path: Path, label: int, told: bool) -> None:
+    samples = make_samples(12, (8, 8))
+    samples[7] = samples[7]._replace(label=label)
+    listener = Listener()
+    index = open_index(write_set(tmp_path, samples, shards=2, class_names=False), progress=listener)
+    assert index.num_classes == label + 1
+    assert len(listener.warnings) == told
+    if told:
+        assert re.match(
+            rf"the labels go up to 9,999 \(that of img-00007 in {tmp_path}/shard-000001.tar at byte \d+\), but 10 "
+            "different ones are there.*Look at that sample's label",
+            listener.warnings[0],
+        )
 
 
 def test_without_labels_there_is_another_index(shards: Path) -> None:

@@ -2,7 +2,11 @@
 
 import errno
 import os
+import resource
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
+from kdcache.data.scan import scan_shard
 from kdcache.data.shards import INCOMPLETE, expand_data
 from kdcache.errors import DataError
 from support.indexing import Listener
@@ -188,6 +193,73 @@ def test_any_number_of_threads_read_at_once_through_few_open_files(shards: Path,
     assert open_shards(shards) == 2
     reader.close()
     assert open_shards(shards) == 0
+
+
+@pytest.fixture
+def few_files() -> Iterator[Callable[[int], None]]:
+    """Leaves so many files to be opened in this process, until the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[int] = []
+
+    def leave(count: int) -> None:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1 + count, hard))
+        while True:
+            try:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+        for _ in range(count):
+            os.close(held.pop())
+
+    yield leave
+    for descriptor in held:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_fewer_shards_stay_open_where_few_files_may_be(
+    shards: Path, images: dict[str, bytes], few_files: Callable[[int], None]
+) -> None:
+    index = open_index(shards)
+    with SampleReader(index, open_files=64) as reader:
+        few_files(3)
+        for seed in range(5):
+            samples = np.random.default_rng(seed).integers(0, len(index), 40)
+            assert reader.read(samples) == [images[index.key(sample)] for sample in samples.tolist()]
+
+
+def test_where_no_file_may_be_opened_the_limit_is_named(shards: Path, few_files: Callable[[int], None]) -> None:
+    index = open_index(shards)
+    with SampleReader(index) as reader:
+        few_files(0)
+        limit = f"{resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,}"
+        for work in (lambda: reader.read(np.arange(3)), lambda: scan_shard(index.shards[0], unlabelled=True)):
+            with pytest.raises(DataError, match=rf"\.tar cannot be opened: .* as it may, {limit}\. .*`ulimit -n 4096`"):
+                work()
+
+
+def test_a_reader_keeps_an_eighth_of_the_files_that_may_be_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.data.reader.open_files_limit", lambda: 32)
+    with SampleReader(open_index(shards)) as reader:
+        reader.read(np.arange(40))
+        assert open_shards(shards) == 4
+
+
+def test_the_command_line_asks_for_as_many_files_as_the_system_allows() -> None:
+    script = (
+        "import resource, kdcache_cli.main as main; "
+        "main.app = lambda **_: print(*resource.getrlimit(resource.RLIMIT_NOFILE)); "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512)); main.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["512", "512"]
+
+
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(DataError, match=r"a\.tar cannot be read: it is a FIFO"):
+        scan_shard(str(tmp_path / "a.tar"), unlabelled=True)
 
 
 def test_closing_waits_for_no_read_and_breaks_none(

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 
-from kdcache.data.images import IMAGE_EXTENSIONS, image_size
+from kdcache.data.images import image_size
+from kdcache.data.importers.image_tree import read_tree
 from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, require_no_shards, write_shards
 from kdcache.errors import DataError
@@ -14,33 +15,32 @@ from kdcache.progress import Progress, silent
 
 
 def import_folder(
-    src: Path, out: Path, *, seed: int = 0, samples_per_shard: int = 1000, progress: Progress = silent
+    src: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    samples_per_shard: int = 1000,
+    allow_empty: bool = False,
+    progress: Progress = silent,
 ) -> int:
     """Write the images of `src` to shards in `out`, in random order, and return how many there are.
 
-    Classes and their labels are those of torchvision's ImageFolder: the folders in `src`, by name; links are
-    followed; files with other extensions, or in no class, are passed over with a warning. Image files are copied as
-    they are. Keys are the paths below `src` without extension and with what webdataset gives a meaning to written in
-    percent.
+    Classes and their labels are those of torchvision's ImageFolder (the folders in `src`, by name), with two
+    exceptions: folders of programs (`.ipynb_checkpoints`, `__MACOSX`) are no classes, and whole numbers are in the
+    order of numbers. Links are followed. What stays out, because it is no image by its extension or in no class, is
+    told in warnings. Image files are copied as they are. Keys are the paths below `src` without extension and with
+    what webdataset gives a meaning to written in percent.
 
-    Raises DataError when `src` is no such tree, when an image has a broken header, and as `write_shards` does.
+    allow_empty: keep class folders without images as classes that have none.
+
+    Raises DataError as `read_tree` does, when an image has a broken header, and as `write_shards` does.
     """
     require_no_shards(out)  # before millions of files are listed
-    class_names = _classes(src)
-    labels: dict[str, int] = {}
-    others = sorted(entry.name for entry in os.scandir(src) if entry.is_file())
-    for label, name in enumerate(class_names):
-        found, rest = _files(src, name)
-        others += rest
-        if not found:
-            raise DataError(
-                f"There is no image in {src / name}, which is a class by its place. "
-                f"Remove the folder, or add files of {', '.join(IMAGE_EXTENSIONS)}."
-            )
-        labels.update(dict.fromkeys(found, label))
-    if others:
-        shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        progress.warn(f"{len(others)} files are in no class, or no images by their extension, and stay out: {shown}")
+    tree = read_tree(src, out, allow_empty=allow_empty, progress=progress)
+    tree.report(src, progress)
+    labels, class_names = tree.labels, tree.class_names
+    if not labels:
+        raise DataError(f"There is no image in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
     paths = keys_of(labels)
     order = shuffled(paths, seed)
     with progress.task("importing", total=len(order)) as task:
@@ -75,27 +75,6 @@ def _escaped(path: str) -> str:
         raise DataError(f"The path {path!a} is not UTF-8, so it makes no key. Rename the file.") from error
     escaped = path.replace("%", "%25").replace(".", "%2E")
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
-
-
-def _classes(src: Path) -> list[str]:
-    try:
-        names = sorted(entry.name for entry in os.scandir(src) if entry.is_dir())
-    except OSError as error:
-        raise DataError(f"The folder {src} cannot be read: {error.strerror}. Name an ImageFolder tree.") from error
-    if not names:
-        raise DataError(f"There are no class folders in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
-    return names
-
-
-def _files(src: Path, class_name: str) -> tuple[list[str], list[str]]:
-    """Paths relative to `src`, sorted, of a class's images and of its other files."""
-    images: list[str] = []
-    others: list[str] = []
-    for folder, _, names in os.walk(src / class_name, followlinks=True):
-        for name in names:
-            known = os.path.splitext(name)[1][1:].lower() in IMAGE_EXTENSIONS
-            (images if known else others).append(os.path.relpath(os.path.join(folder, name), src))
-    return sorted(images), sorted(others)
 
 
 def _read(src: Path, path: str, key: str, label: int) -> NewSample:
