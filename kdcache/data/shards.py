@@ -16,8 +16,8 @@ from kdcache.data.shard_file import LocalFile, ShardFile
 from kdcache.errors import DataError
 from kdcache.io.failures import RefusedError, cause
 from kdcache.io.reading import opened
-from kdcache.runtime.open_files import open_files_limit
 from kdcache.remedies import REMEDIES
+from kdcache.runtime.open_files import open_files_limit
 
 CLASSES = "classes.json"
 """The file beside the shards that lists the class names in the order of their labels."""
