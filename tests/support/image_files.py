@@ -129,8 +129,8 @@ def _broken() -> dict[str, tuple[bytes, str]]:
     stops = "its JPEG data stop before the end marker"
     return {
         "empty": (b"", "it has no bytes"),
-        "garbage": (b"this is no image" * 40, "no header of a known image format"),
-        "zeros": (bytes(1000), "no header of a known image format"),
+        "garbage": (b"this is no image" * 40, r"it has no header of a known image format, but begins with b'.*'"),
+        "zeros": (bytes(1000), r"it has no header of a known image format, but begins with b'.*'"),
         "jpeg cut in half": (jpeg[: len(jpeg) // 2], stops),
         "jpeg without its last byte": (jpeg[:-1], stops),
         "jpeg cut behind a thumbnail": (jpeg[:2] + exif + jpeg[2 : len(jpeg) // 2], stops),
