@@ -13,7 +13,8 @@
     │   ├── RecordedError       a block that another process writes too
     │   ├── SourceError         a block that cannot be copied
     │   └── CorruptError        bytes that are not those that were written
-    └── RunError                a run folder that cannot be used
+    ├── RunError                a run folder that cannot be used
+    └── FolderHeldError         a folder that another process writes
 
 A message is one sentence of cause, one of consequence where it is not plain, and what to do. The command line prints
 it without a traceback and exits with `exit_code`.
@@ -122,3 +123,7 @@ class CorruptError(CacheError):
 
 class RunError(KdcacheError):
     """A run folder that cannot be used."""
+
+
+class FolderHeldError(KdcacheError):
+    """A folder that cannot be written, because another process writes it."""

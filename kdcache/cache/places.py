@@ -1,10 +1,12 @@
 """Where a cache lies: a folder, or a URL of an object store."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.files import Files
 from kdcache.errors import CacheError
+from kdcache.io.folder_lock import Tell, hold_folder
 
 
 def open_files(path: str | Path, read_only: bool = False) -> Files:
@@ -22,3 +24,23 @@ def open_files(path: str | Path, read_only: bool = False) -> Files:
             f"The cache {path} lies in an object store, and obstore is not installed: pip install 'kdcache[objects]'."
         ) from error
     return ObjectFiles(str(path), read_only=read_only)
+
+
+def hold_cache(path: str | Path, tell: Tell, *, new: bool = False) -> AbstractContextManager[object]:
+    """Hold the folder of a cache that is copied to or repaired, for the length of a `with` block.
+
+    Dumps do not hold it: any number of them may add to a cache, and claims on blocks keep them out of each other's way.
+    In an object store these are all that there is.
+
+    new: make the folder where there is none; else nothing is held there.
+
+    Raises FolderHeldError where another process holds it, CacheError where it cannot be written.
+    """
+    files = open_files(path)
+    if not isinstance(files, LocalFiles) or not (new or files.root.is_dir()):
+        return nullcontext()
+    try:
+        return hold_folder(files.root, f"The cache {files.root}", "Wait until it has ended.", tell)
+    except OSError as error:
+        files.prepare()  # which fails likewise, and says what to do
+        raise CacheError(f"Cannot write {files.root}: {error.strerror}. Use a folder that you can write to.") from error

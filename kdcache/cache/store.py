@@ -38,6 +38,7 @@ from kdcache.cache.tables import lost_tables, restore_tables, settle_tables, wit
 from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
 from kdcache.errors import CacheError, CorruptError, UsageError
+from kdcache.io.folder_lock import is_lock_file
 from kdcache.targets.base import Coding
 from kdcache.targets.kinds import make_coding
 
@@ -71,7 +72,8 @@ class Cache:
         files = files or open_files(path)
         if windows.shape != (view_set.samples,) or windows_checksum(windows) != view_set.windows:
             raise CacheError("The windows are not those of the view set.")
-        foreign = sorted(set(files.names("")) - {PARTIAL, "windows", "teachers"})
+        ours = {PARTIAL, "windows", "teachers"}
+        foreign = sorted(name for name in set(files.names("")) - ours if not is_lock_file(name))
         if foreign:
             raise CacheError(
                 f"{files.locate('')} is {'a cache already' if META in foreign else 'not empty'} "

@@ -55,6 +55,7 @@ def check_index(
     Raises:
         UsageError: DATA is a part of a data set.
         BadSamplesError: there are bad samples, and drop_bad is false.
+        FolderHeldError: another process writes the index.
         DataError: no sample is whole; and as `build_index` does, but for broken image headers, which are found here.
     """
     if os.path.isdir(data) and read_meta(Path(data)):
@@ -66,7 +67,8 @@ def check_index(
         )
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
-    with claimed(index_places(data, shards, unlabelled)) as place, building(place) as folder:
+    places = index_places(data, shards, unlabelled)
+    with claimed(places, progress, wait=False) as place, building(place) as folder:
         former = read_meta(place).get("fingerprint")
         whole = folder / "whole"
         whole.mkdir()

@@ -112,8 +112,8 @@ def open_index(
     """The index of DATA (a folder of tars, a brace pattern, or a part of either), built if it is missing, stale or old.
 
     It is stale when the list of shards, or the size or time of modification of one, is no longer what it was. The
-    index of a part (see `kdcache.data.part`) is only ever opened. Processes that open one index at the same time
-    build it once. An index that has been checked goes before one that hasn't.
+    index of a part (see `kdcache.data.part`) is only ever opened. Of processes that open one index at the same time
+    one builds it, and the others wait. An index that has been checked goes before one that hasn't.
 
     unlabelled: store label -1 for every sample, and ask for none. workers: see `build_index`.
 
@@ -160,7 +160,7 @@ def build_index(
 
     Raises DataError, naming shard, key and byte offset, for a shard that is missing, damaged or cut short, a sample
     without an image or label, a broken image header, a label that is no whole number, a duplicate key; and when no
-    place for the index can be written.
+    place for the index can be written; FolderHeldError when another process writes it.
     """
     return _build(data, unlabelled, workers, progress, rebuild=True)
 
@@ -169,7 +169,7 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)
-    with claimed(places) as place:
+    with claimed(places, progress, wait=not rebuild) as place:
         if not rebuild and (index := load_index(place, source)) is not None:
             return replace(index, asked=str(data))
         left_out = [meta["left_out"] for place in places if "left_out" in (meta := read_meta(place))]

@@ -12,7 +12,7 @@ from kdcache.data.advice import keep_data, kept_data
 from kdcache.data.columns import COLUMNS, META, Source, read_meta
 from kdcache.data.index import Index, load_index
 from kdcache.data.index_writer import seal, write_rows
-from kdcache.data.places import building
+from kdcache.data.places import building, hold_index
 from kdcache.data.shards import CLASSES
 from kdcache.errors import DataError, UsageError
 from kdcache.progress import Progress, silent
@@ -54,7 +54,7 @@ def write_part(
     names are taken over; `num_classes` stays what it was.
 
     Raises UsageError for a fraction outside 0..1 and for a folder that holds anything but another such part, DataError
-    when it cannot be written.
+    when it cannot be written, FolderHeldError when another process writes it.
     """
     if not 0 < fraction <= 1:
         raise UsageError(f"A fraction of {fraction} cannot be: give a number above 0, up to 1.")
@@ -72,10 +72,10 @@ def write_part(
     if index.crc is not None:
         notes["left_out"] = index.left_out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = hold_index(out, progress)
     except OSError as error:
         raise DataError(f"{out} cannot be made: {error.strerror}. Name another folder.") from error
-    with building(out) as folder:
+    with lock, building(out) as folder:
         write_rows(folder, {name: getattr(index, name) for name in names}, rows)
         if index.class_names is not None:
             (folder / CLASSES).write_text(json.dumps(index.class_names, ensure_ascii=False), "utf-8")

@@ -1,6 +1,5 @@
 """Where the index of some shards is kept, and putting a finished one there."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -8,10 +7,11 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from kdcache.errors import DataError
 from kdcache.flushing import flush
+from kdcache.io.folder_lock import FolderLock, hold_beside
+from kdcache.progress import Progress
 
 _BUILDING = "-building-"
 
@@ -88,33 +88,38 @@ def building(place: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(places: Sequence[Path]) -> Iterator[Path]:
-    """The first of the places that can be written, for this process alone as long as the block lasts.
+def claimed(places: Sequence[Path], progress: Progress, *, wait: bool) -> Iterator[Path]:
+    """The first of the places that can be written, held by this process as long as the block lasts.
 
-    Others wait, where the file system has locks; where it has none they build the same index twice, and the last one
-    stays. What killed builds left behind is cleared away. Raises DataError when no place can be written.
+    What killed builds left behind is cleared away.
+
+    wait: wait for another process that builds an index there, as those do that need one; else raise.
+
+    Raises:
+        FolderHeldError: another process holds the place, and is not waited for.
+        DataError: no place can be written.
     """
-    lock, place = _open_lock(places)
+    lock, place = _hold(places, progress, wait)
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        else:
-            for left in place.parent.glob(f".{place.name}{_BUILDING}*"):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in place.parent.glob(f".{place.name}{_BUILDING}*"):
+            shutil.rmtree(left, ignore_errors=True)
         yield place
 
 
-def _open_lock(places: Sequence[Path]) -> tuple[BinaryIO, Path]:
+def _hold(places: Sequence[Path], progress: Progress, wait: bool) -> tuple[FolderLock, Path]:
     reasons = []
     for place in places:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            return open(place.parent / f".{place.name}.lock", "wb"), place
+            return hold_index(place, progress, wait=wait), place
         except OSError as error:
             reasons.append(f"{place.parent} ({error.strerror})")
     raise DataError(
         f"The index can be written neither to {' nor to '.join(reasons)}. "
         "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
     )
+
+
+def hold_index(place: Path, progress: Progress, *, wait: bool = False) -> FolderLock:
+    """Hold the folder of an index, which need not be there, as `hold_beside` does."""
+    remedy = "Wait until it has ended, then run the same command again."
+    return hold_beside(place, f"The index {place}", remedy, progress.say, wait=wait)

@@ -15,6 +15,8 @@ from kdcache.data.member_names import LABEL, split_name
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import DataError, UsageError
 from kdcache.flushing import flush
+from kdcache.io.folder_lock import FolderLock, hold_folder
+from kdcache.progress import Progress
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
@@ -71,6 +73,18 @@ def write_shards(
         flush(out)
         (out / INCOMPLETE).unlink()
     return count
+
+
+def new_shards(out: Path, progress: Progress) -> FolderLock:
+    """Hold the folder of an import, until the lock is released; refuse one with shards of its own.
+
+    Raises FolderHeldError where another process holds it, and DataError as `require_no_shards` does and when the
+    folder cannot be written.
+    """
+    require_no_shards(out)
+    remedy = "Two imports would mix their shards: wait until it has ended, or name another folder."
+    with _reported(out):
+        return hold_folder(out, f"The folder of shards {out}", remedy, progress.say)
 
 
 def require_no_shards(out: Path) -> None:

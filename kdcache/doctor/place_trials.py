@@ -64,12 +64,14 @@ def cache(path: str) -> dict[str, Any]:
     from kdcache.cache.durable import PARTIAL
     from kdcache.cache.places import open_files
     from kdcache.cache.store import Cache
+    from kdcache.io.folder_lock import is_lock_file
 
     if Cache.exists(path):
         return {"teachers": Cache.open(path).names()}
     # What a creation left that was killed is completed by the next one.
-    foreign = set(open_files(path, read_only=True).names("")) - {PARTIAL, "windows", "teachers"}
-    return {"teachers": None, "foreign": sorted(foreign)[:1]}
+    ours = {PARTIAL, "windows", "teachers"}
+    names = set(open_files(path, read_only=True).names("")) - ours
+    return {"teachers": None, "foreign": sorted(name for name in names if not is_lock_file(name))[:1]}
 
 
 def writing(url: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from kdcache.cache.copying import copy_block
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import FORMAT
 from kdcache.cache.layout import VIEW_CAPACITY
+from kdcache.cache.places import hold_cache
 from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
@@ -99,8 +100,14 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
         CorruptError: what was written was read back with other bytes.
         SourceError: block after block of the source cannot be read.
         RecordedError: another process wrote other bytes of a block at the same time.
+        FolderHeldError: another process copies to the target, or repairs it. A dump may go on there.
     """
     source = Cache.open(request.source)
+    with hold_cache(request.target, progress.say, new=True):
+        return _copy(source, request, progress)
+
+
+def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport:
     wanted = parse_views(request.views)
     entries, left_out = _entries(source, request.teachers)
     entries = _with_any(entries, wanted, request, progress)

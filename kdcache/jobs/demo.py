@@ -18,6 +18,7 @@ from jaxtyping import Bool
 
 from kdcache.data.importers.fashion_mnist import import_fashion_mnist
 from kdcache.errors import RunError
+from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_within
 from kdcache.jobs.common.scoring import Evaluation
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
@@ -109,8 +110,16 @@ def demo(
 
     Raises:
         RunError: `out` holds something else.
+        FolderHeldError: another process writes `out` or a folder in it.
     """
-    _empty(out)
+    remedy = "Wait until it has ended, or give another --out."
+    with hold_folder(out, f"The demo's folder {out}", remedy, progress.say):
+        require_not_held_within(out, remedy, progress.say)
+        _empty(out)
+        return _demo(out, progress, seed, renderer, epochs, limit)
+
+
+def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
     train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
     stages: dict[str, float] = {}
     weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
@@ -201,9 +210,14 @@ def _timed(stage: str, stages: dict[str, float]) -> Iterator[None]:
 
 
 def _empty(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARK).exists():
-            raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+    there = [path for path in out.iterdir() if not is_lock_file(path.name)]
+    if there and not (out / _MARK).exists():
+        raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
+    for path in there:
+        if path.name == _MARK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     (out / _MARK).touch()

@@ -15,6 +15,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, UsageError
+from kdcache.io.folder_lock import hold_beside
 from kdcache.jobs.common.opening import new_views, views_for_dump
 from kdcache.jobs.common.wording import counted
 from kdcache.jobs.examining.contact_sheet import Cell, Picture, Sheet, require_format, write_sheet
@@ -66,10 +67,17 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
         UsageError: a format, number or teacher that is not there.
         DataError: a key that no sample has.
         IdentityError: the cache is about other data, or of another policy or seed than asked for.
+        FolderHeldError: another process writes the same file.
     """
     require_format(request.out)
     if request.teacher is not None and request.cache is None:
         raise UsageError("--teacher names an entry of a cache: give --cache too.")
+    remedy = "Wait until it has ended, or give another --out."
+    with hold_beside(request.out, f"The file {request.out}", remedy, progress.say):
+        return _preview(request, progress)
+
+
+def _preview(request: PreviewRequest, progress: Progress) -> Path:
     index = open_index(request.data, progress=progress)
     entry = None
     if request.cache is not None:

@@ -1,7 +1,7 @@
 """`kdcache train`: a student learns from views, from what a teacher said of them, and from labels."""
 
 from collections.abc import Generator, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,16 +88,16 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         KdcacheError: what does not belong together is refused before the first step.
     """
     device = resolve_device(request.device)
-    with join(device) as team:
+    with join(device) as team, ExitStack() as held:
         if team.alone:
             use_all_cores()
         else:
             torch.set_num_threads(share_of_cores())
-        return _train(request, team, progress if team.first else silent, keep_losses)
+        return _train(request, team, progress if team.first else silent, keep_losses, held)
 
 
-def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: bool) -> TrainReport:
-    setup = prepare(request, team, progress)
+def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: bool, held: ExitStack) -> TrainReport:
+    setup = prepare(request, team, progress, held)
     config = setup.config
     network = _student(setup)
     trainer = Trainer(
@@ -170,6 +170,8 @@ def _take_steps(
                 torch.from_numpy(rows.weight),
                 torch.from_numpy(rows.samples),
             )
+            if setup.lock is not None:
+                setup.lock.require_held()
             recording.losses.add(step_losses)
             recording.clock.count(size)
             if losses is not None:

@@ -1,14 +1,14 @@
 """`kdcache verify`: is a cache whole, and does it say what its teacher says?"""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
 from kdcache.cache.layout import teacher_key
 from kdcache.cache.mending import Repairs
-from kdcache.cache.places import open_files
+from kdcache.cache.places import hold_cache, open_files
 from kdcache.cache.store import Cache
 from kdcache.cache.verify import (
     MAX_UNREADABLE,
@@ -54,7 +54,13 @@ def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
     Raises:
         CacheError: there is no cache.
         KdcacheError: as `prepare_rerun` and `rerun` do, of a cache in which nothing was found.
+        FolderHeldError: another process repairs it, or copies to it.
     """
+    with hold_cache(request.cache, progress.say) if request.repair else nullcontext():
+        return _verify(request, progress)
+
+
+def _verify(request: VerifyRequest, progress: Progress) -> VerifyReport:
     found = _Examination(Repairs(open_files(request.cache) if request.repair else None))
     cache = found.open(open_files(request.cache, read_only=True))
     prepared = comparison = None

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.errors import RunError, reason
+from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file
 from kdcache.io.json_format import parse_json
 from kdcache.run.config import RunConfig, read_config, write_config
 from kdcache.run.settings import differences, to_plain
@@ -40,6 +41,21 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def hold(self, tell: Tell) -> FolderLock:
+        """Hold the folder for this process, or for all ranks of its job, until the lock is released.
+
+        tell: told what is waited for, see `kdcache.io.folder_lock`.
+
+        Raises:
+            FolderHeldError: another process holds it.
+            RunError: the folder cannot be written.
+        """
+        remedy = "Two trainings would mix their results: wait until it has ended, or give another --out."
+        try:
+            return hold_folder(self.path, f"The run folder {self.path}", remedy, tell)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def enter(
         self,
@@ -74,9 +90,12 @@ class RunFolder:
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
             return resumes
         except OSError as error:
-            raise RunError(
-                f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> RunError:
+        return RunError(
+            f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
+        )
 
     def require(self, config: RunConfig, belongs: dict[str, Any], *, fresh: bool) -> bool:
         """Refuse what `enter` refuses, and change nothing; returns whether there is a run to go on with.
@@ -120,7 +139,7 @@ class RunFolder:
             raise RunError(
                 f"The run folder {self.path} cannot be read ({reason(error)}): give another --out."
             ) from error
-        foreign = sorted(there - _STARTED)
+        foreign = sorted(name for name in there - _STARTED if not is_lock_file(name))
         if foreign:
             raise RunError(
                 f"{self.path} holds {foreign[0]}, which is of no run that can go on: give an empty or new folder with "

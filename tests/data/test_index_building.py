@@ -16,6 +16,7 @@ from kdcache.data.index import build_index, open_index
 from kdcache.data.places import claimed
 from kdcache.data.scan import scan_shard
 from kdcache.errors import DataError
+from kdcache.progress import silent
 from support.indexing import SHARED, Listener, builds
 from support.shards import make_samples, make_shards, write_set, write_tar
 
@@ -233,7 +234,7 @@ def test_a_folder_without_write_permission_is_left_alone(shards: Path) -> None:
 
 def test_no_place_to_write_is_an_error_that_says_where_it_was_tried(unwritable: Path) -> None:
     places = [unwritable / "a" / "index", unwritable / "b" / "index"]
-    with pytest.raises(DataError, match="XDG_CACHE_HOME") as caught, claimed(places):
+    with pytest.raises(DataError, match="XDG_CACHE_HOME") as caught, claimed(places, silent, wait=True):
         pass
     assert str(unwritable / "a") in str(caught.value)
     assert str(unwritable / "b") in str(caught.value)

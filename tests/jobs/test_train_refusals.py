@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -141,7 +142,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_the_data_is_opened(tmp
 
     team = Team(Ranks(0, 2), torch.device("cpu"))
     with pytest.raises(UsageError, match="multiple of 4"):
-        prepare(train_request("nowhere", tmp_path / "run", supervised=True), team, Heard())
+        prepare(train_request("nowhere", tmp_path / "run", supervised=True), team, Heard(), ExitStack())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdcache.data.importers.idx import read_idx
 from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, require_no_shards, write_shards
+from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError, UsageError
 from kdcache.progress import Progress, silent
 
@@ -64,30 +64,30 @@ def import_fashion_mnist(
     limit: take the first so many of the random order. A key (`train-00042`) tells the place in the original order.
 
     Raises UsageError for an unknown split and a limit below 1, and DataError when the source lacks a file or has a
-    damaged one, and as `write_shards` does.
+    damaged one, and as `write_shards` does; FolderHeldError when another process writes `out`.
     """
     if split not in _PREFIXES:
         raise UsageError(f"Fashion-MNIST has no split {split!r}. Take train or test.")
     if limit is not None and limit < 1:
         raise UsageError(f"A limit of {limit} leaves no image. Give a number from 1.")
-    require_no_shards(out)
-    name, folder = _source(source)
-    images, labels = _read(folder, split)
-    numbers = {f"{split}-{number:05d}": number for number in range(len(images))}
-    order = shuffled(numbers, seed)[:limit]
-    if limit is not None and limit > len(order):
-        progress.warn(f"{name} has {len(order)} {split} images, fewer than the limit of {limit}; all are taken")
-    with progress.task("importing", total=len(order)) as task:
+    with new_shards(out, progress):
+        name, folder = _source(source)
+        images, labels = _read(folder, split)
+        numbers = {f"{split}-{number:05d}": number for number in range(len(images))}
+        order = shuffled(numbers, seed)[:limit]
+        if limit is not None and limit > len(order):
+            progress.warn(f"{name} has {len(order)} {split} images, fewer than the limit of {limit}; all are taken")
+        with progress.task("importing", total=len(order)) as task:
 
-        def samples() -> Iterator[NewSample]:
-            for key in order:
-                number = numbers[key]
-                yield NewSample(key, "png", _png(images[number]), int(labels[number]))
-                task.advance()
+            def samples() -> Iterator[NewSample]:
+                for key in order:
+                    number = numbers[key]
+                    yield NewSample(key, "png", _png(images[number]), int(labels[number]))
+                    task.advance()
 
-        write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=CLASS_NAMES)
-    progress.say(f"imported {len(order)} {split} images of Fashion-MNIST from {name} into {out}")
-    return len(order)
+            write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=CLASS_NAMES)
+        progress.say(f"imported {len(order)} {split} images of Fashion-MNIST from {name} into {out}")
+        return len(order)
 
 
 def _source(source: str | Path | None) -> tuple[str, Traversable]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from kdcache.data.images import image_size
 from kdcache.data.importers.image_tree import read_tree
 from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, require_no_shards, write_shards
+from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError
 from kdcache.progress import Progress, silent
 
@@ -33,26 +33,27 @@ def import_folder(
 
     allow_empty: keep class folders without images as classes that have none.
 
-    Raises DataError as `read_tree` does, when an image has a broken header, and as `write_shards` does.
+    Raises DataError as `read_tree` does, when an image has a broken header, and as `write_shards` does;
+    FolderHeldError when another process writes `out`.
     """
-    require_no_shards(out)  # before millions of files are listed
-    tree = read_tree(src, out, allow_empty=allow_empty, progress=progress)
-    tree.report(src, progress)
-    labels, class_names = tree.labels, tree.class_names
-    if not labels:
-        raise DataError(f"There is no image in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
-    paths = keys_of(labels)
-    order = shuffled(paths, seed)
-    with progress.task("importing", total=len(order)) as task:
+    with new_shards(out, progress):  # before millions of files are listed
+        tree = read_tree(src, out, allow_empty=allow_empty, progress=progress)
+        tree.report(src, progress)
+        labels, class_names = tree.labels, tree.class_names
+        if not labels:
+            raise DataError(f"There is no image in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
+        paths = keys_of(labels)
+        order = shuffled(paths, seed)
+        with progress.task("importing", total=len(order)) as task:
 
-        def samples() -> Iterator[NewSample]:
-            for key in order:
-                yield _read(src, paths[key], key, labels[paths[key]])
-                task.advance()
+            def samples() -> Iterator[NewSample]:
+                for key in order:
+                    yield _read(src, paths[key], key, labels[paths[key]])
+                    task.advance()
 
-        write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=class_names)
-    progress.say(f"imported {len(order)} images of {len(class_names)} classes from {src} into {out}")
-    return len(order)
+            write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=class_names)
+        progress.say(f"imported {len(order)} images of {len(class_names)} classes from {src} into {out}")
+        return len(order)
 
 
 def keys_of(paths: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ Every refusal happens here, before any time is spent.
 """
 
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import kdcache
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
+from kdcache.io.folder_lock import FolderLock
 from kdcache.jobs.common.classes import check_labels
 from kdcache.jobs.common.live import LiveTeacher, open_live_teacher
 from kdcache.jobs.common.opening import OpenViews, new_views, stored_views
@@ -45,6 +47,7 @@ class Setup:
         class_names: of the student's outputs, where they are known.
         belongs: what the run's results depend on beside its configuration; compared when it is resumed.
         given: where things were found, for a reader of the run folder.
+        lock: of the run folder; rank 0 holds it for all of its job, and the others have None.
     """
 
     config: RunConfig
@@ -61,6 +64,7 @@ class Setup:
     folder: Path
     belongs: dict[str, Any]
     given: dict[str, Any]
+    lock: FolderLock | None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,8 +96,8 @@ class Setup:
         return "labels and its own past" if self.config.objective.needs.past else "labels alone"
 
 
-def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
-    """Open everything that `request` names.
+def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitStack) -> Setup:
+    """Open everything that `request` names, and hold the run folder for as long as `held` is open.
 
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
@@ -111,6 +115,8 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
     index = open_index(request.data, progress=progress)
     val = open_index(request.val, progress=progress) if request.val else None
     folder = request.out or default_folder(request, config, cache.names() if cache is not None else [])
+    # From here on what is in the run folder is read, and nobody else may change it.
+    lock = held.enter_context(RunFolder(folder).hold(progress.say)) if team.first else None
     before = None if request.fresh else RunFolder(folder).stored_config()
     opened = (
         stored_views(cache, index)
@@ -181,6 +187,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress) -> Setup:
             "decode": request.decode,
             "kdcache": kdcache.__version__,
         },
+        lock=lock,
     )
 
 
