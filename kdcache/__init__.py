@@ -4,4 +4,7 @@ Stage 1 (`kdcache.jobs.dump`) shows a large teacher every image once under seede
 Stage 2 (`kdcache.jobs.train`) replays exactly those augmentations and trains students with no teacher in memory.
 """
 
+# First of all: what is imported after it looks for the user's name and home folder.
+from kdcache import account as account
+
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ from kdcache.printable import printable
 from kdcache.runtime.open_files import raise_open_files_limit
 from kdcache.runtime.signals import interruptible
 from kdcache_cli.cache_copy import copy
+from kdcache_cli.console import ConsoleProgress
 from kdcache_cli.demo import demo
 from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
@@ -96,12 +97,16 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    pass
+    # The doctor has a line of its own for it, and of several processes the first one speaks.
+    told = context.invoked_subcommand == "doctor" or os.environ.get("RANK", "0") != "0"
+    if kdcache.account.NOTE is not None and not told:
+        ConsoleProgress().say(kdcache.account.NOTE)
 
 
 app.command("demo")(demo)

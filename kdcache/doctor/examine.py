@@ -6,6 +6,7 @@ Nothing of PyTorch, DALI, Zarr or a mount is touched by this process: whatever c
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
+from kdcache import account
 from kdcache.doctor.child import Outcome, attempt
 from kdcache.doctor.findings import Finding, failed, fault, note, ok
 from kdcache.doctor.machine import (
@@ -17,7 +18,7 @@ from kdcache.doctor.machine import (
     look_for_gpus,
     usable,
 )
-from kdcache.doctor.places import look_at_cache, look_at_data, look_at_folder, look_at_weights
+from kdcache.doctor.places import look_at_account, look_at_cache, look_at_data, look_at_folder, look_at_weights
 from kdcache.doctor.software import install, look_at_software
 from kdcache.errors import reason
 
@@ -41,6 +42,7 @@ def examine(data: str | None = None, cache: str | None = None, limit: float = LI
     gpus = (yield from _whole("PyTorch", _compute(limit))) or 0
     yield from _whole("DALI", _decode(gpus, limit))
     yield from _whole("shared memory", look_at_shared_memory(gpus))
+    yield from _whole("account", look_at_account(account.NOTE, limit))
     yield from _whole("data", look_at_data(data or "./data", data is not None, limit))
     yield from _whole("cache", look_at_cache(cache or "./cache", limit))
     yield from _whole("runs", look_at_folder("runs", "runs", "--out names another folder.", limit))

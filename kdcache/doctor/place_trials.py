@@ -85,6 +85,16 @@ def writing(url: str) -> dict[str, Any]:
     return {}
 
 
+def account() -> dict[str, Any]:
+    """The user's name, and where cached files go: what PyTorch and timm want to know while they are imported."""
+    import getpass
+
+    import timm  # noqa: F401  (its import is the trial)
+
+    home = Path.home()
+    return {"name": getpass.getuser(), "cached": os.environ.get("XDG_CACHE_HOME") or str(home / ".cache")}
+
+
 def weights() -> dict[str, Any]:
     """Where the Hugging Face hub's files are kept, whether there are any, and whether the hub may be asked for more."""
     from huggingface_hub import constants

@@ -1,5 +1,6 @@
 """Where data, answers, runs and weights lie: whether they can be reached and written, and whether there is room."""
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,30 @@ SCARCE = 100 * 10**6
 
 _FOLDER = "Check the path, its mount and its permissions."
 _STORE = "Check the URL, and with it credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...)."
+
+
+def look_at_account(lack: str | None, limit: float) -> Findings:
+    """The user's account has a name, and a folder for cached files, or was given them when kdcache started.
+
+    lack: what was missing, as `kdcache.account.complete_environment` says it.
+    """
+    outcome = attempt("account", limit=limit)
+    if outcome.failure is not None:
+        given = "Set USER to any name and HOME to a folder that you can write to"
+        container = "in a container: --env USER=kdcache --env HOME=/workspace/.cache"
+        yield failed("account", f"User {os.getuid()} cannot import timm", outcome, f"{given} ({container}).")
+        return
+    path, elsewhere = outcome.answer["cached"], "XDG_CACHE_HOME names another folder for cached files."
+    disk = attempt("folder", path, limit=limit)
+    if disk.failure is not None:
+        yield failed("account", f"{path}, for cached files, cannot be reached", disk, f"{_FOLDER} {elsewhere}", "note")
+    elif disk.answer["cause"] is not None:
+        yield _unwritable("account", path, disk.answer, elsewhere, "note")
+    elif lack is not None:
+        says, _, remedy = lack.partition(". ")
+        yield note("account", f"{says}.", remedy)
+    else:
+        yield ok("account", f"{outcome.answer['name']}; cached files go to {path}")
 
 
 def look_at_data(data: str, asked: bool, limit: float) -> Findings:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from kdcache.doctor.device_trials import compute, compute_on_gpus, decode
-from kdcache.doctor.place_trials import anything, cache, data, folder, weights, writing
+from kdcache.doctor.place_trials import account, anything, cache, data, folder, weights, writing
 
 TRIALS: dict[str, Callable[..., dict[str, Any]]] = {
     trial.__name__: trial
-    for trial in (compute, compute_on_gpus, decode, folder, anything, data, cache, writing, weights)
+    for trial in (compute, compute_on_gpus, decode, account, folder, anything, data, cache, writing, weights)
 }
 
 

@@ -26,7 +26,16 @@ def test_this_machine_is_well(tmp_path: Path) -> None:
     states = {finding["subject"]: finding["state"] for finding in found["findings"]}
     for subject in ("versions", "PyTorch", "DALI on the CPU", "data", "cache"):
         assert states[subject] == "ok", done.stdout
-    assert {"packages", "threads", "driver", "shared memory", "cache's disk", "runs", "weights"} <= states.keys()
+    assert {
+        "packages",
+        "threads",
+        "driver",
+        "shared memory",
+        "account",
+        "cache's disk",
+        "runs",
+        "weights",
+    } <= states.keys()
     assert states["index"] == "ok"
     assert ("DALI on the GPU" in states) == ("GPU" in states) == torch.cuda.is_available()
 
@@ -59,7 +68,7 @@ print(*[name for name in ("torch", "nvidia.dali", "zarr", "numpy", "timm") if na
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     states, loaded = done.stdout.splitlines()
     assert not loaded
-    assert states.split().count("fault") == 6, "PyTorch, DALI, data, cache, runs and weights"
+    assert states.split().count("fault") == 7, "PyTorch, DALI, account, data, cache, runs and weights"
 
 
 def test_a_surprise_hides_nothing_that_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:

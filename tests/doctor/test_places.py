@@ -17,7 +17,7 @@ from kdcache.data.part import write_part
 from kdcache.doctor import places
 from kdcache.doctor.child import Outcome, attempt
 from kdcache.doctor.findings import Finding
-from kdcache.doctor.places import look_at_cache, look_at_data, look_at_folder, look_at_weights
+from kdcache.doctor.places import look_at_account, look_at_cache, look_at_data, look_at_folder, look_at_weights
 from kdcache.doctor.trials import outcome_of
 from support.s3 import s3, s3_server  # noqa: F401
 from support.shards import make_shards
@@ -261,3 +261,26 @@ def test_weights_of_the_hub_are_known_by_their_files(tmp_path: Path, monkeypatch
     assert attempt("weights", limit=LIMIT).answer["held"] is False
     (snapshot / "model.safetensors").touch()
     assert attempt("weights", limit=LIMIT).answer["held"] is True
+
+
+CACHED = Outcome({"name": "uid7", "cached": "/work/.cache"})
+
+
+@pytest.mark.parametrize(
+    ("lack", "tried", "disk", "state", "said"),
+    [
+        (None, CACHED, folder(), "ok", "uid7; cached files go to /work/.cache"),
+        ("User 7 has no home folder: a. Set HOME.", CACHED, folder(), "note", "User 7 has no home folder: a."),
+        (None, CACHED, refusing(errno.EROFS), "note", "/work/.cache cannot be written"),
+        (None, CACHED, TIMEOUT, "note", "/work/.cache, for cached files, cannot be reached"),
+        (None, Outcome(failure="KeyError: getpwuid()"), folder(), "fault", "cannot import timm: KeyError: getpwuid()."),
+    ],
+)
+def test_the_account_is_judged_by_what_libraries_ask_of_it(
+    answering, lack: str | None, tried: Outcome, disk: Outcome, state: str, said: str
+) -> None:
+    answering(account=tried, folder=disk)
+    (finding,) = look_at_account(lack, LIMIT)
+    assert (finding.state, said in finding.says) == (state, True)
+    assert (finding.remedy is None) == (state == "ok")
+    assert state != "fault" or "--env USER=kdcache" in (finding.remedy or "")
