@@ -5,8 +5,8 @@ is replaced as a whole. It is locked with flock, its content names the process t
 and that process rewrites it every few seconds. A clean end removes it. After any other end it stays, and the next
 process takes it over as soon as one of these shows that its owner is dead:
 
-- process number and start time, where both share a PID namespace. They hold after a reboot and for a reused number;
-- a free lock on a local disk, where both run on one kernel, such as two containers of one machine;
+- a free lock on a local disk, where both run on one kernel, be it in two containers of one machine;
+- process number and start time, where both share a PID namespace; a reused number has another start time;
 - the host's name and a local disk, where the record is of an earlier boot of this machine;
 - no sign of life for `LEASE_TIMEOUT`, everywhere else: on other machines, and where flock is missing (ENOLCK, ENOTSUP)
   or is known to one mount only (many network mounts), so that a free lock proves nothing.

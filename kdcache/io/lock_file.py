@@ -66,6 +66,8 @@ class LockFile:
         owner = self.owner
         if owner is None:  # being written just now, or cut short
             return "free" if self.locked and self.local else "unknown"
+        if self.locked and self.local and owner.shares_kernel():  # also of a copy that was made of a held folder
+            return "free"
         life = owner.life()
         if life == "alive":
             return "held"
@@ -73,9 +75,8 @@ class LockFile:
             return "held" if life == "unknown" and owner.shares_kernel() else "unknown"
         if life == "dead":
             return "free"
-        if not self.local:
-            return "unknown"
-        return "free" if (self.locked if owner.shares_kernel() else owner.shares_host_name()) else "unknown"
+        earlier_boot = self.local and owner.shares_host_name() and not owner.shares_kernel()
+        return "free" if earlier_boot else "unknown"
 
 
 def _version(about: os.stat_result) -> tuple[int, int, int]:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -158,8 +159,9 @@ def test_a_number_that_was_given_to_another_process_is_no_owner(locks, hold, tol
     assert told == []
 
 
-def test_a_process_that_runs_is_the_owner_whatever_its_lock_says(locks, hold, tmp_path):
+def test_a_process_that_runs_is_the_owner_whatever_its_lock_says(locks, hold, tmp_path, monkeypatch):
     """A network mount may know of locks and yet not tell of those that were taken through another mount."""
+    monkeypatch.setattr(lock_file, "is_local", lambda path: False)
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         started = start_time(child.pid)
@@ -170,6 +172,15 @@ def test_a_process_that_runs_is_the_owner_whatever_its_lock_says(locks, hold, tm
         child.communicate()
     with hold():
         pass
+
+
+def test_a_copy_of_a_held_folder_is_held_by_nobody(hold, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_file, "is_local", lambda path: True)
+    with hold():
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        with hold(tmp_path / "copy"):
+            pass
+    assert told == []
 
 
 def test_a_process_that_has_ended_and_waits_for_its_parent_is_dead(locks, hold, told, tmp_path):
@@ -345,7 +356,8 @@ def test_what_kdcache_did_not_write_is_left_alone(tmp_path_factory, content):
     assert (folder / OWNER_FILE).read_bytes() == content
 
 
-def test_a_record_cannot_write_to_the_terminal(hold, tmp_path):
+def test_a_record_cannot_write_to_the_terminal(hold, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock_file, "is_local", lambda path: False)
     leave(tmp_path / "run", pid=os.getppid(), started=0, host="a\x1b[2Jb", command="c\nd\u202ee")
     with pytest.raises(FolderHeldError) as refusal:
         hold()
