@@ -239,7 +239,10 @@ class Blocks:
     def _any_record(self, view: int, block: int) -> BlockRecord:
         """The record that lies in the place of a block's, whichever block it is of."""
         key = record_key(self.identity.name, view, block)
-        data = self._files.get(key)
+        try:
+            data = self._files.get(key)
+        except CorruptError as error:
+            raise CorruptError(error.problem, self._remedy) from error
         if data is None:
             raise CacheError(
                 f"View {view}, block {block} of teacher '{self.identity.name}' is not in the cache "

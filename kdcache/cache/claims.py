@@ -18,14 +18,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.cache.durable import PARTIAL, LocalFiles, is_still
+from kdcache.cache.durable import KEPT, PARTIAL, LocalFiles, is_still
 from kdcache.cache.files import Files
 from kdcache.errors import CacheError
+from kdcache.io.failures import cannot_write
+from kdcache.io.folders import open_folder
+from kdcache.io.reading import read_bytes
 
 #: Seconds between two signs of life of a claim that is an object.
 BEAT = 20.0
 #: Seconds without one after which such a claim is taken over.
 PATIENCE = 6 * BEAT
+
+#: Bytes that a claim that is a file may have.
+MAX_CLAIM = 2**16
 
 #: Seconds after which a lock is tried once more: whoever looks for left-overs has it for a moment.
 GLANCE = 0.002
@@ -100,7 +106,6 @@ class LockedClaims(Claims):
     def __init__(self, files: LocalFiles) -> None:
         self._files = files
         self._disk = files.disk
-        self._folder = files.root / PARTIAL
         self._held: dict[str, int] = {}
         self._closed = False
         self._one_at_a_time = threading.Lock()
@@ -110,43 +115,44 @@ class LockedClaims(Claims):
         with self._one_at_a_time:
             if name in self._held or self._closed:
                 return False
-            while (file := self._lock(self._folder / f"claim-{name}")) is not None:
-                if is_still(file, self._folder / f"claim-{name}"):
-                    self._held[name] = file
-                    with suppress(OSError):  # the lock is the claim
-                        self._disk.clear(file)
-                        self._disk.write(file, _self().encode())
-                    return True
-                os.close(file)  # its owner gave it back, or somebody tidied it away, before it was locked here
-            return False
+            file = self._lock(f"claim-{name}")
+            if file is None:
+                return False
+            self._held[name] = file
+            with suppress(OSError):  # the lock is the claim
+                self._disk.clear(file)
+                self._disk.write(file, _self().encode())
+            return True
 
     def holder(self, name: str) -> Holder | None:
         """Who has a claim."""
         try:
-            return Holder(_shown((self._folder / f"claim-{name}").read_bytes()))
+            return Holder(_shown(read_bytes(self._files.root / PARTIAL / f"claim-{name}", MAX_CLAIM, follow=False)))
         except OSError:
             return None
 
-    def _lock(self, path: Path) -> int | None:
-        try:
-            self._files.make_folders(self._folder)
-            file = self._disk.open(path)
-        except FileNotFoundError:  # another process tidied the folder away
-            return self._lock(path)
-        except OSError as error:
-            raise CacheError(
-                f"Cannot claim work in {path}: {error.strerror}. Use a folder that you can write to, or make room."
-            ) from error
-        locked = False
-        try:
-            locked = _locked(file)
-            if not locked:
-                time.sleep(GLANCE)
-                locked = _locked(file)
-            return file if locked else None
-        finally:
-            if not locked:  # also where a signal interrupts the wait
-                os.close(file)
+    def _lock(self, name: str) -> int | None:
+        """The descriptor of the file of this name with its lock; None where somebody else has that."""
+        while True:
+            try:
+                with self._files.partial_folder() as folder:
+                    file, kept = self._disk.open(folder.at(name)), False
+                    try:
+                        if not _locked(file):
+                            time.sleep(GLANCE)
+                            if not _locked(file):
+                                return None
+                        # Else its owner gave it back, or somebody tidied it away, before it was locked here.
+                        kept = is_still(file, folder.at(name))
+                        if kept:
+                            return file
+                    finally:
+                        if not kept:  # also where a signal interrupts the wait
+                            os.close(file)
+            except FileNotFoundError:  # another process tidied the folder away
+                continue
+            except OSError as error:
+                raise CacheError(cannot_write(self._files.locate(f"{PARTIAL}/{name}"), error, KEPT)) from error
 
     def release(self, name: str) -> None:
         """Give a claim back."""
@@ -154,8 +160,9 @@ class LockedClaims(Claims):
             file = self._held.pop(name, None)
             if file is not None:
                 try:
-                    with suppress(OSError):  # a file that stays is nobody's once its lock is gone
-                        self._disk.remove(self._folder / f"claim-{name}")
+                    # A file that stays is nobody's once its lock is gone.
+                    with suppress(OSError), open_folder(self._files.root, PARTIAL) as folder:
+                        self._disk.remove(folder.at(f"claim-{name}"))
                 finally:
                     os.close(file)
 

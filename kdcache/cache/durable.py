@@ -2,22 +2,30 @@
 
 Bytes are written to a file in the folder `.partial` of the cache, flushed, and then renamed or linked to
 their place. A writer holds a lock on its partial file, which the system drops when it dies: what can be
-locked is left over.
+locked is left over. Nothing is written or removed through a link below the cache's own folder; read it is, so that a
+cache may lie in a store of blobs (as the Hugging Face hub keeps what it downloads), where each file is a link to one.
 """
 
 import errno
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from kdcache.cache.files import Files
-from kdcache.errors import CacheError
+from kdcache.cache.files import MAX_WHOLE, Files
+from kdcache.errors import CacheError, CorruptError
+from kdcache.io.disk import Disk, make_folder
+from kdcache.io.failures import RefusedError, SpecialFileError, TooLargeError, cannot_read, cannot_write, cause
+from kdcache.io.folders import Folder, Location, components, open_folder
+from kdcache.io.reading import open_descriptor, opened, read_bytes, read_part
 
 PARTIAL = ".partial"
+
+#: The files in `PARTIAL` that are of kdcache's making: what is being written, claims, and what serves them.
+_OWN_NAMES = re.compile(r"[0-9a-f]{32}|placing|(claim|clock|doctor)-.+")
 
 #: Answers of file systems that have no hard links or no locks.
 UNSUPPORTED = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EMLINK)
@@ -25,74 +33,16 @@ UNSUPPORTED = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno
 #: What is wrong with a file system on which no record can be put but in the place of another.
 NO_LINKS_NO_LOCKS = "its file system has neither hard links nor locks, so that two processes could write one record"
 
+#: What an error of the disk does not harm, and what to do after one of reading.
+KEPT = "Nothing that is recorded is lost"
+READ_AGAIN = f"{KEPT}: run the same command again when the cause is gone."
+
 #: How often a write begins anew when another process took its partial file for a left-over and removed it.
 ATTEMPTS = 8
 
 
-class Disk:
-    """The system calls that change a disk, one each.
-
-    Tests put theirs in its place, to record them or to stop there.
-    """
-
-    def make_folder(self, path: Path) -> None:
-        """Make one folder, unless it is there."""
-        with suppress(FileExistsError):
-            path.mkdir()
-
-    def create(self, path: Path) -> int:
-        """Make a new file; returns its descriptor."""
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-
-    def open(self, path: Path) -> int:
-        """Open a file that several processes may have open, made where there is none; returns its descriptor."""
-        return os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-
-    def clear(self, file: int) -> None:
-        """Leave nothing in a file."""
-        os.ftruncate(file, 0)
-
-    def write(self, file: int, data: bytes) -> None:
-        """Write all of the data."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(file, rest) :]
-
-    def flush(self, file: int) -> None:
-        """Return when a file's bytes are on the disk."""
-        os.fsync(file)
-
-    def flush_folder(self, path: Path) -> None:
-        """Return when a folder's names are on the disk."""
-        file = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
-
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename, over what is there."""
-        os.replace(source, target)
-
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name; FileExistsError where that exists."""
-        os.link(source, target)
-
-    def remove(self, path: Path) -> None:
-        """Remove a file, unless it is gone."""
-        path.unlink(missing_ok=True)
-
-    def remove_folder(self, path: Path) -> None:
-        """Remove a folder if it is empty."""
-        try:
-            path.rmdir()
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
-                raise
-
-
 class LocalFiles(Files):
-    """Keys are paths under `root`, which comes into being with the first write."""
+    """Keys are paths under `root`, which comes into being with the first write and may be a link."""
 
     def __init__(self, root: Path | str, *, read_only: bool = False, disk: Disk | None = None) -> None:
         self.root = Path(root).absolute()
@@ -105,17 +55,14 @@ class LocalFiles(Files):
 
     def get(self, key: str) -> bytes | None:
         """The bytes of a file, None where it does not exist."""
-        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), self._opened(key) as file:
-            self.check_size(key, os.fstat(file.fileno()).st_size)
-            return file.read()
+        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
+            return read_bytes(self.root / key, MAX_WHOLE)
         return None
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
         """Some bytes of a file, None where it does not exist."""
-        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), self._opened(key) as file:
-            there = max(0, os.fstat(file.fileno()).st_size - start)
-            file.seek(start)
-            return file.read(min(length, there))
+        with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), opened(self.root / key) as file:
+            return read_part(file, start, length)
         return None
 
     def size(self, key: str) -> int | None:
@@ -138,23 +85,21 @@ class LocalFiles(Files):
 
     def put(self, key: str, *parts: bytes) -> None:
         """Write, flush, rename."""
-        target = self.root / key
         with self._named("write", key):
-            self._staged(key, parts, lambda partial: self.disk.replace(partial, target))
+            self._staged(key, parts, self.disk.replace)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write, flush, link, and flush the folders; where there are no hard links, look and rename under a lock."""
-        target = self.root / key
 
-        def place(partial: Path) -> None:
+        def place(partial: Location, target: Location) -> None:
             try:
                 self.disk.link(partial, target)
             except OSError as error:
                 if error.errno not in UNSUPPORTED:
                     raise
-                with self._alone():
-                    if target.exists():
-                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+                with self._alone(partial.folder):
+                    if target.folder.stat(target.name) is not None:
+                        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target.path)) from None
                     self.disk.replace(partial, target)
             else:
                 self.disk.remove(partial)
@@ -171,95 +116,99 @@ class LocalFiles(Files):
         """Flush the folders of these files and all above them, up to the one that holds the cache."""
         folders = {folder for key in keys for folder in (self.root / key).relative_to(self.root).parents}
         with self._named("write", ""):
-            for folder in sorted(folders, key=lambda path: (-len(path.parts), path)):
-                self.disk.flush_folder(self.root / folder)
-            self.disk.flush_folder(self.root.parent)
+            for path in sorted(folders, key=lambda path: (-len(path.parts), path)):
+                with open_folder(self.root, "/".join(path.parts)) as folder:
+                    self.disk.flush_folder(folder)
+            with Folder.trusted(self.root.parent) as folder:
+                self.disk.flush_folder(folder)
 
     def delete(self, key: str) -> None:
         """Remove a file and flush its folder."""
-        path = self.root / key
+        *above, name = components(key)
         with self._named("write", key):
-            if path.exists():
-                self.disk.remove(path)
-                self.disk.flush_folder(path.parent)
+            try:
+                folder = open_folder(self.root, "/".join(above))
+            except (FileNotFoundError, NotADirectoryError):
+                return
+            with folder:
+                if folder.stat(name) is not None:
+                    self.disk.remove(folder.at(name))
+                    self.disk.flush_folder(folder)
 
     def prepare(self) -> None:
         """Write a file and remove it again, so that a month of work does not end at the first block."""
         with self._named("write", ""):
-            self._staged("", [], self.disk.remove)
+            self._staged("", [], lambda partial, target: self.disk.remove(partial))
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove the partial files that no living process holds, and their folder when it is empty."""
-        with self._named("write", PARTIAL):
-            for name in self.names(PARTIAL):
-                path = self.root / PARTIAL / name
-                with _left_over(path) as nobody_holds_it:
-                    if nobody_holds_it:
-                        self.disk.remove(path)
-            self.disk.remove_folder(self.root / PARTIAL)
+        """Remove the partial files of our own making that no living process holds, and their folder when it is empty.
 
-    def _opened(self, key: str) -> BinaryIO:
-        return (self.root / key).open("rb")
+        Whatever else lies in that folder stays.
+        """
+        with self._named("write", PARTIAL), suppress(FileNotFoundError):
+            with open_folder(self.root, PARTIAL) as folder:
+                for place in map(folder.at, filter(_OWN_NAMES.fullmatch, folder.names())):
+                    with _left_over(place) as nobody_holds_it:
+                        if nobody_holds_it:
+                            self.disk.remove(place)
+            with open_folder(self.root) as root:
+                self.disk.remove_folder(root.at(PARTIAL))
 
-    def make_folders(self, path: Path) -> None:
-        """Make a folder and all above it, where they are not there; OSError where that fails."""
-        missing = []
-        while not path.exists():
-            missing.append(path)
-            path = path.parent
-        for folder in reversed(missing):
-            self.disk.make_folder(folder)
-            if folder in self.root.parents:  # which `flush` leaves out
-                self.disk.flush_folder(folder.parent)
+    def partial_folder(self) -> Folder:
+        """The folder of partial files, open, which is made where it is missing; OSError where that fails."""
+        return make_folder(self.root, PARTIAL, self.disk)
 
-    def _staged(self, key: str, parts: Sequence[bytes], place: Callable[[Path], None]) -> None:
-        """Write and flush all parts as a partial file and `place` it; leave nothing behind when the disk refuses."""
+    def _staged(self, key: str, parts: Sequence[bytes], place: Callable[[Location, Location], None]) -> None:
+        """Write and flush all parts as a partial file, then `place` it; leave nothing behind when the disk refuses."""
+        *above, name = components(key) or [""]
         for _ in range(ATTEMPTS):
-            self.make_folders((self.root / key).parent)
-            self.make_folders(self.root / PARTIAL)
-            partial = self.root / PARTIAL / uuid.uuid4().hex
-            try:
-                file = self.disk.create(partial)
-            except FileNotFoundError:  # another process tidied the folder away
-                continue
-            try:
-                with suppress(OSError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for part in parts:
-                    self.disk.write(file, part)
-                self.disk.flush(file)
-                place(partial)
+            # Not found: another process tidied the folder away, or took the file for a left-over before it was locked.
+            with (
+                suppress(FileNotFoundError),
+                make_folder(self.root, "/".join(above), self.disk) as folder,
+                self.partial_folder() as partials,
+            ):
+                self._write(partials.at(uuid.uuid4().hex), parts, lambda partial: place(partial, folder.at(name)))
                 return
-            except FileNotFoundError:  # another process took it for a left-over before it was locked
-                continue
-            except OSError:
-                with suppress(OSError):
-                    self.disk.remove(partial)
-                raise
-            finally:
-                os.close(file)
         raise OSError(errno.EAGAIN, "other processes keep removing its partial file")
 
+    def _write(self, partial: Location, parts: Sequence[bytes], place: Callable[[Location], None]) -> None:
+        file = self.disk.create(partial)
+        try:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for part in parts:
+                self.disk.write(file, part)
+            self.disk.flush(file)
+            place(partial)
+        except OSError:
+            with suppress(OSError):
+                self.disk.remove(partial)
+            raise
+        finally:
+            os.close(file)
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, partials: Folder) -> Iterator[None]:
         """Keep out every other process that asks for the same; OSError where the file system has no locks either."""
-        path = self.root / PARTIAL / "placing"
+        place = partials.at("placing")
         while True:
-            file = self.disk.open(path)
+            file = self.disk.open(place)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 os.close(file)
                 with suppress(OSError):
-                    self.disk.remove(path)
-                raise OSError(error.errno, NO_LINKS_NO_LOCKS) from error
-            if is_still(file, path):
+                    self.disk.remove(place)
+                remedy = "use a folder on another file system, or an object store."
+                raise RefusedError(error.errno or 0, NO_LINKS_NO_LOCKS, place.path, remedy) from error
+            if is_still(file, place):
                 break
             os.close(file)  # whoever had it before has removed it, or somebody tidied it away
         try:
             yield
-            self.disk.remove(path)
+            self.disk.remove(place)
         finally:
             os.close(file)
 
@@ -268,34 +217,36 @@ class LocalFiles(Files):
         """Turn an error of the system into one that names the place."""
         if verb == "write" and self.read_only:
             raise CacheError(f"The cache {self.root} was opened for reading and cannot be changed.")
+        where = self.locate(key)
         try:
             yield
+        except TooLargeError as error:
+            raise self.too_large(key) from error
+        except SpecialFileError as error:
+            if verb == "read":  # it cannot be what was written, whatever it gives
+                raise CorruptError(f"{where} is not what was written: {cause(error)}.", "Remove it.") from error
+            raise CacheError(cannot_write(where, error, KEPT)) from error
         except OSError as error:
-            remedy = "Nothing that is recorded is lost: run the same command again when the cause is gone."
-            if error.strerror == NO_LINKS_NO_LOCKS:
-                remedy = "Use a folder on another file system, or an object store."
-            elif error.errno in (errno.ENOSPC, errno.EDQUOT):
-                remedy = "Nothing that is recorded is lost: make room, then run the same command again."
-            elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and verb == "write":
-                remedy = "Use a folder that you can write to, or have its permissions changed."
-            raise CacheError(f"Cannot {verb} {self.locate(key)}: {error.strerror or error}. {remedy}") from error
+            if verb == "read":
+                raise CacheError(cannot_read(where, error, READ_AGAIN)) from error
+            raise CacheError(cannot_write(where, error, KEPT)) from error
 
 
 @contextmanager
-def _left_over(path: Path) -> Iterator[bool]:
+def _left_over(place: Location) -> Iterator[bool]:
     """Whether the process that wrote a partial file is dead, as far as its lock tells.
 
     The lock is held meanwhile, so that nobody can come to hold a file that is about to be removed.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_descriptor(place.name, folder=place.folder.descriptor, follow=False)
     except OSError:
         yield False
         return
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = is_still(file, path)
+            free = is_still(file, place)
         except OSError:
             free = False
         yield free
@@ -303,9 +254,7 @@ def _left_over(path: Path) -> Iterator[bool]:
         os.close(file)
 
 
-def is_still(file: int, path: Path) -> bool:
-    """Whether an open file is the one that lies at a path."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except FileNotFoundError:
-        return False
+def is_still(file: int, place: Location) -> bool:
+    """Whether an open file is the one that lies at a place."""
+    status = place.folder.stat(place.name)
+    return status is not None and os.path.samestat(os.fstat(file), status)

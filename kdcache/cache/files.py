@@ -68,10 +68,15 @@ class Files(ABC):
     def check_size(self, key: str, size: int) -> None:
         """Raise CorruptError where a key is too large for anything that is read whole."""
         if size > MAX_WHOLE:
-            raise CorruptError(
-                f"{self.locate(key)} has {size >> 20:,} MiB, more than any such file of a cache: it was altered. "
-                "Restore it from a copy."
-            )
+            raise self.too_large(key)
+
+    def too_large(self, key: str) -> CorruptError:
+        """The error that a key is too large for anything that is read whole."""
+        return CorruptError(
+            f"{self.locate(key)} has more than {MAX_WHOLE >> 20:,} MiB, and no file of a cache that is read whole has: "
+            "it was altered.",
+            "Restore it from a copy.",
+        )
 
     def holds(self, key: str, *parts: bytes) -> bool:
         """Whether a key has these bytes and no others; no more than a part is read at once."""

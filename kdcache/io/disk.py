@@ -1,11 +1,12 @@
 """The system calls that change a disk, in one class, so that tests can record them or stop at any of them."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from kdcache.io.failures import LinkError, SpecialFileError
+from kdcache.io.failures import LinkError, RefusedError, SpecialFileError
 from kdcache.io.folders import Folder, Location, components
 
 
@@ -126,6 +127,13 @@ def make_root(root: Path, disk: Disk | None = None) -> None:
     missing: list[Path] = []
     path = root
     while not path.exists():
+        if path.is_symlink():
+            raise RefusedError(
+                errno.ENOENT,
+                f"{path} is a symbolic link that leads to nothing",
+                path,
+                "mount or make what it leads to, or remove the link.",
+            )
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):

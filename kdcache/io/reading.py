@@ -104,6 +104,15 @@ def read_rest(file: int, limit: int, path: Path | str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_part(file: int, start: int, length: int) -> bytes:
+    """So many bytes of an open file from `start` on, fewer where it ends before."""
+    length = max(0, min(length, os.fstat(file).st_size - start))  # nothing is allocated for what is not there
+    data = os.pread(file, length, start)
+    while len(data) < length and (more := os.pread(file, length - len(data), start + len(data))):
+        data += more
+    return data
+
+
 def _require_regular(mode: int, path: Path | str) -> None:
     if stat.S_ISREG(mode):
         return

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.durable import Disk, LocalFiles
+from kdcache.cache.durable import LocalFiles
 from kdcache.errors import CacheError
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Location
 from support.disks import Killed, WatchedDisk
 from support.files_contract import check_parts
 
@@ -50,7 +52,7 @@ def test_of_two_writers_at_once_one_wins(tmp_path: Path) -> None:
     """The other writes between the look and the link."""
 
     class Slow(Disk):
-        def link(self, source: Path, target: Path) -> None:
+        def link(self, source: Location, target: Location) -> None:
             LocalFiles(tmp_path).put("key", b"other")
             super().link(source, target)
 
@@ -61,7 +63,7 @@ def test_of_two_writers_at_once_one_wins(tmp_path: Path) -> None:
 
 
 class NoLinks(Disk):
-    def link(self, source: Path, target: Path) -> None:
+    def link(self, source: Location, target: Location) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
@@ -79,7 +81,7 @@ def test_without_hard_links_one_of_two_writers_at_once_wins(tmp_path: Path) -> N
     found = []
 
     class Slow(NoLinks):
-        def replace(self, source: Path, target: Path) -> None:
+        def replace(self, source: Location, target: Location) -> None:
             other = threading.Thread(
                 target=lambda: found.append(LocalFiles(tmp_path, disk=NoLinks()).put_if_absent("key", b"other"))
             )
@@ -148,11 +150,11 @@ def test_what_is_removed_as_left_over_is_held_until_it_is_gone(tmp_path: Path) -
     class Looking(Disk):
         removed = 0
 
-        def remove(self, path: Path) -> None:
-            with path.open() as other, pytest.raises(BlockingIOError):
+        def remove(self, place: Location) -> None:
+            with place.path.open() as other, pytest.raises(BlockingIOError):
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.removed += 1
-            super().remove(path)
+            super().remove(place)
 
     disk = Looking()
     (tmp_path / ".partial").mkdir()
@@ -181,10 +183,10 @@ def test_a_writer_whose_file_was_taken_for_a_left_over_begins_anew(tmp_path: Pat
     class Robbed(Disk):
         robbed = 0
 
-        def replace(self, source: Path, target: Path) -> None:
+        def replace(self, source: Location, target: Location) -> None:
             if self.robbed < 3:
                 self.robbed += 1
-                source.unlink()
+                source.path.unlink()
             super().replace(source, target)
 
     LocalFiles(tmp_path, disk=Robbed()).put("a/key", b"data")

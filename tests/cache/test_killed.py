@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.durable import Disk
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Location
 from kdcache.targets.base import Coding
 from support.disks import Killed, WatchedDisk
 from support.instants import HastyDisk, Instants, NotingDisk
@@ -101,11 +102,11 @@ class Ordered(WatchedDisk):
 
     records = 0
 
-    def link(self, source: Path, target: Path) -> None:
-        if "records" in target.parts:
+    def link(self, source: Location, target: Location) -> None:
+        if "records" in target.path.parts:
             self.records += 1
-            teacher = target.parents[2]
-            view, block = target.parent.name, int(target.stem)
+            teacher = target.path.parents[2]
+            view, block = target.folder.path.name, int(target.path.stem)
             files = [path for path in teacher.glob(f"*/c/{view}/**/*") if path.is_file()]
             chunks = [path for path in files if str(block) in path.relative_to(teacher).parts[3:]]
             assert chunks
@@ -114,7 +115,7 @@ class Ordered(WatchedDisk):
             for path in [*chunks, *metas, teacher / "zarr.json", teacher.parents[1] / "zarr.json"]:
                 assert path not in self._unflushed_data
                 assert not {path, *path.parents} & self._unflushed_names, f"{path} could be lost, its record not"
-            assert source not in self._unflushed_data
+            assert source.path not in self._unflushed_data
         super().link(source, target)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.durable import Disk
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
+from kdcache.io.disk import Disk
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.dumping import pilot
 from support.processes import rows_in, start_dump

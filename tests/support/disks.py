@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import RLock
 
-from kdcache.cache.durable import Disk
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Folder, Location
 
 
 class Killed(BaseException):
@@ -42,24 +43,24 @@ class WatchedDisk(Disk):
             self.at_stop()
         self.operations.append((name, path))
 
-    def make_folder(self, path: Path) -> None:
+    def make_folder(self, place: Location) -> None:
         with self._one_at_a_time:
-            self._begin("make_folder", path)
-            super().make_folder(path)
-            self._unflushed_names.add(path)
+            self._begin("make_folder", place.path)
+            super().make_folder(place)
+            self._unflushed_names.add(place.path)
 
-    def create(self, path: Path) -> int:
+    def create(self, place: Location) -> int:
         with self._one_at_a_time:
-            self._begin("create", path)
-            file = super().create(path)
-            self._made(file, path)
+            self._begin("create", place.path)
+            file = super().create(place)
+            self._made(file, place.path)
             return file
 
-    def open(self, path: Path) -> int:
+    def open(self, place: Location) -> int:
         with self._one_at_a_time:
-            self._begin("open", path)
-            file = super().open(path)
-            self._made(file, path)
+            self._begin("open", place.path)
+            file = super().open(place)
+            self._made(file, place.path)
             return file
 
     def _made(self, file: int, path: Path) -> None:
@@ -83,36 +84,37 @@ class WatchedDisk(Disk):
             self._begin("flush", self._open[file])
             self._unflushed_data.discard(self._open[file])
 
-    def flush_folder(self, path: Path) -> None:
+    def flush_folder(self, folder: Folder) -> None:
+        path = folder.path
         with self._one_at_a_time:
             self._begin("flush_folder", path)
             assert path.is_dir()
             self._unflushed_names = {name for name in self._unflushed_names if name.parent != path}
             self._before = {name: data for name, data in self._before.items() if name.parent != path}
 
-    def replace(self, source: Path, target: Path) -> None:
+    def replace(self, source: Location, target: Location) -> None:
         with self._one_at_a_time:
-            self._begin("replace", target)
-            self._remember(target)
+            self._begin("replace", target.path)
+            self._remember(target.path)
             super().replace(source, target)
-            self._named(source, target)
+            self._named(source.path, target.path)
 
-    def link(self, source: Path, target: Path) -> None:
+    def link(self, source: Location, target: Location) -> None:
         with self._one_at_a_time:
-            self._begin("link", target)
+            self._begin("link", target.path)
             super().link(source, target)
-            self._named(source, target)
+            self._named(source.path, target.path)
 
-    def remove(self, path: Path) -> None:
+    def remove(self, place: Location) -> None:
         with self._one_at_a_time:
-            self._begin("remove", path)
-            self._remember(path)
-            super().remove(path)
+            self._begin("remove", place.path)
+            self._remember(place.path)
+            super().remove(place)
 
-    def remove_folder(self, path: Path) -> None:
+    def remove_folder(self, place: Location) -> None:
         with self._one_at_a_time:
-            self._begin("remove_folder", path)
-            super().remove_folder(path)
+            self._begin("remove_folder", place.path)
+            super().remove_folder(place)
 
     def _remember(self, path: Path) -> None:
         """What is about to be taken from a name comes back with a power failure, unless the folder is flushed."""

@@ -19,7 +19,8 @@ import pytest
 from obstore.store import MemoryStore
 
 from kdcache.cache.claims import BeatingClaims
-from kdcache.cache.durable import Disk
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Folder
 from support.disks import WatchedDisk
 
 #: The URL of a cache in an object store in memory.
@@ -108,7 +109,7 @@ class HastyDisk(Disk):
     def flush(self, file: int) -> None:
         pass
 
-    def flush_folder(self, path: Path) -> None:
+    def flush_folder(self, folder: Folder) -> None:
         pass
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.cache.durable import Disk, LocalFiles
+from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
 from kdcache.cache.store import Cache
+from kdcache.io.disk import Disk
 from kdcache.targets.base import Coding, Targets
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding

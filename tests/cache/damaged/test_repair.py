@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.durable import Disk
 from kdcache.cache.mending import mended_identity
 from kdcache.cache.store import Cache
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Location
 from kdcache.jobs.copy import CopyRequest, copy_cache
 from support.damage import VIEWS, flipped, look
 from support.small_cache import CLASSES, FULL, TOPK, VIEW_SET, WINDOWS, fill, open_entry, tree
@@ -190,10 +191,10 @@ def test_a_repair_that_cannot_be_made_is_told_and_no_finding_is_lost(
 
     remove = Disk.remove
 
-    def fail(self: Disk, path: Path) -> None:
-        if path == record:
+    def fail(self: Disk, place: Location) -> None:
+        if place.path == record:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        remove(self, path)
+        remove(self, place)
 
     monkeypatch.setattr(Disk, "remove", fail)
     report = look(cache, repair=True)
