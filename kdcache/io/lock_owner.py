@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from kdcache.io.json_format import parse_json
+
 #: How every record begins. A file that begins otherwise was not written by kdcache.
 MAGIC = b'{"kdcache": "owner", '
 
@@ -72,11 +74,11 @@ class Owner:
     def from_record(cls, record: bytes) -> "Owner | None":
         """The owner that a record names; None for one that is empty, cut short or damaged."""
         try:
-            values = json.loads(record)
+            values = parse_json(record)
             owner = cls(**{name: values[name] for name in cls.__dataclass_fields__})
             numbers = (owner.pid, owner.pid_namespace, owner.started)
             texts = (owner.host, owner.boot, owner.command, owner.since, owner.token)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return None
         whole = all(type(number) is int for number in numbers) and all(isinstance(text, str) for text in texts)
         return owner if whole and 0 < owner.pid < 2**31 else None
