@@ -60,7 +60,7 @@ def parse_json(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
         raise FormatError(
             f"{error.msg[:1].lower()}{error.msg[1:]} in line {error.lineno}, column {error.colno}"
         ) from None
-    if _HALF_CHARACTER.search(text):
+    if "\\u" in text and _HALF_CHARACTER.search(text):
         _check_texts(value)
     return value
 

@@ -31,6 +31,8 @@ def decode(data: bytes, most: int) -> str:
 
 def whole_number(text: str, base: int = 10) -> int:
     """The whole number that `text` is. Raises FormatError where it has too many digits, before they are read."""
+    if len(text) < 19 and base == 10:  # most of them
+        return int(text)
     digits = text.lstrip("+-")
     if len(digits) <= MAX_BITS:
         value = int(text, base)
@@ -51,11 +53,12 @@ def real_number(text: str) -> float:
 
 def no_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """A mapping of these pairs. Raises FormatError where a key comes twice: one of its values would be lost."""
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise FormatError(f"it has {name!r} twice")
-        values[name] = value
+    pairs = list(pairs)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise FormatError(f"it has {twice!r:.60} twice")
     return values
 
 
