@@ -3,9 +3,11 @@
     python benchmarks/loader.py [--views N] [--runs N] [--workers N]
 
 Random resized crops of photographs to 224 pixels, flip, RandAugment `rand-m7-mstd0.5-inc1`, mixup 0.1 or cutmix 1.0,
-normalised float32 batches. Each run is a process of its own, the contestants take turns, and what a run takes to start
-is not counted. Prints a Markdown table: the median of the runs, their spread, and how many views a second of CPU time
-made, which other programs on the machine disturb less. Needs Linux and scikit-image.
+normalised float32 batches. Each run is a process of its own, and the contestants take turns. All of them make batches
+ahead, so the clock starts when as many have been taken as may have been made ahead, and stops while they go on making
+more: what is measured is what was made meanwhile. A run that would measure fewer than three times as many is refused.
+Prints a Markdown table: the median of the runs, their spread, and how many views a second of CPU time made, which other
+programs on the machine disturb less. Needs Linux and scikit-image.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdcache's own commands set it
@@ -40,7 +43,12 @@ RAND_AUGMENT, MIXUP, CUTMIX = "rand-m7-mstd0.5-inc1", 0.1, 1.0
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket", "immunohistochemistry", "retina", "hubble_deep_field")
 HEIGHT, WIDTH, QUALITY, CLASSES = 375, 500, 90, 8
-WARM_UP = 6  # batches
+#: Batches that kdcache makes ahead: in the renderer, behind it, and those that wait for the consumer.
+AHEAD = 8
+#: Batches that timm's loader makes ahead for each worker.
+AHEAD_OF_WORKER = 2
+#: So many times as many batches as are made ahead are measured, at least.
+MEASURED = 3
 
 CONTESTANTS = {
     "kdcache-dali": "kdcache, DALI",
@@ -66,21 +74,26 @@ def write_photographs(folder: Path, images: int) -> None:
         piece.save(path, "JPEG", quality=QUALITY)
 
 
-def of_kdcache(folder: Path, renderer_name: str, views: int, workers: int) -> Iterator[torch.Tensor]:
-    """Batches of views as a student is fed them."""
+def made_ahead(workers: int) -> int:
+    """The most batches that a contestant may have made before they are asked for."""
+    return max(AHEAD, AHEAD_OF_WORKER * workers + 1)
+
+
+def of_kdcache(folder: Path, renderer_name: str, workers: int) -> Iterator[torch.Tensor]:
+    """Batches of views as a student is fed them, without end."""
     index = open_index(folder / "shards")
     policy = Policy(auto_augment=RAND_AUGMENT, mixup=MIXUP, cutmix=CUTMIX)
     view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
     rows = len(index) // BATCH * BATCH
-    spans = (Span(row // rows, row % rows, row % rows + BATCH) for row in range(0, views, BATCH))
+    spans = (Span(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
     normalise = Normaliser(MEAN, STD)
     with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
         for made in stream_views(view_set, reader, it, spans):
             yield normalise(made.pixels)
 
 
-def of_timm(folder: Path, mode: str, views: int, workers: int) -> Iterator[torch.Tensor]:
-    """Batches as timm's training script makes them, with its prefetcher."""
+def of_timm(folder: Path, mode: str, workers: int) -> Iterator[torch.Tensor]:
+    """Batches as timm's training script makes them, with its prefetcher, without end."""
     images = timm.data.create_dataset("", root=str(folder / "tree"), is_training=True)
     mixup = timm.data.FastCollateMixup(
         mixup_alpha=MIXUP, cutmix_alpha=CUTMIX, mode=mode, label_smoothing=0.0, num_classes=CLASSES
@@ -99,7 +112,7 @@ def of_timm(folder: Path, mode: str, views: int, workers: int) -> Iterator[torch
         device=torch.device("cpu"),
         use_multi_epochs_loader=True,  # workers go on from one epoch to the next, as kdcache does
     )
-    for _ in range(-(-views // (len(loader) * BATCH))):
+    while True:
         for pixels, _ in loader:
             yield pixels
 
@@ -115,27 +128,28 @@ def cpu_seconds() -> float:
     return total
 
 
-def measure(batches: Iterable[torch.Tensor], views: int) -> tuple[float, float]:
-    """Views a second, and views a second of CPU time, from the last batch of the warm-up on."""
+def measure(batches: Iterable[torch.Tensor], warm_up: int, measured: int) -> tuple[float, float]:
+    """Views a second, and views a second of CPU time, of `measured` batches behind the first `warm_up`."""
     start, cpu, seen, touched = 0.0, 0.0, 0, 0.0
     for number, batch in enumerate(batches, start=1):
         assert (batch.shape, batch.dtype) == ((BATCH, 3, SIZE, SIZE), torch.float32)
         touched += float(batch[-1, 0, 0, 0])
-        if number == WARM_UP:
+        if number == warm_up:
             start, cpu = time.perf_counter(), cpu_seconds()
-        elif number > WARM_UP:
+        elif number > warm_up:
             seen += len(batch)
-        if number * BATCH >= views:
+        if number == warm_up + measured:
             return seen / (time.perf_counter() - start), seen / (cpu_seconds() - cpu)
-    raise SystemExit("there were fewer views than asked for")
+    raise SystemExit("there were fewer batches than asked for")
 
 
 def run(contestant: str, folder: Path, views: int, workers: int) -> None:
     """One run, in this process: prints its two numbers."""
     torch.set_num_threads(workers)
     side, _, kind = contestant.partition("-")
-    batches = (of_kdcache if side == "kdcache" else of_timm)(folder, kind, views, workers)
-    print(*measure(batches, views))
+    batches = (of_kdcache if side == "kdcache" else of_timm)(folder, kind, workers)
+    warm_up = made_ahead(workers)
+    print(*measure(batches, warm_up, views // BATCH - warm_up))
     sys.stdout.flush()
     os._exit(0)  # timm's workers run ahead for ever; they end with their parent
 
@@ -143,14 +157,21 @@ def run(contestant: str, folder: Path, views: int, workers: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=512, help="JPEGs in the data set")
-    parser.add_argument("--views", type=int, default=3072, help="of one run, with its warm-up")
+    parser.add_argument("--views", type=int, default=4608, help="of one run, with those not measured")
     parser.add_argument("--runs", type=int, default=5, help="of each contestant")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
     parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS), help="these contestants")
     parser.add_argument("--run", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    if asked.views <= WARM_UP * BATCH or asked.images < BATCH:
-        parser.error(f"a run needs more than {WARM_UP * BATCH} views, of at least {BATCH} images")
+    warm_up, batches = made_ahead(asked.workers), asked.views // BATCH
+    if batches < (1 + MEASURED) * warm_up:
+        parser.error(
+            f"--views {asked.views} is {batches} batches of {BATCH}, of which {warm_up} may have been made before the "
+            f"clock starts: give at least --views {(1 + MEASURED) * warm_up * BATCH}, so that {MEASURED} times as many "
+            "are measured"
+        )
+    if asked.images < BATCH:
+        parser.error(f"--images {asked.images} does not make a batch: give at least {BATCH}")
     if asked.run:
         run(asked.run[0], Path(asked.run[1]), asked.views, asked.workers)
     with tempfile.TemporaryDirectory() as temporary:
@@ -159,6 +180,7 @@ def main() -> None:
         import_folder(folder / "tree", folder / "shards")
         sizes = [path.stat().st_size for path in (folder / "tree").rglob("*.jpg")]
         print(f"{asked.images} JPEGs of {WIDTH} x {HEIGHT}, {statistics.mean(sizes) / 1000:.0f} kB each; ", end="")
+        print(f"{batches - warm_up} batches of {BATCH} measured a run, behind {warm_up}; ", end="")
         print(f"{asked.workers} workers; Pillow {Image.__version__}, timm {timm.__version__}", flush=True)
         results: dict[str, list[tuple[float, float]]] = {name: [] for name in asked.only}
         for _ in range(asked.runs):

@@ -2,8 +2,7 @@
 
     python benchmarks/scale.py [--samples N ...] [--runs N]
 
-An index of N samples is made column by column, without an image: 1,000 samples a shard, 21,841
-classes at random. Each
+An index of N samples is made column by column, without an image: 1,000 samples a shard, 21,841 classes at random. Each
 measurement is a process of its own on one core, which opens that index, reads the columns once and then does one
 thing; a figure is the median of the runs. CPU time is of all threads. Memory is the highest of the process, less what
 it had before: the columns are mapped files, whose pages the system shares between processes and takes back at need.

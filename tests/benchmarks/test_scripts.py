@@ -22,6 +22,55 @@ def script(project_root: Path, monkeypatch: pytest.MonkeyPatch):
     return load
 
 
+def test_the_loader_benchmark_refuses_views_that_it_cannot_measure(script, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        script("loader", "--views", "1024", "--workers", "2").main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "--views 1024 is 8 batches of 128, of which 8 may have been made before the clock starts" in said
+    assert "give at least --views 4096" in said
+    with pytest.raises(SystemExit):
+        script("loader", "--views", "4096", "--workers", "16").main()
+    assert "is 32 batches of 128, of which 33 may" in capsys.readouterr().err
+
+
+def test_the_loader_benchmark_measures_what_comes_behind_the_batches_made_ahead(script) -> None:
+    loader = script("loader")
+    taken = []
+
+    def batches():
+        for number in range(100):
+            taken.append(number)
+            yield torch.zeros(loader.BATCH, 3, loader.SIZE, loader.SIZE)
+
+    wall, cpu = loader.measure(batches(), 3, 5)
+    assert len(taken) == 8
+    assert wall > 0
+    assert cpu > 0
+    with pytest.raises(SystemExit, match="fewer batches"):
+        loader.measure(iter(()), 3, 5)
+
+
+def test_the_loader_benchmark_says_how_many_batches_it_measures(
+    script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loader = script("loader", "--images", "128", "--runs", "1", "--workers", "2")
+    monkeypatch.setattr(loader, "HEIGHT", 6)
+    monkeypatch.setattr(loader, "WIDTH", 8)
+    commands = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "100 50\n")
+
+    monkeypatch.setattr(loader.subprocess, "run", run)
+    loader.main()
+    said = capsys.readouterr().out
+    assert "28 batches of 128 measured a run, behind 8" in said
+    assert len(commands) == len(loader.CONTESTANTS)
+    assert said.count("| 100 | 100 to 100 | 50 | 1.00 |") == len(commands)
+
+
 def test_the_gpu_checks_run_dry_on_a_cpu(project_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "benchmarks/gpu_checks.py", "--device", "cpu", "--tiny"],
