@@ -4,10 +4,11 @@ The setting is one in which distillation has something to give: the teacher was 
 of Fashion-MNIST, the students see 6,000 of them. `docs/demo.md` says how it was chosen, and on which test images.
 """
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -16,9 +17,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from kdcache.data.importers.fashion_mnist import import_fashion_mnist
+import kdcache
+from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
+from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import RunError
+from kdcache.io.atomic import PARTIAL_NAME, replace_file
 from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_within
+from kdcache.io.json_format import parse_json
 from kdcache.jobs.common.scoring import Evaluation
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
@@ -102,7 +107,10 @@ def demo(
     epochs: int = EPOCHS,
     limit: int | None = None,
 ) -> DemoReport:
-    """Run both stages and their baselines in the folder `out`, which is emptied first if an earlier demo made it.
+    """Run both stages and their baselines in the folder `out`.
+
+    A demo with the same settings that was interrupted there is gone on with, and what was done before has no speed in
+    the table. What any other demo left there is removed first.
 
     Args:
         seed: of views and students.
@@ -113,10 +121,14 @@ def demo(
         FolderHeldError: another process writes `out` or a folder in it.
     """
     remedy = "Wait until it has ended, or give another --out."
+    settings = {"kdcache": kdcache.__version__, "seed": seed, "renderer": renderer, "epochs": epochs, "limit": limit}
     with hold_folder(out, f"The demo's folder {out}", remedy, progress.say):
         require_not_held_within(out, remedy, progress.say)
-        _empty(out)
-        return _demo(out, progress, seed, renderer, epochs, limit)
+        if _enter(out, settings):
+            progress.say(f"Going on with the demo that was interrupted in {out}; times are those of what is done now.")
+        report = _demo(out, progress, seed, renderer, epochs, limit)
+        _write_mark(out, settings, finished=True)
+    return report
 
 
 def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
@@ -125,8 +137,8 @@ def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, 
     weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
 
     with _timed("shards", stages):
-        import_fashion_mnist(Path(train_data), split="train", source="sample", limit=limit, progress=progress)
-        import_fashion_mnist(Path(test_data), split="test", source="sample", limit=limit, progress=progress)
+        _import(Path(train_data), "train", limit, progress)
+        _import(Path(test_data), "test", limit, progress)
 
     with resources.as_file(weights) as file:
         with _timed("dump-logits", stages):
@@ -209,15 +221,32 @@ def _timed(stage: str, stages: dict[str, float]) -> Iterator[None]:
     stages[stage] = time.perf_counter() - start
 
 
-def _empty(out: Path) -> None:
-    there = [path for path in out.iterdir() if not is_lock_file(path.name)]
-    if there and not (out / _MARK).exists():
+def _enter(out: Path, settings: Mapping[str, object]) -> bool:
+    """Make `out` the folder of a demo with these settings; returns whether an interrupted one goes on there."""
+    ours = (path for path in out.iterdir() if not (PARTIAL_NAME.fullmatch(path.name) or is_lock_file(path.name)))
+    there = set(ours)
+    if there and out / _MARK not in there:
         raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
-    for path in there:
-        if path.name == _MARK:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    (out / _MARK).touch()
+    if there and _read_mark(out) == {**settings, "finished": False}:
+        return True
+    for path in there - {out / _MARK}:  # the mark stays: emptying may be interrupted as well
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    _write_mark(out, settings, finished=False)
+    return False
+
+
+def _write_mark(out: Path, settings: Mapping[str, object], *, finished: bool) -> None:
+    replace_file(out, _MARK, json.dumps({**settings, "finished": finished}).encode())
+
+
+def _read_mark(out: Path) -> object:
+    try:
+        return parse_json((out / _MARK).read_bytes())
+    except ValueError:
+        return None
+
+
+def _import(folder: Path, split: Split, limit: int | None, progress: Progress) -> None:
+    """Import a split, unless it was before a demo was interrupted."""
+    if not (folder / CLASSES).exists() or (folder / INCOMPLETE).exists():
+        import_fashion_mnist(folder, split=split, source="sample", limit=limit, progress=progress)

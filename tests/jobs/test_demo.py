@@ -1,6 +1,7 @@
 """The demo runs the whole job on the shipped pictures and teacher; here with few of them."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
@@ -9,12 +10,47 @@ from kdcache.cache.store import Cache
 from kdcache.errors import RunError
 from kdcache.jobs.demo import demo, paired_gain
 from kdcache.run.config import read_config
+from kdcache.runtime.signals import Interrupted
+from support.small_job import Heard
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
+    """Of a demo that was interrupted when it had the shards."""
     out = tmp_path_factory.mktemp("demo") / "runs"
-    return demo(out, epochs=2, limit=384, seed=3), out
+    heard = Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.jobs.demo.dump", interrupt)
+        with pytest.raises(Interrupted):
+            demo(out, heard, epochs=2, limit=384, seed=3)
+    assert not heard_of(heard, "Going on")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.jobs.demo.import_fashion_mnist", lambda *_, **__: pytest.fail("imported again"))
+        report = demo(out, heard, epochs=2, limit=384, seed=3)
+    assert heard_of(heard, "Going on with the demo that was interrupted")
+    return report, out
+
+
+def interrupt(*arguments, **choice):
+    raise Interrupted(signal.SIGTERM)
+
+
+def heard_of(heard, words):
+    return any(words in line for line in heard.said)
+
+
+@pytest.mark.parametrize("seed", [3, 4], ids=["finished", "of another seed"])
+def test_a_demo_that_is_finished_or_another_gives_way(seed, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdcache.jobs.demo.dump", interrupt)
+    for again in (False, True):
+        if again and seed == 3:
+            mark = tmp_path / "demo" / ".kdcache-demo"
+            mark.write_text(mark.read_text().replace('"finished": false', '"finished": true'))
+        heard = Heard()
+        with pytest.raises(Interrupted):
+            demo(tmp_path / "demo", heard, epochs=1, limit=10, seed=seed if again else 3)
+        assert not heard_of(heard, "Going on")
+        assert heard_of(heard, "imported 10 test images")
 
 
 def test_the_table_has_all_four_models_with_numbers_of_this_run(report):
