@@ -83,6 +83,8 @@ app = typer.Typer(
     name="kdcache",
     cls=Commands,
     help="Run a large teacher once, keep its answers, train any number of students from them.",
+    epilog="Exits with 0 (done), 1 (failed), 2 (usage), 3 (verification failed), or 128 + n where signal n ended it: "
+    "130 for Ctrl-C, 143 for SIGTERM.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -177,7 +177,8 @@ def train(
 ) -> None:
     """Train a student from a cache, from labels alone, or with the teacher live.
 
-    Stopped at any time and run again, it resumes at the step where its last checkpoint was made.
+    Stopped at any time and run again, it resumes at the step where its last checkpoint was made. SIGINT (Ctrl-C),
+    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 make one after the step that is being taken.
     """
     from kdcache.jobs.train import train as run
     from kdcache.jobs.training.asked import TrainRequest

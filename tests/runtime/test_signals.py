@@ -1,10 +1,13 @@
 """Signals that ask a job to end, in processes of their own: what they raise, what they wait for, and the exit codes."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +37,9 @@ main(work)
 
 
 @contextmanager
-def started(work: str, ignored: tuple[signal.Signals, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+def started(
+    work: str, ignored: tuple[signal.Signals, ...] = (), launcher: tuple[str, ...] = ()
+) -> Iterator[subprocess.Popen[str]]:
     """A process that does `work`, once it has said that it is ready."""
 
     def dispositions() -> None:
@@ -43,7 +48,7 @@ def started(work: str, ignored: tuple[signal.Signals, ...] = ()) -> Iterator[sub
             signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
 
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND.format(work=work)],
+        [*launcher, sys.executable, "-c", COMMAND.format(work=work)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=dispositions,
     )  # fmt: skip
     try:
@@ -73,6 +78,26 @@ def test_each_signal_ends_a_command_with_128_and_its_number(number: signal.Signa
     with started(SLEEP) as process:
         process.send_signal(number)
         assert ended(process) == (128 + number, "", f"stopped{by}; run the same command again to go on\n")
+
+
+def test_the_first_process_of_a_container_gets_the_signal_of_docker_stop() -> None:
+    """The system keeps from it every signal that it does not ask for."""
+    launcher = ("unshare", "--pid", "--fork", "--kill-child", "--")
+    if not shutil.which("unshare") or subprocess.run([*launcher, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a namespace of processes cannot be made here")
+    with started(SLEEP, launcher=launcher) as process:
+        (first,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        assert ended(process) == (143, "", "stopped by SIGTERM; run the same command again to go on\n")
+
+
+def test_the_page_on_stopping_has_the_exit_code_of_each_signal(project_root: Path) -> None:
+    page = (project_root / "docs" / "stopping.md").read_text()
+    rows = [row.strip("| ").split(" | ") for row in page.splitlines() if row.startswith("| SIG")]
+    codes: dict[str, int] = {}
+    for names, _, listed in rows:
+        codes |= zip(names.split(", "), map(int, listed.split(", ")), strict=True)
+    assert codes == {number.name: 128 + number for number in STOP_SIGNALS}
 
 
 def test_what_is_ignored_at_the_start_stays_ignored() -> None:
