@@ -136,18 +136,17 @@ class LockedClaims(Claims):
         while True:
             try:
                 with self._files.partial_folder() as folder:
-                    file, kept = self._disk.open(folder.at(name)), False
+                    file = self._disk.open(folder.at(name))
+                    is_ours = False
                     try:
-                        if not _locked(file):
-                            time.sleep(GLANCE)
-                            if not _locked(file):
-                                return None
+                        if not _locked_soon(file):
+                            return None
                         # Else its owner gave it back, or somebody tidied it away, before it was locked here.
-                        kept = is_still(file, folder.at(name))
-                        if kept:
+                        is_ours = is_still(file, folder.at(name))
+                        if is_ours:
                             return file
                     finally:
-                        if not kept:  # also where a signal interrupts the wait
+                        if not is_ours:  # also where a signal interrupts the wait
                             os.close(file)
             except FileNotFoundError:  # another process tidied the folder away
                 continue
@@ -174,6 +173,14 @@ class LockedClaims(Claims):
             self.release(name)
         with suppress(CacheError):
             self._files.tidy()
+
+
+def _locked_soon(file: int) -> bool:
+    """Whether the lock of an open file could be had, at once or a moment later."""
+    if _locked(file):
+        return True
+    time.sleep(GLANCE)
+    return _locked(file)
 
 
 def _locked(file: int) -> bool:
