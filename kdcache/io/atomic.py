@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdcache.io.disk import Disk, make_folder
+from kdcache.io.disk import Disk, make_below, make_folder
 from kdcache.io.failures import LinkError, RefusedError
 from kdcache.io.folders import Folder, Location, components, open_folder
 
@@ -27,7 +27,7 @@ _NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+"
 def replace_file(root: Path, key: str, *parts: bytes, disk: Disk | None = None) -> None:
     """Put a file with these bytes in the place of what is there; flushed before it is, and its folder after.
 
-    Folders on the way are made. A link in the file's place is replaced, and what it leads to stays as it is.
+    Folders between `root` and it are made. A link in the file's place is replaced, and what it leads to stays as it is.
 
     Args:
         root: the folder that the user named.
@@ -39,7 +39,7 @@ def replace_file(root: Path, key: str, *parts: bytes, disk: Disk | None = None) 
     """
     disk = disk or Disk()
     *above, name = components(key)
-    with make_folder(root, "/".join(above), disk) as folder:
+    with make_below(root, "/".join(above), disk) as folder:
         partial = folder.at(partial_name(name))
         file = disk.create(partial)
         try:
@@ -55,6 +55,29 @@ def replace_file(root: Path, key: str, *parts: bytes, disk: Disk | None = None) 
                 disk.remove(partial)
             raise
         disk.flush_folder(folder)
+
+
+def append(root: Path, key: str, data: bytes, disk: Disk | None = None) -> None:
+    """Add bytes to the end of a file, or none of them where the disk refuses; the file is made where it is missing.
+
+    Raises:
+        OSError: the disk refuses.
+        LinkError: the file, or a folder on the way from `root`, is a link.
+    """
+    disk = disk or Disk()
+    *above, name = components(key)
+    with make_below(root, "/".join(above), disk) as folder:
+        file = disk.open(folder.at(name))
+        try:
+            end = os.lseek(file, 0, os.SEEK_END)
+            try:
+                disk.write(file, data)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(file, end)
+                raise
+        finally:
+            os.close(file)
 
 
 @contextmanager
@@ -77,14 +100,14 @@ def new_folder(root: Path, key: str, ours: re.Pattern[str], disk: Disk | None = 
     disk = disk or Disk()
     *above, name = components(key)
     with make_folder(root, "/".join(above), disk) as parent:
-        _require_replaceable(parent.at(name), ours)
+        _require_ours(parent.at(name), ours)
         partial = parent.at(partial_name(name))
         disk.make_folder(partial)
         try:
             with parent.enter(partial.name) as folder:
                 yield folder.library_path()
                 _settle(folder, disk)
-            _require_replaceable(parent.at(name), ours)
+            _require_ours(parent.at(name), ours)
             _swap(partial, parent.at(name), disk)
         except BaseException:
             remove_tree(partial)
@@ -188,7 +211,14 @@ def _settle(folder: Folder, disk: Disk) -> None:
     disk.flush_folder(folder)
 
 
-def _require_replaceable(place: Location, ours: re.Pattern[str]) -> None:
+def require_ours(root: Path, key: str, ours: re.Pattern[str]) -> None:
+    """Raise as `new_folder` does where it would replace no former folder at `key`; nothing is changed."""
+    *above, name = components(key)
+    with suppress(FileNotFoundError), open_folder(root, "/".join(above)) as parent:
+        _require_ours(parent.at(name), ours)
+
+
+def _require_ours(place: Location, ours: re.Pattern[str]) -> None:
     if place.folder.holds_link(place.name):
         raise LinkError(place.path)
     if place.folder.stat(place.name) is None:

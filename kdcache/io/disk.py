@@ -109,6 +109,11 @@ def make_folder(root: Path, key: str = "", disk: Disk | None = None) -> Folder:
     """
     disk = disk or Disk()
     make_root(root, disk)
+    return make_below(root, key, disk)
+
+
+def make_below(root: Path, key: str, disk: Disk) -> Folder:
+    """Open the folder `key`, made where missing, below a trusted `root` that is there; raises as `make_folder`."""
     folder = Folder.trusted(root)
     for name in components(key):
         with folder:

@@ -26,10 +26,16 @@ _WRITING: Mapping[int, str] = MappingProxyType(
         errno.EACCES: "use a folder that you can write to, or have its permissions changed.",
         errno.EPERM: "use a folder that you can write to, or have its permissions changed.",
         errno.EROFS: "use a folder that you can write to, or have its permissions changed.",
+        errno.ENOENT: "check the path, of which a part is missing.",
         errno.ENOTDIR: "check the path, of which a part is a file.",
         errno.EISDIR: "check the path, which is a folder.",
         errno.ENAMETOOLONG: "use a shorter path.",
     }
+)
+#: Errors of the place and not of the moment: nothing was begun.
+_ELSEWHERE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
 )
 _LATER = "run the same command again when the cause is gone."
 
@@ -92,7 +98,7 @@ def cannot_write(path: Path | str, error: OSError, kept: str) -> str:
     """
     if isinstance(error, RefusedError):
         remedy = error.remedy
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+    elif error.errno in _ELSEWHERE:
         remedy, kept = _WRITING[error.errno], ""
     else:
         remedy = _WRITING.get(error.errno or 0, _LATER)

@@ -9,8 +9,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from kdcache.io.failures import LinkError, SpecialFileError, TooLargeError
 
@@ -53,7 +53,7 @@ def open_descriptor(path: Path | str, *, folder: int | None = None, follow: bool
     return file
 
 
-def open_regular(path: Path | str, *, folder: int | None = None, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path | str, *, folder: int | None = None, follow: bool = True) -> BufferedReader:
     """Open a regular file for reading, as `open(path, "rb")` does; arguments and errors as of `open_descriptor`."""
     return os.fdopen(open_descriptor(path, folder=folder, follow=follow), "rb")
 
@@ -63,7 +63,7 @@ def require_regular(path: Path | str) -> None:
     _require_regular(os.stat(path).st_mode, path)
 
 
-def read_bytes(path: Path | str, limit: int, *, folder: int | None = None, follow: bool = True) -> bytes:
+def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, folder: int | None = None, follow: bool = True) -> bytes:
     """The bytes of a regular file, of which there are at most `limit`.
 
     Raises:

@@ -10,9 +10,10 @@ checkpoints/step-00001234/
 
 import hashlib
 import json
+import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,16 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, RunError, reason
 from kdcache.io.json_format import parse_json
-from kdcache.run.files import new_folder, replace_file, tidy
+from kdcache.io.reading import open_regular, read_bytes
+from kdcache.run.files import new_folder, remove_known, replace_file, tidy
 from kdcache.run.team import Team
 from kdcache.run.tree import flatten, stored, unflatten
 
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})")
+_FILE = re.compile(r"((model|ema|trainer)\.safetensors|(trainer|manifest)\.json)")
+#: Bytes of a file of a checkpoint: what has more is not looked through, whatever a manifest says.
+_MOST_BYTES = 2**37
 _MANIFEST = "manifest.json"
 _BEST = "best.json"
 #: Bytes: ten thousand parameters of an optimiser have some megabytes of plain values.
@@ -90,7 +95,7 @@ class Checkpoints:
             RunError: the disk refuses, or the trainer's state has what a checkpoint cannot keep.
         """
         plain, tensors = flatten(dict(trainer))
-        with new_folder(self._path(step)) as folder:
+        with new_folder(self._path(step), _FILE, root=self._root) as folder:
             header = {"format": "pt", **(metadata or {})}
             save_file({name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header)
             if ema is not None:
@@ -114,15 +119,17 @@ class Checkpoints:
         """
         best = self._best()
         if self._path(step).is_dir() and (best is None or score > best[1]):
-            replace_file(self.folder / _BEST, json.dumps({"step": step, "score": score}).encode())
+            content = json.dumps({"step": step, "score": score}).encode()
+            replace_file(self.folder / _BEST, content, root=self._root)
             self._prune(step)
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order, unread."""
         if not self.folder.is_dir():
             return []
-        found = (_NAME.fullmatch(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
+        # A folder in which somebody keeps a file of his own outlives its checkpoint.
+        return sorted(int(match[1]) for match, path in found if match and _holds_any(path))
 
     def latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The latest checkpoint that is whole; None where there is none. Each broken one is told to `warn`."""
@@ -149,7 +156,7 @@ class Checkpoints:
         for name, wanted in files.items():
             _require_whole(folder / name, wanted)
         try:
-            plain = parse_json((folder / "trainer.json").read_bytes(), max_bytes=_MAX_TRAINER_JSON)
+            plain = parse_json(read_bytes(folder / "trainer.json"), max_bytes=_MAX_TRAINER_JSON)
             return Checkpoint(
                 step=step,
                 model=load_file(folder / "model.safetensors"),
@@ -175,7 +182,7 @@ class Checkpoints:
         """Length and hash of each file of a checkpoint, from its manifest."""
         folder = self._path(step)
         try:
-            manifest = parse_json((folder / _MANIFEST).read_bytes())
+            manifest = parse_json(read_bytes(folder / _MANIFEST))
             version, files = manifest["format"], dict(manifest["files"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptError(
@@ -187,12 +194,22 @@ class Checkpoints:
             )
         return files
 
+    @property
+    def _known(self) -> re.Pattern[str]:
+        """All that a checkpoint is, as paths below the run's folder."""
+        return re.compile(f"{re.escape(self.folder.name)}/{_NAME.pattern}(/{_FILE.pattern})?")
+
+    @property
+    def _root(self) -> Path:
+        """The run's folder, which the user named."""
+        return self.folder.parent
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
 
     def _best(self) -> tuple[int, float] | None:
         try:
-            best = parse_json((self.folder / _BEST).read_bytes())
+            best = parse_json(read_bytes(self.folder / _BEST))
             step, score = int(best["step"]), float(best["score"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -206,8 +223,9 @@ class Checkpoints:
             stay |= {step for step in before if step % self._keep_every == 0}
         for step in self.steps():
             if step not in stay:
-                shutil.rmtree(self._path(step), ignore_errors=True)
-        tidy(self.folder)
+                with suppress(RunError):  # what stays takes room, and is tried again after the next save
+                    remove_known(self._path(step), self._known, root=self._root)
+        tidy(self.folder, root=self._root)
 
 
 def torch_random_state(team: Team) -> list[dict[str, Tensor]]:
@@ -229,12 +247,25 @@ def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], team: Tea
         torch.cuda.set_rng_state(state["cuda"], team.device)
 
 
+def _holds_any(folder: Path) -> bool:
+    """Whether a folder holds any file of a checkpoint's; where it cannot be looked at, it is said to."""
+    try:
+        return not folder.is_dir() or any(map(_FILE.fullmatch, os.listdir(folder)))
+    except OSError:
+        return True
+
+
 def _require_whole(file: Path, wanted: Any) -> None:
-    if not file.is_file() or _fingerprint(file) != wanted:
+    size = wanted.get("bytes") if isinstance(wanted, dict) else None
+    try:
+        whole = type(size) is int and file.stat().st_size == size <= _MOST_BYTES and _fingerprint(file) == wanted
+    except OSError:
+        whole = False
+    if not whole:
         raise CorruptError(f"The checkpoint {file.parent} is broken: {file.name} is missing or altered.")
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32))
-    return {"bytes": file.stat().st_size, "blake2b": digest.hexdigest()}
+        return {"bytes": os.fstat(stream.fileno()).st_size, "blake2b": digest.hexdigest()}

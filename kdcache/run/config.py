@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from kdcache.errors import ConfigError, reason
 from kdcache.io.plain_values import FormatError
+from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import dump_yaml, parse_yaml
 from kdcache.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
@@ -267,7 +268,7 @@ def read_config(file: Path) -> RunConfig:
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(file.read_bytes())
+        values = parse_yaml(read_bytes(file))
     except (OSError, FormatError) as error:
         raise ConfigError(
             f"{file} cannot be read as YAML ({reason(error)}): correct it or give another file."

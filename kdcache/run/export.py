@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from kdcache.run.tree import stored
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+
+#: The files of an export: a folder with any other is not replaced by a new one.
+FILES = re.compile(f"{re.escape(WEIGHTS)}|{re.escape(CONFIG)}")
 
 # Facts of timm's own about the architecture, which its loaders and feature extractors read.
 _KEPT = ("fixed_input_size", "first_conv", "classifier")
@@ -55,7 +59,7 @@ def export_model(
         name: stored(tensor.to(dtype) if tensor.is_floating_point() else tensor)
         for name, tensor in (network.module.state_dict() if tensors is None else tensors).items()
     }
-    with new_folder(folder) as partial:
+    with new_folder(folder, FILES) as partial:
         names = None if class_names is None else tuple(class_names)
         save_file(weights, partial / WEIGHTS, dataclasses.replace(network.card, class_names=names).to_metadata())
         config = json.dumps(_timm_config(network, class_names), indent=2)

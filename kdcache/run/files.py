@@ -1,77 +1,83 @@
-"""Files and folders of a run that are whole or not there, whenever the process is killed."""
+"""Files and folders of a run that are whole or not there, whenever the process is killed, written through no link.
 
-import shutil
-import uuid
+The run's own folder may be a link that the user made; below it none is followed.
+"""
+
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kdcache.errors import RunError
-from kdcache.flushing import flush
+from kdcache.io import atomic
+from kdcache.io.failures import cannot_write, system_error
+
+_KEPT = "What was saved before is whole"
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, root: Path | None = None) -> None:
     """Put a file with these bytes in the place of what is there; flushed before it is.
 
+    Args:
+        root: the folder that the user named, below which no link is followed; None for the file's own.
+
     Raises:
-        RunError: the disk refuses.
+        RunError: the disk refuses, or a folder on the way is a link.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _refusals(path):
-        try:
-            partial.write_bytes(data)
-            flush(partial)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        flush(path.parent)
+    root = root or path.parent
+    with refusals(path):
+        atomic.replace_file(root, _key(path, root), data)
+
+
+def append_line(path: Path, line: str, *, root: Path | None = None) -> None:
+    """Add a line to a file, or nothing of it; made where it is missing. Arguments and errors as of `replace_file`."""
+    root = root or path.parent
+    with refusals(path):
+        atomic.append(root, _key(path, root), line.encode())
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, ours: re.Pattern[str], *, root: Path | None = None) -> Iterator[Path]:
     """A folder to fill, which stands at `path` once the block has ended well; what stood there gives way to it.
 
+    Args:
+        ours: matches the names of all that such a folder holds; one that holds more is not replaced.
+        root: the folder that the user named, below which no link is followed; None for the one that `path` is in.
+
     Raises:
-        RunError: the disk refuses.
+        RunError: the disk refuses, also where a library says so in an error of its own; or there is a link.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _refusals(path):
-        partial.mkdir(parents=True)
-        try:
-            yield partial
-            # safetensors makes files for one user alone: they are for whom the umask allows, as the folder shows.
-            allowed = partial.stat().st_mode & 0o666
-            for file in partial.iterdir():
-                if file.stat().st_mode & allowed != allowed:
-                    file.chmod(allowed)
-                flush(file)
-            flush(partial)
-            if path.exists():
-                # No system call swaps folders everywhere. Killed between these two lines, the older one is gone:
-                # who writes over a folder has the newer one's content at hand, and writes it again.
-                shutil.rmtree(path)
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-        flush(path.parent)
+    root = root or path.parent
+    with refusals(path), atomic.new_folder(root, _key(path, root), ours) as folder:
+        yield folder
 
 
-def tidy(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`. Not while another one writes there."""
-    for left in folder.glob(".*.*"):
-        suffix = left.name.rpartition(".")[2]
-        if len(suffix) == 32 and not suffix.strip("0123456789abcdef"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+def remove_known(path: Path, known: re.Pattern[str], *, root: Path) -> None:
+    """Remove a file or folder and in it what is known, a pattern for paths below `root`; raises as `replace_file`."""
+    with refusals(path):
+        atomic.remove_known(root, _key(path, root), known)
+
+
+def tidy(folder: Path, *, root: Path | None = None) -> None:
+    """Remove what a killed process left half written in `folder`, by its name. Not while another one writes there."""
+    root = root or folder
+    with refusals(folder):
+        atomic.tidy(root, _key(folder, root))
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def refusals(path: Path) -> Iterator[None]:
+    """Turn what the system refuses, be it in an error of a library, into a RunError that names the path."""
     try:
         yield
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written ({error.strerror or error}): make room or choose another folder with --out, "
-            "then run the same command again."
-        ) from error
+    except RunError:
+        raise
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None:
+            raise
+        raise RunError(cannot_write(path, refused, _KEPT)) from error
+
+
+def _key(path: Path, root: Path) -> str:
+    return "/".join(path.relative_to(root).parts)

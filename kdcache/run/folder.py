@@ -1,7 +1,9 @@
 """The folder of one run: what it belongs to, and the refusal to mix two runs in one folder."""
 
+import io
 import json
-import shutil
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,16 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.errors import RunError, reason
+from kdcache.io.atomic import PARTIAL_NAME, require_ours
+from kdcache.io.disk import make_root
+from kdcache.io.failures import LinkError, cannot_write
 from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file
+from kdcache.io.folders import Folder
 from kdcache.io.json_format import parse_json
+from kdcache.io.reading import read_bytes, require_regular
 from kdcache.run.config import RunConfig, read_config, write_config
+from kdcache.run.export import FILES as EXPORTED
+from kdcache.run.files import refusals, remove_known, replace_file, tidy
 from kdcache.run.settings import differences, to_plain
 
 _CONFIG = "config.yaml"
@@ -20,6 +29,14 @@ _WINDOWS = "windows.npy"
 _GIVEN = "given.json"
 _STARTED = {_BELONGS, _WINDOWS, _GIVEN}
 _WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export"}
+#: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
+_KNOWN = re.compile(
+    r"(config\.yaml|belongs\.json|windows\.npy|given\.json|metrics\.csv"
+    r"|events(/events\.out\.tfevents\..*)?"
+    r"|checkpoints(/best\.json|/step-\d{8,}(/(model|ema|trainer)\.safetensors|/(trainer|manifest)\.json)?)?"
+    r"|past(/round-\d+\.f16)?"
+    r"|export(/model\.safetensors|/config\.json)?)"
+)
 # What a run writes on its way may be changed when it goes on; what it learns may not. The same cache may be copied into
 # a newer format meanwhile, and views without a cache have the format that this version makes.
 _FREE = (
@@ -83,9 +100,12 @@ class RunFolder:
             if not resumes:
                 if self.is_run():
                     self._clear()
-                self.path.mkdir(parents=True, exist_ok=True)
-                np.save(self.path / _WINDOWS, windows)
+                make_root(self.path)
+                content = io.BytesIO()
+                np.save(content, windows)
+                replace_file(self.path / _WINDOWS, content.getvalue())
                 _write_json(self.path / _BELONGS, belongs)
+            tidy(self.path)
             _write_json(self.path / _GIVEN, given)
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
             return resumes
@@ -93,9 +113,7 @@ class RunFolder:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> RunError:
-        return RunError(
-            f"The run folder {self.path} cannot be written ({error.strerror or error}): give another --out."
-        )
+        return RunError(cannot_write(self.path, error, "What was saved before is whole"))
 
     def require(self, config: RunConfig, belongs: dict[str, Any], *, fresh: bool) -> bool:
         """Refuse what `enter` refuses, and change nothing; returns whether there is a run to go on with.
@@ -104,8 +122,12 @@ class RunFolder:
             belongs: as much of it as is known.
 
         Raises:
-            RunError: another run is here, or something that is no run.
+            RunError: another run is here, or something that is no run, or a link that training would write through.
         """
+        with refusals(self.path), suppress(FileNotFoundError), Folder.trusted(self.path) as folder:
+            for name in filter(folder.holds_link, sorted(_WRITTEN)):
+                raise LinkError(folder.path / name)
+            require_ours(self.path, "export", EXPORTED)  # before days of training, and not after them
         if not self.is_run():
             self._require_free()
             return False
@@ -125,11 +147,7 @@ class RunFolder:
         """Remove what a run writes, and nothing else that may lie here."""
         # The three that make it a run go last, so that a clearing that was killed can be taken up again.
         for name in sorted(_WRITTEN, key=lambda name: name in (_CONFIG, _BELONGS, _WINDOWS)):
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_known(self.path / name, _KNOWN, root=self.path)
 
     def _require_free(self) -> None:
         """Raise unless nothing is here, or only what a start left that was killed."""
@@ -139,7 +157,8 @@ class RunFolder:
             raise RunError(
                 f"The run folder {self.path} cannot be read ({reason(error)}): give another --out."
             ) from error
-        foreign = sorted(name for name in there - _STARTED if not is_lock_file(name))
+        ours = (name for name in there if is_lock_file(name) or PARTIAL_NAME.fullmatch(name))
+        foreign = sorted(there - _STARTED - set(ours))
         if foreign:
             raise RunError(
                 f"{self.path} holds {foreign[0]}, which is of no run that can go on: give an empty or new folder with "
@@ -165,18 +184,20 @@ def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:
     if fresh or not RunFolder(folder).is_run() or not file.is_file():
         return None
     try:
-        return np.load(file, allow_pickle=False).astype(np.int32)
+        require_regular(file)
+        # As a map, of which numpy checks the length before it takes any memory.
+        return np.load(file, mmap_mode="r", allow_pickle=False).astype(np.int32)
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    replace_file(file, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = parse_json(file.read_bytes())
+        values = parse_json(read_bytes(file))
     except (OSError, ValueError) as error:
         raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
     if not isinstance(values, dict):

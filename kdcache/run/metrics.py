@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kdcache.errors import RunError, reason
-from kdcache.run.files import replace_file
+from kdcache.io.disk import Disk, make_folder
+from kdcache.io.reading import read_text
+from kdcache.run.files import append_line, replace_file
 
 STEP = "step"
 
@@ -48,12 +51,7 @@ class MetricsTable:
         unknown = [name for name in values if name not in self._columns[1:]]
         if unknown:
             raise RunError(f"{self.file} has no column {', '.join(unknown)}: name it when the table is opened.")
-        row = [str(step), *(_text(values.get(name)) for name in self._columns[1:])]
-        try:
-            with self.file.open("a", encoding="utf-8", newline="") as stream:
-                stream.write(_line(row))
-        except OSError as error:
-            raise RunError(f"{self.file} cannot be written ({error.strerror}): make room, then run again.") from error
+        append_line(self.file, _line([str(step), *(_text(values.get(name)) for name in self._columns[1:])]))
 
     def rows(self) -> list[dict[str, float | None]]:
         """What the table holds, as numbers; None where a row has no value."""
@@ -105,8 +103,8 @@ class TensorBoard:
         self._event, self._summary = Event, Summary
         first = 0 if last_row is None else int(last_row[STEP] or 0)
         with self._refusals():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / _events_name(folder)).open("xb")
+            with make_folder(folder.parent, folder.name) as place:
+                self._file = os.fdopen(Disk().create(place.at(_events_name(place.names()))), "wb")
             self._records = RecordWriter(self._file)
             self._write(file_version="brain.Event:2")
             self._write(step=first, session_log=SessionLog(status=SessionLog.START))
@@ -145,9 +143,9 @@ class TensorBoard:
             )
 
 
-def _events_name(folder: Path) -> str:
+def _events_name(there: Sequence[str]) -> str:
     """A file name by which TensorBoard reads the file after those that are there, whatever the clock says."""
-    before = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*.*")]
+    before = [name.split(".")[3] for name in there if re.fullmatch(r"events\.out\.tfevents\..*\..*", name)]
     second = max([int(time.time()), *(int(number) + 1 for number in before if number.isdecimal())])
     return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
@@ -155,7 +153,7 @@ def _events_name(folder: Path) -> str:
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:
     """Header and whole rows; a last line without an end, or of another width, was being written when a kill came."""
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{file} cannot be read ({error}): move it away, or start anew with --fresh.") from error
     lines = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))

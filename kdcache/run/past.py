@@ -12,6 +12,7 @@ the rows of others as they were.
 """
 
 import os
+import re
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -21,9 +22,13 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-from kdcache.errors import RunError, reason
+from kdcache.errors import RunError
+from kdcache.io.disk import Disk, make_folder
+from kdcache.io.failures import cannot_write
+from kdcache.io.folders import Folder
+from kdcache.io.reading import open_regular
 
-_SUFFIX = ".f16"
+_NAME = re.compile(r"round--?\d+\.f16")
 
 
 class Past:
@@ -117,54 +122,58 @@ class Past:
             if self._writes is not None:
                 os.fsync(self._writes.fileno())
                 self._writes.close()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._path(running).open("ab") as file:
+            with make_folder(self.folder.parent, self.folder.name) as folder:
+                self._writes = FileIO(Disk().open(folder.at(_name(running))), "r+")
                 # Reserved, so that a disk that is too small is told before hours are spent.
-                os.posix_fallocate(file.fileno(), 0, self._bytes)
-            self._require_whole(self._path(running))
-            self._meet()
-            self._reads = self._open(running - 1)
-            self._writes = FileIO(self._path(running), "r+")
-            if self._first:
-                self._remove_all_but({running - 1, running} | self._pinned)
+                os.posix_fallocate(self._writes.fileno(), 0, self._bytes)
+                self._require_whole(self._writes.fileno(), running)
+                self._meet()
+                self._reads = self._open(folder, running - 1)
+                if self._first:
+                    self._remove_all_but(folder, {running - 1, running} | self._pinned)
         except OSError as error:
             raise self._unkept(error) from error
         self._round = running
 
     def _unkept(self, error: OSError) -> RunError:
         return RunError(
-            f"The student's past predictions in {self.folder} cannot be kept ({reason(error)}): they take "
-            f"{3 * self._bytes / 1e9:.1f} GB; make room, or give another --out."
+            f"{cannot_write(self.folder, error, 'What was saved before is whole')} The student's past predictions take "
+            f"{3 * self._bytes / 1e9:.1f} GB there."
         )
 
-    def _open(self, number: int) -> np.memmap | None:
+    def _open(self, folder: Folder, number: int) -> np.memmap | None:
         """The file of a round, to be read; None, with a warning, where it is not there."""
-        path = self._path(number)
-        if not path.exists():
+        try:
+            file = open_regular(_name(number), folder=folder.descriptor, follow=False)
+        except FileNotFoundError:
             if number >= 0:
                 self._warn(f"What the student said in round {number} is gone: this round learns from labels alone.")
             return None
-        self._require_whole(path)
-        return np.memmap(path, np.float16, "r", shape=self._shape)
+        with file:
+            self._require_whole(file.fileno(), number)
+            return np.memmap(file, np.float16, "r", shape=self._shape)
 
-    def _require_whole(self, path: Path) -> None:
-        if path.stat().st_size != self._bytes:
+    def _require_whole(self, file: int, number: int) -> None:
+        if os.fstat(file).st_size != self._bytes:
             raise RunError(
-                f"{path} is not of {self._shape[0]:,} samples and {self._shape[1]:,} classes: begin anew with --fresh."
+                f"{self.folder / _name(number)} is not of {self._shape[0]:,} samples and {self._shape[1]:,} classes: "
+                "begin anew with --fresh."
             )
 
-    def _remove_all_but(self, numbers: set[int]) -> None:
-        keep = {self._path(number) for number in numbers}
-        for path in self.folder.glob(f"round-*{_SUFFIX}"):
-            if path not in keep:
-                path.unlink(missing_ok=True)
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"round-{number:08d}{_SUFFIX}"
+    def _remove_all_but(self, folder: Folder, numbers: set[int]) -> None:
+        keep = {_name(number) for number in numbers}
+        for name in folder.names():
+            if _NAME.fullmatch(name) and name not in keep:
+                Disk().remove(folder.at(name))
 
     @property
     def _bytes(self) -> int:
         return self._shape[0] * self._shape[1] * 2
+
+
+def _name(number: int) -> str:
+    """The file of a round."""
+    return f"round-{number:08d}.f16"
 
 
 def _write(file: int, data: bytes, start: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdcache.errors import ConfigError, reason
 from kdcache.io.plain_values import FormatError
+from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import parse_yaml
 
 DEFAULT_RECIPE = "a2"
@@ -46,7 +47,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(name, shipped, n=3) or sorted(shipped)
         raise ConfigError(f"There is no recipe {name!r}: use {', '.join(near)}, or give a .yaml file.")
     try:
-        values = parse_yaml(file.read_bytes())
+        values = parse_yaml(read_bytes(file) if isinstance(file, Path) else file.read_bytes())
     except (OSError, FormatError) as error:
         raise ConfigError(f"The recipe {name} cannot be read as YAML ({reason(error)}): correct it.") from error
     if not isinstance(values, dict):

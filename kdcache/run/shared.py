@@ -1,12 +1,17 @@
 """Whether the processes of a team see one run folder, or each its own of the same path."""
 
+import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from kdcache.errors import RunError
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Folder
+from kdcache.run.files import refusals
 from kdcache.run.team import Team
 
 _PATIENCE = 5.0
@@ -26,12 +31,14 @@ def require_shared(folder: Path, team: Team) -> None:
     # A name that nobody can have looked for yet, so that no node has kept in mind that it is not there.
     number = torch.tensor(secrets.randbits(62) if team.first else 0)
     token = folder / f".seen-by-all-{team.total(number).item():016x}"
-    if team.first:
-        token.touch()
+    refused = _make(token) if team.first else None
     team.wait()
     sees = team.gather(torch.tensor(_appears(token)))
     if team.first:
-        token.unlink(missing_ok=True)
+        with suppress(OSError), Folder.trusted(folder) as place:
+            Disk().remove(place.at(token.name))
+    if refused is not None:
+        raise refused
     blind = [str(rank) for rank, there in enumerate(sees) if not there]
     if blind:
         raise RunError(
@@ -39,6 +46,16 @@ def require_shared(folder: Path, team: Team) -> None:
             f"cannot see what process 0 writes into {folder}, and all of them have to read there what this run has "
             "learnt before: give an --out that lies on a file system which all nodes share."
         )
+
+
+def _make(token: Path) -> RunError | None:
+    """Make an empty file; the error where it cannot be made, for the others wait."""
+    try:
+        with refusals(token), Folder.trusted(token.parent) as place:
+            os.close(Disk().create(place.at(token.name)))
+    except RunError as error:
+        return error
+    return None
 
 
 def _appears(file: Path) -> bool:

@@ -6,7 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 import torch
@@ -87,17 +87,17 @@ def test_a_damaged_block_is_named_and_all_others_are_copied(
 ) -> None:
     damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
     chunk = damaged / "teachers/teacher/level/c/1/2"
-    data, read = chunk.read_bytes(), LocalFiles._opened
+    data, read = chunk.read_bytes(), LocalFiles.get_part
 
-    def fail(self: LocalFiles, key: str) -> BinaryIO:
+    def fail(self: LocalFiles, key: str, start: int, length: int) -> bytes | None:
         if self.root / key == chunk:
-            raise OSError(5, "Input/output error", str(chunk))
-        return read(self, key)
+            raise CacheError(f"Cannot read {chunk}: Input/output error.")
+        return read(self, key, start, length)
 
     if harm == "altered":
         chunk.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     else:
-        monkeypatch.setattr(LocalFiles, "_opened", fail)
+        monkeypatch.setattr(LocalFiles, "get_part", fail)
     report = copy(damaged, tmp_path / "copy", None, "teacher")
     (problem,) = report.problems
     assert str(chunk) in problem

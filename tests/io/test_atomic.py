@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.io.atomic import PARTIAL_NAME, new_folder, partial_name, remove_known, replace_file, tidy
+from kdcache.io.atomic import PARTIAL_NAME, append, new_folder, partial_name, remove_known, replace_file, tidy
 from kdcache.io.disk import Disk, make_folder
 from kdcache.io.failures import LinkError, RefusedError, SpecialFileError
 from kdcache.io.folders import Location, components, open_folder
@@ -39,6 +39,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_file_is_replaced_as_a_whole(root: Path) -> None:
+    root.mkdir()
     replace_file(root, "in/a", b"one")
     replace_file(root, "in/a", b"t", b"wo")
     assert (root / "in/a").read_bytes() == b"two"
@@ -50,6 +51,7 @@ def test_a_file_is_replaced_as_a_whole(root: Path) -> None:
 
 
 def test_files_have_the_permissions_that_the_umask_allows(root: Path) -> None:
+    root.mkdir()
     before = os.umask(0o027)
     try:
         replace_file(root, "in/a", b"one")
@@ -107,6 +109,7 @@ def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(root: Path, fore
             (root / "in").symlink_to(foreign.path)
             super().replace(source, target)
 
+    root.mkdir()
     replace_file(root, "in/precious.txt", b"x", disk=Swapped())
     assert names(root / "moved") == ["precious.txt"]
     foreign.assert_untouched()
@@ -124,6 +127,21 @@ def test_a_folder_is_there_once_it_is_full(root: Path) -> None:
         (folder / "no folder/c").write_bytes(b"3")
     assert names(root / "in") == ["folder"]
     assert names(root / "in/folder") == ["b"]
+
+
+def test_what_is_added_is_added_whole_or_not_at_all(root: Path, foreign: Foreign) -> None:
+    root.mkdir()
+    append(root, "a", b"one")
+    append(root, "a", b"two")
+    with pytest.raises(OSError, match="No space"):
+        append(root, "a", b"three", disk=Full())
+    assert (root / "a").read_bytes() == b"onetwo"
+    (root / "link").symlink_to(foreign.path / "precious.txt")
+    with pytest.raises(LinkError):
+        append(root, "link", b"x")
+    with pytest.raises(FileNotFoundError):
+        append(root / "none", "a", b"x")
+    foreign.assert_untouched()
 
 
 def test_a_former_folder_comes_back_when_the_new_one_cannot_be_put(root: Path) -> None:

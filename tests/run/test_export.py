@@ -99,7 +99,10 @@ def test_the_moving_average_can_be_exported_in_the_models_place(tmp_path):
 
 def test_an_export_takes_the_place_of_the_one_before_as_a_whole(tmp_path):
     exported(tmp_path / "export", "test_resnet")
-    (tmp_path / "export" / "left.txt").write_text("over")
+    (tmp_path / "export" / "notes.txt").write_text("of the user's own")
+    with pytest.raises(RunError, match=r"holds notes\.txt.* move it elsewhere"):
+        exported(tmp_path / "export", "test_vit")
+    (tmp_path / "export" / "notes.txt").unlink()
     exported(tmp_path / "export", "test_vit")
     assert sorted(path.name for path in (tmp_path / "export").iterdir()) == [
         "config.json",
@@ -111,5 +114,5 @@ def test_an_export_takes_the_place_of_the_one_before_as_a_whole(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="Cannot write"):
         exported(tmp_path / "file" / "export")

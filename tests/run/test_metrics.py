@@ -72,7 +72,7 @@ def test_a_name_that_is_no_column_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(RunError, match="Cannot write"):
         MetricsTable(tmp_path / "none" / "metrics.csv", COLUMNS)
 
 
