@@ -61,7 +61,7 @@ class Owner:
         pid = os.getpid()
         return cls(
             pid=pid,
-            host=socket.gethostname(),
+            host=_host(),
             boot=_boot_id(),
             pid_namespace=_pid_namespace(),
             started=_started(pid) or 0,
@@ -119,7 +119,7 @@ class Owner:
 
     def shares_host_name(self) -> bool:
         """Whether the process ran on a machine of this name."""
-        return self.host == socket.gethostname()
+        return self.host == _host()
 
 
 def is_local(path: Path) -> bool:
@@ -161,6 +161,15 @@ def _unescaped(text: str) -> str:
     return text
 
 
+def _host() -> str:
+    return _encodable(socket.gethostname())
+
+
+def _encodable(text: str) -> str:
+    """Text of the system with what is no UTF-8 replaced, which no reader of records would take."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
@@ -195,7 +204,7 @@ def _command() -> str:
     name = os.path.basename(program)
     package = os.path.basename(os.path.dirname(program))
     words = ["kdcache" if name == "__main__.py" and package == "kdcache_cli" else name, *arguments]
-    return shlex.join(words)[:MAX_COMMAND]
+    return _encodable(shlex.join(words))[:MAX_COMMAND]
 
 
 def _printable(text: str, length: int) -> str:

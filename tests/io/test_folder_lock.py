@@ -364,6 +364,12 @@ def test_a_record_cannot_write_to_the_terminal(hold, tmp_path, monkeypatch):
     assert str(refusal.value).isprintable()
 
 
+def test_arguments_that_are_no_text_are_noted(hold, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/train.py", "--out", os.fsdecode(b"r\xffn"), "x" * 5000])
+    with hold(), pytest.raises(FolderHeldError, match=r"\(train\.py --out 'r\?n' xxx"):
+        hold()
+
+
 def test_what_killed_processes_were_about_to_put_there_goes(hold, tmp_path):
     (tmp_path / "run").mkdir()
     old, new, other = (tmp_path / "run" / f"{OWNER_FILE}-{suffix}" for suffix in ("a" * 32, "b" * 32, "notes"))
