@@ -1,7 +1,9 @@
 """What is stored of a teacher's answers: blocks, each a record and the files that it speaks of. Nothing is decoded."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 
 from kdcache.cache.belonging import belongs_elsewhere, no_own_record
 from kdcache.cache.chunk_codec import ChunkCodec
@@ -14,6 +16,9 @@ from kdcache.errors import CacheError, CorruptError, RecordedError
 
 #: Chunks of which records are kept in memory, some 200 bytes each, and the records that are kept in any case.
 MAX_RECORDED, MIN_RECORDS = 2**17, 64
+
+#: Records that are read at a time: one alone waits for the network most of the time.
+READERS = 8
 
 
 class Blocks:
@@ -56,8 +61,10 @@ class Blocks:
 
         Where no crash can leave a record without its chunks, the records are enough; each is read once.
         """
-        is_there = self.is_sound if self._files.may_lose else self._is_own
-        return {block for block in self.listed(view) if is_there(view, block)}
+        listed = sorted(self.listed(view))
+        with ThreadPoolExecutor(READERS) as pool:
+            there = pool.map(partial(self.is_sound if self._files.may_lose else self._is_own, view), listed)
+            return {block for block, is_there in zip(listed, there, strict=True) if is_there}
 
     def whole_views(self) -> list[int]:
         """The views of which every block is listed, ascending."""
@@ -92,6 +99,12 @@ class Blocks:
                 self._remedy,
             )
         return record
+
+    def require_records(self, views: Iterable[int]) -> None:
+        """Raise as `own_record` does for the first listed block of these views for which that does."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for view in views:
+                deque(pool.map(partial(self.own_record, view), sorted(self.listed(view))), maxlen=0)
 
     def require_own_records(self) -> None:
         """Raise CorruptError where there are records, and all of those that can be read are of other entries.

@@ -3,11 +3,11 @@
 from collections import Counter
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kdcache.cache.layout import Layout
-from kdcache.jobs.examining.sampling import LEAST_CHUNKS, spread
+from kdcache.jobs.examining.sampling import LEAST_CHUNKS, spread, spread_batches
 
 #: ImageNet-1k in blocks of one chunk.
 LARGE = Layout(1_281_167, 131_072, 131_072, 131_072)
@@ -51,3 +51,42 @@ def test_samples_lie_in_recorded_blocks_and_are_as_many_as_there_are(
     )
     if samples >= there + 2 * len(found) * chunk:
         assert sum(sample.stop - sample.start for sample in found) == there
+
+
+def test_a_few_batches_of_a_large_cache_come_from_all_over_it() -> None:
+    """32 batches of 128 rows, of some three millions."""
+    blocks = [(view, block) for view in range(300) for block in range(LARGE.blocks)]
+    found = spread_batches(LARGE, 128, blocks, 32 * 128, seed=0)
+    views = [span.view for span in found]
+    assert len(found) == len(set(views)) == 32
+    assert max(later - earlier for earlier, later in pairwise([0, *views, 299])) < 2 * 300 / 32
+    assert len({span.start // LARGE.block_rows for span in found}) > 6, "of ten blocks of a view"
+    assert spread_batches(LARGE, 128, blocks, 32 * 128, seed=0) == found
+    assert spread_batches(LARGE, 128, blocks, 32 * 128, seed=1) != found
+
+
+@given(
+    rows=st.integers(1, 300),
+    batch=st.sampled_from([2, 4, 6, 8]),
+    views=st.integers(1, 9),
+    samples=st.integers(1, 4000),
+    gone=st.sets(st.tuples(st.integers(0, 8), st.integers(0, 37))),
+    seed=st.integers(0, 9),
+)
+def test_batches_lie_in_the_blocks_and_hold_as_many_rows_as_were_asked_for(
+    rows: int, batch: int, views: int, samples: int, gone: set[tuple[int, int]], seed: int
+) -> None:
+    layout = Layout(rows, 8, 8, 8)
+    blocks = [(view, block) for view in range(views) for block in range(layout.blocks) if (view, block) not in gone]
+    assume(blocks)
+    found = spread_batches(layout, batch, blocks, samples, seed)
+    assert found == sorted(set(found)), "none twice"
+    for view, start, stop in found:
+        assert (view, start // 8) in blocks
+        assert start % 8 % batch == 0
+        assert stop == min(start + batch, start // 8 * 8 + 8, rows)
+    there = sum(stop - start for start, stop in (layout.block_range(block) for _, block in blocks))
+    compared = sum(span.stop - span.start for span in found)
+    assert min(samples, there) <= compared < samples + 2 * batch + batch * len(blocks)
+    if samples >= there:
+        assert compared == there

@@ -3,18 +3,31 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from kdcache.cache.layout import record_key
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
-from kdcache.errors import IdentityError, ModelError, UsageError
+from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
 from kdcache.jobs.dump import dump
 from kdcache.jobs.examining.rerun import RerunRequest
+from kdcache.jobs.train import train
 from kdcache.jobs.verify import VerifyRequest, verify
 from support.command_line import kdcache
-from support.small_job import CLASSES, MODEL, SAMPLES, dump_request, make_data, make_teacher
+from support.damage import forge_records
+from support.small_job import (
+    CLASSES,
+    MODEL,
+    SAMPLES,
+    dump_request,
+    make_data,
+    make_teacher,
+    train_request,
+    tree_bytes,
+)
 
 
 def rerun_of(job, **choice) -> RerunRequest:
@@ -39,12 +52,22 @@ def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
     assert found.excess == pytest.approx(0, abs=1e-12)
     assert found.coding > 0, "two of four classes are kept: coding loses something"
     assert found.top1 > 0.9, "but for near ties"
-    assert "These are the teacher's answers" in report.lines()[-1]
+    assert found.lines()[-1].startswith("What was compared is what the teacher answers (")
+    assert report.lines()[-1] == f"{topk} is whole: 10 blocks with {2 * SAMPLES} answers of {MODEL}."
+
+
+def test_it_is_said_how_much_was_compared_and_how_much_was_not(job, topk):
+    report = verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job, samples=32)))
+    first, second, _ = report.comparison.lines()
+    assert first.startswith(f"32 of {2 * SAMPLES} answers made again, from 2 of 10 blocks and 2 of 2 views: ")
+    assert second.startswith(f"The other {2 * SAMPLES - 32} answers, among them all of 8 blocks, were not compared ")
+    assert report.to_json()["comparison"]["coverage"]["recorded_blocks"] == 10
 
 
 def test_all_answers_are_made_again_where_fewer_are_there(job, topk):
     found = verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job, samples=10**6))).comparison
     assert found.samples == 2 * SAMPLES
+    assert not any("not compared" in line for line in found.lines())
 
 
 def test_another_renderer_is_within_the_limit(job):
@@ -54,20 +77,58 @@ def test_another_renderer_is_within_the_limit(job):
     assert found.kl > 0
 
 
-def test_answers_that_belong_to_other_rows_are_told(job, topk, tmp_path):
-    """Whole blocks, under the wrong number: no checksum can tell."""
-    path = tmp_path / "cache"
-    dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))  # full: no label gives it away
+def exchange_views(path: Path, swap: Path) -> None:
+    """All that lies of views 0 and 1 changes places, records as well."""
     for array in (path / "teachers" / MODEL).iterdir():
         views = array / ("c" if (array / "c").is_dir() else "")
-        if (views / "0").is_dir():
-            (views / "0").rename(tmp_path / "swap")
+        if (views / "0").is_dir() and array.name != "order":
+            (views / "0").rename(swap)
             (views / "1").rename(views / "0")
-            (tmp_path / "swap").rename(views / "1")
+            swap.rename(views / "1")
+
+
+def test_answers_that_belong_to_other_rows_are_told(job, tmp_path):
+    """Whole views, under each other's numbers, with records that were forged to name them so."""
+    path = tmp_path / "cache"
+    dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))  # full: no label gives it away
+    exchange_views(path, tmp_path / "swap")
+    forge_records(path, MODEL)
     assert verify(VerifyRequest(cache=str(path))).whole
-    found = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6, max_kl=1e-5))).comparison
-    assert not found.agrees
-    assert "NOT" in found.lines()[-1]
+    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6, max_kl=1e-5)))
+    assert not report.comparison.agrees
+    assert not report.whole
+    assert "What was compared is NOT what the teacher answers (" in report.lines()[-2]
+    assert report.lines()[-1].startswith(f"{path} does NOT hold its teacher's answers")
+
+
+def test_blocks_in_each_others_places_are_found_without_asking_the_teacher_for_them(job, topk, tmp_path):
+    """And the last line does not say that all is well because the few that were compared are."""
+    path = Path(shutil.copytree(topk, tmp_path / "cache"))
+    places = [
+        [*(file.key for file in Cache.open(path).entry(MODEL).block_files(view, 3)), record_key(MODEL, view, 3)]
+        for view in (0, 1)
+    ]
+    for one, other in zip(*places, strict=True):
+        texts = (path / one).read_bytes(), (path / other).read_bytes()
+        (path / other).write_bytes(texts[0]), (path / one).write_bytes(texts[1])
+    ended = kdcache("verify", path, "--data", job.data, "--teacher", MODEL, "--weights", job.weights,
+                    "--samples", 32, "--renderer", "pillow", "--device", "cpu")  # fmt: skip
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 3, ended.stderr
+    assert "is that of view 1, block 3:" in lines[0]
+    assert "is that of view 0, block 3:" in lines[1]
+    assert any(line.startswith("What was compared is what the teacher answers") for line in lines[:-1])
+    assert lines[-1].startswith(f"{path} is NOT whole: 2 problems in ")
+    for job_of_others in (
+        lambda: dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=2)),
+        lambda: train(train_request(job.data, tmp_path / "run", cache=str(path), renderer="pillow", epochs=2)),
+    ):
+        with pytest.raises(CorruptError, match=r"The record of view \d, block 3 .* is that of view \d, block 3:"):
+            job_of_others()
+    assert not (tmp_path / "run").exists(), "a training says so before its first step"
+    assert verify(VerifyRequest(cache=str(path), repair=True)).dropped == 2
+    dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=2))
+    assert tree_bytes(path) == tree_bytes(topk)
 
 
 def test_other_weights_data_and_teachers_are_refused_by_name(job, topk, tmp_path):
@@ -108,11 +169,12 @@ def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_p
     report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
     assert report.findings
     assert report.comparison is None
-    assert report.lines()[-1].startswith("The answers were not compared with the teacher's: ")
+    assert report.lines()[-2].startswith("The answers were not compared with the teacher's: ")
+    assert " is NOT whole: " in report.lines()[-1]
     ended = kdcache("verify", path, "--data", job.data, "--teacher", MODEL, "--weights", job.weights,
                     "--renderer", "pillow", "--device", "cpu")  # fmt: skip
     assert ended.returncode == 3, ended.stderr
-    assert "is NOT whole" in ended.stdout
+    assert "is NOT whole" in ended.stdout.splitlines()[-1]
 
 
 def test_damaged_windows_are_found_and_the_answers_compared_with_those_that_the_shards_give(job, topk, tmp_path):
@@ -139,7 +201,8 @@ def test_answers_that_do_not_fit_the_labels_are_a_finding_that_names_the_block(j
         record = path / f"teachers/{MODEL}/records/0/{number}.json"
         found = BlockRecord.from_bytes(record.read_bytes(), "")
         chunks = {name.replace(f"/{1 - number}", f"/{number}"): stored for name, stored in found.chunks.items()}
-        record.write_bytes(BlockRecord(chunks, found.provenance, found.kl).to_bytes())
+        record.write_bytes(replace(found, chunks=chunks).to_bytes())
+    forge_records(path, MODEL)
     assert verify(VerifyRequest(cache=str(path))).whole
     report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6)))
     assert [(found.view, found.block) for found in report.findings] == [(0, 0), (0, 1)]

@@ -1,6 +1,6 @@
 """Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,12 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.device import resolve_device, use_all_cores
 from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
-from kdcache.jobs.common.answers import block_batches, teacher_labels
+from kdcache.jobs.common.answers import teacher_labels
 from kdcache.jobs.common.live import LiveTeacher, open_live_teacher, teachers_of
 from kdcache.jobs.common.opening import OpenViews, entry_name, stored_views
 from kdcache.jobs.common.source import model_source
 from kdcache.jobs.common.wording import counted
+from kdcache.jobs.examining.sampling import spread_batches
 from kdcache.models.hub import pretrained_classes
 from kdcache.models.names import architecture
 from kdcache.progress import Progress
@@ -174,7 +175,7 @@ def rerun(
     """
     request, entry, opened, live = prepared.request, prepared.entry, prepared.opened, prepared.live
     recorded, sound = _blocks(entry, without)
-    spans = _random_batches(entry, request.samples, request.seed, sound)
+    spans = spread_batches(entry.layout, entry.identity.batch_size, sound, request.samples, request.seed)
     rows = sum(span.stop - span.start for span in spans)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     compared: list[Span] = []
@@ -270,32 +271,6 @@ def _require_as_many_classes(model: str, entry: Entry) -> None:
         f"have {classes:,}: it was dumped from other weights. Give the same again: --teacher RUN, or --weights FILE.",
         field="num_classes",
     )
-
-
-def _random_batches(entry: Entry, samples: int, seed: int, blocks: Sequence[tuple[int, int]]) -> list[Span]:
-    """Batches of these blocks that hold at least so many rows, or all there are, in the order of the cache.
-
-    The batches of all blocks are divided into stretches of equal length, from each of which one is drawn: so that
-    neither a view nor a place in the views is preferred, and few batches lie far apart.
-    """
-    layout, size = entry.layout, entry.identity.batch_size
-    batches = [
-        block_batches(0, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=size)
-        for block in range(layout.blocks)
-    ]
-    ends = np.cumsum([len(batches[block]) for _, block in blocks])
-    total, wanted = int(ends[-1]), 0
-    rng = np.random.default_rng(seed)
-    chosen: list[Span] = []
-    while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
-        wanted = min(total, wanted - (-missing // size))  # the last batch of a block may have fewer rows
-        bounds = np.arange(wanted + 1) * total // wanted
-        chosen = []
-        for place in bounds[:-1] + (rng.random(wanted) * np.diff(bounds)).astype(np.int64):
-            number = int(np.searchsorted(ends, place, side="right"))
-            view, block = blocks[number]
-            chosen.append(batches[block][place - ends[number]]._replace(view=view))  # counted from the block's last
-    return chosen
 
 
 def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -131,6 +131,8 @@ def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitSta
         belongs |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
     if team.first:
         RunFolder(folder).require(config, belongs, fresh=request.fresh)
+        if stored is not None:
+            stored.require_records(config.views.count or 0)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
     for warning in _warnings(request, cache if stored is not None else None):
         progress.warn(warning)

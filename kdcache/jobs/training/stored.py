@@ -51,6 +51,14 @@ class StoredTeachers:
                 "choose one with --teacher."
             )
 
+    def require_records(self, views: int) -> None:
+        """Raise CorruptError where a record of the first views is damaged, or of another block.
+
+        Else a training would end when it comes to that block, perhaps after days.
+        """
+        for entry in self.entries:
+            entry.require_records(range(views))
+
     def complete_views(self) -> int:
         """Length of the longest prefix of views that each has whole."""
         return min(entry.complete_views() for entry in self.entries)
