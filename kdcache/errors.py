@@ -5,6 +5,7 @@
     ├── ConfigError             a recipe, a policy or a --set that cannot be read
     ├── DeviceError             a device that is not there
     ├── DataError               shards, index, importers
+    │   ├── UnreachableDataError  shards that cannot be read for the moment, and may be sound
     │   ├── BrokenImageError    one image that cannot be decoded
     │   └── BadSamplesError     a check that found some
     ├── ModelError              unknown names, weights that do not fit or cannot be had
@@ -12,6 +13,7 @@
     │   ├── IdentityError       things that do not belong together
     │   ├── RecordedError       a block that another process writes too
     │   ├── SourceError         a block that cannot be copied
+    │   ├── UnreadableError     a place that cannot be read or reached: what lies there may be sound
     │   └── CorruptError        bytes that are not those that were written
     ├── RunError                a run folder that cannot be used
     └── FolderHeldError         a folder that another process writes
@@ -70,6 +72,10 @@ class DataError(KdcacheError):
     """Shards, samples or an index that cannot be used."""
 
 
+class UnreachableDataError(DataError):
+    """Shards that cannot be read for the moment, and of which nobody knows what they hold."""
+
+
 class BrokenImageError(DataError):
     """One image that cannot be decoded."""
 
@@ -114,7 +120,15 @@ class RecordedError(CacheError):
 
 
 class SourceError(CacheError):
-    """A block that was to be copied, and that is damaged or cannot be read."""
+    """A block that was to be copied, and that is damaged or cannot be read; `damaged` says which."""
+
+    def __init__(self, problem: str, remedy: str = "", *, damaged: bool = True) -> None:
+        super().__init__(problem, remedy)
+        self.damaged = damaged
+
+
+class UnreadableError(CacheError):
+    """A place that cannot be read or reached for the moment, and of which nobody knows what lies there."""
 
 
 class CorruptError(CacheError):

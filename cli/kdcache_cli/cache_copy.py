@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kdcache_cli.console import ConsoleProgress, print_lines
-from kdcache_cli.verify import NOT_WHOLE
+from kdcache_cli.verify import NOT_READ, NOT_WHOLE
 
 
 def copy(
@@ -28,7 +28,8 @@ def copy(
 ) -> None:
     """Copy a cache or a part of it, and check every chunk on the way.
 
-    Stopped at any time and run again, it goes on where it was. Exits with 3 when what is damaged was left out.
+    Stopped at any time and run again, it goes on where it was. Exits with 3 when what is damaged was left out, and
+    with 1 when all that was left out cannot be read.
     """
     from kdcache.jobs.copy import CopyRequest, copy_cache
 
@@ -37,4 +38,4 @@ def copy(
     report = copy_cache(request, ConsoleProgress())
     print_lines(report.lines())
     if not report.whole:
-        raise typer.Exit(NOT_WHOLE)
+        raise typer.Exit(NOT_WHOLE if report.damaged else NOT_READ)

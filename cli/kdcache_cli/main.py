@@ -26,6 +26,7 @@ from kdcache_cli.import_fashion_mnist import fashion_mnist
 from kdcache_cli.import_folder import folder
 from kdcache_cli.index import index
 from kdcache_cli.inspect import inspect
+from kdcache_cli.log_lines import log_shown
 from kdcache_cli.policies import policies
 from kdcache_cli.preview import preview
 from kdcache_cli.recipes import recipes
@@ -57,7 +58,7 @@ class Commands(TyperGroup):
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        with explained(_command()), _plain_usage_errors():
+        with explained(_command()), log_shown(), _plain_usage_errors():
             return super().invoke(ctx)
 
     def list_commands(self, ctx: Any) -> list[str]:

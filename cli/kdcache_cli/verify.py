@@ -17,6 +17,8 @@ from kdcache_cli.options import (
 )
 
 NOT_WHOLE = 3
+#: What there is to judge could not be read, for whatever is wrong with the disk, the network or the credentials.
+NOT_READ = 1
 
 
 def verify(
@@ -64,7 +66,7 @@ def verify(
     """Read everything that a cache holds, and compare it with what was written.
 
     With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
-    Exits with 3 when something is wrong.
+    Exits with 3 when something is wrong, and with 1 when all that is wrong is that it cannot be read.
     """
     from kdcache.jobs.examining.rerun import RerunRequest
     from kdcache.jobs.verify import VerifyRequest
@@ -93,4 +95,4 @@ def verify(
     else:
         print_lines(report.lines())
     if not report.whole:
-        raise typer.Exit(NOT_WHOLE)
+        raise typer.Exit(NOT_WHOLE if report.damaged else NOT_READ)

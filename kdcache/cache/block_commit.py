@@ -1,5 +1,7 @@
 """Putting a block where it is not yet: its files, each read back, and then the record that makes it exist."""
 
+from functools import partial
+
 from kdcache.cache.blocks import Blocks
 from kdcache.cache.layout import record_key
 from kdcache.cache.record import BlockRecord
@@ -28,7 +30,7 @@ class BlockCommit:
             return False
         self._keys.append(key)
         files.put(key, *parts)
-        if files.holds(key, *parts):
+        if files.confirm(key, partial(files.holds, key, *parts), bool):
             return True
         if self._is_recorded():
             return False

@@ -12,7 +12,7 @@ from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
 from kdcache.cache.layout import VIEW_CAPACITY, Layout, file_key, record_folder, record_key, teacher_key
 from kdcache.cache.record import BlockId, BlockRecord
-from kdcache.errors import CacheError, CorruptError, RecordedError
+from kdcache.errors import CacheError, CorruptError, RecordedError, UnreadableError
 
 #: Chunks of which records are kept in memory, some 200 bytes each, and the records that are kept in any case.
 MAX_RECORDED, MIN_RECORDS = 2**17, 64
@@ -48,13 +48,32 @@ class Blocks:
         numbers = _numbers(name.removesuffix(".json") for name in names if name.endswith(".json"))
         return {block for block in numbers if block < self.layout.blocks}
 
+    def surely_listed(self, view: int) -> set[int]:
+        """What `listed` gives, for whoever leaves out or reports a block that is not among them.
+
+        A listing that lacks blocks is asked for again, where the place may give one of before.
+        """
+        found: set[int] = set()
+
+        def look() -> bool:
+            found.update(self.listed(view))
+            return len(found) == self.layout.blocks
+
+        self._files.confirm(record_folder(self.identity.name, view), look, bool)
+        return found
+
     def views(self) -> list[int]:
-        """The views that have a record or had one, ascending."""
-        return sorted(view for view in _numbers(self._files.names(self._records)) if view < VIEW_CAPACITY)
+        """The views that have a record or had one, ascending; none is missed."""
+        return sorted(view for view in _numbers(self._files.all_names(self._records)) if view < VIEW_CAPACITY)
 
     def is_listed(self, view: int, block: int) -> bool:
         """Whether a block has a record."""
         return self._files.size(record_key(self.identity.name, view, block)) is not None
+
+    def is_recorded(self, view: int, block: int) -> bool:
+        """Whether a block is there, as `recorded` has it."""
+        is_there = self.is_sound if self._files.may_lose else self._is_own
+        return self.is_listed(view, block) and is_there(view, block)
 
     def recorded(self, view: int) -> set[int]:
         """Blocks of a view that are there: they have a sound record that is theirs, and chunks of the recorded lengths.
@@ -68,12 +87,12 @@ class Blocks:
 
     def whole_views(self) -> list[int]:
         """The views of which every block is listed, ascending."""
-        return [view for view in self.views() if len(self.listed(view)) == self.layout.blocks]
+        return [view for view in self.views() if len(self.surely_listed(view)) == self.layout.blocks]
 
     def complete_views(self) -> int:
         """Length of the longest prefix of views of which every block is listed."""
-        views, view = set(self.views()), 0
-        while view in views and len(self.listed(view)) == self.layout.blocks:
+        view = 0
+        while view < VIEW_CAPACITY and len(self.surely_listed(view)) == self.layout.blocks:
             view += 1
         return view
 
@@ -114,7 +133,7 @@ class Blocks:
         """
         foreign: CorruptError | None = None
         for view in self.views():
-            for block in sorted(self.listed(view)):
+            for block in sorted(self.surely_listed(view)):
                 try:
                     found = self._any_record(view, block).block_id
                 except CacheError:  # it says nothing of where it belongs
@@ -133,7 +152,7 @@ class Blocks:
     def stored_bytes(self, view: int) -> dict[str, int]:
         """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
         found = dict.fromkeys([*self._codecs, "records"], 0)
-        for block in sorted(self.listed(view)):
+        for block in sorted(self.surely_listed(view)):
             record = self.own_record(view, block)
             for file in self.block_files(view, block):
                 found[file.array] += file.length(record.chunks)
@@ -168,13 +187,19 @@ class Blocks:
         record = self.own_record(view, block)
         for file in self.block_files(view, block):
             length, index = file.length(record.chunks), file.recorded_index(record.chunks)
-            where, size = self._file_name(file, view, block), self._files.size(file.key)
-            if size is None:
-                raise CorruptError(f"{where} is missing.", self._remedy)
-            if size != length:
-                raise CorruptError(f"{where} has {size:,} bytes, and {length:,} were written.", self._remedy)
-            if index and self._files.get_part(file.key, length - len(index), len(index)) != index:
-                raise CorruptError(f"{where} has another index than was written.", self._remedy)
+            where = self._file_name(file, view, block)
+            self._files.confirm(file.key, partial(self._check_index, file.key, length, index, where))
+
+    def _check_index(self, key: str, length: int, index: bytes, where: str) -> bool:
+        """Raise CorruptError unless a file has the right length, and its index behind its chunks."""
+        size = self._files.size(key)
+        if size is None:
+            raise CorruptError(f"{where} is missing.", self._remedy)
+        if size != length:
+            raise CorruptError(f"{where} has {size:,} bytes, and {length:,} were written.", self._remedy)
+        if index and self._files.get_part(key, length - len(index), len(index)) != index:
+            raise CorruptError(f"{where} has another index than was written.", self._remedy)
+        return True
 
     def block_id(self, view: int, block: int) -> BlockId:
         """Which block it is that a view and a number mean here."""
@@ -194,10 +219,12 @@ class Blocks:
         """Whether a listed block has a sound record that is its own, and files of the recorded lengths."""
         try:
             record = self._read_record(view, block)
-        except CorruptError:
+        except UnreadableError:
+            raise
+        except CacheError:  # damaged, or dropped since it was listed
             return False
         return self._names_all(record, block) and all(
-            self._files.size(file.key) == file.length(record.chunks) for file in self.block_files(view, block)
+            self._has_length(file.key, file.length(record.chunks)) for file in self.block_files(view, block)
         )
 
     def settle(self, view: int, block: int) -> bool:
@@ -252,29 +279,39 @@ class Blocks:
     def _any_record(self, view: int, block: int) -> BlockRecord:
         """The record that lies in the place of a block's, whichever block it is of."""
         key = record_key(self.identity.name, view, block)
-        try:
-            data = self._files.get(key)
-        except CorruptError as error:
-            raise CorruptError(error.problem, self._remedy) from error
-        if data is None:
+
+        def read() -> BlockRecord | None:
+            try:
+                data = self._files.get(key)
+                return None if data is None else BlockRecord.from_bytes(data, self._files.locate(key))
+            except UnreadableError:
+                raise
+            except CacheError as error:
+                raise CorruptError(error.problem, self._remedy) from error
+
+        found = self._files.confirm(key, read)
+        if found is None:
             raise CacheError(
                 f"View {view}, block {block} of teacher '{self.identity.name}' is not in the cache "
                 f"({self._files.locate(key)}). Run the same dump-logits again to complete it."
             )
-        try:
-            return BlockRecord.from_bytes(data, self._files.locate(key))
-        except CacheError as error:
-            raise CorruptError(error.problem, self._remedy) from None
+        return found
 
     def _is_own(self, view: int, block: int) -> bool:
         """Whether a listed block has a record that is its own; the answer yes is remembered."""
         if (view, block) not in self._own:
             try:
                 self.own_record(view, block)
-            except CorruptError:
+            except UnreadableError:
+                raise
+            except CacheError:  # damaged, or dropped since it was listed
                 return False
             self._own.add((view, block))
         return True
+
+    def _has_length(self, key: str, length: int) -> bool:
+        """Whether a file has so many bytes."""
+        return self._files.confirm(key, lambda: self._files.size(key) == length, bool)
 
     def _names_all(self, record: BlockRecord, block: int) -> bool:
         """Whether a record names the block's chunks and no others."""
@@ -286,14 +323,20 @@ class Blocks:
 
     def _checked_chunk(self, record: BlockRecord, file: ChunkFile, name: str, view: int, block: int) -> bytes:
         stored = record.chunks.get(name)
-        data: bytes | None = b""
-        if stored is not None and stored.length <= self._codecs[file.array].most_bytes and file.is_in(record.chunks):
-            beyond = 1 if file.room == 1 else 0  # which is noticed where a file is its chunk
-            data = self._files.get_part(file.key, file.start(name, record.chunks), stored.length + beyond)
-        if data is None or stored is None or not stored.describes(data):
-            state = "is missing" if data is None else "is not what was written"
-            raise CorruptError(f"{self._file_name(file, view, block)} {state}.", self._remedy)
-        return data
+        where = self._file_name(file, view, block)
+        if stored is None or stored.length > self._codecs[file.array].most_bytes or not file.is_in(record.chunks):
+            raise CorruptError(f"{where} is not what was written.", self._remedy)
+        beyond = 1 if file.room == 1 else 0  # which is noticed where a file is its chunk
+        start = file.start(name, record.chunks)
+
+        def read() -> bytes:
+            data = self._files.get_part(file.key, start, stored.length + beyond)
+            if data is None or not stored.describes(data):
+                state = "is missing" if data is None else "is not what was written"
+                raise CorruptError(f"{where} {state}.", self._remedy)
+            return data
+
+        return self._files.confirm(file.key, read)
 
     def _file(self, name: str, view: int, number: int) -> ChunkFile:
         spec, layout = self._codecs[name].spec, self.layout

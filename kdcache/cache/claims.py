@@ -200,6 +200,9 @@ class BeatingClaims(Claims):
 
     def __init__(self, files: Files, beat: float = BEAT, patience: float = PATIENCE) -> None:
         self._files = files
+        #: A sign of life that fails is made good by the next, and a claim that stays when all ends goes stale: neither
+        #: is worth the minutes for which other requests are tried again.
+        self._hasty = files.hasty()
         self._beat, self._patience = beat, patience
         self._token = uuid.uuid4().hex
         self._held: dict[str, int] = {}
@@ -252,16 +255,15 @@ class BeatingClaims(Claims):
     def release(self, name: str) -> None:
         """Give a claim back; one that was taken over in the meantime is left to its new owner."""
         with self._one_at_a_time:
-            if self._held.pop(name, None) is not None and self._is_ours(name):
-                self._files.delete(_key(name))
+            self._release(name, self._files)
 
     def close(self) -> None:
         """Give back all that is held."""
         self._closed.set()
         self._heart.join()
-        for name in list(self._held):
-            with suppress(CacheError):  # a claim that stays goes stale
-                self.release(name)
+        with self._one_at_a_time, suppress(CacheError):  # a claim that stays goes stale
+            for name in list(self._held):
+                self._release(name, self._hasty)
 
     def _keep_beating(self) -> None:
         while not self._closed.wait(self._beat):
@@ -269,12 +271,17 @@ class BeatingClaims(Claims):
                 for name in list(self._held):
                     # A place that cannot be reached for a moment is no reason to stop the work.
                     with suppress(CacheError):
-                        if self._is_ours(name):
+                        if self._is_ours(name, self._hasty):
                             self._held[name] += 1
-                            self._files.put(_key(name), self._content(self._held[name]))
+                            self._hasty.put(_key(name), self._content(self._held[name]))
 
-    def _is_ours(self, name: str) -> bool:
-        return (self._files.get(_key(name)) or b"").startswith(self._token.encode())
+    def _release(self, name: str, files: Files) -> None:
+        if self._held.pop(name, None) is not None and self._is_ours(name, files):
+            files.delete(_key(name))
+
+    def _is_ours(self, name: str, files: Files) -> bool:
+        content = files.confirm(_key(name), lambda: files.get(_key(name)))
+        return (content or b"").startswith(self._token.encode())
 
     def _content(self, beats: int) -> bytes:
         return f"{self._token} {beats} {_self()}".encode()

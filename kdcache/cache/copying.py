@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from kdcache.cache.block_commit import BlockCommit
 from kdcache.cache.entry import Entry
-from kdcache.errors import CacheError, SourceError
+from kdcache.errors import CacheError, SourceError, UnreadableError
 
 
 def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | None:
@@ -38,4 +38,4 @@ def _named(found: Iterator[tuple[str, list[bytes]]]) -> Iterator[tuple[str, list
     try:
         yield from found
     except CacheError as error:
-        raise SourceError(str(error)) from error
+        raise SourceError(str(error), damaged=not isinstance(error, UnreadableError)) from error

@@ -16,13 +16,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcache.cache.files import MAX_WHOLE, Files
-from kdcache.errors import CacheError, CorruptError
+from kdcache.errors import CacheError, CorruptError, UnreadableError
 from kdcache.io.disk import Disk, make_folder
 from kdcache.io.failures import RefusedError, SpecialFileError, TooLargeError, cannot_read, cannot_write, cause
 from kdcache.io.folders import Folder, Location, components, open_folder
 from kdcache.io.reading import open_descriptor, opened, read_bytes, read_part
 
 PARTIAL = ".partial"
+
+#: Errors that tell that something else lies in a file's place, and not that it cannot be reached for the moment.
+_WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 #: The files in `PARTIAL` that are of kdcache's making: what is being written, claims, and what serves them.
 _OWN_NAMES = re.compile(r"[0-9a-f]{32}|placing|(claim|clock|doctor)-.+")
@@ -228,7 +231,8 @@ class LocalFiles(Files):
             raise CacheError(cannot_write(where, error, KEPT)) from error
         except OSError as error:
             if verb == "read":
-                raise CacheError(cannot_read(where, error, READ_AGAIN)) from error
+                is_wrong = isinstance(error, RefusedError) or error.errno in _WRONG_KIND
+                raise (CacheError if is_wrong else UnreadableError)(cannot_read(where, error, READ_AGAIN)) from error
             raise CacheError(cannot_write(where, error, KEPT)) from error
 
 

@@ -1,13 +1,21 @@
 """The little that a cache asks of the place where its bytes lie."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
+from typing import TypeVar
 
 from kdcache.errors import CorruptError
 
+T = TypeVar("T")
+
 #: Bytes of a key that is read whole, at most: tables have a quarter of a gigabyte, and all else less.
 MAX_WHOLE = 512 * 2**20
+
+
+def is_there(found: object) -> bool:
+    """Whether a key was found, by what `get` or `size` says of it."""
+    return found is not None
 
 
 class Files(ABC):
@@ -64,6 +72,27 @@ class Files(ABC):
     @abstractmethod
     def prepare(self) -> None:
         """Make sure of being able to write, and clear away what a killed writer left half written."""
+
+    def confirm(self, key: str, read: Callable[[], T], accept: Callable[[T], bool] = is_there) -> T:
+        """What `read` returns, once it is sure that the place means it.
+
+        Whoever drops, deletes, leaves out or reports something because it is missing or damaged asks in this way. A
+        disk is believed at once; an object store may say for a moment that there is no such object, or give other
+        bytes, and is asked again.
+
+        key: what is asked about, for the log.
+        read: may raise CorruptError, which is doubtful, too.
+        accept: whether an answer is beyond doubt.
+        """
+        return read()
+
+    def all_names(self, folder: str) -> set[str]:
+        """The names directly under a folder, once it is sure that there are no more."""
+        return set(self.names(folder))
+
+    def hasty(self) -> "Files":
+        """The same files for whoever would rather have an error now than an answer in minutes."""
+        return self
 
     def check_size(self, key: str, size: int) -> None:
         """Raise CorruptError where a key is too large for anything that is read whole."""

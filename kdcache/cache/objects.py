@@ -6,23 +6,26 @@ whose process died stay in the store, unseen, until a rule of the bucket removes
 """
 
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-
-import obstore
-from obstore.exceptions import AlreadyExistsError
+from functools import partial
+from typing import TypeVar
 
 from kdcache.cache.durable import PARTIAL
-from kdcache.cache.files import Files
-from kdcache.errors import CacheError
-from kdcache.object_store import FAILURES, MISSING, SETTINGS, cause, open_store
+from kdcache.cache.files import Files, is_there
+from kdcache.errors import CacheError, CorruptError, UnreadableError
+from kdcache.object_retry import RetryPolicy
+from kdcache.object_store import SETTINGS, ObjectState, ObjectStore, StoreError
 
-#: Bytes that are not put with one request.
-LARGE = 64 * 2**20
+T = TypeVar("T")
 
 #: Claims and trials that are older than this belong to nobody.
 LEFT_OVER = timedelta(days=1)
+
+#: Seconds for which a request is tried again by whoever cannot wait.
+HASTY_LIMIT = 1.0
 
 
 class ObjectFiles(Files):
@@ -30,11 +33,12 @@ class ObjectFiles(Files):
 
     may_lose = False
 
-    def __init__(self, url: str, *, read_only: bool = False) -> None:
+    def __init__(self, url: str, *, read_only: bool = False, policy: RetryPolicy | None = None) -> None:
+        """policy: how long what fails is tried again; that of the environment where it is None."""
         self.url = url.rstrip("/")
         self.read_only = read_only
         with self._named("open", ""):
-            self._store = open_store(self.url)
+            self._store = ObjectStore(self.url, policy)
 
     def locate(self, key: str) -> str:
         """The object's URL."""
@@ -42,65 +46,47 @@ class ObjectFiles(Files):
 
     def get(self, key: str) -> bytes | None:
         """The bytes of an object, None where there is none."""
-        with self._named("read", key), suppress(*MISSING):
-            found = obstore.get(self._store, key)
-            self.check_size(key, found.meta["size"])
-            return bytes(found.bytes())
-        return None
+        with self._named("read", key):
+            return self._store.get(key, partial(self.check_size, key))
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
         """Some bytes of an object, None where there is none."""
-        if not length:
-            return b"" if self.size(key) is not None else None
-        with self._named("read", key), suppress(*MISSING):
-            try:
-                return bytes(obstore.get_range(self._store, key, start=start, length=length))
-            except FAILURES:
-                size = self.size(key)
-                if size is None or start < size:
-                    raise
-                return b""  # which stores call an error
-        return None
+        with self._named("read", key):
+            return self._store.get_range(key, start, length)
 
     def size(self, key: str) -> int | None:
         """The length of an object, None where there is none."""
-        with self._named("read", key), suppress(*MISSING):
-            return int(obstore.head(self._store, key)["size"])
-        return None
+        found = self._state(key)
+        return None if found is None else found.size
 
     def modified(self, key: str) -> float | None:
         """When an object was last put, in whole seconds by the store's clock; None where there is none."""
-        with self._named("read", key), suppress(*MISSING):
-            return float(obstore.head(self._store, key)["last_modified"].timestamp())
-        return None
+        found = self._state(key)
+        return None if found is None else found.modified.timestamp()
 
     def names(self, folder: str) -> list[str]:
         """The names directly under a prefix, sorted."""
         with self._named("read", folder):
-            found = obstore.list_with_delimiter(self._store, folder or None)
-        paths = [*(entry["path"] for entry in found["objects"]), *found["common_prefixes"]]
-        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})
+            objects, folders = self._store.names(folder)
+        return sorted({*objects, *folders})
 
     def put(self, key: str, *parts: bytes) -> None:
         """Put an object, over what is there; a large one in several requests, and nothing is seen before the last."""
-        large = sum(map(len, parts)) > LARGE
         with self._named("write", key):
-            obstore.put(self._store, key, b"".join(parts) if not large else iter(parts), use_multipart=large)
+            self._store.put(key, *parts)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """A conditional put."""
-        with self._named("write", key), suppress(AlreadyExistsError, FileExistsError):
-            obstore.put(self._store, key, data, mode="create", use_multipart=False)
-            return True
-        return False
+        with self._named("write", key):
+            return self._store.put_if_absent(key, data)
 
     def flush(self, keys: Iterable[str]) -> None:
         """Nothing: what was put is kept."""
 
     def delete(self, key: str) -> None:
         """Remove an object."""
-        with self._named("write", key), suppress(*MISSING):
-            obstore.delete(self._store, key)
+        with self._named("write", key):
+            self._store.delete(key)
 
     def prepare(self) -> None:
         """Put an object and remove it again, and remove the claims of those who died long ago."""
@@ -108,13 +94,36 @@ class ObjectFiles(Files):
         self.put(trial, b"")
         self.delete(trial)
         with self._named("write", PARTIAL):
-            for page in obstore.list(self._store, PARTIAL):
-                for entry in page:
-                    if entry["last_modified"] < datetime.now(UTC) - LEFT_OVER:
-                        obstore.delete(self._store, entry["path"])
+            for state in self._store.states(PARTIAL):
+                if state.modified < datetime.now(UTC) - LEFT_OVER:
+                    self._store.delete(state.key)
 
     def tidy(self) -> None:
         """Nothing: there are no partial objects."""
+
+    def confirm(self, key: str, read: Callable[[], T], accept: Callable[[T], bool] = is_there) -> T:
+        """Ask again, a few times over one to two seconds, before what is missing or damaged is taken to be so."""
+        return self._store.confirmed(key, read, accept, _is_damage)
+
+    def all_names(self, folder: str) -> set[str]:
+        """What several listings over one to two seconds have."""
+        seen: set[str] = set()
+
+        def look() -> bool:
+            seen.update(self.names(folder))
+            return False
+
+        self._store.confirmed(folder, look, bool, _is_damage)
+        return seen
+
+    def hasty(self) -> "ObjectFiles":
+        """The same, but what fails is tried again for a second at most."""
+        limit = min(HASTY_LIMIT, self._store.policy.limit)
+        return ObjectFiles(self.url, read_only=self.read_only, policy=replace(self._store.policy, limit=limit))
+
+    def _state(self, key: str) -> ObjectState | None:
+        with self._named("read", key):
+            return self._store.head(key)
 
     @contextmanager
     def _named(self, verb: str, key: str) -> Iterator[None]:
@@ -123,8 +132,12 @@ class ObjectFiles(Files):
             raise CacheError(f"The cache {self.url} was opened for reading and cannot be changed.")
         try:
             yield
-        except FAILURES as error:
-            raise CacheError(
-                f"Cannot {verb} {self.locate(key)}: {cause(error)}. Nothing that is recorded is lost: check "
-                f"{SETTINGS}, then run the same command again."
+        except StoreError as error:
+            raise (CacheError if verb == "write" else UnreadableError)(
+                f"Cannot {verb} {self.locate(key)}: {error}. Nothing that is recorded is lost: check {SETTINGS}, then "
+                "run the same command again."
             ) from error
+
+
+def _is_damage(error: BaseException) -> bool:
+    return isinstance(error, CorruptError)

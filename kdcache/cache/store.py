@@ -12,7 +12,9 @@ What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32
@@ -53,7 +55,8 @@ class Cache:
     @staticmethod
     def exists(path: str | Path, *, files: Files | None = None) -> bool:
         """Whether a whole cache is there (of whatever identity)."""
-        return (files or open_files(path)).size(META) is not None
+        files = files or open_files(path)
+        return files.confirm(META, lambda: files.size(META)) is not None
 
     @classmethod
     def create(
@@ -122,10 +125,9 @@ class Cache:
         """Open a cache. Raises CacheError where there is none, or none that this version can read or write."""
         files = files or open_files(path, read_only)
         place = files.locate("")
-        data = files.get(META)
-        if data is None:
+        content = _read_group(files, META)
+        if content is None:
             raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
-        content = group_content(data, files.locate(META))
         version = content.get("format")
         reads = f"this version of kdcache reads formats {OLDEST_FORMAT} and {FORMAT}"
         if type(version) is int and version < OLDEST_FORMAT:
@@ -172,15 +174,18 @@ class Cache:
 
         entries: the teachers' that count.
         """
-        windows = (self._files.size(key) for key in windows_keys(self.view_set.samples))
+
+        def size(key: str) -> int:
+            return self._files.confirm(key, lambda: self._files.size(key)) or 0
+
         metas, tables = list(cache_metadata(self.view_set)), []
         for entry in entries:
             metas += entry_metadata(entry)
             tables += [table_key(entry.identity.name, table) for table in entry.coding.tables()]
         return {
-            "windows": sum(size or 0 for size in windows),
-            "tables": sum(self._files.size(key) or 0 for key in tables),
-            "metadata": sum(self._files.size(key) or 0 for key in metas),
+            "windows": sum(map(size, windows_keys(self.view_set.samples))),
+            "tables": sum(map(size, tables)),
+            "metadata": sum(map(size, metas)),
         }
 
     def claims(self) -> Claims:
@@ -189,8 +194,11 @@ class Cache:
 
     def names(self) -> list[str]:
         """The names of all teachers, sorted, whatever state their entries are in; no entry is read."""
-        folders = [name for name in self._files.names("teachers") if TEACHER_NAME.fullmatch(name)]
-        return [name for name in folders if self._files.size(f"{teacher_key(name)}/{META}") is not None]
+        folders = [name for name in sorted(self._files.all_names("teachers")) if TEACHER_NAME.fullmatch(name)]
+        keys = {name: f"{teacher_key(name)}/{META}" for name in folders}
+        return [
+            name for name, key in keys.items() if self._files.confirm(key, partial(self._files.size, key)) is not None
+        ]
 
     def teacher(self, name: str) -> TeacherIdentity | None:
         """The identity of the teacher of this name, whatever became of others; None where there is none.
@@ -198,11 +206,8 @@ class Cache:
         Raises CacheError where it is damaged.
         """
         key = f"{teacher_key(name)}/{META}"
-        data = self._files.get(key) if TEACHER_NAME.fullmatch(name) else None
-        if data is None:
-            return None
-        where = self._files.locate(key)
-        return TeacherIdentity.from_json(group_content(data, where), where)
+        content = _read_group(self._files, key) if TEACHER_NAME.fullmatch(name) else None
+        return None if content is None else TeacherIdentity.from_json(content, self._files.locate(key))
 
     def entry(self, name: str, *, strict: bool = True, tables: bool = True) -> Entry:
         """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
@@ -285,10 +290,28 @@ class Cache:
         entry = Entry(self._files, self.view_set, identity, coding, codecs)
         for name, codec in codecs.items() if strict else ():
             key = f"{teacher_key(identity.name)}/{name}/{META}"
-            data = self._files.get(key)
-            if data is not None:
-                require_array(data, answers_metadata(codec.spec, entry.layout), self._files.locate(key))
+            self._files.confirm(key, partial(self._check_array, key, answers_metadata(codec.spec, entry.layout)), bool)
         return entry
+
+    def _check_array(self, key: str, expected: bytes) -> bool:
+        """Whether a zarr.json says what is expected, or is not there. Raises CorruptError where it says otherwise."""
+        data = self._files.get(key)
+        if data is not None:
+            require_array(data, expected, self._files.locate(key))
+        return True
+
+
+def _read_group(files: Files, key: str) -> dict[str, Any] | None:
+    """What is sealed in the zarr.json of a group; None where there is none. Raises CorruptError for a damaged one."""
+
+    def read() -> dict[str, Any] | None:
+        data = files.get(key)
+        try:
+            return None if data is None else group_content(data, files.locate(key))
+        except CacheError as error:
+            raise CorruptError(error.problem, error.remedy) from error
+
+    return files.confirm(key, read)
 
 
 def _coding_of(identity: TeacherIdentity, where: str) -> Coding:

@@ -60,7 +60,7 @@ def settle_tables(files: Files, coding: Coding, name: str) -> None:
         for key, data in written.items():
             if files.get(key) == data:
                 continue
-            if files.size(f"{teacher_key(name)}/{META}") is not None:
+            if _has_identity(files, name):
                 return
             files.put(key, data)
         files.flush(written)
@@ -72,8 +72,14 @@ def _clear_left_over(files: Files, coding: Coding, name: str) -> None:
     folder = teacher_key(name)
     for other in set(files.names(folder)) - {META, "records", *coding.arrays(2), *coding.tables()}:
         for key in (table_key(name, other), f"{folder}/{other}/{META}"):
-            if files.size(key) is not None and files.size(f"{folder}/{META}") is None:
+            if files.size(key) is not None and not _has_identity(files, name):
                 files.delete(key)
+
+
+def _has_identity(files: Files, name: str) -> bool:
+    """Whether an entry of this name is there, so that its tables are not to be touched."""
+    key = f"{teacher_key(name)}/{META}"
+    return files.confirm(key, lambda: files.size(key)) is not None
 
 
 def _as_files(coding: Coding, name: str, table: str) -> dict[str, bytes]:
@@ -96,6 +102,10 @@ def _named(coding: Coding, stored: TeacherIdentity) -> list[str]:
 
 def _sound(files: Files, coding: Coding, stored: TeacherIdentity, table: str) -> np.ndarray:
     """A table of a stored entry. Raises CorruptError where it is not the one that the identity names."""
+    return files.confirm(table_key(stored.name, table), lambda: _named_table(files, coding, stored, table))
+
+
+def _named_table(files: Files, coding: Coding, stored: TeacherIdentity, table: str) -> np.ndarray:
     values = _table(files, coding, stored.name, table)
     where = files.locate(table_key(stored.name, table))
     try:

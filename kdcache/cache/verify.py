@@ -6,8 +6,9 @@ so that no answer is given up for it.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import partial, singledispatch
 
 import torch
 
@@ -19,7 +20,7 @@ from kdcache.cache.mending import Repair, mended_identity
 from kdcache.cache.metadata import cache_metadata, entry_metadata
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, group_content, is_metadata
-from kdcache.errors import CacheError, CorruptError
+from kdcache.errors import CacheError, CorruptError, UnreadableError
 from kdcache.targets.base import SUM_TOLERANCE, Targets
 from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
@@ -39,6 +40,7 @@ class Finding:
     Attributes:
         problem: a sentence that names the file.
         remedy: what to do, unless it was repaired; empty where the problem says it.
+        unreadable: whether nobody knows what lies there, as it could not be read: it may be sound.
         teacher, view, block: whose answers are concerned; None where it is not one block's.
         repair: what puts it right, or makes room for the next dump to do so; None where nothing in the cache does.
     """
@@ -49,6 +51,12 @@ class Finding:
     block: int | None = None
     repair: Repair | None = None
     remedy: str = ""
+    unreadable: bool = False
+
+    @classmethod
+    def of(cls, error: CacheError, teacher: str | None = None, view: int | None = None) -> "Finding":
+        """What an error says of a place."""
+        return cls(str(error), teacher, view, unreadable=isinstance(error, UnreadableError))
 
 
 def check_identity(files: Files, key: str, teacher: str | None = None, *, search: bool) -> Finding | None:
@@ -60,7 +68,9 @@ def check_identity(files: Files, key: str, teacher: str | None = None, *, search
     )
     where = files.locate(key)
     try:
-        data = files.get(key)
+        data = files.confirm(key, lambda: files.get(key), lambda found: found is not None and _is_group(found, where))
+    except UnreadableError as error:
+        return Finding(f"{error} If it is lost: {remedy}", teacher, unreadable=True)
     except CacheError as error:
         return Finding(f"{error} If it is lost: {remedy}", teacher)
     if data is None:
@@ -76,25 +86,42 @@ def check_identity(files: Files, key: str, teacher: str | None = None, *, search
         return Finding(f"{error}{hint} {remedy}", teacher)
 
 
+def _is_group(data: bytes, where: str) -> bool:
+    """Whether these are the bytes of a zarr.json that holds a sealed identity."""
+    with suppress(CacheError):
+        group_content(data, where)
+        return True
+    return False
+
+
 def check_cache(cache: Cache) -> Iterator[Finding]:
     """Look at everything that is not a teacher's."""
     yield from _check_metadata(cache, cache_metadata(cache.view_set))
     try:
         _ = cache.windows
     except CacheError as error:
-        yield Finding(str(error))
+        yield Finding.of(error)
 
 
 def entry_names(cache: Cache) -> list[str]:
     """The teachers of whom there is more than what an interrupted dump leaves: a folder, or its table alone."""
     found = []
-    for name in cache.files.names("teachers"):
-        folder = teacher_key(name)
+    for name in sorted(cache.files.all_names("teachers")):
         if name == META or not TEACHER_NAME.fullmatch(name):
             continue
-        if cache.files.size(f"{folder}/{META}") is not None or set(cache.files.names(f"{folder}/records")) - {META}:
+        if _is_in(cache, f"{teacher_key(name)}/{META}") or _has_records(cache, name):
             found.append(name)
     return found
+
+
+def _is_in(cache: Cache, key: str) -> bool:
+    return cache.files.confirm(key, lambda: cache.files.size(key)) is not None
+
+
+def _has_records(cache: Cache, name: str) -> bool:
+    """Whether a teacher has a folder of records of any view."""
+    folder = f"{teacher_key(name)}/records"
+    return cache.files.confirm(folder, lambda: bool(set(cache.files.names(folder)) - {META}), bool)
 
 
 def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
@@ -104,17 +131,17 @@ def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
     except CacheError as error:
         lost = _lost_tables(cache, name)
         if not any(map(_is_table, lost)):
-            return None, lost or [Finding(str(error), name)]
+            return None, lost or [Finding.of(error, name)]
     try:
         return cache.entry(name, strict=False, tables=False), lost
     except CacheError as error:  # the table may be the right one, and the identity wrong: then no table is to go
-        return None, [Finding(str(error), name)]
+        return None, [Finding.of(error, name)]
 
 
 def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
     """Look at what an entry's blocks have in common."""
     name, expected = entry.identity.name, entry_metadata(entry)
-    if not set(cache.files.names(f"{teacher_key(name)}/records")) - {META}:
+    if not _has_records(cache, name):
         expected = {key: data for key, data in expected.items() if cache.files.size(key) is not None}
     for finding in _check_metadata(cache, expected):
         yield replace(finding, teacher=name)
@@ -125,9 +152,9 @@ def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
     blocks, findings = [], []
     for view in entry.views():
         try:
-            blocks += [(view, block) for block in sorted(entry.listed(view))]
+            blocks += [(view, block) for block in sorted(entry.surely_listed(view))]
         except CacheError as error:
-            findings.append(Finding(str(error), entry.identity.name, view))
+            findings.append(Finding.of(error, entry.identity.name, view))
     return blocks, findings
 
 
@@ -155,6 +182,7 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
             name,
             view,
             block,
+            unreadable=isinstance(error, UnreadableError),
         )
     return None
 
@@ -239,8 +267,8 @@ def _lost_tables(cache: Cache, name: str) -> list[Finding]:
     except CacheError:  # for another reason than a table
         return []
     records = f"{teacher_key(name)}/records"
-    views = [view for view in cache.files.names(records) if view != META]
-    blocks = sum(len(cache.files.names(f"{records}/{view}")) for view in views)
+    views = [view for view in cache.files.all_names(records) if view != META]
+    blocks = sum(len(cache.files.all_names(f"{records}/{view}")) for view in views)
     findings = []
     for table, problem in lost.items():
         key = table_key(name, table) if blocks else f"{teacher_key(name)}/{META}"
@@ -254,11 +282,17 @@ def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Findin
     for key, data in expected.items():
         where = cache.files.locate(key)
         try:
-            stored = cache.files.get(key)
+            stored = cache.files.confirm(key, partial(cache.files.get, key), partial(_says, expected=data))
         except CacheError as error:
-            yield Finding(str(error), repair=Repair(key, data), remedy=again)
+            unreadable = isinstance(error, UnreadableError)
+            yield Finding(str(error), repair=Repair(key, data), remedy=again, unreadable=unreadable)
             continue
         if stored is None:
             yield Finding(f"{where} is missing.", repair=Repair(key, data), remedy=again)
         elif not is_metadata(stored, data):
             yield Finding(f"{where} is not what was written.", repair=Repair(key, data), remedy=again)
+
+
+def _says(stored: bytes | None, expected: bytes) -> bool:
+    """Whether a zarr.json is there and says what is expected."""
+    return stored is not None and is_metadata(stored, expected)

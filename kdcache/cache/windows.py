@@ -4,6 +4,8 @@ The view set names the checksum of them all, so that what is read is right, and 
 has the same windows.
 """
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Int32
 
@@ -48,6 +50,10 @@ def write_windows(files: Files, windows: Int32[np.ndarray, " n"]) -> list[str]:
 
 def read_windows(files: Files, view_set: ViewSetIdentity) -> Int32[np.ndarray, " n"]:
     """The window of each sample. Raises CorruptError where they are not those of the view set."""
+    return files.confirm("windows", partial(_read_windows, files, view_set))
+
+
+def _read_windows(files: Files, view_set: ViewSetIdentity) -> Int32[np.ndarray, " n"]:
     codec = _codec(view_set.samples)
     parts = []
     for key in windows_keys(view_set.samples):

@@ -11,11 +11,12 @@ import google_crc32c
 import numpy as np
 from jaxtyping import Int64, UInt32
 
+from kdcache.data import remote
 from kdcache.data.advice import arguments, take_again
 from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
 from kdcache.data.index import Index, key_hash, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
-from kdcache.data.places import building, claimed, index_places, shards_folder
+from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data, open_shard
 from kdcache.data.workers import in_processes, workers_for
@@ -154,6 +155,14 @@ def _rows_of_pieces(index: Index) -> Iterator[Int64[np.ndarray, " b"]]:
 
 def _check_piece(piece: _Piece, faults: Faults) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
     """The checksum of each image's bytes, and place in the piece -> what is bad."""
+
+    def check() -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
+        return _check_once(piece, faults)
+
+    return remote.read_again(piece.shard, check, lambda found: not found[1]) if is_url(piece.shard) else check()
+
+
+def _check_once(piece: _Piece, faults: Faults) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
     sums = np.zeros(len(piece.offset), CRC)
 
     def images() -> Iterator[bytes]:

@@ -137,15 +137,23 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
     if part:
         return _open_part(Path(os.path.abspath(data)), part)
     shards = expand_data(data)
-    now = Source.of(shards_folder(data, shards), shards, unlabelled)
-    # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
-    for without_labels in (unlabelled, True):
-        source = replace(now, unlabelled=without_labels)
-        places = index_places(data, shards, without_labels)
-        found = [index for place in places if (index := load_index(place, source)) is not None]
-        if found:
-            return replace(min(found, key=lambda index: index.crc is None), asked=str(data))
-    return None
+
+    def look() -> Index | None:
+        now = Source.of(shards_folder(data, shards), shards, unlabelled)
+        # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
+        for without_labels in (unlabelled, True):
+            source = replace(now, unlabelled=without_labels)
+            places = index_places(data, shards, without_labels)
+            found = [index for place in places if (index := load_index(place, source)) is not None]
+            if found:
+                return replace(min(found, key=lambda index: index.crc is None), asked=str(data))
+        return None
+
+    found = look()
+    if found is None and is_url(shards[0]) and any(map(read_meta, index_places(data, shards, unlabelled))):
+        # An index, and perhaps a check of every image, is not given up for one answer about the shards.
+        found = remote.read_again(shards[0], look, lambda index: index is not None)
+    return found
 
 
 def build_index(

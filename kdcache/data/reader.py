@@ -54,7 +54,7 @@ class SampleReader:
             wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]
             found = self._ranges.read(wanted)
             for place, data in zip(order.tolist(), chain.from_iterable(found), strict=True):
-                images[place] = self._whole(data, int(samples[place]), int(lengths[place]))
+                images[place] = self._whole_remote(self._ranges, data, int(samples[place]), int(shards[place]))
             return images
         for run in runs:
             shard = int(shards[run[0]])
@@ -74,6 +74,14 @@ class SampleReader:
                 f"{REMEDIES.get(error.errno or 0, 'Restore the shard, then run the same command again.')}"
             ) from error
         return self._whole(data, sample, length)
+
+    def _whole_remote(self, ranges: remote.RangeReader, data: bytes, sample: int, shard: int) -> bytes:
+        """As `_whole`; of bytes that are not all there or were altered, once they were fetched again."""
+        offset, length = int(self._index.offset[sample]), int(self._index.length[sample])
+        try:
+            return self._whole(data, sample, length)
+        except DataError:
+            return ranges.read_again(shard, lambda: self._whole(ranges.read_one(shard, offset, length), sample, length))
 
     def _whole(self, data: bytes, sample: int, length: int) -> bytes:
         if len(data) != length:

@@ -6,14 +6,20 @@ ranges of bytes. obstore is an extra, and imported when the first URL is met.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 from kdcache.data.shard_file import ShardFile
-from kdcache.errors import DataError
+from kdcache.errors import DataError, UnreachableDataError
+
+if TYPE_CHECKING:
+    from kdcache.object_store import ObjectState, ObjectStore
+
+T = TypeVar("T")
 
 _AT_ONCE = 32
 """Requests, or batches of ranges of up to ten requests each, that one process has in flight."""
@@ -23,12 +29,32 @@ _RANGES_A_BATCH = 32
 _WINDOW = 8 << 20
 """Bytes that a scan asks for at once: what is skipped within them costs less than another request would."""
 
+_READINGS = 3
+"""How often a shard, or a part of it, is read as a whole before it is called damaged."""
+
+_NEAR = 1 << 20
+"""Ranges that are fewer bytes apart are fetched as one."""
+
 
 def names_in(folder: str) -> list[str]:
-    """The names of the objects directly under a URL, sorted. Raises DataError when it cannot be listed."""
-    with _reading(folder) as library:
-        found = library.open_store(folder).list_with_delimiter()["objects"]
-        return sorted(entry["path"].rsplit("/", 1)[-1] for entry in found)
+    """The names of the objects directly under a URL, sorted. Raises DataError when it cannot be listed.
+
+    A listing may be one of before: several are taken, and what not all of them have is looked at.
+    """
+    store = _open_store(folder)
+    listings: list[set[str]] = []
+
+    def look() -> bool:
+        listings.append(set(store.names("")[0]))
+        return False
+
+    with _reading(folder):
+        store.confirmed("", look, bool, _is_doubtful)
+        found: set[str] = set.union(*listings)
+        for name in found - listings[0].intersection(*listings):
+            if store.confirmed(name, partial(store.head, name), _is_there, _is_doubtful) is None:
+                found.discard(name)
+    return sorted(found)
 
 
 def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
@@ -40,21 +66,39 @@ def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
     stores = _Stores()
 
     def state(url: str) -> tuple[int, str]:
-        with _reading(url):
-            found = stores.of(url).head(_name(url))
-            return int(found["size"]), found["e_tag"] or found["last_modified"].isoformat()
+        found = _look_at(stores.of(url), url)
+        return found.size, found.e_tag or found.modified.isoformat()
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(state, urls))
 
 
 def read_if_there(url: str) -> bytes | None:
-    """The bytes of a small object, None where there is none to be seen. Raises DataError when it cannot be read."""
-    with _reading(url) as library:
-        try:
-            return bytes(_Stores().of(url).get(_name(url)).bytes())
-        except library.HIDDEN:
-            return None
+    """The bytes of a small object, None where there is none to be seen. Raises DataError when it cannot be read.
+
+    It is read twice, as nothing tells which bytes it should have.
+    """
+    store = _Stores().of(url)
+
+    def read() -> bytes | None:
+        found = store.get_if_visible(_name(url))
+        return found if found is not None and store.get_if_visible(_name(url)) == found else None
+
+    with _reading(url):
+        return store.confirmed(_name(url), read, _is_there, _is_doubtful)
+
+
+def read_again(shard: str, read: Callable[[], T], accept: Callable[[T], bool] = lambda found: True) -> T:
+    """What `read` makes of a shard; of one in an object store, made again where it is doubtful.
+
+    What came over a network may have been altered on the way, once; so it is fetched again before a shard or an image
+    is called damaged.
+
+    read: may raise DataError, which is doubtful, too.
+    accept: whether what it gives is beyond doubt.
+    """
+    with _reading(shard):
+        return _Stores().of(shard).confirmed(_name(shard), read, accept, _is_doubtful, _READINGS)
 
 
 class RemoteFile(ShardFile):
@@ -66,9 +110,8 @@ class RemoteFile(ShardFile):
 
     def __init__(self, url: str, end: int | None = None) -> None:
         self._url = url
-        with _reading(url):
-            self._store = _Stores().of(url)
-            self.size = int(self._store.head(_name(url))["size"])
+        self._store = _Stores().of(url)
+        self.size = _look_at(self._store, url).size
         self._end = self.size if end is None else min(end, self.size)
         self._windows: deque[tuple[int, memoryview]] = deque(maxlen=2)
 
@@ -88,10 +131,9 @@ class RemoteFile(ShardFile):
             if start <= offset < start + len(window):
                 return window[offset - start :]
         length = min(_WINDOW, (self._end if offset < self._end else self.size) - offset)
-        with _reading(self._url):
-            window = memoryview(self._store.get_range(_name(self._url), start=offset, length=length))
+        window = memoryview(_read_range(self._store, self._url, offset, length))
         if len(window) != length:
-            raise _shrunk(self._url)
+            raise DataError(f"The shard {self._url} was written over while it was being read. Run the command again.")
         self._windows.append((offset, window))
         return window
 
@@ -106,7 +148,7 @@ class RangeReader:
         self._lock = threading.Lock()
 
     def read(self, runs: Sequence[tuple[int, Sequence[int], Sequence[int]]]) -> list[list[bytes]]:
-        """Of each run (the number of an object, and offsets and lengths there) the bytes.
+        """Of each run (the number of an object, and ascending offsets and lengths there) the bytes.
 
         Ranges less than a megabyte apart are fetched as one. Bytes behind the end of an object are left out.
         Raises DataError, naming the object, when it is not there or cannot be read.
@@ -123,10 +165,31 @@ class RangeReader:
             found[run] += images
         return found
 
+    def read_one(self, number: int, offset: int, length: int) -> bytes:
+        """One range of the object of this number, fetched by itself. Raises DataError as `read` does."""
+        url = self._urls[number]
+        return _read_range(self._stores.of(url), url, offset, length)
+
+    def read_again(self, number: int, read: Callable[[], T]) -> T:
+        """What `read` makes of bytes of the object of this number, asked for again where it raises DataError."""
+        url = self._urls[number]
+        return self._stores.of(url).confirmed(_name(url), read, _is_there, _is_doubtful)
+
     def _fetch(self, url: str, offsets: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        stretches = _stretches(offsets, lengths)
+        starts, sizes = [start for start, _ in stretches], [end - start for start, end in stretches]
+        store = self._stores.of(url)
         with _reading(url):
-            ranges = self._stores.of(url).get_ranges(_name(url), starts=offsets, lengths=lengths)
-        return [bytes(found) for found in ranges]
+            parts = store.get_ranges(_name(url), starts, sizes)
+        if parts is None:
+            parts = [_read_range(store, url, start, size) for start, size in zip(starts, sizes, strict=True)]
+        images, number = [], 0
+        for offset, length in zip(offsets, lengths, strict=True):
+            while offset + length > stretches[number][1]:
+                number += 1
+            first = offset - starts[number]
+            images.append(parts[number][first : first + length])
+        return images
 
     def close(self) -> None:
         """End the threads; a read that is going on is finished first, by whoever asked for it."""
@@ -134,21 +197,34 @@ class RangeReader:
             self._pool.shutdown(wait=False)
 
 
+def _stretches(offsets: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """First byte and the byte after the last of what is fetched for ascending ranges."""
+    found: list[tuple[int, int]] = []
+    for offset, length in zip(offsets, lengths, strict=True):
+        if found and offset - found[-1][1] < _NEAR:
+            found[-1] = (found[-1][0], max(found[-1][1], offset + length))
+        else:
+            found.append((offset, offset + length))
+    return found
+
+
 class _Stores:
     """One store for each folder, opened when it is first needed: its connections are kept and used again."""
 
     def __init__(self) -> None:
-        self._opened: dict[str, Any] = {}
+        self._opened: dict[str, ObjectStore] = {}
 
-    def of(self, url: str) -> Any:
+    def of(self, url: str) -> "ObjectStore":
         folder = url.rpartition("/")[0]
         if folder not in self._opened:
-            self._opened[folder] = _library(url).open_store(folder)
+            self._opened[folder] = _open_store(folder)
         return self._opened[folder]
 
 
-def _name(url: str) -> str:
-    return url.rpartition("/")[2]
+def _open_store(folder: str) -> "ObjectStore":
+    with _reading(folder) as library:
+        store: ObjectStore = library.ObjectStore(folder)
+        return store
 
 
 def _library(url: str) -> ModuleType:
@@ -161,22 +237,57 @@ def _library(url: str) -> ModuleType:
     return object_store
 
 
+def _look_at(store: "ObjectStore", url: str) -> "ObjectState":
+    with _reading(url):
+        found = store.confirmed(_name(url), lambda: store.head(_name(url)), _is_there, _is_doubtful)
+    if found is None:
+        raise _missing(url)
+    return found
+
+
+def _read_range(store: "ObjectStore", url: str, offset: int, length: int) -> bytes:
+    """The bytes, fewer where the object ends before. Raises DataError where it is not there or cannot be read."""
+    with _reading(url):
+        found = store.confirmed(
+            _name(url),
+            lambda: store.get_range(_name(url), offset, length),
+            lambda part: part is not None and len(part) == length,
+            _is_doubtful,
+        )
+    if found is None:
+        raise _missing(url)
+    return found
+
+
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _is_there(found: object) -> bool:
+    return found is not None
+
+
+def _is_doubtful(error: BaseException) -> bool:
+    """Whether an error may come from bytes that were altered on the way, and not from a request that failed."""
+    return isinstance(error, DataError) and not isinstance(error, UnreachableDataError)
+
+
+def _missing(url: str) -> DataError:
+    return DataError(
+        f"There is no {url}, or no such bucket. Correct the URL, or check the endpoint (AWS_ENDPOINT_URL, ...)."
+    )
+
+
 @contextmanager
 def _reading(url: str) -> Iterator[ModuleType]:
     """Turn an error of the store's into one that names what was read."""
     library = _library(url)
     try:
         yield library
-    except library.FAILURES as error:
-        if library.is_missing(error):
-            raise DataError(
-                f"There is no {url}, or no such bucket. Correct the URL, or check the endpoint (AWS_ENDPOINT_URL, ...)."
-            ) from error
-        raise DataError(
-            f"Cannot read {url}: {library.cause(error)}. Check {library.SETTINGS}; a public bucket needs "
+    except library.StoreError as error:
+        if error.is_missing:
+            raise _missing(url) from error
+        raise UnreachableDataError(
+            f"Cannot read {url}: {error}. Check {library.SETTINGS}; a public bucket needs "
             "AWS_SKIP_SIGNATURE=true. Then run the same command again."
         ) from error
-
-
-def _shrunk(url: str) -> DataError:
-    return DataError(f"The shard {url} was written over while it was being read. Run the command again.")

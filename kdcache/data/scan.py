@@ -10,9 +10,11 @@ from typing import NoReturn
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from kdcache.data import remote
 from kdcache.data.images import IMAGE_EXTENSIONS, image_size
 from kdcache.data.member_names import LABEL, has_inner_dot, lacks_key, split_name, why_no_component
 from kdcache.data.passed_over import PassedOver
+from kdcache.data.places import is_url
 from kdcache.data.shard_file import FileSlice, ShardFile
 from kdcache.data.shards import open_shard
 from kdcache.data.tar import Member, members
@@ -78,10 +80,14 @@ def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False, data: str 
     Raises DataError, naming shard, member and byte offset, for a tar that is damaged or cut short, a sample without
     an image, with several, or without a label, a label that is no whole number from 0, and a broken image header.
     """
-    with open_shard(shard) as file:
-        scan = _Scan(shard, file, unlabelled, pass_over, data)
-        scan.run()
-        return scan.table()
+
+    def scan() -> ShardTable:
+        with open_shard(shard) as file:
+            scan = _Scan(shard, file, unlabelled, pass_over, data)
+            scan.run()
+            return scan.table()
+
+    return remote.read_again(shard, scan, lambda table: not table.bad) if is_url(shard) else scan()
 
 
 class _Scan:

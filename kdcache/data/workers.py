@@ -1,5 +1,6 @@
 """Sharing work among processes, where work is mostly Python's own and threads would wait for one another."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from logging.handlers import QueueHandler
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
@@ -57,15 +59,18 @@ def in_processes(
     if workers > 1:
         context = multiprocessing.get_context("spawn")
         their_end, our_end = context.Pipe(duplex=False)
-        results = deque[Future[R]]()
+        results = deque[Future[tuple[R, list[logging.LogRecord]]]]()
         pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(their_end,))
         try:
             with unsignalled():
                 called = partial(_in_silence, function) if quiet else function
                 # Not by `map`: what that cancels, Python 3.11 then marks as lost with the processes, and fails.
-                results.extend(pool.submit(called, item) for item in items)
+                results.extend(pool.submit(_with_log, called, item) for item in items)
             while results:
-                yield results.popleft().result()
+                result, records = results.popleft().result()
+                for record in records:
+                    logging.getLogger(record.name).handle(record)
+                yield result
                 done += 1
             pool.shutdown()
         except BrokenProcessPool:
@@ -91,6 +96,24 @@ def _end_with(parent: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="kdcache-parent", daemon=True).start()
+
+
+class _Collected(QueueHandler):
+    """Keeps records in a list, as they can be sent to another process."""
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        self.queue.append(record)  # type: ignore[attr-defined]
+
+
+def _with_log(function: Callable[[T], R], item: T) -> tuple[R, list[logging.LogRecord]]:
+    """What `function` gives, and what the library logged meanwhile: who wants to see it the other process knows."""
+    records: list[logging.LogRecord] = []
+    logger, handler = logging.getLogger("kdcache"), _Collected(records)  # type: ignore[arg-type]
+    logger.addHandler(handler)
+    try:
+        return function(item), records
+    finally:
+        logger.removeHandler(handler)
 
 
 def _in_silence(function: Callable[[T], R], item: T) -> R:

@@ -14,7 +14,7 @@ from kdcache.cache.places import hold_cache
 from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
-from kdcache.errors import CacheError, SourceError, UsageError
+from kdcache.errors import CacheError, SourceError, UnreadableError, UsageError
 from kdcache.jobs.common.lacking import Reach, views_named
 from kdcache.jobs.common.wording import counted, readable
 from kdcache.progress import Progress, silent
@@ -55,6 +55,7 @@ class CopyReport:
         copied_bytes: of these blocks.
         problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
         left_out: what keeps a teacher of the source from being read, by its name; not asked for by it, and left out.
+        damaged: whether any of that is damaged; else it could not be read, and may be sound.
     """
 
     source: str
@@ -65,6 +66,7 @@ class CopyReport:
     copied_bytes: int
     problems: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    damaged: bool = False
 
     @property
     def whole(self) -> bool:
@@ -84,9 +86,10 @@ class CopyReport:
         if not self.whole:
             blocks = [counted(len(self.problems), "block")] if self.problems else []
             teachers = [f"the teacher {', '.join(self.left_out)}"] if self.left_out else []
+            remedy = "is mended (kdcache verify --repair, then the same dump-logits)" if self.damaged else "can be read"
             lines.append(
-                f"NOT copied: {' and '.join(blocks + teachers)}. When the source is mended (kdcache verify "
-                "--repair, then the same dump-logits), the same copy adds what is missing."
+                f"NOT copied: {' and '.join(blocks + teachers)}. When the source {remedy}, the same copy adds what is "
+                "missing."
             )
         return lines
 
@@ -119,7 +122,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
     pairs = [(entry, target.add_teacher(entry.identity, entry.coding, exact=True)) for entry in entries]
     for entry, there in pairs:
         for view in (view for view in entry.views() if view in wanted):
-            listed = entry.listed(view)
+            listed = entry.surely_listed(view)
             blocks += len(listed)
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
     for entry, there in pairs:
@@ -127,7 +130,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
         if what is not None:
             progress.warn(what)
     copied = copied_bytes = 0
-    problems: list[str] = []
+    problems: list[SourceError] = []
     with (
         target.claims() as claims,
         last_act(claims.close),
@@ -137,7 +140,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
         for found in _copied(work, claims):
             in_a_row = in_a_row + 1 if isinstance(found, SourceError) else 0
             if isinstance(found, SourceError):
-                problems.append(str(found))
+                problems.append(found)
                 if in_a_row == MAX_UNREADABLE:
                     raise SourceError(
                         f"{in_a_row} blocks in a row cannot be copied: {found} Check the source with kdcache verify; "
@@ -150,7 +153,10 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
         restore_tables(target.files, there.coding, there.identity)
     target.files.tidy()
     names = tuple(entry.identity.name for entry in entries)
-    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, tuple(problems), left_out)
+    told = tuple(map(str, problems))
+    damaged = any(error.damaged for error in (*problems, *left_out.values()))
+    said = {name: str(error) for name, error in left_out.items()}
+    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, told, said, damaged)
 
 
 def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
@@ -179,7 +185,7 @@ def _with_any(entries: list[Entry], wanted: range, request: CopyRequest, progres
         return entries
     found, lacking = [], []
     for entry in entries:
-        views = [view for view in entry.views() if entry.listed(view)]
+        views = [view for view in entry.views() if entry.surely_listed(view)]
         has = f"{entry.identity.name} has {views_named(views) if views else 'no view'}"
         if not any(view in wanted for view in views):
             lacking.append(f"{has}, and none of {request.views}")
@@ -237,7 +243,7 @@ def parse_views(text: str | None) -> range:
     return views
 
 
-def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[str, str]]:
+def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[str, SourceError]]:
     """The entries to copy, and what keeps others from being read, by name.
 
     Raises CacheError where one cannot be read that was asked for by its name, or none of all.
@@ -248,17 +254,20 @@ def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[s
     for name in asked:
         if name not in there:
             raise UsageError(f"The cache {source.location} holds no teacher {name!r}; it holds {', '.join(there)}.")
-    entries, left_out = [], {}
+    entries: list[Entry] = []
+    left_out: dict[str, SourceError] = {}
     for name in dict.fromkeys(asked) or there:
         try:
             entry = source.entry(name)
             for view in entry.views():
-                entry.listed(view)
+                entry.surely_listed(view)
             entries.append(entry)
         except CacheError as error:
             if asked or len(there) == 1:
                 raise
-            left_out[name] = str(error)
+            left_out[name] = SourceError(str(error), damaged=not isinstance(error, UnreadableError))
     if not entries:
-        raise CacheError(f"No teacher of the cache {source.location} can be copied. {' '.join(left_out.values())}")
+        raise CacheError(
+            f"No teacher of the cache {source.location} can be copied. {' '.join(map(str, left_out.values()))}"
+        )
     return entries, left_out

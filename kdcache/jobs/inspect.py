@@ -91,7 +91,7 @@ def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
 def _teacher(
     entry: Entry, lost: list[str], request: InspectRequest, opened: OpenViews | None, progress: Progress
 ) -> TeacherReport:
-    listed = {view: entry.listed(view) for view in entry.views()}
+    listed = {view: entry.surely_listed(view) for view in entry.views()}
     whole = set(range(entry.layout.blocks))
     bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.coding.arrays(2), "records"], 0))
     made: Counter[tuple[tuple[str, str], ...]] = Counter()

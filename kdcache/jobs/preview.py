@@ -198,9 +198,10 @@ def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int,
     layout, own_labels = entry.layout, entry.identity.label_space == "teacher"
     names = index.class_names if own_labels else None
     found: dict[int, tuple[str, ...]] = {}
+    listed = {view: entry.surely_listed(view) for view in set(column.picks.view.tolist())}
     for place, (view, row) in enumerate(zip(column.picks.view.tolist(), column.picks.row.tolist(), strict=True)):
         chunk = row // layout.chunk_rows
-        if not entry.is_listed(view, layout.block_of(chunk)):
+        if layout.block_of(chunk) not in listed[view]:
             found[place] = ("no answer yet",)
             continue
         at = row - chunk * layout.chunk_rows

@@ -100,20 +100,18 @@ class _Examination:
                 self.repairs.make(finding.repair)
 
     def open(self, files: Files) -> Cache | None:
-        """The cache, or None where what it is cannot be told. Raises CacheError where there is none."""
-        try:
-            absent = files.size(META) is None and not files.names("teachers")
-        except CacheError as error:
-            self.note([Finding(str(error))])
-            return None
-        if absent:
+        """The cache, or None where what it is cannot be told.
+
+        Raises CacheError where there is none, UnreadableError where its place cannot be reached.
+        """
+        if not files.confirm(META, lambda: files.size(META) is not None or bool(files.names("teachers")), bool):
             raise CacheError(f"There is no cache at {files.locate('')}: check the path.")
         if not self._identified(files, META):
             return None
         try:
             return Cache.open("", files=files)
         except CacheError as error:
-            self.note([Finding(str(error))])
+            self.note([Finding.of(error)])
             return None
 
     def look_at_what_is_common(self, cache: Cache) -> None:
@@ -143,6 +141,8 @@ class _Examination:
         with progress.task(f"Reading {cache.location}", total=rows, unit="answers") as task:
             for entry, view, block in todo:
                 finding = check_block(entry, view, block)
+                if finding is not None and finding.repair is not None and self.repairs.files is not None:
+                    finding = check_block(entry, view, block)  # once more, before it is dropped
                 unreadable = unreadable + 1 if finding is not None and finding.repair is None else 0
                 if finding is not None:
                     self.note([finding])
@@ -150,7 +150,7 @@ class _Examination:
                 self.blocks, self.answers = self.blocks + 1, self.answers + _rows(entry, block)
                 task.advance(_rows(entry, block))
                 if unreadable == MAX_UNREADABLE and self.blocks < len(todo):
-                    self.note([Finding(_gone(cache, len(todo) - self.blocks))])
+                    self.note([Finding(_gone(cache, len(todo) - self.blocks), unreadable=True)])
                     break
 
     @contextmanager
@@ -207,7 +207,7 @@ class _Examination:
         try:
             yield
         except CacheError as error:
-            self.note([Finding(str(error), teacher)])
+            self.note([Finding.of(error, teacher)])
 
 
 def _gone(cache: Cache, left: int) -> str:

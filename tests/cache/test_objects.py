@@ -7,7 +7,7 @@ from typing import Any
 import obstore
 import pytest
 
-from kdcache.cache import objects
+from kdcache import object_store
 from kdcache.cache.claims import BeatingClaims, open_claims
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.objects import ObjectFiles
@@ -52,7 +52,7 @@ def test_what_is_put_in_parts_is_got_in_parts(files: ObjectFiles) -> None:
 
 
 def test_a_large_object_is_put_in_several_requests(files: ObjectFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "LARGE", 2**20)
+    monkeypatch.setattr(object_store, "LARGE", 2**20)
     parts = [bytes([number]) * (5 * 2**20 + number) for number in range(3)]
     asked: list[bool] = []
     put = obstore.put

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdcache.cache.objects import ObjectFiles
 from kdcache.data import remote
@@ -18,8 +20,9 @@ from kdcache.data.index import Index, build_index, open_index
 from kdcache.data.part import write_part
 from kdcache.data.reader import SampleReader
 from kdcache.data.shards import INCOMPLETE, expand_data
-from kdcache.errors import BadSamplesError, DataError
+from kdcache.errors import BadSamplesError, DataError, UnreachableDataError
 from kdcache.render import trial
+from support.faulty_store import Faults, faulty
 from support.s3 import s3, s3_server, upload  # noqa: F401
 from support.shards import make_samples, make_shards, write_tar
 
@@ -166,6 +169,121 @@ def test_a_check_fetches_each_byte_once(shards: Path, url: str, monkeypatch: pyt
     assert 0 < sum(fetched) <= 2 * sum(shard.stat().st_size for shard in shards.glob("*.tar"))
 
 
+@pytest.fixture
+def behind(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Faults], Faults]]:  # noqa: F811
+    """From then on every store that is opened lies behind a proxy with these faults."""
+    proxies = []
+
+    def put_before(faults: Faults) -> Faults:
+        proxies.append(faulty(s3_server, faults))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxies[-1].__enter__())
+        return faults
+
+    yield put_before
+    for proxy in proxies:
+        proxy.__exit__(None, None, None)
+
+
+#: What is found out: an answer is missing, cut or late, or bytes do not fit a checksum or a header.
+FOUND_OUT = {"404": 0.1, "500": 0.1, "503": 0.1, "reset-before": 0.1, "reset-after": 0.1, "cut": 0.1, "stale": 0.3}
+
+
+@pytest.mark.usefixtures("window")
+def test_an_index_is_the_same_from_a_store_that_fails(
+    shards: Path, url: str, behind: Callable[[Faults], Faults]
+) -> None:
+    faults = behind(Faults(FOUND_OUT))
+    assert_equal(build_index(url, workers=1), open_index(shards))
+    assert sum(faults.happened.values()) > 3
+
+
+def test_altered_bytes_are_fetched_again_before_they_are_called_damaged(
+    shards: Path, url: str, behind: Callable[[Faults], Faults]
+) -> None:
+    index = check_index(url, no_fault, workers=1).index
+    faults = behind(Faults({"flip": 0.5, "cut": 0.2}))
+    everything = np.arange(len(index))
+    with SampleReader(open_index(url)) as elsewhere, SampleReader(open_index(shards)) as local:
+        assert elsewhere.read(everything) == local.read(everything)
+    assert faults.happened["flip"]
+    behind(Faults({"flip": 1.0}, forever=True, only=".tar"))
+    with SampleReader(open_index(url)) as elsewhere, pytest.raises(DataError, match="are not those that were checked"):
+        elsewhere.read(everything[:1])
+
+
+def test_a_check_leaves_out_no_image_for_bytes_that_were_altered_on_the_way(
+    shards: Path, url: str, behind: Callable[[Faults], Faults]
+) -> None:
+    """The first body of each shard's images is; what is decoded in the end has the right checksums."""
+    index = open_index(url)
+    faults = behind(Faults({"flip": 1.0}, in_a_row=1, only=".tar"))
+    checked = check_index(url, only_jpeg_and_png, drop_bad=True, workers=1)
+    assert checked.bad == ()
+    assert len(checked.index) == len(index)
+    assert faults.happened["flip"]
+
+
+def only_jpeg_and_png(encoded: Iterable[bytes]) -> Iterator[str | None]:
+    return (None if whole(data) else "it cannot be decoded" for data in encoded)
+
+
+def whole(data: bytes) -> bool:
+    try:
+        Image.open(BytesIO(data)).load()
+    except Exception:
+        return False
+    return True
+
+
+def test_several_ranges_of_a_shard_that_is_shorter_than_its_index_end_by_name(url: str) -> None:
+    """At which obstore's own cutting of ranges panics."""
+    index = open_index(url)
+    rows = np.flatnonzero(index.shard == 2)
+    rows = rows[np.argsort(index.offset[rows])]
+    files = ObjectFiles(url)
+    data = files.get("shard-000002.tar")
+    assert data is not None
+    files.put("shard-000002.tar", data[: int(index.offset[rows[2]])])
+    with SampleReader(index) as reader:
+        with pytest.raises(DataError, match=r"shard-000002.tar at byte \d+ ends after 0 of \d+ bytes: the shard has"):
+            reader.read(rows)
+        assert len(reader.read(rows[:2])) == 2
+
+
+def test_a_checked_index_is_not_given_up_for_one_answer_about_the_shards(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ETag of before, say, from a store that is behind."""
+    checked = check_index(url, no_fault, workers=1).index
+    real, asked = remote.states_of, []
+
+    def behind_once(urls: Sequence[str]) -> list[tuple[int, str]]:
+        asked.append(urls)
+        states = real(urls)
+        return [(size, "former") for size, _ in states] if len(asked) == 1 else states
+
+    monkeypatch.setattr(remote, "states_of", behind_once)
+    again = open_index(url)
+    assert again.crc is not None
+    assert again.fingerprint == checked.fingerprint
+    assert len(asked) == 2
+
+
+def test_a_shard_that_a_listing_still_has_and_one_that_it_has_not_yet(
+    url: str, behind: Callable[[Faults], Faults]
+) -> None:
+    faults = behind(Faults({}))
+    assert len(shards_in(url)) == 3
+    ObjectFiles(url).delete("shard-000000.tar")
+    ObjectFiles(url).put("shard-000009.tar", b"")
+    faults.rates = {"stale": 0.5}
+    assert shards_in(url) == ["shard-000001.tar", "shard-000002.tar", "shard-000009.tar"]
+
+
+def shards_in(url: str) -> list[str]:
+    return [name for name in remote.names_in(url) if name.endswith(".tar")]
+
+
 def no_fault(encoded: Iterable[bytes]) -> Iterator[str | None]:
     return (None for _ in encoded)
 
@@ -208,7 +326,7 @@ def test_a_missing_bucket_is_named_with_a_remedy() -> None:
 def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the address that obstore tries last."""
 
-    def ask(url: str) -> object:
+    def ask(url: str, **settings: object) -> object:
         raise OSError(
             "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1s, after 10 retries"
         )
@@ -226,7 +344,7 @@ def test_a_cut_off_network_is_no_bad_image(url: str, monkeypatch: pytest.MonkeyP
     def cut_off(file: remote.RemoteFile, offset: int) -> memoryview:
         left[0] -= 1
         if not left[0]:
-            raise DataError("cut off")
+            raise UnreachableDataError("cut off")
         return real(file, offset)
 
     monkeypatch.setattr(remote.RemoteFile, "_from", cut_off)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cache.objects import ObjectFiles
+from kdcache.object_retry import PAUSE_VARIABLE
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,7 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_EC2_METADATA_DISABLED": "true",
+        PAUSE_VARIABLE: "0.001",
     }.items():
         monkeypatch.setenv(name, value)
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"

@@ -94,7 +94,7 @@ def lacking(entry: Entry, repeats: int) -> Lacking | None:
 
     Raises CacheError where the records cannot be listed.
     """
-    listed = {view: entry.listed(view) for view in entry.views()}
+    listed = {view: entry.surely_listed(view) for view in entry.views()}
     begun = [view for view, blocks in listed.items() if blocks]
     if not begun:
         return None

@@ -88,6 +88,8 @@ class MissingBlocks:
         self.met: tuple[str, str] | None = None
         self._looked = time.monotonic()
         self._counting = Lock()
+        #: Found to be recorded by a look at their records: a listing may be one of before.
+        self._known: set[tuple[int, int]] = set()
         self._missing = {view: self._unrecorded(view) for view in range(views)}
         self._counted: set[tuple[int, int]] = set()
         self._elsewhere = 0
@@ -123,7 +125,8 @@ class MissingBlocks:
                     if self.met is None and not (self._begun and (view, block) == FIRST):
                         self.met = self._name(view, block), f"view {view}, block {block}"
                     continue
-                if self._entry.is_listed(view, block) and block not in self._unrecorded(view):
+                if self._entry.is_recorded(view, block):
+                    self._known.add((view, block))
                     self._count(view, block)  # recorded since the last look
                     self._claims.release(self._name(view, block))
                 else:
@@ -158,7 +161,8 @@ class MissingBlocks:
                 self._elsewhere += self._rows_of(block)
 
     def _unrecorded(self, view: int) -> set[int]:
-        return set(range(self._entry.layout.blocks)) - self._entry.recorded(view)
+        known = {block for number, block in self._known if number == view}
+        return set(range(self._entry.layout.blocks)) - self._entry.recorded(view) - known
 
     def _rows_of(self, block: int) -> int:
         start, stop = self._entry.layout.block_range(block)

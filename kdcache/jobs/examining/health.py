@@ -44,6 +44,13 @@ class VerifyReport:
         return not self.findings and (self.comparison is None or self.comparison.agrees)
 
     @property
+    def damaged(self) -> bool:
+        """Whether something is known not to be as it was written; else all that keeps it from being whole is unknown,
+        as it could not be read."""
+        disagrees = self.comparison is not None and not self.comparison.agrees
+        return disagrees or any(not finding.unreadable for finding in self.findings)
+
+    @property
     def dropped(self) -> int:
         """Blocks that the next dump has to make again."""
         return sum("/records/" in key for key in self.repairs.dropped) if self.repairs is not None else 0
@@ -71,6 +78,13 @@ class VerifyReport:
         if not self.findings:
             return f"{self.cache} is whole: {looked}."
         problems = counted(len(self.findings), "problem")
+        unread = sum(finding.unreadable for finding in self.findings)
+        if not self.damaged:
+            return (
+                f"{self.cache} could NOT be verified: {problems} with reading it, and no damage in {looked}. Verify "
+                "again when the cause is gone."
+            )
+        problems += f" ({unread:,} of what could not be read, and may be sound)" if unread else ""
         problems += " in " + looked if self.teachers else ", and no block to look at"
         rewritten = self.repairs.rewritten if self.repairs is not None else []
         mended = all(finding.repair is not None and finding.repair.key in rewritten for finding in self.findings)
@@ -108,6 +122,7 @@ class VerifyReport:
         return {
             "cache": self.cache,
             "whole": self.whole,
+            "damaged": self.damaged,
             "teachers": list(self.teachers),
             "blocks": self.blocks,
             "answers": self.answers,
@@ -134,6 +149,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
         "teacher": finding.teacher,
         "view": finding.view,
         "block": finding.block,
+        "unreadable": finding.unreadable,
         "repair": None if repair is None else "drop" if repair.data is None else "write",
     }
 

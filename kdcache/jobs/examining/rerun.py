@@ -279,7 +279,7 @@ def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tupl
     Raises UsageError where nothing is recorded, or nothing sound.
     """
     name = entry.identity.name
-    recorded = [(view, block) for view in entry.views() for block in sorted(entry.listed(view))]
+    recorded = [(view, block) for view in entry.views() for block in sorted(entry.surely_listed(view))]
     sound = [(view, block) for view, block in recorded if (name, view, block) not in without]
     if recorded and not sound:
         raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")

@@ -1,0 +1,52 @@
+"""What the library tells in its log, shown on stderr while a command runs."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Of the requests to object stores that were made again, as many are shown.
+SHOWN = 3
+
+_STORE = "kdcache.object_store"
+
+
+@contextmanager
+def log_shown() -> Iterator[None]:
+    """Show warnings of the library as lines, the first few of those about object stores, and how many there were."""
+    handler = _Lines()
+    logger = logging.getLogger("kdcache")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        if handler.retries > SHOWN:
+            print(
+                f"warning: {handler.retries:,} requests to the object store failed or were answered wrongly, and were "
+                f"made again; the first {SHOWN} are told above",
+                file=sys.stderr,
+            )
+
+
+class _Lines(logging.Handler):
+    """Prints a line a message to what `sys.stderr` is at that moment: above a bar, where one is shown.
+
+    retries: how many messages about object stores there were, shown or not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.retries = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        more = ""
+        if record.name == _STORE:
+            self.retries += 1
+            if self.retries > SHOWN:
+                return
+            more = "; further ones are only counted" if self.retries == SHOWN else ""
+        try:
+            print(f"warning: {record.getMessage()}{more}", file=sys.stderr, flush=True)
+        except Exception:
+            self.handleError(record)
