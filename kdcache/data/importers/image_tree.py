@@ -70,7 +70,7 @@ class ImageTree:
 def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) -> ImageTree:
     """Look through the tree below `src`, without opening a file.
 
-    out: where its images will go, for the commands that an error advises. allow_empty: keep class folders without
+    out: where its images will go; left out where it lies in the tree. allow_empty: keep class folders without
     images as classes that have none.
 
     Raises DataError when `src` is no such tree, holds splits of a data set in place of classes, or reaches a folder
@@ -78,8 +78,8 @@ def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) ->
     """
     folders: list[str] = []
     tree = ImageTree([])
-    entries = _entries(src)
-    seen = _Seen(src)
+    entries = [entry for entry in _entries(src) if not _is_same(entry, out)]
+    seen = _Seen(src, out)
     for entry in entries:
         name = entry.name
         if entry.is_dir():
@@ -107,8 +107,8 @@ def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) ->
 class _Seen:
     """Folders that have been looked through, so that none is twice, whatever links lead to it."""
 
-    def __init__(self, src: Path) -> None:
-        self._src = src
+    def __init__(self, src: Path, out: Path) -> None:
+        self._src, self._out = src, out
         self._has_links = False
         # (device, inode) -> path and whether a link led there.
         self._folders: dict[tuple[int, int], tuple[str, bool]] = {}
@@ -121,6 +121,8 @@ class _Seen:
         for entry in _entries(self._src / folder):
             path = f"{folder}/{entry.name}"
             if entry.is_dir():
+                if _is_same(entry, self._out):
+                    continue
                 if _is_programs(entry.name):
                     tree.hidden.append(path)
                 else:
@@ -158,6 +160,11 @@ class _Seen:
                 "already: its images would come again, under another name or class. Remove the link, and run the "
                 "import again."
             )
+
+
+def _is_same(entry: os.DirEntry[str], folder: Path) -> bool:
+    """Whether an entry is this very folder."""
+    return entry.is_dir() and folder.exists() and os.path.samefile(entry.path, folder)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

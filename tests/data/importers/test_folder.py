@@ -17,6 +17,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.data.shards import INCOMPLETE
 from kdcache.errors import DataError
 from support.shards import draw_image, encode_image
+from support.small_job import Heard
 
 FILES = {
     "n01440764/n01440764_10026.JPEG": 0,
@@ -48,6 +49,15 @@ def labels_by_content(index: Index) -> dict[bytes, int]:
     with SampleReader(index) as reader:
         images = reader.read(np.arange(len(index)))
     return dict(zip(images, index.label.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("place", ["out", "n01440764/out"])
+def test_a_folder_of_shards_within_the_tree_is_no_class(tree: Path, place: str) -> None:
+    """It is made, and held, before the tree is looked through."""
+    heard = Heard()
+    assert import_folder(tree, tree / place, progress=heard) == len(FILES)
+    assert len(open_index(tree / place).class_names or ()) == 3
+    assert not any(".kdcache-owner" in line for line in heard.warned)
 
 
 def test_classes_labels_and_bytes_are_those_of_torchvision(tree: Path, tmp_path: Path) -> None:
