@@ -41,7 +41,13 @@ def verify(
     ] = None,
     weights: WeightsOption = None,
     samples: Annotated[
-        int, typer.Option("--samples", min=1, metavar="N", help="With --teacher: how many answers are made again.")
+        int,
+        typer.Option(
+            "--samples",
+            min=1,
+            metavar="N",
+            help="With --teacher: how many answers are made again, spread over all views and blocks.",
+        ),
     ] = 1024,
     max_kl: Annotated[
         float,
