@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from kdcache.data import remote
 from kdcache.data.places import is_url
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
+from kdcache.io.reading import open_regular, read_bytes, read_rest
 
 FORMAT = 1
 """Version of the folder's layout and of the fingerprint; an index of another version is built again."""
@@ -29,6 +30,8 @@ COLUMNS: dict[str, np.dtype] = {
 
 KEY_START: np.dtype = np.dtype("<i8")
 """Column `key_start` has an entry more than there are samples: key i is bytes start[i] to start[i+1] of `key_bytes`."""
+
+KEY_BYTES: np.dtype = np.dtype("u1")
 
 CRC: np.dtype = np.dtype("<u4")
 """Column `crc`, where every image has been checked: the CRC32C of its bytes."""
@@ -107,18 +110,20 @@ def load(folder: Path, source: Source) -> Loaded | None:
     except OSError:
         return None
     try:
-        with _open_at(handle, META) as file:
-            meta = parse_json(file.read(MAX_META + 1), max_bytes=MAX_META)
+        with open_regular(META, folder=handle) as file:
+            meta = parse_json(read_rest(file.fileno(), MAX_META, META), max_bytes=MAX_META)
         if meta["format"] != FORMAT or meta["source"] != source.to_json():
             return None
         left_out = meta.get("left_out")
-        names = COLUMNS if left_out is None else [*COLUMNS, "crc"]
-        columns = {name: _map(handle, name) for name in (*names, "key_start", "key_bytes")}
-        rows = {**dict.fromkeys(names, meta["samples"]), "key_start": meta["samples"] + 1}
+        kinds = COLUMNS if left_out is None else {**COLUMNS, "crc": CRC}
+        kinds = {**kinds, "key_start": KEY_START, "key_bytes": KEY_BYTES}
+        columns = {name: _map(handle, name, dtype) for name, dtype in kinds.items()}
+        rows = {**dict.fromkeys(kinds, meta["samples"]), "key_start": meta["samples"] + 1}
+        del rows["key_bytes"]
         if any(columns[name].shape != (count,) for name, count in rows.items()):
             return None
         return Loaded(columns, meta["fingerprint"], meta["labels"], left_out, "part" in meta)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None  # damaged or half deleted: it is built again
     finally:
         os.close(handle)
@@ -127,22 +132,20 @@ def load(folder: Path, source: Source) -> Loaded | None:
 def read_meta(folder: Path) -> dict[str, Any]:
     """What `index.json` says, of whatever shards and format it is; empty where there is none that can be read."""
     try:
-        meta = parse_json((folder / META).read_bytes(), max_bytes=MAX_META)
+        meta = parse_json(read_bytes(folder / META, MAX_META), max_bytes=MAX_META)
     except (OSError, ValueError):
         return {}
     return meta if isinstance(meta, dict) else {}
 
 
-def _open_at(handle: int, name: str) -> BinaryIO:
-    return open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=handle))
-
-
-def _map(handle: int, name: str) -> np.ndarray:
-    with _open_at(handle, f"{name}.npy") as file:
+def _map(handle: int, name: str, expected: np.dtype) -> np.ndarray:
+    with open_regular(f"{name}.npy", folder=handle) as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError(f"{name}.npy has version {version}")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype != expected:
+            raise ValueError(f"{name}.npy holds {dtype}")
         mapped = np.memmap(file, dtype, mode="r", offset=file.tell(), shape=shape)
     return np.asarray(mapped)
 

@@ -26,6 +26,7 @@ from kdcache.data.shards import CLASSES, expand_data, hidden_shards
 from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
+from kdcache.io.reading import read_bytes
 from kdcache.progress import Progress, silent
 
 _LONGEST_NUMBER = 10  # digits; more are no class
@@ -278,7 +279,7 @@ def _class_names(path: str) -> tuple[str, ...] | None:
             if text is None:
                 return None
         else:
-            text = Path(path).read_bytes()
+            text = read_bytes(path)
         names = parse_json(text)
     except FileNotFoundError:
         return None

@@ -12,7 +12,7 @@ from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
 from kdcache.data.scan import ShardTable
 from kdcache.data.sorting import sorted_numbers
 from kdcache.errors import DataError
-from kdcache.flushing import flush
+from kdcache.io.disk import Disk
 
 _ROWS = 1 << 18  # handled at once
 _SPOOLED: dict[str, np.dtype] = {**COLUMNS, "key_length": KEY_START, "key_bytes": np.dtype("u1")}
@@ -54,7 +54,7 @@ def write_rows(folder: Path, columns: Mapping[str, np.ndarray], rows: Int64[np.n
 
 
 def seal(folder: Path, source: Source, *, labels: int | None = None, **notes: object) -> None:
-    """Make the columns in `folder` an index: work out the fingerprint, write `index.json`, flush it all to the disk.
+    """Make the columns in `folder` an index: work out the fingerprint, and write `index.json`.
 
     labels: how many there are; None counts to the highest. notes: what else `index.json` shall say.
     """
@@ -67,8 +67,6 @@ def seal(folder: Path, source: Source, *, labels: int | None = None, **notes: ob
         **notes,
     }
     (folder / META).write_text(json.dumps(meta))
-    for path in (*folder.iterdir(), folder):
-        flush(path)
 
 
 class IndexWriter:
@@ -82,7 +80,9 @@ class IndexWriter:
         self._folder = folder
         self._source = source
         self.samples = 0
-        self._spools = {name: open(self._spool(name), "wb") for name in _SPOOLED}  # noqa: SIM115
+        self._disk = Disk()
+        # Without buffers, of which each would try again to be written when a full disk has ended it all.
+        self._spools = {name: open(self._spool(name), "xb", buffering=0) for name in _SPOOLED}  # noqa: SIM115
 
     def add(self, shard: int, table: ShardTable) -> None:
         """Append the samples of shard number `shard`."""
@@ -99,11 +99,11 @@ class IndexWriter:
             "key_bytes": np.frombuffer(table.keys, np.uint8),
         }
         for name, part in parts.items():
-            self._spools[name].write(part.astype(_SPOOLED[name]).tobytes())
+            self._disk.write(self._spools[name].fileno(), part.astype(_SPOOLED[name]).tobytes())
         self.samples += count
 
     def finish(self) -> None:
-        """Sort by key hash, look for duplicates, work out the fingerprint, and flush it all to the disk.
+        """Sort by key hash, look for duplicates, and work out the fingerprint.
 
         Raises DataError when there is no sample, and when two samples share a key or a key hash.
         """

@@ -2,18 +2,19 @@
 
 import hashlib
 import os
-import shutil
-import uuid
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcache.errors import DataError
-from kdcache.flushing import flush
+from kdcache.io.atomic import new_folder, tidy
+from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import FolderLock, hold_beside
 from kdcache.progress import Progress
 
-_BUILDING = "-building-"
+#: What is in the folder of an index; one that holds anything else is not replaced by a new one.
+_FILES = re.compile(r"[a-z_]+\.(npy|spool)|(index|classes)\.json|whole|replaced")
 
 
 def is_url(place: str | Path) -> bool:
@@ -68,23 +69,11 @@ def _hash(text: str) -> str:
 @contextmanager
 def building(place: Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling."""
-    # Not by tempfile, which makes folders for one user alone: these are for whom the umask allows.
-    temporary = place.with_name(f".{place.name}{_BUILDING}{uuid.uuid4().hex}")
     try:
-        temporary.mkdir()
-        yield temporary
-        with suppress(FileNotFoundError):
-            os.rename(place, temporary / "replaced")
-        os.rename(temporary, place)
-        flush(place.parent)
-        shutil.rmtree(place / "replaced", ignore_errors=True)
+        with new_folder(place.parent, place.name, _FILES) as folder:
+            yield folder
     except OSError as error:
-        raise DataError(
-            f"The index cannot be written to {place}: {error.strerror or error}. "
-            "Free some space or check the folder's permissions."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise DataError(cannot_write(f"the index {place}", error, "What was there before is whole")) from error
 
 
 @contextmanager
@@ -101,8 +90,8 @@ def claimed(places: Sequence[Path], progress: Progress, *, wait: bool) -> Iterat
     """
     lock, place = _hold(places, progress, wait)
     with lock:
-        for left in place.parent.glob(f".{place.name}{_BUILDING}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            tidy(place.parent, of=place.name)
         yield place
 
 

@@ -6,6 +6,7 @@ them until each has its own name: `expand_data` refuses such a folder, and the n
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from kdcache.data.member_names import LABEL, split_name
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import DataError, UsageError
-from kdcache.flushing import flush
+from kdcache.io.atomic import replace_file, tidy
+from kdcache.io.disk import Disk, make_folder
+from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import FolderLock, hold_folder
+from kdcache.io.folders import Folder, Location
 from kdcache.progress import Progress
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
 
 _PARTIAL = ".partial"
+#: What an import that was interrupted has left.
+_OURS = re.compile(rf"shard-\d{{6,}}\.tar({re.escape(_PARTIAL)})?|{re.escape(CLASSES)}")
 
 
 class NewSample(NamedTuple):
@@ -50,29 +56,38 @@ def write_shards(
     if samples_per_shard < 1:
         raise UsageError(f"A shard cannot hold {samples_per_shard} samples. Give a number from 1.")
     with _reported(out):
-        _prepare(out)
-    count = 0
-    source = iter(samples)
-    shards: list[Path] = []
-    sample = next(source, None)
-    while sample is not None:
-        shard = out / f"shard-{len(shards):06d}.tar"
-        with _reported(out), _tar(Path(f"{shard}{_PARTIAL}")) as tar:
-            for _ in range(samples_per_shard):
-                tar.write(_parts(sample))
-                count += 1
-                sample = next(source, None)
-                if sample is None:
-                    break
-        shards.append(shard)
-    with _reported(out):
-        if class_names is not None:
-            (out / CLASSES).write_text(json.dumps(list(class_names), ensure_ascii=False) + "\n", "utf-8")
-        for shard in shards:
-            os.rename(f"{shard}{_PARTIAL}", shard)
-        flush(out)
-        (out / INCOMPLETE).unlink()
+        folder = make_folder(out)
+    with folder:
+        with _reported(out):
+            _prepare(folder)
+        count = 0
+        source = iter(samples)
+        shards: list[str] = []
+        sample = next(source, None)
+        while sample is not None:
+            shards.append(f"shard-{len(shards):06d}.tar")
+            with _reported(out), _tar(folder.at(f"{shards[-1]}{_PARTIAL}")) as tar:
+                for _ in range(samples_per_shard):
+                    tar.write(_parts(sample))
+                    count += 1
+                    sample = next(source, None)
+                    if sample is None:
+                        break
+        with _reported(out):
+            _finish(folder, shards, class_names)
     return count
+
+
+def _finish(folder: Folder, shards: Sequence[str], class_names: Sequence[str] | None) -> None:
+    """Give the shards their names, when all of them are whole."""
+    disk = Disk()
+    if class_names is not None:
+        names = json.dumps(list(class_names), ensure_ascii=False) + "\n"
+        replace_file(folder.library_path(), CLASSES, names.encode())
+    for shard in shards:
+        disk.replace(folder.at(f"{shard}{_PARTIAL}"), folder.at(shard))
+    disk.flush_folder(folder)
+    disk.remove(folder.at(INCOMPLETE))
 
 
 def new_shards(out: Path, progress: Progress) -> FolderLock:
@@ -104,30 +119,27 @@ def _reported(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"The shards cannot be written to {out}: {error.strerror or error}. "
-            "Free some space, check the folder's permissions, or name another folder; then run the import again."
-        ) from error
+        raise DataError(cannot_write(f"shards to {out}", error, "Nothing that was there before is changed")) from error
 
 
-def _prepare(out: Path) -> None:
-    """Make `out`, refuse one with shards of its own, and clear away what an interrupted import left."""
-    out.mkdir(parents=True, exist_ok=True)
-    require_no_shards(out)
-    ours = [*out.glob("shard-*.tar"), *out.glob(f"shard-*.tar{_PARTIAL}"), out / CLASSES]
-    if not (out / INCOMPLETE).exists():
-        (out / INCOMPLETE).write_text("An import into this folder has begun and not ended. Run it again.\n")
-        flush(out)
-    for path in ours:
-        path.unlink(missing_ok=True)
+def _prepare(folder: Folder) -> None:
+    """Refuse a folder with shards of its own, and clear away what an interrupted import left."""
+    disk = Disk()
+    require_no_shards(folder.path)
+    if not folder.holds_file(INCOMPLETE):
+        text = b"An import into this folder has begun and not ended. Run it again.\n"
+        replace_file(folder.library_path(), INCOMPLETE, text)
+    tidy(folder.library_path(), of=CLASSES)
+    for name in filter(_OURS.fullmatch, folder.names()):
+        disk.remove(folder.at(name))
 
 
 @contextmanager
-def _tar(path: Path) -> Iterator["TarWriter"]:
+def _tar(place: Location) -> Iterator["TarWriter"]:
     """A tar whose bytes depend on what is written to it alone; it is on the disk when the block ends."""
     from webdataset.writer import TarWriter  # imports torch
 
-    with open(path, "wb") as stream:
+    with os.fdopen(Disk().create(place), "wb") as stream:
         with TarWriter(stream, user="", group="", mode=0o444, mtime=0, encoder=False) as tar:
             yield tar
         stream.flush()

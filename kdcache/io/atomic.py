@@ -120,10 +120,12 @@ def partial_name(name: str) -> str:
     return f".{name}.partial-{uuid.uuid4().hex}"
 
 
-def tidy(root: Path, key: str = "", disk: Disk | None = None) -> None:
+def tidy(root: Path, key: str = "", *, of: str | None = None, disk: Disk | None = None) -> None:
     """Remove what a killed process left half written in a folder: what is named as this module names it, alone.
 
     Not while another process writes there. Nothing happens where there is no such folder.
+
+    of: remove only what was to become this name; None for all.
 
     Raises:
         OSError: it cannot be removed; LinkError where the folder, or one on the way from `root`, is a link.
@@ -135,7 +137,8 @@ def tidy(root: Path, key: str = "", disk: Disk | None = None) -> None:
         return
     with folder:
         for name in folder.names():
-            if PARTIAL_NAME.fullmatch(name):
+            partial = PARTIAL_NAME.fullmatch(name)
+            if partial and of in (None, partial["name"]):
                 _remove(folder.at(name), disk)
 
 

@@ -52,6 +52,9 @@ class RefusedError(OSError):
         super().__init__(number, cause, str(path))
         self.remedy = remedy
 
+    def __str__(self) -> str:
+        return self.strerror or ""
+
 
 class LinkError(RefusedError):
     """A link where bytes should be written or removed: a symbolic one, or a file with several names."""

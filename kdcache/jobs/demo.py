@@ -6,10 +6,10 @@ of Fashion-MNIST, the students see 6,000 of them. `docs/demo.md` says how it was
 
 import json
 import math
-import shutil
+import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -21,9 +21,12 @@ import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.errors import RunError
-from kdcache.io.atomic import PARTIAL_NAME, replace_file
+from kdcache.io.atomic import PARTIAL_NAME, remove_known, replace_file
+from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_within
+from kdcache.io.folders import open_folder
 from kdcache.io.json_format import parse_json
+from kdcache.io.reading import read_bytes
 from kdcache.jobs.common.scoring import Evaluation
 from kdcache.jobs.dump import DumpRequest, dump
 from kdcache.jobs.evaluate import EvaluateRequest, evaluate
@@ -38,6 +41,11 @@ EPOCHS = 20
 #: Epochs and images of a quick look: every step is taken, and the scores say nothing.
 QUICK = (2, 512)
 _MARK = ".kdcache-demo"
+#: What a demo makes, as paths below its folder: all that the next one removes.
+_KNOWN = re.compile(
+    r"data(/(train|test)(/.*)?)?|cache\.zarr(/.*)?|runs(/(from-cache|alone|live)(/.*)?)?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -225,24 +233,43 @@ def _enter(out: Path, settings: Mapping[str, object]) -> bool:
     """Make `out` the folder of a demo with these settings; returns whether an interrupted one goes on there."""
     ours = (path for path in out.iterdir() if not (PARTIAL_NAME.fullmatch(path.name) or is_lock_file(path.name)))
     there = set(ours)
+    with _refusals(out):
+        _require_no_links(out)
     if there and out / _MARK not in there:
         raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
     if there and _read_mark(out) == {**settings, "finished": False}:
         return True
-    for path in there - {out / _MARK}:  # the mark stays: emptying may be interrupted as well
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for key in ("data", "cache.zarr", "runs"):  # the mark stays: emptying may be interrupted as well
+        with _refusals(out):
+            remove_known(out, key, _KNOWN)
     _write_mark(out, settings, finished=False)
     return False
 
 
+@contextmanager
+def _refusals(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(cannot_write(out, error, "The demo goes on where it was")) from error
+
+
+def _require_no_links(out: Path) -> None:
+    """Raise LinkError where one of the folders that a demo writes is a link: only `out` was given by the user."""
+    for key in ("data/train", "data/test", "cache.zarr", "runs/from-cache", "runs/alone", "runs/live"):
+        with suppress(FileNotFoundError):
+            open_folder(out, key).close()
+
+
 def _write_mark(out: Path, settings: Mapping[str, object], *, finished: bool) -> None:
-    replace_file(out, _MARK, json.dumps({**settings, "finished": finished}).encode())
+    with _refusals(out):
+        replace_file(out, _MARK, json.dumps({**settings, "finished": finished}).encode())
 
 
 def _read_mark(out: Path) -> object:
     try:
-        return parse_json((out / _MARK).read_bytes())
-    except ValueError:
+        return parse_json(read_bytes(out / _MARK))
+    except (OSError, ValueError):
         return None
 
 

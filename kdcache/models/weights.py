@@ -13,6 +13,7 @@ from torch import Tensor
 from kdcache.errors import ModelError, reason
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import FormatError
+from kdcache.io.reading import read_bytes
 from kdcache.models.card import ModelCard
 
 #: What timm saves where it is not told to use safetensors.
@@ -126,7 +127,7 @@ def _card_beside(file: Path) -> ModelCard | None:
     if not config.is_file():
         return None
     try:
-        return ModelCard.from_timm(parse_json(config.read_bytes()))
+        return ModelCard.from_timm(parse_json(read_bytes(config)))
     except (OSError, FormatError) as error:
         raise ModelError(f"{config} cannot be read as JSON ({reason(error)}): restore it, or remove it.") from error
 

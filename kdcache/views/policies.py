@@ -7,6 +7,7 @@ from typing import Any
 from kdcache.errors import ConfigError
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import FormatError
+from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import parse_yaml
 from kdcache.nearest import did_you_mean
 from kdcache.remedies import REMEDIES
@@ -109,7 +110,7 @@ def load_with_base(name_or_file: str) -> tuple[Policy, str]:
 def _read(path: Path) -> dict[Any, Any]:
     """The fields in a file. Raises ConfigError."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
         values = parse_json(data) if path.suffix == ".json" else parse_yaml(data)
     except FileNotFoundError as error:
         raise ConfigError(f"There is no policy file {path}. Check the path.") from error

@@ -11,7 +11,11 @@ from kdcache.data.importers.image_tree import read_tree
 from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError
+from kdcache.io.reading import read_bytes
 from kdcache.progress import Progress, silent
+
+#: Bytes of an image file; an uncompressed one of 300 megapixels has less.
+_MAX_IMAGE = 2**30
 
 
 def import_folder(
@@ -80,7 +84,7 @@ def _escaped(path: str) -> str:
 
 def _read(src: Path, path: str, key: str, label: int) -> NewSample:
     try:
-        data = (src / path).read_bytes()
+        data = read_bytes(src / path, _MAX_IMAGE)
     except OSError as error:
         raise DataError(
             f"The image {src / path} cannot be read: {error.strerror}. Make it readable or remove it, and run the "

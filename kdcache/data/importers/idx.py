@@ -5,11 +5,15 @@ import lzma
 import math
 import zlib
 from importlib.resources.abc import Traversable
+from io import BytesIO
 
 import numpy as np
 from jaxtyping import UInt8
 
 from kdcache.errors import DataError
+
+#: Bytes of a file, packed and unpacked: MNIST's largest have 47 MB unpacked. Of more the rest stays unread.
+_MAX_BYTES = 2**30
 
 
 def read_idx(file: Traversable, dimensions: int) -> UInt8[np.ndarray, "..."]:
@@ -19,8 +23,10 @@ def read_idx(file: Traversable, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """
     try:
         with file.open("rb") as stream:
-            packed = stream.read()
-        content = lzma.decompress(packed) if file.name.endswith(".xz") else gzip.decompress(packed)
+            packed = stream.read(_MAX_BYTES)
+        unpack = lzma.open if file.name.endswith(".xz") else gzip.open
+        with unpack(BytesIO(packed)) as unpacked:
+            content = unpacked.read(_MAX_BYTES)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _unusable(file, str(error)) from error
     start = 4 + 4 * dimensions

@@ -12,7 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from kdcache.errors import UsageError
+from kdcache.errors import RunError, UsageError
+from kdcache.io.atomic import replace_file
+from kdcache.io.disk import make_root
+from kdcache.io.failures import cannot_write
 from kdcache.printable import printable
 
 FORMATS = (".html", ".png")
@@ -53,11 +56,17 @@ def require_format(out: Path) -> None:
 
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
-    """Write the sheet in the format of `out`'s extension, one of `FORMATS`, in place of what is there."""
+    """Write the sheet in the format of `out`'s extension, one of `FORMATS`, in place of what is there.
+
+    Raises RunError where it cannot be written; what was there is whole then.
+    """
     sheet = _printable(sheet)
     content = _to_html(sheet).encode() if out.suffix == ".html" else _to_png(sheet)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(content)
+    try:
+        make_root(out.parent)
+        replace_file(out.parent, out.name, content)
+    except OSError as error:
+        raise RunError(cannot_write(out, error, "What was there before is whole")) from error
 
 
 def _printable(sheet: Sheet) -> Sheet:
