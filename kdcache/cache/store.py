@@ -76,7 +76,7 @@ class Cache:
         if windows.shape != (view_set.samples,) or windows_checksum(windows) != view_set.windows:
             raise CacheError("The windows are not those of the view set.")
         ours = {PARTIAL, "windows", "teachers"}
-        foreign = sorted(name for name in set(files.names("")) - ours if not is_lock_file(name))
+        foreign = sorted(name for name in files.all_names("") - ours if not is_lock_file(name))
         if foreign:
             raise CacheError(
                 f"{files.locate('')} is {'a cache already' if META in foreign else 'not empty'} "
@@ -257,7 +257,7 @@ class Cache:
             raise CacheError("The coding is not the one that the teacher's identity names.")
         folder = teacher_key(identity.name)
         if self.teacher(identity.name) is None:
-            if set(self._files.names(f"{folder}/records")) - {META}:
+            if self._files.all_names(f"{folder}/records") - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
             settle_tables(self._files, coding, identity.name)
             # The identity before the arrays: it settles which of two processes makes an entry of this name.

@@ -1,7 +1,7 @@
 """`kdcache inspect`: what a cache holds, and what the answers in it look like."""
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
-from kdcache.errors import CacheError, CorruptError
+from kdcache.errors import CacheError, CorruptError, UnreadableError
 from kdcache.jobs.common.opening import OpenViews, stored_views
 from kdcache.jobs.examining.contents import Answers, InspectReport, Pair, TeacherReport
 from kdcache.jobs.examining.looks import Looks, look_at
@@ -97,13 +97,13 @@ def _teacher(
     made: Counter[tuple[tuple[str, str], ...]] = Counter()
     sound: dict[int, set[int]] = defaultdict(set)
     errors: list[float] = []
-    problems = list(lost)
+    problems = _Problems(list(lost))
     rows = 0
     for view, block in ((view, block) for view, blocks in listed.items() for block in sorted(blocks)):
         try:
             record = entry.own_record(view, block)
         except CacheError as error:
-            problems.append(str(error))
+            problems.note(error, view, block)
             continue
         for file in entry.block_files(view, block):
             bytes_by_array[file.array] += file.length(record.chunks)
@@ -123,9 +123,29 @@ def _teacher(
         kl=fmean(errors) if errors else None,
         provenance=tuple((dict(way), count) for way, count in made.most_common()),
         answers=answers,
-        damaged={view: tuple(sorted(blocks - sound[view])) for view, blocks in listed.items() if blocks != sound[view]},
-        problems=tuple(dict.fromkeys(problems)),  # of a file, each of its chunks says the same
+        damaged={view: tuple(sorted(blocks)) for view, blocks in problems.damaged.items()},
+        unread={view: tuple(sorted(blocks)) for view, blocks in problems.unread.items()},
+        problems=tuple(dict.fromkeys(problems.told)),  # of a file, each of its chunks says the same
     )
+
+
+@dataclass
+class _Problems:
+    """What is wrong with the blocks of a teacher.
+
+    Attributes:
+        told: a sentence for each problem.
+        damaged, unread: blocks of each view that are not what was written, and that cannot be read for the moment.
+    """
+
+    told: list[str]
+    damaged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    unread: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def note(self, error: CacheError, view: int, block: int) -> None:
+        """Keep what an error says of a block."""
+        self.told.append(str(error))
+        (self.unread if isinstance(error, UnreadableError) else self.damaged)[view].add(block)
 
 
 def _answers(
@@ -133,10 +153,10 @@ def _answers(
     samples: list[Sample],
     opened: OpenViews | None,
     sound: dict[int, set[int]],
-    problems: list[str],
+    problems: _Problems,
     progress: Progress,
 ) -> Answers | None:
-    """What the samples look like; what is damaged of them is added to the problems, and its block sound no more."""
+    """What the samples look like; what is damaged of them or cannot be read is noted, and its block sound no more."""
     index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
     labels: list[np.ndarray] = []
     views = set()
@@ -150,8 +170,9 @@ def _answers(
                 for part in entry.read_parts(sample.view, sample.chunk, sample.rows):
                     end = looks.put(end, look_at(part))
             except CacheError as error:
-                problems.append(str(error))
-                sound[sample.view].discard(entry.layout.block_of(sample.chunk))
+                block = entry.layout.block_of(sample.chunk)
+                problems.note(error, sample.view, block)
+                sound[sample.view].discard(block)
                 continue
             looked = end
             views.add(sample.view)

@@ -57,9 +57,9 @@ class TeacherReport:
 
     Attributes:
         identity: its JSON form.
-        complete: views that have every block, none of which was found to be damaged.
-        missing, damaged: of the other views that were begun, the blocks that are not recorded, and those that are and
-            could not be read; only some are looked at.
+        complete: views that have every block, each of them sound as far as it was looked at.
+        missing, damaged, unread: of the other views that were begun, the blocks that are not recorded, those that are
+            not what was written, and those that could not be read and may be sound; only some are looked at.
         array_bytes: of all recorded blocks, by array, and of the records.
         stored_answers: rows of all recorded blocks.
         problems: what could not be read, and is left out of all numbers.
@@ -79,11 +79,12 @@ class TeacherReport:
     answers: Answers | None
     problems: tuple[str, ...] = ()
     damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    unread: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def begun(self) -> int:
         """Views of which there is anything."""
-        return len({*self.complete, *self.missing, *self.damaged})
+        return len({*self.complete, *self.missing, *self.damaged, *self.unread})
 
     def lines(self) -> list[str]:
         """The entry as plain lines."""
@@ -97,7 +98,7 @@ class TeacherReport:
             f"  keeps      {targets}; label space {who.get('label_space', 'teacher')}",
             f"  complete   {counted(len(self.complete), 'view')}: {ranges(self.complete) or 'none'}",
         ]
-        for state, found in (("missing", self.missing), ("damaged", self.damaged)):
+        for state, found in (("missing", self.missing), ("damaged", self.damaged), ("unread ", self.unread)):
             for view, blocks in list(found.items())[:SHOWN]:
                 lines.append(f"  {state}    view {view}: {'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)}")
             if len(found) > SHOWN:

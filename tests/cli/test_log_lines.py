@@ -1,0 +1,52 @@
+"""What the library logs is shown on stderr, and a bad network does not fill the screen."""
+
+import logging
+import os
+from functools import partial
+
+import pytest
+
+from kdcache.data.workers import in_processes
+from kdcache.progress import silent
+from kdcache_cli.log_lines import SHOWN, log_shown
+
+
+def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    store = logging.getLogger("kdcache.object_store")
+    with log_shown():
+        for number in range(2000):
+            store.warning("Reading %s failed at try %d", "s3://bucket/a", number)
+        logging.getLogger("kdcache").warning("something else")
+        logging.getLogger("kdcache").info("nothing for a person")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert lines[0] == "warning: Reading s3://bucket/a failed at try 0"
+    assert lines[SHOWN - 1].endswith("failed at try 2; further ones are only counted")
+    assert lines[SHOWN] == "warning: something else"
+    assert lines[SHOWN + 1 :] == [
+        "warning: 2,000 requests to the object store failed or were answered wrongly, and were made again; the first 3 "
+        "are told above"
+    ]
+    store.warning("afterwards")
+    assert capsys.readouterr().err == ""
+
+
+def test_few_retries_need_no_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), log_shown():
+        logging.getLogger("kdcache.object_store").warning("one")
+        raise ZeroDivisionError
+    assert capsys.readouterr().err == "warning: one\n"
+
+
+def warn(number: int, parent: int) -> int:
+    assert os.getpid() != parent
+    logging.getLogger("kdcache.object_store").warning("item %d", number)
+    return number
+
+
+def test_what_other_processes_log_is_told_by_this_one(caplog: pytest.LogCaptureFixture) -> None:
+    found = list(in_processes(partial(warn, parent=os.getpid()), [1, 2, 3], 2, "counting", silent))
+    assert found == [1, 2, 3]
+    assert [record.getMessage() for record in caplog.records] == ["item 1", "item 2", "item 3"]
+    assert {record.name for record in caplog.records} == {"kdcache.object_store"}
