@@ -26,8 +26,8 @@ def test_a_whole_cache_is_whole(cache: Path) -> None:
     assert report.findings == ()
     assert (report.teachers, report.blocks, report.answers) == (("other", "teacher"), 13, 4 * 11 + 4)
     assert report.lines() == [
-        f"{cache} is whole: 13 blocks with 48 answers of other, teacher.",
         "other lacks blocks 0, 2 of view 2: until the same dump-logits has made them, trainings take views 0-1 only.",
+        f"{cache} is whole: 13 blocks with 48 answers of other, teacher.",
     ]
     assert report.to_json()["whole"] is True
     assert report.to_json()["lacking"] == {"other": {"blocks": {2: (0, 2)}, "usable_views": 2}}
@@ -120,7 +120,7 @@ def test_many_problems_are_counted_and_the_first_named(cache: Path) -> None:
     for path in cache.glob("teachers/teacher/*/zarr.json"):
         path.unlink()
     lines = look(cache).lines()
-    assert "NOT whole" in lines[-2]
+    assert "NOT whole" in lines[-1]
     assert len(look(cache).to_json()["findings"]) == len(look(cache).findings) > 13
 
 
