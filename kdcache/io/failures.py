@@ -27,7 +27,7 @@ _WRITING: Mapping[int, str] = MappingProxyType(
         errno.EPERM: "use a folder that you can write to, or have its permissions changed.",
         errno.EROFS: "use a folder that you can write to, or have its permissions changed.",
         errno.ENOENT: "check the path, of which a part is missing.",
-        errno.ENOTDIR: "check the path, of which a part is a file.",
+        errno.ENOTDIR: "check the path: it, or a part of it, is a file.",
         errno.EISDIR: "check the path, which is a folder.",
         errno.ENAMETOOLONG: "use a shorter path.",
     }

@@ -152,7 +152,7 @@ def test_a_file_of_terabytes_is_not_read(tmp_path: Path, rows: int, size: int) -
         with pytest.raises(CorruptError, match="is not what was written"):
             Cache.open(tmp_path).entry("teacher").read_chunk(0, file.room)
         assert not verify(VerifyRequest(str(tmp_path))).whole
-        with pytest.raises(KdcacheError, match=r"has [\d,]+ MiB, more than"):
+        with pytest.raises(KdcacheError, match=r"has more than 512 MiB, and no file of a cache"):
             _ = Cache.open(tmp_path).windows
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "a quarter of a gigabyte, in kB"
 
@@ -173,7 +173,8 @@ def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_pat
         assert entry.recorded(0) == set()
         with pytest.raises(CorruptError, match="another block's"):
             entry.own_record(0, 0)
-        assert tracemalloc.get_traced_memory()[1] < 2**20
+        # The names of as many chunks would take half a gigabyte; the limits of JSON alone take a few kilobytes.
+        assert tracemalloc.get_traced_memory()[1] < 2**21
     finally:
         tracemalloc.stop()
 

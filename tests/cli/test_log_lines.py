@@ -33,9 +33,13 @@ def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.Capt
 
 
 def test_few_retries_need_no_count(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), log_shown():
-        logging.getLogger("kdcache.object_store").warning("one")
-        raise ZeroDivisionError
+    def warn_and_fail() -> None:
+        with log_shown():
+            logging.getLogger("kdcache.object_store").warning("one")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        warn_and_fail()
     assert capsys.readouterr().err == "warning: one\n"
 
 

@@ -299,5 +299,5 @@ def test_what_is_wrong_with_a_file_is_said_in_plain_words(tmp_path, name, conten
 
 def test_a_folder_is_no_policy_file(tmp_path):
     (tmp_path / "a.yaml").mkdir()
-    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read: Is a directory\. Check the path: it is a folder\."):
+    with pytest.raises(ConfigError, match=r"a\.yaml cannot be read: it is a folder and not a regular file\."):
         load_policy(str(tmp_path / "a.yaml"))
