@@ -3,7 +3,6 @@ that goes on ends as an uninterrupted one does."""
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from kdcache.jobs.train import train
 from kdcache.run.checkpoint import Checkpoints
 from kdcache.run.metrics import MetricsTable, TensorBoard
 from kdcache.runtime.signals import Interrupted
+from support.forked import CONTEXT
 from support.small_job import Heard, make_data, train_request
 
 EPOCHS = 2
@@ -135,10 +135,8 @@ def _train_until_killed(request, environment) -> None:
 
 
 def test_a_process_that_is_killed_while_it_evaluates_has_saved_the_epoch(job, whole, tmp_path):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.jobs.train", "kdcache.render.pillow"])
     run = tmp_path / "run"
-    process = context.Process(target=_train_until_killed, args=(request_for(job, run), dict(os.environ)))
+    process = CONTEXT.Process(target=_train_until_killed, args=(request_for(job, run), dict(os.environ)))
     process.start()
     process.join(300)
     assert process.exitcode == -signal.SIGKILL

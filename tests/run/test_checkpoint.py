@@ -1,8 +1,8 @@
 import json
+import os
 import shutil
-import subprocess
-import sys
-import textwrap
+import signal
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -16,9 +16,11 @@ from kdcache.errors import CorruptError, RunError
 from kdcache.models.load import load_model
 from kdcache.models.students import create_student
 from kdcache.ranks import Ranks
+from kdcache.run import checkpoint
 from kdcache.run.checkpoint import Checkpoints, restore_torch_random_state, torch_random_state
 from kdcache.run.export import export_model
 from kdcache.run.team import Team
+from support.forked import CONTEXT
 
 ALONE = Team(Ranks(), torch.device("cpu"))
 OPTIMIZERS = {
@@ -126,28 +128,19 @@ def test_the_random_state_is_part_of_it(tmp_path):
     assert second.run(4) != after
 
 
-def test_a_restored_training_goes_on_in_another_process(tmp_path, project_root):
+def _gone_on(folder):
+    trainer = Trainer("lamb")
+    trainer.restore(folder)
+    return trainer.run(3)
+
+
+def test_a_restored_training_goes_on_in_another_process(tmp_path):
     whole = Trainer("lamb")
     whole.run(3)
     whole.save(tmp_path / "checkpoints")
     losses = whole.run(3)
-    code = """
-        import importlib.util, json, pathlib, sys
-        spec = importlib.util.spec_from_file_location("there", sys.argv[1])
-        there = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(there)
-        trainer = there.Trainer("lamb")
-        trainer.restore(pathlib.Path(sys.argv[2]))
-        print(json.dumps(trainer.run(3)))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), __file__, str(tmp_path / "checkpoints")],
-        cwd=project_root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == losses
+    with ProcessPoolExecutor(1, CONTEXT) as elsewhere:
+        assert elsewhere.submit(_gone_on, tmp_path / "checkpoints").result() == losses
 
 
 TENSORS = {"a": torch.arange(4.0), "b": torch.ones(2, 2, dtype=torch.float16)}
@@ -250,17 +243,18 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, point):
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+def _killed_in_the_midst(folder):
+    checkpoint._fingerprint = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+    Checkpoints(folder).save(2, model={"a": torch.ones(1)}, trainer={})
+
+
 def test_what_a_kill_leaves_half_written_is_no_checkpoint_and_goes_with_the_next(tmp_path):
     """SIGKILL in the middle of a save, in a process of its own."""
     saved(tmp_path, 1)
-    code = """
-        import os, pathlib, sys, torch
-        from kdcache.run import checkpoint
-        checkpoint._fingerprint = lambda file: os.kill(os.getpid(), 9)
-        checkpoint.Checkpoints(pathlib.Path(sys.argv[1])).save(2, model={"a": torch.ones(1)}, trainer={})
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=False)
-    assert done.returncode == -9
+    process = CONTEXT.Process(target=_killed_in_the_midst, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
     assert len(left) == 1
     assert Checkpoints(tmp_path).latest(pytest.fail).step == 1

@@ -2,17 +2,15 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from support.forked import run_command
 
 
 def kdcache(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """What `kdcache ARGUMENTS` prints and exits with; wide enough that no help text is folded."""
-    return subprocess.run(
-        [sys.executable, "-m", "kdcache_cli", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "300", "NO_COLOR": "1", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
+    return run_command(
+        [str(argument) for argument in arguments],
+        cwd,
+        {**os.environ, "COLUMNS": "300", "NO_COLOR": "1", **environment},
     )

@@ -1,6 +1,5 @@
 """Dumps in processes of their own, which can be killed: forked from a server that has imported everything already."""
 
-import multiprocessing
 import os
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -11,9 +10,7 @@ from torch import Tensor
 from kdcache.errors import KdcacheError
 from kdcache.jobs.dump import DumpRequest
 from kdcache.models.teachers import Teacher
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["kdcache.jobs.dump", "kdcache.render.pillow", "kdcache.render.dali"])
+from support.forked import CONTEXT
 
 
 def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> BaseProcess:
@@ -23,7 +20,7 @@ def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> Bas
     is how many rows an order of classes is learned from, if not the usual number.
     """
     # The server has the environment of the time when it was started.
-    process = _context.Process(target=_run, args=(request, log, pilot, dict(os.environ)), daemon=True)
+    process = CONTEXT.Process(target=_run, args=(request, log, pilot, dict(os.environ)), daemon=True)
     process.start()
     return process
 

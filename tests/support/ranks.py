@@ -1,18 +1,16 @@
 """Functions that run in several processes at once, which speak to each other through gloo."""
 
-import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
 from torch import distributed
+
+from support.forked import CONTEXT
 
 
 def on_ranks(function, world, folder):
     """What `function(rank, world)`, found by its name, returns on each rank, in a group of their own."""
     meeting = f"file://{folder / 'meeting'}"
-    # A server that has imported torch forks the processes: each would take seconds to import it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed"])
-    with ProcessPoolExecutor(world, mp_context=context) as processes:
+    with ProcessPoolExecutor(world, mp_context=CONTEXT) as processes:
         return list(processes.map(_in_group, [function] * world, range(world), [world] * world, [meeting] * world))
 
 

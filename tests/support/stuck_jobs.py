@@ -1,6 +1,5 @@
 """Jobs in processes of their own that stop for ever in the midst of their work, so that they can be killed there."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,8 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["kdcache.jobs.train", "kdcache.jobs.copy", "kdcache.render.pillow"])
+from support.forked import CONTEXT
 
 #: Seconds that a job may take to come so far; only a job that never does waits for so long.
 DEADLINE = 300
@@ -51,9 +49,7 @@ def stuck(
     folder: of the test; a file in it tells that the job has come so far.
     """
     sign = folder / "reached"
-    process = _context.Process(
-        target=_run, args=(sign, advances, job, arguments, choice, dict(os.environ)), daemon=True
-    )
+    process = CONTEXT.Process(target=_run, args=(sign, advances, job, arguments, choice, dict(os.environ)), daemon=True)
     process.start()
     try:
         end = time.monotonic() + DEADLINE
