@@ -1,0 +1,59 @@
+"""Processes of their own that begin with everything imported: a server that has imported it forks them.
+
+A fresh interpreter takes seconds to import torch and timm, so a test uses one only where the start itself is tested.
+Python has one such server for the whole test process, and only what is named before its first start is imported
+there: that is why every test takes it from here.
+"""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+#: For `Process` and for pools. What a process runs must be found by its module's name.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    [
+        "kdcache.jobs.copy",
+        "kdcache.jobs.dump",
+        "kdcache.jobs.evaluate",
+        "kdcache.jobs.train",
+        "kdcache.jobs.verify",
+        "kdcache.render.dali",
+        "kdcache.render.pillow",
+        "kdcache_cli.main",
+        "timm",
+        "torch.distributed",
+        "torch.utils.tensorboard",
+    ]
+)
+
+
+def run_command(
+    arguments: Sequence[str], folder: Path | None, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What `kdcache ARGUMENTS` prints and exits with in a working folder and an environment."""
+    with tempfile.TemporaryDirectory() as place:
+        files = [Path(place, name) for name in ("out", "err")]
+        process = CONTEXT.Process(target=_command, args=(list(arguments), folder or Path.cwd(), environment, files))
+        process.start()
+        process.join()
+        texts = [file.read_text() if file.exists() else "" for file in files]
+    assert process.exitcode is not None
+    return subprocess.CompletedProcess(["kdcache", *arguments], process.exitcode, *texts)
+
+
+def _command(arguments: list[str], folder: Path, environment: dict[str, str], files: list[Path]) -> None:
+    for number, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    # The server has the environment and the working folder of the time when it was started.
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["kdcache", *arguments]
+    from kdcache_cli.main import main
+
+    main()
