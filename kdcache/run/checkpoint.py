@@ -1,16 +1,6 @@
-"""Checkpoints of a run: safetensors and JSON, whole or not there, checked when they are read.
+"""The checkpoints of a run: saved whole or not at all, checked when they are read (`models/run_checkpoint.py`)."""
 
-checkpoints/step-00001234/
-    model.safetensors     the student's weights, with the header that an export has
-    ema.safetensors       their moving average, where there is one
-    trainer.safetensors   tensors of the optimiser, scaler and random states
-    trainer.json          everything else of the trainer, and where the tensors belong
-    manifest.json         length and BLAKE2b-256 of each of these, written last
-"""
-
-import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -25,17 +15,21 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, RunError, reason
 from kdcache.io.json_format import parse_json
-from kdcache.io.reading import open_regular, read_bytes
+from kdcache.io.reading import read_bytes
+from kdcache.models.run_checkpoint import (
+    FILE_NAME,
+    FOLDER_NAME,
+    checkpoint_folder,
+    checkpoint_steps,
+    read_manifest,
+    require_whole,
+    require_whole_weights,
+    write_manifest,
+)
 from kdcache.run.files import new_folder, remove_known, replace_file, tidy
 from kdcache.run.team import Team
 from kdcache.run.tree import flatten, stored, unflatten
 
-_FORMAT = 1
-_NAME = re.compile(r"step-(\d{8,})")
-_FILE = re.compile(r"((model|ema|trainer)\.safetensors|(trainer|manifest)\.json)")
-#: Bytes of a file of a checkpoint: what has more is not looked through, whatever a manifest says.
-_MOST_BYTES = 2**37
-_MANIFEST = "manifest.json"
 _BEST = "best.json"
 #: Bytes: ten thousand parameters of an optimiser have some megabytes of plain values.
 _MAX_TRAINER_JSON = 64 * 2**20
@@ -79,6 +73,7 @@ class Checkpoints:
         model: Mapping[str, Tensor],
         trainer: Mapping[str, Any],
         ema: Mapping[str, Tensor] | None = None,
+        epoch: int | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Path:
         """Write a checkpoint, then remove those that have no reason to stay. Returns its folder.
@@ -88,6 +83,7 @@ class Checkpoints:
         Args:
             step: optimiser steps done.
             model, ema: state dicts.
+            epoch: epochs done, where the step is the last of one.
             trainer: tensors and plain values, nested; `torch_random_state` among them where randomness goes on.
             metadata: for the headers of the weights (`ModelCard.to_metadata`), so that each file describes itself.
 
@@ -95,7 +91,7 @@ class Checkpoints:
             RunError: the disk refuses, or the trainer's state has what a checkpoint cannot keep.
         """
         plain, tensors = flatten(dict(trainer))
-        with new_folder(self._path(step), _FILE, root=self._root) as folder:
+        with new_folder(self._path(step), FILE_NAME, root=self._root) as folder:
             header = {"format": "pt", **(metadata or {})}
             save_file({name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header)
             if ema is not None:
@@ -103,9 +99,7 @@ class Checkpoints:
                 save_file(average, folder / "ema.safetensors", header)
             save_file(tensors, folder / "trainer.safetensors", {"format": "pt"})
             (folder / "trainer.json").write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
-            files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
-            manifest = {"format": _FORMAT, "step": step, "files": files}
-            (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            write_manifest(folder, step, epoch)
         self._prune(step)
         return self._path(step)
 
@@ -125,11 +119,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, in order, unread."""
-        if not self.folder.is_dir():
-            return []
-        found = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
-        # A folder in which somebody keeps a file of his own outlives its checkpoint.
-        return sorted(int(match[1]) for match, path in found if match and _holds_any(path))
+        return checkpoint_steps(self.folder)
 
     def latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
         """The latest checkpoint that is whole; None where there is none. Each broken one is told to `warn`."""
@@ -152,15 +142,16 @@ class Checkpoints:
             CorruptError: a file of it is missing, short or altered.
             RunError: a later version of kdcache wrote it.
         """
-        folder, files = self._path(step), self._files(step)
-        for name, wanted in files.items():
-            _require_whole(folder / name, wanted)
+        folder = self._path(step)
+        manifest = read_manifest(folder)
+        for name in manifest.files:
+            require_whole(folder, name, manifest)
         try:
             plain = parse_json(read_bytes(folder / "trainer.json"), max_bytes=_MAX_TRAINER_JSON)
             return Checkpoint(
                 step=step,
                 model=load_file(folder / "model.safetensors"),
-                ema=load_file(folder / "ema.safetensors") if "ema.safetensors" in files else None,
+                ema=load_file(folder / "ema.safetensors") if "ema.safetensors" in manifest.files else None,
                 trainer=unflatten(plain, load_file(folder / "trainer.safetensors")),
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -172,32 +163,13 @@ class Checkpoints:
         Raises:
             CorruptError, RunError: as `load` does.
         """
-        files = self._files(step)
-        name = "ema.safetensors" if "ema.safetensors" in files else "model.safetensors"
-        file = self._path(step) / name
-        _require_whole(file, files.get(name))
-        return file
-
-    def _files(self, step: int) -> dict[str, Any]:
-        """Length and hash of each file of a checkpoint, from its manifest."""
         folder = self._path(step)
-        try:
-            manifest = parse_json(read_bytes(folder / _MANIFEST))
-            version, files = manifest["format"], dict(manifest["files"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptError(
-                f"The checkpoint {folder} is broken: no readable {_MANIFEST} ({reason(error)})."
-            ) from error
-        if version != _FORMAT:
-            raise RunError(
-                f"The checkpoint {folder} has format {version}, and this kdcache reads {_FORMAT}: update it."
-            )
-        return files
+        return require_whole_weights(folder, read_manifest(folder))
 
     @property
     def _known(self) -> re.Pattern[str]:
         """All that a checkpoint is, as paths below the run's folder."""
-        return re.compile(f"{re.escape(self.folder.name)}/{_NAME.pattern}(/{_FILE.pattern})?")
+        return re.compile(f"{re.escape(self.folder.name)}/{FOLDER_NAME.pattern}(/{FILE_NAME.pattern})?")
 
     @property
     def _root(self) -> Path:
@@ -205,7 +177,7 @@ class Checkpoints:
         return self.folder.parent
 
     def _path(self, step: int) -> Path:
-        return self.folder / f"step-{step:08d}"
+        return checkpoint_folder(self.folder, step)
 
     def _best(self) -> tuple[int, float] | None:
         try:
@@ -245,27 +217,3 @@ def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], team: Tea
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and team.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"], team.device)
-
-
-def _holds_any(folder: Path) -> bool:
-    """Whether a folder holds any file of a checkpoint's; where it cannot be looked at, it is said to."""
-    try:
-        return not folder.is_dir() or any(map(_FILE.fullmatch, os.listdir(folder)))
-    except OSError:
-        return True
-
-
-def _require_whole(file: Path, wanted: Any) -> None:
-    size = wanted.get("bytes") if isinstance(wanted, dict) else None
-    try:
-        whole = type(size) is int and file.stat().st_size == size <= _MOST_BYTES and _fingerprint(file) == wanted
-    except OSError:
-        whole = False
-    if not whole:
-        raise CorruptError(f"The checkpoint {file.parent} is broken: {file.name} is missing or altered.")
-
-
-def _fingerprint(file: Path) -> dict[str, Any]:
-    with open_regular(file) as stream:
-        digest = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=32))
-        return {"bytes": os.fstat(stream.fileno()).st_size, "blake2b": digest.hexdigest()}

@@ -5,11 +5,11 @@ Efficacy of Knowledge Distillation").
 """
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
-from kdcache.errors import ModelError
-from kdcache.run.checkpoint import Checkpoints
-from kdcache.run.metrics import read_metrics
+from kdcache.errors import CorruptError, ModelError
+from kdcache.models.run_checkpoint import checkpoint_folder, checkpoint_steps, read_manifest, require_whole_weights
 
 _AT_EPOCH = re.compile(r"(?P<run>.+)@epoch=(?P<epoch>\d+)")
 
@@ -27,17 +27,26 @@ def kept_weights(run: Path, epoch: int) -> Path:
         ModelError: no run, or one that has no checkpoint of that epoch; it names those that there are.
         CorruptError: the checkpoint is damaged.
     """
-    metrics = run / "metrics.csv"
-    if not metrics.is_file():
+    if not (run / "metrics.csv").is_file():
         raise ModelError(f"{run} is no run of kdcache's with a metrics.csv: give RUN@epoch=N with a run's folder.")
-    checkpoints = Checkpoints(run / "checkpoints")
-    steps = set(checkpoints.steps())
-    by_epoch = {int(row["epoch"] or 0): int(row["step"] or 0) for row in read_metrics(metrics)}
-    kept = {number: step for number, step in by_epoch.items() if step in steps}
+    checkpoints = run / "checkpoints"
+    kept = _kept_epochs(checkpoints)
     if epoch not in kept:
         has = f"has those of {', '.join(map(str, sorted(kept)))}" if kept else "has none"
         raise ModelError(
             f"{run} keeps no checkpoint of epoch {epoch}; it {has}: choose one of them, or train with "
             "--set keep_epochs=N, which keeps every N-th."
         )
-    return checkpoints.weights(kept[epoch])
+    folder = checkpoint_folder(checkpoints, kept[epoch])
+    return require_whole_weights(folder, read_manifest(folder))
+
+
+def _kept_epochs(checkpoints: Path) -> dict[int, int]:
+    """The step of each checkpoint that was saved at the end of an epoch, by that epoch."""
+    kept = {}
+    for step in checkpoint_steps(checkpoints):
+        with suppress(CorruptError):  # one that tells no epoch is none of those that can be named
+            epoch = read_manifest(checkpoint_folder(checkpoints, step)).epoch
+            if epoch is not None:
+                kept[epoch] = step
+    return kept

@@ -229,7 +229,7 @@ def test_a_checkpoint_of_a_later_format_is_refused_and_not_passed_over(tmp_path)
         checkpoints.latest(pytest.fail)
 
 
-@pytest.mark.parametrize("point", ["save_file", "_fingerprint"])
+@pytest.mark.parametrize("point", ["save_file", "write_manifest"])
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, point):
     checkpoints = saved(tmp_path, 1)
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -237,14 +237,14 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, point):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"kdcache.run.checkpoint.{point}", fail)
+    monkeypatch.setattr(checkpoint, point, fail)
     with pytest.raises(RunError, match="No space left"):
         checkpoints.save(2, model=TENSORS, trainer={})
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def _killed_in_the_midst(folder):
-    checkpoint._fingerprint = lambda file: os.kill(os.getpid(), signal.SIGKILL)
+    checkpoint.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     Checkpoints(folder).save(2, model={"a": torch.ones(1)}, trainer={})
 
 

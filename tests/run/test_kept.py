@@ -18,8 +18,8 @@ def run(tmp_path: Path) -> Path:
     run.mkdir()
     (run / "metrics.csv").write_text("step,epoch,loss\n5,1,0.4\n10,2,0.3\n15,3,0.2\n20,4,0.1\n")
     checkpoints = Checkpoints(run / "checkpoints", keep=9)
-    for step in (10, 18, 20):
-        checkpoints.save(step, model={"a": torch.full((2,), float(step))}, trainer={})
+    for step, epoch in ((10, 2), (18, None), (20, 4)):
+        checkpoints.save(step, model={"a": torch.full((2,), float(step))}, trainer={}, epoch=epoch)
     return run
 
 
@@ -29,7 +29,8 @@ def test_an_epoch_is_found_by_its_number(run: Path) -> None:
 
 
 def test_the_moving_average_is_preferred(run: Path) -> None:
-    Checkpoints(run / "checkpoints", keep=9).save(15, model={"a": torch.zeros(1)}, ema={"a": torch.ones(1)}, trainer={})
+    tensors = {"model": {"a": torch.zeros(1)}, "ema": {"a": torch.ones(1)}}
+    Checkpoints(run / "checkpoints", keep=9).save(15, **tensors, trainer={}, epoch=3)
     assert load_file(kept_weights(run, 3))["a"].tolist() == [1]
 
 

@@ -142,6 +142,7 @@ class Recording:
                     self.trainer.step,
                     model=self.network.module.state_dict(),
                     ema=self.trainer.ema_state(),
+                    epoch=None if self.trainer.step % self.setup.steps_per_epoch else self._epoch,
                     trainer=state if report is None else {**state, "report": dict(report)},
                     metadata=self.network.card.to_metadata(),
                 )
