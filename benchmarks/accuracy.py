@@ -30,7 +30,7 @@ from costs.results import Results, versions
 from costs.settings import EPOCHS, FashionMnist, Fonts, Material, Setting
 
 from kdcache.data.importers.fashion_mnist import DEBIAN
-from kdcache.progress import Progress
+from kdcache.runtime.progress import Progress
 from kdcache_cli.console import ConsoleProgress
 
 

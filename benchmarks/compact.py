@@ -16,8 +16,8 @@ from coding.measure import Result, coded, plain_top_k, views_per_second
 from coding.sources import Answers, from_file, photographs, simulated
 
 from kdcache.targets.class_order import ClassOrder
+from kdcache.targets.class_order_calibration import learn_order
 from kdcache.targets.kinds import make_coding
-from kdcache.targets.order_learning import learn_order
 
 THRESHOLDS = (0.0125, 0.0063, 0.0033, 0.0016, 0.0008)
 

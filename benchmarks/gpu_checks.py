@@ -22,8 +22,8 @@ from checks.report import Line, Setting, Table, cause
 from checks.speed import speed
 
 import kdcache
-from kdcache.device import resolve_device
 from kdcache.errors import KdcacheError
+from kdcache.runtime.device import resolve_device
 
 CHECKS = {"contract": contract, "decoding": decoding, "augmenting": augmenting, "speed": speed}
 

@@ -3,7 +3,7 @@
     python benchmarks/reading.py [--rate 2500] [--chunks 8]
 
 A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches
-of 1,024 rows, a view in order or seen again (`kdcache.views.schedule`), chunks read ahead by a thread, checked,
+of 1,024 rows, a view in order or seen again (`kdcache.loader.schedule`), chunks read ahead by a thread, checked,
 decoded, put together by another, and given their labels. A step is what 1,024 images take at `--rate` images a second
 on the training's device; it is longer by what the host waits for answers when it sleeps for a step between two
 batches, as while a GPU computes. CPU time is of all threads. The answers are those of the tests' simulated teacher of
@@ -30,14 +30,14 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
+from kdcache.loader.schedule import Schedule
 from kdcache.targets.base import Coding, Targets
+from kdcache.targets.class_order_calibration import learn_order
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
 from kdcache.targets.head import Head
-from kdcache.targets.order_learning import learn_order
 from kdcache.targets.topk import TopKTargets
-from kdcache.targets.topk_coding import TopKCoding
-from kdcache.views.schedule import Schedule
+from kdcache.targets.topk_codec import TopKCoding
 from kdcache.views.viewset import Picks
 
 BATCH = 1024

@@ -28,8 +28,8 @@ from kdcache.data.columns import COLUMNS, KEY_START, Source, save
 from kdcache.data.index import Index, load_index
 from kdcache.data.index_writer import seal
 from kdcache.data.order import derive_windows
+from kdcache.loader.schedule import Schedule
 from kdcache.views.policy import Policy
-from kdcache.views.schedule import Schedule
 from kdcache.views.viewset import ViewSet
 
 SAMPLES = (1_000_000, 4_000_000, 14_000_000)
@@ -117,7 +117,7 @@ def windows(index: Index) -> Callable[[], object]:
 def windows_read(index: Index) -> Callable[[], object]:
     """Windows out of a cache, and their checksum."""
     # Here, because these import torch and zarr: seconds in which the other measurements would do nothing.
-    from kdcache.cache.places import open_files
+    from kdcache.cache.locations import open_files
     from kdcache.cache.windows import read_windows, write_windows
 
     ids = windows_of(index)

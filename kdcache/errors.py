@@ -22,12 +22,10 @@ A message is one sentence of cause, one of consequence where it is not plain, an
 it without a traceback and exits with `exit_code`.
 
 Messages quote names, keys and other people's errors. `str` of an error escapes what would not be seen as itself
-(`kdcache.printable`), so that it can be shown as it is.
+(`kdcache.errors`), so that it can be shown as it is.
 """
 
 from collections.abc import Sequence
-
-from kdcache.printable import printable
 
 
 class KdcacheError(Exception):
@@ -141,3 +139,28 @@ class RunError(KdcacheError):
 
 class FolderHeldError(KdcacheError):
     """A folder that cannot be written, because another process writes it."""
+
+
+#: Letters and marks that Python takes for printable and nobody sees: a joiner, fillers of Hangul, vowels of Khmer.
+_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
+
+
+def printable(text: str) -> str:
+    r"""The text in one line, with every character escaped that would not be seen as itself.
+
+    Escaped, as Python writes them (`\n`, `\x1b`, `\u202e`), are control characters (C0, C1, DEL), those that turn the
+    direction of writing, invisible and unassigned ones, separators of lines and paragraphs, spaces other than " ",
+    and halves of characters (lone surrogates), which cannot be written at all. A byte of a file name that is no UTF-8
+    is shown as that byte (`\xff`). What is printable already stays as it is, backslashes too, so that escaping twice
+    is as good as once.
+    """
+    if text.isprintable() and _UNSEEN.isdisjoint(text):
+        return text
+    return "".join(char if char.isprintable() and char not in _UNSEEN else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,31 @@ def _own_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def project_root() -> Path:
     """The checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where the pieces of one small job lie: data set, teacher, policy and a cache of ten views."""
+
+    data: str
+    weights: Path
+    policy: str
+    cache: Path
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """One small job for all tests; a test that changes a part of it makes its own."""
+    # Imported late: most tests need neither torch nor timm, whose import takes seconds.
+    from kdcache.dumping.dump import dump
+    from support.small_job import dump_request, make_data, make_policy, make_teacher
+
+    root = tmp_path_factory.mktemp("job")
+    job = Job(
+        data=make_data(root / "data"),
+        weights=make_teacher(root / "teacher"),
+        policy=make_policy(root / "policy.json"),
+        cache=root / "cache",
+    )
+    dump(dump_request(job.data, job.cache, job.weights, job.policy, views=10))
+    return job

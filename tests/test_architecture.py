@@ -17,7 +17,7 @@ MAX_LINES = 400
 # Modules that compute from their arguments alone; with `objectives` as a whole.
 PURE = (
     "kdcache.data.order",
-    "kdcache.views.random",
+    "kdcache.random.philox",
     "kdcache.views.policy",
     "kdcache.views.plan",
     "kdcache.views.draws.crops",
@@ -113,7 +113,7 @@ def test_the_modules_are_found() -> None:
     [
         ("nvidia", {"kdcache.render.dali_graph"}),
         ("zarr", {"kdcache.cache.zarr_form"}),
-        ("obstore", {"kdcache.cache.objects", "kdcache.object_store"}),
+        ("obstore", {"kdcache.cache.objects", "kdcache.io.object_store"}),
         ("yaml", {"kdcache.io.yaml_format"}),
         ("typer", set()),
         ("rich", set()),
@@ -157,50 +157,62 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert not circle_in({module: imports_of(module, in_functions=False) & MODULES.keys() for module in MODULES})
 
 
-def test_sub_packages_do_not_import_each_other_in_a_circle() -> None:
-    """A sub-package that needs another is not needed by it, however long the way round."""
-
-    def part(module: str) -> str:
-        # Random numbers and their arithmetic lie below everything, though they stand with the views they are for.
-        if module in ("kdcache.views.random", "kdcache.views.exactmath"):
-            return "kdcache.views.random"
-        return ".".join(module.split(".")[:2])
-
-    graph: dict[str, set[str]] = {}
-    for module in LIBRARY:
-        needed = {part(name) for name in imports_of(module) if name in MODULES and name != "kdcache"}
-        graph.setdefault(part(module), set()).update(needed - {part(module)})
-    assert not circle_in(graph)
-
-
-def test_what_knows_the_process_alone_knows_nothing_of_kdcache() -> None:
-    """`runtime` imports errors and the standard library: so whatever runs may import it, and quickly."""
-    for module in (module for module in LIBRARY if within(module, "kdcache.runtime")):
-        for name in imports_of(module):
-            own = within(name, "kdcache.runtime") or name == "kdcache.errors"
-            assert own or name.split(".")[0] in sys.stdlib_module_names, f"{module} imports {name}"
+#: The rooms of the house, from the ground up. A room imports from rows below its own, never from its own row or above.
+ROWS = (
+    {"errors"},
+    {"io"},
+    {"random", "runtime"},
+    {"objectives", "targets"},
+    {"data"},
+    {"render"},
+    {"cache"},
+    {"views", "models"},
+    {"loader"},
+    {"evaluation"},
+    {"training", "dumping", "inspection", "doctor"},
+    {"demo"},
+)
+ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
 
-def test_only_the_command_line_knows_the_jobs() -> None:
-    users = {
-        module
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_its_place_in_the_house() -> None:
+    assert {room_of(module) for module in LIBRARY if module != "kdcache"} == ROW_OF.keys()
+
+
+def test_arrows_of_import_point_down() -> None:
+    """So there is no circle between rooms, and stage 1 and stage 2 know nothing of each other."""
+    up = [
+        f"{module} imports {name}"
         for module in LIBRARY
-        if not within(module, "kdcache.jobs") and any(within(name, "kdcache.jobs") for name in imports_of(module))
-    }
-    assert not users
+        for name in imports_of(module)
+        if module != "kdcache" and within(name, "kdcache") and name != "kdcache" and name in MODULES
+        if room_of(name) != room_of(module) and ROW_OF[room_of(name)] >= ROW_OF[room_of(module)]
+    ]
+    assert not up
 
 
-def test_what_a_job_is_made_of_knows_no_job() -> None:
-    """`jobs` itself holds the stories; its folders what they are told with, and `common` what several of them are."""
-    rooms = {
-        module: module.split(".")[2]
-        for module in LIBRARY
-        if module.startswith("kdcache.jobs.") and module.count(".") > 2
-    }
-    for module, room in rooms.items():
-        for name in imports_of(module):
-            if within(name, "kdcache.jobs"):
-                assert rooms.get(name) in (room, "common"), f"{module} imports {name}"
+def test_no_room_is_over_a_sixth_of_the_library() -> None:
+    lines = {module: len(MODULES[module].read_text(encoding="utf-8").splitlines()) for module in LIBRARY}
+    for room in ROW_OF:
+        size = sum(lines[module] for module in LIBRARY if module != "kdcache" and room_of(module) == room)
+        assert size <= sum(lines.values()) / 6, room
+
+
+#: What runs before anything heavy is imported, or in a process that imports nothing else.
+LIGHT = ("account", "cores", "open_files", "signals")
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_what_knows_the_process_alone_knows_nothing_of_kdcache(name: str) -> None:
+    """These modules import errors and the standard library: so whatever runs may import them, and quickly."""
+    module = f"kdcache.runtime.{name}"
+    for needed in imports_of(module):
+        own = room_of(needed) in ("runtime", "errors") if within(needed, "kdcache") else False
+        assert own or needed.split(".")[0] in sys.stdlib_module_names, f"{module} imports {needed}"
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -14,11 +14,11 @@ from kdcache.data.importers.fashion_mnist import import_fashion_mnist
 from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
-from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.dump import dump
-from kdcache.jobs.preview import PreviewRequest, preview
-from kdcache.jobs.train import train
+from kdcache.dumping.dump import dump
+from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.preview import PreviewRequest, preview
 from kdcache.render.encoded import faults
+from kdcache.training.train import train
 from support.shards import make_shards
 from support.small_job import dump_request, make_data, make_policy, make_teacher, train_request
 

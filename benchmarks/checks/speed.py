@@ -17,9 +17,9 @@ from checks.report import Line, Setting, Table
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.data.writer import NewSample, write_shards
-from kdcache.device import autocast, cores, resolve_precision
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
+from kdcache.runtime.device import autocast, cores, resolve_precision
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
 from kdcache.views.policies import NAMED

@@ -8,13 +8,13 @@ from typing import Any
 
 from costs.results import Result
 from costs.settings import Material
-from kdcache.jobs.dump import DumpRequest, dump
-from kdcache.jobs.evaluate import EvaluateRequest, evaluate
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.train import train
-from kdcache.jobs.training.asked import TrainRequest
-from kdcache.progress import Progress
+from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.runtime.progress import Progress
 from kdcache.targets.kinds import KINDS
+from kdcache.training.options import TrainRequest
+from kdcache.training.train import train
 
 #: What is dumped for each way of keeping answers: the options of `dump-logits` beside its defaults.
 KEPT: Mapping[str, Mapping[str, Any]] = {

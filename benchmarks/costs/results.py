@@ -9,7 +9,7 @@ import torch
 
 import kdcache
 from kdcache.render.opening import renderer_version
-from kdcache.run.files import replace_file
+from kdcache.training.files import replace_file
 
 _PACKAGES = ("torch", "timm", "numpy")
 

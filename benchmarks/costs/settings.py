@@ -12,11 +12,11 @@ import yaml
 from kdcache.data.importers.fashion_mnist import DEBIAN, SAMPLE, Split, import_fashion_mnist
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
-from kdcache.jobs.demo import RECIPE, STUDENT, TEACHER
-from kdcache.jobs.train import train
-from kdcache.jobs.training.asked import TrainRequest
-from kdcache.progress import Progress
-from kdcache.run.files import new_folder, replace_file
+from kdcache.demo import RECIPE, STUDENT, TEACHER
+from kdcache.runtime.progress import Progress
+from kdcache.training.files import new_folder, replace_file
+from kdcache.training.options import TrainRequest
+from kdcache.training.train import train
 from kdcache.views.policies import load_policy
 
 EPOCHS = 20

@@ -18,8 +18,8 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
-from kdcache.printable import printable
-from kdcache.progress import Progress, Task
+from kdcache.errors import printable
+from kdcache.runtime.progress import Progress, Task
 from kdcache_cli.meter import Meter
 
 PLAIN_INTERVAL = 30.0

@@ -22,8 +22,8 @@ def demo(
     ] = False,
 ) -> None:
     """Run the main job on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores."""
-    from kdcache.jobs.demo import EPOCHS, QUICK
-    from kdcache.jobs.demo import demo as run
+    from kdcache.demo import EPOCHS, QUICK
+    from kdcache.demo import demo as run
 
     epochs, limit = QUICK if quick else (EPOCHS, None)
     report = run(out, ConsoleProgress(), seed=seed, renderer=renderer, epochs=epochs, limit=limit)

@@ -160,12 +160,12 @@ def dump_logits(
     Stopped at any time and run again, it goes on where it was, and the cache ends with the same bytes. Processes that
     are started on one cache, by torchrun or each by itself, share the work.
     """
-    from kdcache.jobs.dumping.asked import require_one_choice
+    from kdcache.dumping.options import require_one_choice
 
     require_one_choice(objectives, targets=targets, k=k, min_prob=min_prob, dtype=dtype)  # before torch is imported
 
-    from kdcache.jobs.dump import DumpRequest, dump
-    from kdcache.ranks import Ranks
+    from kdcache.dumping.dump import DumpRequest, dump
+    from kdcache.runtime.ranks import Ranks
 
     request = DumpRequest(
         teacher=teacher,

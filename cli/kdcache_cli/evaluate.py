@@ -24,8 +24,8 @@ def evaluate(
 
     Images are decoded with Pillow on the CPU, as timm does it, whatever the device.
     """
-    from kdcache.jobs.evaluate import EvaluateRequest
-    from kdcache.jobs.evaluate import evaluate as run
+    from kdcache.evaluation.evaluate import EvaluateRequest
+    from kdcache.evaluation.evaluate import evaluate as run
 
     request = EvaluateRequest(
         model=model, data=data, weights=weights, device=device, precision=precision, batch_size=batch_size

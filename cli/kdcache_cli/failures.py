@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from kdcache.errors import KdcacheError
-from kdcache.printable import printable
-from kdcache.remedies import REMEDIES
+from kdcache.errors import KdcacheError, printable
+from kdcache.io.remedies import REMEDIES
 from kdcache.runtime.signals import signal_of
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE

@@ -85,7 +85,7 @@ def index(
 
 
 def _checked(data: str, drop_bad: bool, unlabelled: bool, renderer: str, progress: ConsoleProgress) -> "Index":
-    from kdcache.jobs.check import check
+    from kdcache.inspection.check import check
 
     try:
         checked = check(data, drop_bad=drop_bad, unlabelled=unlabelled, renderer=renderer, progress=progress)

@@ -21,8 +21,8 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a cache belongs to, what it holds and lacks, and what the answers in it look like."""
-    from kdcache.jobs.inspect import InspectRequest
-    from kdcache.jobs.inspect import inspect as run
+    from kdcache.inspection.inspect import InspectRequest
+    from kdcache.inspection.inspect import inspect as run
 
     report = run(InspectRequest(cache=cache, data=data, samples=samples), ConsoleProgress())
     if as_json:

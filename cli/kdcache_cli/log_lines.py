@@ -8,7 +8,7 @@ from contextlib import contextmanager
 #: Of the requests to object stores that were made again, as many are shown.
 SHOWN = 3
 
-_STORE = "kdcache.object_store"
+_STORE = "kdcache.io.object_store"
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import typer
 from typer.core import TyperGroup
 
 import kdcache
-from kdcache.data.workers import ignore_pillows_warnings
-from kdcache.printable import printable
+from kdcache.errors import printable
 from kdcache.runtime.open_files import raise_open_files_limit
 from kdcache.runtime.signals import interruptible
+from kdcache.runtime.workers import ignore_pillows_warnings
 from kdcache_cli.cache_copy import copy
 from kdcache_cli.console import ConsoleProgress
 from kdcache_cli.demo import demo
@@ -108,8 +108,8 @@ def _options(
 ) -> None:
     # The doctor has a line of its own for it, and of several processes the first one speaks.
     told = context.invoked_subcommand == "doctor" or os.environ.get("RANK", "0") != "0"
-    if kdcache.account.NOTE is not None and not told:
-        ConsoleProgress().say(kdcache.account.NOTE)
+    if kdcache.runtime.account.NOTE is not None and not told:
+        ConsoleProgress().say(kdcache.runtime.account.NOTE)
 
 
 app.command("demo")(demo)

@@ -59,12 +59,12 @@ def preview(
     renderer: RendererOption = "dali",
 ) -> None:
     """Look at views: a contact sheet of images by views, mixed pairs side by side, the plan in words under each."""
-    from kdcache.jobs.examining.contact_sheet import require_format
+    from kdcache.inspection.contact_sheet import require_format
 
     require_format(out)  # before torch is imported
 
-    from kdcache.jobs.preview import PreviewRequest
-    from kdcache.jobs.preview import preview as run
+    from kdcache.inspection.preview import PreviewRequest
+    from kdcache.inspection.preview import preview as run
 
     run(
         PreviewRequest(

@@ -5,7 +5,7 @@ from kdcache_cli.console import print_table
 
 def recipes() -> None:
     """List the recipes: named training configurations."""
-    from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes
+    from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes
 
     print_table(
         ("recipe", "what it is"),

@@ -180,9 +180,9 @@ def train(
     Stopped at any time and run again, it resumes at the step where its last checkpoint was made. SIGINT (Ctrl-C),
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 make one after the step that is being taken.
     """
-    from kdcache.jobs.train import train as run
-    from kdcache.jobs.training.asked import TrainRequest
-    from kdcache.ranks import Ranks
+    from kdcache.runtime.ranks import Ranks
+    from kdcache.training.options import TrainRequest
+    from kdcache.training.train import train as run
 
     request = TrainRequest(
         student=student,

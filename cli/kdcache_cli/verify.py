@@ -74,9 +74,9 @@ def verify(
     With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
     Exits with 3 when something is wrong, and with 1 when all that is wrong is that it cannot be read.
     """
-    from kdcache.jobs.examining.rerun import RerunRequest
-    from kdcache.jobs.verify import VerifyRequest
-    from kdcache.jobs.verify import verify as run
+    from kdcache.inspection.rerun import RerunRequest
+    from kdcache.inspection.verify import VerifyRequest
+    from kdcache.inspection.verify import verify as run
 
     if (data is None) != (teacher is None):
         raise UsageError("--data and --teacher make answers again together: give both, or none.")

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from kdcache.errors import CacheError, IdentityError
-from kdcache.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE
+from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE
 
 Kind = TypeVar("Kind", bound="Identity")
 

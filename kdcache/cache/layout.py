@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from kdcache.errors import CacheError
-from kdcache.limits import MAX_VIEWS
+from kdcache.io.limits import MAX_VIEWS
 
 #: The views that every array has room for from the start, so that adding views rewrites nothing.
 VIEW_CAPACITY = MAX_VIEWS

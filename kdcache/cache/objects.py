@@ -16,8 +16,8 @@ from typing import TypeVar
 from kdcache.cache.durable import PARTIAL
 from kdcache.cache.files import Files, is_there
 from kdcache.errors import CacheError, CorruptError, UnreadableError
-from kdcache.object_retry import RetryPolicy
-from kdcache.object_store import SETTINGS, ObjectState, ObjectStore, StoreError
+from kdcache.io.object_retry import RetryPolicy
+from kdcache.io.object_store import SETTINGS, ObjectState, ObjectStore, StoreError
 
 T = TypeVar("T")
 

@@ -34,8 +34,8 @@ from kdcache.cache.identity import (
     windows_checksum,
 )
 from kdcache.cache.layout import table_key, teacher_key
+from kdcache.cache.locations import open_files
 from kdcache.cache.metadata import answers_metadata, cache_metadata, entry_metadata
-from kdcache.cache.places import open_files
 from kdcache.cache.tables import lost_tables, restore_tables, settle_tables, with_stored_tables
 from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array

@@ -16,8 +16,8 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TEACHER_NAME
 from kdcache.cache.layout import record_key, table_key, teacher_key
-from kdcache.cache.mending import Repair, mended_identity
 from kdcache.cache.metadata import cache_metadata, entry_metadata
+from kdcache.cache.repair import Repair, mended_identity
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, group_content, is_metadata
 from kdcache.errors import CacheError, CorruptError, UnreadableError

@@ -19,9 +19,9 @@ from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data, open_shard
-from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import BadSamplesError, DataError, UsageError
-from kdcache.progress import Progress, silent
+from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.workers import in_processes, workers_for
 
 Faults = Callable[[Iterable[bytes]], Iterator[str | None]]
 """Why each of some encoded images is bad, as a clause; None where it is whole."""

@@ -23,11 +23,11 @@ from kdcache.data.passed_over import PassedOver
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample, scan_shard
 from kdcache.data.shards import CLASSES, expand_data, hidden_shards
-from kdcache.data.workers import in_processes, workers_for
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
-from kdcache.progress import Progress, silent
+from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.workers import in_processes, workers_for
 
 _LONGEST_NUMBER = 10  # digits; more are no class
 _MANY_CLASSES, _CLASSES_A_LABEL = 1000, 10

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt32, UInt64
 
 from kdcache.data.sorting import PIECE, nothing, sorted_numbers
-from kdcache.views.random import Stream, words
+from kdcache.random.philox import Stream, words
 
 SHARDS_A_WINDOW = 64
 

@@ -15,7 +15,7 @@ from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, hold_index
 from kdcache.data.shards import CLASSES
 from kdcache.errors import DataError, UsageError
-from kdcache.progress import Progress, silent
+from kdcache.runtime.progress import Progress, silent
 
 
 def part_of(label: Int32[np.ndarray, " n"], fraction: float, stratified: bool) -> Int64[np.ndarray, " m"]:

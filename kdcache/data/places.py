@@ -11,7 +11,7 @@ from kdcache.errors import DataError
 from kdcache.io.atomic import new_folder, tidy
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import FolderLock, hold_beside
-from kdcache.progress import Progress
+from kdcache.runtime.progress import Progress
 
 #: What is in the folder of an index; one that holds anything else is not replaced by a new one.
 _FILES = re.compile(r"[a-z_]+\.(npy|spool)|(index|classes)\.json|whole|replaced")

@@ -18,7 +18,7 @@ from kdcache.data.places import is_url
 from kdcache.data.shards import unreadable
 from kdcache.errors import DataError
 from kdcache.io.reading import open_descriptor
-from kdcache.remedies import REMEDIES
+from kdcache.io.remedies import REMEDIES
 from kdcache.runtime.open_files import open_files_limit
 
 #: Shards that a reader keeps open. A batch that is read front to back needs each of them once.

@@ -17,7 +17,7 @@ from kdcache.data.shard_file import ShardFile
 from kdcache.errors import DataError, UnreachableDataError
 
 if TYPE_CHECKING:
-    from kdcache.object_store import ObjectState, ObjectStore
+    from kdcache.io.object_store import ObjectState, ObjectStore
 
 T = TypeVar("T")
 
@@ -229,7 +229,7 @@ def _open_store(folder: str) -> "ObjectStore":
 
 def _library(url: str) -> ModuleType:
     try:
-        from kdcache import object_store
+        from kdcache.io import object_store
     except ImportError as error:
         raise DataError(
             f"{url} lies in an object store, and obstore is not installed: pip install 'kdcache[objects]'."

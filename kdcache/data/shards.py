@@ -16,7 +16,7 @@ from kdcache.data.shard_file import LocalFile, ShardFile
 from kdcache.errors import DataError
 from kdcache.io.failures import RefusedError, cause
 from kdcache.io.reading import opened
-from kdcache.remedies import REMEDIES
+from kdcache.io.remedies import REMEDIES
 from kdcache.runtime.open_files import open_files_limit
 
 CLASSES = "classes.json"

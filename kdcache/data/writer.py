@@ -20,7 +20,7 @@ from kdcache.io.disk import Disk, make_folder
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import FolderLock, hold_folder
 from kdcache.io.folders import Folder, Location
-from kdcache.progress import Progress
+from kdcache.runtime.progress import Progress
 
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter

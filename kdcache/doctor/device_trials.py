@@ -11,8 +11,8 @@ def compute() -> dict[str, Any]:
     """PyTorch computes on the CPU; what it knows of GPUs, and with how many threads a job would compute."""
     import torch
 
-    from kdcache.device import cores
     from kdcache.errors import UsageError
+    from kdcache.runtime.device import cores
 
     _require_right("cpu")
     with warnings.catch_warnings(record=True) as caught:

@@ -6,7 +6,6 @@ Nothing of PyTorch, DALI, Zarr or a mount is touched by this process: whatever c
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
-from kdcache import account
 from kdcache.doctor.child import Outcome, attempt
 from kdcache.doctor.findings import Finding, failed, fault, note, ok
 from kdcache.doctor.machine import (
@@ -21,6 +20,7 @@ from kdcache.doctor.machine import (
 from kdcache.doctor.places import look_at_account, look_at_cache, look_at_data, look_at_folder, look_at_weights
 from kdcache.doctor.software import install, look_at_software
 from kdcache.errors import reason
+from kdcache.runtime import account
 
 Result = TypeVar("Result")
 

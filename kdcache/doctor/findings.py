@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kdcache.doctor.child import Outcome
-from kdcache.remedies import REMEDIES
+from kdcache.io.remedies import REMEDIES
 
 State = Literal["ok", "note", "fault"]
 

@@ -62,7 +62,7 @@ def cache(path: str) -> dict[str, Any]:
     In an object store it is listed in any case: that there is no cache can be asked of a bucket that is not there.
     """
     from kdcache.cache.durable import PARTIAL
-    from kdcache.cache.places import open_files
+    from kdcache.cache.locations import open_files
     from kdcache.cache.store import Cache
     from kdcache.io.folder_lock import is_lock_file
 
@@ -77,7 +77,7 @@ def cache(path: str) -> dict[str, Any]:
 def writing(url: str) -> dict[str, Any]:
     """A small object can be put under the URL of a cache, and removed again."""
     from kdcache.cache.durable import PARTIAL
-    from kdcache.cache.places import open_files
+    from kdcache.cache.locations import open_files
 
     files, probe = open_files(url), f"{PARTIAL}/doctor-{uuid.uuid4().hex}"
     files.put(probe, b"\0")

@@ -8,7 +8,7 @@ from typing import Any
 from kdcache.data.places import is_url
 from kdcache.doctor.child import attempt
 from kdcache.doctor.findings import Finding, State, failed, fault, note, ok
-from kdcache.remedies import REMEDIES
+from kdcache.io.remedies import REMEDIES
 
 Findings = Generator[Finding, None, None]
 
@@ -25,7 +25,7 @@ _STORE = "Check the URL, and with it credentials, region and endpoint (AWS_ENDPO
 def look_at_account(lack: str | None, limit: float) -> Findings:
     """The user's account has a name, and a folder for cached files, or was given them when kdcache started.
 
-    lack: what was missing, as `kdcache.account.complete_environment` says it.
+    lack: what was missing, as `kdcache.runtime.account.complete_environment` says it.
     """
     outcome = attempt("account", limit=limit)
     if outcome.failure is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdcache.errors import ModelError, reason
 from kdcache.io.json_format import parse_json
-from kdcache.limits import MAX_CLASSES, MAX_SIZE
+from kdcache.io.limits import MAX_CLASSES, MAX_SIZE
 
 #: Channels of an image; crop_pct over 1 shows a border.
 MAX_CHANNELS, MAX_CROP_PCT = 64, 4.0

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcache.device import autocast, resolve_precision
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.load import load_model
 from kdcache.models.maps import WithMaps
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
+from kdcache.runtime.device import autocast, resolve_precision
 
 #: How far logits may be from those that the classifier makes of float32 features, as a share of their spread.
 HEAD_TOLERANCE = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}

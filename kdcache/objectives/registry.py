@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from kdcache.errors import ConfigError
-from kdcache.nearest import did_you_mean
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.objectives.attention import AT
 from kdcache.objectives.bkl import BKL
 from kdcache.objectives.cc import CC

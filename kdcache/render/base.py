@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Bool, Int32, UInt8
 from torch import Tensor
 
-from kdcache.device import share_of_cores
 from kdcache.errors import DeviceError, UsageError
 from kdcache.render.encoded import DATA
+from kdcache.runtime.device import share_of_cores
 
 RENDERERS = ("dali", "pillow")
 DECODES = ("auto", "cpu", "gpu")

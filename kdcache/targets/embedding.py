@@ -14,7 +14,7 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.sending import send
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     MAX_TABLE_BYTES,
     ArraySpec,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.sending import send
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     ArraySpec,
     Coding,

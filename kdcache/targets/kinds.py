@@ -10,7 +10,7 @@ from kdcache.errors import UsageError
 from kdcache.targets.base import Coding
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
-from kdcache.targets.topk_coding import TopKCoding
+from kdcache.targets.topk_codec import TopKCoding
 
 #: kind -> its coding, a dataclass of num_classes and the parameters
 KINDS: Mapping[str, type[TopKCoding] | type[FullCoding] | type[EmbeddingCoding]] = {

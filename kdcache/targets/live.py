@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kdcache.sending import send
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import Targets, check_slice
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.sending import send
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import Targets
 
 

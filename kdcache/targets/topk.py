@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.sending import send
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     Targets,
     check_classes,

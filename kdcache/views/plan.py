@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt64
 
+from kdcache.random.philox import Stream, unit, words
 from kdcache.views.draws.crops import draw_boxes, draw_shifts
 from kdcache.views.draws.erasing import draw_erasing
 from kdcache.views.draws.jitter import draw_jitter
 from kdcache.views.draws.mixing import draw_mixing
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream, unit, words
 from kdcache.views.schemes.parsing import parse_scheme
 from kdcache.views.schemes.scheme import draw_scheme
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import ConfigError
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import FormatError
 from kdcache.io.reading import read_bytes
+from kdcache.io.remedies import REMEDIES
 from kdcache.io.yaml_format import parse_yaml
-from kdcache.nearest import did_you_mean
-from kdcache.remedies import REMEDIES
 from kdcache.views.policy import Policy
 
 # timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.

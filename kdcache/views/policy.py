@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.nearest import did_you_mean
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.schemes.parsing import parse_scheme
 
 INTERPOLATIONS = ("bilinear", "bicubic", "random")

@@ -10,8 +10,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from kdcache.data.reader import SampleReader
-from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
+from kdcache.runtime.prefetch import prefetch
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
 from kdcache.views.viewset import Picks, Rows, Span, ViewSet

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from kdcache.progress import silent
+from kdcache.runtime.progress import silent
 from support.small_job import MODEL, SAMPLES, SIZE, make_data, make_policy, make_teacher
 
 

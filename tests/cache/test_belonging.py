@@ -15,8 +15,8 @@ from kdcache.cache.layout import record_key
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
-from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.inspect import InspectRequest, inspect
+from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.head import Head
 from support.damage import look

@@ -23,8 +23,8 @@ from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CorruptError, KdcacheError
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
 from kdcache.targets.full import FullCoding
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, VIEW_SET, fill, identity_of, open_entry, small_chunks

@@ -20,9 +20,9 @@ from kdcache.cache.identity import windows_checksum
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
-from kdcache.jobs.copy import CopyReport, CopyRequest, copy_cache, parse_views
-from kdcache.jobs.training.stored import stored_teachers
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyReport, CopyRequest, copy_cache, parse_views
+from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.loader.cached_teachers import stored_teachers
 from kdcache.targets.full import FullCoding
 from kdcache_cli.main import app
 from support.small_cache import (
@@ -126,7 +126,7 @@ def test_a_record_of_another_block_is_not_copied(source: Path, tmp_path: Path) -
 def test_a_source_that_is_gone_is_not_asked_for_every_block(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdcache.jobs.copy.MAX_UNREADABLE", 3)
+    monkeypatch.setattr("kdcache.inspection.copy.MAX_UNREADABLE", 3)
     damaged = Path(shutil.copytree(source, tmp_path / "damaged"))
     for record in damaged.glob("teachers/*/records/1/*.json"):
         record.write_bytes(b"?")
@@ -328,7 +328,7 @@ def test_a_block_that_another_is_at_is_waited_for(
         other_block(there, 0, 1)
         claims.close()
 
-    monkeypatch.setattr("kdcache.jobs.copy.time.sleep", done)
+    monkeypatch.setattr("kdcache.inspection.copy.time.sleep", done)
     assert copy(source, tmp_path, "0", "teacher").copied == 2
     assert there.record(0, 1).provenance == {"by": "another process"}
     assert verify(VerifyRequest(str(tmp_path))).whole

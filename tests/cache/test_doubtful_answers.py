@@ -10,10 +10,10 @@ from kdcache.cache.layout import record_key
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError
-from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.training.stored import stored_teachers
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.loader.cached_teachers import stored_teachers
 from support.faulty_store import Faults, faulty
 from support.s3 import s3, s3_server  # noqa: F401
 from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, kept, tree

@@ -9,7 +9,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CacheError, CorruptError, RecordedError
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
 from support.small_cache import (
     FULL,

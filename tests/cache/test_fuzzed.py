@@ -19,8 +19,8 @@ from kdcache.cache.record import Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
 

@@ -10,7 +10,7 @@ import pytest
 from kdcache.cache.durable import PARTIAL, LocalFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError
-from kdcache.jobs.copy import CopyRequest, copy_cache
+from kdcache.inspection.copy import CopyRequest, copy_cache
 from support.damage import look
 from support.links import Foreign
 from support.small_cache import fill, open_entry, tree

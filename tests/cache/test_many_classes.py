@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from kdcache.cache.store import Cache
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.topk import TopKTargets
-from kdcache.targets.topk_coding import TopKCoding
+from kdcache.targets.topk_codec import TopKCoding
 from support.small_cache import PROVENANCE, SAMPLES, open_entry
 from support.targets_contract import answers, labels_for, same
 

@@ -7,16 +7,16 @@ from typing import Any
 import obstore
 import pytest
 
-from kdcache import object_store
 from kdcache.cache.claims import BeatingClaims, open_claims
 from kdcache.cache.durable import LocalFiles
+from kdcache.cache.locations import open_files
 from kdcache.cache.objects import ObjectFiles
-from kdcache.cache.places import open_files
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
-from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.inspect import InspectRequest, inspect
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.io import object_store
 from kdcache.targets.base import Coding
 from support.files_contract import check_parts
 from support.s3 import s3, s3_server  # noqa: F401

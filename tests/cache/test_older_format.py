@@ -13,8 +13,8 @@ from kdcache.cache.identity import FORMAT
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CorruptError
-from kdcache.jobs.copy import CopyRequest, copy_cache
-from kdcache.jobs.inspect import InspectRequest, inspect
+from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.targets.topk import TopKTargets
 from kdcache_cli.main import app
 from support.damage import look

@@ -8,7 +8,7 @@ import torch
 
 from kdcache.cache.verify import check_answers
 from kdcache.errors import CorruptError
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.base import Coding
 from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets

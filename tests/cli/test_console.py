@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from kdcache.progress import Progress
+from kdcache.runtime.progress import Progress
 from kdcache_cli.console import PLAIN_INTERVAL, ConsoleProgress, print_table
 from kdcache_cli.meter import Meter
 

@@ -73,12 +73,12 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
-    from kdcache.jobs.common.answers import DEFAULT_BATCH
-    from kdcache.jobs.common.opening import DEFAULT_VIEWS
-    from kdcache.jobs.dump import DumpRequest
-    from kdcache.jobs.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
-    from kdcache.jobs.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
-    from kdcache.run.recipes import DEFAULT_RECIPE
+    from kdcache.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
+    from kdcache.dumping.dump import DumpRequest
+    from kdcache.evaluation.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
+    from kdcache.loader.opening import DEFAULT_VIEWS
+    from kdcache.loader.teacher_views import DEFAULT_BATCH
+    from kdcache.training.recipes import DEFAULT_RECIPE
     from kdcache.views.policies import DEFAULT as DEFAULT_POLICY
 
     dump = help_of("dump-logits")
@@ -96,7 +96,7 @@ def test_defaults_shown_are_those_of_the_library() -> None:
 
 
 def test_policies_and_recipes_are_listed_with_the_defaults_marked() -> None:
-    from kdcache.run.recipes import DEFAULT_RECIPE, list_recipes
+    from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes
     from kdcache.views.policies import DEFAULT, NAMED
 
     policies = CliRunner().invoke(app, ["policies"]).stdout

@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 
-from kdcache.data.workers import in_processes
-from kdcache.progress import silent
+from kdcache.runtime.progress import silent
+from kdcache.runtime.workers import in_processes
 from kdcache_cli.log_lines import SHOWN, log_shown
 
 
 def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    store = logging.getLogger("kdcache.object_store")
+    store = logging.getLogger("kdcache.io.object_store")
     with log_shown():
         for number in range(2000):
             store.warning("Reading %s failed at try %d", "s3://bucket/a", number)
@@ -35,7 +35,7 @@ def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.Capt
 def test_few_retries_need_no_count(capsys: pytest.CaptureFixture[str]) -> None:
     def warn_and_fail() -> None:
         with log_shown():
-            logging.getLogger("kdcache.object_store").warning("one")
+            logging.getLogger("kdcache.io.object_store").warning("one")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -45,7 +45,7 @@ def test_few_retries_need_no_count(capsys: pytest.CaptureFixture[str]) -> None:
 
 def warn(number: int, parent: int) -> int:
     assert os.getpid() != parent
-    logging.getLogger("kdcache.object_store").warning("item %d", number)
+    logging.getLogger("kdcache.io.object_store").warning("item %d", number)
     return number
 
 
@@ -53,4 +53,4 @@ def test_what_other_processes_log_is_told_by_this_one(caplog: pytest.LogCaptureF
     found = list(in_processes(partial(warn, parent=os.getpid()), [1, 2, 3], 2, "counting", silent))
     assert found == [1, 2, 3]
     assert [record.getMessage() for record in caplog.records] == ["item 1", "item 2", "item 3"]
-    assert {record.name for record in caplog.records} == {"kdcache.object_store"}
+    assert {record.name for record in caplog.records} == {"kdcache.io.object_store"}

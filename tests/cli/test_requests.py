@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import kdcache.jobs.dump
-import kdcache.jobs.evaluate
-import kdcache.jobs.train
-from kdcache.jobs.dump import DumpRequest
-from kdcache.jobs.evaluate import EvaluateRequest
-from kdcache.jobs.training.asked import TrainRequest
+import kdcache.dumping.dump
+import kdcache.evaluation.evaluate
+import kdcache.training.train
+from kdcache.dumping.dump import DumpRequest
+from kdcache.evaluation.evaluate import EvaluateRequest
+from kdcache.training.options import TrainRequest
 from kdcache_cli.main import app
 
 
@@ -30,9 +30,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         requests.append(request)
         return Report()
 
-    monkeypatch.setattr(kdcache.jobs.dump, "dump", job)
-    monkeypatch.setattr(kdcache.jobs.train, "train", job)
-    monkeypatch.setattr(kdcache.jobs.evaluate, "evaluate", job)
+    monkeypatch.setattr(kdcache.dumping.dump, "dump", job)
+    monkeypatch.setattr(kdcache.training.train, "train", job)
+    monkeypatch.setattr(kdcache.evaluation.evaluate, "evaluate", job)
     return requests
 
 

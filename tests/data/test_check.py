@@ -19,7 +19,7 @@ from kdcache.data.columns import META
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import BadSamplesError, DataError
-from kdcache.jobs import check as job
+from kdcache.inspection import check as job
 from kdcache.render import trial
 from kdcache.render.encoded import faults
 from support.command_line import kdcache

@@ -16,7 +16,7 @@ from kdcache.data.index import build_index, open_index
 from kdcache.data.places import claimed
 from kdcache.data.scan import scan_shard
 from kdcache.errors import DataError
-from kdcache.progress import silent
+from kdcache.runtime.progress import silent
 from support.indexing import SHARED, Listener, builds
 from support.shards import make_samples, make_shards, write_set, write_tar
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.data.order import derive_windows, order, reused_pairs
-from kdcache.views.random import Stream, words
+from kdcache.random.philox import Stream, words
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "orders.json"
 

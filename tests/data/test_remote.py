@@ -331,7 +331,7 @@ def test_missing_credentials_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
             "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 1s, after 10 retries"
         )
 
-    monkeypatch.setattr("kdcache.object_store.from_url", ask)
+    monkeypatch.setattr("kdcache.io.object_store.from_url", ask)
     with pytest.raises(DataError, match="no credentials in the environment") as caught:
         open_index("s3://bucket/train")
     assert "169.254" not in str(caught.value)

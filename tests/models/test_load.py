@@ -10,7 +10,7 @@ from kdcache.errors import ModelError
 from kdcache.models.load import load_model
 from kdcache.models.students import create_student
 from kdcache.models.weights import weight_hash
-from kdcache.run.export import export_model
+from kdcache.training.export import export_model
 
 
 @pytest.fixture

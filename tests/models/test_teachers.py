@@ -8,7 +8,7 @@ from kdcache.errors import DeviceError, ModelError, UsageError
 from kdcache.models.students import create_student
 from kdcache.models.teachers import load_teacher
 from kdcache.models.weights import weight_hash
-from kdcache.run.export import export_model
+from kdcache.training.export import export_model
 
 CPU = torch.device("cpu")
 MODELS = ("test_resnet", "test_vit", "test_convnext")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kdcache.errors import ConfigError, UsageError
 from kdcache.objectives.base import Objective, require
 from kdcache.objectives.registry import OBJECTIVES, objective_named
-from kdcache.run.config import RunConfig
-from kdcache.run.settings import from_plain, to_plain
+from kdcache.training.config import RunConfig
+from kdcache.training.settings import from_plain, to_plain
 from support.batches import Said, batch_for, called, moved
 
 ALL = pytest.mark.parametrize("name", OBJECTIVES)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
-from kdcache.jobs.examining.health import VerifyReport
-from kdcache.jobs.verify import VerifyRequest, verify
+from kdcache.inspection.health import VerifyReport
+from kdcache.inspection.verify import VerifyRequest, verify
 
 #: Of each teacher of the cache that is damaged.
 VIEWS = 2

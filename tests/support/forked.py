@@ -17,11 +17,11 @@ from pathlib import Path
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "kdcache.jobs.copy",
-        "kdcache.jobs.dump",
-        "kdcache.jobs.evaluate",
-        "kdcache.jobs.train",
-        "kdcache.jobs.verify",
+        "kdcache.inspection.copy",
+        "kdcache.dumping.dump",
+        "kdcache.evaluation.evaluate",
+        "kdcache.training.train",
+        "kdcache.inspection.verify",
         "kdcache.render.dali",
         "kdcache.render.pillow",
         "kdcache_cli.main",

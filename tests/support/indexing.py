@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from kdcache.data.index import open_index
-from kdcache.progress import Task, silent
+from kdcache.runtime.progress import Task, silent
 
 SHARED = ("key_hash", "length", "height", "width", "label", "key_start", "key_bytes")
 """The columns on which two shardings of the same samples agree."""

@@ -21,7 +21,7 @@ from obstore.store import MemoryStore
 from kdcache.cache.claims import BeatingClaims
 from kdcache.io.disk import Disk
 from kdcache.io.folders import Folder
-from kdcache.object_retry import PAUSE_VARIABLE
+from kdcache.io.object_retry import PAUSE_VARIABLE
 from support.disks import WatchedDisk
 
 #: The URL of a cache in an object store in memory.
@@ -130,7 +130,7 @@ def on_disk(disk: Disk) -> Iterator[None]:
 
 
 class Bucket:
-    """An object store in memory, as `kdcache.object_store` calls obstore.
+    """An object store in memory, as `kdcache.io.object_store` calls obstore.
 
     Attributes:
         before: is told of each put and delete before it is made.
@@ -163,8 +163,8 @@ def in_bucket(bucket: Bucket) -> Iterator[None]:
     reading = {name: getattr(obstore, name) for name in ("get", "get_range", "head", "list", "list_with_delimiter")}
     with pytest.MonkeyPatch.context() as patch:
         calls = SimpleNamespace(put=bucket.put, delete=bucket.delete, **reading)
-        patch.setattr("kdcache.object_store.obstore", calls)
-        patch.setattr("kdcache.object_store.from_url", lambda url, **settings: bucket.store)
+        patch.setattr("kdcache.io.object_store.obstore", calls)
+        patch.setattr("kdcache.io.object_store.from_url", lambda url, **settings: bucket.store)
         patch.setenv(PAUSE_VARIABLE, "0.0001")
         patch.setattr("kdcache.cache.store.open_claims", lambda files: BeatingClaims(files, patience=0.0))
         yield

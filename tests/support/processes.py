@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from kdcache.dumping.dump import DumpRequest
 from kdcache.errors import KdcacheError
-from kdcache.jobs.dump import DumpRequest
 from kdcache.models.teachers import Teacher
 from support.forked import CONTEXT
 
@@ -27,8 +27,8 @@ def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> Bas
 
 def _run(request: DumpRequest, log: Path, pilot: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    import kdcache.jobs.dumping.pilot
-    from kdcache.jobs.dump import dump
+    import kdcache.dumping.calibration
+    from kdcache.dumping.dump import dump
 
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     answer = Teacher.answer
@@ -39,7 +39,7 @@ def _run(request: DumpRequest, log: Path, pilot: int | None, environment: dict[s
 
     Teacher.answer = logged  # type: ignore[method-assign]
     if pilot is not None:
-        kdcache.jobs.dumping.pilot.pilot_rows = lambda classes: pilot  # type: ignore[attr-defined]
+        kdcache.dumping.calibration.pilot_rows = lambda classes: pilot  # type: ignore[attr-defined]
     try:
         dump(request)
     except KdcacheError as error:

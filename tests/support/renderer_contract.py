@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from kdcache.errors import BrokenImageError, DataError, UsageError
-from kdcache.prefetch import prefetch
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
+from kdcache.runtime.prefetch import prefetch
 from support.image_files import BROKEN, FORMATS, open_rgb, pixels_alone
 from support.images import encode, photograph, small_photographs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cache.objects import ObjectFiles
-from kdcache.object_retry import PAUSE_VARIABLE
+from kdcache.io.object_retry import PAUSE_VARIABLE
 
 
 @pytest.fixture(scope="session")

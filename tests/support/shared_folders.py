@@ -5,16 +5,16 @@ import time
 import torch
 
 from kdcache.errors import RunError
-from kdcache.ranks import Ranks
-from kdcache.run import shared
-from kdcache.run.past import Past
-from kdcache.run.shared import require_shared
-from kdcache.run.team import Team
+from kdcache.runtime.distributed import Team
+from kdcache.runtime.ranks import Ranks
+from kdcache.training import shared_folder
+from kdcache.training.prediction_history import Past
+from kdcache.training.shared_folder import require_shared
 
 
 def refusal(folders, rank, world):
     """What a process is told whose run folder is the one of its rank; nothing where it may go on."""
-    shared._PATIENCE = 0.2
+    shared_folder._PATIENCE = 0.2
     try:
         require_shared(folders[rank], Team(Ranks(rank, world), torch.device("cpu")))
     except RunError as error:

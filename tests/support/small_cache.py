@@ -20,7 +20,7 @@ from kdcache.targets.base import Coding, Targets
 from kdcache.targets.embedding import EmbeddingCoding
 from kdcache.targets.full import FullCoding
 from kdcache.targets.head import Head
-from kdcache.targets.topk_coding import TopKCoding
+from kdcache.targets.topk_codec import TopKCoding
 from support.targets_contract import answers, labels_for, random_order
 
 SAMPLES = 11

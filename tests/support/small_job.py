@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from kdcache.jobs.dump import DumpRequest
-from kdcache.jobs.training.asked import TrainRequest
+from kdcache.dumping.dump import DumpRequest
 from kdcache.models.students import create_student
-from kdcache.progress import silent
-from kdcache.run.export import export_model
+from kdcache.runtime.progress import silent
+from kdcache.training.export import export_model
+from kdcache.training.options import TrainRequest
 from support.shards import make_shards
 
 MODEL = "test_resnet"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kdcache.errors import CorruptError
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
-from kdcache.targets.order_learning import learn_order, pilot_rows
+from kdcache.targets.class_order_calibration import learn_order, pilot_rows
 from kdcache.targets.topk import TopKTargets, keep_top
 from support.targets_contract import answers, random_order
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.targets.codec import SqrtLevels, decode_label, encode_label
+from kdcache.targets.array_codec import SqrtLevels, decode_label, encode_label
 
 probabilities = st.floats(0, 1, width=32)
 

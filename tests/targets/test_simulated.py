@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kdcache.cache.zarr_form import encoded_bytes
+from kdcache.targets.class_order_calibration import learn_order
 from kdcache.targets.kinds import make_coding
-from kdcache.targets.order_learning import learn_order
 from support.simulated_teacher import simulate
 
 ROWS, PILOT, CLASSES = 4000, 8000, 1000

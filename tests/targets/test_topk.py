@@ -15,7 +15,7 @@ from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.kinds import make_coding
 from kdcache.targets.ragged import first_maxima
 from kdcache.targets.topk import TopKTargets, keep_top
-from kdcache.targets.topk_coding import TopKCoding
+from kdcache.targets.topk_codec import TopKCoding
 from support.targets_contract import CLASSES, TargetsContract, answers, labels_for, random_order
 
 

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timm.data.random_erasing import RandomErasing
 
+from kdcache.random.philox import Stream
 from kdcache.views.pixels.erase import erase
 from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.policy import ERASE_MODES, Policy
-from kdcache.views.random import Stream
 from support.distributions import differ
 from support.photographs import photographs
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdcache.random.philox import philox4x32
 from kdcache.views.pixels.noise import normals, philox
-from kdcache.views.random import philox4x32
 from support.distributions import differ
 
 word = st.integers(0, 2**32 - 1)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from kdcache.views.describe import change_words, crop_words, mixing_words
 from kdcache.views.operations import Operation
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policies import NAMED
-from kdcache.views.words import change_words, crop_words, mixing_words
 
 
 def plan_of(**fields: object) -> Plan:

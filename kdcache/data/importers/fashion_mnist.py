@@ -15,7 +15,7 @@ from kdcache.data.importers.idx import read_idx
 from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError, UsageError
-from kdcache.progress import Progress, silent
+from kdcache.runtime.progress import Progress, silent
 
 Split = Literal["train", "test"]
 

@@ -12,7 +12,7 @@ from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError
 from kdcache.io.reading import read_bytes
-from kdcache.progress import Progress, silent
+from kdcache.runtime.progress import Progress, silent
 
 #: Bytes of an image file; an uncompressed one of 300 megapixels has less.
 _MAX_IMAGE = 2**30

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdcache.data.images import IMAGE_EXTENSIONS
 from kdcache.errors import DataError
-from kdcache.progress import Progress
+from kdcache.runtime.progress import Progress
 
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"})
 #: Folders that programs and file systems make. Those with a dot at the beginning are theirs as well.

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Int32, Int64, UInt32, UInt64
 
-from kdcache.views import exactmath
+from kdcache.random import exact_math
+from kdcache.random.philox import Stream, below, unit, words
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream, below, unit, words
 
 _TRIES = 10
 
@@ -44,10 +44,10 @@ def _resized(
     """timm's RandomResizedCropAndInterpolation with its ten tries drawn ahead: the first that fits, else central."""
     scale_low, scale_high = policy.crop_scale
     ratio_low, ratio_high = policy.crop_ratio
-    log_low, log_high = exactmath.log(np.array([ratio_low, ratio_high]))
+    log_low, log_high = exact_math.log(np.array([ratio_low, ratio_high]))
     image_height, image_width = height[:, None], width[:, None]
     area = (scale_low + (scale_high - scale_low) * unit(draws[:, :, 0])) * (image_height * image_width)
-    ratio = exactmath.exp(log_low + (log_high - log_low) * unit(draws[:, :, 1]))
+    ratio = exact_math.exp(log_low + (log_high - log_low) * unit(draws[:, :, 1]))
     box_width = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     box_height = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (box_width > 0) & (box_width <= image_width) & (box_height > 0) & (box_height <= image_height)

@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-from kdcache.views import exactmath
+from kdcache.random import exact_math
+from kdcache.random.philox import Stream, below, unit, words
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream, below, unit, words
 
 _TRIES = 10
 _AREA = (0.02, 1 / 3)
@@ -29,9 +29,9 @@ def draw_erasing(
     tries = draws[:, 1:].reshape(rows, boxes, _TRIES, 4)
 
     size = policy.reference_size
-    log_low, log_high = exactmath.log(np.array(_RATIO))
+    log_low, log_high = exact_math.log(np.array(_RATIO))
     area = (_AREA[0] + (_AREA[1] - _AREA[0]) * unit(tries[..., 0])) * size**2 / count[:, None, None]
-    ratio = exactmath.exp(log_low + (log_high - log_low) * unit(tries[..., 1]))
+    ratio = exact_math.exp(log_low + (log_high - log_low) * unit(tries[..., 1]))
     height = np.rint(np.sqrt(area * ratio)).astype(np.int64)
     width = np.rint(np.sqrt(area / ratio)).astype(np.int64)
     fits = (height < size) & (width < size)

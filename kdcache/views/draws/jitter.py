@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
+from kdcache.random.philox import Stream, unit, words
 from kdcache.views.operations import Operation
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream, unit, words
 
 _OPERATIONS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.HUE)
 # Whether; in which order, a word for each of the four; their factors.

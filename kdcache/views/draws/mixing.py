@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt32, UInt64
 
+from kdcache.random.philox import Stream, below, symmetric_beta, unit, words
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream, below, symmetric_beta, unit, words
 
 
 def draw_mixing(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
-from kdcache.device import cores
+from kdcache.runtime.device import cores
 from kdcache.views.operations import Operation
 from kdcache.views.pixels.erase import erase
 from kdcache.views.pixels.kernels import batched, pillow

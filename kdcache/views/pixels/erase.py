@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float32, Int32, UInt8, UInt64
 from torch import Tensor
 
+from kdcache.random.philox import Stream
 from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.pixels.scale import rescale
 from kdcache.views.pixels.transfer import to_device
 from kdcache.views.policy import Policy
-from kdcache.views.random import Stream
 
 _KEY = (0, int(Stream.NOISE))
 _LOW32 = np.uint64(0xFFFFFFFF)

@@ -22,7 +22,7 @@ _SIN_TERMS = tuple((-1.0) ** n / math.factorial(2 * n + 1) for n in range(6, -1,
 
 
 def philox(counter: Int64[Tensor, "n 4"], key: tuple[int, int]) -> Int64[Tensor, "n 4"]:
-    """Philox4x32-10 of n counters of four 32-bit words: the words of `kdcache.views.random.philox4x32`."""
+    """Philox4x32-10 of n counters of four 32-bit words: the words of `kdcache.random.philox.philox4x32`."""
     c0, c1, c2, c3 = counter.unbind(1)
     k0, k1 = key
     for _ in range(_ROUNDS):

@@ -6,7 +6,7 @@ A sequence is written as timm writes it: for each operation its name, the probab
 import numpy as np
 
 from kdcache.errors import ConfigError
-from kdcache.nearest import did_you_mean
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.operations import Operation
 from kdcache.views.schemes.levels import SCALES, Direction, Scale
 from kdcache.views.schemes.scheme import Scheme, Step

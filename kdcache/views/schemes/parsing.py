@@ -3,7 +3,7 @@
 from functools import lru_cache
 
 from kdcache.errors import ConfigError
-from kdcache.nearest import did_you_mean
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.schemes.auto_augment import AUTO_AUGMENTS, parse_auto_augment
 from kdcache.views.schemes.rand_augment import parse_rand_augment
 from kdcache.views.schemes.scheme import Scheme

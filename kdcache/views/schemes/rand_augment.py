@@ -6,7 +6,7 @@ from math import inf
 from typing import Any
 
 from kdcache.errors import ConfigError
-from kdcache.nearest import did_you_mean
+from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.schemes.levels import SCALES
 from kdcache.views.schemes.scheme import Scheme, Step
 

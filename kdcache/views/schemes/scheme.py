@@ -9,8 +9,8 @@ from math import isinf
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8, UInt32, UInt64
 
+from kdcache.random.philox import Stream, below, normal, unit, words
 from kdcache.views.operations import Operation
-from kdcache.views.random import Stream, below, normal, unit, words
 from kdcache.views.schemes.levels import Scale, arguments
 
 _WARPS = (Operation.ROTATE, Operation.SHEAR_X, Operation.SHEAR_Y, Operation.TRANSLATE_X, Operation.TRANSLATE_Y)

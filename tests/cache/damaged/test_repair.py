@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.mending import mended_identity
+from kdcache.cache.repair import mended_identity
 from kdcache.cache.store import Cache
+from kdcache.inspection.copy import CopyRequest, copy_cache
 from kdcache.io.disk import Disk
 from kdcache.io.folders import Location
-from kdcache.jobs.copy import CopyRequest, copy_cache
 from support.damage import VIEWS, flipped, look
 from support.small_cache import CLASSES, FULL, TOPK, VIEW_SET, WINDOWS, fill, open_entry, tree
 from support.targets_contract import random_order

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_looked_at(cache: Path, mon
 
 
 def test_a_place_that_is_gone_is_not_asked_for_every_block(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdcache.jobs.verify.MAX_UNREADABLE", 3)
+    monkeypatch.setattr("kdcache.inspection.verify.MAX_UNREADABLE", 3)
     unreadable(monkeypatch, "level", "log_prob")
     report = look(cache)
     assert report.blocks == 3

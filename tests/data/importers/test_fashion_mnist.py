@@ -21,7 +21,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.data.sample.make import COUNTS, make_sample
 from kdcache.data.shards import expand_data
 from kdcache.errors import DataError, UsageError
-from kdcache.progress import Silent
+from kdcache.runtime.progress import Silent
 
 
 class Said(Silent):

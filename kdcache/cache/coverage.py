@@ -1,0 +1,111 @@
+"""What of a teacher's answers is not in a cache, and what a training does without it, in words.
+
+A training takes views from 0 on without a gap, in whole groups of those that share an order. So a single block that is
+not there makes every later view useless until it is made; the blocks of the last views that a dump is at do not.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from kdcache.cache.entry import Entry
+from kdcache.runtime.formatting import counted, ranges
+
+#: Views of which the missing blocks are told one by one.
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which of some views a training can use.
+
+    Attributes:
+        whole: the views that have every block, ascending.
+        repeats: of the policy: so many views share an order and are taken together.
+    """
+
+    whole: tuple[int, ...]
+    repeats: int
+
+    @property
+    def usable(self) -> int:
+        """How many: from 0 on without a gap, in whole groups."""
+        gap = next((number for number, view in enumerate(self.whole) if number != view), len(self.whole))
+        return gap // self.repeats * self.repeats
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are groups that would serve, were it not for a gap before them."""
+        return self.usable < len(self.whole) // self.repeats * self.repeats
+
+    def words(self) -> str:
+        """The views that can be used, such as `views 0-4 only`."""
+        return f"{views_named(range(self.usable))} only" if self.usable else "none of its views"
+
+    def rule(self) -> str:
+        """Why it is these, as the beginning of a sentence."""
+        groups = f", in groups of {self.repeats}" if self.repeats > 1 else ""
+        return f"Training takes views from 0 on without a gap{groups}"
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """What an entry has not, up to the last view that was begun.
+
+    Attributes:
+        teacher: the entry's name.
+        blocks: of a view, ascending, those that are not recorded; of all views but whole ones.
+        layout_blocks: how many a view has.
+    """
+
+    teacher: str
+    blocks: Mapping[int, tuple[int, ...]]
+    layout_blocks: int
+    reach: Reach
+
+    def words(self) -> str:
+        """What is missing, what a training takes until it is there, and what brings it."""
+        whole = len(self.reach.whole)
+        takes = f"trainings take {self.reach.words()}"
+        if self.reach.is_cut:
+            takes += f", of {counted(whole, 'view')} that {'is' if whole == 1 else 'are'} whole"
+        gone = [blocks for blocks in self.blocks.values() if len(blocks) == self.layout_blocks]
+        one = len(self.blocks) == 1 and (gone or sum(map(len, self.blocks.values())) == 1)
+        it = "it" if one else "them"
+        if gone:
+            brought = f"dump-logits has made {it}, or kdcache cache copy brought {it}"
+        else:
+            brought = f"the same dump-logits has made {it}"
+        return f"{self.teacher} lacks {self._missing()}: until {brought}, {takes}."
+
+    def _missing(self) -> str:
+        views = [view for view, blocks in self.blocks.items() if len(blocks) == self.layout_blocks]
+        parts = {view: blocks for view, blocks in self.blocks.items() if len(blocks) < self.layout_blocks}
+        told = [
+            f"{'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)} of view {view}"
+            for view, blocks in list(parts.items())[:SHOWN]
+        ]
+        told += [f"blocks of {counted(len(parts) - SHOWN, 'other view')}"] if len(parts) > SHOWN else []
+        told += [views_named(views)] if views else []
+        return ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
+
+
+def lacking(entry: Entry, repeats: int) -> Lacking | None:
+    """What an entry lacks, by the names of its records; None where it lacks nothing, or has no block at all.
+
+    Raises CacheError where the records cannot be listed.
+    """
+    listed = {view: entry.surely_listed(view) for view in entry.views()}
+    begun = [view for view, blocks in listed.items() if blocks]
+    if not begun:
+        return None
+    blocks = set(range(entry.layout.blocks))
+    none, up_to = tuple(sorted(blocks)), -(-(begun[-1] + 1) // repeats) * repeats
+    missing = {view: tuple(sorted(blocks - listed[view])) if view in listed else none for view in range(up_to)}
+    whole = tuple(view for view in range(up_to) if not missing[view])
+    missing = {view: numbers for view, numbers in missing.items() if numbers}
+    return Lacking(entry.identity.name, missing, len(blocks), Reach(whole, repeats)) if missing else None
+
+
+def views_named(numbers: Collection[int]) -> str:
+    """Views by their numbers, such as `view 3` or `views 0-4, 7`."""
+    return f"{'view' if len(numbers) == 1 else 'views'} {ranges(numbers)}"

@@ -1,0 +1,279 @@
+"""`kdcache demo`: the main job on real images, small enough for two CPU cores, with a table of what came out.
+
+The setting is one in which distillation has something to give: the teacher was trained on all 60,000 training images
+of Fashion-MNIST, the students see 6,000 of them. `docs/demo.md` says how it was chosen, and on which test images.
+"""
+
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+import kdcache
+from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
+from kdcache.data.shards import CLASSES, INCOMPLETE
+from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.errors import RunError
+from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.scoring import Evaluation
+from kdcache.io.atomic import PARTIAL_NAME, remove_known, replace_file
+from kdcache.io.failures import cannot_write
+from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_within
+from kdcache.io.folders import open_folder
+from kdcache.io.json_format import parse_json
+from kdcache.io.reading import read_bytes
+from kdcache.runtime.progress import Progress, silent
+from kdcache.training.options import TrainRequest
+from kdcache.training.train import TrainReport, train
+
+TEACHER = "ese_vovnet19b_slim"
+STUDENT = "test_resnet"
+RECIPE = "fashion-mnist"
+EPOCHS = 20
+#: Epochs and images of a quick look: every step is taken, and the scores say nothing.
+QUICK = (2, 512)
+_MARK = ".kdcache-demo"
+#: What a demo makes, as paths below its folder: all that the next one removes.
+_KNOWN = re.compile(
+    r"data(/(train|test)(/.*)?)?|cache\.zarr(/.*)?|runs(/(from-cache|alone|live)(/.*)?)?",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One line of the table: a model's score, and the speed at which its stage went through images."""
+
+    name: str
+    top1: float
+    images_per_s: float | None
+    bytes_per_view: float | None
+    folder: str
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    """What the demo found.
+
+    Attributes:
+        rows: teacher, student alone, distilled live, distilled from the cache.
+        gain: of the student distilled from the cache over the student alone, in top-1, with its 95 % interval over
+            the test images.
+        live_gap: the same for the cache over the live teacher.
+        stages: seconds of each stage.
+    """
+
+    rows: tuple[DemoRow, ...]
+    test_images: int
+    gain: "PairedGain"
+    live_gap: "PairedGain"
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> list[str]:
+        """What the table says, in words."""
+        return [
+            f"Distilled from the cache against alone: {self.gain} (paired, {self.test_images:,} test images, "
+            "one seed).",
+            f"Distilled from the cache against live: {self.live_gap}.",
+        ]
+
+
+@dataclass(frozen=True)
+class PairedGain:
+    """Mean difference of two models' hits on the same images, with a normal 95 % interval, in percentage points."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} points of top-1, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
+
+
+def paired_gain(ours: Bool[np.ndarray, "n"], theirs: Bool[np.ndarray, "n"]) -> PairedGain:
+    """The gain of `ours` over `theirs`, which tell of each image whether its first class was right."""
+    difference = 100 * (ours.astype(np.float64) - theirs.astype(np.float64))
+    mean = float(difference.mean())
+    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
+    return PairedGain(mean, mean - half, mean + half)
+
+
+def demo(
+    out: Path,
+    progress: Progress = silent,
+    *,
+    seed: int = 0,
+    renderer: str = "dali",
+    epochs: int = EPOCHS,
+    limit: int | None = None,
+) -> DemoReport:
+    """Run both stages and their baselines in the folder `out`.
+
+    A demo with the same settings that was interrupted there is gone on with, and what was done before has no speed in
+    the table. What any other demo left there is removed first.
+
+    Args:
+        seed: of views and students.
+        epochs, limit: fewer epochs and images than the setting has, for a quick look.
+
+    Raises:
+        RunError: `out` holds something else.
+        FolderHeldError: another process writes `out` or a folder in it.
+    """
+    remedy = "Wait until it has ended, or give another --out."
+    settings = {"kdcache": kdcache.__version__, "seed": seed, "renderer": renderer, "epochs": epochs, "limit": limit}
+    with hold_folder(out, f"The demo's folder {out}", remedy, progress.say):
+        require_not_held_within(out, remedy, progress.say)
+        if _enter(out, settings):
+            progress.say(f"Going on with the demo that was interrupted in {out}; times are those of what is done now.")
+        report = _demo(out, progress, seed, renderer, epochs, limit)
+        _write_mark(out, settings, finished=True)
+    return report
+
+
+def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
+    train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
+    stages: dict[str, float] = {}
+    weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
+
+    with _timed("shards", stages):
+        _import(Path(train_data), "train", limit, progress)
+        _import(Path(test_data), "test", limit, progress)
+
+    with resources.as_file(weights) as file:
+        with _timed("dump-logits", stages):
+            dumped = dump(
+                DumpRequest(
+                    teacher=TEACHER,
+                    data=train_data,
+                    cache=cache,
+                    weights=Path(file),
+                    views=epochs,
+                    policy=RECIPE,
+                    seed=seed,
+                    device="cpu",
+                    renderer=renderer,
+                ),
+                progress,
+            )
+
+        from_cache = TrainRequest(
+            student=STUDENT,
+            data=train_data,
+            cache=cache,
+            recipe=RECIPE,
+            epochs=epochs,
+            out=out / "runs" / "from-cache",
+            seed=seed,
+            device="cpu",
+            renderer=renderer,
+        )
+        with _timed("train from the cache", stages):
+            cached = train(from_cache, progress)
+        with _timed("train alone", stages):
+            alone = train(
+                replace(
+                    from_cache,
+                    out=out / "runs" / "alone",
+                    supervised=True,
+                    overrides=(f"views.seed={seed}",),  # the views that the others take from the cache
+                ),
+                progress,
+            )
+        with _timed("train with the teacher live", stages):
+            live = train(
+                replace(from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)),
+                progress,
+            )
+        with _timed("evaluate", stages):
+            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, Path(file), device="cpu"), progress)
+            scores = {
+                report.folder: evaluate(EvaluateRequest(str(report.folder), test_data, device="cpu"), progress)
+                for report in (cached, alone, live)
+            }
+
+    def row(name: str, report: TrainReport, bytes_per_view: float | None = None) -> DemoRow:
+        score = scores[report.folder]
+        return DemoRow(name, score.top1, report.images_per_s, bytes_per_view, str(report.folder))
+
+    return DemoReport(
+        rows=(
+            DemoRow(f"teacher ({TEACHER})", of_teacher.top1, dumped.images_per_s, None, cache),
+            row("student alone", alone),
+            row("distilled live", live),
+            row("distilled from the cache", cached, dumped.bytes_per_view),
+        ),
+        test_images=of_teacher.samples,
+        gain=_gain(scores, cached, alone),
+        live_gap=_gain(scores, cached, live),
+        stages=stages,
+    )
+
+
+def _gain(scores: dict[Path, Evaluation], ours: TrainReport, theirs: TrainReport) -> PairedGain:
+    return paired_gain(scores[ours.folder].correct, scores[theirs.folder].correct)
+
+
+@contextmanager
+def _timed(stage: str, stages: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    stages[stage] = time.perf_counter() - start
+
+
+def _enter(out: Path, settings: Mapping[str, object]) -> bool:
+    """Make `out` the folder of a demo with these settings; returns whether an interrupted one goes on there."""
+    ours = (path for path in out.iterdir() if not (PARTIAL_NAME.fullmatch(path.name) or is_lock_file(path.name)))
+    there = set(ours)
+    with _refusals(out):
+        _require_no_links(out)
+    if there and out / _MARK not in there:
+        raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
+    if there and _read_mark(out) == {**settings, "finished": False}:
+        return True
+    for key in ("data", "cache.zarr", "runs"):  # the mark stays: emptying may be interrupted as well
+        with _refusals(out):
+            remove_known(out, key, _KNOWN)
+    _write_mark(out, settings, finished=False)
+    return False
+
+
+@contextmanager
+def _refusals(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(cannot_write(out, error, "The demo goes on where it was")) from error
+
+
+def _require_no_links(out: Path) -> None:
+    """Raise LinkError where one of the folders that a demo writes is a link: only `out` was given by the user."""
+    for key in ("data/train", "data/test", "cache.zarr", "runs/from-cache", "runs/alone", "runs/live"):
+        with suppress(FileNotFoundError):
+            open_folder(out, key).close()
+
+
+def _write_mark(out: Path, settings: Mapping[str, object], *, finished: bool) -> None:
+    with _refusals(out):
+        replace_file(out, _MARK, json.dumps({**settings, "finished": finished}).encode())
+
+
+def _read_mark(out: Path) -> object:
+    try:
+        return parse_json(read_bytes(out / _MARK))
+    except (OSError, ValueError):
+        return None
+
+
+def _import(folder: Path, split: Split, limit: int | None, progress: Progress) -> None:
+    """Import a split, unless it was before a demo was interrupted."""
+    if not (folder / CLASSES).exists() or (folder / INCOMPLETE).exists():
+        import_fashion_mnist(folder, split=split, source="sample", limit=limit, progress=progress)

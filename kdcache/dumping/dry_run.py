@@ -1,0 +1,185 @@
+"""What a dump will take, from a few of its batches."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from math import log2
+
+from kdcache.cache.chunk_files import index_length
+from kdcache.cache.record import BlockId, BlockRecord, Stored
+from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
+from kdcache.dumping.calibration import pilot_batches, wants_order, with_order
+from kdcache.dumping.top1 import Top1
+from kdcache.dumping.worker import Source
+from kdcache.loader.provenance import provenance_of
+from kdcache.loader.teacher_views import Answered, block_count
+from kdcache.runtime.progress import Progress
+from kdcache.targets.base import Coding, Targets
+
+#: Batches before the clock starts: the first warms kernels up, the others were rendered meanwhile.
+WARM_UP = 6
+#: Batches that are timed, at least.
+TIMED = 8
+#: Rows that are coded, beside those that an order of classes is learned from; and how many bytes all of them may have.
+SEEN = 4096
+MAX_BYTES = 2**28
+#: Seconds of timed answering after which enough was seen.
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What `rows` answers told.
+
+    Attributes:
+        bytes_per_view: of the answers to one sample in one view, on disk, records included.
+        once_bytes: of tables, stored once.
+        images_per_s: that one process will answer and store.
+        top1: share of views whose first class is the label; None without labels.
+        kl: mean KL divergence, in nats, of stored answers from the teacher's, over the first batch.
+    """
+
+    rows: int
+    bytes_per_view: float
+    once_bytes: int
+    images_per_s: float
+    top1: float | None
+    kl: float
+
+
+def predict(source: Source, progress: Progress) -> Prediction:
+    """Answer, code and time what shows how large and how fast a dump will be; nothing is written."""
+    said = _say(source, progress)
+    parts = [answered.targets for answered in said.answers]
+    targets = type(parts[0]).concat(parts)
+    start = time.perf_counter()
+    encoded_bytes(source.coding, targets)
+    storing = (time.perf_counter() - start) / len(targets)
+    coding, per_view = _with_tables(source, targets)
+    tables = coding.tables()
+    loss = said.answers[0].loss
+    return Prediction(
+        rows=len(targets),
+        bytes_per_view=per_view + _record_bytes(source, coding),
+        once_bytes=sum(len(ZarrChunk(coding.table_specs()[name]).encode(tables[name])) for name in tables),
+        images_per_s=1 / (1 / said.rate + storing),
+        top1=said.top1.share,
+        kl=loss(coding) if loss is not None else 0.0,
+    )
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Answers to the first rows, how often they were right, and how many a second there were."""
+
+    answers: list[Answered]
+    top1: Top1
+    rate: float
+
+
+def _say(source: Source, progress: Progress) -> _Said:
+    """The answers to the first rows, of as many as are wanted and time allows.
+
+    More are asked for than are looked at: rendering goes on behind the last, as it does in a dump.
+    """
+    most = _rows_wanted(source)
+    blocks = range(block_count(source.samples, source.block_rows))
+    spans = chain.from_iterable(source.batches(0, block) for block in blocks)
+    answers: list[Answered] = []
+    rows, clock = [0], [time.perf_counter()]
+    top1 = Top1()
+    with (
+        progress.task("a dry run", total=min(most, source.samples)) as task,
+        closing(source.answers(spans)) as stream,
+    ):
+        for views, answered in stream:
+            top1.count(views, answered)
+            answers.append(answered)
+            rows.append(rows[-1] + len(answered.targets))
+            clock.append(time.perf_counter())
+            task.advance(len(answered.targets))
+            timed = len(answers) - WARM_UP
+            if timed >= TIMED and (rows[-1] >= most or clock[-1] - clock[WARM_UP] >= PATIENCE):
+                break
+    begin = WARM_UP if len(answers) >= 2 * WARM_UP else min(1, len(answers) - 1)
+    return _Said(answers, top1, (rows[-1] - rows[begin]) / (clock[-1] - clock[begin]))
+
+
+def _rows_wanted(source: Source) -> int:
+    """Rows for an order of classes, and as many again to try it on; no more than can be held."""
+    wanted = SEEN
+    if wants_order(source.coding):
+        wanted += sum(span.stop - span.start for span in pilot_batches(source))
+    each = sum(spec.nbytes for spec in source.coding.arrays(1).values())
+    return max(2 * source.teacher.batch_size, min(wanted, MAX_BYTES // each))
+
+
+def _with_tables(source: Source, targets: Targets) -> tuple[Coding, float]:
+    """The coding with the tables that it would have, and the bytes a view that it would take.
+
+    Answers that an order was learned from are coded better by it than others. Where there are not enough for the
+    whole pilot and others besides, an order is learned from half of them and one from three quarters, the last quarter
+    is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
+    """
+    coding = source.coding
+    if not wants_order(coding):
+        return coding, _bytes_per_view(source, coding, targets)
+    pilot = sum(span.stop - span.start for span in pilot_batches(source))
+    count = len(targets)
+    if count >= min(pilot + SEEN // 2, source.samples) and pilot < count:
+        coding = with_order(source, [targets[:pilot]])
+        return coding, _bytes_per_view(source, coding, targets[pilot:])
+    whole = with_order(source, [targets])
+    fewer, more = count // 2, count * 3 // 4
+    if fewer == 0 or more == count:
+        return whole, _bytes_per_view(source, whole, targets)
+    others = targets[more:]
+    half, most = (_bytes_per_view(source, with_order(source, [targets[:rows]]), others) for rows in (fewer, more))
+    gain = max(0.0, (half - most) / log2(more / fewer))
+    least = _bytes_per_view(source, whole, others)
+    return whole, max(least, most - gain * log2(max(1.0, pilot / more)))
+
+
+def _bytes_per_view(source: Source, coding: Coding, targets: Targets) -> float:
+    """Bytes of all arrays for each row, in chunks as they will be.
+
+    What a chunk takes whatever it holds is seen in chunks of their size where there are that many rows, else told apart
+    by coding the rows together and in halves.
+    """
+    rows, chunk = len(targets), min(coding.chunk_rows(source.block_rows), source.samples)
+    if chunk <= rows:
+        whole = [targets[start : start + chunk] for start in range(0, rows - chunk + 1, chunk)]
+        each = sum(_coded_bytes(coding, part) for part in whole) / len(whole)
+        chunks, left = divmod(source.samples, chunk)
+        last = _coded_bytes(coding, targets[:left]) if left else 0
+        return (chunks * each + last) / source.samples
+    together = _coded_bytes(coding, targets)
+    if rows < 2:
+        return float(together)
+    halves = _coded_bytes(coding, targets[: rows // 2]) + _coded_bytes(coding, targets[rows // 2 :])
+    once = max(0, halves - together)
+    return (together - once) / rows + once / chunk
+
+
+def _coded_bytes(coding: Coding, targets: Targets) -> int:
+    return sum(encoded_bytes(coding, targets).values())
+
+
+def _record_bytes(source: Source, coding: Coding) -> float:
+    """Bytes of all blocks' records, and of the indices of their files, for each row of a view."""
+    whole, rest = divmod(source.samples, source.block_rows)
+    together = whole * _beside_chunks(source, coding, source.block_rows) if whole else 0
+    return (together + (_beside_chunks(source, coding, rest) if rest else 0)) / source.samples
+
+
+def _beside_chunks(source: Source, coding: Coding, rows: int) -> int:
+    """Bytes of the record, and of the indices of the files, of a block of so many rows."""
+    chunk_rows, file_rows = coding.chunk_rows(source.block_rows), coding.file_rows(source.block_rows)
+    indices = -(-rows // file_rows) * len(coding.arrays(1)) * index_length(file_rows // chunk_rows)
+    some = Stored(2**31, min(2**20, 8 * rows))
+    chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
+    digest = source.opened.identity.digest  # as long as that of a teacher, whose identity is not known yet
+    block_id = BlockId(digest, digest, view=100, block=0)
+    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123, block_id)
+    return len(record.to_bytes()) + indices

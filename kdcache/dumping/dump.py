@@ -1,0 +1,369 @@
+"""`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.identity import TeacherIdentity, require_same
+from kdcache.cache.store import Cache
+from kdcache.data.classes import require_same_classes
+from kdcache.data.index import Index, open_index
+from kdcache.data.reader import SampleReader
+from kdcache.data.shards import CLASSES
+from kdcache.dumping.calibration import begin_entry
+from kdcache.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
+from kdcache.dumping.dry_run import Prediction, predict
+from kdcache.dumping.options import require_one_choice
+from kdcache.dumping.waiting import Waiting
+from kdcache.dumping.worker import Filling, MissingBlocks, Source
+from kdcache.errors import IdentityError, UsageError
+from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_for_dump
+from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
+from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
+from kdcache.models.source import ModelSource, model_source
+from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.objectives.registry import AnyObjective
+from kdcache.render.opening import open_renderer, renderer_version
+from kdcache.runtime.device import resolve_device, use_all_cores
+from kdcache.runtime.formatting import counted, duration, readable
+from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.ranks import Ranks
+from kdcache.runtime.signals import last_act
+from kdcache.targets.base import Coding
+from kdcache.views.policy import Policy
+
+
+@dataclass(frozen=True)
+class DumpRequest:
+    """What `dump-logits` was asked for; None means the default, which the job says.
+
+    Attributes:
+        teacher: short name, timm name, or folder: a run, an export, timm's `local-dir:`.
+        data: folder of tars, or brace pattern.
+        cache: path of the Zarr store; made when it is not there.
+        weights: checkpoint of the teacher, or RUN@epoch=N; without it, timm's pretrained weights.
+        size: pixels a side that the teacher sees; None: those that it was trained at.
+        name: of the teacher's entry in the cache; by default `teacher`.
+        views: how many views shall be there at the end.
+        k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
+        targets: "topk", "full" or "embedding".
+        dtype: of `full`: "float32" or "uint8"; of `embedding`: "uint8" or "float16".
+        objectives: what shall be trained, such as "dkd,dist": chooses targets with their parameters instead.
+        label_space: "teacher" if labels are the teacher's classes, else "none".
+        policy: name or file; only for a new cache, or to check what an old one has.
+        seed: of the view set.
+        batch_size: the teacher's fixed batch shape; even.
+    """
+
+    teacher: str
+    data: str
+    cache: str
+    weights: Path | None = None
+    size: int | None = None
+    name: str | None = None
+    views: int | None = None
+    k: int | None = None
+    min_prob: float | None = None
+    targets: str | None = None
+    dtype: str | None = None
+    objectives: str | None = None
+    label_space: str = "teacher"
+    policy: str | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    precision: str | None = None
+    renderer: str = "dali"
+    decode: str = "auto"
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class DumpReport:
+    """What a dump did, or would do.
+
+    Attributes:
+        samples: in the data set.
+        views: that the cache holds whole at the end, which may be more than were asked for; of a dry run, those.
+        written: blocks written by this run, of `blocks` that were asked for.
+        bytes_per_view: of the answers to one sample in one view, on disk, records included.
+        images_per_s: that this run answered; None if there was nothing left to do.
+        top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
+            without labels.
+        kl: of a dry run, the mean KL divergence in nats of stored answers from the teacher's, in its first batch.
+        once_bytes, tried: of a dry run, the bytes of tables that are stored once, and the views that it looked at.
+        to_come: of a dry run, the answers that the cache does not have yet.
+    """
+
+    cache: str
+    teacher: str
+    samples: int
+    views: int
+    written: int
+    blocks: int
+    bytes_per_view: float
+    images_per_s: float | None
+    top1: float | None
+    dry_run: bool
+    kl: float | None = None
+    once_bytes: int = 0
+    tried: int = 0
+    to_come: int = 0
+
+    def lines(self) -> list[str]:
+        """The report as plain lines."""
+        total = self.bytes_per_view * self.samples * self.views
+        size = f"{self.bytes_per_view:,.1f} bytes a view, {readable(total)} in all"
+        what = f"{self.samples:,} samples x {counted(self.views, 'view')} of {self.teacher}"
+        if self.dry_run:
+            assert self.images_per_s is not None
+            rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
+            pace = f"in {duration(self.to_come / self.images_per_s)} at {rate} images/s"
+            if self.to_come == 0:
+                pace = "all of it there already"
+            elif self.to_come < self.samples * self.views:
+                some = readable(self.bytes_per_view * self.to_come)
+                pace = f"of which {self.to_come:,} answers are still to come, about {some} {pace}"
+            once = f", and {readable(self.once_bytes)} once for its tables" if self.once_bytes else ""
+            return [
+                f"Dry run: {what}: about {size}{once}, {pace}, as "
+                f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
+                f"in the mean. Nothing was written to {self.cache}."
+            ]
+        if self.images_per_s is None:
+            return [f"{self.cache} holds {what} already: {size}. Nothing was left for this run to do."]
+        return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
+
+
+def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
+    """Make every block of the first V views that is not in the cache yet.
+
+    Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same
+    bytes as that of an uninterrupted run. Under torchrun the processes share the missing blocks, and so do any that
+    are started on the same cache by themselves; each returns when all blocks are there. Rank 0 tells the progress,
+    and the report is of all ranks.
+
+    Raises:
+        KdcacheError: anything that a user can mend; what was written before stays.
+    """
+    require_one_choice(
+        request.objectives, targets=request.targets, k=request.k, min_prob=request.min_prob, dtype=request.dtype
+    )
+    ranks = Ranks.from_environment()
+    progress = progress if ranks.first else silent
+    device = resolve_device(request.device)
+    use_all_cores()
+    # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
+    model = model_source(request.teacher, request.weights)
+    objectives = _objectives(request, progress)
+    renderer_version(request.renderer, device=device, decode=request.decode)
+    progress.say(f"Opening the data, {request.data}.")
+    index = open_index(request.data, progress=progress)
+    opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
+    view_set = opened.view_set
+    batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
+    name = request.name or entry_name(request.teacher)
+    progress.say(f"Loading the teacher, {_words(request.teacher, model)}.")
+    teacher = load_teacher(
+        model.name,
+        model.weights,
+        label=model.label,
+        device=device,
+        precision=request.precision or "auto",
+        batch_size=batch_size,
+        size=request.size,
+    )
+    kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
+    progress.say(
+        f"{name} ({kind}{teacher.num_classes:,} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
+        f"batches of {teacher.batch_size}."
+    )
+    _check_classes(index, teacher, request.label_space)
+    coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
+    stored, lost = None, {}
+    if Cache.exists(request.cache):
+        there = Cache.open(request.cache)
+        stored = there.teacher(name)
+        lost = {} if coding.fixed_tables else there.lost_tables(name)  # they are made again
+        coding = coding if coding.fixed_tables or lost else there.with_stored_tables(coding, name)
+    identity = teacher_identity(teacher, coding, name, request.label_space)
+    if stored is not None:
+        targets = identity.targets | {table: stored.targets[table] for table in lost}
+        require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {request.cache}")
+    views = _whole_groups(request.views, view_set.policy)
+    if view_set.policy.is_fixed:
+        if views > view_set.policy.repeats:
+            progress.warn(f"The policy draws nothing: all {views} views are the same, and one would do (--views 1).")
+    elif request.views is None:
+        progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
+
+    with (
+        open_renderer(
+            request.renderer,
+            size=teacher.size,
+            max_batch=batch_size,
+            device=device,
+            decode=request.decode,
+        ) as renderer,
+        closing(SampleReader(index)) as reader,
+    ):
+        source = Source(opened, reader, renderer, teacher, coding, request.label_space)
+        if request.dry_run:
+            return _predicted(request, predict(source, progress), source, name, views, ranks)
+        cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
+        if cache.format_warning is not None:
+            progress.warn(cache.format_warning)
+        return _fill(request, source, cache, identity, views, ranks, progress)
+
+
+def _fill(
+    request: DumpRequest,
+    source: Source,
+    cache: Cache,
+    identity: TeacherIdentity,
+    views: int,
+    ranks: Ranks,
+    progress: Progress,
+) -> DumpReport:
+    samples, name = source.samples, identity.name
+    provenance = provenance_of(source.renderer, source.teacher)
+    start = time.perf_counter()
+    with cache.claims() as claims, last_act(claims.close):
+        begun = begin_entry(source, cache, identity, claims, progress)
+        entry = begun.entry
+        warn_of_other_provenance(entry, provenance, views, progress)
+        missing = MissingBlocks(entry, views, claims, begun=bool(begun.answers))
+        told = progress if missing.rows else silent
+        with told.task(
+            f"{name} over {samples:,} samples x {counted(views, 'view')}",
+            total=samples * views,
+            done=samples * views - missing.rows,
+        ) as task:
+            waiting = Waiting(claims, progress)
+            alone = ranks.world == 1
+            filling = Filling(
+                source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone
+            )
+            filling.run()
+    blocks, rows, right, seen = ranks.total(filling.blocks, filling.rows, filling.top1.right, filling.top1.seen)
+    return DumpReport(
+        cache=request.cache,
+        teacher=name,
+        samples=samples,
+        views=len(entry.whole_views()),
+        written=blocks,
+        blocks=entry.layout.blocks * views,
+        bytes_per_view=_stored_bytes(entry, views) / (samples * views),
+        images_per_s=rows / (time.perf_counter() - start) if rows else None,
+        top1=right / seen if seen and request.label_space == "teacher" else None,
+        dry_run=False,
+    )
+
+
+def _predicted(
+    request: DumpRequest, prediction: Prediction, source: Source, name: str, views: int, ranks: Ranks
+) -> DumpReport:
+    return DumpReport(
+        cache=request.cache,
+        teacher=name,
+        samples=source.samples,
+        views=views,
+        written=0,
+        blocks=block_count(source.samples, source.block_rows) * views,
+        bytes_per_view=prediction.bytes_per_view,
+        images_per_s=prediction.images_per_s * ranks.world,
+        top1=prediction.top1 if request.label_space == "teacher" else None,
+        dry_run=True,
+        kl=prediction.kl,
+        once_bytes=prediction.once_bytes,
+        tried=prediction.rows,
+        to_come=source.samples * views - _rows_there(request.cache, name, views),
+    )
+
+
+def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: str) -> TeacherIdentity:
+    """What a teacher's answers depend on."""
+    return TeacherIdentity(
+        name=name,
+        architecture=teacher.architecture,
+        weights=teacher.weight_hash,
+        mean=teacher.mean,
+        std=teacher.std,
+        size=teacher.size,
+        precision=teacher.precision,
+        batch_size=teacher.batch_size,
+        targets=coding.identity(),
+        num_classes=teacher.num_classes,
+        label_space=label_space,
+    )
+
+
+def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
+    if label_space == "none":
+        return
+    require_same_classes(index.class_names, teacher.class_names, f"the teacher {teacher.name}")
+    if index.num_classes == teacher.num_classes:
+        return
+    raise IdentityError(
+        f"The data has {index.num_classes:,} classes, the teacher {teacher.num_classes:,}: its answers are not about "
+        "these labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. If the "
+        f"labels are the teacher's and some have no sample here, list the names of all {teacher.num_classes:,} in the "
+        f"order of the labels in {CLASSES} beside the shards, a JSON list, which kdcache import writes.",
+        field="num_classes",
+    )
+
+
+def _objectives(request: DumpRequest, progress: Progress) -> tuple[AnyObjective, ...]:
+    if request.objectives is None:
+        return ()
+    objectives = objectives_called(request.objectives)
+    if request.label_space == "none":
+        require_no_labels(objectives, progress)
+    return objectives
+
+
+def _coding(request: DumpRequest, teacher: Teacher) -> Coding:
+    kind = request.targets or DEFAULT_KIND
+    return coding_of(teacher, kind, k=request.k, min_prob=request.min_prob, dtype=request.dtype)
+
+
+def _rows_there(path: str, name: str, views: int) -> int:
+    """Answers of the first views that a cache has, if there is one, and a teacher of this name in it."""
+    if not Cache.exists(path) or (cache := Cache.open(path)).teacher(name) is None:
+        return 0
+    entry = cache.entry(name, strict=False, tables=False)
+    ranges = [entry.layout.block_range(block) for view in range(views) for block in entry.recorded(view)]
+    return sum(stop - start for start, stop in ranges)
+
+
+def _stored_bytes(entry: Entry, views: int) -> int:
+    return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
+
+
+def _words(teacher: str, model: ModelSource) -> str:
+    """Where a teacher comes from; a folder that is one has its weights in it."""
+    if model.name is None:
+        return teacher
+    return f"{teacher}, {model.weights or 'with its pretrained weights'}"
+
+
+def _whole_groups(views: int | None, policy: Policy) -> int:
+    """How many views there shall be: views that share an order are dumped together."""
+    repeats = policy.repeats
+    if views is None:
+        return repeats if policy.is_fixed else -(-DEFAULT_VIEWS // repeats) * repeats
+    if views < 1 or views % repeats:
+        below, above = views // repeats * repeats, (views // repeats + 1) * repeats
+        raise UsageError(
+            f"--views is {views}, and the policy repeats each order {repeats} times: give a multiple of {repeats}, "
+            f"such as {f'{below} or {above}' if below > 0 else max(above, repeats)}."
+        )
+    return views
+
+
+def _even(batch_size: int) -> int:
+    if batch_size < 2 or batch_size % 2:
+        raise UsageError(f"--batch-size is {batch_size}: give an even number, because neighbouring rows are mixed.")
+    return batch_size

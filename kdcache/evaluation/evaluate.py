@@ -1,0 +1,47 @@
+"""`kdcache evaluate`: top-1, top-5 and loss on labelled images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdcache.data.index import open_index
+from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation, score
+from kdcache.models.load import load_model
+from kdcache.models.source import model_source
+from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
+from kdcache.runtime.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What `evaluate` was asked for: what `model_source` takes."""
+
+    model: str
+    data: str
+    weights: Path | None = None
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = DEFAULT_BATCH
+
+
+def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluation:
+    """Score one model.
+
+    Raises:
+        KdcacheError: no such model, weights that do not fit, data without labels or with other classes.
+    """
+    device = resolve_device(request.device)
+    precision = resolve_precision(request.precision, device)
+    use_all_cores()
+    source = model_source(request.model, request.weights)
+    network = load_model(source.name, source.weights)
+    network.module.to(device).eval()
+    index = open_index(request.data, progress=progress)
+    return score(
+        network,
+        index,
+        name=request.model,
+        device=device,
+        precision=precision,
+        batch_size=request.batch_size,
+        progress=progress,
+    )

@@ -1,0 +1,156 @@
+"""A model's score on labelled images, seen through timm's own evaluation transform."""
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt8
+from timm.data.transforms_factory import create_transform
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdcache.data.classes import check_labels
+from kdcache.data.index import Index
+from kdcache.data.reader import SampleReader
+from kdcache.models.network import Network
+from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
+from kdcache.runtime.device import autocast, cores
+from kdcache.runtime.distributed import Team
+from kdcache.runtime.prefetch import prefetch
+from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.ranks import Ranks
+
+DEFAULT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A model's score on labelled images.
+
+    Attributes:
+        top1, top5: share of the images whose label is the first, or among the first five classes.
+        loss: mean cross entropy in nats.
+        correct: for each sample of the index, whether its first class is the label.
+    """
+
+    model: str
+    samples: int
+    top1: float
+    top5: float
+    loss: float
+    correct: Bool[np.ndarray, "n"]
+
+    def lines(self) -> list[str]:
+        """The score as a plain line."""
+        return [
+            f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} "
+            f"on {self.samples:,} images"
+        ]
+
+
+def score(
+    network: Network,
+    index: Index,
+    *,
+    name: str,
+    device: torch.device,
+    precision: str = "fp32",
+    batch_size: int = DEFAULT_BATCH,
+    team: Team | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Every sample of `index` once, in the order of the shards; the module is left in the mode it had.
+
+    The last batch is smaller; scores do not depend on the batch but in rounding. The processes of a team score a
+    share each, and all of them get the whole.
+    """
+    check_labels(index, network.card.num_classes, network.card.class_names)
+    ranks = team.ranks if team is not None else Ranks()
+    shared = _share(index, ranks)
+    correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
+    loss = 0.0
+    was_training = network.module.training
+    network.module.eval()
+    try:
+        with (
+            closing(SampleReader(index)) as reader,
+            closing(prefetch(_pictures(network, index, reader, shared, batch_size))) as batches,
+            progress.task(f"Evaluate {name}", total=len(shared)) as task,
+            torch.inference_mode(),
+        ):
+            for samples, pixels in batches:
+                labels = torch.from_numpy(index.label[samples].astype(np.int64)).to(device)
+                with autocast(precision, device):
+                    logits = network.module(network.normalise(pixels.to(device).float()))
+                logits = logits.float()
+                loss += F.cross_entropy(logits, labels, reduction="sum").item()
+                ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                correct[samples] = ranked[:, 0].cpu().numpy()
+                top5[samples] = ranked.any(dim=1).cpu().numpy()
+                task.advance(len(samples))
+    finally:
+        network.module.train(was_training)
+    if team is not None:
+        loss = team.total(torch.tensor(loss, dtype=torch.float64)).item()
+        correct, top5 = (team.total(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5))
+    count = len(index)
+    return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
+
+
+def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.device, precision: str = "fp32") -> None:
+    """Score the first of this process's images and forget it: what `score` needs is found missing in time.
+
+    Raises:
+        KdcacheError: as `score` does, of this image.
+    """
+    first = _share(index, ranks)[:1]
+    was_training = network.module.training
+    network.module.eval()
+    try:
+        with (
+            closing(SampleReader(index)) as reader,
+            closing(_pictures(network, index, reader, first, 1)) as batches,
+            torch.inference_mode(),
+            autocast(precision, device),
+        ):
+            for _, pixels in batches:
+                network.module(network.normalise(pixels.to(device).float()))
+    finally:
+        network.module.train(was_training)
+
+
+def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
+    """The samples that a process scores, in the order of the shards."""
+    return np.array_split(np.lexsort((index.offset, index.shard)), ranks.world)[ranks.rank]
+
+
+def _pictures(
+    network: Network, index: Index, reader: SampleReader, samples_in_order: Int64[np.ndarray, "n"], batch_size: int
+) -> Generator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]], None, None]:
+    card = network.card
+    # use_prefetcher leaves out the normalisation, which follows on the device as in timm's own loader.
+    transform = create_transform(
+        card.input_size,
+        is_training=False,
+        interpolation=card.interpolation,
+        crop_pct=card.crop_pct,
+        crop_mode=card.crop_mode,
+        mean=card.mean,
+        std=card.std,
+        use_prefetcher=True,
+    )
+
+    def picture(sample: int, encoded: bytes) -> UInt8[np.ndarray, "3 s s"]:
+        try:
+            return np.asarray(transform(decode_rgb(encoded)))
+        except UndecodableError as error:
+            raise broken_image(index.describe(sample), error, index.data) from error
+
+    with ThreadPoolExecutor(cores()) as threads:
+        for start in range(0, len(samples_in_order), batch_size):
+            samples = samples_in_order[start : start + batch_size]
+            pixels = np.stack(list(threads.map(picture, samples.tolist(), reader.read(samples))))
+            yield samples, torch.from_numpy(pixels)

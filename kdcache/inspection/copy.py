@@ -1,0 +1,273 @@
+"""`kdcache cache copy`: a cache, or a part of it, somewhere else."""
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from kdcache.cache.claims import Claims, block_claim
+from kdcache.cache.copying import copy_block
+from kdcache.cache.coverage import Reach, views_named
+from kdcache.cache.entry import Entry
+from kdcache.cache.identity import FORMAT
+from kdcache.cache.layout import VIEW_CAPACITY
+from kdcache.cache.locations import hold_cache
+from kdcache.cache.store import Cache
+from kdcache.cache.tables import restore_tables
+from kdcache.cache.verify import MAX_UNREADABLE
+from kdcache.errors import CacheError, SourceError, UnreadableError, UsageError
+from kdcache.runtime.formatting import counted, readable
+from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.signals import last_act
+from kdcache.views.policy import Policy
+
+#: Seconds between two looks at blocks that other processes are at.
+PAUSE = 2.0
+
+#: Blocks that cannot be copied and are named.
+SHOWN = 20
+
+#: An entry, where it goes, and a view and block of it.
+Work = tuple[Entry, Entry, int, int]
+
+
+@dataclass(frozen=True)
+class CopyRequest:
+    """What `cache copy` was asked for.
+
+    Attributes:
+        views: the views to take, such as "0:50" (view 50 not among them); None for all. They keep their numbers.
+        teachers: names of entries; empty for all.
+    """
+
+    source: str
+    target: str
+    views: str | None = None
+    teachers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CopyReport:
+    """What was copied.
+
+    Attributes:
+        copied: blocks, of `blocks` that were asked for and the source has; the others were there already.
+        copied_bytes: of these blocks.
+        problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
+        left_out: what keeps a teacher of the source from being read, by its name; not asked for by it, and left out.
+        damaged: whether any of that is damaged; else it could not be read, and may be sound.
+    """
+
+    source: str
+    target: str
+    teachers: tuple[str, ...]
+    copied: int
+    blocks: int
+    copied_bytes: int
+    problems: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    damaged: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out."""
+        return not self.problems and not self.left_out
+
+    def lines(self) -> list[str]:
+        """The report as plain lines."""
+        there = self.blocks - len(self.problems)
+        lines = [
+            *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
+            *self.problems[:SHOWN],
+            f"{self.target} holds {there:,} of {counted(self.blocks, 'block')} of {', '.join(self.teachers)} asked for "
+            f"and found in {self.source}: {self.copied:,} copied now and checked ({readable(self.copied_bytes)}), "
+            f"{there - self.copied:,} there already.",
+        ]
+        if not self.whole:
+            blocks = [counted(len(self.problems), "block")] if self.problems else []
+            teachers = [f"the teacher {', '.join(self.left_out)}"] if self.left_out else []
+            remedy = "is mended (kdcache verify --repair, then the same dump-logits)" if self.damaged else "can be read"
+            lines.append(
+                f"NOT copied: {' and '.join(blocks + teachers)}. When the source {remedy}, the same copy adds what is "
+                "missing."
+            )
+        return lines
+
+
+def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
+    """Copy a cache's views and answers; what is there already is left alone, so that it can be killed and run again.
+
+    Raises:
+        UsageError: views or teachers that make no sense, or none of which is there.
+        IdentityError: the target is a cache of other views, or holds other answers under a teacher's name.
+        CorruptError: what was written was read back with other bytes.
+        SourceError: block after block of the source cannot be read.
+        RecordedError: another process wrote other bytes of a block at the same time.
+        FolderHeldError: another process copies to the target, or repairs it. A dump may go on there.
+    """
+    source = Cache.open(request.source)
+    with hold_cache(request.target, progress.say, new=True):
+        return _copy(source, request, progress)
+
+
+def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport:
+    wanted = parse_views(request.views)
+    entries, left_out = _entries(source, request.teachers)
+    entries = _with_any(entries, wanted, request, progress)
+    target = Cache.ensure(request.target, replace(source.view_set, format=FORMAT), source.windows)
+    if source.format_warning is not None:
+        progress.warn(source.format_warning + " What was exchanged before goes with it unseen.")
+    work: list[Work] = []
+    blocks = 0
+    pairs = [(entry, target.add_teacher(entry.identity, entry.coding, exact=True)) for entry in entries]
+    for entry, there in pairs:
+        for view in (view for view in entry.views() if view in wanted):
+            listed = entry.surely_listed(view)
+            blocks += len(listed)
+            work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
+    for entry, there in pairs:
+        what = _usable(entry, there, wanted, request)
+        if what is not None:
+            progress.warn(what)
+    copied = copied_bytes = 0
+    problems: list[SourceError] = []
+    with (
+        target.claims() as claims,
+        last_act(claims.close),
+        progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task,
+    ):
+        in_a_row = 0
+        for found in _copied(work, claims):
+            in_a_row = in_a_row + 1 if isinstance(found, SourceError) else 0
+            if isinstance(found, SourceError):
+                problems.append(found)
+                if in_a_row == MAX_UNREADABLE:
+                    raise SourceError(
+                        f"{in_a_row} blocks in a row cannot be copied: {found} Check the source with kdcache verify; "
+                        "what was copied before stays, and the same command goes on from there."
+                    ) from found
+            elif found is not None:
+                copied, copied_bytes = copied + 1, copied_bytes + found
+            task.advance()
+    for _, there in pairs:  # another process may have put its own tables meanwhile
+        restore_tables(target.files, there.coding, there.identity)
+    target.files.tidy()
+    names = tuple(entry.identity.name for entry in entries)
+    told = tuple(map(str, problems))
+    damaged = any(error.damaged for error in (*problems, *left_out.values()))
+    said = {name: str(error) for name, error in left_out.items()}
+    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, told, said, damaged)
+
+
+def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
+    """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
+    there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
+    reach = Reach(there, Policy.from_json(source.view_set.policy).repeats)
+    if not there or (reach.usable and not reach.is_cut):
+        return None
+    missing = sorted(set(range(reach.usable + reach.repeats)) - set(there))
+    lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
+    remedy = f"run `kdcache cache copy {request.source} {request.target} --views {missing[0]}:{missing[-1] + 1}`"
+    if not set(missing) <= set(source.whole_views()):
+        remedy = f"{request.source} has not all of them either"
+    return (
+        f"{request.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
+        f"{reach.words()} until {lack}: {remedy}. verify and inspect need none of them."
+    )
+
+
+def _with_any(entries: list[Entry], wanted: range, request: CopyRequest, progress: Progress) -> list[Entry]:
+    """The entries that have some of the wanted views; of views up to a last one that are not there, a warning.
+
+    Raises UsageError where no entry has any.
+    """
+    if request.views is None:
+        return entries
+    found, lacking = [], []
+    for entry in entries:
+        views = [view for view in entry.views() if entry.surely_listed(view)]
+        has = f"{entry.identity.name} has {views_named(views) if views else 'no view'}"
+        if not any(view in wanted for view in views):
+            lacking.append(f"{has}, and none of {request.views}")
+            continue
+        found.append(entry)
+        absent = set(wanted) - set(views)
+        if absent and wanted.stop < VIEW_CAPACITY:
+            lacking.append(f"{has}, and not {views_named(absent)}")
+    if not found:
+        raise UsageError(
+            f"There is nothing to copy from {request.source}: {'; '.join(lacking)}. Choose --views among those that "
+            "are there, or leave it out for all."
+        )
+    if lacking:
+        progress.warn(f"Not everything that was asked for is in {request.source}: {'; '.join(lacking)}.")
+    return found
+
+
+def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | None]:
+    """Copy blocks as `copy_block` does, and yield what it returns, or what is wrong with a block of the source.
+
+    Blocks that others are at come last.
+    """
+    while work:
+        left = []
+        for entry, there, view, block in work:
+            claim = block_claim(entry.identity.name, view, block)
+            if not claims.take(claim):
+                left.append((entry, there, view, block))
+                continue
+            try:
+                found: int | SourceError | None = copy_block(entry, there, view, block)
+            except SourceError as error:
+                found = error
+            finally:
+                claims.release(claim)
+            yield found
+        if left and len(left) == len(work):
+            time.sleep(PAUSE)
+        work = left
+
+
+def parse_views(text: str | None) -> range:
+    """Views as a user names them: "0:50", ":50", "10:", or "7" for one. Raises UsageError for anything else."""
+    if text is None:
+        return range(VIEW_CAPACITY)
+    found = re.fullmatch(r"(\d*):(\d*)|(\d+)", text.strip())
+    if found is None:
+        raise UsageError(f"Views {text!r} make no sense: give a range such as 0:50, which leaves view 50 out.")
+    if found[3] is not None:
+        return range(int(found[3]), int(found[3]) + 1)
+    views = range(int(found[1] or 0), int(found[2] or VIEW_CAPACITY))
+    if not views:
+        raise UsageError(f"Views {text!r} are none: the second number has to be larger than the first.")
+    return views
+
+
+def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[str, SourceError]]:
+    """The entries to copy, and what keeps others from being read, by name.
+
+    Raises CacheError where one cannot be read that was asked for by its name, or none of all.
+    """
+    there = source.names()
+    if not there:
+        raise UsageError(f"The cache {source.location} holds no teacher's answers: there is nothing to copy.")
+    for name in asked:
+        if name not in there:
+            raise UsageError(f"The cache {source.location} holds no teacher {name!r}; it holds {', '.join(there)}.")
+    entries: list[Entry] = []
+    left_out: dict[str, SourceError] = {}
+    for name in dict.fromkeys(asked) or there:
+        try:
+            entry = source.entry(name)
+            for view in entry.views():
+                entry.surely_listed(view)
+            entries.append(entry)
+        except CacheError as error:
+            if asked or len(there) == 1:
+                raise
+            left_out[name] = SourceError(str(error), damaged=not isinstance(error, UnreadableError))
+    if not entries:
+        raise CacheError(
+            f"No teacher of the cache {source.location} can be copied. {' '.join(map(str, left_out.values()))}"
+        )
+    return entries, left_out

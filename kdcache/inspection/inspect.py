@@ -1,0 +1,229 @@
+"""`kdcache inspect`: what a cache holds, and what the answers in it look like."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.data.index import Index, open_index
+from kdcache.errors import CacheError, CorruptError, UnreadableError
+from kdcache.inspection.contents import Answers, InspectReport, Pair, TeacherReport
+from kdcache.inspection.sampling import Sample, spread
+from kdcache.inspection.statistics import Looks, look_at
+from kdcache.loader.opening import OpenViews, stored_views
+from kdcache.runtime.progress import Progress, silent
+from kdcache.views.policies import describe_policy
+from kdcache.views.policy import Policy
+from kdcache.views.viewset import Span
+
+#: Pairs of classes that are told.
+PAIRS = 5
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """What `inspect` was asked for.
+
+    Attributes:
+        data: shards, for what needs labels; None does without.
+        samples: about how many answers of each teacher are looked at, spread evenly over what is there.
+    """
+
+    cache: str
+    data: str | None = None
+    samples: int = 100_000
+
+
+def inspect(request: InspectRequest, progress: Progress = silent) -> InspectReport:
+    """Say what a cache belongs to, what it holds, and what the answers look like.
+
+    A block that is damaged or cannot be read is named among the problems of its teacher, and so is a lost table, which
+    leaves no answer to look at; a teacher that cannot be read at all is among the problems of the cache.
+
+    Raises:
+        CacheError: there is no cache, or what is common to all teachers is damaged.
+        IdentityError: `data` are other samples than the cache's.
+    """
+    cache = Cache.open(request.cache)
+    opened = None
+    if request.data is not None:
+        opened = stored_views(cache, open_index(request.data, progress=progress))
+    entries: list[Entry] = []
+    teachers: list[TeacherReport] = []
+    problems: dict[str, str] = {}
+    for name in cache.names():
+        try:
+            entry, lost = _entry(cache, name)
+            teachers.append(_teacher(entry, lost, request, opened, progress))
+            entries.append(entry)
+        except CacheError as error:
+            problems[name] = str(error)
+    view_set = cache.view_set
+    return InspectReport(
+        cache=request.cache,
+        view_set=view_set.to_json(),
+        policy=describe_policy(Policy.from_json(view_set.policy), view_set.seed),
+        once_bytes=cache.once_bytes(entries),
+        teachers=tuple(teachers),
+        problems=problems,
+        format_warning=cache.format_warning,
+    )
+
+
+def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
+    """A teacher's entry, and which tables it has lost, without which its answers cannot be read.
+
+    Raises CacheError where nothing can be said of it.
+    """
+    try:
+        return cache.entry(name), []
+    except CorruptError:
+        lost = list(cache.lost_tables(name).values())
+        if not lost:
+            raise
+        return cache.entry(name, tables=False), lost
+
+
+def _teacher(
+    entry: Entry, lost: list[str], request: InspectRequest, opened: OpenViews | None, progress: Progress
+) -> TeacherReport:
+    listed = {view: entry.surely_listed(view) for view in entry.views()}
+    whole = set(range(entry.layout.blocks))
+    bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.coding.arrays(2), "records"], 0))
+    made: Counter[tuple[tuple[str, str], ...]] = Counter()
+    sound: dict[int, set[int]] = defaultdict(set)
+    errors: list[float] = []
+    problems = _Problems(list(lost))
+    rows = 0
+    for view, block in ((view, block) for view, blocks in listed.items() for block in sorted(blocks)):
+        try:
+            record = entry.own_record(view, block)
+        except CacheError as error:
+            problems.note(error, view, block)
+            continue
+        for file in entry.block_files(view, block):
+            bytes_by_array[file.array] += file.length(record.chunks)
+        bytes_by_array["records"] += len(record.to_bytes())
+        made[tuple(sorted((name, str(value)) for name, value in record.provenance.items()))] += 1
+        errors += [record.kl] if record.kl is not None else []
+        rows += _rows(entry, block)
+        sound[view].add(block)
+    samples = [] if lost else spread(entry.layout, sound, request.samples)
+    answers = _answers(entry, samples, opened, sound, problems, progress)
+    return TeacherReport(
+        identity=entry.identity.to_json(),
+        complete=tuple(view for view in listed if sound[view] == whole),
+        missing={view: tuple(sorted(whole - blocks)) for view, blocks in listed.items() if blocks != whole},
+        array_bytes=dict(bytes_by_array),
+        stored_answers=rows,
+        kl=fmean(errors) if errors else None,
+        provenance=tuple((dict(way), count) for way, count in made.most_common()),
+        answers=answers,
+        damaged={view: tuple(sorted(blocks)) for view, blocks in problems.damaged.items()},
+        unread={view: tuple(sorted(blocks)) for view, blocks in problems.unread.items()},
+        problems=tuple(dict.fromkeys(problems.told)),  # of a file, each of its chunks says the same
+    )
+
+
+@dataclass
+class _Problems:
+    """What is wrong with the blocks of a teacher.
+
+    Attributes:
+        told: a sentence for each problem.
+        damaged, unread: blocks of each view that are not what was written, and that cannot be read for the moment.
+    """
+
+    told: list[str]
+    damaged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+    unread: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
+
+    def note(self, error: CacheError, view: int, block: int) -> None:
+        """Keep what an error says of a block."""
+        self.told.append(str(error))
+        (self.unread if isinstance(error, UnreadableError) else self.damaged)[view].add(block)
+
+
+def _answers(
+    entry: Entry,
+    samples: list[Sample],
+    opened: OpenViews | None,
+    sound: dict[int, set[int]],
+    problems: _Problems,
+    progress: Progress,
+) -> Answers | None:
+    """What the samples look like; what is damaged of them or cannot be read is noted, and its block sound no more."""
+    index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
+    labels: list[np.ndarray] = []
+    views = set()
+    total = sum(sample.stop - sample.start for sample in samples)
+    looks, looked = Looks.room(total), 0
+    with progress.task(f"Looking at {entry.identity.name}", total=total, unit="answers") as task:
+        for sample in samples:
+            task.advance(sample.stop - sample.start)
+            try:
+                end = looked
+                for part in entry.read_parts(sample.view, sample.chunk, sample.rows):
+                    end = looks.put(end, look_at(part))
+            except CacheError as error:
+                block = entry.layout.block_of(sample.chunk)
+                problems.note(error, sample.view, block)
+                sound[sample.view].discard(block)
+                continue
+            looked = end
+            views.add(sample.view)
+            if index is not None and opened is not None:
+                first, _ = entry.layout.chunk_range(sample.chunk)
+                labels.append(_main_labels(opened, sample.view, first + sample.start, first + sample.stop))
+    if not looked:
+        return None
+    all_looks = looks.until(looked)
+    label = torch.from_numpy(np.concatenate(labels)) if labels else None
+    labelled = None if label is None or not bool((label >= 0).any()) else label
+    return Answers(
+        looked_at=len(all_looks.first),
+        views=len(views),
+        top=float(all_looks.top.mean()),
+        kept=float(all_looks.kept.double().mean()),
+        covered=float(all_looks.covered.mean()),
+        entropy=float(all_looks.entropy.mean()),
+        hidden=float(all_looks.hidden.mean()),
+        top1=None if labelled is None else float((all_looks.first == labelled)[labelled >= 0].double().mean()),
+        pairs=_pairs(all_looks, labelled, index),
+    )
+
+
+def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tuple[Pair, ...]:
+    one, other = (looks.first, looks.second) if labels is None else (labels, looks.first)
+    known = int((one >= 0).sum())
+    differ = (one != other) & (one >= 0) & (other >= 0)
+    classes = int(max(one.max(), other.max())) + 1
+    # As one number each: torch.unique of columns takes kilobytes for every one of them.
+    pairs, counts = torch.unique(one[differ] * classes + other[differ], return_counts=True)
+    names = index.class_names if index is not None else None
+    found = []
+    for number in counts.argsort(descending=True, stable=True)[:PAIRS].tolist():
+        a, b = divmod(int(pairs[number]), classes)
+        named = (names[a], names[b]) if names is not None and max(a, b) < len(names) else None
+        count = int(counts[number])
+        within = None if labels is None else count / int((labels == a).sum())
+        found.append(Pair((a, b), named, count / known, within))
+    return tuple(found)
+
+
+def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
+    """The label of each row that holds most of its picture."""
+    first = start - start % 2  # pairs are mixed: a chunk of one row has half of one
+    last = min(stop + stop % 2, len(opened.view_set))
+    rows = opened.view_set.rows(Span(view, first, last))
+    main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
+    return main[start - first : stop - first]
+
+
+def _rows(entry: Entry, block: int) -> int:
+    start, stop = entry.layout.block_range(block)
+    return stop - start

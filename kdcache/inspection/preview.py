@@ -1,0 +1,245 @@
+"""`kdcache preview`: views of some images as a contact sheet, with a teacher's answers where a cache has them."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64, UInt8
+from PIL import ImageDraw, ImageFont
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.data.index import Index, key_hash, open_index
+from kdcache.data.reader import SampleReader
+from kdcache.errors import DataError, UsageError
+from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, require_format, write_sheet
+from kdcache.io.folder_lock import hold_beside
+from kdcache.loader.opening import new_views, views_for_dump
+from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
+from kdcache.render.opening import open_renderer
+from kdcache.runtime.formatting import counted
+from kdcache.runtime.progress import Progress, silent
+from kdcache.views.describe import change_words, crop_words, mixing_words
+from kdcache.views.policies import DEFAULT, describe_policy, load_policy
+from kdcache.views.stream import stream_views
+from kdcache.views.viewset import Picks, Rows, ViewSet
+
+_TOP = 3  # answers that are shown
+_COLOURS = ((230, 60, 50), (40, 120, 220), (30, 160, 80), (230, 150, 20), (150, 70, 200), (20, 170, 180))
+
+
+@dataclass(frozen=True)
+class PreviewRequest:
+    """What to look at.
+
+    Attributes:
+        out: the file, .html or .png.
+        cache: its views and, where they are there, its answers; None for views of `policy` and `seed`.
+        teacher: the entry of the cache; None for the only one.
+        images: how many; they are those of the first pairs of view 0, so a random choice.
+        samples: keys of images to show in place of these.
+        views: how many, from view 0 on.
+        size: pixels a side; None for the policy's reference size.
+    """
+
+    data: str
+    out: Path
+    policy: str | None = None
+    seed: int | None = None
+    cache: str | None = None
+    teacher: str | None = None
+    images: int = 6
+    views: int = 4
+    samples: tuple[str, ...] = ()
+    size: int | None = None
+    renderer: str = "dali"
+
+
+def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
+    """Write the contact sheet and return its path: a line for each image, a column for each view.
+
+    Beside a view that is mixed stands its partner, mixed with it; under each its plan, and what the teacher said.
+
+    Raises:
+        UsageError: a format, number or teacher that is not there.
+        DataError: a key that no sample has.
+        IdentityError: the cache is about other data, or of another policy or seed than asked for.
+        FolderHeldError: another process writes the same file.
+    """
+    require_format(request.out)
+    if request.teacher is not None and request.cache is None:
+        raise UsageError("--teacher names an entry of a cache: give --cache too.")
+    remedy = "Wait until it has ended, or give another --out."
+    with hold_beside(request.out, f"The file {request.out}", remedy, progress.say):
+        return _preview(request, progress)
+
+
+def _preview(request: PreviewRequest, progress: Progress) -> Path:
+    index = open_index(request.data, progress=progress)
+    entry = None
+    if request.cache is not None:
+        cache = Cache.open(request.cache)
+        view_set = views_for_dump(request.cache, index, request.policy, request.seed, progress).view_set
+        entry = _entry(cache, request.teacher)
+    else:
+        view_set = new_views(index, load_policy(request.policy or DEFAULT), request.seed or 0, progress).view_set
+    samples = _samples(view_set, request)
+    size = request.size or view_set.policy.reference_size
+    sheet = _sheet(view_set, samples, request, size, entry)
+    write_sheet(sheet, request.out)
+    progress.say(f"{counted(len(samples), 'image')} in {counted(request.views, 'view')}: {request.out}")
+    return request.out
+
+
+def _entry(cache: Cache, name: str | None) -> Entry | None:
+    names = cache.names()
+    if name is None and len(names) > 1:
+        raise UsageError(f"The cache holds the teachers {', '.join(names)}: choose one with --teacher.")
+    if name is not None and name not in names:
+        raise UsageError(f"The cache holds no teacher {name!r}; it holds {', '.join(names) or 'none'}.")
+    return cache.entry(name or names[0]) if names else None
+
+
+def _samples(view_set: ViewSet, request: PreviewRequest) -> Int64[np.ndarray, " n"]:
+    """Positions in the index of the images to show."""
+    index = view_set.index
+    if not request.samples:
+        order = view_set.order(0)
+        # Every other row: its partner stands beside it anyway.
+        return np.concatenate([order[::2], order[1::2]])[: request.images]
+    hashes = np.array([key_hash(key) for key in request.samples], np.uint64)
+    places = np.searchsorted(index.key_hash, hashes).clip(max=len(index) - 1)
+    for key, place in zip(request.samples, places.tolist(), strict=True):
+        if index.key(place) != key:
+            raise DataError(f"No sample has the key {key!r}; one that is there is {index.key(0)!r}. Check --sample.")
+    return places.astype(np.int64)
+
+
+def _sheet(
+    view_set: ViewSet, samples: Int64[np.ndarray, " n"], request: PreviewRequest, size: int, entry: Entry | None
+) -> Sheet:
+    columns = [_View.of(view_set, view, samples) for view in range(request.views)]
+    with (
+        SampleReader(view_set.index) as reader,
+        open_renderer(request.renderer, size=size, max_batch=2 * len(samples)) as renderer,
+        closing(stream_views(view_set, reader, renderer, [column.picks for column in columns])) as stream,
+    ):
+        cells = []
+        for column, views in zip(columns, stream, strict=True):
+            answers = _answers(view_set.index, entry, column, views.rows) if entry is not None else {}
+            shown = views.pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+            cells.append([_cell(view_set.index, views.rows, shown, at, answers) for at in column.places])
+        originals = reader.read(samples)
+    lines = []
+    for number, (sample, encoded) in enumerate(zip(samples.tolist(), originals, strict=True)):
+        boxes = [view_set.rows(column.picks).plan.box[column.places[number]] for column in columns]
+        original = _original(view_set.index, sample, encoded, boxes, max(size, 192))
+        lines.append((Cell((original,)), *(column[number] for column in cells)))
+    title = [
+        f"Views of {request.data}",
+        f"policy {describe_policy(view_set.policy, view_set.seed)}, {size} pixels",
+        _units(size, view_set.policy.reference_size),
+    ]
+    if entry is not None:
+        title.append(f"answers of {entry.identity.name}, in blue")
+    headings = ("image", *(f"view {view}" for view in range(request.views)))
+    return Sheet(tuple(title), headings, tuple(lines))
+
+
+def _units(size: int, reference_size: int) -> str:
+    """What the numbers under the pictures count."""
+    view = "the view"
+    if size != reference_size:
+        view = f"a {reference_size} x {reference_size} view, scaled to {size} x {size}"
+    return f"crops are in pixels of the image; what is moved, swapped or erased is in pixels of {view}"
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """The rows of one view that hold the chosen samples, with their partners.
+
+    picks: pair by pair; places: where each of the samples lies in them.
+    """
+
+    picks: Picks
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, view_set: ViewSet, view: int, samples: Int64[np.ndarray, " n"]) -> "_View":
+        order = view_set.order(view)
+        found = np.flatnonzero(np.isin(order, samples))
+        row_of = dict(zip(order[found].tolist(), found.tolist(), strict=True))
+        pairs = np.unique(found // 2)  # ascending: an odd last row comes last
+        rows = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
+        rows = rows[rows < len(order)]
+        places = tuple(int(np.searchsorted(rows, row_of[sample])) for sample in samples.tolist())
+        return cls(Picks(np.full_like(rows, view), rows), places)
+
+
+def _cell(
+    index: Index, rows: Rows, pixels: UInt8[np.ndarray, "b s s 3"], at: int, answers: dict[int, tuple[str, ...]]
+) -> Cell:
+    def picture(place: int, *first: str) -> Picture:
+        words = (*first, crop_words(rows.plan, place), *change_words(rows.plan, place))
+        return Picture(pixels[place], words, answers.get(place, ()))
+
+    if at // 2 == len(rows.plan.weight) or rows.plan.weight[at // 2] == 1:
+        return Cell((picture(at),))
+    partner = at ^ 1
+    name = f"with {_name(index, int(rows.samples[partner]))}"
+    return Cell((picture(at, mixing_words(rows.plan, at // 2)), picture(partner, name)))
+
+
+def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int, tuple[str, ...]]:
+    """Place in the column -> the likeliest classes there, for the rows that the cache holds."""
+    layout, own_labels = entry.layout, entry.identity.label_space == "teacher"
+    names = index.class_names if own_labels else None
+    found: dict[int, tuple[str, ...]] = {}
+    listed = {view: entry.surely_listed(view) for view in set(column.picks.view.tolist())}
+    for place, (view, row) in enumerate(zip(column.picks.view.tolist(), column.picks.row.tolist(), strict=True)):
+        chunk = row // layout.chunk_rows
+        if layout.block_of(chunk) not in listed[view]:
+            found[place] = ("no answer yet",)
+            continue
+        at = row - chunk * layout.chunk_rows
+        labels = torch.from_numpy(rows.labels[place : place + 1])
+        targets = entry.read_chunk(view, chunk)[at : at + 1]
+        targets = targets.with_labels(labels if own_labels else torch.full_like(labels, -1))
+        found[place] = _likeliest(targets.log_probs(entry.coding.num_classes)[0].exp().numpy(), names)
+    return found
+
+
+def _likeliest(probabilities: Float32[np.ndarray, " c"], names: Sequence[str] | None) -> tuple[str, ...]:
+    order = np.argsort(-probabilities, kind="stable")[:_TOP].tolist()
+    return tuple(
+        f"{probabilities[number]:.0%} {names[number] if names is not None else f'class {number}'}" for number in order
+    )
+
+
+def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndarray], size: int) -> Picture:
+    """The whole image, with the crop of each view drawn into it."""
+    try:
+        image = decode_rgb(encoded)
+    except UndecodableError as error:
+        raise broken_image(index.describe(sample), error, index.data) from error
+    height, width = image.height, image.width
+    scale = size / max(height, width)
+    image = image.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=14)
+    for number, box in enumerate(boxes):
+        top, left, tall, wide = (float(edge) * scale for edge in box)
+        corners = (left, top, left + wide - 1, top + tall - 1)
+        colour = _COLOURS[number % len(_COLOURS)]
+        canvas.rectangle(corners, outline=colour, width=2)
+        canvas.text((left + 5, top + 2), str(number), fill=colour, font=font, stroke_width=1, stroke_fill="white")
+    return Picture(np.asarray(image), (_name(index, sample), f"{height} x {width} pixels"))
+
+
+def _name(index: Index, sample: int) -> str:
+    label = int(index.label[sample])
+    if label < 0:
+        return index.key(sample)
+    return f"{index.key(sample)} ({index.class_names[label] if index.class_names is not None else f'class {label}'})"

@@ -1,0 +1,306 @@
+"""Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
+
+from collections.abc import Iterator, Set
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.cache.stream import stream_targets
+from kdcache.cache.verify import Finding
+from kdcache.data.index import open_index
+from kdcache.data.reader import SampleReader
+from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
+from kdcache.inspection.sampling import spread_batches
+from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher, teachers_of
+from kdcache.loader.opening import OpenViews, entry_name, stored_views
+from kdcache.loader.teacher_views import teacher_labels
+from kdcache.models.hub import pretrained_classes
+from kdcache.models.names import architecture
+from kdcache.models.source import model_source
+from kdcache.render.opening import open_renderer
+from kdcache.runtime.device import resolve_device, use_all_cores
+from kdcache.runtime.formatting import counted
+from kdcache.runtime.progress import Progress
+from kdcache.targets.error import coded, divergence
+from kdcache.views.stream import stream_views
+from kdcache.views.viewset import Picks, Span
+
+#: A single answer may be this many times as far off as the mean of all may be.
+WORST = 100.0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of what is recorded was compared: answers, blocks with at least one of them, and views with one."""
+
+    answers: int
+    blocks: int
+    views: int
+    recorded_answers: int
+    recorded_blocks: int
+    recorded_views: int
+
+    def lines(self) -> list[str]:
+        """What was not compared, in a sentence; nothing where all was."""
+        answers, blocks = self.recorded_answers - self.answers, self.recorded_blocks - self.blocks
+        if not answers:
+            return []
+        among = f", among them all of {counted(blocks, 'block')}," if blocks else ""
+        rest = f"The other {counted(answers, 'answer')}{among} {'was' if answers == 1 else 'were'}"
+        return [f"{rest} not compared with the teacher's; --samples says how many are."]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Stored answers beside those that the teacher gives now.
+
+    KL divergences are from the teacher's answer of now, in nats: to the stored one (`kl`), and to the same answer of
+    now after coding (`coding`), which is what coding alone loses.
+
+    Attributes:
+        samples: answers compared.
+        coverage: of what they are a part.
+        top1: share of them whose likeliest class is the same.
+        kl, coding: means; worst_kl, worst_coding: of single answers.
+        excess: the largest difference of the two for one answer.
+        limit: how much more than coding alone the mean may lose; a single answer, `WORST` times that.
+    """
+
+    samples: int
+    coverage: Coverage
+    top1: float
+    kl: float
+    worst_kl: float
+    coding: float
+    worst_coding: float
+    excess: float
+    limit: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the stored answers are the teacher's, as far as rounding goes."""
+        return self.kl - self.coding <= self.limit and self.excess <= WORST * self.limit
+
+    def lines(self) -> list[str]:
+        """The comparison in words."""
+        verdict = f"What was compared {'is' if self.agrees else 'is NOT'} what the teacher answers"
+        seen = self.coverage
+        return [
+            f"{self.samples:,} of {counted(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
+            f"{counted(seen.recorded_blocks, 'block')} and {seen.views:,} of {counted(seen.recorded_views, 'view')}: "
+            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which coding {self.coding:.5f}; worst "
+            f"{self.worst_kl:.4f}, of coding alone {self.worst_coding:.4f}.",
+            *seen.lines(),
+            f"{verdict} (limit: {self.limit:g} nats over coding in the mean, {WORST * self.limit:g} for one answer).",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, and the verdict."""
+        return {**asdict(self), "agrees": self.agrees}
+
+
+@dataclass(frozen=True)
+class RerunRequest:
+    """Which answers to make again: of the entry or model `teacher`, on `data`; see `VerifyRequest`."""
+
+    data: str
+    teacher: str
+    weights: Path | None = None
+    samples: int = 1024
+    max_kl: float = 0.01
+    seed: int = 0
+    device: str = "auto"
+    renderer: str = "dali"
+    decode: str = "auto"
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Everything that answers are made again with."""
+
+    request: RerunRequest
+    entry: Entry
+    opened: OpenViews
+    live: LiveTeacher
+    device: torch.device
+
+
+def prepare_rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Rerun:
+    """Open data and teacher.
+
+    Raises:
+        UsageError: the cache holds no answers of such a teacher.
+        KdcacheError: data, weights or teacher are others than the cache's, by name.
+    """
+    device = resolve_device(request.device)
+    use_all_cores()
+    entry = _entry(cache, request.teacher)
+    model, pretrained = _model(request, entry)
+    if pretrained:
+        _require_as_many_classes(model, entry)
+    opened = stored_views(cache, open_index(request.data, progress=progress))
+    try:
+        live = open_live_teacher(model, request.weights, entry.identity.name, cache, opened, device, progress)
+    except ModelError as error:
+        if not pretrained:
+            raise
+        raise ModelError(
+            f"If {entry.identity.name} was dumped from a run, or with --weights, give the same again: --teacher RUN, "
+            f"or --weights FILE. Without them timm's pretrained weights of {model} are meant. {error}"
+        ) from error
+    return Rerun(request, entry, opened, live, device)
+
+
+def rerun(
+    prepared: Rerun, without: Set[tuple[str, int, int]], progress: Progress
+) -> tuple[Comparison | None, list[Finding]]:
+    """Render random batches of the dump again, run the teacher on them, and compare.
+
+    The batches are whole, as the dump computed them, so that on the machine that made the cache nothing differs.
+    Returns also which blocks do not fit the data's labels; None where there is nothing else to compare.
+
+    Args:
+        without: teacher, view and block of answers that are known to be damaged.
+
+    Raises:
+        UsageError: the cache holds no answers, or no sound ones, of this teacher.
+        KdcacheError: images or answers cannot be read.
+    """
+    request, entry, opened, live = prepared.request, prepared.entry, prepared.opened, prepared.live
+    recorded, sound = _blocks(entry, without)
+    spans = spread_batches(entry.layout, entry.identity.batch_size, sound, request.samples, request.seed)
+    rows = sum(span.stop - span.start for span in spans)
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    compared: list[Span] = []
+    misfits: dict[tuple[int, int], Finding] = {}
+    with (
+        open_renderer(
+            request.renderer,
+            size=live.teacher.size,
+            max_batch=live.teacher.batch_size,
+            device=prepared.device,
+            decode=request.decode,
+        ) as renderer,
+        closing(SampleReader(opened.view_set.index)) as reader,
+        closing(stream_views(opened.view_set, reader, renderer, spans)) as stream,
+        closing(stream_targets(entry, _wanted(spans))) as stored,
+        progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
+    ):
+        for span, views, targets in zip(spans, stream, stored, strict=True):
+            again = live.teacher.answer(views.pixels, features=entry.coding.needs_features)
+            said = again.log_probs.cpu()
+            labels = teacher_labels(views, entry.identity.label_space)
+            try:
+                found = targets.with_labels(labels).log_probs(said.shape[1])
+            except CorruptError as error:
+                block = span.start // entry.layout.block_rows
+                misfits.setdefault((span.view, block), _misfit(entry, span.view, block, error))
+                continue
+            same = said.argmax(1) == found.argmax(1)
+            own = divergence(said, coded(entry.coding, said, labels, again.features))
+            parts.append((same, divergence(said, found), own))
+            compared.append(span)
+            task.advance(len(said))
+    if not parts:
+        return None, list(misfits.values())
+    top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
+    comparison = Comparison(
+        samples=len(top1),
+        coverage=_coverage(entry, recorded, compared),
+        top1=float(top1.double().mean()),
+        kl=float(kl.mean()),
+        worst_kl=float(kl.max()),
+        coding=float(own.mean()),
+        worst_coding=float(own.max()),
+        excess=float((kl - own).max()),
+        limit=request.max_kl,
+    )
+    return comparison, list(misfits.values())
+
+
+def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding:
+    name = entry.identity.name
+    problem = f"Answers of {name} to view {view}, block {block} do not fit the data's labels: {error}"
+    return Finding(problem, name, view, block)
+
+
+def _entry(cache: Cache, teacher: str) -> Entry:
+    names = cache.names()
+    for name in (teacher, entry_name(teacher)):
+        if name in names:
+            return cache.entry(name)
+    there = ", ".join(names) or "none"
+    try:
+        alike = teachers_of(cache, architecture(teacher))
+    except ModelError:
+        alike = []
+    if len(alike) != 1:
+        raise UsageError(
+            f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}. Name one of these with "
+            "--teacher, and what answered with --weights: a checkpoint, a run, or RUN@epoch=N; nothing for weights "
+            "that timm has."
+        )
+    return cache.entry(alike[0].name)
+
+
+def _model(request: RerunRequest, entry: Entry) -> tuple[str, bool]:
+    """The model to run, and whether with timm's pretrained weights: an entry's name need not be a model's."""
+    try:
+        source = model_source(request.teacher)
+    except ModelError:
+        if request.weights is None and request.teacher != entry.identity.name:
+            raise  # a run that is gone
+        return entry.identity.architecture, request.weights is None
+    return request.teacher, source.weights is None and request.weights is None
+
+
+def _require_as_many_classes(model: str, entry: Entry) -> None:
+    """Raise IdentityError where timm's pretrained weights cannot be those of an entry, before they are fetched."""
+    classes, identity = pretrained_classes(model), entry.identity
+    if classes is None or classes == identity.num_classes:
+        return
+    raise IdentityError(
+        f"{identity.name} answered with {identity.num_classes:,} classes, and timm's pretrained weights of {model} "
+        f"have {classes:,}: it was dumped from other weights. Give the same again: --teacher RUN, or --weights FILE.",
+        field="num_classes",
+    )
+
+
+def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """View and block of all that is recorded, and of what of that is sound, in the order of the cache.
+
+    Raises UsageError where nothing is recorded, or nothing sound.
+    """
+    name = entry.identity.name
+    recorded = [(view, block) for view in entry.views() for block in sorted(entry.surely_listed(view))]
+    sound = [(view, block) for view, block in recorded if (name, view, block) not in without]
+    if recorded and not sound:
+        raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")
+    if not sound:
+        raise UsageError(f"The cache holds no answers of {name} yet: run the same dump-logits again.")
+    return recorded, sound
+
+
+def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[Span]) -> Coverage:
+    ranges = [entry.layout.block_range(block) for _, block in recorded]
+    return Coverage(
+        answers=sum(span.stop - span.start for span in compared),
+        blocks=len({(span.view, span.start // entry.layout.block_rows) for span in compared}),
+        views=len({span.view for span in compared}),
+        recorded_answers=sum(stop - start for start, stop in ranges),
+        recorded_blocks=len(recorded),
+        recorded_views=len({view for view, _ in recorded}),
+    )
+
+
+def _wanted(spans: list[Span]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for span in spans:
+        picks = Picks.of(span)
+        yield picks.view, picks.row

@@ -1,0 +1,82 @@
+"""Which stored answers are looked at, when not all of them are."""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdcache.cache.layout import Layout
+from kdcache.loader.teacher_views import block_batches
+from kdcache.views.viewset import Span
+
+#: Chunks that answers are taken from, however few answers: one chunk says little of hundreds of views.
+LEAST_CHUNKS = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows `start` to `stop` of a chunk, counted from its first."""
+
+    view: int
+    chunk: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> slice:
+        """As a slice."""
+        return slice(self.start, self.stop)
+
+
+def spread(layout: Layout, recorded: Mapping[int, Set[int]], samples: int) -> list[Sample]:
+    """About so many of the rows of recorded blocks, by view; the same ones for the same blocks.
+
+    What is recorded is divided into stretches of equal length, and from a random chunk of each are taken as many rows
+    as from every other, in whole pairs: so that neither a view nor a place in the views is preferred.
+    """
+    blocks = [(view, block) for view in sorted(recorded) for block in sorted(recorded[view])]
+    chunks = [(view, chunk) for view, block in blocks for chunk in layout.chunks_of(block)]
+    wanted = min(len(chunks), max(LEAST_CHUNKS, -(-samples // layout.chunk_rows)))
+    rng = np.random.default_rng(0)
+    bounds = np.linspace(0, len(chunks), wanted + 1).astype(int)
+    places = bounds[:-1] + (rng.random(wanted) * np.diff(bounds)).astype(int)
+    pairs = -(-samples // max(2 * wanted, 1))
+    found = []
+    for place, within in zip(places, rng.random(wanted), strict=True):
+        view, chunk = chunks[place]
+        start, stop = layout.chunk_range(chunk)
+        rows = stop - start
+        first = 2 * int(within * (max(0, rows - 2 * pairs) // 2 + 1))
+        found.append(Sample(view, chunk, first, min(first + 2 * pairs, rows)))
+    return found
+
+
+def spread_batches(
+    layout: Layout, batch_size: int, blocks: Sequence[tuple[int, int]], samples: int, seed: int
+) -> list[Span]:
+    """Batches, as a dump computes them, that hold at least `samples` rows, or all there are; in the order of `blocks`.
+
+    The batches of all blocks are divided into stretches of equal length, from each of which one is drawn: so that
+    neither a view nor a place in the views is preferred, and few batches lie far apart.
+
+    Args:
+        blocks: view and number of each block that batches are taken from, at least one, in ascending order.
+        seed: chooses the batches; the same ones for the same blocks.
+    """
+    batches = {
+        block: block_batches(0, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=batch_size)
+        for block in {block for _, block in blocks}
+    }
+    ends = np.cumsum([len(batches[block]) for _, block in blocks])
+    total, wanted = int(ends[-1]), 0
+    rng = np.random.default_rng(seed)
+    chosen: list[Span] = []
+    while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
+        wanted = min(total, wanted - (-missing // batch_size))  # again where some had fewer rows: the last of blocks
+        bounds = np.arange(wanted + 1) * total // wanted
+        chosen = []
+        for place in bounds[:-1] + (rng.random(wanted) * np.diff(bounds)).astype(np.int64):
+            number = int(np.searchsorted(ends, place, side="right"))
+            view, block = blocks[number]
+            chosen.append(batches[block][place - ends[number]]._replace(view=view))  # counted from the block's last
+    return chosen

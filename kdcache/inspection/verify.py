@@ -1,0 +1,222 @@
+"""`kdcache verify`: is a cache whole, and does it say what its teacher says?"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+
+from kdcache.cache.coverage import Lacking, lacking
+from kdcache.cache.entry import Entry
+from kdcache.cache.files import Files
+from kdcache.cache.layout import teacher_key
+from kdcache.cache.locations import hold_cache, open_files
+from kdcache.cache.repair import Repairs
+from kdcache.cache.store import Cache
+from kdcache.cache.verify import (
+    MAX_UNREADABLE,
+    Finding,
+    check_block,
+    check_cache,
+    check_entry,
+    check_identity,
+    entry_names,
+    listed_blocks,
+    open_entry,
+)
+from kdcache.cache.zarr_form import META
+from kdcache.errors import CacheError, CorruptError, KdcacheError
+from kdcache.inspection.health import VerifyReport
+from kdcache.inspection.rerun import Comparison, RerunRequest, prepare_rerun, rerun
+from kdcache.runtime.progress import Progress, silent
+from kdcache.views.policy import Policy
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """What `verify` was asked for.
+
+    Attributes:
+        rerun: answers to make again, where data and a teacher were given.
+        repair: write again what follows from the identities, and drop what is damaged, so that the next dump makes it
+            anew.
+    """
+
+    cache: str
+    rerun: RerunRequest | None = None
+    repair: bool = False
+
+
+def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
+    """Read everything that a cache holds and compare it with what was written.
+
+    Blocks that are not recorded do not exist and are not missed. What is wrong, and what cannot be read, is a finding
+    of the report. Where something was found, so is what keeps the teacher from being asked again.
+
+    Raises:
+        CacheError: there is no cache.
+        KdcacheError: as `prepare_rerun` and `rerun` do, of a cache in which nothing was found.
+        FolderHeldError: another process repairs it, or copies to it.
+    """
+    with hold_cache(request.cache, progress.say) if request.repair else nullcontext():
+        return _verify(request, progress)
+
+
+def _verify(request: VerifyRequest, progress: Progress) -> VerifyReport:
+    found = _Examination(Repairs(open_files(request.cache) if request.repair else None))
+    cache = found.open(open_files(request.cache, read_only=True))
+    prepared = comparison = None
+    if cache is not None:
+        found.look_at_what_is_common(cache)
+        if request.rerun is not None:
+            with found.noting_failure():
+                prepared = prepare_rerun(cache, request.rerun, progress)
+        found.look_at_blocks(cache, progress)
+    if prepared is not None:
+        with found.noting_failure():
+            comparison, misfits = rerun(prepared, found.bad, progress)
+            found.note(misfits)
+    return found.report(request.cache, comparison, None if cache is None else cache.format_warning)
+
+
+@dataclass
+class _Examination:
+    """What was looked at so far, and what was found.
+
+    bad: teacher, view and block of what is not as it was written or cannot be read.
+    """
+
+    repairs: Repairs
+    findings: list[Finding] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    bad: set[tuple[str, int, int]] = field(default_factory=set)
+    blocks: int = 0
+    answers: int = 0
+    failure: str | None = None
+
+    def note(self, findings: Iterable[Finding]) -> None:
+        """Keep what was found, and put right what can be."""
+        for finding in findings:
+            self.findings.append(finding)
+            if finding.repair is not None:
+                self.repairs.make(finding.repair)
+
+    def open(self, files: Files) -> Cache | None:
+        """The cache, or None where what it is cannot be told.
+
+        Raises CacheError where there is none, UnreadableError where its place cannot be reached.
+        """
+        if not files.confirm(META, lambda: files.size(META) is not None or bool(files.names("teachers")), bool):
+            raise CacheError(f"There is no cache at {files.locate('')}: check the path.")
+        if not self._identified(files, META):
+            return None
+        try:
+            return Cache.open("", files=files)
+        except CacheError as error:
+            self.note([Finding.of(error)])
+            return None
+
+    def look_at_what_is_common(self, cache: Cache) -> None:
+        """Everything but the blocks."""
+        self.note(check_cache(cache))
+        with self._noting():
+            for name in entry_names(cache):
+                with self._noting(name):
+                    if self._identified(cache.files, f"{teacher_key(name)}/{META}", name):
+                        entry, findings = open_entry(cache, name)
+                        self.note(findings)
+                        self.entries += [entry] if entry is not None else []
+        for entry in self.entries:
+            with self._noting(entry.identity.name):
+                self.note(check_entry(cache, entry))
+
+    def look_at_blocks(self, cache: Cache, progress: Progress) -> None:
+        """Every block that has a record, whole."""
+        todo = []
+        for entry in self.entries:
+            with self._noting(entry.identity.name):
+                listed, findings = listed_blocks(entry)
+                self.note(findings)
+                todo += [(entry, view, block) for view, block in listed]
+        unreadable = 0
+        rows = sum(_rows(entry, block) for entry, _, block in todo)
+        with progress.task(f"Reading {cache.location}", total=rows, unit="answers") as task:
+            for entry, view, block in todo:
+                finding = check_block(entry, view, block)
+                if finding is not None and finding.repair is not None and self.repairs.files is not None:
+                    finding = check_block(entry, view, block)  # once more, before it is dropped
+                unreadable = unreadable + 1 if finding is not None and finding.repair is None else 0
+                if finding is not None:
+                    self.note([finding])
+                    self.bad.add((entry.identity.name, view, block))
+                self.blocks, self.answers = self.blocks + 1, self.answers + _rows(entry, block)
+                task.advance(_rows(entry, block))
+                if unreadable == MAX_UNREADABLE and self.blocks < len(todo):
+                    self.note([Finding(_gone(cache, len(todo) - self.blocks), unreadable=True)])
+                    break
+
+    @contextmanager
+    def noting_failure(self) -> Iterator[None]:
+        """Keep what goes wrong with asking the teacher, where raising it would lose what was found."""
+        try:
+            yield
+        except KdcacheError as error:
+            if isinstance(error, CorruptError):
+                if not any(finding.problem.startswith(error.problem) for finding in self.findings):
+                    self.note([Finding(str(error))])
+            elif not self.findings:
+                raise
+            self.failure = str(error)
+
+    def report(self, cache: str, comparison: Comparison | None, format_warning: str | None) -> VerifyReport:
+        """What it all came to."""
+        repairs = self.repairs if self.repairs.files is not None else None
+        if repairs is not None and repairs.files is not None and self.findings:
+            with suppress(CacheError):
+                repairs.files.tidy()
+        return VerifyReport(
+            cache=cache,
+            teachers=tuple(entry.identity.name for entry in self.entries),
+            blocks=self.blocks,
+            answers=self.answers,
+            findings=tuple(dict.fromkeys(self.findings)),
+            repairs=repairs,
+            comparison=comparison,
+            failure=self.failure,
+            lacking=tuple(self._lacking()),
+            format_warning=format_warning,
+        )
+
+    def _lacking(self) -> Iterator[Lacking]:
+        """What is not there by now, with what was dropped."""
+        for entry in self.entries:
+            with suppress(CacheError):  # records that cannot be listed are among the findings
+                found = lacking(entry, Policy.from_json(entry.view_set.policy).repeats)
+                if found is not None:
+                    yield found
+
+    def _identified(self, files: Files, key: str, teacher: str | None = None) -> bool:
+        """Whether an identity can be read, if need be after it was put right."""
+        finding = check_identity(files, key, teacher, search=self.repairs.files is not None)
+        if finding is None:
+            return True
+        self.note([finding])
+        return finding.repair is not None and finding.repair.key in self.repairs.rewritten
+
+    @contextmanager
+    def _noting(self, teacher: str | None = None) -> Iterator[None]:
+        """Keep what cannot be read, and go on."""
+        try:
+            yield
+        except CacheError as error:
+            self.note([Finding.of(error, teacher)])
+
+
+def _gone(cache: Cache, left: int) -> str:
+    return (
+        f"{MAX_UNREADABLE} blocks in a row cannot be read, so that the other {left:,} were not looked at. Check the "
+        f"disk or the network behind {cache.location}, then verify again."
+    )
+
+
+def _rows(entry: Entry, block: int) -> int:
+    start, stop = entry.layout.block_range(block)
+    return stop - start

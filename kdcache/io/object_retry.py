@@ -1,0 +1,163 @@
+"""How often, and for how long, an object store is asked again.
+
+Two reasons to ask again are kept apart. A request that *failed* (a 500, a reset, a body that was cut short, a timeout)
+is tried again with growing pauses up to a limit in seconds. An answer that may be *wrong* for a moment (there is no
+such object; bytes that do not fit their checksum) is asked for a few times more before anything is called missing or
+damaged.
+"""
+
+import logging
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    retry_if_result,
+    stop_after_attempt,
+    stop_after_delay,
+)
+from tenacity.stop import stop_base
+
+from kdcache.errors import UsageError
+
+T = TypeVar("T")
+
+#: Every request that is tried again is told here, at WARNING. A network that is bad for an hour makes thousands of
+#: these, so that a program that shows them to a person shows the first few.
+log = logging.getLogger("kdcache.io.object_store")
+logging.getLogger("kdcache").addHandler(logging.NullHandler())
+
+LIMIT_VARIABLE = "KDCACHE_STORE_RETRY_SECONDS"
+PAUSE_VARIABLE = "KDCACHE_STORE_RETRY_PAUSE"
+
+#: Seconds for which a request that fails is tried again.
+LIMIT = 180.0
+#: The same for a store that has not answered once: its URL or endpoint may well be wrong.
+FIRST_CONTACT = 20.0
+#: Seconds before a request is tried again for the first time; the pause doubles from then on.
+FIRST_PAUSE = 0.1
+#: Seconds of the longest pause.
+LONGEST_PAUSE = 15.0
+#: How often a doubtful answer is asked for in all: by the pauses above, over one to two seconds.
+DOUBTFUL_TRIES = 5
+
+#: For pauses alone: the generator that everybody shares belongs to trainings, which save its state.
+_jitter = random.Random()
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When to ask again.
+
+    Attributes:
+        limit: seconds after its first try from which a request is not tried again.
+        first_pause: seconds before the second try.
+    """
+
+    limit: float = LIMIT
+    first_pause: float = FIRST_PAUSE
+
+    @classmethod
+    def from_environment(cls) -> "RetryPolicy":
+        """What $KDCACHE_STORE_RETRY_SECONDS and $KDCACHE_STORE_RETRY_PAUSE say; the defaults where they are not set.
+
+        Raises:
+            UsageError: one of them is no number of seconds.
+        """
+        return cls(_seconds(LIMIT_VARIABLE, LIMIT), _seconds(PAUSE_VARIABLE, FIRST_PAUSE))
+
+    def after_failures(
+        self,
+        what: str,
+        limit: float,
+        worth: Callable[[BaseException], int | None],
+        describe: Callable[[BaseException | None], str],
+    ) -> Retrying:
+        """Tries again after errors, tells each in the log, and raises the last.
+
+        what: the request in words, such as "Reading s3://bucket/key".
+        limit: seconds after its first try from which it is not tried again.
+        worth: how often at most a request is tried that fails by this error; None where only `limit` says.
+        describe: an error in a few words, for the log.
+        """
+
+        def tell(state: RetryCallState) -> None:
+            pause = state.next_action.sleep if state.next_action is not None else 0.0
+            log.warning(
+                "%s failed at try %d (%s); next try in %.1f s", what, state.attempt_number, _error(state), pause
+            )
+
+        return Retrying(
+            retry=retry_if_exception_type(Exception),
+            stop=stop_after_delay(limit) | _StopAfterTries(worth),
+            wait=self._pause,
+            before_sleep=tell,
+            reraise=True,
+        )
+
+    def confirmed(
+        self,
+        where: str,
+        read: Callable[[], T],
+        accept: Callable[[T], bool],
+        doubted: Callable[[BaseException], bool],
+        tries: int = DOUBTFUL_TRIES,
+    ) -> T:
+        """What `read` gives, asked for again a few times where it is doubtful; the last answer is the one that counts.
+
+        where: what is asked about, for the log.
+        accept: whether an answer is beyond doubt.
+        doubted: whether an error of `read` is doubtful, too; all others are raised at once.
+        tries: how often it is asked for in all.
+        """
+        asking = Retrying(
+            retry=retry_if_exception(doubted) | retry_if_result(lambda found: not accept(found)),
+            stop=stop_after_attempt(tries),
+            wait=self._pause,
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome is not None else None,
+        )
+        found: T = asking(read)
+        tried = asking.statistics["attempt_number"]
+        if tried > 1 and accept(found):
+            log.warning("%s was missing or damaged by the store's first answer, and sound by number %d", where, tried)
+        return found
+
+    def _pause(self, state: RetryCallState) -> float:
+        """Twice the former pause, but for a random part of up to a half, so that many processes do not come at once."""
+        longest: float = min(LONGEST_PAUSE, self.first_pause * 2.0 ** min(state.attempt_number - 1, 30))
+        return _jitter.uniform(longest / 2, longest)
+
+
+class _StopAfterTries(stop_base):
+    """Stops where the last error was tried as often as it is worth."""
+
+    def __init__(self, worth: Callable[[BaseException], int | None]) -> None:
+        self._worth = worth
+
+    def __call__(self, retry_state: RetryCallState) -> bool:
+        error = _error(retry_state)
+        tries = None if error is None else self._worth(error)
+        return tries is not None and retry_state.attempt_number >= tries
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return None if state.outcome is None else state.outcome.exception()
+
+
+def _seconds(variable: str, default: float) -> float:
+    text = os.environ.get(variable)
+    if not text:
+        return default
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 1e6:
+        raise UsageError(f"${variable} is {text!r}: give a number of seconds from 0 to 1,000,000, or unset it.")
+    return seconds

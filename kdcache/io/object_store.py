@@ -1,0 +1,346 @@
+"""Requests to an object store by a URL such as `s3://bucket/path`: what caches and shards there have in common.
+
+Credentials, region, endpoint and time-outs are those of the environment, by the provider's own names (AWS_ENDPOINT_URL,
+AWS_REGION, AWS_TIMEOUT, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...). Every request can be made
+twice without harm, so that one that fails is tried again, here and not by obstore: which tries neither bodies that were
+cut short nor deletes, says nothing of what it tries, and does not tell whether a conditional put was done before.
+"""
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import obstore
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnknownConfigurationKeyError,
+)
+from obstore.store import from_url
+
+from kdcache.errors import reason
+from kdcache.io.object_retry import DOUBTFUL_TRIES, FIRST_CONTACT, LONGEST_PAUSE, RetryPolicy
+
+T = TypeVar("T")
+
+#: What obstore raises for an object that is not there, or its bucket.
+MISSING = (NotFoundError, FileNotFoundError)
+#: What obstore raises for a conditional put of an object that is there.
+EXISTS = (AlreadyExistsError, FileExistsError)
+#: What obstore raises where nothing was sent: asking again changes nothing.
+REFUSED = (ValueError, InvalidPathError, NotSupportedError, UnknownConfigurationKeyError)
+#: What obstore raises for anything that goes wrong.
+FAILURES = (BaseError, OSError, *REFUSED)
+
+#: Bytes of an object that is put with several requests.
+LARGE = 64 * 2**20
+
+#: What a user can check when a store fails.
+SETTINGS = "URL, credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION, ...)"
+
+#: Where a machine of a cloud asks for its credentials; obstore does so last, when the environment has none.
+_METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/latest/api/token", "/latest/meta-data")
+#: What obstore says where the environment has a half of them.
+_HALF_A_KEY = ("Missing AccessKeyId", "Missing SecretAccessKey")
+
+_STATUS = re.compile(r"Server returned (?:non-2xx|error) .*?(\d{3})")
+#: Answers of a server that is busy or broken for the moment; and of 400, the S3 codes that mean the same.
+_BUSY = {408, 429, 500, 502, 503, 504}
+_BUSY_CODES = ("RequestTimeout", "SlowDown")
+
+
+class StoreError(Exception):
+    """A request that stayed broken however often it was tried, or that makes no sense to try again.
+
+    Attributes:
+        is_missing: whether the server said that there is no such object or bucket.
+    """
+
+    def __init__(self, cause: str, tries: int = 1, seconds: float = 0.0, *, is_missing: bool = False) -> None:
+        super().__init__(cause if tries == 1 else f"{cause} ({tries} tries in {seconds:.1f} s)")
+        self.is_missing = is_missing
+
+
+@dataclass(frozen=True)
+class ObjectState:
+    """What a store says of an object without its bytes.
+
+    Attributes:
+        key: relative to the store's URL.
+        size: bytes.
+        modified: when it was put, by the store's clock.
+        e_tag: differs once the object is written over; None where the store has none.
+    """
+
+    key: str
+    size: int
+    modified: datetime
+    e_tag: str | None = None
+
+
+class ObjectStore:
+    """Requests for objects whose keys are relative to a URL. Any thread may ask.
+
+    Every method tries again what fails, tells so in the log, and raises StoreError for what stays broken.
+    """
+
+    def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
+        """Nothing is asked of the store yet. Raises StoreError for a URL that cannot be one."""
+        self.url = url.rstrip("/")
+        self.policy = RetryPolicy.from_environment() if policy is None else policy
+        self._answered = False
+        self._store = self._opened(max_retries=0)
+        self._for_parts: Any = None
+
+    def get(self, key: str, check_size: Callable[[int], None] = lambda size: None) -> bytes | None:
+        """The bytes of an object, None where there is none.
+
+        check_size: raises where an object of so many bytes is not to be read.
+        """
+
+        def get() -> bytes:
+            found = obstore.get(self._store, key)
+            check_size(found.meta["size"])
+            data = bytes(found.bytes())
+            if len(data) != found.meta["size"]:
+                raise OSError(f"its body has {len(data):,} of {found.meta['size']:,} bytes")
+            return data
+
+        return self._ask_for("Reading", key, get)
+
+    def get_if_visible(self, key: str) -> bytes | None:
+        """The bytes of an object, None where there is none or none to be seen.
+
+        Somebody who may read objects but not list them is told that they may not, of an object that is not there.
+        """
+
+        def get() -> bytes | None:
+            try:
+                return bytes(obstore.get(self._store, key).bytes())
+            except PermissionDeniedError:
+                return None
+
+        return self._ask_for("Reading", key, get)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of an object from `start` on, fewer where it ends before; None where there is none."""
+
+        def get() -> bytes:
+            try:
+                return bytes(obstore.get_range(self._store, key, start=start, length=length))
+            except FAILURES as error:
+                if _may_be_behind(error) and int(obstore.head(self._store, key)["size"]) <= start:
+                    return b""  # which stores call an error
+                raise
+
+        if not length:
+            return None if self.head(key) is None else b""
+        return self._ask_for("Reading", key, get)
+
+    def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes] | None:
+        """Several ranges at once, with one request each; fewer bytes of one where the object ends before.
+
+        They are tried one by one once that fails, so that each has to get through by itself and not all at once. None
+        where there is no such object. The ranges must not overlap or touch.
+        """
+        try:
+            # Without `coalesce` obstore cuts nothing out of what it gets, at which it panics where an object is short.
+            found = obstore.get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=0)
+            self._answered = True
+            return [bytes(part) for part in found]
+        except MISSING:
+            return None
+        except FAILURES:
+            parts = [self.get_range(key, start, length) for start, length in zip(starts, lengths, strict=True)]
+            return None if any(part is None for part in parts) else [part for part in parts if part is not None]
+
+    def head(self, key: str) -> ObjectState | None:
+        """The state of an object, None where there is none."""
+        return self._ask_for("Looking at", key, lambda: _state(obstore.head(self._store, key)))
+
+    def names(self, folder: str) -> tuple[list[str], list[str]]:
+        """The names directly under a prefix, sorted: those of objects, and those of further prefixes."""
+        found = self._ask("Listing", folder, lambda: obstore.list_with_delimiter(self._store, folder or None))
+        objects = [entry["path"] for entry in found["objects"]]
+        return _last_parts(objects), _last_parts(found["common_prefixes"])
+
+    def states(self, folder: str) -> list[ObjectState]:
+        """Every object under a prefix, however deep."""
+
+        def states() -> list[ObjectState]:
+            return [_state(entry) for page in obstore.list(self._store, folder) for entry in page]
+
+        return self._ask("Listing", folder, states)
+
+    def put(self, key: str, *parts: bytes) -> None:
+        """Put an object, over what is there; a large one in several requests, and nothing is seen before the last."""
+        large = sum(map(len, parts)) > LARGE
+
+        def put() -> None:
+            if large:
+                obstore.put(self._parts_store(), key, iter(parts), use_multipart=True)
+            else:
+                obstore.put(self._store, key, b"".join(parts), use_multipart=False)
+
+        self._ask("Writing", key, put)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Put an object where there is none, and say whether it was put.
+
+        A try that failed may have been done all the same, so that the next finds the object there: whose it is its
+        bytes tell.
+        """
+        former = False
+
+        def put() -> bool:
+            nonlocal former
+            try:
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                return True
+            except EXISTS:
+                return False
+            except FAILURES:
+                former = True
+                raise
+
+        return self._ask("Writing", key, put) or (former and self.get(key) == data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        self._ask_for("Removing", key, lambda: obstore.delete(self._store, key))
+
+    def locate(self, key: str) -> str:
+        """The URL of an object."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def confirmed(
+        self,
+        key: str,
+        read: Callable[[], T],
+        accept: Callable[[T], bool],
+        doubted: Callable[[BaseException], bool],
+        tries: int = DOUBTFUL_TRIES,
+    ) -> T:
+        """What `read` gives, asked for again where it is doubtful; see `RetryPolicy.confirmed`."""
+        return self.policy.confirmed(self.locate(key), read, accept, doubted, tries)
+
+    def _opened(self, max_retries: int) -> Any:
+        pause = timedelta(seconds=max(self.policy.first_pause, 0.001))
+        try:
+            return from_url(
+                self.url,
+                retry_config={
+                    "max_retries": max_retries,
+                    "retry_timeout": timedelta(seconds=self.policy.limit),
+                    "backoff": {"init_backoff": pause, "max_backoff": timedelta(seconds=LONGEST_PAUSE), "base": 2},
+                },
+            )
+        except FAILURES as error:
+            raise StoreError(cause(error)) from error
+
+    def _parts_store(self) -> Any:
+        """The same, for objects in many parts, each of which obstore tries again: not all of them for one."""
+        if self._for_parts is None:
+            self._for_parts = self._opened(max_retries=DOUBTFUL_TRIES)
+        return self._for_parts
+
+    def _ask_for(self, doing: str, key: str, request: Callable[[], T]) -> T | None:
+        """What a request for one object gives; None where there is none, but not where there is no bucket."""
+
+        def ask() -> T | None:
+            try:
+                return request()
+            except MISSING as error:
+                self._answered = True
+                if "NoSuchBucket" in str(error):
+                    raise
+                return None
+
+        return self._ask(doing, key, ask)
+
+    def _ask(self, doing: str, key: str, request: Callable[[], T]) -> T:
+        """What a request gives, tried again as long as it is worth it. Raises StoreError."""
+        start, tries = time.monotonic(), 0
+
+        def attempt() -> T:
+            nonlocal tries
+            tries += 1
+            try:
+                found = request()
+            except FAILURES as error:
+                self._answered = self._answered or _status(error) is not None
+                raise
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":
+                    raise
+                raise OSError(f"obstore failed: {reason(error)}") from error
+            self._answered = True
+            return found
+
+        limit = self.policy.limit if self._answered else min(self.policy.limit, FIRST_CONTACT)
+        retrying = self.policy.after_failures(f"{doing} {self.locate(key)}", limit, _worth, cause)
+        try:
+            return retrying(attempt)
+        except FAILURES as error:
+            seconds = time.monotonic() - start
+            raise StoreError(cause(error), tries, seconds, is_missing=_is_missing(error)) from error
+
+
+def cause(error: BaseException | None) -> str:
+    """What obstore says in a line, without the Rust structure and the server's XML that follow."""
+    if error is None:
+        return ""
+    text = re.split(r"\s+Debug source:|\n|: <\?xml", reason(error))[0].rstrip(":. ")
+    if any(host in text for host in _METADATA):
+        return "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
+    if any(half in text for half in _HALF_A_KEY):
+        return "the environment has one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and not the other"
+    if _is_missing(error):
+        return "there is no such bucket (404 Not Found)"
+    if "kind: Timeout" in str(error):
+        return f"{text}: it took too long (AWS_TIMEOUT, such as 120s, gives it more time)"
+    return text
+
+
+def _worth(error: BaseException) -> int | None:
+    """How often a request is tried at most that fails by this error; None where only time says."""
+    if isinstance(error, REFUSED) or not isinstance(error, FAILURES):
+        return 1
+    text, status = str(error), _status(error)
+    if any(host in text for host in _METADATA):
+        return DOUBTFUL_TRIES
+    if status is None or status in _BUSY or any(code in text for code in _BUSY_CODES):
+        return None
+    return DOUBTFUL_TRIES  # a refusal, that a gateway may give by mistake: no such bucket, not allowed
+
+
+def _status(error: BaseException) -> int | None:
+    """The number by which a server refused; None where it did not answer at all."""
+    found = _STATUS.search(str(error))
+    return None if found is None else int(found[1])
+
+
+def _is_missing(error: BaseException) -> bool:
+    """Whether there is no such object or bucket; of a bucket that is to be listed the text alone says so."""
+    return isinstance(error, MISSING) or _status(error) == 404
+
+
+def _may_be_behind(error: BaseException) -> bool:
+    """Whether an error may mean that a range begins behind the end of its object."""
+    status = _status(error)
+    return status == 416 or (status is None and not isinstance(error, MISSING) and "HTTP error" not in str(error))
+
+
+def _state(meta: Any) -> ObjectState:
+    return ObjectState(meta["path"], int(meta["size"]), meta["last_modified"], meta["e_tag"])
+
+
+def _last_parts(paths: Sequence[str]) -> list[str]:
+    return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in paths})

@@ -1,0 +1,203 @@
+"""What a student is fed: views in their order, and the teacher's answers: from the cache, computed now, or none."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from kdcache.cache.entry import Entry
+from kdcache.cache.stream import stream_targets
+from kdcache.errors import CorruptError
+from kdcache.loader.cached_teachers import StoredTeachers
+from kdcache.loader.live_teacher import LiveTeacher
+from kdcache.loader.schedule import Schedule
+from kdcache.loader.teacher_views import batches_covering, teacher_labels
+from kdcache.runtime.prefetch import shared
+from kdcache.runtime.ranks import Ranks
+from kdcache.targets.base import Targets
+from kdcache.targets.mixture import MixedTargets
+from kdcache.views.orders import OrdersAhead
+from kdcache.views.stream import Views
+from kdcache.views.viewset import Picks, Span, ViewSet
+
+OpenStream = Callable[[Iterable[Span | Picks], int], Generator[Views, None, None]]
+"""Renders rows at a size in pixels a side: `stream_views` over the run's data."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows: views as the student sees them, and what the teacher said of them."""
+
+    views: Views
+    targets: Targets | None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """This process's rows of each step of a schedule, from `first` on; may be walked through several times at once.
+
+    Orders of views that are seen again are computed ahead, in a thread that `close` ends.
+    """
+
+    schedule: Schedule
+    first: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
+
+    def __iter__(self) -> Iterator[Picks]:
+        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world, self._reused_orders)
+
+    def preparing(self, view_set: ViewSet, walk: Iterable[Picks] | None = None) -> Iterator[Picks]:
+        """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
+
+        walk: these steps, where somebody else makes them.
+        """
+        for step, picks in enumerate(self if walk is None else walk, self.first):
+            yield picks
+            upcoming = self.schedule.upcoming_view(step)
+            if upcoming is not None:
+                view_set.prepare_order(upcoming)
+
+    def close(self) -> None:
+        """End the thread that computes an order ahead, if there is one."""
+        self._reused_orders.close()
+
+
+def supervised_batches(
+    steps: Steps, open_stream: OpenStream, size: int, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    """Views without answers."""
+    with closing(open_stream(steps.preparing(view_set), size)) as stream:
+        for views in stream:
+            yield Batch(views, None)
+
+
+def cached_batches(
+    steps: Steps, open_stream: OpenStream, size: int, stored: StoredTeachers, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    """Views with the answers that the cache holds for them, of one teacher or mixed of several.
+
+    Raises:
+        CorruptError: the answers are not to these rows, or are damaged.
+    """
+    # Answers are read far ahead of the pixels, perhaps of several visits of a small data set: each step is made once.
+    given, shown, *read = shared(steps, 2 + len(stored.entries))
+    with ExitStack() as stack:
+        stream = stack.enter_context(closing(open_stream(steps.preparing(view_set, shown), size)))
+        answers = [
+            stack.enter_context(closing(stream_targets(entry, ((picks.view, picks.row) for picks in walk))))
+            for entry, walk in zip(stored.entries, read, strict=True)
+        ]
+        for picks, views, *said in zip(given, stream, *answers, strict=True):
+            parts = [
+                _labelled(targets, views, entry, picks) for targets, entry in zip(said, stored.entries, strict=True)
+            ]
+            targets = parts[0] if len(parts) == 1 else MixedTargets(tuple(parts), stored.shares)
+            yield Batch(views, targets.to(views.pixels.device))
+
+
+def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Targets:
+    """Answers with the labels that their rows had when they were stored: none in label space `none`."""
+    labels = teacher_labels(views, entry.identity.label_space)
+    try:
+        return targets.with_labels(labels)
+    except CorruptError as error:
+        raise CorruptError(
+            f"Answers of teacher '{entry.identity.name}' to rows {picks.row.min()} to {picks.row.max()} of view "
+            f"{picks.view[0]} do not fit: {error} Check the cache with kdcache verify."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Answered rows start..stop-1 of a view that the student has not come to yet."""
+
+    span: Span
+    pixels: Float32[Tensor, "b 3 s s"]
+    targets: Targets
+
+
+def live_batches(
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    """Views with answers computed now; where teacher and student want the same picture size, it is rendered once.
+
+    Where one process walks, each epoch, through a view of its own, the teacher works in its own batches, and its
+    answers wait until the student's rows reach them: they are bit for bit those that `dump-logits` would have stored
+    on this machine.
+    Otherwise it answers each step's rows, padded to its batch shape, and its last bits can differ.
+    """
+    if steps.schedule.walks_in_order and steps.ranks.world == 1:
+        return _in_dump_batches(steps, open_stream, size, live, view_set)
+    return _in_own_batches(steps, open_stream, size, live, view_set)
+
+
+def _in_dump_batches(
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    shared = live.teacher.size == size
+    with (
+        closing(
+            open_stream(_dump_batches(steps.preparing(view_set), len(view_set), live), live.teacher.size)
+        ) as teacher_stream,
+        closing(open_stream(() if shared else steps, size)) as student_stream,
+    ):
+        answered = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
+        held: list[_Held] = []
+        for span in map(_span, steps):
+            held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
+            while not held or held[-1].span.stop < span.stop:
+                batch, views = next(answered)
+                targets = live.answer(views)
+                held.append(_Held(batch, views.pixels, targets))
+            pieces = [(part, _within(part.span, span)) for part in held]
+            pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
+            targets = type(held[0].targets).concat([part.targets[rows] for part, rows in pieces])
+            if shared:
+                pixels = torch.cat([part.pixels[rows] for part, rows in pieces])
+                student_views = Views(view_set.rows(span), pixels)
+            else:
+                student_views = next(student_stream)
+            yield Batch(student_views, targets.to(student_views.pixels.device))
+
+
+def _in_own_batches(
+    steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
+) -> Generator[Batch, None, None]:
+    shared = live.teacher.size == size
+    with (
+        closing(open_stream(steps.preparing(view_set), live.teacher.size)) as teacher_stream,
+        closing(open_stream(() if shared else steps, size)) as student_stream,
+    ):
+        for views in teacher_stream:
+            targets = live.answer(views)
+            student_views = views if shared else next(student_stream)
+            yield Batch(student_views, targets.to(student_views.pixels.device))
+
+
+def _span(picks: Picks) -> Span:
+    """Rows that follow each other in one view."""
+    return Span(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
+
+
+def _dump_batches(steps: Iterable[Picks], samples: int, live: LiveTeacher) -> Iterator[Span]:
+    """Each of the teacher's batches that holds a row of `steps`, once, in order."""
+    last: Span | None = None
+    for span in map(_span, steps):
+        for batch in batches_covering(
+            span, samples=samples, block_rows=live.block_rows, batch_size=live.teacher.batch_size
+        ):
+            if last is None or batch > last:
+                last = batch
+                yield batch
+
+
+def _within(part: Span, span: Span) -> slice:
+    """The rows of `part`, counted from its start, that lie in `span`."""
+    return slice(max(span.start - part.start, 0), min(span.stop, part.stop) - part.start)

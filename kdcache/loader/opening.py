@@ -1,0 +1,141 @@
+"""Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
+
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Int32
+
+from kdcache.cache.identity import ViewSetIdentity, require_same, windows_checksum
+from kdcache.cache.layout import default_block_rows
+from kdcache.cache.store import Cache
+from kdcache.data.classes import data_of
+from kdcache.data.index import Index
+from kdcache.data.order import derive_windows
+from kdcache.errors import CorruptError, IdentityError
+from kdcache.models.source import label_of
+from kdcache.runtime.formatting import counted
+from kdcache.runtime.progress import Progress
+from kdcache.views.policies import DEFAULT, describe_policy, load_policy, policy_name
+from kdcache.views.policy import Policy
+from kdcache.views.viewset import ViewSet
+
+DEFAULT_VIEWS = 300
+"""Epochs of recipe A2 (Wightman, Touvron, Jegou 2021): one view an epoch."""
+
+
+def entry_name(teacher: str) -> str:
+    """What a cache calls a teacher unless told otherwise: its name, or its folder's, fit for a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", label_of(teacher).removeprefix("hf-hub:"))
+
+
+#: Digits of a fingerprint, and fields of a policy, that a message tells.
+SHOWN, TOLD = 16, 3
+
+
+@dataclass(frozen=True)
+class OpenViews:
+    """A view set with its identity."""
+
+    view_set: ViewSet
+    identity: ViewSetIdentity
+
+
+def stored_views(cache: Cache, index: Index) -> OpenViews:
+    """The views that a cache's answers are about, on today's shards.
+
+    Raises:
+        IdentityError: the cache was made for other samples.
+    """
+    stored = cache.view_set
+    if (stored.fingerprint, stored.samples) != (index.fingerprint, len(index)):
+        raise IdentityError(
+            f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
+            f"{counted(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
+            f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. Use the data as they were, also those that were "
+            "left out as bad since; or another --cache.",
+            field="fingerprint",
+        )
+    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, _windows(cache, index)), stored)
+
+
+def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:
+    """Raise IdentityError where the policy that is asked for, by name or file, is another than the stored one."""
+    wanted = load_policy(asked)
+    if wanted == stored:
+        return
+    ours, theirs = stored.to_json(), wanted.to_json()
+    differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    told = [f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {asked})" for name in differing[:TOLD]]
+    more = f" and {len(differing) - TOLD} more" if len(differing) > TOLD else ""
+    raise IdentityError(
+        f"The cache {cache_path} was made with {_policy_words(stored)}, and {asked} was asked for: leave --policy out, "
+        f"or use another --cache. They differ in {', '.join(told)}{more}.",
+        field=f"policy.{differing[0]}",
+    )
+
+
+def _value(policy: Policy, field: str) -> str:
+    value = getattr(policy, field)
+    return "nothing" if value is None or value == "" else str(value)
+
+
+def _policy_words(policy: Policy) -> str:
+    name = policy_name(policy)
+    return "a policy of its own" if name is None else f"policy {name}"
+
+
+def _windows(cache: Cache, index: Index) -> Int32[np.ndarray, "n"]:
+    """The cache's windows; where they are damaged, today's, if the shards still lie as they did."""
+    try:
+        return cache.windows
+    except CorruptError:
+        ids = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards)).ids
+        if windows_checksum(ids) != cache.view_set.windows:
+            raise
+        return ids
+
+
+def new_views(
+    index: Index,
+    policy: Policy,
+    seed: int,
+    progress: Progress,
+    windows: Int32[np.ndarray, "n"] | None = None,
+) -> OpenViews:
+    """A view set of its own, with windows from today's shards unless they are given (from a run that has them)."""
+    if windows is None or len(windows) != len(index):
+        derived = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards))
+        if derived.warning:
+            progress.warn(derived.warning)
+        windows = derived.ids
+    identity = ViewSetIdentity(
+        fingerprint=index.fingerprint,
+        samples=len(index),
+        windows=windows_checksum(windows),
+        policy=policy.to_json(),
+        seed=seed,
+        block_rows=default_block_rows(len(index)),
+    )
+    return OpenViews(ViewSet(index, policy, seed, windows), identity)
+
+
+def views_for_dump(
+    cache_path: str, index: Index, policy: str | None, seed: int | None, progress: Progress
+) -> OpenViews:
+    """The views of the cache at `cache_path`, or, where there is none, new ones of `policy` and `seed`.
+
+    Raises:
+        IdentityError: a policy or seed was asked for that the cache does not have.
+    """
+    if not Cache.exists(cache_path):
+        opened = new_views(index, load_policy(policy or DEFAULT), seed or 0, progress)
+        progress.say(f"Views of policy {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
+        return opened
+    opened = stored_views(Cache.open(cache_path), index)
+    if policy is not None:
+        _require_policy(opened.view_set.policy, policy, cache_path)
+    if seed is not None:
+        require_same(opened.identity, replace(opened.identity, seed=seed), f"The cache {cache_path}")
+    progress.say(f"Views of the cache's policy, {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
+    return opened

@@ -1,0 +1,39 @@
+"""What a block's answers were made with: what may change their last bits, but not their meaning."""
+
+import timm
+import torch
+
+import kdcache
+from kdcache.cache.entry import Entry
+from kdcache.models.teachers import Teacher
+from kdcache.render.base import Renderer
+from kdcache.runtime.device import processor_name
+from kdcache.runtime.progress import Progress
+
+
+def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
+    """What may change an answer's last bits but not its meaning: kept per block, warned of when it differs."""
+    device = teacher.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "kdcache": kdcache.__version__,
+        "renderer": renderer.version,
+        "threads": str(torch.get_num_threads()),
+        "timm": timm.__version__,
+        "torch": torch.__version__,
+    }
+
+
+def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: int, progress: Progress) -> None:
+    """Warn of each field in which stored blocks of the first `views` views were made otherwise than now."""
+    for field, now in sorted(provenance.items()):
+        others = {
+            str(entry.record(view, block).provenance.get(field, "unknown"))
+            for view in range(views)
+            for block in entry.listed(view)
+        } - {now}
+        if others:
+            progress.warn(
+                f"Answers in this cache were made with {field} {', '.join(sorted(others))}, and here it is {now}: "
+                "pixels and answers can differ in the last bits."
+            )

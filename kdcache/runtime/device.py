@@ -1,0 +1,113 @@
+"""Which device computes, and in which precision."""
+
+import contextlib
+import platform
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from kdcache.errors import DeviceError, UsageError
+from kdcache.runtime.cores import cores as cores  # which needs no torch
+from kdcache.runtime.ranks import Ranks
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that `name` asks for: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
+
+    Where a launcher started several processes on this machine, "cuda" is the GPU of this one's number.
+
+    Raises:
+        UsageError: the name means nothing.
+        DeviceError: a GPU is asked for that is not there; the message says why and what to do.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not number.isdecimal()):
+        raise UsageError(f"There is no device called {name!r}: use auto, cpu, cuda or cuda:N.")
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"No GPU can be used: {_why_no_cuda()} or use --device cpu.")
+    ranks = Ranks.from_environment()
+    if not number and ranks.local_world > 1:
+        number = str(ranks.local_rank)
+    if number and int(number) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        there = "cuda:0 alone is" if count == 1 else f"cuda:0 to cuda:{count - 1} are"
+        raise DeviceError(
+            f"There is no device cuda:{number}; {there} there: use one of these, and no more processes than GPUs."
+        )
+    return torch.device(f"cuda:{number}" if number else "cuda")
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is a build for the CPU. Install a CUDA build,"
+    return (
+        f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}) finds no device: the driver is missing, "
+        "too old for that CUDA, or it is hidden from this process. Look at "
+        "`nvidia-smi` and CUDA_VISIBLE_DEVICES,"
+    )
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """The precision that `precision` means on `device`: "fp32", "bf16" or "fp16".
+
+    "auto" is mixed precision where it pays: bf16 on a GPU that computes in it, fp16 on an older one,
+    fp32 on the CPU.
+
+    Raises:
+        UsageError: the name means nothing.
+        DeviceError: fp16 on the CPU, where PyTorch lacks kernels for it.
+    """
+    if precision == "auto":
+        if device.type != "cuda":
+            return "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision not in PRECISIONS:
+        raise UsageError(f"There is no precision called {precision!r}: use auto, {', '.join(PRECISIONS)}.")
+    if precision == "fp16" and device.type == "cpu":
+        raise DeviceError("fp16 needs a GPU: on the CPU use --precision fp32 or bf16.")
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Mixed precision of torch's own kind: weights stay float32; "fp32" changes nothing."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=_HALF[precision])
+
+
+def share_of_cores() -> int:
+    """Threads that decode and read: `cores`, divided among the processes that a launcher started on this machine.
+
+    They change no bit of what is computed, unlike the threads of PyTorch, whose number stays the same.
+    """
+    return max(1, cores() // Ranks.from_environment().local_world)
+
+
+def processor_name() -> str:
+    """The model of this machine's processor, as far as the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def use_all_cores() -> None:
+    """Let PyTorch compute with as many threads as `cores` says.
+
+    An answer's last bits depend on the number of threads, and torchrun sets it to one: a job sets it itself, so that
+    whoever computes an answer on this machine computes the same one.
+    """
+    torch.set_num_threads(cores())

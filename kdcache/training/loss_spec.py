@@ -1,0 +1,33 @@
+"""What an objective is told of the data set and of the teacher, before it makes what it learns beside the student."""
+
+import numpy as np
+import torch
+
+from kdcache.objectives.base import Shape
+from kdcache.training.setup import Setup
+
+
+def shape_of(setup: Setup) -> Shape:
+    """The shape of a training, but for the student's part of it.
+
+    Raises:
+        ModelError: the objective needs the teacher's features or feature maps, and it has none.
+        ConfigError: it asks for layers that the teacher does not have.
+    """
+    needs = setup.config.objective.needs
+    return Shape(
+        num_classes=setup.num_classes,
+        num_features=None,
+        samples=len(setup.index),
+        labels=torch.from_numpy(np.asarray(setup.index.label).astype(np.int64)),
+        teacher_features=_teacher_features(setup) if needs.teacher_features else None,
+        teacher_maps=setup.live.teacher.map_shapes(needs.teacher_layers) if needs.maps and setup.live else (),
+    )
+
+
+def _teacher_features(setup: Setup) -> int | None:
+    if setup.live is not None:
+        return setup.live.teacher.num_features
+    if setup.stored is None:
+        return None
+    return getattr(setup.stored.entries[0].coding, "num_features", None)

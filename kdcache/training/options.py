@@ -1,0 +1,151 @@
+"""What a training was asked for, and the configuration that follows from it before any data is opened."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.runtime.device import resolve_precision
+from kdcache.training.config import RunConfig, given_settings, label_loss_origin, load_config
+from kdcache.training.recipes import DEFAULT_RECIPE
+
+Mode = Literal["cache", "live", "supervised"]
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `train` was asked for; None means the default, which the job says.
+
+    Attributes:
+        student: timm name.
+        data: shards to train on; `val`: labelled shards to evaluate on.
+        cache: path of the cache; not read by a supervised training.
+        recipe, config, overrides: layers of settings, later over earlier; the options below lie over recipe and config.
+        out: run folder.
+        seed: of the student's first weights and its dropout; views have a seed of their own.
+        supervised: learn from labels alone.
+        teacher: the entry of the cache to learn from, where it has several.
+        teachers: several of them with their weights, such as "a=0.7,b=0.3".
+        approximate: where the cache holds the likeliest classes only, take its tail as spread evenly.
+        online_teacher, teacher_weights: a teacher to run live instead of reading its answers.
+        kd_stop_epoch, bce_sum, bce_target_thresh: of the objective; None and False leave them as they are.
+        fresh: start anew over what the run folder holds.
+    """
+
+    student: str
+    data: str
+    cache: str | None = None
+    val: str | None = None
+    epochs: int | None = None
+    recipe: str | None = None
+    config: Path | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    supervised: bool = False
+    approximate: bool = False
+    teacher: str | None = None
+    teachers: str | None = None
+    online_teacher: str | None = None
+    teacher_weights: Path | None = None
+    kd_stop_epoch: int | None = None
+    bce_sum: bool = False
+    bce_target_thresh: float | None = None
+    device: str = "auto"
+    renderer: str = "dali"
+    decode: str = "auto"
+    fresh: bool = False
+
+    @property
+    def mode(self) -> Mode:
+        """Where answers come from."""
+        if self.supervised and self.online_teacher:
+            raise UsageError("--supervised trains without a teacher and --online-teacher with one: give one of them.")
+        if self.teacher_weights is not None and not self.online_teacher:
+            raise UsageError("--teacher-weights belongs to --online-teacher: a cache holds its teacher's answers.")
+        if self.teacher is not None and self.supervised:
+            raise UsageError("--teacher names an entry of the cache, and --supervised reads none: give one of them.")
+        if self.teachers is not None and (self.supervised or self.online_teacher):
+            raise UsageError("--teachers mixes answers of the cache: leave --supervised and --online-teacher out.")
+        return "supervised" if self.supervised else "live" if self.online_teacher else "cache"
+
+
+def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
+    """The settings without what the views decide, and the names of those that the user gave."""
+    options = {
+        "student.name": request.student,
+        "schedule.epochs": request.epochs,
+        "seed": request.seed,
+        "batch_size": request.batch_size,
+        "objective.kd_stop_epoch": request.kd_stop_epoch,
+        "objective.bce_sum": request.bce_sum or None,
+        "objective.bce_target_thresh": request.bce_target_thresh,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    _refuse_options_without_meaning(request, options)
+    config = load_config(
+        request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
+    )
+    if request.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
+        objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
+        config = dataclasses.replace(config, objective=objective)
+    asked = given_settings(file=request.config, options=options, assignments=request.overrides)
+    twice = sorted(options.keys() & given_settings(assignments=request.overrides))
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
+    if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
+        # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
+    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & options.keys())
+    if binary and getattr(config.objective, "label_loss", "ce") != "bce":
+        raise UsageError(
+            f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
+            "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
+        )
+    if mode != "supervised" and config.objective.needs.past:
+        raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
+    if mode == "supervised":
+        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
+        if distilling and config.objective.needs.teacher:
+            raise ConfigError(
+                f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
+            )
+        config = dataclasses.replace(config, objective=config.objective.without_teacher())
+    precision = resolve_precision(config.precision, device)
+    config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
+    return config, asked
+
+
+def _refuse_options_without_meaning(request: TrainRequest, options: dict[str, Any]) -> None:
+    """Refuse an option whose setting the objective does not have, in the option's name."""
+    own = [name for name in options if name.startswith("objective.")]
+    if not own:
+        return
+    others = {name: value for name, value in options.items() if name not in own}
+    objective = load_config(
+        request.recipe or DEFAULT_RECIPE, file=request.config, options=others, assignments=request.overrides
+    ).objective
+    for name in own:
+        if not hasattr(objective, name.removeprefix("objective.")):
+            raise UsageError(f"{_option(name)} has no meaning for {objective.name}: leave it out.")
+
+
+def _option(name: str) -> str:
+    """The option of a setting of the objective: "--kd-stop-epoch"."""
+    return f"--{name.removeprefix('objective.').replace('_', '-')}"
+
+
+def label_loss_words(request: TrainRequest, config: RunConfig) -> str | None:
+    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
+    objective = config.objective
+    if isinstance(objective, PSKD):
+        return None
+    origin = label_loss_origin(config.recipe, file=request.config, assignments=request.overrides)
+    names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
+    weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
+    return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."

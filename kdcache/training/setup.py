@@ -1,0 +1,357 @@
+"""What a training is made of before its first step: configuration, views and where answers come from.
+
+Every refusal happens here, before any time is spent.
+"""
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kdcache
+from kdcache.cache.store import Cache
+from kdcache.data.classes import check_labels
+from kdcache.data.index import Index, open_index
+from kdcache.errors import ConfigError, UsageError
+from kdcache.io.folder_lock import FolderLock
+from kdcache.loader.cached_teachers import StoredTeachers, scaled_words, stored_teachers
+from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
+from kdcache.loader.opening import OpenViews, new_views, stored_views
+from kdcache.loader.schedule import Schedule
+from kdcache.models.names import resolve_name
+from kdcache.models.source import model_source
+from kdcache.objectives.base import require
+from kdcache.render.opening import renderer_version
+from kdcache.runtime.distributed import Team
+from kdcache.runtime.formatting import counted
+from kdcache.runtime.progress import Progress
+from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
+from kdcache.training.naming import default_folder
+from kdcache.training.options import Mode, TrainRequest, configure, label_loss_words
+from kdcache.training.run_folder import RunFolder, stored_windows
+from kdcache.views.policies import describe_policy, load_policy
+from kdcache.views.policy import Policy
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training that is ready to begin.
+
+    Attributes:
+        stored: the cached answers, if they come from a cache.
+        live: the running teacher, if there is one.
+        schedule: the rows of each step.
+        objective_name: that it was chosen by, a key of `OBJECTIVES`.
+        label_loss: which one there is and why, as a line; None where the objective does not choose one.
+        class_names: of the student's outputs, where they are known.
+        belongs: what the run's results depend on beside its configuration; compared when it is resumed.
+        given: where things were found, for a reader of the run folder.
+        lock: of the run folder; rank 0 holds it for all of its job, and the others have None.
+    """
+
+    config: RunConfig
+    index: Index
+    val: Index | None
+    opened: OpenViews
+    stored: StoredTeachers | None
+    live: LiveTeacher | None
+    schedule: Schedule
+    objective_name: str
+    label_loss: str | None
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    folder: Path
+    belongs: dict[str, Any]
+    given: dict[str, Any]
+    lock: FolderLock | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass."""
+        return self.schedule.steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return self.schedule.steps
+
+    @property
+    def policy_text(self) -> str:
+        """The views' policy and seed, in words."""
+        return describe_policy(self.opened.view_set.policy, self.opened.view_set.seed)
+
+    @property
+    def targets(self) -> str | None:
+        """The kind of targets that there are, or "live" for a teacher that runs; None for no teacher."""
+        return _targets(self.stored, self.live)
+
+    @property
+    def source(self) -> str:
+        """Who teaches, in words."""
+        if self.stored is not None:
+            return f"{self.stored.name} from the cache"
+        if self.live is not None:
+            return f"{self.live.teacher.name} live"
+        return "labels and its own past" if self.config.objective.needs.past else "labels alone"
+
+
+def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitStack) -> Setup:
+    """Open everything that `request` names, and hold the run folder for as long as `held` is open.
+
+    Raises:
+        KdcacheError: what does not belong together or is not there, by name.
+    """
+    mode, device = request.mode, team.device
+    config, asked = configure(request, mode, device)
+    # What is wrong with names, the renderer or the cache is told before an index of millions is built.
+    _require_whole_pairs(config, team)
+    resolve_name(config.student.name)
+    if request.online_teacher:
+        model_source(request.online_teacher, request.teacher_weights)
+    renderer_version(request.renderer, device=device, decode=request.decode)
+    cache = _cache(request, mode, asked)
+    stored = _stored(request, cache, config) if mode == "cache" and cache is not None else None
+    index = open_index(request.data, progress=progress)
+    val = open_index(request.val, progress=progress) if request.val else None
+    folder = request.out or default_folder(request, config, cache.names() if cache is not None else [])
+    # From here on what is in the run folder is read, and nobody else may change it.
+    lock = held.enter_context(RunFolder(folder).hold(progress.say)) if team.first else None
+    before = None if request.fresh else RunFolder(folder).stored_config()
+    opened = (
+        stored_views(cache, index)
+        if cache is not None
+        else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, request.fresh))
+    )
+    asked_count = config.views.count
+    config = _with_view_count(_with_views(config, opened), opened, stored, before)
+    schedule = _schedule(config, opened)
+    belongs: dict[str, Any] = {"view_set": opened.identity.to_json()}
+    if mode != "live":
+        belongs |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
+    if team.first:
+        RunFolder(folder).require(config, belongs, fresh=request.fresh)
+        if stored is not None:
+            stored.require_records(config.views.count or 0)
+    # Nothing is announced that the run folder refuses, and no live teacher loaded.
+    for warning in _warnings(request, cache if stored is not None else None):
+        progress.warn(warning)
+    _say_of_views(config, opened, stored if asked_count is None else None, progress)
+    needs = config.objective.needs
+    live = (
+        open_live_teacher(
+            request.online_teacher or "",
+            request.teacher_weights,
+            request.teacher,
+            cache,
+            opened,
+            device,
+            progress,
+            features=needs.teacher_features,
+            layers=needs.teacher_layers if needs.maps else None,
+        )
+        if mode == "live"
+        else None
+    )
+    label_space = _label_space(stored, live)
+    num_classes = _num_classes(index, stored, live)
+    unlabelled = _unlabelled(index, stored, live)
+    require(needs, targets=_targets(stored, live), unlabelled=unlabelled, num_classes=num_classes)
+    if val is not None:
+        if label_space == "none":
+            raise UsageError(
+                "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
+                "--val out, or distil from a teacher of these labels."
+            )
+        check_labels(val, num_classes, index.class_names)
+    return Setup(
+        config=config,
+        index=index,
+        val=val,
+        opened=opened,
+        stored=stored,
+        live=live,
+        schedule=schedule,
+        objective_name=chosen_objective(config.recipe, file=request.config, assignments=request.overrides),
+        label_loss=label_loss_words(request, config),
+        num_classes=num_classes,
+        class_names=index.class_names if label_space == "teacher" else None,
+        folder=folder,
+        belongs=belongs | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
+        given={
+            "data": request.data,
+            "val": request.val,
+            "cache": request.cache if cache is not None else None,
+            "source": mode,
+            "teacher_weights": str(request.teacher_weights) if request.teacher_weights else None,
+            "device": str(device),
+            "renderer": request.renderer,
+            "decode": request.decode,
+            "kdcache": kdcache.__version__,
+        },
+        lock=lock,
+    )
+
+
+def _require_whole_pairs(config: RunConfig, team: Team) -> None:
+    if config.batch_size % (2 * team.ranks.world):
+        raise UsageError(
+            f"A batch of {config.batch_size} cannot be divided among {team.ranks.world} processes in whole pairs: give "
+            f"a --batch-size that is a multiple of {2 * team.ranks.world}."
+        )
+
+
+def _cache(request: TrainRequest, mode: Mode, asked: set[str]) -> Cache | None:
+    """The cache whose answers or views are wanted; None for views of the training's own."""
+    if mode == "supervised" or request.cache is None or not Cache.exists(request.cache):
+        if mode == "cache":
+            raise UsageError(
+                f"There is no cache at {request.cache}: make one with `kdcache dump-logits --teacher NAME`, give "
+                "another --cache, or train with --supervised."
+            )
+        return None
+    cache = Cache.open(request.cache)
+    names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
+    if names:
+        raise ConfigError(
+            f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "
+            "--cache that was dumped with it."
+        )
+    return cache
+
+
+def _warnings(request: TrainRequest, cache: Cache | None) -> list[str]:
+    """What is to be told of the teachers that were asked for, and of the cache that their answers are read from."""
+    found = [scaled_words(request.teachers) if request.teachers else None]
+    found += [cache.format_warning if cache is not None else None]
+    return [warning for warning in found if warning]
+
+
+def _stored(request: TrainRequest, cache: Cache, config: RunConfig) -> StoredTeachers:
+    """The entries that were asked for, whose kind of targets serves the objective."""
+    stored = stored_teachers(cache, request.teacher, request.teachers)
+    needs = config.objective.needs
+    if needs.teacher_features:
+        stored.require_one()
+    require(needs, targets=stored.kind, unlabelled="", num_classes=stored.num_classes)
+    return stored
+
+
+def _policy(config: RunConfig) -> Policy:
+    policy = config.views.policy
+    return load_policy(policy) if isinstance(policy, str) else Policy.from_json(policy)
+
+
+def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
+    """The configuration with what the views decide written out: policy, seed, and the size where none was given."""
+    policy = opened.view_set.policy
+    return dataclasses.replace(
+        config,
+        student=dataclasses.replace(config.student, size=config.student.size or policy.reference_size),
+        schedule=dataclasses.replace(
+            config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, config.schedule.epochs)
+        ),
+        views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed, count=config.views.count),
+    )
+
+
+def _with_view_count(
+    config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, before: RunConfig | None
+) -> RunConfig:
+    """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
+    repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
+    count = config.views.count if config.views.count is not None else before.views.count if before else None
+    if stored is not None:
+        there = stored.usable_views(repeats)
+        if count is not None and count > there and config.views.count is None:
+            raise UsageError(
+                f"The run in this folder learns from {counted(count, 'view')}, and {there} {_are(there)} complete in "
+                "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
+            )
+        if count is not None and count > there:
+            raise UsageError(
+                f"{counted(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the cache: "
+                f"dump more with --views {count}, or train on fewer with --set views.count."
+            )
+        count = there if count is None else count
+    elif count is None:
+        count = -(-epochs // repeats) * repeats
+    if count % repeats:
+        raise ConfigError(
+            f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
+        )
+    return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _say_of_views(config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, progress: Progress) -> None:
+    """Say that views are shown again, and of stored answers, where they lack some, that others might be there."""
+    epochs, count = config.schedule.epochs, config.views.count
+    assert count is not None
+    if epochs <= count:
+        return
+    progress.say(
+        f"{counted(epochs, 'epoch')} over {counted(count, 'view')}: each is shown {epochs / count:.3g} times, in new "
+        "batches."
+    )
+    for lack in stored.lacking(opened.view_set.policy.repeats) if stored is not None else ():
+        # A gap makes whole views useless; a view that a dump is at is no news.
+        tell = progress.warn if lack.reach.is_cut else progress.say
+        tell(lack.words())
+
+
+def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
+    view_set = opened.view_set
+    assert config.views.count is not None
+    schedule = Schedule(
+        samples=len(view_set),
+        views=config.views.count,
+        repeats=view_set.policy.repeats,
+        batch_size=config.batch_size,
+        epochs=config.schedule.epochs,
+        block_rows=opened.identity.block_rows,
+        seed=view_set.seed,
+    )
+    if schedule.steps_per_epoch == 0:
+        raise UsageError(
+            f"A batch of {config.batch_size} is larger than the {len(view_set) // 2 * 2:,} paired samples, so an epoch "
+            "has no step: give a smaller --batch-size."
+        )
+    return schedule
+
+
+def _targets(stored: StoredTeachers | None, live: LiveTeacher | None) -> str | None:
+    return stored.kind if stored is not None else "live" if live is not None else None
+
+
+def _label_space(stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+    if stored is not None:
+        return stored.label_space
+    return live.label_space if live is not None else "teacher"
+
+
+def _unlabelled(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+    """Why some pictures have no label in the student's classes, as a clause; empty where all have one."""
+    if _label_space(stored, live) == "none":
+        if live is not None and live.teacher.num_classes != index.num_classes:
+            return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
+        return "the teacher's classes are not the labels' (label space none)"
+    missing = int((index.label < 0).sum())
+    return f"{missing:,} of {len(index):,} pictures have none" if missing else ""
+
+
+def _num_classes(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> int:
+    if stored is not None:
+        return stored.num_classes
+    return live.teacher.num_classes if live is not None else index.num_classes
+
+
+def _teacher_json(stored: StoredTeachers | None, live: LiveTeacher | None) -> dict[str, Any] | None:
+    if stored is not None:
+        return stored.to_json()
+    if live is None:
+        return None
+    return {"name": live.teacher.name, "weights": live.teacher.weight_hash, "live": True}

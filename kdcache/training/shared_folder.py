@@ -1,0 +1,67 @@
+"""Whether the processes of a team see one run folder, or each its own of the same path."""
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from kdcache.errors import RunError
+from kdcache.io.disk import Disk
+from kdcache.io.folders import Folder
+from kdcache.runtime.distributed import Team
+from kdcache.training.files import refusals
+
+_PATIENCE = 5.0
+"""Seconds that a file of another node may take to be seen."""
+
+
+def require_shared(folder: Path, team: Team) -> None:
+    """Refuse unless every process sees a file that the first makes in `folder`.
+
+    Every process of the team has to call it. One alone needs nobody.
+
+    Raises:
+        RunError: in every process, naming those that see another folder.
+    """
+    if team.alone:
+        return
+    # A name that nobody can have looked for yet, so that no node has kept in mind that it is not there.
+    number = torch.tensor(secrets.randbits(62) if team.first else 0)
+    token = folder / f".seen-by-all-{team.total(number).item():016x}"
+    refused = _make(token) if team.first else None
+    team.wait()
+    sees = team.gather(torch.tensor(_appears(token)))
+    if team.first:
+        with suppress(OSError), Folder.trusted(folder) as place:
+            Disk().remove(place.at(token.name))
+    if refused is not None:
+        raise refused
+    blind = [str(rank) for rank, there in enumerate(sees) if not there]
+    if blind:
+        raise RunError(
+            f"{'Process' if len(blind) == 1 else 'Processes'} {', '.join(blind)} of {len(sees)} (counted from 0) "
+            f"cannot see what process 0 writes into {folder}, and all of them have to read there what this run has "
+            "learnt before: give an --out that lies on a file system which all nodes share."
+        )
+
+
+def _make(token: Path) -> RunError | None:
+    """Make an empty file; the error where it cannot be made, for the others wait."""
+    try:
+        with refusals(token), Folder.trusted(token.parent) as place:
+            os.close(Disk().create(place.at(token.name)))
+    except RunError as error:
+        return error
+    return None
+
+
+def _appears(file: Path) -> bool:
+    until = time.monotonic() + _PATIENCE
+    while not file.exists():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,80 @@
+"""What a training says of itself before its first step."""
+
+import dataclasses
+
+from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, plainly
+from kdcache.objectives.registry import AnyObjective
+from kdcache.runtime.distributed import Team
+from kdcache.runtime.formatting import counted
+from kdcache.runtime.progress import Progress
+from kdcache.training.setup import Setup
+
+# The label loss has a line of its own, and what `approximate` does is said with the targets.
+_TOLD_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
+
+
+def introduce(setup: Setup, team: Team, progress: Progress) -> None:
+    """Say who learns what from whom, how long and how fast, and what of that is unusual."""
+    config = setup.config
+    epochs = config.schedule.epochs
+    progress.say(
+        f"{config.student.name} at {config.student.size} pixels, {setup.num_classes:,} classes, learns from "
+        f"{setup.source} on views of policy {setup.policy_text}."
+    )
+    progress.say(
+        f"Recipe {config.recipe}: {counted(epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')} of "
+        f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
+        f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
+    )
+    progress.say(objective_words(setup.objective_name, config.objective, setup.targets))
+    if setup.label_loss is not None:
+        progress.say(setup.label_loss)
+    stop = getattr(config.objective, "kd_stop_epoch", None)
+    if stop is not None and stop >= epochs:
+        progress.say(
+            f"objective.kd_stop_epoch is {stop}, counted from 0, and there {'is' if epochs == 1 else 'are'} "
+            f"{counted(epochs, 'epoch')}: distillation goes on to the end."
+        )
+    warmup = config.schedule.warmup_epochs
+    if 3 * warmup > epochs:
+        grows = f"{warmup} of the {epochs} epochs" if warmup < epochs else "the whole training"
+        progress.say(
+            f"The learning rate grows for {grows}, as {config.recipe} is meant for longer trainings: --set "
+            "schedule.warmup_epochs=N shortens that."
+        )
+
+
+def objective_words(name: str, objective: AnyObjective, targets: str | None) -> str:
+    """Which objective, its settings but those that are 0 or without effect, and how well the targets serve it.
+
+    The words for that are those of docs/objectives.md.
+
+    Args:
+        name: that it was chosen by.
+        targets: "topk", "full", "embedding" or "live"; None without a teacher.
+    """
+    needs = objective.needs
+    if not (needs.teacher or needs.past):
+        return "Objective: labels alone, without a teacher."
+    idle = getattr(objective, "idle", ())
+    values = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
+    settings = ", ".join(
+        f"{setting} {plainly(value)}"
+        for setting, value in values.items()
+        if value and setting not in _TOLD_ELSEWHERE and setting not in idle
+    )
+    served = "from labels and the student's own past" if needs.past else _served(objective, targets)
+    return f"Objective {name}: {settings + '; ' if settings else ''}{served}."
+
+
+def _served(objective: AnyObjective, targets: str | None) -> str:
+    if targets == "live":
+        return "exact from the live teacher"
+    if targets != "topk":
+        return f"exact from {targets} targets"
+    if getattr(objective, "approximate", False):
+        strict = dataclasses.replace(objective, approximate=False)  # type: ignore[arg-type] # it has it
+        if strict.needs.full:
+            far = getattr(objective, "far_from_topk", "")
+            return f"approximate from topk targets, whose tail is spread evenly{far and f': {far}'}"
+    return "close from topk targets"

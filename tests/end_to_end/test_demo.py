@@ -1,0 +1,107 @@
+"""The demo runs the whole job on the shipped pictures and teacher; here with few of them."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from kdcache.cache.store import Cache
+from kdcache.demo import demo, paired_gain
+from kdcache.errors import RunError
+from kdcache.runtime.signals import Interrupted
+from kdcache.training.config import read_config
+from support.small_job import Heard
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of a demo that was interrupted when it had the shards."""
+    out = tmp_path_factory.mktemp("demo") / "runs"
+    heard = Heard()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.demo.dump", interrupt)
+        with pytest.raises(Interrupted):
+            demo(out, heard, epochs=2, limit=384, seed=3)
+    assert not heard_of(heard, "Going on")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdcache.demo.import_fashion_mnist", lambda *_, **__: pytest.fail("imported again"))
+        report = demo(out, heard, epochs=2, limit=384, seed=3)
+    assert heard_of(heard, "Going on with the demo that was interrupted")
+    return report, out
+
+
+def interrupt(*arguments, **choice):
+    raise Interrupted(signal.SIGTERM)
+
+
+def heard_of(heard, words):
+    return any(words in line for line in heard.said)
+
+
+@pytest.mark.parametrize("seed", [3, 4], ids=["finished", "of another seed"])
+def test_a_demo_that_is_finished_or_another_gives_way(seed, tmp_path, monkeypatch):
+    monkeypatch.setattr("kdcache.demo.dump", interrupt)
+    for again in (False, True):
+        if again and seed == 3:
+            mark = tmp_path / "demo" / ".kdcache-demo"
+            mark.write_text(mark.read_text().replace('"finished": false', '"finished": true'))
+        heard = Heard()
+        with pytest.raises(Interrupted):
+            demo(tmp_path / "demo", heard, epochs=1, limit=10, seed=seed if again else 3)
+        assert not heard_of(heard, "Going on")
+        assert heard_of(heard, "imported 10 test images")
+
+
+def test_the_table_has_all_four_models_with_numbers_of_this_run(report):
+    report, out = report
+    assert [row.name for row in report.rows] == [
+        "teacher (ese_vovnet19b_slim)",
+        "student alone",
+        "distilled live",
+        "distilled from the cache",
+    ]
+    assert report.test_images == 384
+    assert all(row.images_per_s > 0 for row in report.rows)
+    assert all(0 <= row.top1 <= 1 for row in report.rows)
+    assert report.rows[0].top1 > 0.88, "the shipped teacher knows Fashion-MNIST"
+    assert report.rows[3].bytes_per_view > 0
+    assert all((out / "runs" / name / "export").is_dir() for name in ("alone", "live", "from-cache"))
+
+
+def test_all_arms_see_the_same_views(report):
+    _, out = report
+    views = [read_config(out / "runs" / name / "config.yaml").views for name in ("alone", "live", "from-cache")]
+    stored = Cache.open(out / "cache.zarr").view_set
+    assert views[0] == views[1] == views[2]
+    assert (views[0].policy, views[0].seed) == (stored.policy, stored.seed) != ({}, 0)
+
+
+def test_everything_runs_on_the_cpu(report):
+    _, out = report
+    for name in ("alone", "live", "from-cache"):
+        assert json.loads((out / "runs" / name / "given.json").read_text())["device"] == "cpu"
+
+
+def test_the_demo_replaces_its_own_folder_and_no_other(report, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match="no demo made"):
+        demo(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_paired_interval_is_that_of_the_differences():
+    rng = np.random.default_rng(0)
+    theirs = rng.random(4000) < 0.87
+    ours = np.where(rng.random(4000) < 0.05, ~theirs, theirs)
+    gain = paired_gain(ours, theirs)
+    difference = ours.astype(float) - theirs
+    assert gain.mean == pytest.approx(100 * difference.mean())
+    draws = [rng.choice(difference, len(difference)).mean() for _ in range(2000)]
+    assert gain.low == pytest.approx(100 * np.quantile(draws, 0.025), abs=0.1)
+    assert gain.high == pytest.approx(100 * np.quantile(draws, 0.975), abs=0.1)
+
+
+def test_equal_models_gain_nothing():
+    hits = np.array([True, False, True])
+    assert paired_gain(hits, hits).mean == 0

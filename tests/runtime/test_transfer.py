@@ -1,0 +1,57 @@
+"""What goes to a GPU goes from pinned memory, and nobody waits. Without one, torch is watched."""
+
+import pytest
+import torch
+
+from kdcache.runtime.transfer import send
+from kdcache.targets.full import FullTargets
+from kdcache.targets.mixture import MixedTargets
+from kdcache.targets.topk import keep_top
+
+LABELS = torch.tensor([[0, -1], [1, 2]])
+LOG_PROBS = torch.log_softmax(torch.tensor([[3.0, 1.0, 0.5], [0.2, 0.1, 2.0]]), 1)
+
+
+@pytest.fixture
+def copies(monkeypatch):
+    """Of each copy: whether it came from pinned memory, and how it was asked for. No device is needed."""
+    pinned, found = set(), []
+
+    def pin_memory(tensor):
+        pinned.add(id(tensor))
+        return tensor
+
+    def to(tensor, device, **options):
+        found.append((id(tensor) in pinned, str(device), options))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    return found
+
+
+UNAWAITED = (True, "cuda:0", {"non_blocking": True})
+
+
+def test_a_tensor_is_pinned_and_copied_behind_the_host(copies):
+    send(torch.zeros(3), "cuda:0")
+    assert copies == [UNAWAITED]
+
+
+def test_on_the_cpu_it_is_the_same_tensor():
+    tensor = torch.zeros(3)
+    assert send(tensor, "cpu") is tensor
+
+
+@pytest.mark.parametrize(
+    ("targets", "tensors"),
+    [
+        (FullTargets(LOG_PROBS, LABELS), 2),
+        (FullTargets(LOG_PROBS, None), 1),
+        (keep_top(LOG_PROBS, LABELS, 2, 0.1), 6),
+        (MixedTargets((FullTargets(LOG_PROBS, LABELS), keep_top(LOG_PROBS, LABELS, 2, 0.1)), (0.5, 0.5)), 8),
+    ],
+)
+def test_answers_are_pinned_and_copied_behind_the_host(copies, targets, tensors):
+    targets.to("cuda:0")
+    assert copies == [UNAWAITED] * tensors

@@ -1,0 +1,308 @@
+import dataclasses
+from functools import partial
+
+import pytest
+import yaml
+
+from kdcache.errors import ConfigError
+from kdcache.objectives.bkl import BKL
+from kdcache.objectives.dist import DIST
+from kdcache.objectives.dkd import DKD
+from kdcache.objectives.lskd import LSKD
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.objectives.registry import OBJECTIVES
+from kdcache.objectives.vanilla import VanillaKD
+from kdcache.training.config import (
+    OptimizerConfig,
+    RunConfig,
+    label_loss_origin,
+    load_config,
+    read_config,
+    write_config,
+)
+from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
+from kdcache.training.settings import differences
+from kdcache.views.policies import load_policy
+
+RECIPES = [recipe.name for recipe in list_recipes()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_whole_configuration(name):
+    config = load_config(name)
+    assert config.recipe == name
+    assert load_policy(config.views.policy).mixes == (name in ("a1", "a2", "b"))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_where_it_comes_from_and_what_to_expect(name, project_root):
+    text = (project_root / "kdcache" / "recipes" / f"{name}.yaml").read_text()
+    header = text[: text.index("\n\n")]
+    assert all(line.startswith("#") for line in header.splitlines())
+    for word in (
+        "Paper:",
+        "Cost:",
+        "Command:",
+        "Expected:",
+        f"--recipe {name}",
+    ):
+        assert word in header
+
+
+def test_recipes_are_listed_with_their_titles():
+    titles = {recipe.name: recipe.title for recipe in list_recipes()}
+    assert DEFAULT_RECIPE in titles
+    assert titles["fashion-mnist"].startswith("Fashion-MNIST at 32 pixels")
+
+
+def test_a2_is_as_the_papers_code_has_it():
+    config = load_config("a2")
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.lr_batch_size) == (
+        "lamb",
+        5e-3,
+        2048,
+    )
+    assert (config.schedule.epochs, config.schedule.warmup_epochs) == (300, 5)
+    assert config.objective == VanillaKD(label_loss="bce", kd_weight=1.0, label_weight=1.0, temperature=1.0)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="fashion-mnist"):
+        read_recipe("fashion_mnist")
+
+
+def test_a_recipe_can_be_a_file(tmp_path):
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("a2"), "batch_size": 64}))
+    assert load_config(str(tmp_path / "own.yaml")).batch_size == 64
+
+
+def test_later_settings_win(tmp_path):
+    file = tmp_path / "more.yaml"
+    file.write_text("optimizer: {lr: 0.1, weight_decay: 0.5}\nbatch_size: 64\nseed: 1\n")
+    config = load_config(
+        "a2",
+        file=file,
+        options={"batch_size": 32, "student.name": "resnet18"},
+        assignments=["seed=3", "seed=4"],
+    )
+    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 0.1, 0.5)
+    assert (config.batch_size, config.seed) == (32, 4)
+    assert (config.student.name, config.student.size) == ("resnet18", 224)
+
+
+def test_assigned_values_are_yaml():
+    config = load_config(
+        "a2",
+        assignments=[
+            "optimizer.lr=5e-4",
+            "optimizer.betas=[0.9, 0.95]",
+            "ema_decay=null",
+            "objective.bce_sum=true",
+            "student.kwargs={act_layer: gelu}",
+            "views.policy={crop_scale: [0.5, 1.0]}",
+            "objective.kd_weight=0",
+        ],
+    )
+    assert (config.optimizer.lr, config.optimizer.betas, config.ema_decay) == (5e-4, (0.9, 0.95), None)
+    assert config.objective == dataclasses.replace(config.objective, bce_sum=True, kd_weight=0.0)
+    assert config.student.kwargs == {"act_layer": "gelu"}
+    assert config.views.policy == {"crop_scale": [0.5, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("optimizer.lrr=1", "no setting optimizer.lrr.*optimizer.lr"),
+        ("lr=1", "no setting lr.*optimizer.lr"),
+        ("optimiser.lr=1", "no setting optimiser.*optimizer.lr"),
+        ("optimizer.lr=fast", "optimizer.lr is 'fast': give a number"),
+        ("optimizer.lr=true", "optimizer.lr is True: give a number"),
+        ("optimizer.lr=0", "optimizer.lr is 0.0: give a number above 0"),
+        ("optimizer.lr=.nan", "value of optimizer.lr .*'.nan': it has the number nan, which is not finite"),
+        ("optimizer.lr=" + "9" * 400, "value of optimizer.lr .*a whole number of 400 digits"),
+        ("optimizer.lr=1e999", "value of optimizer.lr .*1e999"),
+        ("optimizer.lr='1e999'", "optimizer.lr is '1e999': give a number"),
+        ("optimizer.lr=-1", "optimizer.lr is -1.0: give a number above 0, at most 10,000"),
+        ("optimizer.lr=100000", "optimizer.lr is 100000.0: give a number above 0, at most 10,000"),
+        ("optimizer.betas=[0.9, 1]", "optimizer.betas is .* numbers at least 0, below 1, or null"),
+        ("optimizer.eps=2", "optimizer.eps is 2.0: give a number above 0, at most 1, or null"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay is -1"),
+        ("batch_size=1099511627776", "batch_size is 1099511627776: give an even number at least 2, at most 1,048,576"),
+        ("schedule.epochs=18446744073709551615", "schedule.epochs is 18446744073709551615: .* at most 1,000,000"),
+        ("student.size=1000000", "student.size is 1000000: .* at most 16,384, or null"),
+        ("student.crop_pct=0", "student.crop_pct is 0"),
+        ("views.count=0", "views.count is 0"),
+        ("views.seed=-1", "views.seed is -1"),
+        ("clip_grad=1e12", "clip_grad is 1000000000000.0"),
+        ("objective.temperature=1e300", r"objective.temperature is 1e\+300: give a number above 0, at most 65,536"),
+        ("objective.kd_weight=-1", "objective.kd_weight is -1"),
+        ("student.kwargs=" + "[" * 10_000, "more than 32 mappings and lists"),
+        ("student.kwargs={a: &a [1], b: *a}", "alias"),
+        ("a" * 100 + "=[", "cannot be read as YAML"),
+        ("seed=" + "a" * 5000, "seed is 'aaa.*[.][.][.]: give a whole number"),
+        ("optimizer.betas=[0.9]", "list of numbers or null"),
+        ("optimizer=sgd", "give a mapping"),
+        ("batch_size=12.5", "batch_size is 12.5: give a whole number"),
+        ("batch_size=33", "even number"),
+        ("batch_size=true", "whole number"),
+        ("seed=-1", "seed is -1"),
+        ("objective.label_loss=mse", "ce or bce or none"),
+        ("objective.name=dkdd", r"no objective 'dkdd'\. Did you mean dkd\?"),
+        ("objective.name=[kd]", "There is no objective"),
+        ("objective=kd", "objective is 'kd': give a mapping"),
+        ("beta=2", "objective.beta"),
+        ("objective.temperature=0", "temperature is 0"),
+        ("precision=[fp16]", "precision is"),
+        ("student.kwargs=3", "a mapping"),
+        ("schedule.epochs=0", "schedule.epochs is 0"),
+        ("schedule.warmup_epochs=-1", "schedule.warmup_epochs is -1"),
+        ("ema_decay=1", "ema_decay is 1"),
+        ("student=null", "student is None"),
+        ("seed", "NAME=VALUE"),
+        ("=3", "NAME=VALUE"),
+        ("seed=[", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(assignment, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config("a2", assignments=[assignment])
+
+
+def test_another_objective_than_the_recipes_begins_from_its_own_settings():
+    cifar = load_config("c", assignments=["objective.name=dkd"]).objective
+    assert cifar == DKD(label_loss="ce"), "neither the recipe's temperature nor its weights are meant for it"
+    assert load_config("a1", assignments=["objective.name=lskd"]).objective == LSKD(smoothing=0.1)
+    assert load_config("a1", assignments=["objective.name=ps-kd"]).objective == PSKD(smoothing=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["a1", "a2", "b", "c"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_recipes_label_loss_is_for_the_methods_that_recipes_are_written_for(name, recipe):
+    """The cross-entropy that a method's weights are measured against is never exchanged for a mean over classes."""
+    own, base = OBJECTIVES[name], load_config(recipe).objective
+    found = load_config(recipe, assignments=[f"objective.name={name}"]).objective
+    assert found.smoothing == base.smoothing
+    for setting in ("label_loss", "bce_sum", "bce_target_thresh"):
+        said = base if name in ("kd", "bkl") else own
+        assert getattr(found, setting, None) == getattr(said, setting, None)
+
+
+def test_settings_of_the_binary_loss_go_with_it(tmp_path):
+    binary = {"name": "kd", "label_loss": "bce", "bce_sum": True, "bce_target_thresh": 0.2}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("a2"), "objective": binary}))
+    load = partial(load_config, str(tmp_path / "own.yaml"))
+    assert load(assignments=["objective.name=bkl"]).objective == BKL(bce_sum=True, bce_target_thresh=0.2)
+    assert load(assignments=["objective.name=dkd"]).objective == DKD()
+    assert load(assignments=["objective.name=dkd", "objective.label_loss=bce"]).objective == DKD(label_loss="bce")
+
+
+@pytest.mark.parametrize(
+    ("assignments", "origin"),
+    [
+        ([], "as recipe a2 has it"),
+        (["objective.name=bkl"], "as recipe a2 has it"),
+        (["objective.name=kd-cifar"], "as kd-cifar has it, whatever the recipe's"),
+        (["objective.name=dkd"], "as dkd has it, whatever the recipe's"),
+        (["objective.name=dkd", "objective.label_loss=bce"], "as it is set"),
+    ],
+)
+def test_whence_the_label_loss_is_can_be_told(assignments, origin):
+    assert label_loss_origin("a2", assignments=assignments) == origin
+
+
+def test_the_recipes_own_objective_keeps_the_recipes_settings():
+    again = load_config("c", assignments=["objective.name=kd", "objective.temperature=2"]).objective
+    assert again == dataclasses.replace(load_config("c").objective, temperature=2.0)
+
+
+def test_a_name_stands_for_a_papers_settings_and_each_can_be_changed(tmp_path):
+    (tmp_path / "own.yaml").write_text("objective: {beta: 2, label_loss: none}\n")
+    for order in (["objective.name=dkd-cifar", "objective.alpha=3"], ["objective.alpha=3", "objective.name=dkd-cifar"]):
+        config = load_config("a2", file=tmp_path / "own.yaml", assignments=order)
+        assert config.objective == dataclasses.replace(OBJECTIVES["dkd-cifar"], beta=2.0, alpha=3.0, label_loss="none")
+        assert config.objective.name == "dkd"
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_recipe_may_name_any_objective(tmp_path):
+    own = {**read_recipe("c"), "objective": {"name": "dist-cifar", "gamma": 0.5}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    assert load_config(str(tmp_path / "own.yaml")).objective == DIST(temperature=4.0, gamma=0.5)
+
+
+def test_a_setting_of_another_objective_is_refused():
+    with pytest.raises(ConfigError, match=r"no setting objective\.temperature"):
+        load_config("a2", assignments=["objective.name=bkl", "objective.temperature=2"])
+    with pytest.raises(ConfigError, match=r"objective\.gamma"):
+        load_config("a2", assignments=["objective.name=dist", "objective.gama=2"])
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "a: [", "", "\x00", "seed: !!python/object/apply:int ['3']"])
+def test_files_that_are_no_settings_are_refused(tmp_path, content):
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config("a2", file=tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(str(tmp_path / "bad.yaml"))
+
+
+def test_a_missing_setting_is_named(tmp_path):
+    (tmp_path / "short.yaml").write_text("batch_size: 8\n")
+    with pytest.raises(ConfigError, match="student is missing"):
+        load_config(str(tmp_path / "short.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_written_reads_back_equal(tmp_path, recipe):
+    config = load_config(recipe, assignments=["optimizer.betas=[0.8, 0.99]", "student.kwargs={a: [1, null]}"])
+    config = dataclasses.replace(config, views=dataclasses.replace(config.views, policy={"mixup": 0.1}))
+    write_config(config, tmp_path / "config.yaml")
+    assert read_config(tmp_path / "config.yaml") == config
+    values = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert values["optimizer"]["lr"] == config.optimizer.lr
+    assert values["seed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "scaling", "factor"),
+    [
+        ("sgd", "auto", 0.25),
+        ("lamb", "auto", 0.5),
+        ("adamw", "auto", 0.5),
+        ("adafactor", "auto", 0.5),
+        ("adamw", "linear", 0.25),
+        ("sgd", "sqrt", 0.5),
+        ("sgd", "none", 1.0),
+    ],
+)
+def test_the_learning_rate_follows_the_batch_as_in_timm(name, scaling, factor):
+    optimizer = OptimizerConfig(name=name, lr=0.8, lr_batch_size=1024, lr_scaling=scaling)
+    assert optimizer.lr_at(256) == pytest.approx(0.8 * factor)
+    assert optimizer.lr_at(1024) == 0.8
+    assert dataclasses.replace(optimizer, lr_batch_size=None).lr_at(256) == 0.8
+
+
+def test_resolving_the_learning_rate_does_not_change_the_training():
+    config = load_config("a2", assignments=["batch_size=512"])
+    resolved = config.with_lr_resolved()
+    assert resolved.optimizer.lr == resolved.optimizer.lr_at(512) == config.optimizer.lr_at(512) == 2.5e-3
+    assert resolved.with_lr_resolved() == resolved
+    assert differences(config, resolved).keys() == {
+        "optimizer.lr",
+        "optimizer.lr_batch_size",
+        "optimizer.lr_scaling",
+    }
+
+
+def test_differences_name_what_differs_and_both_values():
+    one = load_config("a2")
+    other = load_config("a2", assignments=["student.kwargs={a: 1}", "seed=4"])
+    assert differences(one, one) == {}
+    assert differences(one, other) == {"student.kwargs.a": (None, 1), "seed": (0, 4)}
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config("a2").seed = 3  # type: ignore[misc]
+    assert isinstance(load_config("a2"), RunConfig)

@@ -1,0 +1,169 @@
+"""Several processes under torchrun train the student that one process trains, and go on where they were killed."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kdcache.errors import UsageError
+from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.training.checkpoint import Checkpoints
+from kdcache.training.train import train
+from support.small_job import MODEL, train_request
+
+EPOCHS = 3
+
+
+def command(job, out, processes, *options):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
+    return [
+        sys.executable, *launcher, "-m", "kdcache_cli", "train",
+        # A student without batch norm: its statistics are each process's own.
+        "--student", "test_vit", "--data", job.data, "--cache", str(job.cache), "--val", job.data, "--out", str(out),
+        "--recipe", "fashion-mnist", "--epochs", str(EPOCHS), "--device", "cpu", "--renderer", "pillow",
+        "--set", "student.size=32", "--set", "batch_size=24", "--set", "optimizer.lr=0.001",
+        "--set", "schedule.warmup_epochs=0", *options,
+    ]  # fmt: skip
+
+
+def run(arguments):
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def student(out):
+    return load_file(out / "export" / "model.safetensors")
+
+
+def metrics(out):
+    return [
+        {name: float(text or "nan") for name, text in row.items()}
+        for row in csv.DictReader((out / "metrics.csv").open())
+    ]
+
+
+def live(job):
+    """The teacher beside the student: it has features, and feature maps of as many stages as the student."""
+    return ("--online-teacher", MODEL, "--teacher-weights", str(job.weights))
+
+
+# A relation of all rows with what is learnt on each process's own, a memory of samples, and a student that gives maps.
+BEYOND_LOGITS = {"cc": (), "crd": ("--set", "objective.negatives=50"), "at": ()}
+
+
+@pytest.mark.parametrize("objective", ["kd", "ipwd", "ps-kd", *BEYOND_LOGITS])
+def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
+    options = ("--set", f"objective.name={objective}")
+    if objective in BEYOND_LOGITS:
+        options += (*BEYOND_LOGITS[objective], *live(job))
+    if objective == "ps-kd":
+        options += ("--supervised",)
+    run(command(job, tmp_path / "one", 0, *options))
+    done = run(command(job, tmp_path / "two", 2, *options))
+    assert "on 2 processes" in done.stderr
+    assert done.stdout.count("The student for timm") == 1, "rank 0 alone reports"
+    one, two = student(tmp_path / "one"), student(tmp_path / "two")
+    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3), "of all processes, not of the first"
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
+        assert ours["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.02)
+
+
+@pytest.mark.parametrize("average", ["null", "0.9"])
+def test_what_is_scored_is_what_is_kept(average, job, tmp_path):
+    """Each process has running statistics of its own, which are not those of the student that is exported."""
+    options = ("--student", "test_resnet", "--epochs", "1", "--set", f"ema_decay={average}")
+    run([*command(job, tmp_path / "run", 2), *options])
+    kept = evaluate(EvaluateRequest(str(tmp_path / "run"), job.data, device="cpu"))
+    assert metrics(tmp_path / "run")[-1]["val_loss"] == pytest.approx(kept.loss, rel=1e-5)
+
+
+def test_vanilla_distillation_alone_trains_the_classifier_of_two_processes(job, tmp_path):
+    """Without it DDP waits for gradients that never come."""
+    options = [f"objective.{setting}" for setting in ("name=at", "label_loss=none", "vanilla_weight=1")]
+    options = [part for setting in options for part in ("--set", setting)]
+    done = run([*command(job, tmp_path / "run", 2, *options, *live(job)), "--epochs", "1"])
+    assert "on 2 processes" in done.stderr
+
+
+def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
+    options = ("--set", "student.drop_path=0.3")  # each process's random state matters
+    run(command(job, tmp_path / "whole", 2, *options))
+    launched = subprocess.Popen(
+        command(job, tmp_path / "killed", 2, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("step-*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(launched.pid, signal.SIGKILL)
+    launched.wait()
+    assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
+    run(command(job, tmp_path / "killed", 2, *options))
+    whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def workers_of(launcher):
+    """The processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(value[5:]): child for value in variables if value.startswith(b"RANK=")}
+    return ranks
+
+
+@pytest.mark.parametrize("reached", ["rank 1 alone", "torchrun"])
+def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reached, job, tmp_path):
+    """Whoever gets the signal, all processes save together and exit as it says."""
+    options = ("--supervised", "--set", "views.policy=fashion-mnist", "--epochs", "100000")
+    arguments = command(job, tmp_path / "run", 2, *options)
+    log = (tmp_path / "log").open("w+")
+    launched = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 240
+        while "Train test_vit" not in (tmp_path / "log").read_text():
+            assert launched.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(workers_of(launched)[1] if reached == "rank 1 alone" else launched.pid, signal.SIGTERM)
+        assert launched.wait(120) == 1, "torchrun's own exit code"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(launched.pid, signal.SIGKILL)
+    said = (tmp_path / "log").read_text()
+    assert said.count("stopped by SIGTERM; run the same command again to go on") == 2, said
+    assert re.search(r"Saved after step \d+ of", said)
+    assert "exitcode  : 143" in said or reached == "torchrun"
+    (step,) = Checkpoints(tmp_path / "run" / "checkpoints").steps()
+    assert f"Saved after step {step:,} of" in said
+    assert len(Checkpoints(tmp_path / "run" / "checkpoints").load(step).trainer["random"]) == 2
+
+
+def test_a_batch_that_cannot_be_shared_in_pairs_is_refused(job, tmp_path):
+    done = subprocess.run(
+        command(job, tmp_path / "run", 2, "--set", "batch_size=26"), capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "multiple of 4" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_contradicts_itself_is_refused(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "2")
+    with pytest.raises(UsageError, match="torchrun"):
+        train(train_request(job.data, tmp_path / "run", cache=str(job.cache)))
