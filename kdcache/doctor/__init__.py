@@ -1,0 +1,1 @@
+"""What `kdcache doctor` tries on this machine."""

@@ -1,0 +1,1 @@
+"""timm models by name or folder, their weights and cards, and the teacher's forward pass."""

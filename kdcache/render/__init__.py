@@ -1,0 +1,1 @@
+"""Renderers: encoded images and crop boxes to pixels, by DALI or Pillow."""

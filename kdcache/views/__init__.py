@@ -1,0 +1,1 @@
+"""Augmentations as plans: policies, operations, view sets, and the pixel kernels that obey them."""
