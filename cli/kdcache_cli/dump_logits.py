@@ -191,5 +191,5 @@ def dump_logits(
         dry_run=dry_run,
     )
     report = dump(request, ConsoleProgress())
-    if Ranks.from_environment().first:
+    if Ranks.from_environment().is_main:
         print_lines(report.lines())

@@ -211,5 +211,5 @@ def train(
         fresh=fresh,
     )
     report = run(request, ConsoleProgress())
-    if Ranks.from_environment().first:
+    if Ranks.from_environment().is_main:
         print_lines(report.lines())

@@ -5,6 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.store import Cache
@@ -27,6 +29,7 @@ from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
+from kdcache.runtime.distributed import join_processes
 from kdcache.runtime.formatting import counted, duration, readable
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.ranks import Ranks
@@ -152,7 +155,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         request.objectives, targets=request.targets, k=request.k, min_prob=request.min_prob, dtype=request.dtype
     )
     ranks = Ranks.from_environment()
-    progress = progress if ranks.first else silent
+    progress = progress if ranks.is_main else silent
     device = resolve_device(request.device)
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
@@ -242,12 +245,15 @@ def _fill(
             done=samples * views - missing.rows,
         ) as task:
             waiting = Waiting(claims, progress)
-            alone = ranks.world == 1
+            alone = ranks.world_size == 1
             filling = Filling(
                 source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone
             )
             filling.run()
-    blocks, rows, right, seen = ranks.total(filling.blocks, filling.rows, filling.top1.right, filling.top1.seen)
+    counts = torch.tensor([filling.blocks, filling.rows, filling.top1.right, filling.top1.seen])
+    # Only now: until here no process waits for another, and one that is killed stops none.
+    with join_processes(torch.device("cpu")) as processes:
+        blocks, rows, right, seen = processes.all_reduce_sum(counts).tolist()
     return DumpReport(
         cache=request.cache,
         teacher=name,
@@ -273,7 +279,7 @@ def _predicted(
         written=0,
         blocks=block_count(source.samples, source.block_rows) * views,
         bytes_per_view=prediction.bytes_per_view,
-        images_per_s=prediction.images_per_s * ranks.world,
+        images_per_s=prediction.images_per_s * ranks.world_size,
         top1=prediction.top1 if request.label_space == "teacher" else None,
         dry_run=True,
         kl=prediction.kl,

@@ -181,7 +181,7 @@ class Filling:
         begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not. They
             are of no use where the block is recorded, and only a table that was learned from it was lost.
         top1: of the first block that is made here; given with what was begun counted.
-        tell: whether to say once that others share the work; they are expected where this one is of a team.
+        tell: whether to say once that others share the work; they are expected where this process is one of several.
         blocks, rows: that were made here.
     """
 

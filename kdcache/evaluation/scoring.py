@@ -18,7 +18,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.models.network import Network
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.runtime.device import autocast, cores
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.prefetch import prefetch
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.ranks import Ranks
@@ -59,16 +59,16 @@ def score(
     device: torch.device,
     precision: str = "fp32",
     batch_size: int = DEFAULT_BATCH,
-    team: Team | None = None,
+    processes: Distributed | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Every sample of `index` once, in the order of the shards; the module is left in the mode it had.
 
-    The last batch is smaller; scores do not depend on the batch but in rounding. The processes of a team score a
+    The last batch is smaller; scores do not depend on the batch but in rounding. Several processes score a
     share each, and all of them get the whole.
     """
     check_labels(index, network.card.num_classes, network.card.class_names)
-    ranks = team.ranks if team is not None else Ranks()
+    ranks = processes.ranks if processes is not None else Ranks()
     shared = _share(index, ranks)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
@@ -93,9 +93,11 @@ def score(
                 task.advance(len(samples))
     finally:
         network.module.train(was_training)
-    if team is not None:
-        loss = team.total(torch.tensor(loss, dtype=torch.float64)).item()
-        correct, top5 = (team.total(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5))
+    if processes is not None:
+        loss = processes.all_reduce_sum(torch.tensor(loss, dtype=torch.float64)).item()
+        correct, top5 = (
+            processes.all_reduce_sum(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5)
+        )
     count = len(index)
     return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
 
@@ -124,7 +126,7 @@ def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.d
 
 def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
     """The samples that a process scores, in the order of the shards."""
-    return np.array_split(np.lexsort((index.offset, index.shard)), ranks.world)[ranks.rank]
+    return np.array_split(np.lexsort((index.offset, index.shard)), ranks.world_size)[ranks.rank]
 
 
 def _pictures(

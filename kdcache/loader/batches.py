@@ -51,7 +51,7 @@ class Steps:
         object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
 
     def __iter__(self) -> Iterator[Picks]:
-        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world, self._reused_orders)
+        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
 
     def preparing(self, view_set: ViewSet, walk: Iterable[Picks] | None = None) -> Iterator[Picks]:
         """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
@@ -133,7 +133,7 @@ def live_batches(
     on this machine.
     Otherwise it answers each step's rows, padded to its batch shape, and its last bits can differ.
     """
-    if steps.schedule.walks_in_order and steps.ranks.world == 1:
+    if steps.schedule.walks_in_order and steps.ranks.world_size == 1:
         return _in_dump_batches(steps, open_stream, size, live, view_set)
     return _in_own_batches(steps, open_stream, size, live, view_set)
 

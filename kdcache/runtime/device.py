@@ -37,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
     if not torch.cuda.is_available():
         raise DeviceError(f"No GPU can be used: {_why_no_cuda()} or use --device cpu.")
     ranks = Ranks.from_environment()
-    if not number and ranks.local_world > 1:
+    if not number and ranks.local_world_size > 1:
         number = str(ranks.local_rank)
     if number and int(number) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -91,7 +91,7 @@ def share_of_cores() -> int:
 
     They change no bit of what is computed, unlike the threads of PyTorch, whose number stays the same.
     """
-    return max(1, cores() // Ranks.from_environment().local_world)
+    return max(1, cores() // Ranks.from_environment().local_world_size)
 
 
 def processor_name() -> str:

@@ -1,4 +1,4 @@
-"""The processes that train one student together, and the little that they say to each other."""
+"""The processes of one job, and the few collective operations that they need."""
 
 import re
 from collections.abc import Iterator
@@ -20,108 +20,130 @@ _GONE = r"Connection (closed|reset) by peer|Connection refused|Broken pipe"
 
 @dataclass(frozen=True)
 class Maximum:
-    """A maximum over all processes that is being computed while they go on."""
+    """The maximum of a number over all processes, which is computed while they go on."""
 
     _tensor: Tensor
     _work: distributed.Work | None
 
     def value(self) -> int:
-        """The maximum; waits where it is not there yet."""
+        """Return the maximum; block until it is computed."""
         if self._work is not None:
             self._work.wait()
         return int(self._tensor.item())
 
 
 @dataclass(frozen=True)
-class Team:
-    """One process alone, or one of several under torchrun: every one of them has to call each method, in one order.
+class Distributed:
+    """The processes of one job: a single one, or several under torchrun.
 
-    ranks: which one this is. device: what it computes on.
+    Every process has to call each method, in the same order, as with torch.distributed. A single process does without
+    torch.distributed.
+
+    Attributes:
+        ranks: number of this process among them.
+        device: what this process computes on.
     """
 
     ranks: Ranks
     device: torch.device
 
     @property
-    def alone(self) -> bool:
-        """Whether there is nobody else."""
-        return self.ranks.world == 1
+    def rank(self) -> int:
+        """Number of this process, 0 to world_size - 1."""
+        return self.ranks.rank
 
     @property
-    def first(self) -> bool:
-        """Whether this process writes and speaks for all."""
-        return self.ranks.first
+    def world_size(self) -> int:
+        """Number of processes."""
+        return self.ranks.world_size
 
-    def total(self, here: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The sum of everybody's tensors."""
-        if self.alone:
+    @property
+    def is_single(self) -> bool:
+        """Whether this is the only process."""
+        return self.world_size == 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process, the one of rank 0, writes and reports for all."""
+        return self.ranks.is_main
+
+    def all_reduce_sum(self, here: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Return the sum over all processes of a tensor, which has the same shape in each."""
+        if self.is_single:
             return here
         there = here.clone()
         distributed.all_reduce(there)
         return there
 
-    def any(self, here: bool) -> bool:
-        """Whether it is so for anybody."""
-        return here if self.alone else bool(self.total(torch.tensor(int(here))).item())
+    def all_reduce_any(self, here: bool) -> bool:
+        """Return whether a condition holds in any process."""
+        return here if self.is_single else bool(self.all_reduce_sum(torch.tensor(int(here))).item())
 
-    def begin_maximum(self, here: int) -> Maximum:
-        """Begin to compute the greatest of everybody's numbers."""
+    def begin_all_reduce_max(self, here: int) -> Maximum:
+        """Begin to compute the greatest of one number of each process; the processes go on meanwhile."""
         tensor = torch.tensor(here)
-        work = None if self.alone else distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)
+        work = None if self.is_single else distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)
         return Maximum(tensor, work)
 
-    def gather(self, here: Shaped[Tensor, "..."]) -> list[Tensor]:
-        """Everybody's tensors of one shape, by rank."""
-        if self.alone:
+    def all_gather(self, here: Shaped[Tensor, "..."]) -> list[Tensor]:
+        """Return the tensors of all processes by rank; they have the same shape."""
+        if self.is_single:
             return [here]
-        everybody = [torch.empty_like(here) for _ in range(self.ranks.world)]
-        distributed.all_gather(everybody, here.contiguous())
-        return everybody
+        gathered = [torch.empty_like(here) for _ in range(self.world_size)]
+        distributed.all_gather(gathered, here.contiguous())
+        return gathered
 
-    def wait(self) -> None:
-        """Go on when everybody has come this far."""
-        self.total(torch.zeros(1))
+    def barrier(self) -> None:
+        """Block until all processes have come to this call."""
+        self.all_reduce_sum(torch.zeros(1))
 
-    def share(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over all processes: PyTorch's DDP."""
-        if self.alone:
+    def wrap_ddp(self, module: nn.Module) -> nn.Module:
+        """Wrap a module in PyTorch's DDP, which averages its gradients over all processes."""
+        if self.is_single:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
-    def share_statistics(self, module: nn.Module) -> None:
-        """Give everybody the first process's running statistics of batch normalisation: those that are kept.
+    def broadcast_batch_norm(self, module: nn.Module) -> None:
+        """Copy the main process's running statistics of batch normalisation to all: those that are saved.
 
-        Before a step DDP does so for the module that it shares. After the last one, and in an average of weights, each
-        process has its own, and would score another model than the one that is exported.
+        Before each step DDP does so for the module that it wraps. After the last one, and in an average of weights,
+        each process has its own, and would score another model than the one that is exported.
         """
-        if not self.alone:
-            distribute_bn(module, self.ranks.world, reduce=False)
+        if not self.is_single:
+            distribute_bn(module, self.world_size, reduce=False)
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Give everybody the mean of everybody's gradients of a small module that is not shared."""
+        """Average the gradients of a small module that DDP does not wrap."""
         for parameter in module.parameters():
-            if parameter.grad is not None and not self.alone:
-                parameter.grad = self.total(parameter.grad) / self.ranks.world
+            if parameter.grad is not None and not self.is_single:
+                parameter.grad = self.all_reduce_sum(parameter.grad) / self.world_size
 
 
 @contextmanager
-def join(device: torch.device) -> Iterator[Team]:
-    """This process's team, as the launcher's environment has it; NCCL between GPUs, gloo between CPUs."""
+def join_processes(device: torch.device) -> Iterator[Distributed]:
+    """Join the processes that torchrun's variables tell of: NCCL between GPUs, gloo between CPUs.
+
+    Args:
+        device: what this process computes on.
+
+    Raises:
+        RunError: another process has ended.
+    """
     ranks = Ranks.from_environment()
-    if ranks.world == 1:
-        yield Team(ranks, device)
+    if ranks.world_size == 1:
+        yield Distributed(ranks, device)
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Team(ranks, device)
+        yield Distributed(ranks, device)
     except RuntimeError as error:  # gloo's is of no type of its own
         if not (isinstance(error, distributed.DistError) or re.search(_GONE, str(error))):
             raise
         raise RunError(
-            f"Another process of this training has ended, and this one cannot go on without it ({reason(error)}): its "
-            "own message says why. The same command goes on from the last checkpoint."
+            f"Another process of this job has ended, and this one cannot go on without it ({reason(error)}): its own "
+            "message says why. The same command goes on from what was saved last."
         ) from error
     finally:
         distributed.destroy_process_group()

@@ -26,7 +26,7 @@ from kdcache.models.run_checkpoint import (
     require_whole_weights,
     write_manifest,
 )
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.training.files import new_folder, remove_known, replace_file, tidy
 from kdcache.training.tree import flatten, stored, unflatten
 
@@ -200,20 +200,20 @@ class Checkpoints:
         tidy(self.folder, root=self._root)
 
 
-def torch_random_state(team: Team) -> list[dict[str, Tensor]]:
-    """torch's random state in each process of the team, on the CPU and on its GPU, for a trainer's tree."""
+def torch_random_state(processes: Distributed) -> list[dict[str, Tensor]]:
+    """torch's random state in each process, on the CPU and on its GPU, for a trainer's tree."""
     states = {"cpu": torch.get_rng_state()}
-    if team.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(team.device)
-    gathered = {name: team.gather(state) for name, state in states.items()}
-    return [{name: parts[rank] for name, parts in gathered.items()} for rank in range(team.ranks.world)]
+    if processes.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(processes.device)
+    gathered = {name: processes.all_gather(state) for name, state in states.items()}
+    return [{name: parts[rank] for name, parts in gathered.items()} for rank in range(processes.world_size)]
 
 
-def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], team: Team) -> None:
+def restore_torch_random_state(states: Sequence[Mapping[str, Tensor]], processes: Distributed) -> None:
     """Put torch's random state back to what `torch_random_state` gave; a process that was not there keeps its own."""
-    if team.ranks.rank >= len(states):
+    if processes.rank >= len(states):
         return
-    state = states[team.ranks.rank]
+    state = states[processes.rank]
     torch.set_rng_state(state["cpu"])
-    if "cuda" in state and team.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], team.device)
+    if "cuda" in state and processes.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], processes.device)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 
 
 class EpochLosses:
@@ -27,18 +27,18 @@ class EpochLosses:
         self._sums = values if self._sums is None else self._sums.to(values.device) + values
         self._steps += 1
 
-    def means(self, team: Team | None = None) -> dict[str, float]:
-        """Mean of each loss over the steps so far, of this process, or of all in `team`."""
+    def means(self, processes: Distributed | None = None) -> dict[str, float]:
+        """Mean of each loss over the steps so far, of this process, or of all `processes`."""
         if self._sums is None:
             return dict.fromkeys(self._names, math.nan)
         sums, count = self._sums, self._steps
-        if team is not None:
-            sums, count = team.total(sums), count * team.ranks.world
+        if processes is not None:
+            sums, count = processes.all_reduce_sum(sums), count * processes.world_size
         return dict(zip(self._names, (sums / count).tolist(), strict=True))
 
-    def state(self, team: Team) -> dict[str, Any]:
+    def state(self, processes: Distributed) -> dict[str, Any]:
         """For a checkpoint in mid-epoch: the mean over all processes, times the steps."""
-        sums = [] if self._sums is None else (team.total(self._sums) / team.ranks.world).tolist()
+        sums = [] if self._sums is None else (processes.all_reduce_sum(self._sums) / processes.world_size).tolist()
         return {"steps": self._steps, "sums": sums}
 
     def load(self, state: dict[str, Any]) -> None:

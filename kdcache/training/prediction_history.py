@@ -32,7 +32,7 @@ _NAME = re.compile(r"round--?\d+\.f16")
 
 
 class Past:
-    """Reads one round's predictions and writes the next's. Every process of a team has one, on the same folder."""
+    """Reads one round's predictions and writes the next's. Every process has one, on the same folder."""
 
     def __init__(
         self,

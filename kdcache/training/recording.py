@@ -17,7 +17,7 @@ import torch
 from kdcache.errors import KdcacheError, RunError
 from kdcache.evaluation.scoring import Evaluation, score
 from kdcache.models.network import Network
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.progress import Progress
 from kdcache.training.checkpoint import Checkpoint, Checkpoints
 from kdcache.training.epoch import Clock, EpochLosses
@@ -34,7 +34,7 @@ _SCORES = ("val_top1", "val_top5", "val_loss")
 
 @dataclass
 class Recording:
-    """The records of one run. Every process of the team calls each method; the first one writes.
+    """The records of one run. Every process calls each method; the first one writes.
 
     Attributes:
         folder: the run's.
@@ -46,7 +46,7 @@ class Recording:
     network: Network
     trainer: Trainer
     folder: Path
-    team: Team
+    processes: Distributed
     stop: AgreedStop
     progress: Progress
     losses: EpochLosses = field(init=False)
@@ -80,7 +80,7 @@ class Recording:
 
         Gives the evaluation of that epoch, where it was made only now.
         """
-        if not self.team.first:
+        if not self.processes.is_main:
             yield self._finish(resumed)
             return
         columns = (*_COLUMNS, *self.setup.config.objective.parts, *_SCORES)
@@ -95,11 +95,11 @@ class Recording:
         report = None if resumed is None else resumed.trainer.get("report")
         if resumed is None or report is None:
             return None
-        rows = read_metrics(self.folder / METRICS) if self.team.first else []
+        rows = read_metrics(self.folder / METRICS) if self.processes.is_main else []
         written = bool(rows) and rows[-1]["step"] == resumed.step
-        if not self.team.any(written):
+        if not self.processes.all_reduce_any(written):
             return self._complete(report)
-        if self.team.first and (top1 := rows[-1]["val_top1"]) is not None:
+        if self.processes.is_main and (top1 := rows[-1]["val_top1"]) is not None:
             self._checkpoints.note_score(resumed.step, top1)
         return None
 
@@ -112,7 +112,7 @@ class Recording:
         """
         self.clock.pause()
         config, number = self.setup.config, self._epoch
-        means = self.losses.means(self.team)
+        means = self.losses.means(self.processes)
         if not math.isfinite(means["loss"]):
             raise RunError(
                 f"The loss of epoch {number} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
@@ -136,8 +136,8 @@ class Recording:
         if self._saved_step == self.trainer.step:
             return
         with self.stop.requests.saving():
-            state = {**self.trainer.state(), "epoch": self.losses.state(self.team)}
-            if self.team.first:
+            state = {**self.trainer.state(), "epoch": self.losses.state(self.processes)}
+            if self.processes.is_main:
                 self._checkpoints.save(
                     self.trainer.step,
                     model=self.network.module.state_dict(),
@@ -146,7 +146,7 @@ class Recording:
                     trainer=state if report is None else {**state, "report": dict(report)},
                     metadata=self.network.card.to_metadata(),
                 )
-            self.team.wait()
+            self.processes.barrier()
             self._saved_step = self.trainer.step
 
     def evaluate(self) -> Evaluation | None:
@@ -162,14 +162,14 @@ class Recording:
         self.stop.now()
         try:
             with self.stop.requests.interrupting():
-                self.team.share_statistics(module)
+                self.processes.broadcast_batch_norm(module)
                 return score(
                     Network(module, self.network.card),
                     self.setup.val,
                     name=self.setup.config.student.name,
-                    device=self.team.device,
+                    device=self.processes.device,
                     precision=self.trainer.precision,
-                    team=self.team,
+                    processes=self.processes,
                     progress=self.progress,
                 )
         except (KdcacheError, OSError) as error:
@@ -184,7 +184,7 @@ class Recording:
         """Write what timm loads."""
         self.stop.now()
         with self.stop.requests.interrupting():
-            if self.team.first:
+            if self.processes.is_main:
                 export_model(
                     self.folder / "export",
                     self.network,
@@ -192,7 +192,7 @@ class Recording:
                     dtype=getattr(torch, self.setup.config.export_dtype),
                     class_names=self.setup.class_names,
                 )
-            self.team.wait()
+            self.processes.barrier()
 
     def _complete(self, report: Mapping[str, Any]) -> Evaluation | None:
         """Evaluate where it is time for it, write the row of the epoch, and note the score, in this order."""
@@ -207,7 +207,7 @@ class Recording:
         with self.stop.requests.saving():
             for log in self._logs:
                 log.append(self.trainer.step, values)
-            if self.team.first and evaluation is not None:
+            if self.processes.is_main and evaluation is not None:
                 self._checkpoints.note_score(self.trainer.step, evaluation.top1)
         return evaluation
 

@@ -23,7 +23,7 @@ from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
 from kdcache.objectives.base import require
 from kdcache.render.opening import renderer_version
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress
 from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
@@ -96,16 +96,16 @@ class Setup:
         return "labels and its own past" if self.config.objective.needs.past else "labels alone"
 
 
-def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitStack) -> Setup:
+def prepare(request: TrainRequest, processes: Distributed, progress: Progress, held: ExitStack) -> Setup:
     """Open everything that `request` names, and hold the run folder for as long as `held` is open.
 
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    mode, device = request.mode, team.device
+    mode, device = request.mode, processes.device
     config, asked = configure(request, mode, device)
     # What is wrong with names, the renderer or the cache is told before an index of millions is built.
-    _require_whole_pairs(config, team)
+    _require_whole_pairs(config, processes)
     resolve_name(config.student.name)
     if request.online_teacher:
         model_source(request.online_teacher, request.teacher_weights)
@@ -116,7 +116,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitSta
     val = open_index(request.val, progress=progress) if request.val else None
     folder = request.out or default_folder(request, config, cache.names() if cache is not None else [])
     # From here on what is in the run folder is read, and nobody else may change it.
-    lock = held.enter_context(RunFolder(folder).hold(progress.say)) if team.first else None
+    lock = held.enter_context(RunFolder(folder).hold(progress.say)) if processes.is_main else None
     before = None if request.fresh else RunFolder(folder).stored_config()
     opened = (
         stored_views(cache, index)
@@ -129,7 +129,7 @@ def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitSta
     belongs: dict[str, Any] = {"view_set": opened.identity.to_json()}
     if mode != "live":
         belongs |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
-    if team.first:
+    if processes.is_main:
         RunFolder(folder).require(config, belongs, fresh=request.fresh)
         if stored is not None:
             stored.require_records(config.views.count or 0)
@@ -193,11 +193,11 @@ def prepare(request: TrainRequest, team: Team, progress: Progress, held: ExitSta
     )
 
 
-def _require_whole_pairs(config: RunConfig, team: Team) -> None:
-    if config.batch_size % (2 * team.ranks.world):
+def _require_whole_pairs(config: RunConfig, processes: Distributed) -> None:
+    if config.batch_size % (2 * processes.world_size):
         raise UsageError(
-            f"A batch of {config.batch_size} cannot be divided among {team.ranks.world} processes in whole pairs: give "
-            f"a --batch-size that is a multiple of {2 * team.ranks.world}."
+            f"A batch of {config.batch_size} cannot be divided among {processes.world_size} processes in whole pairs: give "
+            f"a --batch-size that is a multiple of {2 * processes.world_size}."
         )
 
 

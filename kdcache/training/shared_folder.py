@@ -1,4 +1,4 @@
-"""Whether the processes of a team see one run folder, or each its own of the same path."""
+"""Whether all processes see one run folder, or each its own of the same path."""
 
 import os
 import secrets
@@ -11,30 +11,30 @@ import torch
 from kdcache.errors import RunError
 from kdcache.io.disk import Disk
 from kdcache.io.folders import Folder
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.training.files import refusals
 
 _PATIENCE = 5.0
 """Seconds that a file of another node may take to be seen."""
 
 
-def require_shared(folder: Path, team: Team) -> None:
+def require_shared(folder: Path, processes: Distributed) -> None:
     """Refuse unless every process sees a file that the first makes in `folder`.
 
-    Every process of the team has to call it. One alone needs nobody.
+    Every process has to call it. One alone needs nobody.
 
     Raises:
         RunError: in every process, naming those that see another folder.
     """
-    if team.alone:
+    if processes.is_single:
         return
     # A name that nobody can have looked for yet, so that no node has kept in mind that it is not there.
-    number = torch.tensor(secrets.randbits(62) if team.first else 0)
-    token = folder / f".seen-by-all-{team.total(number).item():016x}"
-    refused = _make(token) if team.first else None
-    team.wait()
-    sees = team.gather(torch.tensor(_appears(token)))
-    if team.first:
+    number = torch.tensor(secrets.randbits(62) if processes.is_main else 0)
+    token = folder / f".seen-by-all-{processes.all_reduce_sum(number).item():016x}"
+    refused = _make(token) if processes.is_main else None
+    processes.barrier()
+    sees = processes.all_gather(torch.tensor(_appears(token)))
+    if processes.is_main:
         with suppress(OSError), Folder.trusted(folder) as place:
             Disk().remove(place.at(token.name))
     if refused is not None:

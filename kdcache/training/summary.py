@@ -4,7 +4,7 @@ import dataclasses
 
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, plainly
 from kdcache.objectives.registry import AnyObjective
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress
 from kdcache.training.setup import Setup
@@ -13,7 +13,7 @@ from kdcache.training.setup import Setup
 _TOLD_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
 
 
-def introduce(setup: Setup, team: Team, progress: Progress) -> None:
+def introduce(setup: Setup, processes: Distributed, progress: Progress) -> None:
     """Say who learns what from whom, how long and how fast, and what of that is unusual."""
     config = setup.config
     epochs = config.schedule.epochs
@@ -24,7 +24,7 @@ def introduce(setup: Setup, team: Team, progress: Progress) -> None:
     progress.say(
         f"Recipe {config.recipe}: {counted(epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')} of "
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
-        f"{config.precision}; {f'on {team.ranks.world} processes, ' if not team.alone else ''}into {setup.folder}."
+        f"{config.precision}; {f'on {processes.world_size} processes, ' if not processes.is_single else ''}into {setup.folder}."
     )
     progress.say(objective_words(setup.objective_name, config.objective, setup.targets))
     if setup.label_loss is not None:

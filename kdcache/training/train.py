@@ -15,7 +15,7 @@ from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
-from kdcache.runtime.distributed import Team, join
+from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress, Task, silent
 from kdcache.runtime.signals import stop_requests
@@ -88,16 +88,18 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         KdcacheError: what does not belong together is refused before the first step.
     """
     device = resolve_device(request.device)
-    with join(device) as team, ExitStack() as held:
-        if team.alone:
+    with join_processes(device) as processes, ExitStack() as held:
+        if processes.is_single:
             use_all_cores()
         else:
             torch.set_num_threads(share_of_cores())
-        return _train(request, team, progress if team.first else silent, keep_losses, held)
+        return _train(request, processes, progress if processes.is_main else silent, keep_losses, held)
 
 
-def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: bool, held: ExitStack) -> TrainReport:
-    setup = prepare(request, team, progress, held)
+def _train(
+    request: TrainRequest, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
+) -> TrainReport:
+    setup = prepare(request, processes, progress, held)
     config = setup.config
     network = _student(setup)
     trainer = Trainer(
@@ -105,26 +107,26 @@ def _train(request: TrainRequest, team: Team, progress: Progress, keep_losses: b
         config,
         steps_per_epoch=setup.steps_per_epoch,
         shape=shape_of(setup),
-        team=team,
+        processes=processes,
         precision=config.precision,
-        past=_past(setup, team, progress) if config.objective.needs.past else None,
+        past=_past(setup, processes, progress) if config.objective.needs.past else None,
     )
     if setup.val is not None:
-        try_scoring(network, setup.val, team.ranks, device=team.device, precision=trainer.precision)
+        try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=trainer.precision)
     # Only now, when nothing is left to refuse, does anything change on disk.
     folder = RunFolder(setup.folder)
-    resumed = team.first and folder.enter(
+    resumed = processes.is_main and folder.enter(
         config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh
     )
-    resumed = team.any(resumed)
+    resumed = processes.all_reduce_any(resumed)
     if resumed or config.objective.needs.past:
-        require_shared(folder.path, team)
-    introduce(setup, team, progress)
-    _warn_of_other_renderer(setup, request, team.device, progress)
+        require_shared(folder.path, processes)
+    introduce(setup, processes, progress)
+    _warn_of_other_renderer(setup, request, processes.device, progress)
     losses: list[float] = []
     with stop_requests() as requests:
-        stop = AgreedStop(requests, team)
-        recording = Recording(setup, network, trainer, folder.path, team, stop, progress)
+        stop = AgreedStop(requests, processes)
+        recording = Recording(setup, network, trainer, folder.path, processes, stop, progress)
         checkpoint = recording.restore() if resumed else None
         with recording.logs(checkpoint) as evaluation:
             evaluation = _take_steps(setup, request, recording, losses if keep_losses else None) or evaluation
@@ -152,13 +154,13 @@ def _take_steps(
     Raises:
         Interrupted: a signal came, and the state is saved.
     """
-    size, trainer, team, stop = setup.config.batch_size, recording.trainer, recording.team, recording.stop
+    size, trainer, processes, stop = setup.config.batch_size, recording.trainer, recording.processes, recording.stop
     evaluation: Evaluation | None = None
     with (
         recording.progress.task(
             f"Train {setup.config.student.name} from {setup.source}", total=setup.steps * size, done=trainer.step * size
         ) as task,
-        closing(_batches(setup, request, team, trainer.step)) as batches,
+        closing(_batches(setup, request, processes, trainer.step)) as batches,
     ):
         recording.clock.go_on()
         for batch in batches:
@@ -176,7 +178,7 @@ def _take_steps(
             recording.clock.count(size)
             if losses is not None:
                 losses.append(step_losses.total.item())
-            _advance(task, size, recording.losses, trainer.step, setup.steps_per_epoch, team)
+            _advance(task, size, recording.losses, trainer.step, setup.steps_per_epoch, processes)
             if trainer.step % setup.steps_per_epoch == 0:
                 evaluation = recording.end_epoch()
             if stop.after_step() and trainer.step < setup.steps:
@@ -209,24 +211,26 @@ def _student(setup: Setup) -> Network:
     )
 
 
-def _past(setup: Setup, team: Team, progress: Progress) -> Past:
+def _past(setup: Setup, processes: Distributed, progress: Progress) -> Past:
     return Past(
         setup.folder / "past",
         samples=len(setup.index),
         num_classes=setup.num_classes,
         epochs_per_round=setup.opened.view_set.policy.repeats,
-        first=team.first,
+        first=processes.is_main,
         warn=progress.warn,
-        meet=team.wait,
+        meet=processes.barrier,
     )
 
 
-def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -> Generator[Batch, None, None]:
+def _batches(
+    setup: Setup, request: TrainRequest, processes: Distributed, first_step: int
+) -> Generator[Batch, None, None]:
     """The batches from `first_step` on, from whatever source the setup has."""
     config, view_set = setup.config, setup.opened.view_set
     size = config.student.size
     assert size is not None
-    steps = Steps(setup.schedule, first_step, team.ranks)
+    steps = Steps(setup.schedule, first_step, processes.ranks)
     largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
 
     with closing(SampleReader(setup.index)) as reader, closing(view_set), closing(steps):
@@ -236,7 +240,7 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
                 request.renderer,
                 size=pixels,
                 max_batch=largest,
-                device=team.device,
+                device=processes.device,
                 decode=request.decode,
             ) as renderer:
                 yield from stream_views(view_set, reader, renderer, of)
@@ -251,12 +255,14 @@ def _batches(setup: Setup, request: TrainRequest, team: Team, first_step: int) -
             yield from batches
 
 
-def _advance(task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int, team: Team) -> None:
+def _advance(
+    task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int, processes: Distributed
+) -> None:
     """Count a step, and show the mean loss of its epoch, of all processes, now and then and at the epoch's end."""
     if step % _STEPS_BETWEEN_READINGS and step % steps_per_epoch:
         task.advance(images)
     else:
-        task.advance(images, loss_this_epoch=epoch.means(team)["loss"])
+        task.advance(images, loss_this_epoch=epoch.means(processes)["loss"])
 
 
 def _last_loss(metrics: Path) -> float | None:

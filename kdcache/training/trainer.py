@@ -17,7 +17,7 @@ from kdcache.models.features import feature_size, watched_features
 from kdcache.models.maps import WithMaps
 from kdcache.objectives.base import Answers, Given, Losses, Shape
 from kdcache.runtime.device import autocast
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import send
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig
@@ -34,13 +34,13 @@ class Trainer:
         *,
         steps_per_epoch: int,
         shape: Shape,
-        team: Team,
+        processes: Distributed,
         precision: str,
         past: Past | None = None,
     ) -> None:
         """
         Args:
-            module: the student, in training mode; moved to the team's device.
+            module: the student, in training mode; moved to the device of this process.
             config: resolved.
             shape: of the data set and of the teacher; what the objective needs of the student's is found here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
@@ -52,20 +52,20 @@ class Trainer:
             UsageError: they do not fit the teacher's.
         """
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
-        self.module = module.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._objective = config.objective
         needs = self._objective.needs
         watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
         self._gives_maps = watched is not None
-        self._shared = team.share(self.module if watched is None else watched)
-        self._team = team
+        self._shared = processes.wrap_ddp(self.module if watched is None else watched)
+        self._processes = processes
         self.step = 0
         self.precision = precision
-        self._device = team.device
+        self._device = processes.device
         self._clip_grad = config.clip_grad
         self._past = past
         shape = _with_student(shape, self.module, watched, config)
-        self._companion = _companion(config, shape, team.device)
+        self._companion = _companion(config, shape, processes.device)
         self._optimizer = _optimizer(self.module, self._companion, config)
         schedule = config.schedule
         self._epochs, self._steps_per_epoch = schedule.epochs, steps_per_epoch
@@ -78,10 +78,10 @@ class Trainer:
             t_in_epochs=False,
         )
         self._scheduler.step_update(0)
-        self._scaler = GradScaler(team.device.type, enabled=precision == "fp16")
+        self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
         self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
         # Each process draws its own dropout and drop path.
-        torch.manual_seed(config.seed + team.ranks.rank)
+        torch.manual_seed(config.seed + processes.rank)
 
     @property
     def last_lr(self) -> float:
@@ -131,7 +131,7 @@ class Trainer:
         self._optimizer.zero_grad()
         self._scaler.scale(losses.total).backward()
         if self._companion is not None:
-            self._team.average_gradients(self._companion)
+            self._processes.average_gradients(self._companion)
         if self._clip_grad is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
@@ -156,7 +156,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything beside weights and average that the next steps depend on, as a tree for a checkpoint.
 
-        Every process of the team has to ask.
+        Every process has to ask.
         """
         if self._past is not None:
             self._past.secure(self.step // self._steps_per_epoch)
@@ -164,7 +164,7 @@ class Trainer:
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "random": torch_random_state(self._team),
+            "random": torch_random_state(self._processes),
             **companion,
         }
 
@@ -179,7 +179,7 @@ class Trainer:
         self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self._scaler.load_state_dict(checkpoint.trainer["scaler"])
         self._scheduler.step_update(self.step)
-        restore_torch_random_state(checkpoint.trainer["random"], self._team)
+        restore_torch_random_state(checkpoint.trainer["random"], self._processes)
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         return watched_features(self.module) if self._objective.needs.features else nullcontext([])

@@ -15,14 +15,13 @@ def environment(rank: int, world: int, local_rank: int, local_world: int) -> dic
 def test_without_a_launcher_a_process_is_alone() -> None:
     alone = Ranks.from_environment({})
     assert alone == Ranks(0, 1, 0, 1)
-    assert alone.first
-    assert alone.total(3, 4) == [3, 4]
+    assert alone.is_main
 
 
 def test_a_launched_process_knows_its_place() -> None:
     ranks = Ranks.from_environment(environment(5, 8, 1, 4))
     assert ranks == Ranks(5, 8, 1, 4)
-    assert not ranks.first
+    assert not ranks.is_main
 
 
 @pytest.mark.parametrize("place", [(2, 2, 0, 1), (0, 2, 2, 2), (0, 1, 0, 2)])

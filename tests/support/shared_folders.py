@@ -5,7 +5,7 @@ import time
 import torch
 
 from kdcache.errors import RunError
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training import shared_folder
 from kdcache.training.prediction_history import Past
@@ -16,7 +16,7 @@ def refusal(folders, rank, world):
     """What a process is told whose run folder is the one of its rank; nothing where it may go on."""
     shared_folder._PATIENCE = 0.2
     try:
-        require_shared(folders[rank], Team(Ranks(rank, world), torch.device("cpu")))
+        require_shared(folders[rank], Distributed(Ranks(rank, world), torch.device("cpu")))
     except RunError as error:
         return str(error)
     return ""
@@ -24,9 +24,9 @@ def refusal(folders, rank, world):
 
 def recalled(folder, rank, world):
     """The past of all samples in the next round, after each process has said its part of them at a time of its own."""
-    team = Team(Ranks(rank, world), torch.device("cpu"))
-    settings = {"samples": 8, "num_classes": 3, "epochs_per_round": 1, "first": team.first, "warn": print}
-    past = Past(folder / "past", meet=team.wait, **settings)
+    processes = Distributed(Ranks(rank, world), torch.device("cpu"))
+    settings = {"samples": 8, "num_classes": 3, "epochs_per_round": 1, "first": processes.is_main, "warn": print}
+    past = Past(folder / "past", meet=processes.barrier, **settings)
     own = torch.arange(rank, 8, world)
     past.recall(0, own, torch.ones(len(own)))
     time.sleep(0.3 * rank)

@@ -15,14 +15,14 @@ from torch import nn
 from kdcache.errors import CorruptError, RunError
 from kdcache.models.load import load_model
 from kdcache.models.students import create_student
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training import checkpoint
 from kdcache.training.checkpoint import Checkpoints, restore_torch_random_state, torch_random_state
 from kdcache.training.export import export_model
 from support.forked import CONTEXT
 
-ALONE = Team(Ranks(), torch.device("cpu"))
+ALONE = Distributed(Ranks(), torch.device("cpu"))
 OPTIMIZERS = {
     "adamw": {"lr": 1e-2, "weight_decay": 0.1},
     "sgd": {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1},

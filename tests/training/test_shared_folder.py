@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training.shared_folder import require_shared
 from support.ranks import on_ranks
@@ -28,7 +28,7 @@ def test_a_process_that_sees_another_folder_is_named_to_all(tmp_path):
 
 
 def test_one_process_writes_nothing(tmp_path):
-    require_shared(tmp_path / "nowhere", Team(Ranks(), torch.device("cpu")))
+    require_shared(tmp_path / "nowhere", Distributed(Ranks(), torch.device("cpu")))
     assert not (tmp_path / "nowhere").exists()
 
 

@@ -19,7 +19,7 @@ from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, ModelError, RunError, UsageError
 from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.training.config import read_config
 from kdcache.training.prediction_history import Past
 from kdcache.training.train import train
@@ -300,7 +300,7 @@ def test_losses_and_speed_are_said_to_be_what_they_are(job, tmp_path):
 
 def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, monkeypatch):
     asked, past = [], []
-    monkeypatch.setattr("kdcache.training.train.require_shared", lambda folder, team: asked.append(folder.name))
+    monkeypatch.setattr("kdcache.training.train.require_shared", lambda folder, processes: asked.append(folder.name))
     monkeypatch.setattr(
         "kdcache.training.train.Past", lambda *args, **choice: (past.append(choice), Past(*args, **choice))[1]
     )
@@ -312,7 +312,7 @@ def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, m
     overrides = ("objective.name=ps-kd", "views.policy=fashion-mnist")
     train(train_request(job.data, tmp_path / "self", supervised=True, epochs=1, overrides=overrides))
     assert asked == ["usual", "self"]
-    assert past[0]["meet"].__func__ is Team.wait, "a round is read when all have written it"
+    assert past[0]["meet"].__func__ is Distributed.wait, "a round is read when all have written it"
 
 
 def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):

@@ -136,13 +136,13 @@ def test_targets_that_do_not_serve_are_refused_before_the_data_is_opened(job, tm
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_before_the_data_is_opened(tmp_path):
-    from kdcache.runtime.distributed import Team
+    from kdcache.runtime.distributed import Distributed
     from kdcache.runtime.ranks import Ranks
     from kdcache.training.setup import prepare
 
-    team = Team(Ranks(0, 2), torch.device("cpu"))
+    processes = Distributed(Ranks(0, 2), torch.device("cpu"))
     with pytest.raises(UsageError, match="multiple of 4"):
-        prepare(train_request("nowhere", tmp_path / "run", supervised=True), team, Heard(), ExitStack())
+        prepare(train_request("nowhere", tmp_path / "run", supervised=True), processes, Heard(), ExitStack())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")

@@ -10,7 +10,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.models.students import create_student
 from kdcache.objectives.base import Shape
 from kdcache.objectives.registry import OBJECTIVES
-from kdcache.runtime.distributed import Team
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training.checkpoint import Checkpoint
 from kdcache.training.config import load_config
@@ -20,7 +20,7 @@ from support.batches import Said
 
 MODEL, CLASSES, ROWS, SIZE = "test_resnet", 4, 8, 32
 STEPS_PER_EPOCH, TEACHER_FEATURES = 4, 6
-CPU = Team(Ranks(), torch.device("cpu"))
+CPU = Distributed(Ranks(), torch.device("cpu"))
 
 
 def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
@@ -48,7 +48,7 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
             teacher_features=TEACHER_FEATURES,
             teacher_maps=teacher_maps(config.objective),
         ),
-        team=CPU,
+        processes=CPU,
         precision=precision,
         past=past if config.objective.needs.past else None,
     )
