@@ -196,8 +196,8 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
 def _require_whole_pairs(config: RunConfig, processes: Distributed) -> None:
     if config.batch_size % (2 * processes.world_size):
         raise UsageError(
-            f"A batch of {config.batch_size} cannot be divided among {processes.world_size} processes in whole pairs: give "
-            f"a --batch-size that is a multiple of {2 * processes.world_size}."
+            f"A batch of {config.batch_size} cannot be divided among {processes.world_size} processes in whole pairs: "
+            f"give a --batch-size that is a multiple of {2 * processes.world_size}."
         )
 
 

@@ -21,10 +21,11 @@ def introduce(setup: Setup, processes: Distributed, progress: Progress) -> None:
         f"{config.student.name} at {config.student.size} pixels, {setup.num_classes:,} classes, learns from "
         f"{setup.source} on views of policy {setup.policy_text}."
     )
+    several = "" if processes.is_single else f"on {processes.world_size} processes, "
     progress.say(
         f"Recipe {config.recipe}: {counted(epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')} of "
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
-        f"{config.precision}; {f'on {processes.world_size} processes, ' if not processes.is_single else ''}into {setup.folder}."
+        f"{config.precision}; {several}into {setup.folder}."
     )
     progress.say(objective_words(setup.objective_name, config.objective, setup.targets))
     if setup.label_loss is not None:
