@@ -1,11 +1,11 @@
-"""What a student is fed: views in their order, and the teacher's answers: from the cache, computed now, or none."""
+"""Batches of views in their order, with targets that are read from the cache, computed by a live teacher, or none."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
@@ -29,10 +29,33 @@ OpenStream = Callable[[Iterable[Span | Picks], int], Generator[Views, None, None
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows: views as the student sees them, and what the teacher said of them."""
+    """The rows of one step, b in number.
 
-    views: Views
+    Attributes:
+        images: mixed, in 0..255, not yet normalised (mean and standard deviation belong to each model).
+        labels: each row's own label and its mixing partner's; -1 for none.
+        mix_weight: each row's own share of the mix, in 0..1; 1 where the row is not mixed.
+        samples: position of each row's sample in the index.
+        targets: of the teacher, on the device of the images; None without a teacher.
+    """
+
+    images: Float32[Tensor, "b 3 s s"]
+    labels: Int64[Tensor, "b 2"]
+    mix_weight: Float32[Tensor, "b"]
+    samples: Int64[Tensor, "b"]
     targets: Targets | None
+
+    @classmethod
+    def from_views(cls, views: Views, targets: Targets | None) -> "Batch":
+        """Return the batch of some views and the targets for them."""
+        rows = views.rows
+        return cls(
+            images=views.pixels,
+            labels=torch.from_numpy(rows.labels),
+            mix_weight=torch.from_numpy(rows.weight),
+            samples=torch.from_numpy(rows.samples),
+            targets=None if targets is None else targets.to(views.pixels.device),
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ def supervised_batches(
     """Views without answers."""
     with closing(open_stream(steps.preparing(view_set), size)) as stream:
         for views in stream:
-            yield Batch(views, None)
+            yield Batch.from_views(views, None)
 
 
 def cached_batches(
@@ -99,7 +122,7 @@ def cached_batches(
                 _labelled(targets, views, entry, picks) for targets, entry in zip(said, stored.entries, strict=True)
             ]
             targets = parts[0] if len(parts) == 1 else MixedTargets(tuple(parts), stored.shares)
-            yield Batch(views, targets.to(views.pixels.device))
+            yield Batch.from_views(views, targets)
 
 
 def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Targets:
@@ -164,7 +187,7 @@ def _in_dump_batches(
                 student_views = Views(view_set.rows(span), pixels)
             else:
                 student_views = next(student_stream)
-            yield Batch(student_views, targets.to(student_views.pixels.device))
+            yield Batch.from_views(student_views, targets)
 
 
 def _in_own_batches(
@@ -178,7 +201,7 @@ def _in_own_batches(
         for views in teacher_stream:
             targets = live.answer(views)
             student_views = views if shared else next(student_stream)
-            yield Batch(student_views, targets.to(student_views.pixels.device))
+            yield Batch.from_views(student_views, targets)
 
 
 def _span(picks: Picks) -> Span:

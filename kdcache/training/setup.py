@@ -17,6 +17,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
 from kdcache.loader.cached_teachers import StoredTeachers, scaled_words, stored_teachers
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
+from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, new_views, stored_views
 from kdcache.loader.schedule import Schedule
 from kdcache.models.names import resolve_name
@@ -41,7 +42,7 @@ class Setup:
     Attributes:
         stored: the cached answers, if they come from a cache.
         live: the running teacher, if there is one.
-        schedule: the rows of each step.
+        loader: of the batches of each step.
         objective_name: that it was chosen by, a key of `OBJECTIVES`.
         label_loss: which one there is and why, as a line; None where the objective does not choose one.
         class_names: of the student's outputs, where they are known.
@@ -56,7 +57,7 @@ class Setup:
     opened: OpenViews
     stored: StoredTeachers | None
     live: LiveTeacher | None
-    schedule: Schedule
+    loader: Loader
     objective_name: str
     label_loss: str | None
     num_classes: int
@@ -69,12 +70,12 @@ class Setup:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps of one pass."""
-        return self.schedule.steps_per_epoch
+        return self.loader.schedule.steps_per_epoch
 
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole training."""
-        return self.schedule.steps
+        return self.loader.schedule.steps
 
     @property
     def policy_text(self) -> str:
@@ -171,7 +172,7 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
         opened=opened,
         stored=stored,
         live=live,
-        schedule=schedule,
+        loader=_loader(request, config, opened, stored or live, schedule, processes),
         objective_name=chosen_objective(config.recipe, file=request.config, assignments=request.overrides),
         label_loss=label_loss_words(request, config),
         num_classes=num_classes,
@@ -321,6 +322,27 @@ def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
             "has no step: give a smaller --batch-size."
         )
     return schedule
+
+
+def _loader(
+    request: TrainRequest,
+    config: RunConfig,
+    opened: OpenViews,
+    source: StoredTeachers | LiveTeacher | None,
+    schedule: Schedule,
+    processes: Distributed,
+) -> Loader:
+    assert config.student.size is not None  # resolved by `_with_views`
+    return Loader(
+        view_set=opened.view_set,
+        schedule=schedule,
+        source=source,
+        image_size=config.student.size,
+        renderer=request.renderer,
+        decode=request.decode,
+        device=processes.device,
+        ranks=processes.ranks,
+    )
 
 
 def _targets(stored: StoredTeachers | None, live: LiveTeacher | None) -> str | None:

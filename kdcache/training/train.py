@@ -1,41 +1,31 @@
-"""`kdcache train`: a student learns from views, from what a teacher said of them, and from labels."""
+"""`kdcache train`: train a student on views, from a teacher's targets and from labels."""
 
-from collections.abc import Generator, Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from kdcache.data.reader import SampleReader
 from kdcache.evaluation.scoring import Evaluation, try_scoring
-from kdcache.loader.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
 from kdcache.loader.provenance import warn_of_other_provenance
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
-from kdcache.render.opening import open_renderer, renderer_version
+from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import counted
-from kdcache.runtime.progress import Progress, Task, silent
+from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.signals import stop_requests
-from kdcache.training.epoch import EpochLosses
 from kdcache.training.loss_spec import shape_of
 from kdcache.training.metrics import read_metrics
 from kdcache.training.options import TrainRequest
 from kdcache.training.prediction_history import Past
-from kdcache.training.recording import METRICS, Recording
 from kdcache.training.run_folder import RunFolder
 from kdcache.training.setup import Setup, prepare
 from kdcache.training.shared_folder import require_shared
-from kdcache.training.stopping import AgreedStop
 from kdcache.training.summary import introduce
-from kdcache.training.trainer import Trainer
-from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Picks, Span
-
-_STEPS_BETWEEN_READINGS = 20
-"""Reading a loss waits for the device, so it is done now and then only."""
+from kdcache.training.train_state import TrainState
+from kdcache.training.trainer import METRICS, Trainer
 
 
 @dataclass(frozen=True)
@@ -100,100 +90,55 @@ def _train(
     request: TrainRequest, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
 ) -> TrainReport:
     setup = prepare(request, processes, progress, held)
-    config = setup.config
     network = _student(setup)
-    trainer = Trainer(
+    state = TrainState(
         network.module,
-        config,
+        setup.config,
         steps_per_epoch=setup.steps_per_epoch,
         shape=shape_of(setup),
         processes=processes,
-        precision=config.precision,
-        past=_past(setup, processes, progress) if config.objective.needs.past else None,
+        precision=setup.config.precision,
+        past=_past(setup, processes, progress) if setup.config.objective.needs.past else None,
     )
     if setup.val is not None:
-        try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=trainer.precision)
+        try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
     # Only now, when nothing is left to refuse, does anything change on disk.
-    folder = RunFolder(setup.folder)
-    resumed = processes.is_main and folder.enter(
-        config, setup.belongs, setup.given, setup.opened.view_set.windows, fresh=request.fresh
-    )
-    resumed = processes.all_reduce_any(resumed)
-    if resumed or config.objective.needs.past:
-        require_shared(folder.path, processes)
+    resume = _enter_folder(request, setup, processes)
     introduce(setup, processes, progress)
-    _warn_of_other_renderer(setup, request, processes.device, progress)
-    losses: list[float] = []
+    _warn_of_other_renderer(setup, processes.device, progress)
+    losses: list[float] | None = [] if keep_losses else None
     with stop_requests() as requests:
-        stop = AgreedStop(requests, processes)
-        recording = Recording(setup, network, trainer, folder.path, processes, stop, progress)
-        checkpoint = recording.restore() if resumed else None
-        with recording.logs(checkpoint) as evaluation:
-            evaluation = _take_steps(setup, request, recording, losses if keep_losses else None) or evaluation
-            evaluation = evaluation or recording.evaluate()
-        recording.export()
+        trainer = Trainer(setup, network, state, processes=processes, requests=requests, progress=progress)
+        trainer.fit(resume=resume, losses=losses)
     return TrainReport(
-        folder=folder.path,
-        epochs=trainer.step // setup.steps_per_epoch,
+        folder=setup.folder,
+        epochs=trainer.epoch,
         steps=trainer.step,
-        loss=_last_loss(folder.path / METRICS),
-        images_per_s=recording.clock.images_per_s,
-        evaluation=evaluation,
-        losses=tuple(losses),
+        loss=_last_loss(setup.folder / METRICS),
+        images_per_s=trainer.clock.images_per_s,
+        evaluation=trainer.evaluation,
+        losses=tuple(losses or ()),
     )
 
 
-def _take_steps(
-    setup: Setup, request: TrainRequest, recording: Recording, losses: list[float] | None
-) -> Evaluation | None:
-    """Take the steps that are left; returns the evaluation of the last one of these epochs, if there was one.
-
-    Args:
-        losses: takes the loss of each step, if they are wanted.
-
-    Raises:
-        Interrupted: a signal came, and the state is saved.
-    """
-    size, trainer, processes, stop = setup.config.batch_size, recording.trainer, recording.processes, recording.stop
-    evaluation: Evaluation | None = None
-    with (
-        recording.progress.task(
-            f"Train {setup.config.student.name} from {setup.source}", total=setup.steps * size, done=trainer.step * size
-        ) as task,
-        closing(_batches(setup, request, processes, trainer.step)) as batches,
-    ):
-        recording.clock.go_on()
-        for batch in batches:
-            rows = batch.views.rows
-            step_losses = trainer.take_step(
-                recording.network.normalise(batch.views.pixels),
-                batch.targets,
-                torch.from_numpy(rows.labels),
-                torch.from_numpy(rows.weight),
-                torch.from_numpy(rows.samples),
-            )
-            if setup.lock is not None:
-                setup.lock.require_held()
-            recording.losses.add(step_losses)
-            recording.clock.count(size)
-            if losses is not None:
-                losses.append(step_losses.total.item())
-            _advance(task, size, recording.losses, trainer.step, setup.steps_per_epoch, processes)
-            if trainer.step % setup.steps_per_epoch == 0:
-                evaluation = recording.end_epoch()
-            if stop.after_step() and trainer.step < setup.steps:
-                recording.save()
-                recording.progress.say(f"Saved after step {trainer.step:,} of {setup.steps:,} in {recording.folder}.")
-                stop.requests.raise_if_requested()
-    return evaluation
+def _enter_folder(request: TrainRequest, setup: Setup, processes: Distributed) -> bool:
+    """Make the run folder ready, or find it so; return whether there is a run in it to go on with."""
+    windows = setup.opened.view_set.windows
+    resume = processes.is_main and RunFolder(setup.folder).enter(
+        setup.config, setup.belongs, setup.given, windows, fresh=request.fresh
+    )
+    resume = processes.all_reduce_any(resume)
+    if resume or setup.config.objective.needs.past:
+        require_shared(setup.folder, processes)
+    return resume
 
 
-def _warn_of_other_renderer(setup: Setup, request: TrainRequest, device: torch.device, progress: Progress) -> None:
+def _warn_of_other_renderer(setup: Setup, device: torch.device, progress: Progress) -> None:
     if setup.stored is None:
         return
-    here = {"renderer": renderer_version(request.renderer, device=device, decode=request.decode)}
+    here = {"renderer": renderer_version(setup.loader.renderer, device=device, decode=setup.loader.decode)}
     for entry in setup.stored.entries:
-        warn_of_other_provenance(entry, here, setup.schedule.views, progress)
+        warn_of_other_provenance(entry, here, setup.loader.schedule.views, progress)
 
 
 def _student(setup: Setup) -> Network:
@@ -221,48 +166,6 @@ def _past(setup: Setup, processes: Distributed, progress: Progress) -> Past:
         warn=progress.warn,
         meet=processes.barrier,
     )
-
-
-def _batches(
-    setup: Setup, request: TrainRequest, processes: Distributed, first_step: int
-) -> Generator[Batch, None, None]:
-    """The batches from `first_step` on, from whatever source the setup has."""
-    config, view_set = setup.config, setup.opened.view_set
-    size = config.student.size
-    assert size is not None
-    steps = Steps(setup.schedule, first_step, processes.ranks)
-    largest = max(config.batch_size, setup.live.teacher.batch_size if setup.live is not None else 0)
-
-    with closing(SampleReader(setup.index)) as reader, closing(view_set), closing(steps):
-
-        def open_stream(of: Iterable[Span | Picks], pixels: int) -> Generator[Views, None, None]:
-            with open_renderer(
-                request.renderer,
-                size=pixels,
-                max_batch=largest,
-                device=processes.device,
-                decode=request.decode,
-            ) as renderer:
-                yield from stream_views(view_set, reader, renderer, of)
-
-        if setup.stored is not None:
-            batches = cached_batches(steps, open_stream, size, setup.stored, view_set)
-        elif setup.live is not None:
-            batches = live_batches(steps, open_stream, size, setup.live, view_set)
-        else:
-            batches = supervised_batches(steps, open_stream, size, view_set)
-        with closing(batches):
-            yield from batches
-
-
-def _advance(
-    task: Task, images: int, epoch: EpochLosses, step: int, steps_per_epoch: int, processes: Distributed
-) -> None:
-    """Count a step, and show the mean loss of its epoch, of all processes, now and then and at the epoch's end."""
-    if step % _STEPS_BETWEEN_READINGS and step % steps_per_epoch:
-        task.advance(images)
-    else:
-        task.advance(images, loss_this_epoch=epoch.means(processes)["loss"])
 
 
 def _last_loss(metrics: Path) -> float | None:

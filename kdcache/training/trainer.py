@@ -1,229 +1,301 @@
-"""What changes from step to step: weights, optimiser, schedule, average; and how it is saved and put back."""
+"""The loop of a training: steps, epochs, evaluation, checkpoints and logs.
 
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+At the end of an epoch the state is saved first, with the numbers of the epoch. Evaluation follows, then the row of the
+epoch in metrics.csv and TensorBoard, then the score that makes a checkpoint the best. Killed between any two of these,
+the run that goes on finds in its checkpoint what is to be done, and in metrics.csv whether it was.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-import timm.optim
 import torch
-from jaxtyping import Float, Int64
-from timm.scheduler.cosine_lr import CosineLRScheduler
-from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
-from torch.amp.grad_scaler import GradScaler
 
-from kdcache.errors import ConfigError, reason
-from kdcache.models.features import feature_size, watched_features
-from kdcache.models.maps import WithMaps
-from kdcache.objectives.base import Answers, Given, Losses, Shape
-from kdcache.runtime.device import autocast
+from kdcache.errors import KdcacheError, RunError
+from kdcache.evaluation.scoring import Evaluation, score
+from kdcache.loader.batches import Batch
+from kdcache.models.network import Network
+from kdcache.objectives.base import Losses
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.transfer import send
-from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
-from kdcache.training.config import RunConfig
-from kdcache.training.prediction_history import Past
+from kdcache.runtime.progress import Progress, Task
+from kdcache.runtime.signals import StopRequests
+from kdcache.training.checkpoint import Checkpoint, Checkpoints
+from kdcache.training.epoch import Clock, EpochLosses
+from kdcache.training.export import export_model
+from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.training.setup import Setup
+from kdcache.training.stopping import AgreedStop
+from kdcache.training.train_state import TrainState
+
+METRICS = "metrics.csv"
+_COLUMNS = ("epoch", "lr", "images_per_s", "loss")
+_SCORES = ("val_top1", "val_top5", "val_loss")
+#: Reading a loss waits for the device, so it is done once in so many steps, and at the end of an epoch.
+_STEPS_BETWEEN_READINGS = 20
 
 
 class Trainer:
-    """A student and everything that moves it; timm's optimiser, schedule and average, stepped by optimiser steps."""
+    """Trains one student in one run folder, and owns the loop over its steps and epochs.
+
+    Under torchrun every process has one and calls each method; the main process writes.
+
+    Attributes:
+        evaluation: the last one that was made, None before the first.
+        clock: of the steps, evaluation and saving left out.
+    """
 
     def __init__(
         self,
-        module: nn.Module,
-        config: RunConfig,
+        setup: Setup,
+        network: Network,
+        state: TrainState,
         *,
-        steps_per_epoch: int,
-        shape: Shape,
         processes: Distributed,
-        precision: str,
-        past: Past | None = None,
+        requests: StopRequests,
+        progress: Progress,
     ) -> None:
         """
         Args:
-            module: the student, in training mode; moved to the device of this process.
-            config: resolved.
-            shape: of the data set and of the teacher; what the objective needs of the student's is found here.
-            precision: "fp32", "bf16" or "fp16"; weights are float32 always.
-            past: the student's earlier predictions, where the objective needs them.
-
-        Raises:
-            ConfigError: an optimiser that timm does not have, or that these settings do not fit.
-            ModelError: the objective needs the student's features or feature maps, and it has none.
-            UsageError: they do not fit the teacher's.
+            setup: what the training was found to need, ready to begin.
+            network: the student, whose module `state` trains.
+            requests: the signals that ask this process to stop.
         """
-        # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
-        self.module = module.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._objective = config.objective
-        needs = self._objective.needs
-        watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
-        self._gives_maps = watched is not None
-        self._shared = processes.wrap_ddp(self.module if watched is None else watched)
-        self._processes = processes
-        self.step = 0
-        self.precision = precision
-        self._device = processes.device
-        self._clip_grad = config.clip_grad
-        self._past = past
-        shape = _with_student(shape, self.module, watched, config)
-        self._companion = _companion(config, shape, processes.device)
-        self._optimizer = _optimizer(self.module, self._companion, config)
-        schedule = config.schedule
-        self._epochs, self._steps_per_epoch = schedule.epochs, steps_per_epoch
-        self._scheduler = CosineLRScheduler(
-            self._optimizer,
-            t_initial=schedule.epochs * steps_per_epoch,
-            lr_min=schedule.min_lr,
-            warmup_t=schedule.warmup_epochs * steps_per_epoch,
-            warmup_lr_init=schedule.warmup_lr,
-            t_in_epochs=False,
+        self.setup, self.network, self.state = setup, network, state
+        self.processes, self.progress = processes, progress
+        self.stop = AgreedStop(requests, processes)
+        self.evaluation: Evaluation | None = None
+        self.clock = Clock()
+        config = setup.config
+        self._losses = EpochLosses(config.objective.parts)
+        self._checkpoints = Checkpoints(
+            setup.folder / "checkpoints",
+            keep=config.keep_checkpoints,
+            keep_every=config.keep_epochs and config.keep_epochs * setup.steps_per_epoch,
         )
-        self._scheduler.step_update(0)
-        self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
-        self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
-        # Each process draws its own dropout and drop path.
-        torch.manual_seed(config.seed + processes.rank)
+        self._saved_step = -1
+        self._logs: Sequence[MetricsTable | TensorBoard] = ()
 
     @property
-    def last_lr(self) -> float:
-        """The learning rate of the last step taken."""
-        rates = self._scheduler._get_lr(max(self.step - 1, 0))
-        return float(rates[0])
+    def step(self) -> int:
+        """Number of optimiser steps done."""
+        return self.state.step
 
-    def take_step(
-        self,
-        inputs: Float[Tensor, "b 3 s s"],
-        answers: Answers | None,
-        labels: Int64[Tensor, "b 2"],
-        weight: Float[Tensor, "b"],
-        samples: Int64[Tensor, "b"],
-    ) -> Losses:
-        """One optimiser step on a batch of normalised pictures; returns its losses, still on the device.
+    @property
+    def epoch(self) -> int:
+        """Number of epochs done."""
+        return self.step // self.setup.steps_per_epoch
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the last step is done."""
+        return self.step == self.setup.steps
+
+    def fit(self, *, resume: bool, losses: list[float] | None = None) -> None:
+        """Train from the latest checkpoint, or from the start, to the last step, then evaluate and export.
 
         Args:
-            answers: the teacher's; None where the objective needs none.
-            labels: own and partner's, -1 for none.
-            weight: each row's own share.
-            samples: each row's position in the index.
+            resume: whether the run folder may hold checkpoints to go on from.
+            losses: takes the total loss of each step, if it is given; reading it waits for the device.
+
+        Raises:
+            Interrupted: a signal asked the training to stop, and its state is saved.
+            RunError: training has diverged, the disk refuses, or evaluation failed; nothing that was saved is lost.
         """
-        epoch = self.step // self._steps_per_epoch
-        mixed = partial(autocast, self.precision, self._device)
-        with mixed(), self._watched() as features:
-            said = self._shared(inputs.contiguous(memory_format=torch.channels_last))
-        logits, maps = said if self._gives_maps else (said, ())
-        logits = logits.float()
-        past = None if self._past is None else self._past.recall(epoch, samples, weight)
-        losses = self._objective(
-            Given(
-                logits,
-                send(labels, self._device),
-                send(weight, self._device),
-                answers,
-                features=features[0].float() if features else None,
-                maps=maps,
-                past=None if past is None else send(past, self._device),
-                samples=send(samples, self._device),
-                companion=self._companion,
-                mixed=mixed,
-                epoch=epoch,
-                epochs=self._epochs,
-            )
+        resumed = self.restore() if resume else None
+        with self._open_logs():
+            self._finish_epoch_of(resumed)
+            with self._progress_bar() as task, closing(self.setup.loader.batches(self.step)) as batches:
+                self.clock.go_on()
+                for batch in batches:
+                    step_losses = self.train_step(batch)
+                    if losses is not None:
+                        losses.append(step_losses.total.item())
+                    self._report_step(task)
+                    if self.step % self.setup.steps_per_epoch == 0:
+                        self.end_epoch()
+                    if self.stop.after_step() and not self.is_done:
+                        self.save()
+                        self.progress.say(
+                            f"Saved after step {self.step:,} of {self.setup.steps:,} in {self.setup.folder}."
+                        )
+                        self.stop.requests.raise_if_requested()
+            if self.evaluation is None:
+                self.evaluate()
+        self.export()
+
+    def train_step(self, batch: Batch) -> Losses:
+        """Take one optimiser step on this process's share of a batch; the losses are of this share."""
+        losses = self.state.train_step(
+            self.network.normalise(batch.images), batch.targets, batch.labels, batch.mix_weight, batch.samples
         )
-        self._optimizer.zero_grad()
-        self._scaler.scale(losses.total).backward()
-        if self._companion is not None:
-            self._processes.average_gradients(self._companion)
-        if self._clip_grad is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self.step += 1
-        self._scheduler.step_update(self.step)
-        if self._ema is not None:
-            self._ema.update(self.module, step=self.step)
-        if self._past is not None:
-            self._past.remember(epoch, samples, logits)
+        if self.setup.lock is not None:
+            self.setup.lock.require_held()
+        self._losses.add(losses)
+        self.clock.count(self.setup.config.batch_size)
         return losses
 
-    def averaged_module(self) -> nn.Module:
-        """The module to evaluate and export: the average where there is one."""
-        return self.module if self._ema is None else self._ema.module
+    def end_epoch(self) -> None:
+        """Save, evaluate and log an epoch whose last step has just been taken, each where it is time for it.
 
-    def ema_state(self) -> dict[str, Tensor] | None:
-        """The average's state dict, or None."""
-        return None if self._ema is None else self._ema.module.state_dict()
-
-    def state(self) -> dict[str, Any]:
-        """Everything beside weights and average that the next steps depend on, as a tree for a checkpoint.
-
-        Every process has to ask.
+        Raises:
+            RunError: the losses are no numbers any more; evaluation failed, for which nothing is lost.
+            Interrupted: a signal came before or during the evaluation; the state is saved.
         """
-        if self._past is not None:
-            self._past.secure(self.step // self._steps_per_epoch)
-        companion = {} if self._companion is None else {"companion": self._companion.state_dict()}
-        return {
-            "optimizer": self._optimizer.state_dict(),
-            "scaler": self._scaler.state_dict(),
-            "random": torch_random_state(self._processes),
-            **companion,
-        }
+        self.clock.pause()
+        config = self.setup.config
+        means = self._losses.means(self.processes)
+        if not math.isfinite(means["loss"]):
+            raise RunError(
+                f"The loss of epoch {self.epoch} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
+                f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {self._checkpoints.folder}."
+            )
+        report = {"epoch": self.epoch, "lr": self.state.last_lr, "images_per_s": self.clock.lap(), **means}
+        self._losses.clear()
+        is_kept = config.keep_epochs is not None and self.epoch % config.keep_epochs == 0
+        if is_kept or self.is_done or self._is_scored or self.epoch % config.checkpoint_epochs == 0:
+            self.save(report)
+        self._complete_epoch(report)
+        self.clock.go_on()
 
-    def load(self, checkpoint: Checkpoint) -> None:
-        """Be again as when the checkpoint was saved."""
-        self.step = checkpoint.step
-        self.module.load_state_dict(checkpoint.model)
-        if self._ema is not None and checkpoint.ema is not None:
-            self._ema.module.load_state_dict(checkpoint.ema)
-        if self._companion is not None:
-            self._companion.load_state_dict(checkpoint.trainer["companion"])
-        self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
-        self._scaler.load_state_dict(checkpoint.trainer["scaler"])
-        self._scheduler.step_update(self.step)
-        restore_torch_random_state(checkpoint.trainer["random"], self._processes)
+    def evaluate(self) -> Evaluation | None:
+        """Score the student as it is exported, on the images of --val; None without --val.
 
-    def _watched(self) -> AbstractContextManager[list[Tensor]]:
-        return watched_features(self.module) if self._objective.needs.features else nullcontext([])
+        The state has to be saved before.
 
-    def _optimizer_parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        Raises:
+            RunError: it cannot be scored; says that nothing is lost, and how to go on.
+            Interrupted: a signal came.
+        """
+        if self.setup.val is None:
+            return None
+        module = self.state.averaged_module()
+        self.stop.now()
+        try:
+            with self.stop.requests.interrupting():
+                self.processes.broadcast_batch_norm(module)
+                self.evaluation = score(
+                    Network(module, self.network.card),
+                    self.setup.val,
+                    name=self.setup.config.student.name,
+                    device=self.processes.device,
+                    precision=self.state.precision,
+                    processes=self.processes,
+                    progress=self.progress,
+                )
+                return self.evaluation
+        except (KdcacheError, OSError) as error:
+            cause = str(error) if isinstance(error, KdcacheError) else f"{error}."
+            raise RunError(
+                f"The student cannot be evaluated on --val after step {self.step:,}: {cause} Nothing of the training "
+                f"is lost: this step is saved in {self._checkpoints.folder}. When --val is mended, the same command "
+                "evaluates it and goes on from there; without --val it goes on without evaluation."
+            ) from error
 
+    def save(self, report: Mapping[str, Any] | None = None) -> None:
+        """Save a checkpoint of the present step, unless there is one. No signal interrupts it.
 
-def _with_student(shape: Shape, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> Shape:
-    """The shape with what the objective needs to know of the student."""
-    features = feature_size(module) if config.objective.needs.features else None
-    if watched is None:
-        return shape._replace(num_features=features)
-    assert config.student.size is not None  # resolved by the setup
-    return shape._replace(num_features=features, maps=watched.shapes(config.student.size))
+        Args:
+            report: numbers of the epoch that has ended, from which its row is written later.
+        """
+        if self._saved_step == self.step:
+            return
+        with self.stop.requests.saving():
+            trainer = {**self.state.state(), "epoch": self._losses.state(self.processes)}
+            if self.processes.is_main:
+                self._checkpoints.save(
+                    self.step,
+                    model=self.network.module.state_dict(),
+                    ema=self.state.ema_state(),
+                    epoch=None if self.step % self.setup.steps_per_epoch else self.epoch,
+                    trainer=trainer if report is None else {**trainer, "report": dict(report)},
+                    metadata=self.network.card.to_metadata(),
+                )
+            self.processes.barrier()
+            self._saved_step = self.step
 
+    def restore(self) -> Checkpoint | None:
+        """Go back to where the latest checkpoint was saved; None where there is none."""
+        checkpoint = self._checkpoints.latest(self.progress.warn)
+        if checkpoint is not None:
+            self.state.load(checkpoint)
+            self._losses.load(checkpoint.trainer["epoch"])
+            self._saved_step = checkpoint.step
+            self.progress.say(f"Going on from step {checkpoint.step:,} of {self.setup.steps:,} in {self.setup.folder}.")
+        return checkpoint
 
-def _companion(config: RunConfig, shape: Shape, device: torch.device) -> nn.Module | None:
-    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        companion = config.objective.companion(shape)
-    return None if companion is None else companion.to(device)
+    def export(self) -> None:
+        """Write the student's weights into the run folder as timm loads them."""
+        self.stop.now()
+        with self.stop.requests.interrupting():
+            if self.processes.is_main:
+                export_model(
+                    self.setup.folder / "export",
+                    self.network,
+                    tensors=self.state.ema_state(),
+                    dtype=getattr(torch, self.setup.config.export_dtype),
+                    class_names=self.setup.class_names,
+                )
+            self.processes.barrier()
 
+    @contextmanager
+    def _open_logs(self) -> Iterator[None]:
+        """Open metrics.csv and TensorBoard's events, cut after the present step, in the main process."""
+        if not self.processes.is_main:
+            yield
+            return
+        columns = (*_COLUMNS, *self.setup.config.objective.parts, *_SCORES)
+        table = MetricsTable(self.setup.folder / METRICS, columns, resume_step=self.step)
+        last_row = next(reversed(table.rows()), None)
+        with closing(TensorBoard(self.setup.folder / "events", warn=self.progress.warn, last_row=last_row)) as board:
+            self._logs = (table, board)
+            yield
 
-def _optimizer(module: nn.Module, companion: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
-    try:
-        optimizer = timm.optim.create_optimizer_v2(
-            module,
-            opt=settings.name,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            **own,
-        )
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"timm makes no optimiser {settings.name!r} with these settings ({reason(error)}): change optimizer.name, "
-            "or leave out what it does not take."
-        ) from error
-    if companion is not None:
-        for group in timm.optim.param_groups_weight_decay(companion, settings.weight_decay):
-            if group["params"]:
-                optimizer.add_param_group(group)
-    return optimizer
+    def _finish_epoch_of(self, resumed: Checkpoint | None) -> None:
+        """Do what was still to be done when the run was ended after it had saved the state of an epoch's end."""
+        report = None if resumed is None else resumed.trainer.get("report")
+        if resumed is None or report is None:
+            return
+        rows = read_metrics(self.setup.folder / METRICS) if self.processes.is_main else []
+        is_written = bool(rows) and rows[-1]["step"] == resumed.step
+        if not self.processes.all_reduce_any(is_written):
+            self._complete_epoch(report)
+        elif self.processes.is_main and (top1 := rows[-1]["val_top1"]) is not None:
+            self._checkpoints.note_score(resumed.step, top1)
+
+    def _complete_epoch(self, report: Mapping[str, Any]) -> None:
+        """Evaluate where it is time for it, write the row of the epoch, and note the score, in this order."""
+        evaluation = self.evaluate() if self._is_scored else None
+        values = dict(report)
+        if evaluation is not None:
+            values |= dict(zip(_SCORES, (evaluation.top1, evaluation.top5, evaluation.loss), strict=True))
+            self.progress.say(
+                f"Epoch {self.epoch}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss "
+                f"{evaluation.loss:.4f} on {evaluation.samples:,} images of --val."
+            )
+        with self.stop.requests.saving():
+            for log in self._logs:
+                log.append(self.step, values)
+            if self.processes.is_main and evaluation is not None:
+                self._checkpoints.note_score(self.step, evaluation.top1)
+
+    @property
+    def _is_scored(self) -> bool:
+        """Whether the epoch that has just ended is evaluated."""
+        every = self.setup.config.eval_epochs
+        return self.setup.val is not None and (self.is_done or (every > 0 and self.epoch % every == 0))
+
+    @contextmanager
+    def _progress_bar(self) -> Iterator[Task]:
+        size, setup = self.setup.config.batch_size, self.setup
+        title = f"Train {setup.config.student.name} from {setup.source}"
+        with self.progress.task(title, total=setup.steps * size, done=self.step * size) as task:
+            yield task
+
+    def _report_step(self, task: Task) -> None:
+        """Count a step; show the mean loss of its epoch, of all processes, now and then and at the epoch's end."""
+        images = self.setup.config.batch_size
+        if self.step % _STEPS_BETWEEN_READINGS and self.step % self.setup.steps_per_epoch:
+            task.advance(images)
+        else:
+            task.advance(images, loss_this_epoch=self._losses.means(self.processes)["loss"])

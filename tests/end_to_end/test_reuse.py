@@ -56,16 +56,16 @@ def test_a_training_in_its_second_cycle_resumes_at_the_very_step(job, repeating,
     from kdcache.training.trainer import Trainer
 
     whole = losses_of(job, tmp_path / "whole", repeating, 8)
-    take_step = Trainer.take_step
+    train_step = Trainer.train_step
 
     def stop_in_the_seventh_epoch(self, *args):
-        losses = take_step(self, *args)
+        losses = train_step(self, *args)
         if self.step == 33:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stop_in_the_seventh_epoch)
+        patch.setattr(Trainer, "train_step", stop_in_the_seventh_epoch)
         with pytest.raises(KeyboardInterrupt):
             losses_of(job, tmp_path / "run", repeating, 8)
     assert losses_of(job, tmp_path / "run", repeating, 8) == whole[33:]

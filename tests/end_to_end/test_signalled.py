@@ -92,16 +92,16 @@ def test_a_training_ends_by_the_signal_of_a_scheduler_and_not_by_a_closed_termin
     code = """
 import os, signal
 from kdcache.training.trainer import Trainer
-take_step = Trainer.take_step
+train_step = Trainer.train_step
 
 def told(self, *arguments):
-    losses = take_step(self, *arguments)
+    losses = train_step(self, *arguments)
     if self.step == 2:
         os.kill(os.getpid(), signal.SIGHUP)
         print("ready", flush=True)
     return losses
 
-Trainer.take_step = told
+Trainer.train_step = told
 """
     run = tmp_path / "run"
     with started(

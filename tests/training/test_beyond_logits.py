@@ -97,16 +97,16 @@ def test_what_trains_no_classifier_is_refused_and_the_remedy_trains_it(job, tmp_
 def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, job, tmp_path, monkeypatch):
     settings = live(job, epochs=2)
     whole = train(request_for(job, tmp_path / "whole", name, **settings), keep_losses=True)
-    take_step = Trainer.take_step
+    train_step = Trainer.train_step
 
     def stop_at_seven(self, *args):
-        losses = take_step(self, *args)
+        losses = train_step(self, *args)
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stop_at_seven)
+        patch.setattr(Trainer, "train_step", stop_at_seven)
         with pytest.raises(KeyboardInterrupt):
             train(request_for(job, tmp_path / "run", name, **settings))
     rest = train(request_for(job, tmp_path / "run", name, **settings), keep_losses=True)

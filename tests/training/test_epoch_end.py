@@ -76,13 +76,13 @@ class Killed(BaseException):
 
 #: What is called before each instant, by where it is found, and how many calls of it are allowed.
 INSTANTS = {
-    "before the first evaluation": ("kdcache.training.recording.score", 0),
+    "before the first evaluation": ("kdcache.training.trainer.score", 0),
     "before the first row": (MetricsTable, "append", 0),
     "between the row and its event": (TensorBoard, "append", 0),
     "before the first score is noted": (Checkpoints, "note_score", 0),
-    "before the last evaluation": ("kdcache.training.recording.score", 1),
+    "before the last evaluation": ("kdcache.training.trainer.score", 1),
     "before the last score is noted": (Checkpoints, "note_score", 1),
-    "before the export": ("kdcache.training.recording.export_model", 0),
+    "before the export": ("kdcache.training.trainer.export_model", 0),
 }
 
 
@@ -158,7 +158,7 @@ def test_a_signal_stops_evaluation_and_export_at_once_and_loses_nothing(job, who
         reached.append("the end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"kdcache.training.recording.{where}", slow)
+        patch.setattr(f"kdcache.training.trainer.{where}", slow)
         with pytest.raises(Interrupted) as interrupt:
             train(request_for(job, run))
     assert interrupt.value.exit_code == 143
@@ -180,7 +180,7 @@ def test_a_signal_during_saving_waits_until_it_is_saved(job, whole, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", signalled)
         patch.setattr(
-            "kdcache.training.recording.score", lambda *_, **__: pytest.fail("evaluated after a request to stop")
+            "kdcache.training.trainer.score", lambda *_, **__: pytest.fail("evaluated after a request to stop")
         )
         # A suite that runs in the background has SIGINT ignored.
         patch.setattr(signal, "raise_signal", lambda number: os.kill(os.getpid(), number))

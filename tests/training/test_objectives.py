@@ -55,16 +55,16 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, p
         return request_for(job, tmp_path / out, name, *views, **alone)
 
     whole = train(request("whole"), keep_losses=True)
-    take_step = Trainer.take_step
+    train_step = Trainer.train_step
 
     def stop_at_seven(self, *args):
-        losses = take_step(self, *args)
+        losses = train_step(self, *args)
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stop_at_seven)
+        patch.setattr(Trainer, "train_step", stop_at_seven)
         with pytest.raises(KeyboardInterrupt):
             train(request("run"))
     rest = train(request("run"), keep_losses=True)

@@ -95,17 +95,17 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(job, trained, tmp_p
     from kdcache.training.trainer import Trainer
 
     out, whole = trained
-    take_step = Trainer.take_step
+    train_step = Trainer.train_step
 
     def stop_at_seven(self, *args):
-        losses = take_step(self, *args)
+        losses = train_step(self, *args)
         if self.step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
     request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=3, val=job.data)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stop_at_seven)
+        patch.setattr(Trainer, "train_step", stop_at_seven)
         with pytest.raises(KeyboardInterrupt):
             train(request)
     rest = train(request, keep_losses=True)
@@ -233,17 +233,17 @@ def test_an_average_and_drop_path_resume_at_the_very_step(job, tmp_path, monkeyp
     whole = train(
         train_request(job.data, tmp_path / "whole", cache=str(job.cache), epochs=2, overrides=extra), keep_losses=True
     )
-    take_step = Trainer.take_step
+    train_step = Trainer.train_step
 
     def stop_at_six(self, *args):
-        losses = take_step(self, *args)
+        losses = train_step(self, *args)
         if self.step == 6:
             os.kill(os.getpid(), signal.SIGTERM)
         return losses
 
     request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2, overrides=extra)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "take_step", stop_at_six)
+        patch.setattr(Trainer, "train_step", stop_at_six)
         with pytest.raises(KeyboardInterrupt):
             train(request)
     assert train(request, keep_losses=True).losses == whole.losses[6:]

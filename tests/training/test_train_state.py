@@ -15,7 +15,7 @@ from kdcache.runtime.ranks import Ranks
 from kdcache.training.checkpoint import Checkpoint
 from kdcache.training.config import load_config
 from kdcache.training.prediction_history import Past
-from kdcache.training.trainer import Trainer
+from kdcache.training.train_state import TrainState
 from support.batches import Said
 
 MODEL, CLASSES, ROWS, SIZE = "test_resnet", 4, 8, 32
@@ -36,7 +36,7 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
     )
     student = create_student(MODEL, num_classes=CLASSES, size=SIZE, seed=seed)
     past = Past(folder / "past", samples=ROWS, num_classes=CLASSES, epochs_per_round=1, first=True, warn=pytest.fail)
-    return Trainer(
+    return TrainState(
         student.module,
         config,
         steps_per_epoch=STEPS_PER_EPOCH,
@@ -63,7 +63,7 @@ def teacher_maps(objective):
 
 
 def fixed_batch(name="kd"):
-    """One batch, as `Trainer.take_step` wants it: labels are those that the teacher finds likeliest."""
+    """One batch, as `TrainState.train_step` wants it: labels are those that the teacher finds likeliest."""
     random = torch.Generator().manual_seed(3)
     teacher = F.log_softmax(torch.randn(ROWS, CLASSES, generator=random) * 3, dim=1)
     own = teacher.argmax(1)
@@ -82,7 +82,7 @@ QUICK = {"dkd": ["objective.warmup_epochs=1"], "crd": ["objective.negatives=20"]
 def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
     quick = [setting for part in name.split("-") for setting in QUICK.get(part, [])]
     trainer = trainer_for(name, tmp_path, *quick, *["objective.warmup_epochs=1"] * (name == "reviewkd-cifar"))
-    losses = [trainer.take_step(*fixed_batch(name)) for _ in range(15)]
+    losses = [trainer.train_step(*fixed_batch(name)) for _ in range(15)]
     totals = torch.stack([loss.total for loss in losses])
     assert torch.isfinite(totals).all()
     assert totals[-3:].mean() < 0.8 * totals[0]
@@ -95,7 +95,7 @@ def test_labels_weights_and_samples_go_to_the_device_behind_the_host(tmp_path, m
         "kdcache.training.trainer.send", lambda tensor, device: (sent.append((tensor, device)), tensor)[1]
     )
     batch = fixed_batch()
-    trainer_for("ps-kd", tmp_path).take_step(*batch)
+    trainer_for("ps-kd", tmp_path).train_step(*batch)
     labels, weight, past, samples = (tensor for tensor, _ in sent)
     assert (labels is batch[2], weight is batch[3], samples is batch[4]) == (True, True, True)
     assert past.shape == (ROWS, CLASSES)
@@ -103,7 +103,7 @@ def test_labels_weights_and_samples_go_to_the_device_behind_the_host(tmp_path, m
 
 
 def run(trainer, steps, name="kd"):
-    return [trainer.take_step(*fixed_batch(name)).total.item() for _ in range(steps)]
+    return [trainer.train_step(*fixed_batch(name)).total.item() for _ in range(steps)]
 
 
 def saved(trainer):
@@ -127,7 +127,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_never_stopped(name, at, tmp_path
 def test_the_head_of_ipwd_learns_and_is_no_part_of_the_student(tmp_path):
     trainer = trainer_for("ipwd", tmp_path)
     before = {name: value.clone() for name, value in trainer.state()["companion"].items()}
-    heads = [trainer.take_step(*fixed_batch()).parts["head"].item() for _ in range(10)]
+    heads = [trainer.train_step(*fixed_batch()).parts["head"].item() for _ in range(10)]
     after = trainer.state()["companion"]
     assert heads[-1] < heads[0]
     assert {name: value.shape for name, value in after.items()}["weight"][0] == CLASSES
@@ -166,7 +166,7 @@ def test_the_limit_of_the_gradient_is_that_of_all_that_learns(name, tmp_path):
     """Of the student and of what is learnt beside it, together."""
     limit = 1e-3
     trainer = trainer_for(name, tmp_path, f"clip_grad={limit}")
-    trainer.take_step(*fixed_batch(name))
+    trainer.train_step(*fixed_batch(name))
     beside = trainer._companion.parameters() if trainer._companion is not None else ()
     parts = [
         torch.stack([parameter.grad.norm() for parameter in part if parameter.grad is not None]).norm()
@@ -224,5 +224,5 @@ def test_self_distillation_trusts_what_was_said_an_epoch_before(tmp_path):
     run(trainer, 1)
     recalled = trainer._past.recall(1, torch.arange(ROWS), torch.ones(ROWS))
     torch.testing.assert_close(recalled, said[0].softmax(1), rtol=1e-3, atol=1e-5)
-    loss = trainer.take_step(*fixed_batch()).total
+    loss = trainer.train_step(*fixed_batch()).total
     torch.testing.assert_close(loss, -(recalled * said[1].log_softmax(1)).sum(1).mean())

@@ -1,0 +1,76 @@
+"""The loader of a training: the batches of its steps, wherever their targets come from."""
+
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from kdcache.data.reader import SampleReader
+from kdcache.loader.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
+from kdcache.loader.cached_teachers import StoredTeachers
+from kdcache.loader.live_teacher import LiveTeacher
+from kdcache.loader.schedule import Schedule
+from kdcache.render.opening import open_renderer
+from kdcache.runtime.ranks import Ranks
+from kdcache.views.stream import Views, stream_views
+from kdcache.views.viewset import Picks, Span, ViewSet
+
+
+@dataclass(frozen=True)
+class Loader:
+    """The batches of one process, step after step.
+
+    Attributes:
+        view_set: of the data set.
+        schedule: which rows each step takes.
+        source: the entries of a cache or the running teacher that targets come from; None for labels alone.
+        image_size: of the student's images, in pixels a side.
+        renderer: "dali" or "pillow".
+        decode: where images are decoded: "auto", "cpu" or "gpu".
+        device: where images and targets are put.
+        ranks: whose share of each step is loaded.
+    """
+
+    view_set: ViewSet
+    schedule: Schedule
+    source: StoredTeachers | LiveTeacher | None
+    image_size: int
+    renderer: str
+    decode: str
+    device: torch.device
+    ranks: Ranks
+
+    def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
+        """Iterate over this process's batches of the schedule's steps, from `first_step` to the last.
+
+        Raises:
+            BrokenImageError: a sample that cannot be decoded.
+            CorruptError: targets in the cache are damaged, or belong to other rows.
+        """
+        steps = Steps(self.schedule, first_step, self.ranks)
+        with (
+            closing(SampleReader(self.view_set.index)) as reader,
+            closing(self.view_set),
+            closing(steps),
+            closing(self._from_source(steps, reader)) as batches,
+        ):
+            yield from batches
+
+    def _from_source(self, steps: Steps, reader: SampleReader) -> Generator[Batch, None, None]:
+        def open_stream(wanted: Iterable[Span | Picks], image_size: int) -> Generator[Views, None, None]:
+            with open_renderer(
+                self.renderer, size=image_size, max_batch=self._largest_batch, device=self.device, decode=self.decode
+            ) as renderer:
+                yield from stream_views(self.view_set, reader, renderer, wanted)
+
+        if isinstance(self.source, StoredTeachers):
+            return cached_batches(steps, open_stream, self.image_size, self.source, self.view_set)
+        if isinstance(self.source, LiveTeacher):
+            return live_batches(steps, open_stream, self.image_size, self.source, self.view_set)
+        return supervised_batches(steps, open_stream, self.image_size, self.view_set)
+
+    @property
+    def _largest_batch(self) -> int:
+        teacher = self.source.teacher.batch_size if isinstance(self.source, LiveTeacher) else 0
+        return max(self.schedule.batch_size, teacher)

@@ -1,0 +1,240 @@
+"""Everything that an optimiser step changes: weights, optimiser, learning rate, moving average, random states."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import timm.optim
+import torch
+from jaxtyping import Float, Int64
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from kdcache.errors import ConfigError, reason
+from kdcache.models.features import feature_size, watched_features
+from kdcache.models.maps import WithMaps
+from kdcache.objectives.base import Answers, Given, Losses, Shape
+from kdcache.runtime.device import autocast
+from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.transfer import send
+from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
+from kdcache.training.config import RunConfig, ScheduleConfig
+from kdcache.training.prediction_history import Past
+
+
+class TrainState:
+    """A student with timm's optimiser, scheduler and moving average, all of which advance by optimiser steps.
+
+    Attributes:
+        module: the student.
+        step: number of optimiser steps done.
+        last_lr: the learning rate of the last step done; of the first one, if none is done.
+        precision: "fp32", "bf16" or "fp16".
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: RunConfig,
+        *,
+        steps_per_epoch: int,
+        shape: Shape,
+        processes: Distributed,
+        precision: str,
+        past: Past | None = None,
+    ) -> None:
+        """
+        Args:
+            module: the student, in training mode; moved to the device of this process.
+            config: resolved.
+            shape: of the data set and of the teacher; what the objective needs of the student's is found here.
+            precision: "fp32", "bf16" or "fp16"; weights are float32 always.
+            past: the student's earlier predictions, where the objective needs them.
+
+        Raises:
+            ConfigError: an optimiser that timm does not have, or that these settings do not fit.
+            ModelError: the objective needs the student's features or feature maps, and it has none.
+            UsageError: they do not fit the teacher's.
+        """
+        # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
+        self.module = module.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._objective = config.objective
+        needs = self._objective.needs
+        watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
+        self._gives_maps = watched is not None
+        self._shared = processes.wrap_ddp(self.module if watched is None else watched)
+        self._processes = processes
+        self.step = 0
+        self.precision = precision
+        self._device = processes.device
+        self._clip_grad = config.clip_grad
+        self._past = past
+        shape = _with_student(shape, self.module, watched, config)
+        self._companion = _companion(config, shape, processes.device)
+        self._optimizer = _optimizer(self.module, self._companion, config)
+        self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
+        self._scheduler = _scheduler(self._optimizer, config.schedule, steps_per_epoch)
+        self.last_lr = self._set_learning_rate()
+        self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
+        self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
+        # Each process draws its own dropout and drop path.
+        torch.manual_seed(config.seed + processes.rank)
+
+    def train_step(
+        self,
+        inputs: Float[Tensor, "b 3 s s"],
+        answers: Answers | None,
+        labels: Int64[Tensor, "b 2"],
+        weight: Float[Tensor, "b"],
+        samples: Int64[Tensor, "b"],
+    ) -> Losses:
+        """Take one optimiser step on a batch of normalised images, and return its losses, still on the device.
+
+        Args:
+            answers: the teacher's targets; None where the objective needs none.
+            labels: each row's own label and its mixing partner's, -1 for none.
+            weight: each row's own share of the mix.
+            samples: position of each row's sample in the index.
+        """
+        epoch = self.step // self._steps_per_epoch
+        mixed = partial(autocast, self.precision, self._device)
+        with mixed(), self._watched() as features:
+            said = self._shared(inputs.contiguous(memory_format=torch.channels_last))
+        logits, maps = said if self._gives_maps else (said, ())
+        logits = logits.float()
+        past = None if self._past is None else self._past.recall(epoch, samples, weight)
+        losses = self._objective(
+            Given(
+                logits,
+                send(labels, self._device),
+                send(weight, self._device),
+                answers,
+                features=features[0].float() if features else None,
+                maps=maps,
+                past=None if past is None else send(past, self._device),
+                samples=send(samples, self._device),
+                companion=self._companion,
+                mixed=mixed,
+                epoch=epoch,
+                epochs=self._epochs,
+            )
+        )
+        self._optimizer.zero_grad()
+        self._scaler.scale(losses.total).backward()
+        if self._companion is not None:
+            self._processes.average_gradients(self._companion)
+        if self._clip_grad is not None:
+            self._scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.step += 1
+        self.last_lr = self._set_learning_rate()
+        if self._ema is not None:
+            self._ema.update(self.module, step=self.step)
+        if self._past is not None:
+            self._past.remember(epoch, samples, logits)
+        return losses
+
+    def averaged_module(self) -> nn.Module:
+        """Return the module to evaluate and export: the moving average where there is one."""
+        return self.module if self._ema is None else self._ema.module
+
+    def ema_state(self) -> dict[str, Tensor] | None:
+        """Return the state dict of the moving average; None where there is none."""
+        return None if self._ema is None else self._ema.module.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """Return what the next steps depend on beside weights and average: a tree for a checkpoint.
+
+        Every process has to call it.
+        """
+        if self._past is not None:
+            self._past.secure(self.step // self._steps_per_epoch)
+        companion = {} if self._companion is None else {"companion": self._companion.state_dict()}
+        return {
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "random": torch_random_state(self._processes),
+            **companion,
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Restore weights, optimiser, scheduler, scaler and random states from a checkpoint."""
+        self.step = checkpoint.step
+        self.module.load_state_dict(checkpoint.model)
+        if self._ema is not None and checkpoint.ema is not None:
+            self._ema.module.load_state_dict(checkpoint.ema)
+        if self._companion is not None:
+            self._companion.load_state_dict(checkpoint.trainer["companion"])
+        self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
+        self._scaler.load_state_dict(checkpoint.trainer["scaler"])
+        self.last_lr = self._set_learning_rate()
+        restore_torch_random_state(checkpoint.trainer["random"], self._processes)
+
+    def _set_learning_rate(self) -> float:
+        """Set the learning rate of the next step; return that of the last one."""
+        self._scheduler.step_update(max(self.step - 1, 0))
+        last = float(self._optimizer.param_groups[0]["lr"])
+        self._scheduler.step_update(self.step)
+        return last
+
+    def _watched(self) -> AbstractContextManager[list[Tensor]]:
+        return watched_features(self.module) if self._objective.needs.features else nullcontext([])
+
+    def _optimizer_parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+
+def _with_student(shape: Shape, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> Shape:
+    """The shape with what the objective needs to know of the student."""
+    features = feature_size(module) if config.objective.needs.features else None
+    if watched is None:
+        return shape._replace(num_features=features)
+    assert config.student.size is not None  # resolved by the setup
+    return shape._replace(num_features=features, maps=watched.shapes(config.student.size))
+
+
+def _companion(config: RunConfig, shape: Shape, device: torch.device) -> nn.Module | None:
+    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        companion = config.objective.companion(shape)
+    return None if companion is None else companion.to(device)
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps_per_epoch: int) -> CosineLRScheduler:
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=settings.epochs * steps_per_epoch,
+        lr_min=settings.min_lr,
+        warmup_t=settings.warmup_epochs * steps_per_epoch,
+        warmup_lr_init=settings.warmup_lr,
+        t_in_epochs=False,
+    )
+
+
+def _optimizer(module: nn.Module, companion: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
+    settings = config.optimizer
+    own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
+    try:
+        optimizer = timm.optim.create_optimizer_v2(
+            module,
+            opt=settings.name,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+            **own,
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"timm makes no optimiser {settings.name!r} with these settings ({reason(error)}): change optimizer.name, "
+            "or leave out what it does not take."
+        ) from error
+    if companion is not None:
+        for group in timm.optim.param_groups_weight_decay(companion, settings.weight_decay):
+            if group["params"]:
+                optimizer.add_param_group(group)
+    return optimizer
