@@ -17,6 +17,10 @@ class Foreign:
             (path / name).write_text(f"{name} of somebody else's")
         (path / ".a.partial-0123456789abcdef0123456789abcdef").mkdir()
         (path / ".a.partial-0123456789abcdef0123456789abcdef/file").write_text("in it")
+        self.note()
+
+    def note(self) -> None:
+        """Take what is there now for what has to stay."""
         self._before = self._state()
 
     def _state(self) -> dict[str, tuple[int, bytes | None]]:
