@@ -130,7 +130,9 @@ def demo(
     """
     remedy = "Wait until it has ended, or give another --out."
     settings = {"kdcache": kdcache.__version__, "seed": seed, "renderer": renderer, "epochs": epochs, "limit": limit}
-    with hold_folder(out, f"The demo's folder {out}", remedy, progress.say):
+    with _refusals(out):
+        lock = hold_folder(out, f"The demo's folder {out}", remedy, progress.say)
+    with lock:
         require_not_held_within(out, remedy, progress.say)
         if _enter(out, settings):
             progress.say(f"Going on with the demo that was interrupted in {out}; times are those of what is done now.")

@@ -3,9 +3,10 @@
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from kdcache.cache.durable import LocalFiles
+from kdcache.cache.durable import KEPT, LocalFiles
 from kdcache.cache.files import Files
 from kdcache.errors import CacheError
+from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import Tell, hold_folder
 
 
@@ -42,5 +43,4 @@ def hold_cache(path: str | Path, tell: Tell, *, new: bool = False) -> AbstractCo
     try:
         return hold_folder(files.root, f"The cache {files.root}", "Wait until it has ended.", tell)
     except OSError as error:
-        files.prepare()  # which fails likewise, and says what to do
-        raise CacheError(f"Cannot write {files.root}: {error.strerror}. Use a folder that you can write to.") from error
+        raise CacheError(cannot_write(files.root, error, KEPT)) from error

@@ -15,6 +15,7 @@ from kdcache.data.index_writer import seal, write_rows
 from kdcache.data.places import building, hold_index
 from kdcache.data.shards import CLASSES
 from kdcache.errors import DataError, UsageError
+from kdcache.io.failures import cannot_write
 from kdcache.runtime.progress import Progress, silent
 
 
@@ -74,7 +75,7 @@ def write_part(
     try:
         lock = hold_index(out, progress)
     except OSError as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}. Name another folder.") from error
+        raise DataError(cannot_write(out, error, "What was there before is whole")) from error
     with lock, building(out) as folder:
         write_rows(folder, {name: getattr(index, name) for name in names}, rows)
         if index.class_names is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdcache.errors import DataError
 from kdcache.io.atomic import new_folder, tidy
-from kdcache.io.failures import cannot_write
+from kdcache.io.failures import cannot_write, passing_remedy
 from kdcache.io.folder_lock import FolderLock, hold_beside
 from kdcache.runtime.progress import Progress
 
@@ -96,16 +96,17 @@ def claimed(places: Sequence[Path], progress: Progress, *, wait: bool) -> Iterat
 
 
 def _hold(places: Sequence[Path], progress: Progress, wait: bool) -> tuple[FolderLock, Path]:
-    reasons = []
+    reasons, later = [], None
     for place in places:
         try:
             return hold_index(place, progress, wait=wait), place
         except OSError as error:
             reasons.append(f"{place.parent} ({error.strerror})")
-    raise DataError(
-        f"The index can be written neither to {' nor to '.join(reasons)}. "
-        "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
-    )
+            later = later or passing_remedy(error)
+    remedy = "Make one of them writable, or set XDG_CACHE_HOME to a folder that is."
+    if later is not None:
+        remedy = f"What was there before is whole: {later}"
+    raise DataError(f"The index can be written neither to {' nor to '.join(reasons)}. {remedy}")
 
 
 def hold_index(place: Path, progress: Progress, *, wait: bool = False) -> FolderLock:

@@ -14,8 +14,9 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
-from kdcache.errors import DataError, UsageError
+from kdcache.errors import DataError, RunError, UsageError
 from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, require_format, write_sheet
+from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_beside
 from kdcache.loader.opening import new_views, views_for_dump
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
@@ -73,7 +74,11 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
     if request.teacher is not None and request.cache is None:
         raise UsageError("--teacher names an entry of a cache: give --cache too.")
     remedy = "Wait until it has ended, or give another --out."
-    with hold_beside(request.out, f"The file {request.out}", remedy, progress.say):
+    try:
+        lock = hold_beside(request.out, f"The file {request.out}", remedy, progress.say)
+    except OSError as error:
+        raise RunError(cannot_write(request.out, error, "What was there before is whole")) from error
+    with lock:
         return _preview(request, progress)
 
 

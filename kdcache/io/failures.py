@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+#: A disk, or a user's share of it, that takes no more.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 #: What helps when something cannot be written, by error number.
 _WRITING: Mapping[int, str] = MappingProxyType(
     {
@@ -94,6 +97,11 @@ def cause(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).rstrip(".")
 
 
+def passing_remedy(error: OSError) -> str | None:
+    """What helps against an error of the moment, such as a full disk; None where another place is what helps."""
+    return None if error.errno in _ELSEWHERE else _WRITING.get(error.errno or 0)
+
+
 def cannot_write(path: Path | str, error: OSError, kept: str) -> str:
     """The message that something cannot be written: cause, consequence, remedy.
 
@@ -104,7 +112,7 @@ def cannot_write(path: Path | str, error: OSError, kept: str) -> str:
     elif error.errno in _ELSEWHERE:
         remedy, kept = _WRITING[error.errno], ""
     else:
-        remedy = _WRITING.get(error.errno or 0, _LATER)
+        remedy = passing_remedy(error) or _LATER
     consequence = f"{kept}: {remedy}" if kept else remedy[:1].upper() + remedy[1:]
     return f"Cannot write {path}: {cause(error)}. {consequence}"
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants
 from timm.data.config import resolve_model_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError, reason
+from kdcache.io.failures import FULL, cannot_write, system_error
 from kdcache.models.card import ModelCard
 from kdcache.models.hub import find_pretrained
 from kdcache.models.names import architecture, resolve_name
@@ -115,6 +117,10 @@ def _pretrained(name: str, size: int | None) -> Network:
     try:
         module = _build(name, pretrained=True, **args)
     except Exception as error:
+        refused = system_error(error)
+        if refused is not None and refused.errno in FULL:
+            place = f"the pretrained weights of {name} to {constants.HF_HUB_CACHE}"
+            raise ModelError(cannot_write(place, refused, "What was there before is whole")) from error
         raise ModelError(
             f"The pretrained weights of {name} could not be had ({reason(error)}): get the file "
             "elsewhere and give it with --weights FILE."

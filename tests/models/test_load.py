@@ -1,3 +1,4 @@
+import errno
 import subprocess
 import sys
 
@@ -136,6 +137,16 @@ def test_without_weights_and_without_a_hub_one_sentence_says_what_to_do():
     with pytest.raises(ModelError, match="--weights FILE") as caught:
         load_model("resnet50")
     assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_is_too_small_for_what_the_hub_sends_is_named(monkeypatch):
+    def download(*_, **__):
+        raise RuntimeError("while downloading") from OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kdcache.models.load.find_pretrained", lambda name: None)
+    monkeypatch.setattr("kdcache.models.load.timm.create_model", download)
+    with pytest.raises(ModelError, match=r"pretrained weights of resnet18.* to .*hub: No space left .*: make room"):
+        load_model("resnet18")
 
 
 def test_a_model_without_pretrained_weights_is_refused():

@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from kdcache.errors import CorruptError, KdcacheError, RunError
+from kdcache.models.run_weights import kept_weights
 from kdcache.models.students import create_student
 from kdcache.models.weights import read_weights
-from kdcache.run.checkpoint import Checkpoints
-from kdcache.run.config import load_config, read_config
-from kdcache.run.export import export_model
-from kdcache.run.folder import RunFolder, stored_windows
-from kdcache.run.kept import kept_weights
-from kdcache.run.metrics import MetricsTable, TensorBoard, read_metrics
-from kdcache.run.past import Past
-from kdcache.run.recipes import read_recipe
+from kdcache.training.checkpoint import Checkpoints
+from kdcache.training.config import load_config, read_config
+from kdcache.training.export import export_model
+from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.training.prediction_history import Past
+from kdcache.training.recipes import read_recipe
+from kdcache.training.run_folder import RunFolder, stored_windows
 from support.links import Foreign
 
 MODEL = {"a": torch.ones(3)}

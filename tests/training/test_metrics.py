@@ -1,13 +1,12 @@
 import csv
 import math
-import resource
-from contextlib import contextmanager
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from kdcache.errors import RunError
 from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
+from support.small_disk import files_of
 
 COLUMNS = ("loss", "top1")
 
@@ -107,17 +106,6 @@ def test_tensorboard_has_each_row_once_whenever_the_run_was_killed(tmp_path):
     board = TensorBoard(tmp_path, warn=pytest.fail)
     board.append(1, {"loss": 7.0})
     assert events(tmp_path) == [(1, 7.0)], "a run that begins anew"
-
-
-@contextmanager
-def files_of(size):
-    """Files take so many bytes meanwhile, as on a disk that is full."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_takes_no_events_is_warned_of_once_and_ends_nothing(tmp_path, recwarn):
