@@ -76,16 +76,26 @@ def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
 def read_if_there(url: str) -> bytes | None:
     """The bytes of a small object, None where there is none to be seen. Raises DataError when it cannot be read.
 
-    It is read twice, as nothing tells which bytes it should have.
+    Two readings have to agree, as nothing tells which bytes it should have.
     """
     store = _Stores().of(url)
+    readings: list[bytes] = []
 
     def read() -> bytes | None:
-        found = store.get_if_visible(_name(url))
-        return found if found is not None and store.get_if_visible(_name(url)) == found else None
+        for _ in range(2):
+            found = store.get_if_visible(_name(url))
+            if found is None or found in readings:
+                return found
+            readings.append(found)
+        return None
 
     with _reading(url):
-        return store.confirmed(_name(url), read, _is_there, _is_doubtful)
+        agreed = store.confirmed(_name(url), read, _is_there, _is_doubtful)
+    if agreed is None and readings:
+        raise UnreachableDataError(
+            f"Cannot read {url}: no two readings of it agree. Check the network, then run the same command again."
+        )
+    return agreed
 
 
 def read_again(shard: str, read: Callable[[], T], accept: Callable[[T], bool] = lambda found: True) -> T:

@@ -89,9 +89,8 @@ class RetryPolicy:
 
         def tell(state: RetryCallState) -> None:
             pause = state.next_action.sleep if state.next_action is not None else 0.0
-            log.warning(
-                "%s failed at try %d (%s); next try in %.1f s", what, state.attempt_number, _error(state), pause
-            )
+            cause = describe(_error(state))
+            log.warning("%s failed at try %d: %s. Next try in %.1f s", what, state.attempt_number, cause, pause)
 
         return Retrying(
             retry=retry_if_exception_type(Exception),

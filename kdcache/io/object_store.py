@@ -51,6 +51,7 @@ _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/l
 _HALF_A_KEY = ("Missing AccessKeyId", "Missing SecretAccessKey")
 
 _STATUS = re.compile(r"Server returned (?:non-2xx|error) .*?(\d{3})")
+_NO_ANSWER = re.compile(r"Error performing \w+ (https?://[^/\s]+)\S* .*error sending request")
 #: Answers of a server that is busy or broken for the moment; and of 400, the S3 codes that mean the same.
 _BUSY = {408, 429, 500, 502, 503, 504}
 _BUSY_CODES = ("RequestTimeout", "SlowDown")
@@ -95,7 +96,8 @@ class ObjectStore:
         """Nothing is asked of the store yet. Raises StoreError for a URL that cannot be one."""
         self.url = url.rstrip("/")
         self.policy = RetryPolicy.from_environment() if policy is None else policy
-        self._answered = False
+        #: Whether the store has answered, and was not given up since: then it is worth waiting for.
+        self._answered = self._given_up = False
         self._store = self._opened(max_retries=0)
         self._for_parts: Any = None
 
@@ -153,7 +155,7 @@ class ObjectStore:
         try:
             # Without `coalesce` obstore cuts nothing out of what it gets, at which it panics where an object is short.
             found = obstore.get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=0)
-            self._answered = True
+            self._answered, self._given_up = True, False
             return [bytes(part) for part in found]
         except MISSING:
             return None
@@ -275,13 +277,13 @@ class ObjectStore:
             try:
                 found = request()
             except FAILURES as error:
-                self._answered = self._answered or _status(error) is not None
+                self._answered = self._answered or (_status(error) is not None and not self._given_up)
                 raise
             except BaseException as error:
                 if type(error).__name__ != "PanicException":
                     raise
                 raise OSError(f"obstore failed: {reason(error)}") from error
-            self._answered = True
+            self._answered, self._given_up = True, False
             return found
 
         limit = self.policy.limit if self._answered else min(self.policy.limit, FIRST_CONTACT)
@@ -290,23 +292,30 @@ class ObjectStore:
             return retrying(attempt)
         except FAILURES as error:
             seconds = time.monotonic() - start
+            if _worth(error) is None:  # whatever is asked next waits no longer than for a store that never answered
+                self._answered, self._given_up = False, True
             raise StoreError(cause(error), tries, seconds, is_missing=_is_missing(error)) from error
 
 
 def cause(error: BaseException | None) -> str:
-    """What obstore says in a line, without the Rust structure and the server's XML that follow."""
-    if error is None:
-        return ""
-    text = re.split(r"\s+Debug source:|\n|: <\?xml", reason(error))[0].rstrip(":. ")
-    if any(host in text for host in _METADATA):
+    """What went wrong as a clause, without the Rust structure and the server's XML that obstore's errors have."""
+    whole = str(error)
+    first = re.split(r"\s+Debug source:|\n|: <\?xml", reason(error) if error is not None else "")[0].rstrip(":. ")
+    if any(host in first for host in _METADATA):
         return "there are no credentials in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, ...)"
-    if any(half in text for half in _HALF_A_KEY):
+    if any(half in first for half in _HALF_A_KEY):
         return "the environment has one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and not the other"
-    if _is_missing(error):
+    if error is not None and _is_missing(error):
         return "there is no such bucket (404 Not Found)"
-    if "kind: Timeout" in str(error):
-        return f"{text}: it took too long (AWS_TIMEOUT, such as 120s, gives it more time)"
-    return text
+    if "kind: Timeout" in whole:
+        return "it took too long (AWS_TIMEOUT, such as 120s, gives it more time)"
+    if (status := _STATUS.search(first)) is not None:
+        return f"the server answered {first[status.start(1) :]}"
+    if "body error" in first:
+        return "the answer was cut short"
+    if (server := _NO_ANSWER.search(first)) is not None:
+        return f"no answer from {server[1]} (error sending request)"
+    return first.removeprefix("Generic S3 error: ")
 
 
 def _worth(error: BaseException) -> int | None:

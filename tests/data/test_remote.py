@@ -211,6 +211,14 @@ def test_altered_bytes_are_fetched_again_before_they_are_called_damaged(
         elsewhere.read(everything[:1])
 
 
+def test_names_of_classes_of_which_no_two_readings_agree_are_not_taken_to_be_missing(
+    url: str, behind: Callable[[Faults], Faults]
+) -> None:
+    behind(Faults({"flip": 1.0}, forever=True, only="classes.json"))
+    with pytest.raises(UnreachableDataError, match=r"classes\.json: no two readings of it agree"):
+        open_index(url)
+
+
 def test_a_check_leaves_out_no_image_for_bytes_that_were_altered_on_the_way(
     shards: Path, url: str, behind: Callable[[Faults], Faults]
 ) -> None:

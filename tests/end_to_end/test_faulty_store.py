@@ -54,12 +54,9 @@ def first_views(cache: Path) -> dict[str, bytes]:
     return {key: data for key, data in tree_bytes(cache).items() if not is_later(key)}
 
 
-@pytest.mark.parametrize(
-    "faults",
-    [Faults({"cut": 0.02}), Faults(dict.fromkeys(KINDS, 0.0125), slow=0.2)],
-    ids=["2% of the bodies cut", "10% mixed"],
-)
-def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path, faults):  # noqa: F811
+def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path):  # noqa: F811
+    """Among some 10 % of mixed faults, a fiftieth of the bodies cut short among them."""
+    faults = Faults(dict.fromkeys(KINDS, 0.0125) | {"cut": 0.02}, slow=0.2)
     data, url = upload(Path(job.data), f"{s3}/train"), f"{s3}/cache"
     check_index(data, broken_images, workers=1)  # so that altered bytes of images are noticed
     with behind(s3_server, faults):
@@ -70,7 +67,8 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
         copied = copy_cache(CopyRequest(url, str(tmp_path / "copy")))
         assert copied.whole
         train(train_request(data, tmp_path / "run", cache=url, epochs=1))
-    assert sum(faults.happened.values()) > 5
+    assert faults.happened["cut"]
+    assert len(faults.happened) > 5
     found = tree_bytes(tmp_path / "copy")
     assert found == first_views(job.cache)
     files = ObjectFiles(url)
@@ -79,7 +77,9 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
     assert all(torch.equal(student[name], trained[name]) for name in trained)
 
 
-@pytest.mark.parametrize(("kind", "cause"), [("503", "503 Service Unavailable"), ("reset-after", "error sending")])
+@pytest.mark.parametrize(
+    ("kind", "cause"), [("503", "503 Service Unavailable"), ("reset-after", "no answer from http://127.0.0.1")]
+)
 def test_a_store_that_stays_broken_ends_a_job_by_name(job, s3, s3_server, tmp_path, kind, cause):  # noqa: F811
     """After the stated time, which is short here; what was recorded before stays."""
     url = f"{s3}/cache"
@@ -90,12 +90,12 @@ def test_a_store_that_stays_broken_ends_a_job_by_name(job, s3, s3_server, tmp_pa
     with environment({LIMIT_VARIABLE: "0.2"}):
         with (
             behind(s3_server, writing),
-            pytest.raises(CacheError, match=rf"Cannot write {url}/\S+: .*{cause}.* tries in .*run the same"),
+            pytest.raises(CacheError, match=rf"Cannot write {url}/\S+: .*{cause}.*run the same"),
         ):
             dump(dump_request(job.data, url, job.weights, job.policy, views=VIEWS))
         with (
             behind(s3_server, reading),
-            pytest.raises(DataError, match=rf"Cannot read {data}/shard-\S+: .*{cause}.* tries in .*run the same"),
+            pytest.raises(DataError, match=rf"Cannot read {data}/shard-\S+: .*{cause}.*run the same"),
         ):
             dump(dump_request(data, url, job.weights, job.policy, views=VIEWS))
     assert verify(VerifyRequest(url)).whole

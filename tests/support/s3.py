@@ -1,5 +1,6 @@
 """A real S3 server on this machine, started by the test that needs it."""
 
+import logging
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ def s3_server() -> Iterator[str]:
     """The address of the server, http://..."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it tells of every request
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
