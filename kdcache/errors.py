@@ -159,6 +159,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() and char not in _UNSEEN else _escaped(char) for char in text)
 
 
+def printable_excerpt(text: str, length: int, default: str) -> str:
+    """The beginning of a text, as `printable` shows it: at most `length` characters; `default` where it is empty."""
+    return printable(text[:length])[:length] or default
+
+
 def _escaped(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.errors import CacheError, DataError, IdentityError, KdcacheError, ModelError, printable
+from kdcache.errors import CacheError, DataError, IdentityError, KdcacheError, ModelError, printable, printable_excerpt
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,13 @@ def test_what_is_shown_is_one_line_that_can_be_written_and_escaped_again(text: s
     assert shown.isprintable()
     assert len(shown.splitlines()) <= 1
     assert shown.encode().decode() == printable(shown)
+
+
+@given(st.text(st.characters(exclude_categories=())), st.integers(1, 20))
+def test_an_excerpt_is_no_longer_than_it_may_be(text: str, length: int) -> None:
+    shown = printable_excerpt(text, length, "unknown")
+    assert printable(text).startswith(shown) if text else shown == "unknown"
+    assert shown == "unknown" or len(shown) <= length
 
 
 @pytest.mark.parametrize("kind", [KdcacheError, DataError, CacheError, ModelError])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from kdcache.cache.durable import KEPT, PARTIAL, LocalFiles, is_still
 from kdcache.cache.files import Files
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, printable_excerpt
 from kdcache.io.failures import cannot_write
 from kdcache.io.folders import open_folder
 from kdcache.io.reading import read_bytes
@@ -298,8 +298,7 @@ def _self() -> str:
 
 def _shown(who: bytes) -> str:
     """What a claim says of its owner, fit for a message whatever it is."""
-    text = "".join(filter(str.isprintable, who.decode(errors="replace")))
-    return text[:100] or "another process"
+    return printable_excerpt(who.decode(errors="replace"), 100, "another process")
 
 
 def _has_locks(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from kdcache.errors import printable_excerpt
 from kdcache.io.json_format import parse_json
 
 #: How every record begins. A file that begins otherwise was not written by kdcache.
@@ -93,10 +94,11 @@ class Owner:
 
     def describe(self) -> str:
         """The process in words: number, machine, command, and since when it holds the folder."""
-        return (
-            f"process {self.pid} on {_printable(self.host, 100)} ({_printable(self.command, MAX_COMMAND)}, since "
-            f"{_printable(self.since, 40)})"
+        host, command, since = (
+            printable_excerpt(text, length, "unknown")
+            for text, length in ((self.host, 100), (self.command, MAX_COMMAND), (self.since, 40))
         )
+        return f"process {self.pid} on {host} ({command}, since {since})"
 
     def life(self) -> Life:
         """Whether the process still runs, as far as its number tells: only within its own PID namespace."""
@@ -205,8 +207,3 @@ def _command() -> str:
     package = os.path.basename(os.path.dirname(program))
     words = ["kdcache" if name == "__main__.py" and package == "kdcache_cli" else name, *arguments]
     return _encodable(shlex.join(words))[:MAX_COMMAND]
-
-
-def _printable(text: str, length: int) -> str:
-    """Text of a record, fit for a message whatever somebody wrote into the file."""
-    return "".join(filter(str.isprintable, text))[:length] or "unknown"

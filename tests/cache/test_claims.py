@@ -129,6 +129,8 @@ def test_what_a_claim_says_of_its_owner_can_be_anything(tmp_path: Path) -> None:
             assert not claims.take("a")
             holder = claims.holder("a")
             assert holder is None or (holder.who.isprintable() and len(holder.who) <= 100)
+        assert holder is not None
+        assert r"\x1b[31myyy" in holder.who
 
 
 def test_a_claim_of_one_who_died_long_ago_is_not_waited_for(tmp_path: Path) -> None:

@@ -362,6 +362,7 @@ def test_a_record_cannot_write_to_the_terminal(hold, tmp_path, monkeypatch):
     with pytest.raises(FolderHeldError) as refusal:
         hold()
     assert str(refusal.value).isprintable()
+    assert r"on a\x1b[2Jb (c\nd\u202ee, since" in str(refusal.value)
 
 
 def test_arguments_that_are_no_text_are_noted(hold, tmp_path, monkeypatch):
