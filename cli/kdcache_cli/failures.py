@@ -45,7 +45,7 @@ def explained(command: str = "") -> Iterator[None]:
 def stopped(command: str, number: int) -> str:
     """What is said of a command that a signal ended."""
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    kept = "go on" if command in _GO_ON else "begin anew; nothing was left half-done"
+    kept = "go on" if command in _GO_ON else "begin anew"
     return f"stopped{by}; run the same command again to {kept}"
 
 
