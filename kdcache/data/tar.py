@@ -79,17 +79,19 @@ def _archive(path: str, file: ShardFile, start: int) -> Generator[Member, None, 
                     raise ValueError("a member of negative size")  # tarfile would go round in a circle
                 if info.type in _WITHOUT_DATA:
                     continue
-                if info.islnk():
+                is_plain = info.isreg() and not info.issparse()
+                if not is_plain and is_set_aside(info.name):
+                    yield Member(info.name, offset, 0)
+                    continue
+                if is_plain:
+                    member = Member(info.name, offset, info.size)
+                elif info.islnk():
                     if linked is None:
                         linked = _earlier(file, start, start + info.offset)
                     found = linked.get(info.linkname)
                     if found is None or info.size:
                         _refuse(path, start, info)
                     member = Member(info.name, found.offset, found.length)
-                elif info.isreg() and not info.issparse():
-                    member = Member(info.name, offset, info.size)
-                elif is_set_aside(info.name):
-                    member = Member(info.name, offset, 0)
                 else:
                     _refuse(path, start, info)
                 if member.offset + member.length > file.size:

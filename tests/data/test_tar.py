@@ -187,11 +187,7 @@ def test_it_is_left_where_its_name_belongs_to_no_sample(tmp_path: Path, kind: st
     with tarfile.open(path, "w") as archive:
         add(archive, name, **SPECIAL[kind][0])  # type: ignore[arg-type]
         add(archive, *FIRST[0])
-    if kind == "link to nothing":
-        with pytest.raises(DataError, match=r"hard link to later\.jpg"):
-            read(path)
-    else:
-        assert read(path) == [(name, b""), FIRST[0]]
+    assert read(path) == [(name, b""), FIRST[0]]
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="there is no tar here")
@@ -225,13 +221,9 @@ def huge_size(header: bytearray) -> None:
     header[124:136] = b"\x80" + (1 << 62).to_bytes(11, "big")
 
 
-def huge_name(header: bytearray) -> None:
-    header[156:157], header[124:136] = b"L", b"00010000000\0"  # 2 MiB
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(negative_size, "broken or half-written"), (huge_size, "cut short"), (huge_name, "byte 1536")],
+    [(negative_size, "broken or half-written"), (huge_size, "cut short")],
 )
 def test_sizes_that_cannot_be_are_refused(tmp_path: Path, change: Callable[[bytearray], None], message: str) -> None:
     content = bytearray(archive_of(*FIRST, *SECOND) + bytes(4 << 20))
@@ -243,6 +235,16 @@ def test_sizes_that_cannot_be_are_refused(tmp_path: Path, change: Callable[[byte
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(DataError, match=message):
         read(tmp_path / "a.tar")
+
+
+def test_a_name_of_megabytes_is_refused_and_not_read(tmp_path: Path) -> None:
+    for length in (5000, 2 << 20):
+        (tmp_path / "a.tar").write_bytes(archive_of(*FIRST, ("x" * length + ".jpg", b"X")))
+        if length == 5000:
+            assert len(read(tmp_path / "a.tar")[-1][0]) == 5004
+        else:
+            with pytest.raises(DataError, match="broken or half-written tar header at byte 2560"):
+                read(tmp_path / "a.tar")
 
 
 def test_a_chain_of_headers_is_refused(tmp_path: Path) -> None:
