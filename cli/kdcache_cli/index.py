@@ -1,16 +1,13 @@
 """`kdcache index`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kdcache.errors import BadSamplesError, UsageError
 from kdcache_cli.console import ConsoleProgress, print_lines
 from kdcache_cli.options import DEFAULT_DATA, RendererName
-
-if TYPE_CHECKING:
-    from kdcache.data.index import Index
 
 
 def index(
@@ -30,7 +27,19 @@ def index(
         typer.Option("--check", help="Decode every image, list the bad ones, and keep a checksum of the others."),
     ] = False,
     drop_bad: Annotated[
-        bool, typer.Option("--drop-bad", help="Do --check, and leave the bad ones out of the index.")
+        bool,
+        typer.Option(
+            "--drop-bad",
+            help="Do --check, and leave the bad ones out of the index; caches that were made before are refused then.",
+        ),
+    ] = False,
+    mark_bad: Annotated[
+        bool,
+        typer.Option(
+            "--mark-bad",
+            help="Do --check, and mark the bad ones as lost: caches of these data stay usable, and trainings pass over "
+            "them.",
+        ),
     ] = False,
     renderer: Annotated[
         RendererName,
@@ -50,19 +59,37 @@ def index(
 ) -> None:
     """Build the index of shards if it is missing or stale, and say what it holds.
 
-    Other commands do this by themselves. --check exits with 3 when there are bad samples, unless they are left out.
+    Other commands do this by themselves. --check exits with 3 when there are bad samples, unless they are left out or
+    marked as lost.
     """
     if (fraction is None) != (out is None) or (stratified and fraction is None):
         raise UsageError("--fraction, --out and --stratified make a smaller index: give --fraction F --out FOLDER.")
-    if fraction is not None and (check or drop_bad):
+    check = check or drop_bad or mark_bad
+    if fraction is not None and check:
         raise UsageError("Check the whole first (--check), then take a part of it (--fraction).")
 
-    if renderer != "dali" and not (check or drop_bad):
-        raise UsageError("--renderer says whose decoders are asked: give it with --check or --drop-bad.")
+    if renderer != "dali" and not check:
+        raise UsageError("--renderer says whose decoders are asked: give it with --check, --mark-bad or --drop-bad.")
 
     progress = ConsoleProgress()
-    if check or drop_bad:
-        found = _checked(data, drop_bad, unlabelled, renderer, progress)
+    if check:
+        from kdcache.inspection.check import check as check_data
+
+        try:
+            checked = check_data(
+                data,
+                drop_bad=drop_bad,
+                mark_bad=mark_bad,
+                unlabelled=unlabelled,
+                renderer=renderer,
+                progress=progress,
+            )
+        except BadSamplesError as error:
+            print_lines(error.samples)
+            raise
+        print_lines(f"left out {sample}" for sample in checked.bad)
+        print_lines(f"lost {sample}" for sample in checked.lost)
+        found = checked.index
     else:
         from kdcache.data.index import open_index
 
@@ -74,6 +101,8 @@ def index(
     classes = f"{found.num_classes:,} classes" if found.num_classes else "no labels"
     shards = len(found.shards)
     images = "not checked" if found.crc is None else f"checked, {found.left_out:,} bad ones left out"
+    if len(found.lost):
+        images += f", {len(found.lost):,} marked as lost"
     print_lines(
         [
             f"{len(found):,} samples, {classes}, {shards:,} shard{'s' * (shards != 1)}",
@@ -82,15 +111,3 @@ def index(
             f"index {found.path}",
         ]
     )
-
-
-def _checked(data: str, drop_bad: bool, unlabelled: bool, renderer: str, progress: ConsoleProgress) -> "Index":
-    from kdcache.inspection.check import check
-
-    try:
-        checked = check(data, drop_bad=drop_bad, unlabelled=unlabelled, renderer=renderer, progress=progress)
-    except BadSamplesError as error:
-        print_lines(error.samples)
-        raise
-    print_lines(f"left out {sample}" for sample in checked.bad)
-    return checked.index

@@ -10,7 +10,7 @@ from kdcache.cache.chunk_codec import ChunkCodec
 from kdcache.cache.chunk_files import ChunkFile
 from kdcache.cache.files import Files
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
-from kdcache.cache.layout import VIEW_CAPACITY, Layout, file_key, record_folder, record_key, teacher_key
+from kdcache.cache.layout import VIEW_CAPACITY, Layout, file_key, lost_key, record_folder, record_key, teacher_key
 from kdcache.cache.record import BlockId, BlockRecord
 from kdcache.errors import CacheError, CorruptError, RecordedError, UnreadableError
 
@@ -39,6 +39,8 @@ class Blocks:
         self._codecs = codecs
         self._digests = view_set.digest, identity.digest
         self._own: set[tuple[int, int]] = set()
+        #: Lists of lost samples that are there; nobody removes one.
+        self._lost_lists: set[str] = set()
         kept = max(MIN_RECORDS, MAX_RECORDED // self._chunks_of(0))
         self._known_record = lru_cache(maxsize=kept)(self._read_record)
 
@@ -274,7 +276,25 @@ class Blocks:
                 f"Run `kdcache verify {self._files.locate('')} --repair`, which drops every block in a wrong place, "
                 "and then the same dump-logits, which makes them anew.",
             )
+        if record.lost is not None:
+            self._require_lost_list(record.lost, view, block)
         return record
+
+    def _require_lost_list(self, name: str, view: int, block: int) -> None:
+        """Raise CorruptError where the list is gone that says which answers of a block nobody may learn from."""
+        if name in self._lost_lists:
+            return
+        key = lost_key(name)
+        if self._files.confirm(key, lambda: self._files.size(key)) is None:
+            raise CorruptError(
+                f"{self._files.locate(key)} is missing, which says which images were lost when view {view}, block "
+                f"{block} of teacher '{self.identity.name}' was made: what was answered to a stand-in cannot be told "
+                "from the rest.",
+                f"Restore that file from where the cache was copied from; or run `kdcache verify "
+                f"{self._files.locate('')} --repair`, which drops this block, and then the same dump-logits, which "
+                "makes it anew.",
+            )
+        self._lost_lists.add(name)
 
     def _any_record(self, view: int, block: int) -> BlockRecord:
         """The record that lies in the place of a block's, whichever block it is of."""

@@ -136,15 +136,15 @@ class BlockWriter:
             self._write_chunk(joined[:rows])
             self._pending = [joined[rows:]]
 
-    def finish(self, provenance: Mapping[str, Any], kl: float | None = None) -> None:
-        """Flush and record the block; `kl` as in `BlockRecord`. Raises CacheError when rows are missing."""
+    def finish(self, provenance: Mapping[str, Any], kl: float | None = None, lost: str | None = None) -> None:
+        """Flush and record the block; `kl` and `lost` as in `BlockRecord`. Raises CacheError when rows are missing."""
         if self._missing:
             raise CacheError(f"Block {self._block} of view {self._view} lacks {self._missing} rows.")
         if sum(map(len, self._pending)):
             self._write_chunk(_join(self._pending))
             self._pending = []
         block_id = self._entry.recorded_id(self._view, self._block)
-        self._commit.record(BlockRecord(self._stored, provenance, kl, block_id))
+        self._commit.record(BlockRecord(self._stored, provenance, kl, block_id, lost))
         self._entry.files.tidy()
 
     def _write_chunk(self, targets: Targets) -> None:

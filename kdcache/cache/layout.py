@@ -100,6 +100,15 @@ def record_folder(name: str, view: int) -> str:
     return f"{teacher_key(name)}/records/{view}"
 
 
+#: The folder of the lists of lost samples, see `cache.lost`.
+LOST = "lost"
+
+
+def lost_key(name: str) -> str:
+    """Where the list of lost samples of this name lies."""
+    return f"{LOST}/{name}.json"
+
+
 def record_key(name: str, view: int, block: int) -> str:
     """The record of a block."""
     return f"{record_folder(name, view)}/{block}.json"

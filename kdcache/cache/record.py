@@ -1,5 +1,6 @@
 """The record of a block: what its chunks must be, and how it was made. A block without one does not exist."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import inf
@@ -16,7 +17,10 @@ from kdcache.io.plain_values import FormatError
 CHECKSUM_BYTES = 4
 
 #: What a record may say.
-FIELDS = {"block_id", "chunks", "kl", "provenance"}
+FIELDS = {"block_id", "chunks", "kl", "lost", "provenance"}
+
+#: How a list of lost samples is named (`cache.lost`).
+LOST_NAME = re.compile(r"[0-9a-f]{32}")
 
 #: The CRC32C of any bytes that are followed by their own.
 WITH_OWN = google_crc32c.value(bytes(CHECKSUM_BYTES))
@@ -79,12 +83,16 @@ class BlockRecord:
     the teacher gave, over the block's first batch; None where it was not measured.
 
     `block_id` says which block it is of; None in caches of format 3.
+
+    `lost` names the list of the samples whose images were lost when the block was made (`cache.lost`); None where none
+    were. Without that list nobody knows which of its answers are to a stand-in.
     """
 
     chunks: Mapping[str, Stored]
     provenance: Mapping[str, Any]
     kl: float | None = None
     block_id: BlockId | None = None
+    lost: str | None = None
 
     def __post_init__(self) -> None:
         if self.kl is not None:  # as it is written: three digits say all there is to say
@@ -100,6 +108,8 @@ class BlockRecord:
             content["kl"] = self.kl
         if self.block_id is not None:
             content["block_id"] = asdict(self.block_id)
+        if self.lost is not None:
+            content["lost"] = self.lost
         return canonical(seal(content)).encode()
 
     @classmethod
@@ -111,16 +121,19 @@ class BlockRecord:
             raise CacheError(f"{where} cannot be read as JSON ({error}); it was cut short or altered.") from None
         content = unseal(value, where)
         chunks, provenance = content.get("chunks"), content.get("provenance")
-        kl, block_id = content.get("kl"), content.get("block_id")
+        kl, block_id, lost = content.get("kl"), content.get("block_id"), content.get("lost")
         if not isinstance(chunks, dict) or not isinstance(provenance, dict) or not content.keys() <= FIELDS:
             raise CacheError(f"{where} is no record of a block.")
         if kl is not None and not (type(kl) is float and 0 <= kl < inf):
             raise CacheError(f"{where} is no record of a block: {kl!r:.80} is no KL divergence.")
+        if lost is not None and not (isinstance(lost, str) and LOST_NAME.fullmatch(lost)):
+            raise CacheError(f"{where} is no record of a block: {lost!r:.80} names no list of lost samples.")
         for stored in chunks.values():
             if not (isinstance(stored, list) and len(stored) == 2 and all(_is_size(part) for part in stored)):
                 raise CacheError(f"{where} is no record of a block: {stored!r:.80} describes no chunk.")
         stored_chunks = {name: Stored(*stored) for name, stored in chunks.items()}
-        record = cls(stored_chunks, provenance, kl, None if block_id is None else BlockId.from_json(block_id, where))
+        known_id = None if block_id is None else BlockId.from_json(block_id, where)
+        record = cls(stored_chunks, provenance, kl, known_id, lost)
         if record.to_bytes() != data:
             raise CacheError(f"{where} was altered: it is not written as kdcache writes records.")
         return record

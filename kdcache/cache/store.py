@@ -2,6 +2,7 @@
 
     zarr.json                          group; its attribute `kdcache` is the view set
     windows/                           int32 [samples], the window of each sample
+    lost/                              samples of which there may be targets of a stand-in, see `cache.lost`
     teachers/NAME/zarr.json            group; its attribute `kdcache` is the teacher's identity
     teachers/NAME/ARRAY/               [view, ...], the chunks of rows, one or several in a file
     teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
@@ -10,7 +11,7 @@
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from kdcache.cache.identity import (
 )
 from kdcache.cache.layout import table_key, teacher_key
 from kdcache.cache.locations import open_files
+from kdcache.cache.lost import copy_lost, read_lost, write_lost
 from kdcache.cache.metadata import answers_metadata, cache_metadata, entry_metadata
 from kdcache.cache.tables import lost_tables, restore_tables, settle_tables, with_stored_tables
 from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
@@ -168,6 +170,18 @@ class Cache:
     def windows(self) -> Int32[np.ndarray, " n"]:
         """The window of each sample. Raises CorruptError where they are not those of the view set."""
         return read_windows(self._files, self.view_set)
+
+    def lost(self) -> frozenset[str]:
+        """The keys of samples whose images were lost when blocks were made. Raises CorruptError as `read_lost` does."""
+        return read_lost(self._files)
+
+    def add_lost(self, keys: Collection[str]) -> str | None:
+        """Note samples as lost, before blocks are written with stand-ins in their place, whose records name this."""
+        return write_lost(self._files, keys)
+
+    def add_lost_of(self, source: "Cache") -> None:
+        """Note what another cache has noted, after its blocks were listed, and before they are copied."""
+        copy_lost(source.files, self._files)
 
     def once_bytes(self, entries: Iterable[Entry]) -> dict[str, int]:
         """Bytes of what is stored once and not for each view: windows, tables, and the metadata of it all.

@@ -97,10 +97,11 @@ def _is_group(data: bytes, where: str) -> bool:
 def check_cache(cache: Cache) -> Iterator[Finding]:
     """Look at everything that is not a teacher's."""
     yield from _check_metadata(cache, cache_metadata(cache.view_set))
-    try:
-        _ = cache.windows
-    except CacheError as error:
-        yield Finding.of(error)
+    for read in (lambda: cache.windows, cache.lost):
+        try:
+            read()
+        except CacheError as error:
+            yield Finding.of(error)
 
 
 def entry_names(cache: Cache) -> list[str]:

@@ -14,6 +14,18 @@ def arguments(data: str | Path, unlabelled: bool) -> str:
     return shlex.quote(str(data)) + " --unlabelled" * unlabelled
 
 
+def about_bad(data: str) -> str:
+    """What helps against images that cannot be decoded, as sentences.
+
+    data: the shards as a command takes them (`arguments`).
+    """
+    return (
+        f"`kdcache index {data} --check` finds all such images. `kdcache index {data} --mark-bad` passes over them, "
+        "and caches that were made from these data stay usable; --drop-bad in its place leaves them out, and such "
+        "caches are refused"
+    )
+
+
 def take_again(part: Path, meta: Mapping[str, Any], whole: str) -> str:
     """The command that takes a part once more; in capitals what its `index.json` does not say.
 

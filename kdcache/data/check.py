@@ -16,6 +16,7 @@ from kdcache.data.advice import arguments, take_again
 from kdcache.data.columns import COLUMNS, CRC, Source, read_meta
 from kdcache.data.index import Index, key_hash, load_index, open_index, write_index
 from kdcache.data.index_writer import seal, write_rows
+from kdcache.data.lost import Former, Kept, keep_places, read_former
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data, open_shard
@@ -31,10 +32,15 @@ _IMAGES_A_PIECE = 128
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check came to: the index that it left, and the samples that are not in it, by shard and offset."""
+    """What a check came to.
+
+    index: the index that it left.
+    bad: bad samples that are not in it, by shard and offset; lost: those that are in it and marked as lost.
+    """
 
     index: Index
     bad: tuple[BadSample, ...]
+    lost: tuple[BadSample, ...] = ()
 
 
 def check_index(
@@ -42,6 +48,7 @@ def check_index(
     faults: Faults,
     *,
     drop_bad: bool = False,
+    mark_bad: bool = False,
     unlabelled: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
@@ -50,70 +57,167 @@ def check_index(
 
     Args:
         faults: a function of the top level of a module, as other processes must find it.
-        drop_bad: leave bad samples out; else one of them leaves everything as it was.
+        drop_bad: leave bad samples out, which gives the data another fingerprint.
+        mark_bad: mark bad samples as lost, which keeps their places (see `kdcache.data.lost`). Without either, bad
+            samples leave everything as it was.
         workers: processes that decode; None takes one for each core as far as there is work for them.
 
     Raises:
-        UsageError: DATA is a part of a data set.
-        BadSamplesError: there are bad samples, and drop_bad is false.
+        UsageError: DATA is a part of a data set, or both drop_bad and mark_bad are asked for.
+        BadSamplesError: there are bad samples, and it is not said what to do about them.
         FolderHeldError: another process writes the index.
         DataError: no sample is whole; and as `build_index` does, but for broken image headers, which are found here.
     """
-    if os.path.isdir(data) and read_meta(Path(data)):
-        part = open_index(data)
-        raise UsageError(
-            f"{data} is a part of the shards in {part.shards_folder}. Check the whole "
-            f"(`kdcache index {part.data} --check`), then take the part again "
-            f"(`{take_again(Path(data), read_meta(Path(data)), part.data)}`)."
-        )
+    if drop_bad and mark_bad:
+        raise UsageError("--drop-bad leaves bad samples out and --mark-bad keeps their places: give one of them.")
+    _require_whole(data, "--mark-bad" if mark_bad else "--drop-bad" if drop_bad else "--check")
     shards = expand_data(data)
     source = Source.of(shards_folder(data, shards), shards, unlabelled)
     places = index_places(data, shards, unlabelled)
     with claimed(places, progress, wait=False) as place, building(place) as folder:
-        former = read_meta(place).get("fingerprint")
-        whole = folder / "whole"
-        whole.mkdir()
-        headless = write_index(whole, source, workers, progress, pass_over=True)
-        everything = load_index(whole, source)
-        crc, faulty = np.zeros(0, CRC), dict[int, BadSample]()
-        if everything is not None:
-            crc, faulty = _decode_all(everything, faults, workers, progress)
-        number = {shard: place for place, shard in enumerate(shards)}
-        bad = sorted([*headless, *faulty.values()], key=lambda sample: (number[sample.shard], sample.offset))
-        total = len(headless) + len(crc)
-        if bad and not drop_bad and not _leaves_out(load_index(place, source), bad):
+        former = read_former(places, source)
+        if former is not None and drop_bad:
+            _warn_of_caches(former, arguments(data, unlabelled), progress)
+        found = _look(folder / "whole", source, faults, workers, progress)
+        if found.bad and not drop_bad and not mark_bad and not _knows(former, found.bad):
             raise BadSamplesError(
-                f"{len(bad)} of {total} samples are bad; nothing was changed. Leave them out with "
-                f"`kdcache index {arguments(data, unlabelled)} --drop-bad`, or repair them.",
-                [str(sample) for sample in bad],
+                f"{len(found.bad)} of {found.total} samples are bad; nothing was changed. "
+                f"`kdcache index {arguments(data, unlabelled)} --mark-bad` passes over them and keeps caches usable "
+                "that were made from these data; where there are none, "
+                f"`kdcache index {arguments(data, unlabelled)} --drop-bad` leaves them out; or repair them.",
+                [str(sample) for sample in found.bad],
             )
-        if everything is None or len(faulty) == len(everything):
-            raise DataError(
-                f"None of the {total} images can be decoded; the first is {bad[0]}. "
-                "Write the shards again from their source."
-            )
-        columns = {name: getattr(everything, name) for name in (*COLUMNS, "key_start", "key_bytes")}
-        write_rows(folder, columns | {"crc": crc}, np.delete(np.arange(len(everything)), list(faulty)))
-        # Of what is left out as well: a classifier keeps its size, whichever images are broken.
-        labels = max(int(everything.label.max()), *(sample.label for sample in headless), -1) + 1
-        shutil.rmtree(whole)
-        seal(folder, source, labels=labels, left_out=len(bad))
+        # A check of an index that has lost samples goes on to keep their places.
+        marking = mark_bad or (not drop_bad and former is not None and len(former.loaded.lost) > 0)
+        lost = _write_checked(folder, source, found, former, marking)
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
-    if former not in (None, index.fingerprint):
-        progress.warn(
-            f"the data have another fingerprint than before ({former[:12]}): caches made from them then will be refused"
+    index = replace(index, asked=str(data))
+    if former is not None and former.loaded.fingerprint != index.fingerprint:
+        _warn_of_another_fingerprint(former, index, progress)
+    if marking:
+        _warn_of_whole_ones(found, index, progress)
+    hashes = set(index.key_hash[index.lost].tolist())
+    bad = [sample for sample in found.bad if key_hash(sample.key) not in hashes]
+    return Checked(index, tuple(bad), tuple(lost))
+
+
+def _require_whole(data: str | Path, option: str) -> None:
+    if os.path.isdir(data) and read_meta(Path(data)):
+        part = open_index(data)
+        raise UsageError(
+            f"{data} is a part of the shards in {part.shards_folder}. Check the whole "
+            f"(`kdcache index {part.data} {option}`), then take the part again "
+            f"(`{take_again(Path(data), read_meta(Path(data)), part.data)}`)."
         )
-    return Checked(replace(index, asked=str(data)), tuple(bad))
 
 
-def _leaves_out(index: Index | None, bad: Sequence[BadSample]) -> bool:
-    """Whether an index is there already that has none of these samples, because a check has dropped them."""
-    if index is None or not index.left_out:
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a look at every image has found.
+
+    everything: the index of the samples with readable headers; None where there is none.
+    crc: the checksum of each of its rows' bytes; faulty: row -> what is bad.
+    bad: all bad samples, by shard and offset; headless: those of them with broken headers.
+    """
+
+    everything: Index | None
+    crc: UInt32[np.ndarray, " n"]
+    faulty: dict[int, BadSample]
+    headless: list[BadSample]
+    bad: list[BadSample]
+
+    @property
+    def total(self) -> int:
+        """How many samples the shards hold."""
+        return len(self.headless) + len(self.crc)
+
+
+def _look(folder: Path, source: Source, faults: Faults, workers: int | None, progress: Progress) -> _Found:
+    """Scan and decode all shards; their index lies in `folder` afterwards."""
+    folder.mkdir()
+    headless = write_index(folder, source, workers, progress, pass_over=True)
+    everything = load_index(folder, source)
+    crc, faulty = np.zeros(0, CRC), dict[int, BadSample]()
+    if everything is not None:
+        crc, faulty = _decode_all(everything, faults, workers, progress)
+    bad = sorted([*headless, *faulty.values()], key=_by_place(source))
+    return _Found(everything, crc, faulty, headless, bad)
+
+
+def _by_place(source: Source) -> Callable[[BadSample], tuple[int, int]]:
+    """The order of samples by shard and offset; those of shards that are gone come first."""
+    number = {shard: place for place, shard in enumerate(source.paths)}
+    return lambda sample: (number.get(sample.shard, -1), sample.offset)
+
+
+def _write_checked(
+    folder: Path, source: Source, found: _Found, former: Former | None, marking: bool
+) -> list[BadSample]:
+    """Write the index of what has been found to `folder`, and return the samples that are marked as lost in it."""
+    everything = found.everything
+    if everything is None or len(found.faulty) == len(everything):
+        raise DataError(
+            f"None of the {found.total} images can be decoded; the first is {found.bad[0]}. "
+            "Write the shards again from their source."
+        )
+    headless = {key_hash(sample.key): sample for sample in found.headless}
+    if marking:
+        kept = keep_places(everything, found.crc, found.faulty, headless, former)
+    else:
+        columns = {name: getattr(everything, name) for name in (*COLUMNS, "key_start", "key_bytes")}
+        rows = np.delete(np.arange(len(everything)), list(found.faulty))
+        kept = Kept(columns | {"crc": found.crc}, rows, np.empty(0, np.int64))
+    write_rows(folder, kept.columns, kept.rows)
+    # Of what is left out as well: a classifier keeps its size, whichever images are broken.
+    labels = max(int(kept.columns["label"].max()), *(sample.label for sample in found.headless), -1) + 1
+    shutil.rmtree(folder / "whole")
+    left_out = found.total - (len(kept.rows) - len(kept.gone))
+    seal(folder, source, labels=labels, lost=kept.lost, left_out=left_out)
+    by_hash = headless | {key_hash(sample.key): sample for sample in [*found.faulty.values(), *kept.gone]}
+    lost = [by_hash[int(value)] for value in kept.columns["key_hash"][kept.rows[kept.lost]]]
+    return sorted(lost, key=_by_place(source))
+
+
+def _warn_of_caches(former: Former, data: str, progress: Progress) -> None:
+    progress.warn(
+        f"these data have been indexed before (fingerprint {former.loaded.fingerprint[:12]}). If bad samples are left "
+        "out now, the data have another fingerprint, and caches that were made from them are refused. "
+        f"`kdcache index {data} --mark-bad` keeps such caches usable"
+    )
+
+
+def _warn_of_another_fingerprint(former: Former, index: Index, progress: Progress) -> None:
+    back = ""
+    if index.left_out and not former.loaded.left_out:
+        back = (
+            f". To go back remove the index ({index.path}), then run `kdcache index {index.data} --mark-bad`, which "
+            "passes over bad samples without leaving them out"
+        )
+    progress.warn(
+        f"the data have another fingerprint than before ({former.loaded.fingerprint[:12]}): caches made from them then "
+        f"are refused{back}"
+    )
+
+
+def _warn_of_whole_ones(found: _Found, index: Index, progress: Progress) -> None:
+    """Tell of samples that are not in the index and could be."""
+    count = found.total - len(found.bad) - (len(index) - len(index.lost))
+    if count > 0:
+        progress.warn(
+            f"{count} of the samples that a check left out before are whole now. They stay out, so that the data keep "
+            f"their fingerprint; `kdcache index {index.data} --drop-bad` takes them in, for other caches"
+        )
+
+
+def _knows(former: Former | None, bad: Sequence[BadSample]) -> bool:
+    """Whether an index is there already that has none of these samples but as lost ones, because a check said so."""
+    if former is None or not (former.loaded.left_out or len(former.loaded.lost)):
         return False
+    there = np.delete(former.loaded.columns["key_hash"], former.loaded.lost)
     hashes = np.array([key_hash(sample.key) for sample in bad], np.uint64)
-    return not np.isin(hashes, index.key_hash).any()
+    return not np.isin(hashes, there).any()
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,9 @@ from kdcache.io.reading import open_regular, read_bytes, read_rest
 FORMAT = 1
 """Version of the folder's layout and of the fingerprint; an index of another version is built again."""
 
+FORMAT_WITH_LOST = 2
+"""Version of the layout where samples are marked as lost: whoever does not know of them must not read it."""
+
 COLUMNS: dict[str, np.dtype] = {
     "key_hash": np.dtype("<u8"),
     "shard": np.dtype("<i4"),
@@ -35,6 +38,9 @@ KEY_BYTES: np.dtype = np.dtype("u1")
 
 CRC: np.dtype = np.dtype("<u4")
 """Column `crc`, where every image has been checked: the CRC32C of its bytes."""
+
+LOST: np.dtype = np.dtype("<i8")
+"""Column `lost`, where samples have been marked as lost: their rows, ascending."""
 
 META = "index.json"
 
@@ -89,6 +95,7 @@ class Loaded:
     """An index's folder, opened: memory maps by column name, and what `index.json` says.
 
     left_out: how many bad samples a check has left out; None without a check, and then there is no column `crc`.
+    lost: rows of samples that have been marked as lost, ascending.
     is_part: whether these are some of the shards' samples.
     """
 
@@ -96,6 +103,7 @@ class Loaded:
     fingerprint: str
     labels: int
     left_out: int | None
+    lost: np.ndarray
     is_part: bool
 
 
@@ -112,7 +120,7 @@ def load(folder: Path, source: Source) -> Loaded | None:
     try:
         with open_regular(META, folder=handle) as file:
             meta = parse_json(read_rest(file.fileno(), MAX_META, META), max_bytes=MAX_META)
-        if meta["format"] != FORMAT or meta["source"] != source.to_json():
+        if meta["format"] not in (FORMAT, FORMAT_WITH_LOST) or meta["source"] != source.to_json():
             return None
         left_out = meta.get("left_out")
         kinds = COLUMNS if left_out is None else {**COLUMNS, "crc": CRC}
@@ -122,7 +130,12 @@ def load(folder: Path, source: Source) -> Loaded | None:
         del rows["key_bytes"]
         if any(columns[name].shape != (count,) for name, count in rows.items()):
             return None
-        return Loaded(columns, meta["fingerprint"], meta["labels"], left_out, "part" in meta)
+        lost = np.empty(0, LOST)
+        if meta["format"] == FORMAT_WITH_LOST:
+            lost = _map(handle, "lost", LOST)
+            if lost.shape != (meta["lost"],) or not 0 <= lost.min() <= lost.max() < meta["samples"]:
+                return None
+        return Loaded(columns, meta["fingerprint"], meta["labels"], left_out, lost, "part" in meta)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None  # damaged or half deleted: it is built again
     finally:

@@ -7,7 +7,7 @@ keys alone: not on the shards' names, number or order.
 
 import os
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class Index:
     class_names: in the order of labels, from the `classes.json` beside the shards, if there is one.
     crc: CRC32C of the image files, where every image has been checked; reading compares it.
     left_out: how many bad samples that check has left out.
+    lost: rows, ascending, of bad samples that have kept their places (see `kdcache.data.lost`); nobody may read them.
     is_part: whether these are some of the shards' samples, see `kdcache.data.part`.
     unlabelled: whether labels were left out, or there are none.
     asked: the DATA that it, or the whole that it is a part of, was opened by; empty where an old part does not say.
@@ -67,6 +68,7 @@ class Index:
     class_names: tuple[str, ...] | None
     crc: UInt32[np.ndarray, " n"] | None = None
     left_out: int = 0
+    lost: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.empty(0, np.int64))
     is_part: bool = False
     unlabelled: bool = False
     asked: str = ""
@@ -181,7 +183,14 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     with claimed(places, progress, wait=not rebuild) as place:
         if not rebuild and (index := load_index(place, source)) is not None:
             return replace(index, asked=str(data))
-        left_out = [meta["left_out"] for place in places if "left_out" in (meta := read_meta(place))]
+        checked = [meta for place in places if "left_out" in (meta := read_meta(place))]
+        if any(meta.get("lost") for meta in checked):
+            raise DataError(
+                f"Samples of {data} have been marked as lost, and the shards have changed since. Run `kdcache index "
+                f"{arguments(data, unlabelled)} --mark-bad` again, which keeps caches usable that were made from them; "
+                "or --drop-bad in its place, for other caches."
+            )
+        left_out = [meta["left_out"] for meta in checked]
         if left_out:
             progress.warn(
                 f"the images were checked ({left_out[0]} bad ones left out), but the shards have changed since; "
@@ -249,6 +258,7 @@ def load_index(place: Path, source: Source) -> Index | None:
         num_classes=loaded.labels if class_names is None else len(class_names),
         class_names=class_names,
         left_out=loaded.left_out or 0,
+        lost=loaded.lost,
         is_part=loaded.is_part,
         unlabelled=source.unlabelled,
         asked="",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from kdcache.data.columns import COLUMNS, FORMAT, KEY_START, META, Source, save
+from kdcache.data.columns import COLUMNS, FORMAT, FORMAT_WITH_LOST, KEY_START, LOST, META, Source, save
 from kdcache.data.scan import ShardTable
 from kdcache.data.sorting import sorted_numbers
 from kdcache.errors import DataError
@@ -53,13 +53,24 @@ def write_rows(folder: Path, columns: Mapping[str, np.ndarray], rows: Int64[np.n
     save(folder, "key_start", KEY_START, [starts], count + 1)
 
 
-def seal(folder: Path, source: Source, *, labels: int | None = None, **notes: object) -> None:
+def seal(
+    folder: Path,
+    source: Source,
+    *,
+    labels: int | None = None,
+    lost: Int64[np.ndarray, " k"] | None = None,
+    **notes: object,
+) -> None:
     """Make the columns in `folder` an index: work out the fingerprint, and write `index.json`.
 
-    labels: how many there are; None counts to the highest. notes: what else `index.json` shall say.
+    labels: how many there are; None counts to the highest. lost: rows to be marked as lost, ascending. notes: what else
+    `index.json` shall say.
     """
+    if lost is not None and len(lost):
+        save(folder, "lost", LOST, [lost], len(lost))
+        notes["lost"] = len(lost)
     meta = {
-        "format": FORMAT,
+        "format": FORMAT_WITH_LOST if "lost" in notes else FORMAT,
         "samples": len(_saved(folder, "key_hash")),
         "labels": int(_saved(folder, "label").max()) + 1 if labels is None else labels,
         "fingerprint": _fingerprint(folder),

@@ -80,7 +80,8 @@ def write_part(
         write_rows(folder, {name: getattr(index, name) for name in names}, rows)
         if index.class_names is not None:
             (folder / CLASSES).write_text(json.dumps(index.class_names, ensure_ascii=False), "utf-8")
-        seal(folder, source, labels=index.num_classes, **notes)
+        lost = np.flatnonzero(np.isin(rows, index.lost))
+        seal(folder, source, labels=index.num_classes, lost=lost, **notes)
     part = load_index(out, source)
     if part is None:
         raise DataError(f"{out / META} changed while it was being opened. Run the command again.")

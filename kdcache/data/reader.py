@@ -6,11 +6,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from io import BytesIO
 from itertools import chain
 
 import google_crc32c
 import numpy as np
 from jaxtyping import Int64
+from PIL import Image
 
 from kdcache.data import remote
 from kdcache.data.index import Index
@@ -23,6 +26,17 @@ from kdcache.runtime.open_files import open_files_limit
 
 #: Shards that a reader keeps open. A batch that is read front to back needs each of them once.
 MOST_OPEN = 64
+
+
+@lru_cache(maxsize=4)
+def grey_image(height: int, width: int) -> bytes:
+    """A PNG file of these sides that stands in the place of a lost sample's image, so that rows keep their places.
+
+    A dump makes targets of it that are never read: trainings pass over its pair.
+    """
+    buffer = BytesIO()
+    Image.new("L", (width, height), 128).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 class SampleReader:
@@ -39,7 +53,7 @@ class SampleReader:
         self._files = _OpenFiles(index.shards, open_files or max(1, min(MOST_OPEN, open_files_limit() // 8)))
 
     def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
-        """The image files of these samples (numbers in the index), in the order given.
+        """The image files of these samples (numbers in the index), in the order given; a grey one for a lost sample.
 
         Within the call the shards are read front to back. Raises DataError when a shard is gone, cannot be read, or
         is shorter than it was when the index was made, and when an image that was checked has other bytes now.
@@ -49,6 +63,13 @@ class SampleReader:
         )
         images: list[bytes] = [b""] * len(samples)
         order = np.lexsort((offsets, shards))
+        if len(self._index.lost):
+            is_lost = np.isin(samples, self._index.lost)
+            for place in np.flatnonzero(is_lost).tolist():
+                images[place] = grey_image(
+                    *(int(side[samples[place]]) for side in (self._index.height, self._index.width))
+                )
+            order = order[~is_lost[order]]
         runs = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
         if self._ranges is not None:
             wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from kdcache.data import remote
+from kdcache.data.advice import about_bad
 from kdcache.data.images import IMAGE_EXTENSIONS, image_size
 from kdcache.data.member_names import LABEL, has_inner_dot, lacks_key, split_name, why_no_component
 from kdcache.data.passed_over import PassedOver
@@ -164,8 +165,7 @@ class _Scan:
             if not self._pass_over:
                 raise DataError(
                     f"{member.name} in {self._shard} at byte {member.offset} cannot be read as an image: {error}. "
-                    f"`kdcache index {self._data} --check` finds all such images, and --drop-bad leaves them out; or "
-                    "write the shard again without them."
+                    f"{about_bad(self._data)}; or write the shard again without them."
                 ) from error
             self._broken[row] = str(error)
         else:

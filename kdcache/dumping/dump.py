@@ -218,6 +218,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
         if cache.format_warning is not None:
             progress.warn(cache.format_warning)
+        if len(index.lost):
+            progress.say(
+                f"{counted(len(index.lost), 'sample')} of {len(index):,} {'is' if len(index.lost) == 1 else 'are'} "
+                "lost: answers to a grey image keep their places, and trainings pass over them."
+            )
         return _fill(request, source, cache, identity, views, ranks, progress)
 
 
@@ -232,6 +237,8 @@ def _fill(
 ) -> DumpReport:
     samples, name = source.samples, identity.name
     provenance = provenance_of(source.renderer, source.teacher)
+    index = source.opened.view_set.index
+    lost = cache.add_lost([index.key(row) for row in index.lost.tolist()])
     start = time.perf_counter()
     with cache.claims() as claims, last_act(claims.close):
         begun = begin_entry(source, cache, identity, claims, progress)
@@ -247,7 +254,7 @@ def _fill(
             waiting = Waiting(claims, progress)
             alone = ranks.world_size == 1
             filling = Filling(
-                source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone
+                source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone, lost
             )
             filling.run()
     counts = torch.tensor([filling.blocks, filling.rows, filling.top1.right, filling.top1.seen])

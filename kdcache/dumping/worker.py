@@ -182,6 +182,7 @@ class Filling:
             are of no use where the block is recorded, and only a table that was learned from it was lost.
         top1: of the first block that is made here; given with what was begun counted.
         tell: whether to say once that others share the work; they are expected where this process is one of several.
+        lost: the list of samples that are lost now, as records name it; None where none are.
         blocks, rows: that were made here.
     """
 
@@ -195,6 +196,7 @@ class Filling:
     begun: list[Answered] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
     tell: bool = True
+    lost: str | None = None
     blocks: int = 0
     rows: int = 0
 
@@ -284,7 +286,7 @@ class Filling:
                     kl = answered.loss(self.entry.coding)
             if self.blocks == 0:
                 self._keep_tables()
-            writer.finish(self.provenance, kl)
+            writer.finish(self.provenance, kl, self.lost)
         except RecordedError:
             deque(answers, maxlen=0)
             return False

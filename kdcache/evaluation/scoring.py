@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from kdcache.data.classes import check_labels
 from kdcache.data.index import Index
+from kdcache.data.lost import is_lost
 from kdcache.data.reader import SampleReader
 from kdcache.models.network import Network
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
@@ -33,7 +34,7 @@ class Evaluation:
     Attributes:
         top1, top5: share of the images whose label is the first, or among the first five classes.
         loss: mean cross entropy in nats.
-        correct: for each sample of the index, whether its first class is the label.
+        correct: for each sample of the index, whether its first class is the label; never of a lost one.
     """
 
     model: str
@@ -62,7 +63,7 @@ def score(
     processes: Distributed | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Every sample of `index` once, in the order of the shards; the module is left in the mode it had.
+    """Every sample of `index` once but lost ones, in the order of the shards; the module is left in the mode it had.
 
     The last batch is smaller; scores do not depend on the batch but in rounding. Several processes score a
     share each, and all of them get the whole.
@@ -98,8 +99,8 @@ def score(
         correct, top5 = (
             processes.all_reduce_sum(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5)
         )
-    count = len(index)
-    return Evaluation(name, count, float(correct.mean()), float(top5.mean()), loss / count, correct)
+    count = len(index) - len(index.lost)
+    return Evaluation(name, count, float(correct.sum()) / count, float(top5.sum()) / count, loss / count, correct)
 
 
 def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.device, precision: str = "fp32") -> None:
@@ -126,7 +127,8 @@ def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.d
 
 def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
     """The samples that a process scores, in the order of the shards."""
-    return np.array_split(np.lexsort((index.offset, index.shard)), ranks.world_size)[ranks.rank]
+    order = np.lexsort((index.offset, index.shard))
+    return np.array_split(order[~is_lost(index)[order]], ranks.world_size)[ranks.rank]
 
 
 def _pictures(

@@ -11,6 +11,7 @@ def check(
     data: str,
     *,
     drop_bad: bool = False,
+    mark_bad: bool = False,
     unlabelled: bool = False,
     renderer: str = "dali",
     progress: Progress = silent,
@@ -25,7 +26,7 @@ def check(
     Raises BadSamplesError and DataError as `check_index` does, and UsageError for an unknown renderer.
     """
     faults = _faults(renderer, progress)
-    return check_index(data, faults, drop_bad=drop_bad, unlabelled=unlabelled, progress=progress)
+    return check_index(data, faults, drop_bad=drop_bad, mark_bad=mark_bad, unlabelled=unlabelled, progress=progress)
 
 
 def _faults(renderer: str, progress: Progress) -> Faults:

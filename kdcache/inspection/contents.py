@@ -144,6 +144,7 @@ class InspectReport:
         once_bytes: of what is stored once, by name.
         problems: what keeps a teacher from being read, by its name; it is left out of all else.
         format_warning: what the format of the cache does not prove; None where it is that of today.
+        lost: samples whose images were lost when blocks were made.
     """
 
     cache: str
@@ -153,6 +154,7 @@ class InspectReport:
     teachers: tuple[TeacherReport, ...]
     problems: dict[str, str] = field(default_factory=dict)
     format_warning: str | None = None
+    lost: int = 0
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
@@ -165,6 +167,7 @@ class InspectReport:
             f"  views      {self.policy}",
             f"  samples    fingerprint {views['fingerprint'][:16]}",
             f"  once       {once}",
+            *([f"  lost       {counted(self.lost, 'sample')}, whose pairs trainings pass over"] if self.lost else []),
             *([f"  warning    {self.format_warning}"] if self.format_warning else []),
         ]
         for teacher in self.teachers:

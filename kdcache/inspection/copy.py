@@ -125,6 +125,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
             listed = entry.surely_listed(view)
             blocks += len(listed)
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
+    target.add_lost_of(source)  # now: whatever is listed, its samples were noted as lost before
     for entry, there in pairs:
         what = _usable(entry, there, wanted, request)
         if what is not None:

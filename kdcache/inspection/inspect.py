@@ -71,6 +71,7 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRepo
         teachers=tuple(teachers),
         problems=problems,
         format_warning=cache.format_warning,
+        lost=len(cache.lost()),
     )
 
 
@@ -216,11 +217,12 @@ def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tu
 
 
 def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
-    """The label of each row that holds most of its picture."""
+    """The label of each row that holds most of its picture; -1 in pairs with a lost sample."""
     first = start - start % 2  # pairs are mixed: a chunk of one row has half of one
     last = min(stop + stop % 2, len(opened.view_set))
     rows = opened.view_set.rows(Span(view, first, last))
     main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
+    main[opened.view_set.holds_lost(rows.samples)] = -1
     return main[start - first : stop - first]
 
 

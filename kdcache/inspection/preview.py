@@ -244,7 +244,10 @@ def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndar
 
 
 def _name(index: Index, sample: int) -> str:
-    label = int(index.label[sample])
-    if label < 0:
-        return index.key(sample)
-    return f"{index.key(sample)} ({index.class_names[label] if index.class_names is not None else f'class {label}'})"
+    """A sample's key and class, and whether its image is lost, so that a grey one is shown."""
+    label, told = int(index.label[sample]), []
+    if label >= 0:
+        told.append(index.class_names[label] if index.class_names is not None else f"class {label}")
+    if sample in index.lost:
+        told.append("lost")
+    return f"{index.key(sample)} ({', '.join(told)})" if told else index.key(sample)

@@ -205,10 +205,12 @@ def rerun(
                 continue
             same = said.argmax(1) == found.argmax(1)
             own = divergence(said, coded(entry.coding, said, labels, again.features))
-            parts.append((same, divergence(said, found), own))
+            # Of a lost sample nobody knows whether its image was there when the block was made.
+            known = torch.from_numpy(~opened.view_set.holds_lost(views.rows.samples))
+            parts.append((same[known], divergence(said, found)[known], own[known]))
             compared.append(span)
             task.advance(len(said))
-    if not parts:
+    if not any(len(same) for same, _, _ in parts):
         return None, list(misfits.values())
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
     comparison = Comparison(

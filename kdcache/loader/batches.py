@@ -62,19 +62,23 @@ class Batch:
 class Steps:
     """This process's rows of each step of a schedule, from `first` on; may be walked through several times at once.
 
+    instead: `ViewSet.without_lost`, where samples are lost.
+
     Orders of views that are seen again are computed ahead, in a thread that `close` ends.
     """
 
     schedule: Schedule
     first: int = 0
     ranks: Ranks = field(default_factory=Ranks)
+    instead: Callable[[Picks], Picks] | None = None
     _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
 
     def __iter__(self) -> Iterator[Picks]:
-        return self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
+        batches = self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
+        return batches if self.instead is None else map(self.instead, batches)
 
     def preparing(self, view_set: ViewSet, walk: Iterable[Picks] | None = None) -> Iterator[Picks]:
         """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
@@ -154,9 +158,10 @@ def live_batches(
     Where one process walks, each epoch, through a view of its own, the teacher works in its own batches, and its
     answers wait until the student's rows reach them: they are bit for bit those that `dump-logits` would have stored
     on this machine.
-    Otherwise it answers each step's rows, padded to its batch shape, and its last bits can differ.
+    Otherwise, and where samples are lost, it answers each step's rows, padded to its batch shape, and its last bits can
+    differ.
     """
-    if steps.schedule.walks_in_order and steps.ranks.world_size == 1:
+    if steps.schedule.walks_in_order and steps.ranks.world_size == 1 and steps.instead is None:
         return _in_dump_batches(steps, open_stream, size, live, view_set)
     return _in_own_batches(steps, open_stream, size, live, view_set)
 

@@ -48,7 +48,8 @@ class Loader:
             BrokenImageError: a sample that cannot be decoded.
             CorruptError: targets in the cache are damaged, or belong to other rows.
         """
-        steps = Steps(self.schedule, first_step, self.ranks)
+        without_lost = self.view_set.without_lost if len(self.view_set.lost) else None
+        steps = Steps(self.schedule, first_step, self.ranks, without_lost)
         with (
             closing(SampleReader(self.view_set.index)) as reader,
             closing(self.view_set),

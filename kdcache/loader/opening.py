@@ -4,13 +4,13 @@ import re
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from kdcache.cache.identity import ViewSetIdentity, require_same, windows_checksum
 from kdcache.cache.layout import default_block_rows
 from kdcache.cache.store import Cache
 from kdcache.data.classes import data_of
-from kdcache.data.index import Index
+from kdcache.data.index import Index, key_hash
 from kdcache.data.order import derive_windows
 from kdcache.errors import CorruptError, IdentityError
 from kdcache.models.source import label_of
@@ -52,11 +52,49 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
         raise IdentityError(
             f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
             f"{counted(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
-            f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. Use the data as they were, also those that were "
-            "left out as bad since; or another --cache.",
+            f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. {_other_data(index)}",
             field="fingerprint",
         )
-    return OpenViews(ViewSet(index, Policy.from_json(stored.policy), stored.seed, _windows(cache, index)), stored)
+    policy, windows = Policy.from_json(stored.policy), _windows(cache, index)
+    return OpenViews(ViewSet(index, policy, stored.seed, windows, _lost(cache, index)), stored)
+
+
+def _other_data(index: Index) -> str:
+    """What helps where the data are not those of the cache."""
+    if not index.left_out or index.is_part:
+        return "Use the data as they were, also those that were left out as bad since; or another --cache."
+    return (
+        f"Use the data as they were, or another --cache. If it was made before {counted(index.left_out, 'bad sample')} "
+        f"{'was' if index.left_out == 1 else 'were'} left out, remove the index {index.path} and run `kdcache index "
+        f"{index.data} --mark-bad`, which passes over bad samples and keeps such a cache usable."
+    )
+
+
+def _lost(cache: Cache, index: Index) -> Int64[np.ndarray, "k"]:
+    """The samples that are lost to the index or were to a dump into the cache, ascending."""
+    hashes = np.array([key_hash(key) for key in cache.lost()], np.uint64)
+    return np.union1d(index.lost, np.flatnonzero(np.isin(index.key_hash, hashes))).astype(np.int64)
+
+
+def with_lost_of(opened: OpenViews, cache: Cache) -> OpenViews:
+    """The same views, with the samples that are lost by now.
+
+    A dump that goes on notes samples as lost before it writes answers to stand-ins. So whoever has counted the views
+    that are there asks for this afterwards, and knows of all of theirs.
+    """
+    views = opened.view_set
+    lost = _lost(cache, views.index)
+    return replace(opened, view_set=ViewSet(views.index, views.policy, views.seed, views.windows, lost))
+
+
+def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
+    """Say how many samples are passed over, where any are."""
+    lost = len(opened.view_set.lost)
+    if lost:
+        progress.say(
+            f"{counted(lost, 'sample')} of {len(opened.view_set):,} {'is' if lost == 1 else 'are'} lost: in each view "
+            "another pair is seen in the place of a pair with one of them."
+        )
 
 
 def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 from PIL import Image
 
+from kdcache.data.advice import about_bad
 from kdcache.data.images import MAX_PIXELS, PNG_SIGNATURE, open_image, png_fault
 from kdcache.errors import BrokenImageError, DataError
 
@@ -37,10 +38,7 @@ def broken_image(name: str, reason: object, data: str = DATA, otherwise: str = "
 
     reason: a clause ("it has no bytes"). data: the shards, as a command takes them. otherwise: what else helps.
     """
-    return BrokenImageError(
-        f"{name} cannot be decoded: {reason}. `kdcache index {data} --check` finds all such images, and --drop-bad "
-        f"leaves them out; or repair that sample{otherwise}."
-    )
+    return BrokenImageError(f"{name} cannot be decoded: {reason}. {about_bad(data)}; or repair that sample{otherwise}.")
 
 
 def kind_of(encoded: bytes) -> Kind:

@@ -18,7 +18,7 @@ from kdcache.io.folder_lock import FolderLock
 from kdcache.loader.cached_teachers import StoredTeachers, scaled_words, stored_teachers
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
-from kdcache.loader.opening import OpenViews, new_views, stored_views
+from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
 from kdcache.loader.schedule import Schedule
 from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
@@ -126,6 +126,9 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
     )
     asked_count = config.views.count
     config = _with_view_count(_with_views(config, opened), opened, stored, before)
+    if cache is not None:
+        opened = with_lost_of(opened, cache)
+    tell_of_lost(opened, progress)
     schedule = _schedule(config, opened)
     belongs: dict[str, Any] = {"view_set": opened.identity.to_json()}
     if mode != "live":

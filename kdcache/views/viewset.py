@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 
 from kdcache.data.index import Index
 from kdcache.data.order import order
+from kdcache.errors import DataError
 from kdcache.views.orders import OrdersAhead
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policy import Policy
@@ -65,9 +67,19 @@ class Rows:
 class ViewSet:
     """Every view of some samples under one policy and seed: a pure function from spans to rows."""
 
-    def __init__(self, index: Index, policy: Policy, seed: int, windows: Int32[np.ndarray, "n"]) -> None:
+    def __init__(
+        self,
+        index: Index,
+        policy: Policy,
+        seed: int,
+        windows: Int32[np.ndarray, "n"],
+        lost: Int64[np.ndarray, "k"] | None = None,
+    ) -> None:
+        """`lost`: samples that nobody may train on, ascending; None for those that the index marks."""
         self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
+        self.lost = np.asarray(index.lost) if lost is None else lost
         self._orders = OrdersAhead(self._compute_order)
+        self._pairs_instead = lru_cache(maxsize=4)(self._find_pairs_instead)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,6 +121,50 @@ class ViewSet:
         partner = np.arange(len(samples)) ^ 1
         labels[mixed, 1] = own[partner[mixed]]
         return Rows(samples, plan, labels)
+
+    def without_lost(self, picks: Picks) -> Picks:
+        """The rows that a training is shown in the place of these: where a pair holds a lost sample, another pair.
+
+        That is the next pair of its view that holds none (of the last ones, the first), which is then seen once more.
+        So each step has its rows, whatever is lost, and steps without lost samples are what they were.
+
+        Args:
+            picks: whole pairs, of views that share an order.
+        """
+        if not len(self.lost) or not len(picks):
+            return picks
+        pairs, instead = self._pairs_instead(int(picks.view[0]) // self.policy.repeats)
+        if not len(pairs):
+            return picks
+        pair = picks.row[::2] // 2
+        place = np.searchsorted(pairs, pair).clip(max=len(pairs) - 1)
+        pair = np.where(pairs[place] == pair, instead[place], pair)
+        return Picks(picks.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
+
+    def holds_lost(self, samples: Int64[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
+        """Which of these rows, given pair by pair, are of a pair with a lost sample; an odd last row is alone."""
+        lost = np.isin(samples, self.lost)
+        paired = len(samples) // 2 * 2
+        lost[:paired] = np.repeat(lost[:paired].reshape(-1, 2).any(axis=1), 2)
+        return lost
+
+    def _find_pairs_instead(self, group: int) -> tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
+        """The pairs of a group of views that hold a lost sample, ascending, and the pair that is seen in place of each.
+
+        Raises DataError where there is no other.
+        """
+        pairs = len(self) // 2
+        is_lost = np.zeros(len(self), bool)
+        is_lost[self.lost] = True
+        holds_one = is_lost[self.order(group * self.policy.repeats)[: 2 * pairs]].reshape(-1, 2).any(axis=1)
+        found, whole = np.flatnonzero(holds_one), np.flatnonzero(~holds_one)
+        if not len(whole):
+            raise DataError(
+                f"Every pair of a view holds one of the {len(self.lost):,} samples that are marked as lost, so there "
+                f"is nothing to train on. Restore the shards in {self.index.shards_folder}."
+            )
+        following = np.searchsorted(whole, found)
+        return found, whole[following % len(whole)]
 
     def _checked(self, span: Span) -> Picks:
         _, start, stop = span

@@ -36,6 +36,12 @@ def test_a_record_of_format_3_names_no_block() -> None:
     assert BlockRecord.from_bytes(record.to_bytes(), "here") == record
 
 
+def test_a_record_names_the_list_of_what_was_lost() -> None:
+    record = replace(RECORD, lost="0123456789abcdef" * 2)
+    assert BlockRecord.from_bytes(record.to_bytes(), "here") == record
+    assert b"lost" not in RECORD.to_bytes()
+
+
 def test_equal_records_are_equal_bytes() -> None:
     backwards = replace(RECORD, chunks=dict(reversed(RECORD.chunks.items())))
     assert backwards.to_bytes() == RECORD.to_bytes()
@@ -60,6 +66,8 @@ def test_any_altered_byte_is_noticed() -> None:
         {"chunks": {}, "provenance": {}, "more": 1},
         {"chunks": {}, "provenance": {}, "kl": -0.1},
         {"chunks": {}, "provenance": {}, "kl": "0.1"},
+        {"chunks": {}, "provenance": {}, "lost": 1},
+        {"chunks": {}, "provenance": {}, "lost": "../" + "0" * 29},
         {"chunks": {"a/0": [1]}, "provenance": {}},
         {"chunks": {"a/0": [1, -1]}, "provenance": {}},
         {"chunks": {"a/0": [1, True]}, "provenance": {}},

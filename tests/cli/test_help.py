@@ -10,7 +10,7 @@ from kdcache_cli.main import app
 OPTIONS = {
     "import folder": "SRC OUT --seed",
     "import fashion-mnist": "OUT --split --source --limit --seed",
-    "index": "DATA --unlabelled --check --drop-bad --fraction --stratified --out",
+    "index": "DATA --unlabelled --check --drop-bad --mark-bad --fraction --stratified --out",
     "preview": "--data --policy --cache --teacher --out --images --views --sample --seed --size --renderer",
     "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --dtype --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",

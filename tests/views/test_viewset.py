@@ -4,9 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from PIL import Image
 
 from kdcache.data.index import open_index
+from kdcache.errors import DataError
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import Picks, Span, ViewSet
 from support.shards import Sample, write_tar
@@ -72,3 +75,43 @@ def test_picked_rows_have_the_plan_of_their_view(index):
 def test_a_span_splits_no_pair_and_stays_in_the_view(index, span):
     with pytest.raises(ValueError, match="splits a pair"):
         view_set(index).rows(span)
+
+
+def lost_from(index, samples, **policy):
+    return ViewSet(index, Policy(**policy), 3, np.zeros(SAMPLES, np.int32), np.array(samples, np.int64))
+
+
+def walk(pairs, view=4):
+    pair = np.asarray(pairs)
+    return Picks(np.full(2 * len(pair), view), np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
+
+
+@given(st.sets(st.integers(0, SAMPLES - 1), max_size=9), st.integers(0, 5), st.permutations(range(SAMPLES // 2)))
+@example({3}, 0, list(range(SAMPLES // 2)))
+@example(set(), 0, list(range(SAMPLES // 2)))
+def test_another_pair_is_seen_in_place_of_one_with_a_lost_sample(index, lost, view, order):
+    views = lost_from(index, sorted(lost))
+    before = walk(order, view)
+    after = views.without_lost(before)
+    samples = views.order(view)
+    assert not set(samples[after.row].tolist()) & lost
+    assert np.array_equal(after.view, before.view)
+    assert np.array_equal(after.row[::2] + 1, after.row[1::2])
+    whole = ~np.isin(samples[before.row], sorted(lost)).reshape(-1, 2).any(axis=1)
+    assert np.array_equal(after.row.reshape(-1, 2)[whole], before.row.reshape(-1, 2)[whole])
+    one_by_one = [views.without_lost(walk([pair], view)).row.tolist() for pair in order]
+    assert after.row.reshape(-1, 2).tolist() == one_by_one
+    assert np.array_equal(views.holds_lost(samples[before.row]).reshape(-1, 2).any(axis=1), ~whole)
+
+
+def test_a_lost_odd_last_row_is_in_no_pair(index):
+    last = int(view_set(index).order(4)[-1])
+    views = lost_from(index, [last])
+    assert views.without_lost(walk(range(SAMPLES // 2))).row.tolist() == list(range(SAMPLES - 1))
+    assert views.holds_lost(views.order(4)).tolist() == [False] * (SAMPLES - 1) + [True]
+
+
+def test_views_of_which_every_pair_holds_a_lost_sample_are_refused(index):
+    views = lost_from(index, range(SAMPLES))
+    with pytest.raises(DataError, match="Every pair of a view holds one of the 23 samples that are marked as lost"):
+        views.without_lost(walk([0]))
