@@ -92,7 +92,7 @@ def view_differences(photographs: list[bytes], policy: Policy, views: int, seed:
     size, pixels = policy.reference_size, {}
     for name in ("dali", "pillow"):
         with open_renderer(name, size=size, max_batch=views) as renderer, Augmenter(policy) as augmenter:
-            rendered = renderer.render(encoded, plan.box, cubic=plan.cubic, flips=plan.flip)
+            rendered = renderer.render(encoded, plan.box, cubic=plan.cubic, flips=plan.flip, crop_pct=plan.crop_pct)
             pixels[name] = mix(augmenter.apply(rendered, plan), plan.weight, plan.cut, size)
     return (pixels["dali"] - pixels["pillow"]).abs().numpy()
 

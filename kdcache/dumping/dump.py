@@ -21,7 +21,7 @@ from kdcache.dumping.options import require_one_choice
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import Filling, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
-from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_for_dump
+from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
 from kdcache.models.source import ModelSource, model_source
@@ -165,7 +165,6 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     progress.say(f"Opening the data, {request.data}.")
     index = open_index(request.data, progress=progress)
     opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
-    view_set = opened.view_set
     batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     name = request.name or entry_name(request.teacher)
     progress.say(f"Loading the teacher, {_words(request.teacher, model)}.")
@@ -183,6 +182,8 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         f"{name} ({kind}{teacher.num_classes:,} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
         f"batches of {teacher.batch_size}."
     )
+    opened = views_as_evaluated(opened, teacher.card, request.policy, progress)
+    view_set = opened.view_set
     _check_classes(index, teacher, request.label_space)
     coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
     stored, lost = None, {}

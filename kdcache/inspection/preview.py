@@ -140,7 +140,7 @@ def _sheet(
         originals = reader.read(samples)
     lines = []
     for number, (sample, encoded) in enumerate(zip(samples.tolist(), originals, strict=True)):
-        boxes = [view_set.rows(column.picks).plan.box[column.places[number]] for column in columns]
+        boxes = [view_set.rows(column.picks).plan.shown_box()[column.places[number]] for column in columns]
         original = _original(view_set.index, sample, encoded, boxes, max(size, 192))
         lines.append((Cell((original,)), *(column[number] for column in cells)))
     title = [

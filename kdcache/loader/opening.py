@@ -13,11 +13,20 @@ from kdcache.data.classes import data_of
 from kdcache.data.index import Index, key_hash
 from kdcache.data.order import derive_windows
 from kdcache.errors import CorruptError, IdentityError
+from kdcache.models.card import ModelCard
 from kdcache.models.source import label_of
 from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress
-from kdcache.views.policies import DEFAULT, describe_policy, load_policy, policy_name
-from kdcache.views.policy import Policy
+from kdcache.views.policies import (
+    CENTRE,
+    DEFAULT,
+    FORMER_CENTRE,
+    describe_policy,
+    is_centre,
+    load_policy,
+    policy_name,
+)
+from kdcache.views.policy import FILTERS, Policy
 from kdcache.views.viewset import ViewSet
 
 DEFAULT_VIEWS = 300
@@ -35,10 +44,11 @@ SHOWN, TOLD = 16, 3
 
 @dataclass(frozen=True)
 class OpenViews:
-    """A view set with its identity."""
+    """A view set with its identity; `is_new` tells that no cache had them when they were opened."""
 
     view_set: ViewSet
     identity: ViewSetIdentity
+    is_new: bool = False
 
 
 def stored_views(cache: Cache, index: Index) -> OpenViews:
@@ -100,7 +110,7 @@ def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
 def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:
     """Raise IdentityError where the policy that is asked for, by name or file, is another than the stored one."""
     wanted = load_policy(asked)
-    if wanted == stored:
+    if wanted == stored or (asked == CENTRE and is_centre(stored)):
         return
     ours, theirs = stored.to_json(), wanted.to_json()
     differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
@@ -119,6 +129,8 @@ def _value(policy: Policy, field: str) -> str:
 
 
 def _policy_words(policy: Policy) -> str:
+    if policy == FORMER_CENTRE:
+        return f"policy {CENTRE} as it was formerly, cut first and resized then"
     name = policy_name(policy)
     return "a policy of its own" if name is None else f"policy {name}"
 
@@ -155,7 +167,7 @@ def new_views(
         seed=seed,
         block_rows=default_block_rows(len(index)),
     )
-    return OpenViews(ViewSet(index, policy, seed, windows), identity)
+    return OpenViews(ViewSet(index, policy, seed, windows), identity, is_new=True)
 
 
 def views_for_dump(
@@ -177,3 +189,56 @@ def views_for_dump(
         require_same(opened.identity, replace(opened.identity, seed=seed), f"The cache {cache_path}")
     progress.say(f"Views of the cache's policy, {describe_policy(opened.view_set.policy, opened.view_set.seed)}.")
     return opened
+
+
+def views_as_evaluated(opened: OpenViews, card: ModelCard, policy: str | None, progress: Progress) -> OpenViews:
+    """The views of policy `centre` as `card`'s model is evaluated, where they are new; others as they are.
+
+    So one view is what `kdcache evaluate` shows the model. Warns where a model is evaluated otherwise: in a cache that
+    is there, or because the policy has no such views.
+
+    Args:
+        policy: the name or file that was asked for.
+    """
+    view_set = opened.view_set
+    current = view_set.policy
+    if not is_centre(current):
+        return opened
+    own = _as_evaluated(current, card)
+    if own == current:
+        return opened
+    # Whether a cache is there by now is no question: another process of this job may have made it meanwhile.
+    if own is not None and policy == CENTRE and opened.is_new:
+        progress.say(
+            f"As {card.architecture} is evaluated, views of {CENTRE} are made with crop_pct {own.crop_pct:g}, "
+            f"{own.interpolation}."
+        )
+        identity = replace(opened.identity, policy=own.to_json())
+        own_views = ViewSet(view_set.index, own, view_set.seed, view_set.windows)
+        return replace(opened, view_set=own_views, identity=identity)
+    height, width = card.input_size[1:]
+    progress.warn(
+        f"{card.architecture} is evaluated at {height} x {width} pixels with crop_pct {card.crop_pct:g}, "
+        f"{card.interpolation}, crop mode {card.crop_mode}. The views are square, with crop_pct {current.crop_pct:g}, "
+        f"{current.interpolation}, crop mode center: they are not what `kdcache evaluate` shows it. {_own_crop(own)}"
+    )
+    return opened
+
+
+def _as_evaluated(centre: Policy, card: ModelCard) -> Policy | None:
+    """Policy `centre` such that its views are what timm evaluates `card`'s model on; None where it has no such views.
+
+    timm takes every crop mode but these two for "center".
+    """
+    height, width = card.input_size[1:]
+    if card.crop_mode in ("squash", "border") or height != width or not 0 < card.crop_pct <= 1:
+        return None
+    if card.interpolation not in FILTERS:
+        return None
+    return replace(centre, crop_pct=card.crop_pct, interpolation=card.interpolation)
+
+
+def _own_crop(own: Policy | None) -> str:
+    if own is None:
+        return f"Policy {CENTRE} has no such views."
+    return f"For those, use a new --cache with --policy {CENTRE}."

@@ -50,6 +50,7 @@ class Teacher:
         if batch_size < 1:
             raise UsageError(f"The teacher's batch size is {batch_size}: give at least 1.")
         card = network.card
+        self.card = card
         self.name = name
         self.architecture = card.architecture
         self.num_classes = card.num_classes

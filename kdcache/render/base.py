@@ -38,6 +38,8 @@ class RenderRequest:
     boxes: int32 [b, 4], the part of each image to show: top, left, height, width in source pixels.
     cubic: bool [b], whether the antialiased resize of that part is bicubic, else bilinear.
     flips: bool [b], whether it is mirrored, left to right.
+    crop_pct: None resizes each part to the square. A number makes of it what timm's evaluation transform would: the
+        part is resized until its shorter side has floor(size / crop_pct) pixels, and the centre is cut out.
     describe: position in this request -> how an error names that image ("KEY in SHARD at byte OFFSET").
     data: the shards they come from, as the command takes them that an error advises.
 
@@ -49,6 +51,7 @@ class RenderRequest:
     _: KW_ONLY
     cubic: Bool[np.ndarray, "b"]
     flips: Bool[np.ndarray, "b"]
+    crop_pct: float | None = None
     describe: Callable[[int], str] = describe_position
     data: str = DATA
 
@@ -61,6 +64,8 @@ class RenderRequest:
             )
         if self.boxes[:, :2].min() < 0 or self.boxes[:, 2:].min() < 1:
             raise UsageError("A box must start at 0 or later and be at least one pixel high and wide.")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise UsageError(f"A request's crop_pct is a share of the side, over 0 to 1, not {self.crop_pct}.")
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -151,10 +156,12 @@ class Renderer(ABC):
         *,
         cubic: Bool[np.ndarray, "b"],
         flips: Bool[np.ndarray, "b"],
+        crop_pct: float | None = None,
         describe: Callable[[int], str] = describe_position,
     ) -> UInt8[Tensor, "b 3 s s"]:
         """Render one batch: uint8 [b, 3, size, size]; see `RenderRequest` and `stream`."""
-        (pixels,) = self.stream([RenderRequest(encoded, boxes, cubic=cubic, flips=flips, describe=describe)])
+        request = RenderRequest(encoded, boxes, cubic=cubic, flips=flips, crop_pct=crop_pct, describe=describe)
+        (pixels,) = self.stream([request])
         return pixels
 
     def close(self) -> None:

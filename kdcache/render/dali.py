@@ -3,6 +3,7 @@
 On the GPU the graph decodes, crops, resizes and flips. On the CPU it decodes and crops; its resize would take twice
 the time of its decoder there, so threads of ours take over with torch's kernel. Common JPEGs and 8-bit PNGs go to DALI
 as they are; every other kind is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
+What shall look as in timm's evaluation is decoded and resized by Pillow, as there, and handed on likewise.
 
 One broken image costs DALI its whole pipeline. So bytes are checked before they go in. Should DALI fail all the
 same, a new pipeline takes over, what came before the failure is rendered again, and the image to blame is named.
@@ -25,6 +26,7 @@ from kdcache.errors import BrokenImageError, DataError, DeviceError, KdcacheErro
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.dali_graph import IN_FLIGHT, VERSION, Graph, LostError, refused_by_dali
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
+from kdcache.render.evaluation import resize_and_cut
 from kdcache.render.resize import resize_into
 
 # Pieces of a batch for each thread: several, so that threads end together; few, as tiny images share one.
@@ -95,12 +97,12 @@ class DaliRenderer(Renderer):
                 check_whole(data)
             except UndecodableError as error:
                 raise broken_image(request.describe(position), error, request.data) from error
-            if not is_plain(data):
+            if request.crop_pct is not None or not is_plain(data):
                 odd.append(position)
-        parts = self._pool.map(partial(_load, request), odd)
+        parts = self._pool.map(partial(_load, request, self.size), odd)
         for position, part in zip(odd, parts, strict=True):
             encoded[position] = b"P6 %d %d 255\n" % part.size + part.tobytes()
-            boxes[position, :2] = 0
+            boxes[position] = (0, 0, part.height, part.width)
         self._graph.launch(encoded, boxes, request.cubic, request.flips)
 
     def _find_culprit(
@@ -110,7 +112,7 @@ class DaliRenderer(Renderer):
         self._graph = self._open_graph()
         for request in lost:
             # Raises where Pillow cannot decode an image either.
-            deque(self._pool.map(partial(_load, request), range(len(request))), maxlen=0)
+            deque(self._pool.map(partial(_load, request, self.size), range(len(request))), maxlen=0)
             try:
                 self._launch(request)
                 pixels = self._land(request)
@@ -128,7 +130,13 @@ class DaliRenderer(Renderer):
         for position, data in enumerate(request.encoded):
             one = slice(position, position + 1)
             try:
-                alone = RenderRequest([data], request.boxes[one], cubic=request.cubic[one], flips=request.flips[one])
+                alone = RenderRequest(
+                    [data],
+                    request.boxes[one],
+                    cubic=request.cubic[one],
+                    flips=request.flips[one],
+                    crop_pct=request.crop_pct,
+                )
                 self._launch(alone)
                 self._land(alone)
             except LostError as refusal:
@@ -176,6 +184,10 @@ def _resize(request: RenderRequest, parts: Any, pixels: UInt8[np.ndarray, "b 3 s
         )
 
 
-def _load(request: RenderRequest, position: int) -> Image.Image:
+def _load(request: RenderRequest, size: int, position: int) -> Image.Image:
+    """What Pillow makes of an image before DALI has it: the part of the box, or already what timm would evaluate on."""
     name = partial(request.describe, position)
-    return load_part(request.encoded[position], request.boxes[position], name, request.data)
+    part = load_part(request.encoded[position], request.boxes[position], name, request.data)
+    if request.crop_pct is None:
+        return part
+    return resize_and_cut(part, size, request.crop_pct, bool(request.cubic[position]))

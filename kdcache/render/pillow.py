@@ -1,7 +1,7 @@
 """The reference renderer: Pillow, in threads.
 
-Pixels equal torchvision's `resized_crop` and `hflip` on what its image loader returns. Pillow lets go of the
-interpreter while it decodes and resizes, so threads run side by side.
+Pixels equal torchvision's `resized_crop` and `hflip` on what its image loader returns, or those of timm's evaluation
+transform. Pillow lets go of the interpreter while it decodes and resizes, so threads run side by side.
 """
 
 from collections import deque
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import load_part
+from kdcache.render.evaluation import resize_and_cut
 
 # Requests in the threads' hands while the consumer holds another.
 _AHEAD = 2
@@ -68,8 +69,12 @@ class PillowRenderer(Renderer):
         for position in positions:
             name = partial(request.describe, position)
             part = load_part(request.encoded[position], request.boxes[position], name, request.data)
-            filter = Image.Resampling.BICUBIC if request.cubic[position] else Image.Resampling.BILINEAR
-            shown = np.asarray(part.resize((self.size, self.size), filter))
+            cubic = bool(request.cubic[position])
+            if request.crop_pct is None:
+                filter = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
+                shown = np.asarray(part.resize((self.size, self.size), filter))
+            else:
+                shown = np.asarray(resize_and_cut(part, self.size, request.crop_pct, cubic))
             if request.flips[position]:
                 shown = shown[:, ::-1]
             pixels[position] = shown.transpose(2, 0, 1)

@@ -8,9 +8,10 @@ from kdcache.views.plan import Plan
 
 def crop_words(plan: Plan, row: int) -> str:
     """The part of the source image that a row shows: "crop 210 x 180 at row 12, column 40, flipped"."""
-    top, left, height, width = plan.box[row].tolist()
+    top, left, height, width = plan.shown_box()[row].tolist()
+    about = "" if plan.crop_pct is None else "about "
     flipped = ", flipped" if plan.flip[row] else ""
-    return f"crop {height} x {width} at row {top}, column {left}{flipped}"
+    return f"crop {about}{height} x {width} at row {top}, column {left}{flipped}"
 
 
 def change_words(plan: Plan, row: int) -> tuple[str, ...]:

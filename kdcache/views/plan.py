@@ -36,6 +36,8 @@ class Plan:
         weight: of each pair, the share that a row keeps of itself; 1 means that the pair is not mixed.
         cut: of each pair, the swapped box at the reference size: top, left, bottom, right; all 0 with weight < 1
             means mixup.
+        crop_pct: None where a crop is resized to the square. A number: what the box shows is resized until its
+            shorter side has floor(size / crop_pct) pixels, and the centre is cut out, as timm evaluates.
     """
 
     box: Int32[np.ndarray, "b 4"]
@@ -49,9 +51,18 @@ class Plan:
     noise: UInt64[np.ndarray, "b"]
     weight: Float32[np.ndarray, "pairs"]
     cut: Int32[np.ndarray, "pairs 4"]
+    crop_pct: float | None = None
 
     def __len__(self) -> int:
         return len(self.flip)
+
+    def shown_box(self) -> Int32[np.ndarray, "b 4"]:
+        """The part of each image that is seen: `box`, or, to about a pixel, the square cut out of its centre."""
+        if self.crop_pct is None:
+            return self.box
+        top, left, height, width = self.box.T
+        side = np.maximum(np.rint(self.crop_pct * np.minimum(height, width)), 1).astype(np.int32)
+        return np.stack([top + (height - side) // 2, left + (width - side) // 2, side, side], axis=1)
 
     def row_weight(self) -> Float32[np.ndarray, "b"]:
         """Each row's share of itself: its pair's weight, 1 for an odd last row."""
@@ -96,6 +107,7 @@ def make_plan(
         noise=noise,
         weight=weight,
         cut=cut,
+        crop_pct=policy.crop_pct if policy.crop == "evaluation" else None,
     )
 
 

@@ -11,12 +11,17 @@ from kdcache.io.plain_values import FormatError
 from kdcache.io.reading import read_bytes
 from kdcache.io.remedies import REMEDIES
 from kdcache.io.yaml_format import parse_yaml
-from kdcache.views.policy import Policy
+from kdcache.views.policy import FILTERS, Policy
 
 # timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.
 _STRIKES_BACK = Policy(auto_augment="rand-m7-mstd0.5-inc1", cutmix=1.0, repeats=3)
 _PADDED = Policy(crop="padded", pad=4, reference_size=32)
 _STRONG = Policy(mixup=0.8, cutmix=1.0, interpolation="bicubic")
+
+CENTRE = "centre"
+
+#: What `centre` was before it became timm's evaluation transform; caches of it keep this meaning.
+FORMER_CENTRE = Policy(crop="centre", crop_pct=0.875, hflip=0.0)
 
 # Name, settings, and where they come from, for `kdcache policies`.
 _POLICIES = (
@@ -43,9 +48,11 @@ _POLICIES = (
         "ImageNet-1k in Touvron et al. 2022, DeiT III",
     ),
     (
-        "centre",
-        Policy(crop="centre", crop_pct=0.875, hflip=0.0),
-        "nothing random, the crop that timm evaluates with: one view is all there is",
+        CENTRE,
+        # What timm takes for a model that says nothing; a dump takes what its teacher says.
+        Policy(crop="evaluation", crop_pct=0.875, interpolation="bicubic", hflip=0.0),
+        "nothing random: timm's evaluation transform, in a dump with the teacher's own crop_pct and filter; one view "
+        "is all there is",
     ),
     # 28x28 pictures trained at 32x32, where a crop of 8 % would leave 8x8 pixels.
     ("fashion-mnist", Policy(crop_scale=(0.7, 1.0), reference_size=32), "the demo's, for Fashion-MNIST at 32"),
@@ -60,7 +67,18 @@ _PLAIN = "crop"  # whose fields are the defaults
 def describe_policy(policy: Policy, seed: int) -> str:
     """A policy in words: its name where it has one, else its own fields, and the seed of its views."""
     text = policy_name(policy) or ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
+    if is_centre(policy):
+        text = f"{CENTRE} with crop_pct {policy.crop_pct:g}, {policy.interpolation}"
     return f"{text} (seed {seed})"
+
+
+def is_centre(policy: Policy) -> bool:
+    """Whether a policy is `centre`, with whatever crop_pct and either filter."""
+    named = NAMED[CENTRE]
+    return (
+        policy.interpolation in FILTERS
+        and replace(policy, crop_pct=named.crop_pct, interpolation=named.interpolation) == named
+    )
 
 
 def policy_name(policy: Policy) -> str | None:

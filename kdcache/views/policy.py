@@ -10,9 +10,10 @@ from kdcache.errors import ConfigError
 from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.schemes.parsing import parse_scheme
 
-INTERPOLATIONS = ("bilinear", "bicubic", "random")
+FILTERS = ("bilinear", "bicubic")
+INTERPOLATIONS = (*FILTERS, "random")
 WARP_INTERPOLATIONS = ("", "nearest")
-CROPS = ("resized", "centre", "padded")
+CROPS = ("resized", "centre", "padded", "evaluation")
 ERASE_MODES = ("const", "rand", "pixel")
 _CHOICES = {
     "crop": CROPS,
@@ -31,11 +32,13 @@ class Policy:
     a default, once released, never changes.
 
     Attributes:
-        crop: "resized" (timm's RandomResizedCrop), "centre" (the same for every view: the centred square), or
-            "padded" (the centred square, shifted by up to `pad` pixels, as CIFAR recipes do).
+        crop: "resized" (timm's RandomResizedCrop), "centre" (the same for every view: the centred square), "padded"
+            (the centred square, shifted by up to `pad` pixels, as CIFAR recipes do), or "evaluation" (the same for
+            every view: timm's evaluation transform in its crop mode "center", which resizes first and cuts then).
         crop_scale: range of a resized crop's area, as a share of the image's.
         crop_ratio: range of a resized crop's width / height.
-        crop_pct: side of the centred square, as a share of the image's shorter side.
+        crop_pct: side of the centred square, as a share of the image's shorter side; of "evaluation", timm's: the
+            shorter side is resized to floor(size / crop_pct) pixels, and the centre is cut out.
         pad: most pixels, at the reference size, that a padded crop is shifted along each axis; what comes in is black.
         hflip: probability of a horizontal flip.
         interpolation: of the antialiased resize to the model's input size, and of operations that warp: "bilinear",
@@ -137,7 +140,7 @@ class Policy:
     def is_fixed(self) -> bool:
         """Whether nothing is drawn, so that all views are the same."""
         return not (
-            self.crop != "centre"
+            self.crop not in ("centre", "evaluation")
             or 0 < self.hflip < 1
             or self.interpolation == "random"
             or self.auto_augment

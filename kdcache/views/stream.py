@@ -51,6 +51,7 @@ def _made(
                 boxes=rows.plan.box,
                 cubic=rows.plan.cubic,
                 flips=rows.plan.flip,
+                crop_pct=rows.plan.crop_pct,
                 describe=partial(_describe, view_set, rows),
                 data=view_set.index.data,
             )

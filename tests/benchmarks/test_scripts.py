@@ -154,3 +154,17 @@ def test_the_pixels_table_has_a_row_for_each_policy(script, capsys: pytest.Captu
     for row in rows:
         assert row.count("|") == rule.count("|")
         assert 0 <= float(row.split(" | ")[3]) < 0.25
+
+
+def test_a_view_of_centre_has_the_answers_of_timms_own_evaluation(script, tmp_path: Path) -> None:
+    """Real weights and photographs; as `centre` was before, it is far off."""
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in script("centre").table(8, tmp_path)]
+    assert [row[:3] for row in rows] == [
+        ["centre", "dali", "8"],
+        ["centre", "pillow", "8"],
+        ["cut first", "pillow", "8"],
+    ]
+    for _, _, _, same, _, largest in rows[:2]:
+        assert same == "100.0%"
+        assert float(largest) < 1e-5  # the pixels are equal; rows of another batch differ in their last bits
+    assert float(rows[2][5]) > 1e-3

@@ -15,4 +15,10 @@ def plan_of(policy, count, seed=0, view=0, height=375, width=500, first=0):
 
 
 def fields(plan):
-    return {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan)}
+    """The arrays of a plan, a number for all rows as one of each row; what is None is left out."""
+    values = {field.name: getattr(plan, field.name) for field in dataclasses.fields(Plan)}
+    return {
+        name: value if isinstance(value, np.ndarray) else np.full(len(plan), value)
+        for name, value in values.items()
+        if value is not None
+    }

@@ -89,14 +89,14 @@ def test_a_wrong_value_is_refused_by_name(values):
                 "repeats is 2.5: give a whole number.",
                 "fill is 3: give three numbers.",
                 "cutmix_minmax is 'x': give two numbers.",
-                "crop is 1: use resized, centre, padded.",
+                "crop is 1: use resized, centre, padded, evaluation.",
             ],
         ),
         (
             {"hflip": 3, "crop": "paded", "pad": 4, "erase_count": 0},
             [
                 "hflip is 3.0: a probability lies in 0..1.",
-                "crop is 'paded': use resized, centre, padded.",
+                "crop is 'paded': use resized, centre, padded, evaluation.",
                 "erase_count is 0: give a whole number from 1 to 64.",
             ],
         ),

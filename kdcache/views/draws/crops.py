@@ -18,9 +18,12 @@ def draw_boxes(
     height: Int64[np.ndarray, "b"],
     width: Int64[np.ndarray, "b"],
 ) -> Int32[np.ndarray, "b 4"]:
-    """Top, left, height and width of each crop, in source pixels."""
+    """Top, left, height and width of each crop, in source pixels; for "evaluation", of the whole image."""
     if policy.crop == "resized":
         return _resized(policy, words(seed, Stream.CROP, key_hash, view, _TRIES), height, width)
+    if policy.crop == "evaluation":
+        none = np.zeros_like(height)
+        return np.stack([none, none, height, width], axis=1).astype(np.int32)
     side = np.maximum(np.rint(policy.crop_pct * np.minimum(height, width)).astype(np.int64), 1)
     return np.stack([(height - side) // 2, (width - side) // 2, side, side], axis=1).astype(np.int32)
 
