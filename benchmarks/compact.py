@@ -12,12 +12,12 @@ import argparse
 from pathlib import Path
 
 import torch
-from coding.measure import Result, coded, plain_top_k, views_per_second
-from coding.sources import Answers, from_file, photographs, simulated
+from target_codecs.measure import Result, coded, plain_top_k, views_per_second
+from target_codecs.sources import Answers, from_file, photographs, simulated
 
 from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.class_order_calibration import learn_order
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 
 THRESHOLDS = (0.0125, 0.0063, 0.0033, 0.0016, 0.0008)
 
@@ -81,8 +81,8 @@ def report(answers: Answers) -> None:
 
 def order_of(answers: Answers, head: torch.Tensor | None) -> ClassOrder:
     """As a dump learns it."""
-    coding = make_coding("topk", answers.stored.shape[1])
-    kept = coding.keep(answers.pilot, torch.full((len(answers.pilot), 2), -1))
+    codec = create_codec("topk", answers.stored.shape[1])
+    kept = codec.select(answers.pilot, torch.full((len(answers.pilot), 2), -1))
     return learn_order(kept, head)  # type: ignore[arg-type]
 
 

@@ -233,7 +233,7 @@ fonts-junction fonts-junicode fonts-jura fonts-karla fonts-karmilla fonts-kausha
 fonts-klee fonts-komatuna fonts-konatu fonts-kristi fonts-lato fonts-le-murmure fonts-league-mono
 fonts-league-spartan fonts-leckerli-one fonts-lemonada fonts-levien-museum fonts-levien-typoscript fonts-liberation2
 fonts-lindenhill fonts-linex fonts-linuxlibertine fonts-lmodern fonts-lobster fonts-lobstertwo fonts-manrope
-fonts-millimetre fonts-mmcedar fonts-monofur fonts-monoid fonts-mononoki fonts-mplus fonts-nanum fonts-nanum-coding
+fonts-millimetre fonts-mmcedar fonts-monofur fonts-monoid fonts-mononoki fonts-mplus fonts-nanum fonts-nanum-codec
 fonts-national-park fonts-naver-d2coding fonts-noto-core fonts-noto-mono fonts-ocr-a fonts-ocr-b fonts-okolaks
 fonts-oldstandard fonts-open-sans fonts-opendin fonts-opendyslexic fonts-osifont fonts-oxygen fonts-paratype
 fonts-play fonts-povray fonts-prociono fonts-quattrocento fonts-quicksand fonts-radisnoir fonts-rampart fonts-reggae

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from coding.sources import simulated
+from target_codecs.sources import simulated
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
@@ -31,13 +31,13 @@ from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_che
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.loader.schedule import Schedule
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import TargetCodec, Targets
 from kdcache.targets.class_order_calibration import learn_order
-from kdcache.targets.embedding import EmbeddingCoding
-from kdcache.targets.full import FullCoding
+from kdcache.targets.embedding import EmbeddingCodec
+from kdcache.targets.full import FullCodec
 from kdcache.targets.head import Head
 from kdcache.targets.topk import TopKTargets
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import Picks
 
 BATCH = 1024
@@ -67,11 +67,11 @@ def main() -> None:
     print("|---|---:|---|---:|---:|---:|")
     for classes in asked.classes:
         said = answers(classes)
-        for name, coding in codings(said, asked.features).items():
+        for name, codec in codecs(said, asked.features).items():
             if asked.only not in name:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder) / "cache", coding, said, asked.chunks)
+                write(Path(folder) / "cache", codec, said, asked.chunks)
                 for cycle, order in enumerate(("as it lies", "seen again")):
                     command = [sys.executable, __file__, "--read", f"{folder}/cache", "--rate", str(asked.rate)]
                     command += ["--cycle", str(cycle)]
@@ -81,19 +81,19 @@ def main() -> None:
                     print(f"| {name} | {classes:,} | {order} | {row} |", flush=True)
 
 
-def codings(said: tuple[Tensor, Tensor], features: int) -> dict[str, Coding]:
+def codecs(said: tuple[Tensor, Tensor], features: int) -> dict[str, TargetCodec]:
     """Every kind of targets, by the name that the table gives it."""
     classes = said[0].shape[1]
-    topk = TopKCoding(classes)
-    kept = topk.keep(*said)
+    topk = TopKCodec(classes)
+    kept = topk.select(*said)
     assert isinstance(kept, TopKTargets)
     head = Head(np.random.default_rng(0).normal(size=(classes, features + 1)).astype(np.float32) / 16)
     return {
         "topk, p > 0.0033": replace(topk, order=learn_order(kept, None)),
-        "full, uint8": FullCoding(classes, "uint8"),
-        "full, float32": FullCoding(classes),
-        f"embedding of {features:,}, uint8": EmbeddingCoding(classes, features, "uint8", head),
-        f"embedding of {features:,}, float16": EmbeddingCoding(classes, features, "float16", head),
+        "full, uint8": FullCodec(classes, "uint8"),
+        "full, float32": FullCodec(classes),
+        f"embedding of {features:,}, uint8": EmbeddingCodec(classes, features, "uint8", head),
+        f"embedding of {features:,}, float16": EmbeddingCodec(classes, features, "float16", head),
     }
 
 
@@ -112,23 +112,23 @@ def answers(classes: int) -> tuple[Tensor, Tensor]:
     return torch.log_softmax(whole, 1), torch.where(labels < 0, -1, place[labels.clamp(min=0)])
 
 
-def write(path: Path, coding: Coding, said: tuple[Tensor, Tensor], chunks: int) -> None:
+def write(path: Path, codec: TargetCodec, said: tuple[Tensor, Tensor], chunks: int) -> None:
     """A cache of one view, one block, and some chunks."""
-    rows = min(BLOCK_ROWS, max(chunks * coding.chunk_rows(BLOCK_ROWS), STEPS * BATCH))
+    rows = min(BLOCK_ROWS, max(chunks * codec.chunk_rows(BLOCK_ROWS), STEPS * BATCH))
     block_rows = 1 << (rows - 1).bit_length()
     windows = np.zeros(rows, np.int32)
     view_set = ViewSetIdentity("0" * 64, rows, windows_checksum(windows), {}, 0, block_rows)
     teacher = TeacherIdentity(
-        NAME, "none", "0", (0.5,) * 3, (0.5,) * 3, 224, "fp32", BATCH, coding.identity(), coding.num_classes
+        NAME, "none", "0", (0.5,) * 3, (0.5,) * 3, 224, "fp32", BATCH, codec.identity(), codec.num_classes
     )
-    entry = Cache.create(path, view_set, windows).add_teacher(teacher, coding)
+    entry = Cache.create(path, view_set, windows).add_teacher(teacher, codec)
     log_probs, labels = said
-    width = coding.num_features if isinstance(coding, EmbeddingCoding) else 1
+    width = codec.num_features if isinstance(codec, EmbeddingCodec) else 1
     features = torch.randn(DISTINCT, width, generator=torch.Generator().manual_seed(0)).relu()
     writer = entry.open_block(0, 0)
     for start in range(0, rows, DISTINCT):
         part = slice(0, min(DISTINCT, rows - start))
-        writer.append(coding.keep(log_probs[part], labels[part], features[part]))
+        writer.append(codec.select(log_probs[part], labels[part], features[part]))
     writer.finish({})
     np.save(path / "labels.npy", labels.numpy())
 

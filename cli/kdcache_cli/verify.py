@@ -55,7 +55,7 @@ def verify(
             "--max-kl",
             min=0.0,
             metavar="KL",
-            help="With --teacher: nats that answers may lose over coding in the mean; a single one, 100 times that.",
+            help="With --teacher: nats that answers may lose over codec in the mean; a single one, 100 times that.",
         ),
     ] = 0.01,
     seed: Annotated[

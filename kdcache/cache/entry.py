@@ -16,7 +16,7 @@ from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity
 from kdcache.cache.layout import Layout, check_view
 from kdcache.cache.record import BlockRecord, Stored
 from kdcache.errors import CacheError, CorruptError, RecordedError
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import TargetCodec, Targets
 
 #: Numbers that a part of a chunk has room for: of whatever kind, some tens of megabytes once it is decoded.
 PART = 2**20
@@ -30,13 +30,13 @@ class Entry(Blocks):
         files: Files,
         view_set: ViewSetIdentity,
         identity: TeacherIdentity,
-        coding: Coding,
+        codec: TargetCodec,
         codecs: Mapping[str, ChunkCodec],
     ) -> None:
         rows = view_set.block_rows
-        layout = Layout(view_set.samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
+        layout = Layout(view_set.samples, rows, codec.file_rows(rows), codec.chunk_rows(rows))
         super().__init__(files, view_set, identity, layout, codecs)
-        self.coding = coding
+        self.codec = codec
 
     def read_chunk(self, view: int, chunk: int) -> Targets:
         """The answers to a chunk's rows (`layout.chunk_range`), without labels.
@@ -46,19 +46,19 @@ class Entry(Blocks):
         start, stop = self.layout.chunk_range(chunk)
         arrays = self._arrays(view, chunk)
         with self._fitting(view, chunk):
-            return self.coding.unpack(arrays, stop - start)
+            return self.codec.decode(arrays, stop - start)
 
     def read_parts(self, view: int, chunk: int, rows: slice = slice(None)) -> Iterator[Targets]:
         """What `read_chunk` gives, or these rows of it (no step), some at a time, in little memory."""
         first, stop = self.layout.chunk_range(chunk)
         first, stop, _ = rows.indices(stop - first)
-        room = sum(prod(codec.spec.shape) for codec in self._codecs.values())
+        room = sum(prod(chunk_codec.spec.shape) for chunk_codec in self._codecs.values())
         step = max(1, PART * self.layout.chunk_rows // room)
         arrays = self._arrays(view, chunk)
         for start in range(first, stop, step):
             last = min(start + step, stop)
             with self._fitting(view, chunk):
-                part = self.coding.unpack(self.coding.rows_of(arrays, start, last), last - start)
+                part = self.codec.decode(self.codec.rows_of(arrays, start, last), last - start)
             yield part
 
     def read_block(self, view: int, block: int) -> Targets:
@@ -80,11 +80,11 @@ class Entry(Blocks):
         block = self.layout.block_of(chunk)
         record = self.record(view, block)
         found = {}
-        for name, codec in self._codecs.items():
+        for name, chunk_codec in self._codecs.items():
             file = self._file(name, view, self.layout.file_of(chunk))
             data = self._checked_chunk(record, file, f"{name}/{chunk}", view, block)
             with self._fitting(view, chunk):
-                found[name] = codec.decode(data)
+                found[name] = chunk_codec.decode(data)
         return found
 
     @contextmanager
@@ -149,11 +149,11 @@ class BlockWriter:
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
-        packed = entry.coding.pack(targets, entry.layout.chunk_rows)
-        for name, codec in entry._codecs.items():
-            data = codec.encode(packed[name])
+        packed = entry.codec.encode(targets, entry.layout.chunk_rows)
+        for name, chunk_codec in entry._codecs.items():
+            data = chunk_codec.encode(packed[name])
             file = entry._file(name, self._view, entry.layout.file_of(chunk))
-            if not np.array_equal(codec.decode(data), packed[name]):
+            if not np.array_equal(chunk_codec.decode(data), packed[name]):
                 raise CorruptError(
                     f"What was to be written to {entry._file_name(file, self._view, self._block)} could not be decoded "
                     "again. The machine's memory or processor cannot be trusted; check them before going on."

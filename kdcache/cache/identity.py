@@ -184,7 +184,7 @@ class TeacherIdentity(Identity):
     size          of the square input
     precision     fp32, bf16 or fp16
     batch_size    rows of the one batch shape that the teacher runs
-    targets       kind and parameters of the coding
+    targets       kind and parameters of the codec
     num_classes   of an answer
     label_space   `teacher` where the labels are classes of the teacher's, else `none`
     """

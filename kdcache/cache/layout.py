@@ -91,7 +91,7 @@ def teacher_key(name: str) -> str:
 
 
 def table_key(name: str, table: str) -> str:
-    """The one chunk of a table of a teacher's coding."""
+    """The one chunk of a table of a teacher's codec."""
     return f"{teacher_key(name)}/{table}/c/0/0"
 
 

@@ -23,9 +23,9 @@ def entry_metadata(entry: Entry) -> dict[str, bytes]:
     metas = {f"{folder}/{META}": group_metadata({OURS: seal(entry.identity.to_json())})}
     # The records' folder is a group, so that Zarr libraries list the entry without a warning.
     metas[f"{folder}/records/{META}"] = group_metadata({})
-    for name, spec in entry.coding.arrays(layout.chunk_rows).items():
+    for name, spec in entry.codec.arrays(layout.chunk_rows).items():
         metas[f"{folder}/{name}/{META}"] = answers_metadata(spec, layout)
-    for table, spec in entry.coding.table_specs().items():
+    for table, spec in entry.codec.table_specs().items():
         if table in entry.identity.targets:  # be the table itself there or lost
             metas[f"{folder}/{table}/{META}"] = table_metadata(spec)
     return metas

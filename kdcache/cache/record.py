@@ -79,7 +79,7 @@ class BlockRecord:
     Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It
     holds no time, host, rank or duration: making the block again on the same machine gives the same bytes.
 
-    `kl` is what the coding loses: the mean KL divergence, in nats, of the answers as they are stored from those that
+    `kl` is what the codec loses: the mean KL divergence, in nats, of the answers as they are stored from those that
     the teacher gave, over the block's first batch; None where it was not measured.
 
     `block_id` says which block it is of; None in caches of format 3.

@@ -5,7 +5,7 @@
     lost/                              samples of which there may be targets of a stand-in, see `cache.lost`
     teachers/NAME/zarr.json            group; its attribute `kdcache` is the teacher's identity
     teachers/NAME/ARRAY/               [view, ...], the chunks of rows, one or several in a file
-    teachers/NAME/TABLE/               one chunk for all views (`Coding.tables`)
+    teachers/NAME/TABLE/               one chunk for all views (`TargetCodec.tables`)
     teachers/NAME/records/VIEW/BLOCK.json
 
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
@@ -43,8 +43,8 @@ from kdcache.cache.windows import read_windows, restore_windows, windows_keys, w
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
 from kdcache.errors import CacheError, CorruptError, UsageError
 from kdcache.io.folder_lock import is_lock_file
-from kdcache.targets.base import Coding
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.base import TargetCodec
+from kdcache.targets.kinds import create_codec
 
 
 class Cache:
@@ -195,7 +195,7 @@ class Cache:
         metas, tables = list(cache_metadata(self.view_set)), []
         for entry in entries:
             metas += entry_metadata(entry)
-            tables += [table_key(entry.identity.name, table) for table in entry.coding.tables()]
+            tables += [table_key(entry.identity.name, table) for table in entry.codec.tables()]
         return {
             "windows": sum(map(size, windows_keys(self.view_set.samples))),
             "tables": sum(map(size, tables)),
@@ -238,20 +238,20 @@ class Cache:
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
             raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
-        coding = _coding_of(identity, where)
-        self._entry(identity, coding, strict=False).require_own_records()  # before its tables are said to be wrong
-        coding = with_stored_tables(self._files, coding, identity) if tables else coding
-        return self._entry(identity, coding, strict)
+        codec = _coding_of(identity, where)
+        self._entry(identity, codec, strict=False).require_own_records()  # before its tables are said to be wrong
+        codec = with_stored_tables(self._files, codec, identity) if tables else codec
+        return self._entry(identity, codec, strict)
 
-    def with_stored_tables(self, coding: Coding, name: str) -> Coding:
-        """The coding with the tables of the teacher of this name, or as it is where there is no such teacher."""
+    def with_stored_tables(self, codec: TargetCodec, name: str) -> TargetCodec:
+        """The codec with the tables of the teacher of this name, or as it is where there is no such teacher."""
         stored = self.teacher(name)
-        return coding if stored is None else with_stored_tables(self._files, coding, stored)
+        return codec if stored is None else with_stored_tables(self._files, codec, stored)
 
     def lost_tables(self, name: str) -> dict[str, str]:
         """The tables of a teacher's entry that are missing or were altered, and what is wrong with each.
 
-        `add_teacher` puts them back where its coding has the same ones.
+        `add_teacher` puts them back where its codec has the same ones.
         """
         stored = self.teacher(name)
         if stored is None:
@@ -259,21 +259,21 @@ class Cache:
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         return lost_tables(self._files, _coding_of(stored, where), stored)
 
-    def add_teacher(self, identity: TeacherIdentity, coding: Coding, *, exact: bool = False) -> Entry:
+    def add_teacher(self, identity: TeacherIdentity, codec: TargetCodec, *, exact: bool = False) -> Entry:
         """The entry of this teacher, made where there is none of its name.
 
-        An entry that is there keeps its own tables, whatever those of `coding` are, unless `exact`: chunks that were
+        An entry that is there keeps its own tables, whatever those of `codec` are, unless `exact`: chunks that were
         packed with a table can be read with no other.
         Raises IdentityError where a teacher of that name differs in any other field, or with `exact` in a table, and
         CorruptError as `entry` does.
         """
-        if identity.targets != coding.identity() or identity.num_classes != coding.num_classes:
-            raise CacheError("The coding is not the one that the teacher's identity names.")
+        if identity.targets != codec.identity() or identity.num_classes != codec.num_classes:
+            raise CacheError("The codec is not the one that the teacher's identity names.")
         folder = teacher_key(identity.name)
         if self.teacher(identity.name) is None:
             if self._files.all_names(f"{folder}/records") - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            settle_tables(self._files, coding, identity.name)
+            settle_tables(self._files, codec, identity.name)
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self.teacher(identity.name)
@@ -283,11 +283,11 @@ class Cache:
         # Before anything is written beside records that may be dear to somebody.
         where = self._files.locate(f"{folder}/{META}")
         self._entry(stored, _coding_of(stored, where), strict=False).require_own_records()
-        restore_tables(self._files, coding, stored)
-        coding = with_stored_tables(self._files, coding, stored)
-        identity = replace(identity, targets=coding.identity())
+        restore_tables(self._files, codec, stored)
+        codec = with_stored_tables(self._files, codec, stored)
+        identity = replace(identity, targets=codec.identity())
         require_same(stored, identity, what)
-        entry = self._entry(identity, coding)
+        entry = self._entry(identity, codec)
         metas = entry_metadata(entry)
         metas.pop(f"{folder}/{META}")
         missing = [key for key in metas if self._files.size(key) is None]
@@ -297,14 +297,16 @@ class Cache:
             self._files.tidy()  # the first block flushes them: its files lie in the same folders
         return entry
 
-    def _entry(self, identity: TeacherIdentity, coding: Coding, strict: bool = True) -> Entry:
+    def _entry(self, identity: TeacherIdentity, codec: TargetCodec, strict: bool = True) -> Entry:
         codecs = {
-            name: ZarrChunk(spec) for name, spec in coding.arrays(coding.chunk_rows(self.view_set.block_rows)).items()
+            name: ZarrChunk(spec) for name, spec in codec.arrays(codec.chunk_rows(self.view_set.block_rows)).items()
         }
-        entry = Entry(self._files, self.view_set, identity, coding, codecs)
-        for name, codec in codecs.items() if strict else ():
+        entry = Entry(self._files, self.view_set, identity, codec, codecs)
+        for name, chunk_codec in codecs.items() if strict else ():
             key = f"{teacher_key(identity.name)}/{name}/{META}"
-            self._files.confirm(key, partial(self._check_array, key, answers_metadata(codec.spec, entry.layout)), bool)
+            self._files.confirm(
+                key, partial(self._check_array, key, answers_metadata(chunk_codec.spec, entry.layout)), bool
+            )
         return entry
 
     def _check_array(self, key: str, expected: bytes) -> bool:
@@ -328,10 +330,10 @@ def _read_group(files: Files, key: str) -> dict[str, Any] | None:
     return files.confirm(key, read)
 
 
-def _coding_of(identity: TeacherIdentity, where: str) -> Coding:
-    """The coding that an identity names, without its tables. Raises CacheError, naming `where`, for an unknown one."""
+def _coding_of(identity: TeacherIdentity, where: str) -> TargetCodec:
+    """The codec that an identity names, without its tables. Raises CacheError, naming `where`, for an unknown one."""
     try:
         targets = dict(identity.targets)
-        return make_coding(str(targets.pop("kind", "")), identity.num_classes, **targets)
+        return create_codec(str(targets.pop("kind", "")), identity.num_classes, **targets)
     except UsageError as error:
         raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error

@@ -252,8 +252,8 @@ def _is_off(error: torch.Tensor) -> bool:
 
 def _lacks_tables(entry: Entry) -> bool:
     """Whether an entry was opened without tables that its answers are read with."""
-    named = entry.coding.table_specs().keys() & entry.identity.targets.keys()
-    return bool(named - entry.coding.tables().keys())
+    named = entry.codec.table_specs().keys() & entry.identity.targets.keys()
+    return bool(named - entry.codec.tables().keys())
 
 
 def _is_table(finding: Finding) -> bool:

@@ -29,7 +29,7 @@ _REMEDY = (
 
 def windows_metadata(samples: int) -> bytes:
     """The zarr.json of the array."""
-    spec = _codec(samples).spec
+    spec = _chunk_codec(samples).spec
     return array_metadata(spec, (samples,), spec.shape)
 
 
@@ -40,11 +40,11 @@ def windows_keys(samples: int) -> list[str]:
 
 def write_windows(files: Files, windows: Int32[np.ndarray, " n"]) -> list[str]:
     """Put the chunks; returns their keys, which are not flushed yet."""
-    codec, keys = _codec(len(windows)), windows_keys(len(windows))
+    chunk_codec, keys = _chunk_codec(len(windows)), windows_keys(len(windows))
     for key, start in zip(keys, range(0, len(windows), WINDOWS_CHUNK), strict=True):
-        part = np.zeros(codec.spec.shape, np.int32)
+        part = np.zeros(chunk_codec.spec.shape, np.int32)
         part[: len(windows) - start] = windows[start : start + WINDOWS_CHUNK]
-        files.put(key, codec.encode(part))
+        files.put(key, chunk_codec.encode(part))
     return keys
 
 
@@ -54,14 +54,14 @@ def read_windows(files: Files, view_set: ViewSetIdentity) -> Int32[np.ndarray, "
 
 
 def _read_windows(files: Files, view_set: ViewSetIdentity) -> Int32[np.ndarray, " n"]:
-    codec = _codec(view_set.samples)
+    chunk_codec = _chunk_codec(view_set.samples)
     parts = []
     for key in windows_keys(view_set.samples):
         data = files.get(key)
         if data is None:
             raise CorruptError(f"{files.locate(key)} is missing. {_REMEDY}")
         try:
-            parts.append(codec.decode(data))
+            parts.append(chunk_codec.decode(data))
         except CorruptError as error:
             raise CorruptError(f"{files.locate(key)} was altered: {error} {_REMEDY}") from error
     windows = np.concatenate(parts)[: view_set.samples]
@@ -81,5 +81,5 @@ def restore_windows(files: Files, view_set: ViewSetIdentity, windows: Int32[np.n
         files.tidy()
 
 
-def _codec(samples: int) -> ZarrChunk:
+def _chunk_codec(samples: int) -> ZarrChunk:
     return ZarrChunk(ArraySpec("int32", (min(samples, WINDOWS_CHUNK),), shuffle="shuffle"))

@@ -25,7 +25,7 @@ from kdcache.cache.identity import unseal
 from kdcache.cache.record import CHECKSUM_BYTES, Stored
 from kdcache.errors import CacheError, CorruptError
 from kdcache.io.json_format import parse_json
-from kdcache.targets.base import ArraySpec, Coding, Targets
+from kdcache.targets.base import ArraySpec, TargetCodec, Targets
 
 # c-blosc with several threads does not always write the same bytes.
 numcodecs.blosc.use_threads = False
@@ -98,10 +98,10 @@ def _said(meta: bytes) -> dict[str, Any]:
     return {name: value for name, value in parse_json(meta).items() if value or name not in MAY_BE_LEFT_OUT}
 
 
-def encoded_bytes(coding: Coding, targets: Targets) -> dict[str, int]:
+def encoded_bytes(codec: TargetCodec, targets: Targets) -> dict[str, int]:
     """The bytes that targets would take as one chunk, by array; nothing is written."""
-    packed = coding.pack(targets, len(targets))
-    return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in coding.arrays(len(targets)).items()}
+    packed = codec.encode(targets, len(targets))
+    return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in codec.arrays(len(targets)).items()}
 
 
 @lru_cache(maxsize=256)

@@ -18,10 +18,10 @@ from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import FIRST, Source
 from kdcache.loader.teacher_views import Answered
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import MAX_TABLE_BYTES, Coding, Targets
+from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec, Targets
 from kdcache.targets.class_order_calibration import learn_order, pilot_rows
 from kdcache.targets.topk import TopKTargets
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import Span
 
 #: Classes that answers may have room for which are held until the order is known: some 260 MB of them.
@@ -47,14 +47,14 @@ def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims:
 
     An order that the entry has lost is learned again; CorruptError where it does not come out the same.
 
-    identity: the teacher's, with `source.coding` as it is without an order, or with that of the entry that is there.
+    identity: the teacher's, with `source.codec` as it is without an order, or with that of the entry that is there.
     """
     claim, waiting = block_claim(identity.name, *FIRST), Waiting(claims, progress)
 
     def lacks_order() -> bool:
         return cache.teacher(identity.name) is None or bool(cache.lost_tables(identity.name))
 
-    while wants_order(source.coding) and lacks_order():
+    while wants_order(source.codec) and lacks_order():
         if not claims.take(claim):
             waiting.pause(
                 claim, f"the first block, from which the order of {identity.num_classes:,} classes is learned"
@@ -63,34 +63,34 @@ def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims:
         if lacks_order():
             return _begun_with_order(source, cache, identity, progress)
         claims.release(claim)  # another process has made it since the last look
-    coding = source.coding if source.coding.fixed_tables else cache.with_stored_tables(source.coding, identity.name)
-    return Begun(cache.add_teacher(replace(identity, targets=coding.identity()), coding))
+    codec = source.codec if source.codec.fixed_tables else cache.with_stored_tables(source.codec, identity.name)
+    return Begun(cache.add_teacher(replace(identity, targets=codec.identity()), codec))
 
 
-def wants_order(coding: Coding) -> bool:
-    """Whether a coding has yet to be given an order of classes.
+def wants_order(codec: TargetCodec) -> bool:
+    """Whether a codec has yet to be given an order of classes.
 
     Of two classes there is nothing to sort, and of more than some 250,000 the table would be larger than a cache takes.
     """
-    if not isinstance(coding, TopKCoding) or coding.order is not None or coding.num_classes <= 2:
+    if not isinstance(codec, TopKCodec) or codec.order is not None or codec.num_classes <= 2:
         return False
-    return all(spec.nbytes <= MAX_TABLE_BYTES for spec in coding.table_specs().values())
+    return all(spec.nbytes <= MAX_TABLE_BYTES for spec in codec.table_specs().values())
 
 
 def pilot_batches(source: Source) -> list[Span]:
     """The batches that an order is learned from: the first `pilot_rows` rows of the first block, at most all of it."""
-    assert isinstance(source.coding, TopKCoding)
-    rows = min(pilot_rows(source.coding.num_classes), MAX_HELD // source.coding.width)
+    assert isinstance(source.codec, TopKCodec)
+    rows = min(pilot_rows(source.codec.num_classes), MAX_HELD // source.codec.width)
     batches = source.batches(*FIRST)
     return batches[: max(1, -(-rows // source.teacher.batch_size))]
 
 
-def with_order(source: Source, parts: list[Targets]) -> Coding:
-    """The coding with an order learned from these answers and the teacher's classifier."""
-    assert isinstance(source.coding, TopKCoding)
+def with_order(source: Source, parts: list[Targets]) -> TargetCodec:
+    """The codec with an order learned from these answers and the teacher's classifier."""
+    assert isinstance(source.codec, TopKCodec)
     answers = type(parts[0]).concat(parts)
     assert isinstance(answers, TopKTargets)
-    return replace(source.coding, order=learn_order(answers, source.teacher.class_vectors))
+    return replace(source.codec, order=learn_order(answers, source.teacher.class_vectors))
 
 
 def _begun_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> Begun:
@@ -104,5 +104,5 @@ def _begun_with_order(source: Source, cache: Cache, identity: TeacherIdentity, p
             top1.count(views, answered)
             answers.append(answered)
             task.advance(len(answered.targets))
-    coding = with_order(source, [answered.targets for answered in answers])
-    return Begun(cache.add_teacher(replace(identity, targets=coding.identity()), coding), answers, top1)
+    codec = with_order(source, [answered.targets for answered in answers])
+    return Begun(cache.add_teacher(replace(identity, targets=codec.identity()), codec), answers, top1)

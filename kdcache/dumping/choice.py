@@ -9,10 +9,10 @@ from kdcache.models.teachers import Teacher
 from kdcache.objectives.distillation import Distillation, plainly
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import Coding
-from kdcache.targets.embedding import EmbeddingCoding
+from kdcache.targets.base import TargetCodec
+from kdcache.targets.embedding import EmbeddingCodec
 from kdcache.targets.head import Head
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from kdcache.targets.topk_codec import usual_bits
 
 DEFAULT_KIND = "topk"
@@ -20,8 +20,8 @@ DEFAULT_K = 128
 DEFAULT_MIN_PROB = 0.0033
 
 
-def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> Coding:
-    """The coding of a kind; None gives the kind's default.
+def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> TargetCodec:
+    """The codec of a kind; None gives the kind's default.
 
     Raises:
         UsageError: a parameter that the kind does not have, or a value that makes no sense.
@@ -31,21 +31,21 @@ def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | N
     if kind == "embedding":
         return embedding_of(teacher, dtype or "uint8")
     if kind != "topk":
-        return make_coding(kind, teacher.num_classes, dtype=dtype or "float32")
+        return create_codec(kind, teacher.num_classes, dtype=dtype or "float32")
     k = min(DEFAULT_K if k is None else k, teacher.num_classes)
     min_prob = DEFAULT_MIN_PROB if min_prob is None else min_prob
-    return make_coding("topk", teacher.num_classes, k=k, min_prob=min_prob, bits=usual_bits(min_prob))
+    return create_codec("topk", teacher.num_classes, k=k, min_prob=min_prob, bits=usual_bits(min_prob))
 
 
-def embedding_of(teacher: Teacher, dtype: str) -> EmbeddingCoding:
-    """The coding of a teacher's features.
+def embedding_of(teacher: Teacher, dtype: str) -> EmbeddingCodec:
+    """The codec of a teacher's features.
 
     Raises:
         UsageError: its classifier is too large for a cache.
         ModelError: it is not one linear layer.
     """
-    coding = EmbeddingCoding(teacher.num_classes, teacher.num_features, dtype)
-    return replace(coding, head=Head.of(*teacher.linear_head()))
+    codec = EmbeddingCodec(teacher.num_classes, teacher.num_features, dtype)
+    return replace(codec, head=Head.of(*teacher.linear_head()))
 
 
 def objectives_called(names: str) -> tuple[AnyObjective, ...]:
@@ -87,8 +87,8 @@ def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) ->
     progress.say(f"Labels are not the teacher's classes (--label-space none): in training {'; '.join(each)}.")
 
 
-def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> Coding:
-    """The coding that serves all of these objectives, with their own settings and without approximation.
+def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> TargetCodec:
+    """The codec that serves all of these objectives, with their own settings and without approximation.
 
     Where two kinds do, it is that with fewer numbers an answer.
 
@@ -104,23 +104,23 @@ def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: P
             )
     related = [objective.name for objective in objectives if objective.needs.teacher_features]
     whole = [objective.name for objective in objectives if objective.needs.full]
-    coding: Coding
+    codec: TargetCodec
     if related:
-        coding, why = embedding_of(teacher, "uint8"), f"{_listed(related)} the teacher's features"
+        codec, why = embedding_of(teacher, "uint8"), f"{_listed(related)} the teacher's features"
     elif whole:
-        coding, reason = _every_class(teacher)
+        codec, reason = _every_class(teacher)
         why = f"{_listed(whole)} every class, and {reason}"
     else:
-        coding = coding_of(teacher, DEFAULT_KIND, k=None, min_prob=None, dtype=None)
+        codec = coding_of(teacher, DEFAULT_KIND, k=None, min_prob=None, dtype=None)
         why = f"{_listed([objective.name for objective in objectives])} no more than the likely classes and a tail"
-    settings = ", ".join(f"{name} {value}" for name, value in coding.parameters().items() if name != "head")
-    progress.say(f"Keeps {coding.kind} targets ({settings}): {why}.")
-    return coding
+    settings = ", ".join(f"{name} {value}" for name, value in codec.parameters().items() if name != "head")
+    progress.say(f"Keeps {codec.kind} targets ({settings}): {why}.")
+    return codec
 
 
-def _every_class(teacher: Teacher) -> tuple[Coding, str]:
+def _every_class(teacher: Teacher) -> tuple[TargetCodec, str]:
     """Of the two kinds that have every class, that with fewer numbers an answer, and why."""
-    full = make_coding("full", teacher.num_classes, dtype="uint8")
+    full = create_codec("full", teacher.num_classes, dtype="uint8")
     vectors = teacher.class_vectors
     if vectors is None:
         return full, "the teacher's classifier is not one linear layer"

@@ -15,7 +15,7 @@ from kdcache.dumping.worker import Source
 from kdcache.loader.provenance import provenance_of
 from kdcache.loader.teacher_views import Answered, block_count
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import TargetCodec, Targets
 
 #: Batches before the clock starts: the first warms kernels up, the others were rendered meanwhile.
 WARM_UP = 6
@@ -54,18 +54,18 @@ def predict(source: Source, progress: Progress) -> Prediction:
     parts = [answered.targets for answered in said.answers]
     targets = type(parts[0]).concat(parts)
     start = time.perf_counter()
-    encoded_bytes(source.coding, targets)
+    encoded_bytes(source.codec, targets)
     storing = (time.perf_counter() - start) / len(targets)
-    coding, per_view = _with_tables(source, targets)
-    tables = coding.tables()
+    codec, per_view = _with_tables(source, targets)
+    tables = codec.tables()
     loss = said.answers[0].loss
     return Prediction(
         rows=len(targets),
-        bytes_per_view=per_view + _record_bytes(source, coding),
-        once_bytes=sum(len(ZarrChunk(coding.table_specs()[name]).encode(tables[name])) for name in tables),
+        bytes_per_view=per_view + _record_bytes(source, codec),
+        once_bytes=sum(len(ZarrChunk(codec.table_specs()[name]).encode(tables[name])) for name in tables),
         images_per_s=1 / (1 / said.rate + storing),
         top1=said.top1.share,
-        kl=loss(coding) if loss is not None else 0.0,
+        kl=loss(codec) if loss is not None else 0.0,
     )
 
 
@@ -109,27 +109,27 @@ def _say(source: Source, progress: Progress) -> _Said:
 def _rows_wanted(source: Source) -> int:
     """Rows for an order of classes, and as many again to try it on; no more than can be held."""
     wanted = SEEN
-    if wants_order(source.coding):
+    if wants_order(source.codec):
         wanted += sum(span.stop - span.start for span in pilot_batches(source))
-    each = sum(spec.nbytes for spec in source.coding.arrays(1).values())
+    each = sum(spec.nbytes for spec in source.codec.arrays(1).values())
     return max(2 * source.teacher.batch_size, min(wanted, MAX_BYTES // each))
 
 
-def _with_tables(source: Source, targets: Targets) -> tuple[Coding, float]:
-    """The coding with the tables that it would have, and the bytes a view that it would take.
+def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
+    """The codec with the tables that it would have, and the bytes a view that it would take.
 
     Answers that an order was learned from are coded better by it than others. Where there are not enough for the
     whole pilot and others besides, an order is learned from half of them and one from three quarters, the last quarter
     is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
     """
-    coding = source.coding
-    if not wants_order(coding):
-        return coding, _bytes_per_view(source, coding, targets)
+    codec = source.codec
+    if not wants_order(codec):
+        return codec, _bytes_per_view(source, codec, targets)
     pilot = sum(span.stop - span.start for span in pilot_batches(source))
     count = len(targets)
     if count >= min(pilot + SEEN // 2, source.samples) and pilot < count:
-        coding = with_order(source, [targets[:pilot]])
-        return coding, _bytes_per_view(source, coding, targets[pilot:])
+        codec = with_order(source, [targets[:pilot]])
+        return codec, _bytes_per_view(source, codec, targets[pilot:])
     whole = with_order(source, [targets])
     fewer, more = count // 2, count * 3 // 4
     if fewer == 0 or more == count:
@@ -141,44 +141,44 @@ def _with_tables(source: Source, targets: Targets) -> tuple[Coding, float]:
     return whole, max(least, most - gain * log2(max(1.0, pilot / more)))
 
 
-def _bytes_per_view(source: Source, coding: Coding, targets: Targets) -> float:
+def _bytes_per_view(source: Source, codec: TargetCodec, targets: Targets) -> float:
     """Bytes of all arrays for each row, in chunks as they will be.
 
     What a chunk takes whatever it holds is seen in chunks of their size where there are that many rows, else told apart
-    by coding the rows together and in halves.
+    by codec the rows together and in halves.
     """
-    rows, chunk = len(targets), min(coding.chunk_rows(source.block_rows), source.samples)
+    rows, chunk = len(targets), min(codec.chunk_rows(source.block_rows), source.samples)
     if chunk <= rows:
         whole = [targets[start : start + chunk] for start in range(0, rows - chunk + 1, chunk)]
-        each = sum(_coded_bytes(coding, part) for part in whole) / len(whole)
+        each = sum(_coded_bytes(codec, part) for part in whole) / len(whole)
         chunks, left = divmod(source.samples, chunk)
-        last = _coded_bytes(coding, targets[:left]) if left else 0
+        last = _coded_bytes(codec, targets[:left]) if left else 0
         return (chunks * each + last) / source.samples
-    together = _coded_bytes(coding, targets)
+    together = _coded_bytes(codec, targets)
     if rows < 2:
         return float(together)
-    halves = _coded_bytes(coding, targets[: rows // 2]) + _coded_bytes(coding, targets[rows // 2 :])
+    halves = _coded_bytes(codec, targets[: rows // 2]) + _coded_bytes(codec, targets[rows // 2 :])
     once = max(0, halves - together)
     return (together - once) / rows + once / chunk
 
 
-def _coded_bytes(coding: Coding, targets: Targets) -> int:
-    return sum(encoded_bytes(coding, targets).values())
+def _coded_bytes(codec: TargetCodec, targets: Targets) -> int:
+    return sum(encoded_bytes(codec, targets).values())
 
 
-def _record_bytes(source: Source, coding: Coding) -> float:
+def _record_bytes(source: Source, codec: TargetCodec) -> float:
     """Bytes of all blocks' records, and of the indices of their files, for each row of a view."""
     whole, rest = divmod(source.samples, source.block_rows)
-    together = whole * _beside_chunks(source, coding, source.block_rows) if whole else 0
-    return (together + (_beside_chunks(source, coding, rest) if rest else 0)) / source.samples
+    together = whole * _beside_chunks(source, codec, source.block_rows) if whole else 0
+    return (together + (_beside_chunks(source, codec, rest) if rest else 0)) / source.samples
 
 
-def _beside_chunks(source: Source, coding: Coding, rows: int) -> int:
+def _beside_chunks(source: Source, codec: TargetCodec, rows: int) -> int:
     """Bytes of the record, and of the indices of the files, of a block of so many rows."""
-    chunk_rows, file_rows = coding.chunk_rows(source.block_rows), coding.file_rows(source.block_rows)
-    indices = -(-rows // file_rows) * len(coding.arrays(1)) * index_length(file_rows // chunk_rows)
+    chunk_rows, file_rows = codec.chunk_rows(source.block_rows), codec.file_rows(source.block_rows)
+    indices = -(-rows // file_rows) * len(codec.arrays(1)) * index_length(file_rows // chunk_rows)
     some = Stored(2**31, min(2**20, 8 * rows))
-    chunks = {f"{array}/{number}": some for array in coding.arrays(1) for number in range(-(-rows // chunk_rows))}
+    chunks = {f"{array}/{number}": some for array in codec.arrays(1) for number in range(-(-rows // chunk_rows))}
     digest = source.opened.identity.digest  # as long as that of a teacher, whose identity is not known yet
     block_id = BlockId(digest, digest, view=100, block=0)
     record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123, block_id)

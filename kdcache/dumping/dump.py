@@ -34,7 +34,7 @@ from kdcache.runtime.formatting import counted, duration, readable
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.views.policy import Policy
 
 
@@ -185,14 +185,14 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
     opened = views_as_evaluated(opened, teacher.card, request.policy, progress)
     view_set = opened.view_set
     _check_classes(index, teacher, request.label_space)
-    coding = coding_for(teacher, objectives, progress) if objectives else _coding(request, teacher)
+    codec = coding_for(teacher, objectives, progress) if objectives else _codec(request, teacher)
     stored, lost = None, {}
     if Cache.exists(request.cache):
         there = Cache.open(request.cache)
         stored = there.teacher(name)
-        lost = {} if coding.fixed_tables else there.lost_tables(name)  # they are made again
-        coding = coding if coding.fixed_tables or lost else there.with_stored_tables(coding, name)
-    identity = teacher_identity(teacher, coding, name, request.label_space)
+        lost = {} if codec.fixed_tables else there.lost_tables(name)  # they are made again
+        codec = codec if codec.fixed_tables or lost else there.with_stored_tables(codec, name)
+    identity = teacher_identity(teacher, codec, name, request.label_space)
     if stored is not None:
         targets = identity.targets | {table: stored.targets[table] for table in lost}
         require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {request.cache}")
@@ -213,7 +213,7 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         ) as renderer,
         closing(SampleReader(index)) as reader,
     ):
-        source = Source(opened, reader, renderer, teacher, coding, request.label_space)
+        source = Source(opened, reader, renderer, teacher, codec, request.label_space)
         if request.dry_run:
             return _predicted(request, predict(source, progress), source, name, views, ranks)
         cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
@@ -297,7 +297,7 @@ def _predicted(
     )
 
 
-def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: str) -> TeacherIdentity:
+def teacher_identity(teacher: Teacher, codec: TargetCodec, name: str, label_space: str) -> TeacherIdentity:
     """What a teacher's answers depend on."""
     return TeacherIdentity(
         name=name,
@@ -308,7 +308,7 @@ def teacher_identity(teacher: Teacher, coding: Coding, name: str, label_space: s
         size=teacher.size,
         precision=teacher.precision,
         batch_size=teacher.batch_size,
-        targets=coding.identity(),
+        targets=codec.identity(),
         num_classes=teacher.num_classes,
         label_space=label_space,
     )
@@ -338,7 +338,7 @@ def _objectives(request: DumpRequest, progress: Progress) -> tuple[AnyObjective,
     return objectives
 
 
-def _coding(request: DumpRequest, teacher: Teacher) -> Coding:
+def _codec(request: DumpRequest, teacher: Teacher) -> TargetCodec:
     kind = request.targets or DEFAULT_KIND
     return coding_of(teacher, kind, k=request.k, min_prob=request.min_prob, dtype=request.dtype)
 

@@ -20,7 +20,7 @@ from kdcache.loader.teacher_views import Answered, answer, block_batches
 from kdcache.models.teachers import Teacher
 from kdcache.render.base import Renderer
 from kdcache.runtime.progress import Progress, Task
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Span
 
@@ -39,7 +39,7 @@ class Source:
     reader: SampleReader
     renderer: Renderer
     teacher: Teacher
-    coding: Coding
+    codec: TargetCodec
     label_space: str
 
     @property
@@ -60,7 +60,7 @@ class Source:
 
     def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
         """Each batch of views with the teacher's answers, in order; of the first of each block it can be told what a
-        coding loses.
+        codec loses.
         """
         asked: deque[Span] = deque()
 
@@ -72,7 +72,7 @@ class Source:
         with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted())) as stream:
             for views in stream:
                 first = asked.popleft().start % self.block_rows == 0
-                yield views, answer(self.teacher, self.coding, views, self.label_space, measure=first)
+                yield views, answer(self.teacher, self.codec, views, self.label_space, measure=first)
 
 
 class MissingBlocks:
@@ -219,7 +219,7 @@ class Filling:
 
     def _keep_tables(self) -> None:
         """What is packed with a table is of no use without it, and another process may have put its own meanwhile."""
-        restore_tables(self.entry.files, self.entry.coding, self.entry.identity)
+        restore_tables(self.entry.files, self.entry.codec, self.entry.identity)
 
     def _make_free_blocks(self) -> None:
         """One stream over all blocks that are free: rendering does not pause at a block's end."""
@@ -283,7 +283,7 @@ class Filling:
             for answered in answers:
                 writer.append(answered.targets)
                 if answered.loss is not None:
-                    kl = answered.loss(self.entry.coding)
+                    kl = answered.loss(self.entry.codec)
             if self.blocks == 0:
                 self._keep_tables()
             writer.finish(self.provenance, kl, self.lost)

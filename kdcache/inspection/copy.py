@@ -119,7 +119,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
         progress.warn(source.format_warning + " What was exchanged before goes with it unseen.")
     work: list[Work] = []
     blocks = 0
-    pairs = [(entry, target.add_teacher(entry.identity, entry.coding, exact=True)) for entry in entries]
+    pairs = [(entry, target.add_teacher(entry.identity, entry.codec, exact=True)) for entry in entries]
     for entry, there in pairs:
         for view in (view for view in entry.views() if view in wanted):
             listed = entry.surely_listed(view)
@@ -151,7 +151,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
                 copied, copied_bytes = copied + 1, copied_bytes + found
             task.advance()
     for _, there in pairs:  # another process may have put its own tables meanwhile
-        restore_tables(target.files, there.coding, there.identity)
+        restore_tables(target.files, there.codec, there.identity)
     target.files.tidy()
     names = tuple(entry.identity.name for entry in entries)
     told = tuple(map(str, problems))

@@ -94,7 +94,7 @@ def _teacher(
 ) -> TeacherReport:
     listed = {view: entry.surely_listed(view) for view in entry.views()}
     whole = set(range(entry.layout.blocks))
-    bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.coding.arrays(2), "records"], 0))
+    bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.codec.arrays(2), "records"], 0))
     made: Counter[tuple[tuple[str, str], ...]] = Counter()
     sound: dict[int, set[int]] = defaultdict(set)
     errors: list[float] = []

@@ -62,15 +62,15 @@ class Comparison:
     """Stored answers beside those that the teacher gives now.
 
     KL divergences are from the teacher's answer of now, in nats: to the stored one (`kl`), and to the same answer of
-    now after coding (`coding`), which is what coding alone loses.
+    now after codec (`codec`), which is what codec alone loses.
 
     Attributes:
         samples: answers compared.
         coverage: of what they are a part.
         top1: share of them whose likeliest class is the same.
-        kl, coding: means; worst_kl, worst_coding: of single answers.
+        kl, codec: means; worst_kl, worst_coding: of single answers.
         excess: the largest difference of the two for one answer.
-        limit: how much more than coding alone the mean may lose; a single answer, `WORST` times that.
+        limit: how much more than codec alone the mean may lose; a single answer, `WORST` times that.
     """
 
     samples: int
@@ -78,7 +78,7 @@ class Comparison:
     top1: float
     kl: float
     worst_kl: float
-    coding: float
+    codec: float
     worst_coding: float
     excess: float
     limit: float
@@ -86,7 +86,7 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         """Whether the stored answers are the teacher's, as far as rounding goes."""
-        return self.kl - self.coding <= self.limit and self.excess <= WORST * self.limit
+        return self.kl - self.codec <= self.limit and self.excess <= WORST * self.limit
 
     def lines(self) -> list[str]:
         """The comparison in words."""
@@ -95,10 +95,10 @@ class Comparison:
         return [
             f"{self.samples:,} of {counted(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
             f"{counted(seen.recorded_blocks, 'block')} and {seen.views:,} of {counted(seen.recorded_views, 'view')}: "
-            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which coding {self.coding:.5f}; worst "
-            f"{self.worst_kl:.4f}, of coding alone {self.worst_coding:.4f}.",
+            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which codec {self.codec:.5f}; worst "
+            f"{self.worst_kl:.4f}, of codec alone {self.worst_coding:.4f}.",
             *seen.lines(),
-            f"{verdict} (limit: {self.limit:g} nats over coding in the mean, {WORST * self.limit:g} for one answer).",
+            f"{verdict} (limit: {self.limit:g} nats over codec in the mean, {WORST * self.limit:g} for one answer).",
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def rerun(
         progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
     ):
         for span, views, targets in zip(spans, stream, stored, strict=True):
-            again = live.teacher.answer(views.pixels, features=entry.coding.needs_features)
+            again = live.teacher.answer(views.pixels, features=entry.codec.needs_features)
             said = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:
@@ -204,7 +204,7 @@ def rerun(
                 misfits.setdefault((span.view, block), _misfit(entry, span.view, block, error))
                 continue
             same = said.argmax(1) == found.argmax(1)
-            own = divergence(said, coded(entry.coding, said, labels, again.features))
+            own = divergence(said, coded(entry.codec, said, labels, again.features))
             # Of a lost sample nobody knows whether its image was there when the block was made.
             known = torch.from_numpy(~opened.view_set.holds_lost(views.rows.samples))
             parts.append((same[known], divergence(said, found)[known], own[known]))
@@ -219,7 +219,7 @@ def rerun(
         top1=float(top1.double().mean()),
         kl=float(kl.mean()),
         worst_kl=float(kl.max()),
-        coding=float(own.mean()),
+        codec=float(own.mean()),
         worst_coding=float(own.max()),
         excess=float((kl - own).max()),
         limit=request.max_kl,

@@ -38,7 +38,7 @@ class StoredTeachers:
     @property
     def kind(self) -> str:
         """What the answers can give: of a mixture of kinds every class, `full`, where each of them has it."""
-        kinds = {entry.coding.kind for entry in self.entries}
+        kinds = {entry.codec.kind for entry in self.entries}
         if len(kinds) == 1:
             return kinds.pop()
         return "topk" if "topk" in kinds else "full"

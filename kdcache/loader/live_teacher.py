@@ -15,8 +15,8 @@ from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.base import Layers
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import Coding, Targets
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.base import TargetCodec, Targets
+from kdcache.targets.kinds import create_codec
 from kdcache.targets.live import LiveTargets
 from kdcache.views.stream import Views
 
@@ -26,14 +26,14 @@ class LiveTeacher:
     """A teacher that answers while the student trains, in the batches that `dump-logits` would use.
 
     Attributes:
-        coding: `full`, so that a live answer passes through the same form as a stored one.
+        codec: `full`, so that a live answer passes through the same form as a stored one.
         block_rows: of the view set; batches do not cross a block.
         features: whether to say what entered the classifier.
         layers: whose feature maps to give; None for none.
     """
 
     teacher: Teacher
-    coding: Coding
+    codec: TargetCodec
     label_space: str
     block_rows: int
     features: bool = False
@@ -42,7 +42,7 @@ class LiveTeacher:
     def answer(self, views: Views) -> Targets:
         """What it says of some views, as `dump-logits` would keep it, and beside it what else is asked for."""
         said = self.teacher.answer(views.pixels, features=self.features, maps=self.layers)
-        kept = self.coding.keep(said.log_probs, teacher_labels(views, self.label_space))
+        kept = self.codec.select(said.log_probs, teacher_labels(views, self.label_space))
         return LiveTargets(kept, said.features, said.maps) if self.features or said.maps else kept
 
 
@@ -99,7 +99,7 @@ def open_live_teacher(
     label_space = stored.label_space if stored is not None else "teacher" if same_classes else "none"
     return LiveTeacher(
         teacher,
-        make_coding("full", teacher.num_classes),
+        create_codec("full", teacher.num_classes),
         label_space,
         opened.identity.block_rows,
         features=features,

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from kdcache.models.teachers import Teacher
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import TargetCodec, Targets
 from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import Views
 from kdcache.views.viewset import Span
@@ -44,29 +44,29 @@ def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: i
 class Answered(NamedTuple):
     """What is kept of the answers to some rows, and the likeliest class of each.
 
-    loss: of a coding, the mean KL divergence in nats of what comes back from it from what was said; where asked for.
+    loss: of a codec, the mean KL divergence in nats of what comes back from it from what was said; where asked for.
     """
 
     targets: Targets
     first: Int64[Tensor, "b"]
-    loss: Callable[[Coding], float] | None = None
+    loss: Callable[[TargetCodec], float] | None = None
 
 
-def answer(teacher: Teacher, coding: Coding, views: Views, label_space: str, *, measure: bool = False) -> Answered:
+def answer(teacher: Teacher, codec: TargetCodec, views: Views, label_space: str, *, measure: bool = False) -> Answered:
     """The teacher's answers to one batch of views, as the cache keeps them.
 
     Args:
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
-        measure: whether to be able to tell later what a coding loses, for which the whole answers are held.
+        measure: whether to be able to tell later what a codec loses, for which the whole answers are held.
     """
-    said = teacher.answer(views.pixels, features=coding.needs_features)
+    said = teacher.answer(views.pixels, features=codec.needs_features)
     labels = teacher_labels(views, label_space)
 
-    def loss(coding: Coding) -> float:
-        rebuilt = coded(coding, said.log_probs, labels, said.features)
+    def loss(codec: TargetCodec) -> float:
+        rebuilt = coded(codec, said.log_probs, labels, said.features)
         return float(divergence(said.log_probs.cpu(), rebuilt).mean())
 
-    kept = coding.keep(said.log_probs, labels, said.features)
+    kept = codec.select(said.log_probs, labels, said.features)
     return Answered(kept, said.log_probs.argmax(dim=1).cpu(), loss if measure else None)
 
 

@@ -28,7 +28,7 @@ def cc(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"]) -> Float[Te
         student, teacher: embeddings of one width (`Embeddings`). Gradients flow to both, as the reference trains both
             embeddings.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     apart = (at_least_float32(student) - at_least_float32(teacher)).abs()
@@ -46,7 +46,7 @@ def cc_kernel(
     Args:
         student, teacher: pooled features or embeddings, which may differ in width. No gradient flows to the teacher.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     with without_autocast(student):

@@ -42,7 +42,7 @@ class Contrast(nn.Module):
     Under DDP each rank calls it with its own rows; the memory sees all of them, and is equal on every rank without
     being sent (so leave its buffers out of what DDP broadcasts). Parameters are to be averaged as the student's are.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features.
     """
 

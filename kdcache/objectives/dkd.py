@@ -36,7 +36,7 @@ def dkd(
         alpha, beta: weights of the two.
         temperature: T > 0.
 
-    Exact with `full` and `embedding` targets. With `topk` at T = 1 the first term is exact but for the coding's
+    Exact with `full` and `embedding` targets. With `topk` at T = 1 the first term is exact but for the codec's
     steps, as the probability of a label is always stored; the second is not, the less so the surer the teacher is of
     the label.
 

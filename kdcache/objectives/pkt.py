@@ -26,7 +26,7 @@ def pkt(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[T
         student, teacher: pooled features, which may differ in width. A feature of 0 is at right angles to all. No
             gradient flows to the teacher.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     with without_autocast(student):

@@ -31,7 +31,7 @@ def rkd(
     Park et al. 2019, "Relational Knowledge Distillation" (arXiv:1904.05068), on pooled features, which may differ in
     width. The weights 25 and 50 are those for classification, beside a label loss of weight 1.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     total = student.new_zeros((), dtype=at_least_float32(student).dtype)

@@ -23,7 +23,7 @@ def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Te
         student, teacher: features, which may differ in width: pooled, or feature maps flattened as in the paper. No
             gradient flows to the teacher.
 
-    Exact with `embedding` targets, whose features lose no more than their coding does, and with a live teacher; `topk`
+    Exact with `embedding` targets, whose features lose no more than their codec does, and with a live teacher; `topk`
     and `full` hold no features. Under DDP, the rows of all ranks (`gather_rows`).
     """
     with without_autocast(student):

@@ -32,7 +32,7 @@ def wsld(
         soft: y, the labels; those of a mixed picture are mixed.
         temperature: T > 0.
 
-    Exact with `full` and `embedding` targets. With `topk` the weights are exact but for the coding's steps, as the
+    Exact with `full` and `embedding` targets. With `topk` the weights are exact but for the codec's steps, as the
     probabilities of both labels are always stored, and at T = 1 the gradient is off by at most twice the tail mass
     (L1), beside these steps.
     """

@@ -1,6 +1,6 @@
-"""What every kind of targets can do: the answers (`Targets`) and the way they are stored (`Coding`).
+"""What every kind of targets can do: the answers (`Targets`) and the way they are stored (`TargetCodec`).
 
-A `Coding` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed
+A `TargetCodec` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed
 shape (one chunk), and unpacks them again. It knows nothing of files; the cache knows nothing of
 probabilities.
 """
@@ -27,7 +27,7 @@ MAX_CHUNK_BYTES = 8 * 2**20
 #: view of 1.28 million samples has 79 files then.
 MAX_FILE_BYTES = 2 * 2**30
 
-#: The uncompressed bytes that a table of a coding may have.
+#: The uncompressed bytes that a table of a codec may have.
 MAX_TABLE_BYTES = 256 * 2**20
 
 #: How far the probabilities of an answer may sum from 1 (half precision teachers, 21,841 classes).
@@ -74,7 +74,7 @@ class Targets(ABC):
     def with_labels(self: T, labels: Int64[Tensor, "b 2"]) -> T:
         """The same answers with each row's own label and its partner's, -1 where there is none.
 
-        They must be those that `Coding.keep` was given: CorruptError where the answers show that they are not.
+        They must be those that `TargetCodec.select` was given: CorruptError where the answers show that they are not.
         """
 
     @abstractmethod
@@ -116,24 +116,24 @@ class Targets(ABC):
         )
 
 
-class Coding(ABC):
+class TargetCodec(ABC):
     """How one kind of targets is kept and stored; a frozen value."""
 
     kind: str
     num_classes: int
 
     needs_features: ClassVar[bool] = False
-    """Whether `keep` must be given what entered the teacher's classifier."""
+    """Whether `select` must be given what entered the teacher's classifier."""
 
     fixed_tables: ClassVar[bool] = False
     """Whether its tables follow from the teacher alone, so that no others will do in their place."""
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Everything that changes what is stored, as plain JSON values; `make_coding` takes them back."""
+        """Everything that changes what is stored, as plain JSON values; `create_codec` takes them back."""
 
     @abstractmethod
-    def keep(
+    def select(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
@@ -142,7 +142,7 @@ class Coding(ABC):
         """What is kept of a batch of answers, before quantisation, on the host.
 
         `labels` are each row's own label and its mixing partner's, -1 where there is none; `features` what entered
-        the teacher's classifier, for codings with `needs_features`. Raises ModelError
+        the teacher's classifier, for codecs with `needs_features`. Raises ModelError
         where the answers are no log-probabilities, UsageError where a label is not among the classes.
         """
 
@@ -151,18 +151,18 @@ class Coding(ABC):
         """The arrays of one chunk of `rows` rows, by name."""
 
     @abstractmethod
-    def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
         """The arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
 
     @abstractmethod
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> Targets:
+    def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> Targets:
         """The first `count` rows of a chunk, without labels.
 
         Raises CorruptError where the arrays contradict themselves.
         """
 
     def rows_of(self, arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
-        """The arrays of some consecutive rows of a chunk, for `unpack` to take as if they were a chunk of their own.
+        """The arrays of some consecutive rows of a chunk, for `decode` to take as if they were a chunk of their own.
 
         As it stands here, every array has as many numbers for one row as for another.
         """
@@ -180,11 +180,11 @@ class Coding(ABC):
         return {}
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The tables that this coding has."""
+        """The tables that this codec has."""
         return {}
 
-    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "Coding":
-        """The same coding with these tables and no others. Raises CorruptError where one makes no sense."""
+    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "TargetCodec":
+        """The same codec with these tables and no others. Raises CorruptError where one makes no sense."""
         return self
 
     def chunk_rows(self, block_rows: int) -> int:
@@ -206,7 +206,7 @@ class Coding(ABC):
         return {"kind": self.kind, **self.parameters()}
 
     def check_answers(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> None:
-        """Raise where `keep` was given something else than log-probabilities and labels of this many classes."""
+        """Raise where `select` was given something else than log-probabilities and labels of this many classes."""
         classes = log_probs.shape[1]
         if classes != self.num_classes:
             raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")

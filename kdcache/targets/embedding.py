@@ -18,7 +18,7 @@ from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     MAX_TABLE_BYTES,
     ArraySpec,
-    Coding,
+    TargetCodec,
     Targets,
     check_classes,
     check_label_range,
@@ -110,7 +110,7 @@ class EmbeddingTargets(Targets):
 
 
 @dataclass(frozen=True)
-class EmbeddingCoding(Coding):
+class EmbeddingCodec(TargetCodec):
     """The features in 8 bits (`uint8`) or in half precision (`float16`), and the classifier, table `head`.
 
     `uint8`: array `feature`, u8 [rows, features], and `range`, float32 [2, rows], a row's lowest value and the step
@@ -156,11 +156,11 @@ class EmbeddingCoding(Coding):
         """The classifier, where it is known."""
         return {} if self.head is None else {"head": self.head.table}
 
-    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "EmbeddingCoding":
-        """The same coding with this classifier."""
+    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "EmbeddingCodec":
+        """The same codec with this classifier."""
         return replace(self, head=Head(tables["head"]) if "head" in tables else None)
 
-    def keep(
+    def select(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
@@ -188,7 +188,7 @@ class EmbeddingCoding(Coding):
             "range": ArraySpec("float32", (2, rows), axis=1, shuffle="shuffle"),
         }
 
-    def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
         """The features or their codes, padded with zeros."""
         assert isinstance(targets, EmbeddingTargets)
         count, feature = len(targets), targets.features().numpy()
@@ -203,7 +203,7 @@ class EmbeddingCoding(Coding):
         packed["range"][:, :count] = lowest, step
         return packed
 
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> EmbeddingTargets:
+    def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> EmbeddingTargets:
         """The features in half precision, or the codes and what they stand for."""
         code, scale = torch.from_numpy(arrays["feature"][:count]), None
         if self.dtype == "float16":

@@ -1,20 +1,20 @@
-"""What a coding loses: an answer after a full round trip, and how far it is from the answer itself."""
+"""What a codec loses: an answer after a full round trip, and how far it is from the answer itself."""
 
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 
 
 def coded(
-    coding: Coding,
+    codec: TargetCodec,
     said: Float[Tensor, "b c"],
     labels: Int64[Tensor, "b 2"],
     features: Float[Tensor, "b d"] | None = None,
 ) -> Float[Tensor, "b c"]:
     """The log-probabilities that come back when `said` is kept, packed, unpacked and rebuilt; on the host."""
-    packed = coding.pack(coding.keep(said, labels, features), len(said))
-    return coding.unpack(packed, len(said)).with_labels(labels.cpu()).log_probs(said.shape[1])
+    packed = codec.encode(codec.select(said, labels, features), len(said))
+    return codec.decode(packed, len(said)).with_labels(labels.cpu()).log_probs(said.shape[1])
 
 
 def divergence(said: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:

@@ -13,7 +13,7 @@ from kdcache.errors import CorruptError, UsageError
 from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     ArraySpec,
-    Coding,
+    TargetCodec,
     Targets,
     check_classes,
     check_label_range,
@@ -67,7 +67,7 @@ class FullTargets(Targets):
 
     @classmethod
     def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
-        """Several answers (at least one) of one coding, one after the other."""
+        """Several answers (at least one) of one codec, one after the other."""
         if len(parts) == 1:
             return parts[0]
         scales = [part.scale for part in parts if part.scale is not None]
@@ -108,7 +108,7 @@ class FullTargets(Targets):
 
 
 @dataclass(frozen=True)
-class FullCoding(Coding):
+class FullCodec(TargetCodec):
     """Every class, as it is (`float32`) or in 8 bits (`uint8`).
 
     `float32`: array `log_prob`, float32 [rows, classes].
@@ -135,7 +135,7 @@ class FullCoding(Coding):
         """The stored data type."""
         return {"dtype": self.dtype}
 
-    def keep(
+    def select(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
@@ -153,7 +153,7 @@ class FullCoding(Coding):
             found["range"] = ArraySpec("float32", (2, rows), axis=1, shuffle="shuffle")
         return found
 
-    def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
         """The log-probabilities or their codes, padded with zeros."""
         assert isinstance(targets, FullTargets)
         count, log_prob = len(targets), targets.log_prob.numpy()
@@ -169,7 +169,7 @@ class FullCoding(Coding):
         packed["range"][:, :count] = lowest, step
         return packed
 
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
+    def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
         """The same bits back, or the codes and what they stand for."""
         stored = torch.from_numpy(arrays["log_prob"][:count])
         if self.dtype == "float32":

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import UsageError
-from kdcache.targets.base import Coding
-from kdcache.targets.embedding import EmbeddingCoding
-from kdcache.targets.full import FullCoding
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.base import TargetCodec
+from kdcache.targets.embedding import EmbeddingCodec
+from kdcache.targets.full import FullCodec
+from kdcache.targets.topk_codec import TopKCodec
 
-#: kind -> its coding, a dataclass of num_classes and the parameters
-KINDS: Mapping[str, type[TopKCoding] | type[FullCoding] | type[EmbeddingCoding]] = {
-    "topk": TopKCoding,
-    "full": FullCoding,
-    "embedding": EmbeddingCoding,
+#: kind -> its codec, a dataclass of num_classes and the parameters
+KINDS: Mapping[str, type[TopKCodec] | type[FullCodec] | type[EmbeddingCodec]] = {
+    "topk": TopKCodec,
+    "full": FullCodec,
+    "embedding": EmbeddingCodec,
 }
 
 
-def make_coding(
+def create_codec(
     kind: str, num_classes: int, tables: Mapping[str, np.ndarray] | None = None, /, **parameters: Any
-) -> Coding:
-    """The coding of a kind; parameters that are left out have the kind's defaults.
+) -> TargetCodec:
+    """The codec of a kind; parameters that are left out have the kind's defaults.
 
     Checksums of tables, which are among the parameters of an identity, are passed over: the tables are what counts.
     Raises UsageError for an unknown kind or parameter, or a value that makes no sense.
@@ -44,8 +44,8 @@ def make_coding(
                 raise UsageError(f"The parameter '{name}' of {kind} targets is too large.") from None
         elif type(value) is not types[name]:
             raise UsageError(f"The parameter '{name}' of {kind} targets cannot be {value!r}.")
-    coding: Coding = KINDS[kind](num_classes, **parameters)
-    return coding if tables is None else coding.with_tables(tables)
+    codec: TargetCodec = KINDS[kind](num_classes, **parameters)
+    return codec if tables is None else codec.with_tables(tables)
 
 
 def table_names(kind: str) -> set[str]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
 from kdcache.targets.array_codec import SqrtLevels, decode_label, encode_label
-from kdcache.targets.base import ArraySpec, Coding, Targets
+from kdcache.targets.base import ArraySpec, TargetCodec, Targets
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.ragged import first_maxima, row_maxima, row_sums, row_totals, starts_of
 from kdcache.targets.topk import TopKTargets, keep_top
@@ -49,7 +49,7 @@ def usual_bits(min_prob: float) -> int:
 
 
 @dataclass(frozen=True)
-class TopKCoding(Coding):
+class TopKCodec(TargetCodec):
     """The most probable class and those with p > `min_prob`, at most `k`, in 2**`bits` levels.
 
     `min_prob` 0 keeps a fixed number. Without an `order` classes are named by their numbers.
@@ -92,11 +92,11 @@ class TopKCoding(Coding):
         """The order, where there is one."""
         return {} if self.order is None else {"order": self.order.table}
 
-    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "TopKCoding":
-        """The same coding with this order."""
+    def with_tables(self, tables: Mapping[str, np.ndarray]) -> "TopKCodec":
+        """The same codec with this order."""
         return replace(self, order=ClassOrder(tables["order"]) if "order" in tables else None)
 
-    def keep(
+    def select(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
@@ -121,7 +121,7 @@ class TopKCoding(Coding):
             "label": ArraySpec("uint16", (2, rows), axis=1, shuffle="shuffle"),
         }
 
-    def pack(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
+    def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
         """Quantise at most `rows` rows; the rest of every array is zero."""
         assert isinstance(targets, TopKTargets)
         class_id, prob = targets.class_id.numpy(), targets.prob.numpy()
@@ -149,7 +149,7 @@ class TopKCoding(Coding):
             packed[key][..., : values.shape[-1]] = values
         return packed
 
-    def unpack(self, arrays: Mapping[str, np.ndarray], count: int) -> TopKTargets:
+    def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> TopKTargets:
         """The most probable class of each row first; every row sums to 1."""
         counts = arrays["count"][:count].astype(np.int64)
         top = arrays["top"][:count].astype(np.int32)

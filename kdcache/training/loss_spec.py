@@ -30,4 +30,4 @@ def _teacher_features(setup: Setup) -> int | None:
         return setup.live.teacher.num_features
     if setup.stored is None:
         return None
-    return getattr(setup.stored.entries[0].coding, "num_features", None)
+    return getattr(setup.stored.entries[0].codec, "num_features", None)

@@ -17,7 +17,7 @@ from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
 from kdcache.inspection.copy import CopyRequest, copy_cache
 from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.targets.embedding import EmbeddingCoding
+from kdcache.targets.embedding import EmbeddingCodec
 from kdcache.targets.head import Head
 from support.damage import look
 from support.small_cache import CLASSES, EMBEDDING, PROVENANCE, WINDOWS, identity_of, kept, tree, view_set_of
@@ -55,7 +55,7 @@ CASES = [
 ]
 
 
-def coding_of(number: int) -> EmbeddingCoding:
+def coding_of(number: int) -> EmbeddingCodec:
     """Each with a classifier of its own, which is stored once."""
     return replace(EMBEDDING, head=Head.of((1 + number) * torch.eye(CLASSES), torch.zeros(CLASSES)))
 
@@ -64,8 +64,8 @@ def dump(path: Path, view_set: ViewSetIdentity = HERE, weights: str = "0123", an
     """Make what a cache lacks; the answers of its teachers are different ones for different numbers `answers`."""
     cache = Cache.ensure(path, view_set, WINDOWS[:SAMPLES])
     for number, name in enumerate(NAMES):
-        coding = coding_of(number)
-        entry = cache.add_teacher(identity_of(coding, name, weights=f"{weights}-{number}"), coding)
+        codec = coding_of(number)
+        entry = cache.add_teacher(identity_of(codec, name, weights=f"{weights}-{number}"), codec)
         complete(entry, answers + VIEWS * number)
 
 
@@ -74,7 +74,7 @@ def complete(entry: Entry, answers: int) -> None:
     for view in range(VIEWS):
         for block in sorted(set(range(entry.layout.blocks)) - entry.recorded(view)):
             start, stop = entry.layout.block_range(block)
-            entry.write_block(view, block, kept(entry.coding, view + answers, start, stop), PROVENANCE)
+            entry.write_block(view, block, kept(entry.codec, view + answers, start, stop), PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -227,9 +227,9 @@ def test_an_entry_of_which_nothing_is_its_own_is_refused_and_nothing_of_it_is_dr
     assert identity is not None
     with pytest.raises(CorruptError, match="None of the records of teacher 'teacher' is its own"):
         cache.entry("teacher")
-    coding = coding_of(0)
+    codec = coding_of(0)
     with pytest.raises(CorruptError, match="None of the records of teacher 'teacher' is its own"):
-        Cache.open(path, read_only=False).add_teacher(identity, coding)
+        Cache.open(path, read_only=False).add_teacher(identity, codec)
     assert "is its own" in inspect(InspectRequest(str(path))).problems["teacher"]
     try:
         assert "is its own" in copy_cache(CopyRequest(str(path), str(tmp_path / "copy"))).left_out["teacher"]
@@ -241,15 +241,15 @@ def test_an_entry_of_which_nothing_is_its_own_is_refused_and_nothing_of_it_is_dr
 def test_a_table_is_not_dropped_where_the_identity_that_it_does_not_fit_is_the_wrong_one(root: Path) -> None:
     """`second` has another table and other weights; under its name it is as sound as `teacher` under its own."""
     path = root / "here"
-    other, coding = Cache.create(root / "other", HERE, WINDOWS[:SAMPLES]), coding_of(5)
-    complete(other.add_teacher(identity_of(coding, weights="cdef"), coding), 50)
+    other, codec = Cache.create(root / "other", HERE, WINDOWS[:SAMPLES]), coding_of(5)
+    complete(other.add_teacher(identity_of(codec, weights="cdef"), codec), 50)
     replaced_file(root, "other", "teachers/teacher/zarr.json")
     before = tree(path)
     report = look(path, repair=True)
     assert tree(path) == before
     assert [finding.repair for finding in report.findings] == [None]
     with pytest.raises(CorruptError, match="is its own"):
-        Cache.open(path, read_only=False).add_teacher(identity_of(coding, weights="cdef"), coding)
+        Cache.open(path, read_only=False).add_teacher(identity_of(codec, weights="cdef"), codec)
     assert {key: data for key, data in tree(path).items() if ".partial" not in key} == before
 
 

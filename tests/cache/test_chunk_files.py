@@ -25,18 +25,18 @@ from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CorruptError, KdcacheError
 from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.inspection.verify import VerifyRequest, verify
-from kdcache.targets.base import Coding
-from kdcache.targets.full import FullCoding
+from kdcache.targets.base import TargetCodec
+from kdcache.targets.full import FullCodec
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, VIEW_SET, fill, identity_of, open_entry, small_chunks
 
 
-@pytest.mark.parametrize("coding", [TOPK, FULL, EMBEDDING], ids=["topk", "float32", "embedding"])
+@pytest.mark.parametrize("codec", [TOPK, FULL, EMBEDDING], ids=["topk", "float32", "embedding"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_zarr_writes_the_same_files(tmp_path: Path, coding: Coding, rows: int) -> None:
+def test_zarr_writes_the_same_files(tmp_path: Path, codec: TargetCodec, rows: int) -> None:
     """Whole files: that of a view's last rows has as many chunks with Zarr as any other."""
-    with small_chunks(Coding, rows):
-        entry = fill(open_entry(tmp_path / "ours", coding), 1)
-    for name in coding.arrays(rows):
+    with small_chunks(TargetCodec, rows):
+        entry = fill(open_entry(tmp_path / "ours", codec), 1)
+    for name in codec.arrays(rows):
         ours = zarr.open_array(tmp_path / "ours/teachers/teacher" / name, mode="r")
         theirs = zarr.from_array(tmp_path / "theirs" / name, data=ours, write_data=False)
         assert theirs.metadata == ours.metadata
@@ -66,7 +66,7 @@ def test_places_follow_from_lengths(lengths: list[int], empty: int) -> None:
 
 
 def test_of_a_file_the_chunk_is_read_that_is_asked_for(tmp_path: Path) -> None:
-    with small_chunks(Coding, 1):
+    with small_chunks(TargetCodec, 1):
         fill(open_entry(tmp_path, FULL), 1)
         entry = Cache.open(tmp_path).entry("teacher")
         (file,) = entry.block_files(0, 1)
@@ -90,7 +90,7 @@ def test_a_record_that_says_something_else_of_a_file_is_an_error(
     tmp_path: Path, lacks: set[str], absurd: str | None
 ) -> None:
     """However much it says that there is to be read."""
-    with small_chunks(Coding, 1):
+    with small_chunks(TargetCodec, 1):
         fill(open_entry(tmp_path, FULL), 1)
         path = tmp_path / "teachers/teacher/records/0/1.json"
         content = {name: value for name, value in json.loads(path.read_bytes()).items() if name != "check"}
@@ -113,7 +113,7 @@ def test_a_record_that_says_something_else_of_a_file_is_an_error(
 
 def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
     """kdcache reads without it, and every other library by it."""
-    with small_chunks(Coding, 2):
+    with small_chunks(TargetCodec, 2):
         entry = fill(open_entry(tmp_path, FULL), 1)
         for block in range(3):
             (file,) = entry.block_files(0, block)
@@ -139,7 +139,7 @@ def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [2**32, 2**42])
 def test_a_file_of_terabytes_is_not_read(tmp_path: Path, rows: int, size: int) -> None:
     """Nor is a record believed that says so; a sparse file takes no room."""
-    with small_chunks(Coding, rows):
+    with small_chunks(TargetCodec, rows):
         entry = fill(open_entry(tmp_path, FULL), 1)
         (file,) = entry.block_files(0, 1)
         os.truncate(tmp_path / file.key, size)
@@ -160,14 +160,14 @@ def test_a_file_of_terabytes_is_not_read(tmp_path: Path, rows: int, size: int) -
 def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_path: Path) -> None:
     classes, rows = 2**20, 2**24
     view_set = replace(VIEW_SET, samples=rows, block_rows=rows)
-    coding = FullCoding(classes)
-    layout = Layout(rows, rows, coding.file_rows(rows), coding.chunk_rows(rows))
+    codec = FullCodec(classes)
+    layout = Layout(rows, rows, codec.file_rows(rows), codec.chunk_rows(rows))
     assert layout.chunks > 2**22
-    codecs = {name: ZarrChunk(spec) for name, spec in coding.arrays(layout.chunk_rows).items()}
+    codecs = {name: ZarrChunk(spec) for name, spec in codec.arrays(layout.chunk_rows).items()}
     files = LocalFiles(tmp_path)
     tracemalloc.start()
     try:
-        entry = Entry(files, view_set, identity_of(coding), coding, codecs)
+        entry = Entry(files, view_set, identity_of(codec), codec, codecs)
         record = BlockRecord({"log_prob/0": Stored(0, 9)}, {}, block_id=entry.recorded_id(0, 0))
         files.put("teachers/teacher/records/0/0.json", record.to_bytes())
         assert entry.recorded(0) == set()
@@ -180,7 +180,7 @@ def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_pat
 
 
 def test_inspect_counts_what_lies_on_the_disk(tmp_path: Path) -> None:
-    with small_chunks(Coding, 1):
+    with small_chunks(TargetCodec, 1):
         fill(open_entry(tmp_path, FULL), 1)
         told = inspect(InspectRequest(str(tmp_path))).teachers[0].array_bytes
     folder = tmp_path / "teachers/teacher"

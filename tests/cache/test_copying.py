@@ -23,7 +23,7 @@ from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedErro
 from kdcache.inspection.copy import CopyReport, CopyRequest, copy_cache, parse_views
 from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.loader.cached_teachers import stored_teachers
-from kdcache.targets.full import FullCoding
+from kdcache.targets.full import FullCodec
 from kdcache_cli.main import app
 from support.small_cache import (
     CLASSES,
@@ -336,17 +336,17 @@ def test_a_block_that_another_is_at_is_waited_for(
 
 def test_a_copy_holds_one_file(tmp_path: Path) -> None:
     """They may be two gigabytes."""
-    coding, rows = FullCoding(2**15), 16
+    codec, rows = FullCodec(2**15), 16
     view_set = replace(VIEW_SET, samples=2 * rows, windows=windows_checksum(WINDOWS[:1].repeat(2 * rows)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FullCoding, "chunk_rows", lambda self, block_rows: 1)
-        patch.setattr(FullCoding, "file_rows", lambda self, block_rows: block_rows // 2)
+        patch.setattr(FullCodec, "chunk_rows", lambda self, block_rows: 1)
+        patch.setattr(FullCodec, "file_rows", lambda self, block_rows: block_rows // 2)
         there = []
         for name in ("source", "target"):
             cache = Cache.create(tmp_path / name, replace(view_set, block_rows=rows), WINDOWS[:1].repeat(2 * rows))
-            there.append(cache.add_teacher(identity_of(coding), coding))
-        said = torch.log_softmax(torch.randn(rows, coding.num_classes), 1)
-        there[0].write_block(0, 0, coding.keep(said, torch.full((rows, 2), -1)), {})
+            there.append(cache.add_teacher(identity_of(codec), codec))
+        said = torch.log_softmax(torch.randn(rows, codec.num_classes), 1)
+        there[0].write_block(0, 0, codec.select(said, torch.full((rows, 2), -1)), {})
         file = (tmp_path / "source" / there[0].block_files(0, 0)[0].key).stat().st_size
         del said
         tracemalloc.start()

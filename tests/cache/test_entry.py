@@ -10,7 +10,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CacheError, CorruptError, RecordedError
 from kdcache.inspection.verify import VerifyRequest, verify
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from support.small_cache import (
     FULL,
     PROVENANCE,
@@ -39,8 +39,8 @@ def filled(tmp_path: Path) -> Path:
 
 
 def in_files(file_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Coding, "file_rows", lambda self, block_rows: file_rows)
-    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
+    monkeypatch.setattr(TargetCodec, "file_rows", lambda self, block_rows: file_rows)
+    monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)
 
 
 @pytest.fixture(params=[(4, 4), (4, 2), (4, 1), (2, 2), (2, 1), (1, 1)], ids="files of {0[0]}, chunks of {0[1]}".format)
@@ -51,17 +51,17 @@ def file_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.usefixtures("file_rows")
-@pytest.mark.parametrize("coding", [TOPK, FULL])
-def test_what_was_written_is_read(tmp_path: Path, coding: Coding) -> None:
-    fill(open_entry(tmp_path, coding))
+@pytest.mark.parametrize("codec", [TOPK, FULL])
+def test_what_was_written_is_read(tmp_path: Path, codec: TargetCodec) -> None:
+    fill(open_entry(tmp_path, codec))
     entry = Cache.open(tmp_path).entry("teacher")
     for view in range(2):
         for block in range(3):
             start, stop = entry.layout.block_range(block)
-            targets = kept(coding, view, start, stop)
-            expected = coding.unpack(coding.pack(targets, 4), stop - start)
+            targets = kept(codec, view, start, stop)
+            expected = codec.decode(codec.encode(targets, 4), stop - start)
             assert same(entry.read_block(view, block), expected)
-            if coding is FULL:
+            if codec is FULL:
                 assert torch.equal(entry.read_block(view, block).log_probs(12), said(view, start, stop))
         assert entry.record(view, 1).provenance == PROVENANCE
 
@@ -332,7 +332,7 @@ def test_without_a_label_space_there_are_no_exceptions(tmp_path: Path) -> None:
     entry = open_entry(tmp_path, label_space="none")
     start, stop = entry.layout.block_range(1)
     nobody = torch.full((4, 2), -1)
-    entry.write_block(0, 1, TOPK.keep(said(0, start, stop), nobody), {})
+    entry.write_block(0, 1, TOPK.select(said(0, start, stop), nobody), {})
     targets = entry.read_block(0, 1).with_labels(nobody)
     assert bool(targets.label_log_prob().isnan().all())
 
@@ -358,13 +358,13 @@ def test_the_rows_beyond_the_last_are_not_answers(filled: Path) -> None:
 
 
 @pytest.mark.usefixtures("file_rows")
-@pytest.mark.parametrize("coding", [TOPK, FULL])
+@pytest.mark.parametrize("codec", [TOPK, FULL])
 @pytest.mark.parametrize("part", [1, 30, 2**20])
 def test_parts_of_a_chunk_are_the_whole(
-    tmp_path: Path, coding: Coding, part: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, codec: TargetCodec, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdcache.cache.entry.PART", part)
-    fill(open_entry(tmp_path, coding), 1)
+    fill(open_entry(tmp_path, codec), 1)
     entry = Cache.open(tmp_path).entry("teacher")
     for chunk in range(entry.layout.chunks):
         parts = list(entry.read_parts(0, chunk))

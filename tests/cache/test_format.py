@@ -14,9 +14,9 @@ import torch
 import zarr
 
 from kdcache.cache.layout import MAX_BLOCK_ROWS, Layout, default_block_rows
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.targets.embedding import EmbeddingTargets
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from kdcache.targets.topk import TopKTargets
 from support.small_cache import CLASSES, EMBEDDING, SAMPLES, TOPK, fill, open_entry
 from support.targets_contract import random_order
@@ -141,19 +141,19 @@ class Reader:
 
 CODINGS = [
     TOPK,
-    make_coding("topk", CLASSES, k=3, min_prob=0.0, bits=8),
-    make_coding("topk", CLASSES, k=CLASSES, min_prob=0.0, bits=4),
-    make_coding("topk", CLASSES, {"order": random_order(CLASSES, seed=2).table}, min_prob=0.3, bits=1),
+    create_codec("topk", CLASSES, k=3, min_prob=0.0, bits=8),
+    create_codec("topk", CLASSES, k=CLASSES, min_prob=0.0, bits=4),
+    create_codec("topk", CLASSES, {"order": random_order(CLASSES, seed=2).table}, min_prob=0.3, bits=1),
 ]
 
 
-@pytest.mark.parametrize("coding", CODINGS)
+@pytest.mark.parametrize("codec", CODINGS)
 @pytest.mark.parametrize("chunk_rows", [4, 2])
 def test_the_page_is_enough_to_read_topk(
-    tmp_path: Path, coding: Coding, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, codec: TargetCodec, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
-    entry = fill(open_entry(tmp_path, coding))
+    monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)
+    entry = fill(open_entry(tmp_path, codec))
     for view in range(2):
         found = Reader(tmp_path, "teacher").topk(view)
         expected = TopKTargets.concat([entry.read_block(view, block) for block in range(3)])  # type: ignore[list-item]
@@ -172,8 +172,8 @@ def test_the_page_is_enough_to_read_topk(
 def test_the_page_is_enough_to_read_full(
     tmp_path: Path, dtype: str, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Coding, "chunk_rows", lambda self, block_rows: chunk_rows)
-    entry = fill(open_entry(tmp_path, make_coding("full", CLASSES, dtype=dtype)))
+    monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)
+    entry = fill(open_entry(tmp_path, create_codec("full", CLASSES, dtype=dtype)))
     expected = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(3)])
     assert Reader(tmp_path, "teacher").full(1) == pytest.approx(expected.numpy(), abs=1e-5)
 
@@ -189,9 +189,9 @@ def test_the_page_is_enough_to_read_embedding(tmp_path: Path, dtype: str) -> Non
 
 def test_the_example_of_the_page() -> None:
     order = np.array([[1, 2, 3, 4], [0, 2, 3, 4], [0, 1, 3, 4], [1, 4, 0, 2], [0, 1, 2, 3]], np.uint8)
-    coding = make_coding("topk", 5, {"order": order}, min_prob=0.01)
+    codec = create_codec("topk", 5, {"order": order}, min_prob=0.01)
     said = torch.tensor([[0.2, 0.25, 0.002, 0.546, 0.002]]).log()
-    packed = coding.pack(coding.keep(said, torch.tensor([[-1, -1]])), 1)
+    packed = codec.encode(codec.select(said, torch.tensor([[-1, -1]])), 1)
     assert (packed["top"].tolist(), packed["count"].tolist(), packed["class"][:2].tolist()) == ([3], [2], [0, 1])
 
 
@@ -212,10 +212,10 @@ def test_imagenet_takes_few_files(
 ) -> None:
     """1.28 million images in 400 views: at most 50,000, whatever is kept."""
     samples, views = 1_281_167, 400
-    coding = make_coding(kind, classes, **choice)
+    codec = create_codec(kind, classes, **choice)
     rows = default_block_rows(samples)
     assert rows == MAX_BLOCK_ROWS
-    layout = Layout(samples, rows, coding.file_rows(rows), coding.chunk_rows(rows))
-    files = sum(len(layout.files_of(block)) for block in range(layout.blocks)) * len(coding.arrays(2)) + layout.blocks
+    layout = Layout(samples, rows, codec.file_rows(rows), codec.chunk_rows(rows))
+    files = sum(len(layout.files_of(block)) for block in range(layout.blocks)) * len(codec.arrays(2)) + layout.blocks
     assert files == files_a_view[classes > 1000]
     assert files * views <= 50_000

@@ -21,7 +21,7 @@ from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
 from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.inspection.verify import VerifyRequest, verify
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
 
 SEEDS = 4
@@ -124,7 +124,7 @@ def mutate_chunk(rng: random.Random, path: Path, root: Path) -> None:
     """With checksums, in the chunk and in the record, that fit what it has become; one chunk, where a file has two."""
     key, name, array = path.relative_to(root).as_posix(), *path.relative_to(root).parts[1:3]
     entry = Cache.open(root).entry(name)
-    if array in entry.coding.tables():
+    if array in entry.codec.tables():
         path.write_bytes(checked(mutate_blosc(rng, path.read_bytes()[:-4])))
         return
     places = [(block, file) for block in range(2) for file in entry.block_files(0, block)]
@@ -156,14 +156,14 @@ def checked(body: bytes) -> bytes:
 def mutate_table(rng: random.Random, path: Path, root: Path) -> None:
     """With a checksum in the teacher's identity that fits what it has become."""
     name, table = path.relative_to(root).parts[1:3]
-    coding: Coding = {"teacher": TOPK, "third": EMBEDDING}[name]
-    values = coding.tables()[table].copy()
+    codec: TargetCodec = {"teacher": TOPK, "third": EMBEDDING}[name]
+    values = codec.tables()[table].copy()
     for place in rng.sample(range(values.size), rng.randrange(1, 5)):
         strange = rng.choice((float("nan"), float("inf"), 1e38, -65504.0, 0.0))
         values.flat[place] = strange if values.dtype.kind == "f" else rng.randrange(256)
-    path.write_bytes(ZarrChunk(coding.table_specs()[table]).encode(values))
+    path.write_bytes(ZarrChunk(codec.table_specs()[table]).encode(values))
     check = hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest()
-    reseal(root / "teachers" / name / "zarr.json", targets={**coding.identity(), table: check})
+    reseal(root / "teachers" / name / "zarr.json", targets={**codec.identity(), table: check})
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -248,7 +248,7 @@ def test_thresholds_of_next_to_nothing_are_numbers_like_others(sound: Path, tmp_
     targets = {**TOPK.identity(), "min_prob": min_prob}
     reseal(root / "teachers/teacher/zarr.json", targets=targets)
     verify(VerifyRequest(str(root)))
-    assert Cache.open(root).entry("teacher").coding.identity()["min_prob"] == min_prob
+    assert Cache.open(root).entry("teacher").codec.identity()["min_prob"] == min_prob
 
 
 def test_lists_in_lists_in_lists_are_refused(sound: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError
 from kdcache.io.disk import Disk
 from kdcache.io.folders import Location
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from support.disks import Killed, WatchedDisk
 from support.instants import HastyDisk, Instants, NotingDisk
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks, tree
@@ -19,8 +19,8 @@ from support.targets_contract import random_order
 ORDER = "teachers/teacher/order/c/0/0"
 
 
-def dump(path: Path, coding: Coding, samples: int, disk: Disk) -> None:
-    fill(open_entry(path, coding, disk, samples), views=1)
+def dump(path: Path, codec: TargetCodec, samples: int, disk: Disk) -> None:
+    fill(open_entry(path, codec, disk, samples), views=1)
 
 
 @pytest.fixture
@@ -45,16 +45,16 @@ def assert_everything_recorded_can_be_read(path: Path) -> None:
 
 @pytest.mark.usefixtures("several_in_a_file")
 @pytest.mark.parametrize(
-    ("coding", "samples"), [(FULL, 6), (TOPK, 4), (EMBEDDING, 4)], ids=["two blocks", "five arrays", "a classifier"]
+    ("codec", "samples"), [(FULL, 6), (TOPK, 4), (EMBEDDING, 4)], ids=["two blocks", "five arrays", "a classifier"]
 )
-def test_stopped_anywhere_it_finishes_with_the_same_bytes(tmp_path: Path, coding: Coding, samples: int) -> None:
+def test_stopped_anywhere_it_finishes_with_the_same_bytes(tmp_path: Path, codec: TargetCodec, samples: int) -> None:
     instants = Instants()
-    dump(tmp_path / "whole", coding, samples, NotingDisk(tmp_path / "whole", instants))
+    dump(tmp_path / "whole", codec, samples, NotingDisk(tmp_path / "whole", instants))
     expected = tree(tmp_path / "whole")
     for number, instant in enumerate(instants):
         path = instant.lay_out(tmp_path / str(number))
         assert_everything_recorded_can_be_read(path)
-        dump(path, coding, samples, HastyDisk())
+        dump(path, codec, samples, HastyDisk())
         assert tree(path) == expected, instant.where
 
 
@@ -121,13 +121,13 @@ class Ordered(WatchedDisk):
 
 @pytest.mark.usefixtures("several_in_a_file")
 @pytest.mark.parametrize(
-    ("coding", "place"), [(FULL, "cache"), (TOPK, "cache"), (FULL, "new/folders/cache")], ids=["full", "topk", "nested"]
+    ("codec", "place"), [(FULL, "cache"), (TOPK, "cache"), (FULL, "new/folders/cache")], ids=["full", "topk", "nested"]
 )
 def test_a_record_gets_its_name_after_all_that_it_speaks_of_is_flushed(
-    tmp_path: Path, coding: Coding, place: str
+    tmp_path: Path, codec: TargetCodec, place: str
 ) -> None:
     disk = Ordered()
-    dump(tmp_path / place, coding, 11, disk)
+    dump(tmp_path / place, codec, 11, disk)
     assert disk.records == 3
     left = [path for path in disk._unflushed_names if ".partial" not in path.parts]
     assert not left, "the last record itself could be lost"

@@ -46,7 +46,7 @@ def write_with_lost(entry, name, view=1):
     """The first block of a view, as a dump writes it while samples are lost."""
     start, stop = entry.layout.block_range(0)
     writer = entry.open_block(view, 0)
-    writer.append(kept(entry.coding, view, start, stop))
+    writer.append(kept(entry.codec, view, start, stop))
     writer.finish(PROVENANCE, lost=name)
 
 

@@ -11,7 +11,7 @@ from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.topk import TopKTargets
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.topk_codec import TopKCodec
 from support.small_cache import PROVENANCE, SAMPLES, open_entry
 from support.targets_contract import answers, labels_for, same
 
@@ -20,13 +20,13 @@ CLASSES = 40_000
 
 def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) -> None:
     near = (np.arange(CLASSES)[:, None] + np.arange(1, 257)) % CLASSES
-    coding = TopKCoding(CLASSES, k=300, min_prob=0.0, bits=8, order=ClassOrder(near.astype(np.uint16)))
-    entry = open_entry(tmp_path, coding)
-    kept = coding.keep(answers(SAMPLES, CLASSES, sharpness=4.0), labels_for(SAMPLES, CLASSES))
+    codec = TopKCodec(CLASSES, k=300, min_prob=0.0, bits=8, order=ClassOrder(near.astype(np.uint16)))
+    entry = open_entry(tmp_path, codec)
+    kept = codec.select(answers(SAMPLES, CLASSES, sharpness=4.0), labels_for(SAMPLES, CLASSES))
     for block in range(entry.layout.blocks):
         start, stop = entry.layout.block_range(block)
         entry.write_block(0, block, kept[start:stop], PROVENANCE)
-    del near, coding, entry
+    del near, codec, entry
     tracemalloc.start()
     try:
         report = inspect(InspectRequest(str(tmp_path)))
@@ -39,7 +39,7 @@ def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) ->
     entry = Cache.open(tmp_path).entry("teacher")
     blocks = [entry.read_block(0, block) for block in range(entry.layout.blocks)]
     found = TopKTargets.concat([block for block in blocks if isinstance(block, TopKTargets)])
-    expected = entry.coding.unpack(entry.coding.pack(kept, SAMPLES), SAMPLES)
+    expected = entry.codec.decode(entry.codec.encode(kept, SAMPLES), SAMPLES)
     assert same(found, expected)
     assert int(found.class_id.max()) > 2**15
     assert torch.equal(found.class_id.sort().values, kept.class_id.sort().values)

@@ -17,7 +17,7 @@ from kdcache.inspection.copy import CopyRequest, copy_cache
 from kdcache.inspection.inspect import InspectRequest, inspect
 from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.io import object_store
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from support.files_contract import check_parts
 from support.s3 import s3, s3_server  # noqa: F401
 from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, open_entry, small_chunks, tree
@@ -140,7 +140,7 @@ def on_disk(path: Path) -> dict[str, bytes]:
 @pytest.fixture(params=[4, 2], ids="chunks of {}".format)
 def chunk_rows(request: pytest.FixtureRequest) -> Iterator[int]:
     """Blocks of 4 rows, which a file holds."""
-    with small_chunks(Coding, request.param):
+    with small_chunks(TargetCodec, request.param):
         yield request.param
 
 

@@ -9,7 +9,7 @@ import torch
 from kdcache.cache.verify import check_answers
 from kdcache.errors import CorruptError
 from kdcache.inspection.verify import VerifyRequest, verify
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
@@ -18,7 +18,7 @@ from support.targets_contract import answers
 
 
 def test_answers_have_to_be_distributions() -> None:
-    sound = TOPK.keep(answers(5, 12), torch.full((5, 2), -1))
+    sound = TOPK.select(answers(5, 12), torch.full((5, 2), -1))
     assert isinstance(sound, TopKTargets)
     check_answers(sound, 12)
     with pytest.raises(CorruptError, match="twice"):
@@ -44,22 +44,22 @@ def test_an_answer_in_full_has_a_probability_for_every_class(value: float) -> No
         check_answers(FullTargets(stored, None), 12)
 
 
-@pytest.mark.parametrize("coding", [replace(FULL, dtype="uint8"), EMBEDDING, replace(EMBEDDING, dtype="float16")],
+@pytest.mark.parametrize("codec", [replace(FULL, dtype="uint8"), EMBEDDING, replace(EMBEDDING, dtype="float16")],
                          ids=["full", "embedding", "embedding in half"])  # fmt: skip
 def test_codes_are_looked_at_and_not_what_is_made_of_them(
-    tmp_path: Path, coding: Coding, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, codec: TargetCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That is a distribution whatever they are; and the classifier of an embedding costs more than all else."""
-    fill(open_entry(tmp_path, coding), 1)
+    fill(open_entry(tmp_path, codec), 1)
     for kind in (EmbeddingTargets, FullTargets):
         monkeypatch.setattr(kind, "log_probs", lambda *_: pytest.fail("computed"))
     assert verify(VerifyRequest(cache=str(tmp_path))).whole
 
 
 def test_codes_in_8_bits_stand_for_a_distribution() -> None:
-    coding = replace(FULL, dtype="uint8")
-    packed = coding.pack(FULL.keep(answers(50, 12), torch.full((50, 2), -1)), 50)
-    sound = coding.unpack(packed, 50)
+    codec = replace(FULL, dtype="uint8")
+    packed = codec.encode(FULL.select(answers(50, 12), torch.full((50, 2), -1)), 50)
+    sound = codec.decode(packed, 50)
     assert sound.scale is not None
     check_answers(sound, 12)
     half = torch.tensor([-0.3, 0.0])
@@ -71,7 +71,7 @@ def test_codes_in_8_bits_stand_for_a_distribution() -> None:
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_features_are_numbers(value: float) -> None:
-    sound = EMBEDDING.keep(answers(5, 12), torch.full((5, 2), -1), answers(5, 12))
+    sound = EMBEDDING.select(answers(5, 12), torch.full((5, 2), -1), answers(5, 12))
     check_answers(sound, 12)
     code = sound.code.clone()
     code[2, 3] = value

@@ -158,7 +158,7 @@ def test_teachers_stand_side_by_side(tmp_path: Path) -> None:
         "a": identity_of(TOPK, "a"),
         "b-2": identity_of(FULL, "b-2"),
     }
-    assert Cache.open(tmp_path).entry("b-2").coding == FULL
+    assert Cache.open(tmp_path).entry("b-2").codec == FULL
 
 
 def test_a_teacher_that_differs_is_refused_under_its_name(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_teacher_that_differs_is_refused_under_its_name(tmp_path: Path) -> Non
 
 def test_a_coding_must_be_the_identitys(tmp_path: Path) -> None:
     cache = Cache.create(tmp_path, VIEW_SET, WINDOWS)
-    with pytest.raises(CacheError, match="coding"):
+    with pytest.raises(CacheError, match="codec"):
         cache.add_teacher(identity_of(TOPK), FULL)
 
 
@@ -230,9 +230,9 @@ def test_a_teacher_that_lost_its_identity_is_not_written_over(tmp_path: Path) ->
 
 
 def test_the_same_answers_make_the_same_bytes(tmp_path: Path) -> None:
-    for coding in (TOPK, FULL):
+    for codec in (TOPK, FULL):
         for name in ("one", "two"):
-            fill(open_entry(tmp_path / name, coding, name=coding.kind))
+            fill(open_entry(tmp_path / name, codec, name=codec.kind))
     assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
@@ -276,7 +276,7 @@ def test_any_zarr_library_can_read_it(tmp_path: Path) -> None:
     for view in range(2):
         for block in range(3):
             start, stop = block * 4, min(block * 4 + 4, SAMPLES)
-            for name, values in TOPK.pack(kept(TOPK, view, start, stop), 4).items():
+            for name, values in TOPK.encode(kept(TOPK, view, start, stop), 4).items():
                 place = slice(block * values.shape[-1], (block + 1) * values.shape[-1])
                 assert np.array_equal(arrays[name][view, ..., place], values)
 

@@ -19,7 +19,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
-from kdcache.targets.base import Coding, Targets
+from kdcache.targets.base import TargetCodec, Targets
 from support.small_cache import SAMPLES, TOPK, fill, kept, open_entry, small_chunks
 from support.targets_contract import same
 
@@ -34,7 +34,7 @@ def rows(view: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Three views in blocks of 4 rows and chunks of 2."""
-    with small_chunks(Coding):
+    with small_chunks(TargetCodec):
         folder = tmp_path_factory.mktemp("cache")
         fill(open_entry(folder), VIEWS)
         yield folder
@@ -61,8 +61,8 @@ def reads(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]
 
 @cache
 def stored(view: int) -> Targets:
-    """All answers of a view, after coding."""
-    return TOPK.unpack(TOPK.pack(kept(TOPK, view, 0, SAMPLES), SAMPLES), SAMPLES)
+    """All answers of a view, after codec."""
+    return TOPK.decode(TOPK.encode(kept(TOPK, view, 0, SAMPLES), SAMPLES), SAMPLES)
 
 
 @st.composite

@@ -30,9 +30,9 @@ ORDER = "teachers/teacher/order/c/0/0"
 
 def test_a_table_is_stored_once_and_comes_back(tmp_path: Path) -> None:
     fill(open_entry(tmp_path))
-    coding = Cache.open(tmp_path).entry("teacher").coding
-    assert coding.identity() == TOPK.identity()
-    assert np.array_equal(coding.tables()["order"], TOPK.tables()["order"])
+    codec = Cache.open(tmp_path).entry("teacher").codec
+    assert codec.identity() == TOPK.identity()
+    assert np.array_equal(codec.tables()["order"], TOPK.tables()["order"])
 
 
 def test_an_entry_keeps_its_table_whatever_a_later_coding_has(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_an_entry_keeps_its_table_whatever_a_later_coding_has(tmp_path: Path) ->
     before = tree(tmp_path)
     for order in (random_order(CLASSES, seed=1), None):
         other = replace(TOPK, order=order)
-        assert open_entry(tmp_path, other).coding.identity() == TOPK.identity()
+        assert open_entry(tmp_path, other).codec.identity() == TOPK.identity()
     assert tree(tmp_path) == before
 
 
@@ -51,8 +51,8 @@ def test_a_table_that_no_entry_names_is_written_over(tmp_path: Path, left: bytes
     path = tmp_path / "cache"
     (path / ORDER).parent.mkdir(parents=True)
     (path / ORDER).write_bytes(left or (tmp_path / "other" / ORDER).read_bytes())
-    assert open_entry(path).coding.identity() == TOPK.identity()
-    assert Cache.open(path).entry("teacher").coding.identity() == TOPK.identity()
+    assert open_entry(path).codec.identity() == TOPK.identity()
+    assert Cache.open(path).entry("teacher").codec.identity() == TOPK.identity()
 
 
 def test_a_table_of_a_killed_dump_of_another_kind_goes(tmp_path: Path) -> None:
@@ -80,8 +80,8 @@ def test_of_two_processes_that_make_an_entry_at_once_the_table_of_one_stays(
     monkeypatch.setattr(LocalFiles, "put_if_absent", put_late)
     cache.add_teacher(identity_of(TOPK), TOPK)
     monkeypatch.undo()
-    assert Cache.open(tmp_path).entry("teacher").coding.identity() == TOPK.identity()
-    assert cache.add_teacher(identity_of(other), other).coding.identity() == TOPK.identity()
+    assert Cache.open(tmp_path).entry("teacher").codec.identity() == TOPK.identity()
+    assert cache.add_teacher(identity_of(other), other).codec.identity() == TOPK.identity()
 
 
 def test_a_table_is_not_put_over_that_of_an_entry_made_meanwhile(
@@ -99,7 +99,7 @@ def test_a_table_is_not_put_over_that_of_an_entry_made_meanwhile(
         return found
 
     monkeypatch.setattr(LocalFiles, "get", get_early)
-    assert cache.add_teacher(identity_of(other), other).coding.identity() == TOPK.identity()
+    assert cache.add_teacher(identity_of(other), other).codec.identity() == TOPK.identity()
     assert len(Cache.open(tmp_path).entry("teacher").read_block(0, 0)) == 4
 
 
@@ -121,7 +121,7 @@ def test_whoever_has_an_entry_can_put_back_a_table_that_another_process_wrote_ov
         cache.add_teacher(identity_of(other), other)
     (entry,) = entries
     (tmp_path / ORDER).parents[2].joinpath("zarr.json").unlink()
-    restore_tables(cache.files, entry.coding, entry.identity)
+    restore_tables(cache.files, entry.codec, entry.identity)
     open_entry(tmp_path / "alone")
     fill(open_entry(tmp_path / "alone"))
     assert {key: data for key, data in tree(tmp_path).items() if "alone" not in key} == tree(tmp_path / "alone")

@@ -17,7 +17,7 @@ from kdcache.dumping.dump import dump
 from kdcache.errors import IdentityError, UsageError
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.targets.class_order_calibration import learn_order
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_teacher, tree_bytes
 
 ORDER = f"teachers/{MODEL}/order/c/0/0"
@@ -27,14 +27,14 @@ def test_the_order_is_learned_from_the_first_views_and_the_classifier(job, tmp_p
     dump(dump_request(job.data, tmp_path / "full", job.weights, job.policy, views=1))
     answers = Cache.open(tmp_path / "full").entry(MODEL)
     said = torch.cat([answers.read_block(0, block).log_probs(CLASSES) for block in range(answers.layout.blocks)])
-    coding = make_coding("topk", CLASSES, k=CLASSES)
+    codec = create_codec("topk", CLASSES, k=CLASSES)
     head = load_teacher(MODEL, job.weights, device=torch.device("cpu"), precision="fp32", batch_size=16).class_vectors
     assert head is not None
     seen = answers.layout.block_rows  # 16 a class would be more than a block
-    expected = learn_order(coding.keep(said[:seen], torch.full((seen, 2), -1)), head)  # type: ignore[arg-type]
+    expected = learn_order(codec.select(said[:seen], torch.full((seen, 2), -1)), head)  # type: ignore[arg-type]
 
     dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, views=1, targets="topk"))
-    stored = Cache.open(tmp_path / "topk").entry(MODEL).coding
+    stored = Cache.open(tmp_path / "topk").entry(MODEL).codec
     assert np.array_equal(stored.tables()["order"], expected.table)
 
 

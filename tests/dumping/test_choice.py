@@ -12,9 +12,9 @@ from kdcache.errors import ConfigError, ModelError, UsageError
 from kdcache.models.teachers import Teacher
 from kdcache.objectives.base import require
 from kdcache.objectives.registry import OBJECTIVES
-from kdcache.targets.embedding import EmbeddingCoding
-from kdcache.targets.full import FullCoding
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.embedding import EmbeddingCodec
+from kdcache.targets.full import FullCodec
+from kdcache.targets.topk_codec import TopKCodec
 from kdcache.training.train import train
 from support.small_job import MODEL, Heard, dump_request, train_request
 
@@ -48,21 +48,21 @@ def chosen(names, teacher):
 @pytest.mark.parametrize(
     ("names", "teacher", "kind", "why"),
     [
-        ("kd", (1000, 512), TopKCoding, "kd needs no more than the likely classes"),
-        ("kd,bkl,wsld-cifar", (1000, 512), EmbeddingCoding, "wsld needs every class, and 512 features take less"),
-        ("kd, dkd,dist", (1000, 512), EmbeddingCoding, "dkd and dist need every class, and 512 features"),
-        ("dist", (10, 512), FullCoding, "10 classes take no more than the 512 features"),
-        ("dist", (512, 512), FullCoding, "take no more than"),
-        ("kd-cifar", (1000, None), FullCoding, "not one linear layer"),
-        ("dkd", (1000, 512, False), FullCoding, "cannot be rebuilt"),
-        ("dkd", (21843, 6144), FullCoding, "cannot be rebuilt"),
-        ("kd,rkd", (10, 512), EmbeddingCoding, "rkd needs the teacher's features"),
+        ("kd", (1000, 512), TopKCodec, "kd needs no more than the likely classes"),
+        ("kd,bkl,wsld-cifar", (1000, 512), EmbeddingCodec, "wsld needs every class, and 512 features take less"),
+        ("kd, dkd,dist", (1000, 512), EmbeddingCodec, "dkd and dist need every class, and 512 features"),
+        ("dist", (10, 512), FullCodec, "10 classes take no more than the 512 features"),
+        ("dist", (512, 512), FullCodec, "take no more than"),
+        ("kd-cifar", (1000, None), FullCodec, "not one linear layer"),
+        ("dkd", (1000, 512, False), FullCodec, "cannot be rebuilt"),
+        ("dkd", (21843, 6144), FullCodec, "cannot be rebuilt"),
+        ("kd,rkd", (10, 512), EmbeddingCodec, "rkd needs the teacher's features"),
     ],
 )
 def test_the_smallest_kind_that_serves_all_is_chosen_and_said(names, teacher, kind, why):
-    coding, said = chosen(names, TeacherOf(*teacher))
-    assert type(coding) is kind
-    assert getattr(coding, "dtype", "uint8") == "uint8"
+    codec, said = chosen(names, TeacherOf(*teacher))
+    assert type(codec) is kind
+    assert getattr(codec, "dtype", "uint8") == "uint8"
     assert len(said) == 1
     assert why in said[0]
     assert "\n" not in said[0]
@@ -79,7 +79,7 @@ def test_the_choice_is_what_training_accepts(job, tmp_path):
             )
             assert train(request).steps == 5
     kinds = {
-        path.name: Cache.open(path).entry(MODEL).coding.kind for path in tmp_path.iterdir() if "run" not in path.name
+        path.name: Cache.open(path).entry(MODEL).codec.kind for path in tmp_path.iterdir() if "run" not in path.name
     }
     assert kinds == {"kd": "topk", "dkd,dist": "full", "rkd": "embedding"}
 

@@ -23,7 +23,7 @@ from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
 from kdcache.loader.opening import stored_views, views_for_dump
 from kdcache.models.load import load_model
 from kdcache.runtime.progress import silent
-from kdcache.targets.full import FullCoding
+from kdcache.targets.full import FullCodec
 from kdcache.views.policies import NAMED
 from kdcache.views.viewset import Span
 from support.small_cache import small_chunks
@@ -202,7 +202,7 @@ def test_a_dry_run_counts_what_stands_beside_many_chunks_of_a_file(job, tmp_path
     def request(**choice):
         return dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="full", **choice)
 
-    with small_chunks(FullCoding, 1):
+    with small_chunks(FullCodec, 1):
         predicted, measured = dump(request(dry_run=True)), dump(request())
     assert predicted.bytes_per_view == pytest.approx(measured.bytes_per_view, rel=0.05)
 

@@ -60,7 +60,7 @@ def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
     assert found.kl < PROMISED
     assert found.worst_kl < 10 * PROMISED
     entry = Cache.open(cache).entry(NAME)
-    assert (entry.coding.num_classes, entry.coding.num_features) == (1000, 1280)
+    assert (entry.codec.num_classes, entry.codec.num_features) == (1000, 1280)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("uint8", "fp32"), ("float16", "fp32"), ("uint8", "bf16")])

@@ -21,7 +21,7 @@ from kdcache.inspection.verify import VerifyRequest, verify
 from kdcache.models.card import ModelCard
 from kdcache.models.network import Network
 from kdcache.models.teachers import Said, Teacher
-from kdcache.targets.base import ArraySpec, Coding
+from kdcache.targets.base import ArraySpec, TargetCodec
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import Span
 from support.instants import (
@@ -137,7 +137,7 @@ class Small:
 @pytest.fixture(scope="module", autouse=True)
 def several_in_a_file() -> Iterator[None]:
     """A file has two chunks, which is more to go wrong than one."""
-    with small_chunks(Coding):
+    with small_chunks(TargetCodec):
         yield
 
 

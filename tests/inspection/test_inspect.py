@@ -16,8 +16,8 @@ from kdcache.inspection.statistics import look_at
 from kdcache.loader.opening import stored_views
 from kdcache.runtime.formatting import ranges
 from kdcache.targets.base import Targets
-from kdcache.targets.full import FullCoding
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.full import FullCodec
+from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import Span
 from support.small_cache import FULL, TOPK, fill, kept, open_entry
 from support.small_job import CLASSES, MODEL, SAMPLES
@@ -112,34 +112,34 @@ def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
     assert "complete   0 views: none" in "\n".join(teacher.lines())
 
 
-def stored(coding: TopKCoding | FullCoding, rows: int) -> tuple[Targets, torch.Tensor]:
+def stored(codec: TopKCodec | FullCodec, rows: int) -> tuple[Targets, torch.Tensor]:
     """Answers as they come out of a cache, and as they are rebuilt with their labels."""
-    said, labels = answers(rows, coding.num_classes), labels_for(rows, coding.num_classes)
-    targets = coding.unpack(coding.pack(coding.keep(said, labels), rows), rows)
-    return targets, targets.with_labels(labels).log_probs(coding.num_classes).double()
+    said, labels = answers(rows, codec.num_classes), labels_for(rows, codec.num_classes)
+    targets = codec.decode(codec.encode(codec.select(said, labels), rows), rows)
+    return targets, targets.with_labels(labels).log_probs(codec.num_classes).double()
 
 
-@pytest.mark.parametrize("coding", [TOPK, FULL, TopKCoding(12, k=1, min_prob=0.0), TopKCoding(12, k=12, min_prob=0.0)])
-def test_looks_are_those_of_the_rebuilt_answers(coding: TopKCoding | FullCoding) -> None:
-    targets, rebuilt = stored(coding, 200)
+@pytest.mark.parametrize("codec", [TOPK, FULL, TopKCodec(12, k=1, min_prob=0.0), TopKCodec(12, k=12, min_prob=0.0)])
+def test_looks_are_those_of_the_rebuilt_answers(codec: TopKCodec | FullCodec) -> None:
+    targets, rebuilt = stored(codec, 200)
     looks = look_at(targets)
     prob = rebuilt.exp()
     assert torch.allclose(looks.entropy, -(prob * rebuilt).sum(1), atol=1e-4)
     assert torch.allclose(looks.top, prob.gather(1, looks.first[:, None])[:, 0], atol=1e-5)
     two = looks.second >= 0
     assert bool((looks.second != looks.first).all())
-    if coding is not TOPK:
-        assert bool(two.all()) == (coding.parameters().get("k") != 1)
+    if codec is not TOPK:
+        assert bool(two.all()) == (codec.parameters().get("k") != 1)
     assert bool((prob.gather(1, looks.second.clamp(min=0)[:, None])[:, 0] <= looks.top + 1e-6)[two].all())
     assert float(looks.covered.max()) <= 1 + 1e-6
 
 
 def test_what_the_tail_hides_is_bounded() -> None:
-    """Of a coding without quantisation errors to speak of: all of the divergence lies in the tail."""
-    coding = TopKCoding(12, k=4, min_prob=0.02, bits=8)
+    """Of a codec without quantisation errors to speak of: all of the divergence lies in the tail."""
+    codec = TopKCodec(12, k=4, min_prob=0.02, bits=8)
     said = answers(500, 12, seed=3, sharpness=1.0)
     nobody = torch.full((500, 2), -1)
-    kept_targets = coding.keep(said, nobody)
+    kept_targets = codec.select(said, nobody)
     looks = look_at(kept_targets)
     divergence = (said.double().exp() * (said.double() - kept_targets.log_probs(12).double())).sum(1)
     assert bool((divergence <= looks.hidden + 1e-6).all())

@@ -48,9 +48,9 @@ def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
     found = report.comparison
     assert report.whole
     assert found.samples >= 60
-    assert found.kl == pytest.approx(found.coding, abs=1e-12)
+    assert found.kl == pytest.approx(found.codec, abs=1e-12)
     assert found.excess == pytest.approx(0, abs=1e-12)
-    assert found.coding > 0, "two of four classes are kept: coding loses something"
+    assert found.codec > 0, "two of four classes are kept: codec loses something"
     assert found.top1 > 0.9, "but for near ties"
     assert found.lines()[-1].startswith("What was compared is what the teacher answers (")
     assert report.lines()[-1] == f"{topk} is whole: 10 blocks with {2 * SAMPLES} answers of {MODEL}."
@@ -232,7 +232,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
     said, provenance = entry.read_block(0, 1).log_probs(CLASSES), entry.record(0, 1).provenance
     said[5] = torch.tensor([9.0, 0.0, 0.0, 0.0]).log_softmax(0)
     entry.drop_record(0, 1)
-    entry.write_block(0, 1, entry.coding.keep(said, torch.full((len(said), 2), -1)), provenance)
+    entry.write_block(0, 1, entry.codec.select(said, torch.full((len(said), 2), -1)), provenance)
 
     def compared(max_kl):
         return verify(VerifyRequest(str(path), rerun_of(job, samples=10**6, max_kl=max_kl))).comparison
@@ -240,7 +240,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
     excess = compared(1e3).excess
     found = compared(excess / 150)
     assert found.samples == 2 * SAMPLES
-    assert found.kl - found.coding <= found.limit, "one of so many hardly moves the mean"
+    assert found.kl - found.codec <= found.limit, "one of so many hardly moves the mean"
     assert not found.agrees
     assert compared(excess / 50).agrees
 
@@ -253,10 +253,10 @@ def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
     dump(replace(request, name="few", targets="topk", k=1))
     with pytest.raises(UsageError, match=r"it holds few, whole\. Name one of these with --teacher, .* with --weights"):
         verify(VerifyRequest(str(path), rerun_of(job, teacher=str(folder), weights=None)))
-    for name, coding in (("whole", 0.0), ("few", 1e-4)):
+    for name, codec in (("whole", 0.0), ("few", 1e-4)):
         found = verify(VerifyRequest(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
         assert found.agrees
-        assert found.coding >= coding
+        assert found.codec >= codec
 
 
 def unreachable(name):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdcache.objectives.registry import OBJECTIVES
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from support.batches import Said, batch_for
 from support.simulated_teacher import simulate
 
@@ -23,7 +23,7 @@ def answers():
     label, log_prob = simulate(ROWS, classes=CLASSES)
     full = torch.log_softmax(torch.from_numpy(log_prob[0]), 1)
     labels = torch.from_numpy(np.stack([label, np.roll(label, 1)], 1))
-    return full, labels, make_coding("topk", CLASSES).keep(full, labels)
+    return full, labels, create_codec("topk", CLASSES).select(full, labels)
 
 
 @pytest.mark.parametrize("name", CLOSE)

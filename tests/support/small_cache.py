@@ -16,11 +16,11 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity, ViewSetIdentity, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.io.disk import Disk
-from kdcache.targets.base import Coding, Targets
-from kdcache.targets.embedding import EmbeddingCoding
-from kdcache.targets.full import FullCoding
+from kdcache.targets.base import TargetCodec, Targets
+from kdcache.targets.embedding import EmbeddingCodec
+from kdcache.targets.full import FullCodec
 from kdcache.targets.head import Head
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.topk_codec import TopKCodec
 from support.targets_contract import answers, labels_for, random_order
 
 SAMPLES = 11
@@ -37,23 +37,23 @@ VIEW_SET = ViewSetIdentity(
     block_rows=BLOCK_ROWS,
 )
 
-TOPK = TopKCoding(CLASSES, k=5, min_prob=0.01, order=random_order(CLASSES))
-FULL = FullCoding(CLASSES)
+TOPK = TopKCodec(CLASSES, k=5, min_prob=0.01, order=random_order(CLASSES))
+FULL = FullCodec(CLASSES)
 #: A classifier of no weights but one for each class, so that features are logits.
-EMBEDDING = EmbeddingCoding(CLASSES, CLASSES, head=Head.of(torch.eye(CLASSES), torch.zeros(CLASSES)))
+EMBEDDING = EmbeddingCodec(CLASSES, CLASSES, head=Head.of(torch.eye(CLASSES), torch.zeros(CLASSES)))
 PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
 
 
 @contextmanager
-def small_chunks(coding: type[Coding] = FullCoding, rows: int = 2) -> Iterator[None]:
+def small_chunks(codec: type[TargetCodec] = FullCodec, rows: int = 2) -> Iterator[None]:
     """Meanwhile a kind of answers is stored in chunks of so few rows; a file still has those of a block."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coding, "chunk_rows", lambda self, block_rows: rows)
+        patch.setattr(codec, "chunk_rows", lambda self, block_rows: rows)
         yield
 
 
-def identity_of(coding: Coding, name: str = "teacher", **changes: Any) -> TeacherIdentity:
-    """A teacher's identity that fits the coding."""
+def identity_of(codec: TargetCodec, name: str = "teacher", **changes: Any) -> TeacherIdentity:
+    """A teacher's identity that fits the codec."""
     made = TeacherIdentity(
         name=name,
         architecture="resnet18",
@@ -63,8 +63,8 @@ def identity_of(coding: Coding, name: str = "teacher", **changes: Any) -> Teache
         size=224,
         precision="fp32",
         batch_size=4,
-        targets=coding.identity(),
-        num_classes=coding.num_classes,
+        targets=codec.identity(),
+        num_classes=codec.num_classes,
     )
     return replace(made, **changes)
 
@@ -79,10 +79,10 @@ def said(view: int, start: int, stop: int) -> torch.Tensor:
     return answers(SAMPLES, CLASSES, seed=view)[start:stop]
 
 
-def kept(coding: Coding, view: int, start: int, stop: int) -> Targets:
+def kept(codec: TargetCodec, view: int, start: int, stop: int) -> Targets:
     """What is kept of that; features are the log-probabilities themselves, as `EMBEDDING` has them."""
     answer = said(view, start, stop)
-    return coding.keep(answer, torch.from_numpy(labels_of(view, start, stop)), answer)
+    return codec.select(answer, torch.from_numpy(labels_of(view, start, stop)), answer)
 
 
 def view_set_of(samples: int) -> ViewSetIdentity:
@@ -91,7 +91,7 @@ def view_set_of(samples: int) -> ViewSetIdentity:
 
 
 def open_entry(
-    path: Path, coding: Coding = TOPK, disk: Disk | None = None, samples: int = SAMPLES, **changes: Any
+    path: Path, codec: TargetCodec = TOPK, disk: Disk | None = None, samples: int = SAMPLES, **changes: Any
 ) -> Entry:
     """The teacher's entry in the cache at a path; both are made if they are not there."""
     files = LocalFiles(path, disk=disk)
@@ -100,7 +100,7 @@ def open_entry(
         if Cache.exists(path)
         else Cache.create(path, view_set_of(samples), WINDOWS[:samples], files=files)
     )
-    return cache.add_teacher(identity_of(coding, **changes), coding)
+    return cache.add_teacher(identity_of(codec, **changes), codec)
 
 
 def fill(entry: Entry, views: int = 2) -> Entry:
@@ -108,7 +108,7 @@ def fill(entry: Entry, views: int = 2) -> Entry:
     for view in range(views):
         for block in sorted(set(range(entry.layout.blocks)) - entry.recorded(view)):
             start, stop = entry.layout.block_range(block)
-            entry.write_block(view, block, kept(entry.coding, view, start, stop), PROVENANCE)
+            entry.write_block(view, block, kept(entry.codec, view, start, stop), PROVENANCE)
     return entry
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.targets.base import MAX_CHUNK_BYTES, MAX_FILE_BYTES, Coding, Targets
+from kdcache.targets.base import MAX_CHUNK_BYTES, MAX_FILE_BYTES, TargetCodec, Targets
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 
 CLASSES = 12
 
@@ -51,27 +51,27 @@ def bits(targets: Targets) -> dict[str, object]:
 
 
 class TargetsContract:
-    """Subclasses say which coding, and how far a label's log-probability may move by being stored.
+    """Subclasses say which codec, and how far a label's log-probability may move by being stored.
 
     rounding: how far log-probabilities may differ that are rebuilt in batches of other sizes.
     """
 
-    coding: Coding
+    codec: TargetCodec
     label_error: float
     rounding: float = 0.0
 
     @pytest.fixture
     def kept(self) -> Targets:
-        return self.keep(answers(40), labels_for(40))
+        return self.select(answers(40), labels_for(40))
 
-    def keep(self, said: Tensor, labels: Tensor) -> Targets:
-        return self.coding.keep(said, labels)
+    def select(self, said: Tensor, labels: Tensor) -> Targets:
+        return self.codec.select(said, labels)
 
     def alike(self, a: Tensor, b: Tensor) -> bool:
         return torch.allclose(a, b, rtol=0, atol=self.rounding, equal_nan=True)
 
     def stored(self, targets: Targets, labels: Tensor, rows: int = 64) -> Targets:
-        return self.coding.unpack(self.coding.pack(targets, rows), len(targets)).with_labels(labels)
+        return self.codec.decode(self.codec.encode(targets, rows), len(targets)).with_labels(labels)
 
     def test_log_probs_are_a_finite_distribution(self, kept: Targets) -> None:
         for targets in (kept, self.stored(kept, labels_for(40))):
@@ -86,7 +86,7 @@ class TargetsContract:
         certain = torch.zeros(1, CLASSES)
         certain[0, 3] = given
         labels = torch.tensor([[3, 4]])
-        kept = self.keep(torch.log_softmax(certain, 1), labels)
+        kept = self.select(torch.log_softmax(certain, 1), labels)
         assert bool(kept.log_probs(CLASSES).isfinite().all())
         assert bool(self.stored(kept, labels).log_probs(CLASSES).isfinite().all())
 
@@ -105,7 +105,7 @@ class TargetsContract:
 
     def test_a_row_is_kept_alike_in_any_batch(self, kept: Targets) -> None:
         parts = [
-            self.keep(answers(40)[start:stop], labels_for(40)[start:stop])
+            self.select(answers(40)[start:stop], labels_for(40)[start:stop])
             for start, stop in ((0, 1), (1, 30), (30, 40))
         ]
         assert same(type(kept).concat(parts), kept)
@@ -125,11 +125,11 @@ class TargetsContract:
         assert same(kept.take(rows), type(kept).concat(parts))
         assert same(kept.take(torch.arange(40)), kept)
         assert len(kept.take(rows[:0])) == 0
-        bare = self.coding.unpack(self.coding.pack(kept, 64), 40)
+        bare = self.codec.decode(self.codec.encode(kept, 64), 40)
         assert same(bare.take(rows).with_labels(labels_for(40)[rows]), self.stored(kept, labels_for(40)).take(rows))
 
     def test_labels_come_after_reading(self, kept: Targets) -> None:
-        bare = self.coding.unpack(self.coding.pack(kept, 64), 40)
+        bare = self.codec.decode(self.codec.encode(kept, 64), 40)
         for part in (bare, bare[3:5], bare.to("cpu"), type(bare).concat([bare[:3], bare[3:]])):
             with pytest.raises(UsageError, match="with_labels"):
                 part.label_log_prob()
@@ -142,45 +142,45 @@ class TargetsContract:
         assert same(kept.to("cpu"), kept)
 
     def test_arrays_are_as_announced_and_padded_with_zeros(self, kept: Targets) -> None:
-        arrays = self.coding.pack(kept, 64)
-        specs = self.coding.arrays(64)
+        arrays = self.codec.encode(kept, 64)
+        specs = self.codec.arrays(64)
         assert {name: (array.shape, str(array.dtype)) for name, array in arrays.items()} == {
             name: (spec.shape, spec.dtype) for name, spec in specs.items()
         }
-        shorter = self.coding.pack(kept[:0], 64)
+        shorter = self.codec.encode(kept[:0], 64)
         assert all(not array.any() for array in shorter.values())
 
     def test_padding_changes_nothing(self, kept: Targets) -> None:
         assert same(self.stored(kept, labels_for(40), rows=40), self.stored(kept, labels_for(40), rows=128))
 
     def test_rows_of_a_chunk_are_read_as_those_of_the_whole(self, kept: Targets) -> None:
-        arrays = self.coding.pack(kept, 64)
-        whole = self.coding.unpack(arrays, 40)
+        arrays = self.codec.encode(kept, 64)
+        whole = self.codec.decode(arrays, 40)
         for start, stop in ((0, 40), (0, 1), (7, 30), (39, 40), (5, 5)):
-            part = self.coding.unpack(self.coding.rows_of(arrays, start, stop), stop - start)
+            part = self.codec.decode(self.codec.rows_of(arrays, start, stop), stop - start)
             assert same(part, whole[start:stop])
 
     def test_packing_is_repeatable(self, kept: Targets) -> None:
-        again = self.coding.pack(self.keep(answers(40), labels_for(40)), 64)
-        for name, array in self.coding.pack(kept, 64).items():
+        again = self.codec.encode(self.select(answers(40), labels_for(40)), 64)
+        for name, array in self.codec.encode(kept, 64).items():
             assert array.tobytes() == again[name].tobytes()
 
     def test_chunks_divide_blocks_and_stay_small(self) -> None:
         for block_rows in (2, 1024, 131072):
-            rows = self.coding.chunk_rows(block_rows)
+            rows = self.codec.chunk_rows(block_rows)
             assert block_rows % rows == 0
-            assert all(spec.nbytes <= MAX_CHUNK_BYTES for spec in self.coding.arrays(rows).values())
-            of_file = self.coding.file_rows(block_rows)
+            assert all(spec.nbytes <= MAX_CHUNK_BYTES for spec in self.codec.arrays(rows).values())
+            of_file = self.codec.file_rows(block_rows)
             assert block_rows % of_file == of_file % rows == 0
-            assert all(spec.nbytes <= MAX_FILE_BYTES for spec in self.coding.arrays(of_file).values())
+            assert all(spec.nbytes <= MAX_FILE_BYTES for spec in self.codec.arrays(of_file).values())
 
     def test_the_identity_makes_the_same_coding(self) -> None:
-        identity = self.coding.identity()
-        again = make_coding(identity.pop("kind"), CLASSES, self.coding.tables(), **identity)
-        assert again.identity() == self.coding.identity()
+        identity = self.codec.identity()
+        again = create_codec(identity.pop("kind"), CLASSES, self.codec.tables(), **identity)
+        assert again.identity() == self.codec.identity()
         assert again.with_tables({}).tables() == {}
-        for name, table in self.coding.tables().items():
-            spec = self.coding.table_specs()[name]
+        for name, table in self.codec.tables().items():
+            spec = self.codec.table_specs()[name]
             assert (spec.dtype, spec.shape) == (table.dtype, table.shape)
             assert identity[name] == again.identity()[name]
 
@@ -189,13 +189,13 @@ class TargetsContract:
         broken = answers(4)
         broken[2, 5] = bad
         with pytest.raises(ModelError, match="not log-probabilities"):
-            self.keep(broken, labels_for(4))
+            self.select(broken, labels_for(4))
 
     def test_other_classes_are_refused(self) -> None:
         with pytest.raises(ModelError, match="13 classes"):
-            self.keep(answers(4, CLASSES + 1), labels_for(4))
+            self.select(answers(4, CLASSES + 1), labels_for(4))
         with pytest.raises(UsageError, match="Label 12"):
-            self.keep(answers(1), torch.tensor([[CLASSES, -1]]))
+            self.select(answers(1), torch.tensor([[CLASSES, -1]]))
 
     def test_the_wrong_number_of_classes_is_refused_on_reading(self, kept: Targets) -> None:
         with pytest.raises(UsageError, match="13 were asked for"):

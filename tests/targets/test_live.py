@@ -4,7 +4,7 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.targets.base import Targets
-from kdcache.targets.full import FullCoding
+from kdcache.targets.full import FullCodec
 from kdcache.targets.live import LiveTargets
 from support.targets_contract import CLASSES, answers, labels_for, same
 
@@ -14,7 +14,7 @@ ROWS = 10
 def live(features: bool = True, maps: bool = True) -> LiveTargets:
     random = torch.Generator().manual_seed(0)
     return LiveTargets(
-        FullCoding(CLASSES).keep(answers(ROWS), labels_for(ROWS)),
+        FullCodec(CLASSES).keep(answers(ROWS), labels_for(ROWS)),
         torch.randn(ROWS, 6, generator=random) if features else None,
         tuple(torch.randn(ROWS, 3, side, side, generator=random).bfloat16() for side in (4, 2)) if maps else (),
     )

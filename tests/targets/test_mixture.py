@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdcache.errors import UsageError
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.targets.mixture import MixedTargets
 from support.small_cache import CLASSES, FULL, TOPK
 from support.targets_contract import answers, labels_for
@@ -16,7 +16,7 @@ SHARES = (0.7, 0.3)
 LABELS = labels_for(ROWS, CLASSES)
 
 
-def mixed(first: Coding = TOPK, second: Coding = FULL) -> MixedTargets:
+def mixed(first: TargetCodec = TOPK, second: TargetCodec = FULL) -> MixedTargets:
     parts = (first.keep(answers(ROWS, CLASSES, 0), LABELS), second.keep(answers(ROWS, CLASSES, 1), LABELS))
     return MixedTargets(parts, SHARES)
 
@@ -31,7 +31,7 @@ def test_probabilities_are_weighted_means() -> None:
 
 
 def test_a_share_of_one_is_that_teacher() -> None:
-    part = FULL.keep(answers(ROWS, CLASSES), LABELS)
+    part = FULL.select(answers(ROWS, CLASSES), LABELS)
     assert torch.allclose(MixedTargets((part, part), SHARES).log_probs(CLASSES), part.log_probs(CLASSES), atol=1e-6)
 
 

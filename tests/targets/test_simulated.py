@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kdcache.cache.zarr_form import encoded_bytes
 from kdcache.targets.class_order_calibration import learn_order
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from support.simulated_teacher import simulate
 
 ROWS, PILOT, CLASSES = 4000, 8000, 1000
@@ -33,7 +33,7 @@ def teacher(everything: Answers) -> Answers:
 @pytest.fixture(scope="module")
 def order(everything: Answers) -> np.ndarray:
     """An order that was learned from the others."""
-    pilot = make_coding("topk", CLASSES).keep(everything[0][ROWS:], torch.full((PILOT, 2), -1))
+    pilot = create_codec("topk", CLASSES).select(everything[0][ROWS:], torch.full((PILOT, 2), -1))
     return learn_order(pilot, None).table  # type: ignore[arg-type]
 
 
@@ -41,12 +41,12 @@ def loss_and_bytes(teacher: Answers, order: np.ndarray | None = None, **paramete
     """Mean KL(full || rebuilt) in nats after storing and reading, and stored bytes a view."""
     full, labels = teacher
     tables = None if order is None else {"order": order}
-    coding = make_coding("topk", CLASSES, tables, **parameters)
-    kept = coding.keep(full, labels)
-    rebuilt = coding.unpack(coding.pack(kept, 4096), ROWS).with_labels(labels).log_probs(CLASSES)
+    codec = create_codec("topk", CLASSES, tables, **parameters)
+    kept = codec.select(full, labels)
+    rebuilt = codec.decode(codec.encode(kept, 4096), ROWS).with_labels(labels).log_probs(CLASSES)
     assert torch.allclose(rebuilt.double().exp().sum(1), torch.ones(ROWS, dtype=torch.float64), atol=1e-5)
     kl = (full.exp() * (full - rebuilt)).sum(1).mean().item()
-    return kl, sum(encoded_bytes(coding, kept).values()) / ROWS
+    return kl, sum(encoded_bytes(codec, kept).values()) / ROWS
 
 
 def plain_top_k(teacher: Answers, k: int) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def test_a_fixed_k_is_what_a_fixed_k_is(teacher: Answers) -> None:
 
 def test_eight_bits_of_level_lose_nothing_that_matters(teacher: Answers) -> None:
     full, labels = teacher
-    kept = make_coding("topk", CLASSES).keep(full, labels)
+    kept = create_codec("topk", CLASSES).select(full, labels)
     unquantised = (full.exp() * (full - kept.log_probs(CLASSES))).sum(1).mean().item()
     assert loss_and_bytes(teacher, bits=8)[0] < unquantised + 1e-4
     assert loss_and_bytes(teacher, bits=5)[0] < unquantised + 3e-3

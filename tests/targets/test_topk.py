@@ -12,35 +12,35 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
 from kdcache.targets.ragged import first_maxima
 from kdcache.targets.topk import TopKTargets, keep_top
-from kdcache.targets.topk_codec import TopKCoding
+from kdcache.targets.topk_codec import TopKCodec
 from support.targets_contract import CLASSES, TargetsContract, answers, labels_for, random_order
 
 
 class TestAdaptive(TargetsContract):
-    coding = TopKCoding(CLASSES, k=8, min_prob=0.02)
+    codec = TopKCodec(CLASSES, k=8, min_prob=0.02)
     label_error = 0.04
 
 
 class TestOrdered(TargetsContract):
-    coding = TopKCoding(CLASSES, k=8, min_prob=0.02, order=random_order(CLASSES))
+    codec = TopKCodec(CLASSES, k=8, min_prob=0.02, order=random_order(CLASSES))
     label_error = 0.04
 
 
 class TestFixed(TargetsContract):
-    coding = TopKCoding(CLASSES, k=3, min_prob=0.0, bits=8)
+    codec = TopKCodec(CLASSES, k=3, min_prob=0.0, bits=8)
     label_error = 0.01
 
 
 class TestOneBitOfOneClass(TargetsContract):
-    coding = TopKCoding(CLASSES, k=1, min_prob=0.5, bits=1)
+    codec = TopKCodec(CLASSES, k=1, min_prob=0.5, bits=1)
     label_error = 0.25
 
 
 class TestEverything(TargetsContract):
-    coding = TopKCoding(CLASSES, k=CLASSES, min_prob=0.0, bits=8)
+    codec = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0, bits=8)
     label_error = 0.01
 
 
@@ -92,7 +92,7 @@ def test_it_keeps_what_the_slow_way_keeps(case: tuple[Tensor, Tensor, int, float
 def test_all_classes_of_a_fixed_k_are_the_exact_answer(seed: int, sharpness: float) -> None:
     teacher = answers(6, seed=seed, sharpness=sharpness)
     student = answers(6, seed=seed + 1)
-    kept = TopKCoding(CLASSES, k=CLASSES, min_prob=0.0).keep(teacher, labels_for(6, seed=seed))
+    kept = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0).keep(teacher, labels_for(6, seed=seed))
     rebuilt = kept.log_probs(CLASSES)
 
     def kl(of: Tensor) -> Tensor:
@@ -107,38 +107,38 @@ def test_equal_probabilities_keep_the_lower_classes() -> None:
 
 
 def test_a_row_with_nothing_over_the_threshold_keeps_its_first_class() -> None:
-    coding, labels = TopKCoding(CLASSES, min_prob=0.5, bits=8), torch.tensor([[-1, -1]])
-    kept = coding.keep(torch.full((1, CLASSES), 1 / CLASSES).log(), labels)
+    codec, labels = TopKCodec(CLASSES, min_prob=0.5, bits=8), torch.tensor([[-1, -1]])
+    kept = codec.select(torch.full((1, CLASSES), 1 / CLASSES).log(), labels)
     assert kept.class_id.tolist() == [0]
-    stored = coding.unpack(coding.pack(kept, 2), 1).with_labels(labels)
+    stored = codec.decode(codec.encode(kept, 2), 1).with_labels(labels)
     assert stored.log_probs(CLASSES).exp()[0].tolist() == pytest.approx([1 / CLASSES] * CLASSES, abs=4e-3)
 
 
 def test_another_temperature_is_refused_with_the_remedy() -> None:
-    kept = TopKCoding(CLASSES).keep(answers(2), labels_for(2))
+    kept = TopKCodec(CLASSES).keep(answers(2), labels_for(2))
     with pytest.raises(UsageError, match="--targets full"):
         kept.log_probs(CLASSES, 2.0)
 
 
 def test_labels_below_everything_stored_keep_their_probability() -> None:
     teacher = torch.log_softmax(torch.tensor([[0.0, -5, -10, -20, -30, -39, *[-9.0] * 6]]), 1)
-    coding = TopKCoding(CLASSES, k=1)
+    codec = TopKCodec(CLASSES, k=1)
     for label in range(1, 6):
         labels = torch.tensor([[label, -1]])
-        stored = coding.unpack(coding.pack(coding.keep(teacher, labels), 2), 1).with_labels(labels)
+        stored = codec.decode(codec.encode(codec.select(teacher, labels), 2), 1).with_labels(labels)
         assert stored.label_log_prob()[0, 0].item() == pytest.approx(teacher[0, label].item(), abs=1e-3)
 
 
 def test_the_widest_row_fits() -> None:
     for min_prob in (0.1, 0.0999999, 1 / 3, 0.25, 0.9):
-        coding = TopKCoding(CLASSES, min_prob=min_prob)
-        assert coding.width <= 1 / min_prob
+        codec = TopKCodec(CLASSES, min_prob=min_prob)
+        assert codec.width <= 1 / min_prob
         fair = math.floor(1 / min_prob)
         spread = torch.full((1, CLASSES), 1e-9)
         spread[0, :fair] = 1
-        kept = coding.keep((spread / spread.sum()).log(), torch.tensor([[-1, -1]]))
+        kept = codec.select((spread / spread.sum()).log(), torch.tensor([[-1, -1]]))
         assert len(kept) == 1
-        coding.pack(kept, 1)
+        codec.encode(kept, 1)
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str, str]
     """More classes than 16 bits hold with a sign are nothing special."""
     nearest = (np.arange(classes)[:, None] + np.arange(1, prefix_of(classes) + 1)) % classes
     order = ClassOrder(nearest.astype(class_dtype(classes))) if ordered else None
-    coding = TopKCoding(classes, k=k, min_prob=0.0, order=order)
-    arrays = coding.arrays(2)
+    codec = TopKCodec(classes, k=k, min_prob=0.0, order=order)
+    arrays = codec.arrays(2)
     if ordered:
         assert (arrays["top"].dtype, arrays["count"].dtype, arrays["class"].dtype) == types
     teacher = answers(2, classes)
     labels = torch.tensor([[classes - 1, 0], [0, -1]])
-    kept = coding.keep(teacher, labels)
-    stored = coding.unpack(coding.pack(kept, 2), 2).with_labels(labels)
+    kept = codec.select(teacher, labels)
+    stored = codec.decode(codec.encode(kept, 2), 2).with_labels(labels)
     for row in range(2):
         assert stored[row : row + 1].class_id.sort()[0].tolist() == kept[row : row + 1].class_id.tolist()
 
@@ -172,9 +172,9 @@ def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str, str]
 def test_the_most_probable_class_stands_first_and_stays_it(order: ClassOrder | None) -> None:
     teacher = torch.cat([answers(300, 300, sharpness=sharpness) for sharpness in (0.0, 0.05, 0.3, 1.0, 3.0, 30.0)])
     for min_prob, bits in ((0.0033, 5), (0.0033, 1), (0.0, 5), (0.2, 3)):
-        coding = TopKCoding(300, min_prob=min_prob, bits=bits, order=order)
-        kept = coding.keep(teacher, torch.full((len(teacher), 2), -1))
-        stored = coding.unpack(coding.pack(kept, len(teacher)), len(teacher))
+        codec = TopKCodec(300, min_prob=min_prob, bits=bits, order=order)
+        kept = codec.select(teacher, torch.full((len(teacher), 2), -1))
+        stored = codec.decode(codec.encode(kept, len(teacher)), len(teacher))
         assert torch.equal(stored.class_id[stored.offset[:-1]].long(), teacher.argmax(1))
         first = first_maxima(stored.prob.numpy(), stored.offset.diff().numpy())
         assert first.tolist() == stored.offset[:-1].tolist()
@@ -182,9 +182,9 @@ def test_the_most_probable_class_stands_first_and_stays_it(order: ClassOrder | N
 
 def test_the_first_probability_is_right_within_a_level_though_it_is_not_stored() -> None:
     teacher = torch.cat([answers(300, 300, seed=seed, sharpness=sharpness) for seed, sharpness in ((0, 1.5), (1, 3.0))])
-    coding = TopKCoding(300, min_prob=0.0033)
-    kept = coding.keep(teacher, torch.full((600, 2), -1))
-    stored = coding.unpack(coding.pack(kept, 600), 600)
+    codec = TopKCodec(300, min_prob=0.0033)
+    kept = codec.select(teacher, torch.full((600, 2), -1))
+    stored = codec.decode(codec.encode(kept, 600), 600)
     found, expected = stored.prob[stored.offset[:-1]], teacher.amax(1).exp()
     # A level in the root, and as much again for the tail, whose level is as wide.
     assert float((found.sqrt() - expected.sqrt()).abs().max()) < 2 / 32
@@ -192,20 +192,20 @@ def test_the_first_probability_is_right_within_a_level_though_it_is_not_stored()
 
 def test_the_bytes_are_these() -> None:
     """A change of what is written needs a new format."""
-    coding = TopKCoding(300, order=random_order(300))
-    packed = coding.pack(coding.keep(answers(64, 300, sharpness=4.0), labels_for(64, 300)), 64)
+    codec = TopKCodec(300, order=random_order(300))
+    packed = codec.encode(codec.select(answers(64, 300, sharpness=4.0), labels_for(64, 300)), 64)
     data = b"".join(packed[name].tobytes() for name in ("top", "count", "class", "level", "tail", "label"))
     assert hashlib.blake2b(data, digest_size=8).hexdigest() == "fbe4a1eb63686010"
 
 
-def packed() -> tuple[TopKCoding, dict[str, np.ndarray], Tensor]:
-    coding, labels = TopKCoding(CLASSES, k=4, min_prob=0.02), labels_for(16)
-    return coding, coding.pack(coding.keep(answers(16), labels), 16), labels
+def packed() -> tuple[TopKCodec, dict[str, np.ndarray], Tensor]:
+    codec, labels = TopKCodec(CLASSES, k=4, min_prob=0.02), labels_for(16)
+    return codec, codec.encode(codec.select(answers(16), labels), 16), labels
 
 
 def test_other_labels_than_those_written_are_noticed() -> None:
-    coding, arrays, labels = packed()
-    bare = coding.unpack(arrays, 16)
+    codec, arrays, labels = packed()
+    bare = codec.decode(arrays, 16)
     bare.with_labels(labels)
     exceptions = np.argwhere(arrays["label"].T != 0)
     assert len(exceptions) > 8
@@ -224,10 +224,10 @@ def test_other_labels_than_those_written_are_noticed() -> None:
     ("name", "value"), [("top", CLASSES), ("count", 4), ("class", CLASSES), ("level", 32), ("tail", 32)]
 )
 def test_impossible_values_are_refused(name: str, value: int) -> None:
-    coding, arrays, _ = packed()
+    codec, arrays, _ = packed()
     arrays[name][0] = value
     with pytest.raises(CorruptError, match="than there can be"):
-        coding.unpack(arrays, 16)
+        codec.decode(arrays, 16)
 
 
 @pytest.mark.parametrize(
@@ -235,15 +235,15 @@ def test_impossible_values_are_refused(name: str, value: int) -> None:
 )
 def test_settings_that_make_no_sense_are_refused(parameters: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        make_coding("topk", CLASSES, **parameters)
+        create_codec("topk", CLASSES, **parameters)
 
 
 def test_a_whole_number_is_a_probability_too() -> None:
-    assert make_coding("topk", CLASSES, min_prob=0) == make_coding("topk", CLASSES, min_prob=0.0)
-    assert isinstance(make_coding("topk", CLASSES, min_prob=0).identity()["min_prob"], float)
+    assert create_codec("topk", CLASSES, min_prob=0) == create_codec("topk", CLASSES, min_prob=0.0)
+    assert isinstance(create_codec("topk", CLASSES, min_prob=0).identity()["min_prob"], float)
 
 
 def test_targets_are_slim() -> None:
-    kept = TopKCoding(1000).keep(answers(64, 1000, sharpness=4), labels_for(64, 1000))
+    kept = TopKCodec(1000).keep(answers(64, 1000, sharpness=4), labels_for(64, 1000))
     assert isinstance(kept, TopKTargets)
     assert sum(tensor.nbytes for tensor in vars(kept).values() if isinstance(tensor, Tensor)) < 64 * 1000

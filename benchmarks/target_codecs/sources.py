@@ -1,4 +1,4 @@
-"""Answers to try codings on: made up, from a file, or a real teacher's to crops of photographs."""
+"""Answers to try codecs on: made up, from a file, or a real teacher's to crops of photographs."""
 
 import importlib
 import sys

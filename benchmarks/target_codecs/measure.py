@@ -1,4 +1,4 @@
-"""What a coding loses and takes."""
+"""What a codec loses and takes."""
 
 import time
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coding.sources import Answers
 from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk
-from kdcache.targets.base import Coding
+from kdcache.targets.base import TargetCodec
 from kdcache.targets.class_order import ClassOrder
-from kdcache.targets.kinds import make_coding
+from kdcache.targets.kinds import create_codec
+from target_codecs.sources import Answers
 
 #: Of a usual length: what a dump says of itself in each record.
 PROVENANCE = {"renderer": "dali 2.4.0 (cpu)", "device": "NVIDIA H200", "torch": "2.12.1", "timm": "1.0.31"}
@@ -49,7 +49,8 @@ def plain_top_k(answers: Answers, k: int) -> Result:
     rebuilt = tail.log().repeat(1, full.shape[1]).scatter_(1, classes, prob.log())
     codecs = [numcodecs.Blosc("zstd", level, shuffle) for level in (1, 5, 9) for shuffle in (0, 1, 2)]
     sizes = [
-        min(len(codec.encode(part)) for codec in codecs) for part in (prob.half().numpy(), classes.short().numpy())
+        min(len(compressor.encode(part)) for compressor in codecs)
+        for part in (prob.half().numpy(), classes.short().numpy())
     ]
     return Result(f"top-{k}, fp16 + int16", divergence(full, rebuilt), {"all": sum(sizes) / len(full)}, None)
 
@@ -63,10 +64,10 @@ def coded(answers: Answers, name: str, kind: str, order: ClassOrder | None = Non
         assert answers.features is not None
         features, head = answers.features
         tables, parameters = {"head": head.table}, parameters | {"num_features": features.shape[1]}
-    coding = make_coding(kind, full.shape[1], tables, **parameters)
-    packed = coding.pack(coding.keep(full, answers.labels, features), rows)
-    rebuilt = coding.unpack(packed, rows).with_labels(answers.labels).log_probs(full.shape[1])
-    chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in coding.arrays(rows).items()}
+    codec = create_codec(kind, full.shape[1], tables, **parameters)
+    packed = codec.encode(codec.select(full, answers.labels, features), rows)
+    rebuilt = codec.decode(packed, rows).with_labels(answers.labels).log_probs(full.shape[1])
+    chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in codec.arrays(rows).items()}
     stored = {f"{array}/0": Stored.of(data) for array, data in chunks.items()}
     record = BlockRecord(stored, PROVENANCE, block_id=BLOCK_ID)
     parts = {array: len(data) / rows for array, data in chunks.items()} | {"record": len(record.to_bytes()) / rows}
@@ -86,18 +87,18 @@ def entropy(packed: dict[str, np.ndarray]) -> float:
 
 def views_per_second(answers: Answers, order: ClassOrder, rows: int = 131072) -> float:
     """Chunks of a store's bytes to ragged classes and probabilities, a second of one core's time."""
-    coding: Coding = make_coding("topk", answers.stored.shape[1], {"order": order.table})
-    kept = coding.keep(answers.stored, answers.labels)
+    codec: TargetCodec = create_codec("topk", answers.stored.shape[1], {"order": order.table})
+    kept = codec.select(answers.stored, answers.labels)
     kept = type(kept).concat([kept] * -(-rows // len(kept)))[:rows]
-    codecs = {name: ZarrChunk(spec) for name, spec in coding.arrays(rows).items()}
-    chunks = {name: codecs[name].encode(values) for name, values in coding.pack(kept, rows).items()}
+    codecs = {name: ZarrChunk(spec) for name, spec in codec.arrays(rows).items()}
+    chunks = {name: codecs[name].encode(values) for name, values in codec.encode(kept, rows).items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         best = np.inf
         for _ in range(8):
             start = time.process_time()
-            coding.unpack({name: codecs[name].decode(data) for name, data in chunks.items()}, rows)
+            codec.decode({name: codecs[name].decode(data) for name, data in chunks.items()}, rows)
             best = min(best, time.process_time() - start)
     finally:
         torch.set_num_threads(threads)
