@@ -62,7 +62,7 @@ class EmbeddingContract(TargetsContract):
     def test_without_its_classifier_nothing_is_read(self, kept: Targets) -> None:
         bare = self.codec.with_tables({})
         with pytest.raises(CorruptError, match="classifier"):
-            bare.unpack(self.codec.encode(kept, 64), 40)
+            bare.decode(self.codec.encode(kept, 64), 40)
 
     @pytest.mark.parametrize("wrong", [None, torch.zeros(4, FEATURES + 1)])
     def test_other_features_than_the_classifier_takes_are_refused(self, wrong: Tensor | None) -> None:

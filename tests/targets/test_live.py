@@ -14,7 +14,7 @@ ROWS = 10
 def live(features: bool = True, maps: bool = True) -> LiveTargets:
     random = torch.Generator().manual_seed(0)
     return LiveTargets(
-        FullCodec(CLASSES).keep(answers(ROWS), labels_for(ROWS)),
+        FullCodec(CLASSES).select(answers(ROWS), labels_for(ROWS)),
         torch.randn(ROWS, 6, generator=random) if features else None,
         tuple(torch.randn(ROWS, 3, side, side, generator=random).bfloat16() for side in (4, 2)) if maps else (),
     )

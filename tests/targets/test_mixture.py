@@ -17,7 +17,7 @@ LABELS = labels_for(ROWS, CLASSES)
 
 
 def mixed(first: TargetCodec = TOPK, second: TargetCodec = FULL) -> MixedTargets:
-    parts = (first.keep(answers(ROWS, CLASSES, 0), LABELS), second.keep(answers(ROWS, CLASSES, 1), LABELS))
+    parts = (first.select(answers(ROWS, CLASSES, 0), LABELS), second.select(answers(ROWS, CLASSES, 1), LABELS))
     return MixedTargets(parts, SHARES)
 
 

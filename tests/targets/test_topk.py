@@ -92,7 +92,7 @@ def test_it_keeps_what_the_slow_way_keeps(case: tuple[Tensor, Tensor, int, float
 def test_all_classes_of_a_fixed_k_are_the_exact_answer(seed: int, sharpness: float) -> None:
     teacher = answers(6, seed=seed, sharpness=sharpness)
     student = answers(6, seed=seed + 1)
-    kept = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0).keep(teacher, labels_for(6, seed=seed))
+    kept = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0).select(teacher, labels_for(6, seed=seed))
     rebuilt = kept.log_probs(CLASSES)
 
     def kl(of: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def test_a_row_with_nothing_over_the_threshold_keeps_its_first_class() -> None:
 
 
 def test_another_temperature_is_refused_with_the_remedy() -> None:
-    kept = TopKCodec(CLASSES).keep(answers(2), labels_for(2))
+    kept = TopKCodec(CLASSES).select(answers(2), labels_for(2))
     with pytest.raises(UsageError, match="--targets full"):
         kept.log_probs(CLASSES, 2.0)
 
@@ -244,6 +244,6 @@ def test_a_whole_number_is_a_probability_too() -> None:
 
 
 def test_targets_are_slim() -> None:
-    kept = TopKCodec(1000).keep(answers(64, 1000, sharpness=4), labels_for(64, 1000))
+    kept = TopKCodec(1000).select(answers(64, 1000, sharpness=4), labels_for(64, 1000))
     assert isinstance(kept, TopKTargets)
     assert sum(tensor.nbytes for tensor in vars(kept).values() if isinstance(tensor, Tensor)) < 64 * 1000
