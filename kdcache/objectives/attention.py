@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32
@@ -62,12 +62,12 @@ class AT(FromMaps):
     name: Literal["at"] = "at"
     kd_weight: float = 1_000.0
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Nothing is learnt; but each of the student's maps needs one of the teacher's."""
         if self.needs.maps:
-            self.require_counterparts(shape)
+            self.require_counterparts(spec)
         return None
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`attention`."""
-        return attention(*self.maps_of(given))
+        return attention(*self.maps_of(inputs))

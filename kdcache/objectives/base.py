@@ -18,7 +18,7 @@ Layers = tuple[int, ...] | Literal["stages", "middle"]
 
 
 @runtime_checkable
-class Answers(Protocol):
+class TeacherTargets(Protocol):
     """A teacher's answers to the rows of a batch, as `kdcache.targets` has them."""
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
@@ -32,20 +32,20 @@ class Answers(Protocol):
 
 
 @dataclass(frozen=True)
-class Given:
+class LossInputs:
     """A batch as an objective sees it: b rows, c classes, everything on one device.
 
     Attributes:
         logits: the student's.
         labels: each row's own label and its partner's, -1 for none.
         weight: each row's own share of the mix, in 0..1; 1 where it is not mixed.
-        answers: the teacher's to the same rows; None where there are none.
+        targets: the teacher's to the same rows; None where there are none.
         features: what enters the student's classifier; None where the objective does not need them.
         maps: the student's feature maps from fine to coarse; empty where the objective does not need them.
         past: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
             where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
         samples: positions in the index.
-        companion: what `Objective.companion` made. mixed: a context for its layers, in which they compute in the
+        aux_module: what `Objective.aux_module` made. mixed: a context for its layers, in which they compute in the
             student's own precision.
         epoch: the running one, counted from 0; of `epochs` in all.
     """
@@ -53,27 +53,27 @@ class Given:
     logits: Float[Tensor, "b c"]
     labels: Int64[Tensor, "b 2"]
     weight: Float[Tensor, "b"]
-    answers: Answers | None = None
+    targets: TeacherTargets | None = None
     features: Float[Tensor, "b f"] | None = None
     maps: tuple[Float[Tensor, "b _ _ _"], ...] = ()
     past: Float[Tensor, "b c"] | None = None
     samples: Int64[Tensor, "b"] | None = None
-    companion: nn.Module | None = None
+    aux_module: nn.Module | None = None
     mixed: Callable[[], AbstractContextManager[object]] = nullcontext
     epoch: int = 0
     epochs: int = 1
 
     @property
-    def said(self) -> Answers:
+    def required_targets(self) -> TeacherTargets:
         """The teacher's answers. Raises UsageError where there are none."""
-        if self.answers is None:
-            raise UsageError("This objective distils, and no teacher's answers are given.")
-        return self.answers
+        if self.targets is None:
+            raise UsageError("This objective distils, and there are no targets of a teacher.")
+        return self.targets
 
     @property
     def teacher_log_probs(self) -> Float[Tensor, "b c"]:
-        """The teacher's log-probabilities of every class of the student. Raises UsageError as `said` does."""
-        return self.said.log_probs(self.logits.shape[1])
+        """The teacher's log-probabilities of every class. Raises UsageError where there is no teacher."""
+        return self.required_targets.log_probs(self.logits.shape[1])
 
 
 class Losses(NamedTuple):
@@ -83,8 +83,8 @@ class Losses(NamedTuple):
     parts: Mapping[str, Float[Tensor, ""]]
 
 
-class Shape(NamedTuple):
-    """What a companion is built for.
+class LossSpec(NamedTuple):
+    """What a aux_module is built for.
 
     num_classes: of the student. num_features: that enter its classifier; None where the objective does not need them.
     samples: of the data set.
@@ -146,7 +146,7 @@ class Objective(Protocol):
     def parts(self) -> tuple[str, ...]:
         """Names of the parts that a call reports, in order."""
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """What is learnt beside the student and never exported, with fresh weights; None where there is nothing.
 
         Its parameters are trained by the student's optimiser, averaged over all processes; its state dict is kept in
@@ -160,7 +160,7 @@ class Objective(Protocol):
             ConfigError: nothing is.
         """
 
-    def __call__(self, given: Given) -> Losses:
+    def __call__(self, inputs: LossInputs) -> Losses:
         """The loss of a batch.
 
         Raises:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.base import Given, Layers, Needs, Shape
+from kdcache.objectives.base import Layers, LossInputs, LossSpec, Needs
 from kdcache.objectives.distillation import Distillation, require_above_zero, require_weights
 from kdcache.objectives.kd import kd
 
@@ -60,11 +60,11 @@ class BeyondLogits(Distillation):
         """Its own term, and vanilla distillation where it has weight."""
         return ("kd", "vanilla") if self.vanilla_weight else ("kd",)
 
-    def terms(self, given: Given) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+    def terms(self, inputs: LossInputs) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """Its own term, and vanilla distillation where it has weight."""
-        terms = super().terms(given)
+        terms = super().terms(inputs)
         if self.vanilla_weight:
-            loss = kd(given.logits, given.teacher_log_probs, self.vanilla_temperature)
+            loss = kd(inputs.logits, inputs.teacher_log_probs, self.vanilla_temperature)
             terms["vanilla"] = (self.vanilla_weight, loss)
         return terms
 
@@ -79,12 +79,12 @@ class FromFeatures(BeyondLogits):
         return dataclasses.replace(super().needs, features=self._distils, teacher_features=self._distils)
 
     @staticmethod
-    def features_of(given: Given) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b t"]]:
+    def features_of(inputs: LossInputs) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b t"]]:
         """The student's and the teacher's to the rows of this process."""
-        teacher = given.said.features()
-        if given.features is None:
+        teacher = inputs.required_targets.features()
+        if inputs.features is None:
             raise UsageError("This objective relates the student's features, and they are not given.")
-        return given.features, teacher
+        return inputs.features, teacher
 
 
 @dataclass(frozen=True)
@@ -109,19 +109,19 @@ class FromMaps(BeyondLogits):
             teacher_layers=self.teacher_layers,
         )
 
-    def require_counterparts(self, shape: Shape) -> None:
+    def require_counterparts(self, spec: LossSpec) -> None:
         """Raise UsageError unless each of the student's maps has one of the teacher's to be compared with."""
-        if not shape.maps or len(shape.maps) != len(shape.teacher_maps):
+        if not spec.maps or len(spec.maps) != len(spec.teacher_maps):
             raise UsageError(
-                f"The student gives {len(shape.maps)} layers of feature maps and the teacher "
-                f"{len(shape.teacher_maps)}, where each needs its counterpart: set objective.student_layers and "
+                f"The student gives {len(spec.maps)} layers of feature maps and the teacher "
+                f"{len(spec.teacher_maps)}, where each needs its counterpart: set objective.student_layers and "
                 "objective.teacher_layers to as many of both, such as [1, 2, 3]."
             )
 
     @staticmethod
-    def maps_of(given: Given) -> tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]:
+    def maps_of(inputs: LossInputs) -> tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]:
         """The student's and the teacher's, from fine to coarse."""
-        teacher = given.said.maps()
-        if len(given.maps) != len(teacher):
+        teacher = inputs.required_targets.maps()
+        if len(inputs.maps) != len(teacher):
             raise UsageError("This objective compares feature maps, and those of the student are not given.")
-        return given.maps, teacher
+        return inputs.maps, teacher

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import Distillation, LabelLoss
 from kdcache.objectives.precision import at_least_float32
 
@@ -37,6 +37,6 @@ class BKL(Distillation):
     name: Literal["bkl"] = "bkl"
     label_loss: LabelLoss = "bce"
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`bkl`."""
-        return bkl(given.logits, given.teacher_log_probs)
+        return bkl(inputs.logits, inputs.teacher_log_probs)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, require_above_zero
 from kdcache.objectives.gathering import gather_rows
@@ -101,17 +101,17 @@ class CC(FromFeatures):
         super().__post_init__()
         require_above_zero(width=self.width)
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """The embeddings; none where there is nothing to relate."""
         if not self.needs.features:
             return None
-        if shape.num_features is None or shape.teacher_features is None:
+        if spec.num_features is None or spec.teacher_features is None:
             raise UsageError(f"There are no features to be embedded: {ANOTHER_OBJECTIVE}.")
-        return Embeddings(shape.num_features, shape.teacher_features, self.width)
+        return Embeddings(spec.num_features, spec.teacher_features, self.width)
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`cc` of the rows of all processes."""
-        features = self.features_of(given)
-        if given.companion is None:
+        features = self.features_of(inputs)
+        if inputs.aux_module is None:
             raise UsageError("This objective learns embeddings of features, and they are not given.")
-        return cc(*map(gather_rows, given.companion(*features)))
+        return cc(*map(gather_rows, inputs.aux_module(*features)))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse, require_above_zero
 from kdcache.objectives.gathering import gather_rows, mean_of_ranks
@@ -226,7 +226,7 @@ class CRD(FromFeatures):
         if not 0 <= self.momentum < 1:
             refuse("momentum", self.momentum, "a share in 0..1, below 1")
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Embeddings, memories and negatives, drawn by torch's random state; none where there is nothing to tell apart.
 
         Raises:
@@ -234,26 +234,26 @@ class CRD(FromFeatures):
         """
         if not self.needs.features:
             return None
-        if shape.num_features is None or shape.teacher_features is None or shape.labels is None:
+        if spec.num_features is None or spec.teacher_features is None or spec.labels is None:
             raise UsageError(f"There are no features or no samples to be told apart: {ANOTHER_OBJECTIVE}.")
         contrast = Contrast(
-            shape.num_features,
-            shape.teacher_features,
-            shape.samples,
+            spec.num_features,
+            spec.teacher_features,
+            spec.samples,
             torch.default_generator,
             width=self.width,
             temperature=self.temperature,
             momentum=self.momentum,
         )
-        negatives = Negatives(shape.labels, seed=int(torch.randint(2**62, ())))
+        negatives = Negatives(spec.labels, seed=int(torch.randint(2**62, ())))
         return Contrasts(contrast, negatives, self.negatives)
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`Contrast` of this process's rows, against memories that all processes fill."""
-        features = self.features_of(given)
-        if given.companion is None or given.samples is None:
+        features = self.features_of(inputs)
+        if inputs.aux_module is None or inputs.samples is None:
             raise UsageError("This objective remembers samples, and neither memory nor their numbers are given.")
-        return given.companion(*features, larger_share(given.samples, given.weight))
+        return inputs.aux_module(*features, larger_share(inputs.samples, inputs.weight))
 
 
 def larger_share(samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
 from kdcache.objectives.flat_rows import constant_where_flat
 from kdcache.objectives.gathering import gather_rows
@@ -99,9 +99,9 @@ class DIST(Distillation):
         """Columns, if they count."""
         return "columns are far off, and objective.gamma=0 leaves them out" if self.gamma > 0 else ""
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`dist`: rows as they are, columns over the rows of all ranks."""
-        student, teacher = given.logits, given.teacher_log_probs
+        student, teacher = inputs.logits, inputs.teacher_log_probs
         total = dist(student, teacher, beta=self.beta, gamma=0.0, temperature=self.temperature)
         if self.gamma > 0:
             student, teacher = map(gather_rows, (student, teacher))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdcache.errors import ConfigError
-from kdcache.objectives.base import Given, Losses, Needs, Shape
+from kdcache.objectives.base import Losses, LossInputs, LossSpec, Needs
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 
 D = TypeVar("D", bound="Distillation")
@@ -74,7 +74,7 @@ class Distillation(ABC):
             )
 
     @abstractmethod
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """The distillation term before its weight."""
 
     def needs_full(self) -> str:
@@ -85,11 +85,11 @@ class Distillation(ABC):
         """The share of its weight that the distillation term has in an epoch, in 0..1."""
         return 1.0
 
-    def terms(self, given: Given) -> dict[str, tuple[float, Float[Tensor, ""]]]:
+    def terms(self, inputs: LossInputs) -> dict[str, tuple[float, Float[Tensor, ""]]]:
         """What `kd_stop_epoch` ends: names, weights and losses; the distillation term first."""
-        return {"kd": (self.kd_weight * self.ramp(given.epoch), self.distil(given))}
+        return {"kd": (self.kd_weight * self.ramp(inputs.epoch), self.distil(inputs))}
 
-    def extras(self, given: Given) -> dict[str, Float[Tensor, ""]]:
+    def extras(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
         """Further losses, each of weight 1, in the order of `extra_parts`."""
         return {}
 
@@ -100,7 +100,7 @@ class Distillation(ABC):
     far_from_topk: ClassVar[str] = ""
     """What a tail that is spread evenly puts far off, as a clause; for what takes it only where `approximate`."""
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Nothing, unless a method says otherwise."""
         return None
 
@@ -145,23 +145,23 @@ class Distillation(ABC):
         changes: dict[str, Any] = dict.fromkeys(self.teacher_weights, 0.0)
         return dataclasses.replace(self, kd_stop_epoch=None, label_weight=1.0, **changes)
 
-    def __call__(self, given: Given) -> Losses:
+    def __call__(self, inputs: LossInputs) -> Losses:
         """The loss of a batch."""
         parts: dict[str, Tensor] = {}
-        total = given.logits.new_zeros((), dtype=torch.promote_types(given.logits.dtype, torch.float32))
+        total = inputs.logits.new_zeros((), dtype=torch.promote_types(inputs.logits.dtype, torch.float32))
         if self._distils:
-            stopped = self.kd_stop_epoch is not None and given.epoch >= self.kd_stop_epoch
+            stopped = self.kd_stop_epoch is not None and inputs.epoch >= self.kd_stop_epoch
             with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
-                terms = self.terms(given)
+                terms = self.terms(inputs)
             for name, (weight, loss) in terms.items():
                 parts[name] = loss
                 if not stopped:
                     total = total + weight * loss
         if self._has_label_loss:
-            parts["label"] = self._label_loss(given)
+            parts["label"] = self._label_loss(inputs)
             total = total + self.label_weight * parts["label"]
         if self._distils:
-            for name, loss in self.extras(given).items():
+            for name, loss in self.extras(inputs).items():
                 parts[name] = loss
                 total = total + loss
         return Losses(total, parts)
@@ -174,11 +174,11 @@ class Distillation(ABC):
     def _has_label_loss(self) -> bool:
         return self.label_loss != "none" and self.label_weight > 0
 
-    def _label_loss(self, given: Given) -> Float[Tensor, ""]:
-        soft = soft_labels(given.labels, given.weight, given.logits.shape[1], self.smoothing)
+    def _label_loss(self, inputs: LossInputs) -> Float[Tensor, ""]:
+        soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1], self.smoothing)
         if self.label_loss == "ce":
-            return cross_entropy(given.logits, soft)
-        return binary_cross_entropy(given.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
+            return cross_entropy(inputs.logits, soft)
+        return binary_cross_entropy(inputs.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
 
 
 def plainly(value: object) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import hard_labels
@@ -98,12 +98,12 @@ class DKD(Distillation):
         """Up to 1 in the warm-up's last epoch."""
         return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`dkd`."""
-        target = hard_labels(given.labels, given.weight)
+        target = hard_labels(inputs.labels, inputs.weight)
         return dkd(
-            given.logits,
-            given.teacher_log_probs,
+            inputs.logits,
+            inputs.teacher_log_probs,
             target,
             alpha=self.alpha,
             beta=self.beta,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Layers, MapShape, Shape
+from kdcache.objectives.base import Layers, LossInputs, LossSpec, MapShape
 from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.precision import at_least_float32
 
@@ -80,18 +80,18 @@ class FitNet(FromMaps):
     student_layers: Layers = "middle"
     teacher_layers: Layers = "middle"
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """A regressor for each layer; none where there is nothing to compare."""
         if not self.needs.maps:
             return None
-        self.require_counterparts(shape)
-        return nn.ModuleList(Regressor(*pair) for pair in zip(shape.maps, shape.teacher_maps, strict=True))
+        self.require_counterparts(spec)
+        return nn.ModuleList(Regressor(*pair) for pair in zip(spec.maps, spec.teacher_maps, strict=True))
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """The sum over layers of `hint`."""
-        student, teacher = self.maps_of(given)
-        if not isinstance(given.companion, nn.ModuleList):
+        student, teacher = self.maps_of(inputs)
+        if not isinstance(inputs.aux_module, nn.ModuleList):
             raise UsageError("This objective learns regressors of feature maps, and they are not given.")
-        with given.mixed():
-            regressed = [regress(maps) for regress, maps in zip(given.companion, student, strict=True)]
+        with inputs.mixed():
+            regressed = [regress(maps) for regress, maps in zip(inputs.aux_module, student, strict=True)]
         return torch.stack([hint(*pair) for pair in zip(regressed, teacher, strict=True)]).sum()

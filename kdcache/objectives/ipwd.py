@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, Distillation, require_above_zero
 from kdcache.objectives.kd import kd_by_row
 from kdcache.objectives.labels import cross_entropy, soft_labels
@@ -83,28 +83,28 @@ class IPWD(Distillation):
             return ""
         return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """The head; none where there is nothing to weigh."""
         if not self.needs.features:
             return None
-        if shape.num_features is None:
+        if spec.num_features is None:
             raise UsageError(f"The student has no features for a second head: {ANOTHER_OBJECTIVE}.")
-        return nn.Linear(shape.num_features, shape.num_classes)
+        return nn.Linear(spec.num_features, spec.num_classes)
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`ipwd`, on labels without smoothing."""
-        return ipwd(given.logits, _head(given).detach(), given.teacher_log_probs, _labels(given), self.temperature)
+        return ipwd(inputs.logits, _head(inputs).detach(), inputs.teacher_log_probs, _labels(inputs), self.temperature)
 
-    def extras(self, given: Given) -> dict[str, Tensor]:
+    def extras(self, inputs: LossInputs) -> dict[str, Tensor]:
         """The loss of the head alone."""
-        return {"head": cross_entropy(_head(given), _labels(given))}
+        return {"head": cross_entropy(_head(inputs), _labels(inputs))}
 
 
-def _head(given: Given) -> Float[Tensor, "b c"]:
-    if given.companion is None or given.features is None:
+def _head(inputs: LossInputs) -> Float[Tensor, "b c"]:
+    if inputs.aux_module is None or inputs.features is None:
         raise UsageError("This objective needs the student's features and a head on them, and they are not given.")
-    return given.companion(at_least_float32(given.features.detach()))
+    return inputs.aux_module(at_least_float32(inputs.features.detach()))
 
 
-def _labels(given: Given) -> Float[Tensor, "b c"]:
-    return soft_labels(given.labels, given.weight, given.logits.shape[1])
+def _labels(inputs: LossInputs) -> Float[Tensor, "b c"]:
+    return soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1])

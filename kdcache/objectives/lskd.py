@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, Distillation, require_above_zero, require_weights
 from kdcache.objectives.dkd import dkd
 from kdcache.objectives.flat_rows import constant_where_flat
@@ -91,14 +91,14 @@ class LSKD(Distillation):
         """DKD's."""
         return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0) if self.method == "dkd" else 1.0
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`lskd`, or `dkd` of standardised logits."""
         if self.method == "kd":
-            return lskd(given.logits, given.teacher_log_probs, self.temperature)
+            return lskd(inputs.logits, inputs.teacher_log_probs, self.temperature)
         return dkd(
-            standardized(given.logits),
-            standardized(given.teacher_log_probs),
-            hard_labels(given.labels, given.weight),
+            standardized(inputs.logits),
+            standardized(inputs.teacher_log_probs),
+            hard_labels(inputs.labels, inputs.weight),
             alpha=self.alpha,
             beta=self.beta,
             temperature=self.temperature,

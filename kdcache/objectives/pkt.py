@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
@@ -52,6 +52,6 @@ class PKT(FromFeatures):
     name: Literal["pkt"] = "pkt"
     kd_weight: float = 30_000.0
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`pkt` of the rows of all processes."""
-        return pkt(*map(gather_rows, self.features_of(given)))
+        return pkt(*map(gather_rows, self.features_of(inputs)))

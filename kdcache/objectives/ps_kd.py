@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Losses, Needs, Shape
+from kdcache.objectives.base import Losses, LossInputs, LossSpec, Needs
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse
 from kdcache.objectives.labels import cross_entropy, soft_labels
 
@@ -68,7 +68,7 @@ class PSKD:
         """It is one loss."""
         return ("label",)
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Nothing is learnt beside the student."""
         return None
 
@@ -76,11 +76,11 @@ class PSKD:
         """Itself."""
         return self
 
-    def __call__(self, given: Given) -> Losses:
+    def __call__(self, inputs: LossInputs) -> Losses:
         """`ps_kd`."""
-        if given.past is None:
+        if inputs.past is None:
             raise UsageError("This objective learns from the student's past predictions, and none are given.")
-        soft = soft_labels(given.labels, given.weight, given.logits.shape[1], self.smoothing)
-        alpha = self.alpha * (given.epoch + 1) / given.epochs
-        loss = ps_kd(given.logits, soft.to(given.logits.dtype), given.past.to(given.logits.dtype), min(alpha, 1.0))
+        soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1], self.smoothing)
+        alpha = self.alpha * (inputs.epoch + 1) / inputs.epochs
+        loss = ps_kd(inputs.logits, soft.to(inputs.logits.dtype), inputs.past.to(inputs.logits.dtype), min(alpha, 1.0))
         return Losses(loss, {"label": loss})

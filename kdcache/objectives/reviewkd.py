@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Shape
+from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.distillation import require_above_zero, require_weights
 from kdcache.objectives.precision import at_least_float32
@@ -167,19 +167,19 @@ class ReviewKD(FromMaps):
         """Up to 1 in the warm-up's last epoch."""
         return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
 
-    def companion(self, shape: Shape) -> nn.Module | None:
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """The fusion of the student's stages; none where there is nothing to compare."""
         if not self.needs.maps:
             return None
-        self.require_counterparts(shape)
-        student, teacher = ([*(c for c, _, _ in maps), maps[-1][0]] for maps in (shape.maps, shape.teacher_maps))
+        self.require_counterparts(spec)
+        student, teacher = ([*(c for c, _, _ in maps), maps[-1][0]] for maps in (spec.maps, spec.teacher_maps))
         return Review(student, teacher, min(self.middle, student[-1]))
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`hierarchical_context`."""
-        student, teacher = map(with_summary, self.maps_of(given))
-        if given.companion is None:
+        student, teacher = map(with_summary, self.maps_of(inputs))
+        if inputs.aux_module is None:
             raise UsageError("This objective learns a fusion of feature maps, and it is not given.")
-        with given.mixed():
-            fused = given.companion(student, [(level.shape[2], level.shape[3]) for level in teacher])
+        with inputs.mixed():
+            fused = inputs.aux_module(student, [(level.shape[2], level.shape[3]) for level in teacher])
         return hierarchical_context(fused, teacher)

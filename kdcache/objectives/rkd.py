@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.distillation import require_weights
 from kdcache.objectives.gathering import gather_rows
@@ -108,7 +108,7 @@ class RKD(FromFeatures):
         super().__post_init__()
         require_weights(distance_weight=self.distance_weight, angle_weight=self.angle_weight)
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`rkd` of the rows of all processes."""
-        student, teacher = map(gather_rows, self.features_of(given))
+        student, teacher = map(gather_rows, self.features_of(inputs))
         return rkd(student, teacher, self.distance_weight, self.angle_weight)

@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
@@ -41,6 +41,6 @@ class SP(FromFeatures):
     name: Literal["sp"] = "sp"
     kd_weight: float = 3_000.0
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`sp` of the rows of all processes."""
-        return sp(*map(gather_rows, self.features_of(given)))
+        return sp(*map(gather_rows, self.features_of(inputs)))

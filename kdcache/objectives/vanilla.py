@@ -6,7 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import Distillation, LabelLoss, require_above_zero
 from kdcache.objectives.kd import kd
 
@@ -38,6 +38,6 @@ class VanillaKD(Distillation):
             return ""
         return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`kd` at the temperature."""
-        return kd(given.logits, given.teacher_log_probs, self.temperature)
+        return kd(inputs.logits, inputs.teacher_log_probs, self.temperature)

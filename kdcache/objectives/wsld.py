@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import Distillation, require_above_zero
 from kdcache.objectives.labels import soft_labels
 from kdcache.objectives.precision import at_least_float32
@@ -72,7 +72,7 @@ class WSLD(Distillation):
             return ""
         return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
 
-    def distil(self, given: Given) -> Float[Tensor, ""]:
+    def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`wsld`, on labels without smoothing."""
-        soft = soft_labels(given.labels, given.weight, given.logits.shape[1])
-        return wsld(given.logits, given.teacher_log_probs, soft, self.temperature)
+        soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1])
+        return wsld(inputs.logits, inputs.teacher_log_probs, soft, self.temperature)

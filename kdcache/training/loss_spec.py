@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from kdcache.objectives.base import Shape
+from kdcache.objectives.base import LossSpec
 from kdcache.training.setup import Setup
 
 
-def shape_of(setup: Setup) -> Shape:
+def loss_spec(setup: Setup) -> LossSpec:
     """The shape of a training, but for the student's part of it.
 
     Raises:
@@ -15,7 +15,7 @@ def shape_of(setup: Setup) -> Shape:
         ConfigError: it asks for layers that the teacher does not have.
     """
     needs = setup.config.objective.needs
-    return Shape(
+    return LossSpec(
         num_classes=setup.num_classes,
         num_features=None,
         samples=len(setup.index),

@@ -16,7 +16,7 @@ from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.signals import stop_requests
-from kdcache.training.loss_spec import shape_of
+from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
 from kdcache.training.options import TrainRequest
 from kdcache.training.prediction_history import Past
@@ -95,7 +95,7 @@ def _train(
         network.module,
         setup.config,
         steps_per_epoch=setup.steps_per_epoch,
-        shape=shape_of(setup),
+        spec=loss_spec(setup),
         processes=processes,
         precision=setup.config.precision,
         past=_past(setup, processes, progress) if setup.config.objective.needs.past else None,

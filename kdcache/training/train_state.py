@@ -15,7 +15,7 @@ from torch.amp.grad_scaler import GradScaler
 from kdcache.errors import ConfigError, reason
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.maps import WithMaps
-from kdcache.objectives.base import Answers, Given, Losses, Shape
+from kdcache.objectives.base import Losses, LossInputs, LossSpec, TeacherTargets
 from kdcache.runtime.device import autocast
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import send
@@ -40,7 +40,7 @@ class TrainState:
         config: RunConfig,
         *,
         steps_per_epoch: int,
-        shape: Shape,
+        spec: LossSpec,
         processes: Distributed,
         precision: str,
         past: Past | None = None,
@@ -49,7 +49,7 @@ class TrainState:
         Args:
             module: the student, in training mode; moved to the device of this process.
             config: resolved.
-            shape: of the data set and of the teacher; what the objective needs of the student's is found here.
+            spec: of the data set and of the teacher; what the objective needs of the student's is found here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
             past: the student's earlier predictions, where the objective needs them.
 
@@ -71,9 +71,9 @@ class TrainState:
         self._device = processes.device
         self._clip_grad = config.clip_grad
         self._past = past
-        shape = _with_student(shape, self.module, watched, config)
-        self._companion = _companion(config, shape, processes.device)
-        self._optimizer = _optimizer(self.module, self._companion, config)
+        spec = _with_student(spec, self.module, watched, config)
+        self._aux_module = _aux_module(config, spec, processes.device)
+        self._optimizer = _optimizer(self.module, self._aux_module, config)
         self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
         self._scheduler = _scheduler(self._optimizer, config.schedule, steps_per_epoch)
         self.last_lr = self._set_learning_rate()
@@ -85,7 +85,7 @@ class TrainState:
     def train_step(
         self,
         inputs: Float[Tensor, "b 3 s s"],
-        answers: Answers | None,
+        targets: TeacherTargets | None,
         labels: Int64[Tensor, "b 2"],
         weight: Float[Tensor, "b"],
         samples: Int64[Tensor, "b"],
@@ -93,7 +93,7 @@ class TrainState:
         """Take one optimiser step on a batch of normalised images, and return its losses, still on the device.
 
         Args:
-            answers: the teacher's targets; None where the objective needs none.
+            targets: the teacher's targets; None where the objective needs none.
             labels: each row's own label and its mixing partner's, -1 for none.
             weight: each row's own share of the mix.
             samples: position of each row's sample in the index.
@@ -106,16 +106,16 @@ class TrainState:
         logits = logits.float()
         past = None if self._past is None else self._past.recall(epoch, samples, weight)
         losses = self._objective(
-            Given(
+            LossInputs(
                 logits,
                 send(labels, self._device),
                 send(weight, self._device),
-                answers,
+                targets,
                 features=features[0].float() if features else None,
                 maps=maps,
                 past=None if past is None else send(past, self._device),
                 samples=send(samples, self._device),
-                companion=self._companion,
+                aux_module=self._aux_module,
                 mixed=mixed,
                 epoch=epoch,
                 epochs=self._epochs,
@@ -123,8 +123,8 @@ class TrainState:
         )
         self._optimizer.zero_grad()
         self._scaler.scale(losses.total).backward()
-        if self._companion is not None:
-            self._processes.average_gradients(self._companion)
+        if self._aux_module is not None:
+            self._processes.average_gradients(self._aux_module)
         if self._clip_grad is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
@@ -153,12 +153,12 @@ class TrainState:
         """
         if self._past is not None:
             self._past.secure(self.step // self._steps_per_epoch)
-        companion = {} if self._companion is None else {"companion": self._companion.state_dict()}
+        aux_module = {} if self._aux_module is None else {"aux_module": self._aux_module.state_dict()}
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
             "random": torch_random_state(self._processes),
-            **companion,
+            **aux_module,
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -167,8 +167,8 @@ class TrainState:
         self.module.load_state_dict(checkpoint.model)
         if self._ema is not None and checkpoint.ema is not None:
             self._ema.module.load_state_dict(checkpoint.ema)
-        if self._companion is not None:
-            self._companion.load_state_dict(checkpoint.trainer["companion"])
+        if self._aux_module is not None:
+            self._aux_module.load_state_dict(checkpoint.trainer["aux_module"])
         self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self._scaler.load_state_dict(checkpoint.trainer["scaler"])
         self.last_lr = self._set_learning_rate()
@@ -188,21 +188,21 @@ class TrainState:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
 
-def _with_student(shape: Shape, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> Shape:
+def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> LossSpec:
     """The shape with what the objective needs to know of the student."""
     features = feature_size(module) if config.objective.needs.features else None
     if watched is None:
-        return shape._replace(num_features=features)
+        return spec._replace(num_features=features)
     assert config.student.size is not None  # resolved by the setup
-    return shape._replace(num_features=features, maps=watched.shapes(config.student.size))
+    return spec._replace(num_features=features, maps=watched.shapes(config.student.size))
 
 
-def _companion(config: RunConfig, shape: Shape, device: torch.device) -> nn.Module | None:
+def _aux_module(config: RunConfig, spec: LossSpec, device: torch.device) -> nn.Module | None:
     """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
-        companion = config.objective.companion(shape)
-    return None if companion is None else companion.to(device)
+        aux_module = config.objective.aux_module(spec)
+    return None if aux_module is None else aux_module.to(device)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps_per_epoch: int) -> CosineLRScheduler:
@@ -216,7 +216,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps
     )
 
 
-def _optimizer(module: nn.Module, companion: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
+def _optimizer(module: nn.Module, aux_module: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
     settings = config.optimizer
     own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
     try:
@@ -233,8 +233,8 @@ def _optimizer(module: nn.Module, companion: nn.Module | None, config: RunConfig
             f"timm makes no optimiser {settings.name!r} with these settings ({reason(error)}): change optimizer.name, "
             "or leave out what it does not take."
         ) from error
-    if companion is not None:
-        for group in timm.optim.param_groups_weight_decay(companion, settings.weight_decay):
+    if aux_module is not None:
+        for group in timm.optim.param_groups_weight_decay(aux_module, settings.weight_decay):
             if group["params"]:
                 optimizer.add_param_group(group)
     return optimizer

@@ -108,19 +108,19 @@ def test_a_mixed_picture_counts_with_the_label_of_the_larger_share():
     soft = soft_labels(labels, weight, CLASSES)
     assert torch.equal(soft.argmax(1)[decided], hard_labels(labels, weight)[decided])
     objective = DKD(label_loss="none")
-    given = batch_for(objective)
-    target = hard_labels(given.labels, given.weight)
-    assert not torch.equal(target, given.labels[:, 0])
-    assert torch.equal(objective(given).total, dkd(given.logits, given.answers.values, target))
+    inputs = batch_for(objective)
+    target = hard_labels(inputs.labels, inputs.weight)
+    assert not torch.equal(target, inputs.labels[:, 0])
+    assert torch.equal(objective(inputs).total, dkd(inputs.logits, inputs.targets.values, target))
 
 
 @pytest.mark.parametrize("kind", [DKD, LSKD])
 def test_dkd_warms_up(kind):
     choice = {"method": "dkd"} if kind is LSKD else {}
     objective = kind(label_loss="none", warmup_epochs=4, **choice)
-    given = batch_for(objective)
+    inputs = batch_for(objective)
     shares = [
-        (objective(replace(given, epoch=epoch)).total / objective(replace(given, epoch=99)).total).item()
+        (objective(replace(inputs, epoch=epoch)).total / objective(replace(inputs, epoch=99)).total).item()
         for epoch in range(6)
     ]
     assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
@@ -213,11 +213,11 @@ def test_lskd_does_not_see_the_scale_of_logits():
 
 def test_lskd_with_dkd_is_dkd_of_standardised_logits():
     objective = LSKD(method="dkd", label_loss="none", beta=8.0)
-    given = batch_for(objective)
-    target = hard_labels(given.labels, given.weight)
-    student, teacher = standardized(given.logits), standardized(given.answers.values)
+    inputs = batch_for(objective)
+    target = hard_labels(inputs.labels, inputs.weight)
+    student, teacher = standardized(inputs.logits), standardized(inputs.targets.values)
     expected = 9 * dkd_slowly(student, teacher, target, 1.0, 8.0, 2.0)
-    assert objective(given).total.item() == pytest.approx(expected, rel=1e-9)
+    assert objective(inputs).total.item() == pytest.approx(expected, rel=1e-9)
 
 
 # KD with a label loss
@@ -257,11 +257,11 @@ def test_ps_kd_leaves_to_the_label_what_it_has_not_seen():
 
 def test_ps_kd_trusts_the_past_more_from_epoch_to_epoch():
     objective = PSKD(alpha=0.8)
-    given = batch_for(objective)
-    soft = soft_labels(given.labels, given.weight, CLASSES)
+    inputs = batch_for(objective)
+    soft = soft_labels(inputs.labels, inputs.weight, CLASSES)
     for epoch, alpha in ((0, 0.08), (4, 0.4), (9, 0.8)):
-        expected = ps_kd(given.logits, soft, given.past, alpha)
-        torch.testing.assert_close(objective(replace(given, epoch=epoch)).total, expected)
+        expected = ps_kd(inputs.logits, soft, inputs.past, alpha)
+        torch.testing.assert_close(objective(replace(inputs, epoch=epoch)).total, expected)
 
 
 def test_ps_kd_without_a_past_is_refused():

@@ -8,7 +8,7 @@ import torch
 
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.targets.kinds import create_codec
-from support.batches import Said, batch_for
+from support.batches import FixedTargets, batch_for
 from support.simulated_teacher import simulate
 
 ROWS, CLASSES = 300, 1000
@@ -31,7 +31,7 @@ def test_the_gradient_is_off_by_at_most_twice_the_tail(name, answers):
     full, labels, kept = answers
     objective = dataclasses.replace(OBJECTIVES[name], kd_weight=1.0, label_weight=0.0, **CLOSE[name])
     batch = dataclasses.replace(batch_for(objective, rows=ROWS, classes=CLASSES, dtype=torch.float32), labels=labels)
-    off = gradient(objective, batch, Said(full)) - gradient(objective, batch, kept)
+    off = gradient(objective, batch, FixedTargets(full)) - gradient(objective, batch, kept)
     weight = weights(objective, batch) if name == "ipwd" else 1.0
     bound = 2 * kept.tail * weight
     assert (off.abs().sum(1) <= bound + 1e-5).all()
@@ -41,13 +41,13 @@ def test_the_gradient_is_off_by_at_most_twice_the_tail(name, answers):
 def gradient(objective, batch, answers):
     """Of each row's own loss, before the mean over rows; of `bkl`, before that over classes."""
     logits = batch.logits.clone().requires_grad_()
-    loss = objective.distil(dataclasses.replace(batch, logits=logits, answers=answers))
+    loss = objective.distil(dataclasses.replace(batch, logits=logits, targets=answers))
     return ROWS * (CLASSES if objective.name == "bkl" else 1) * torch.autograd.grad(loss, logits)[0]
 
 
 def weights(objective, batch):
     """IPWD's of each row: by how much its loss is larger than without any."""
-    given = dataclasses.replace(batch, answers=Said(torch.full_like(batch.logits, -np.log(CLASSES))))
+    inputs = dataclasses.replace(batch, targets=FixedTargets(torch.full_like(batch.logits, -np.log(CLASSES))))
     plain = dataclasses.replace(OBJECTIVES["kd"], kd_weight=1.0, label_weight=0.0)
-    ours, theirs = gradient(objective, given, given.answers), gradient(plain, given, given.answers)
+    ours, theirs = gradient(objective, inputs, inputs.targets), gradient(plain, inputs, inputs.targets)
     return ours.abs().sum(1) / theirs.abs().sum(1)

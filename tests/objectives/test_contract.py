@@ -15,7 +15,7 @@ from kdcache.objectives.base import Objective, require
 from kdcache.objectives.registry import OBJECTIVES, objective_named
 from kdcache.training.config import RunConfig
 from kdcache.training.settings import from_plain, to_plain
-from support.batches import Said, batch_for, called, moved
+from support.batches import FixedTargets, batch_for, called, moved
 
 ALL = pytest.mark.parametrize("name", OBJECTIVES)
 # Sigmoids are not invariant to a shift of the logits.
@@ -75,7 +75,7 @@ def test_all_of_it_teaches(name):
     """Descending on a batch that is free lowers the total, and what is learnt beside the student learns."""
     objective = OBJECTIVES[name]
     batch, free = freed(objective, batch_for(objective))
-    learnt = [*free, *(batch.companion.parameters() if batch.companion is not None else [])]
+    learnt = [*free, *(batch.aux_module.parameters() if batch.aux_module is not None else [])]
     descent = torch.optim.Adam(learnt, lr=0.05)
     totals = []
     for _ in range(30):
@@ -103,9 +103,9 @@ def test_its_gradient_is_right(name):
 def test_no_gradient_flows_to_the_teacher_or_to_the_past(name):
     objective = OBJECTIVES[name]
     batch = batch_for(objective)
-    teacher, past = batch.answers.values.requires_grad_(), batch.past.requires_grad_()
-    sides = [teacher, past, batch.answers.entered.requires_grad_()]
-    sides += [level.requires_grad_() for level in batch.answers.levels]
+    teacher, past = batch.targets.values.requires_grad_(), batch.past.requires_grad_()
+    sides = [teacher, past, batch.targets.entered.requires_grad_()]
+    sides += [level.requires_grad_() for level in batch.targets.levels]
     if not objective.needs.teacher_features:
         sides.append(batch.features.requires_grad_())  # a head measures
     freed_batch, _ = freed(objective, batch)
@@ -163,7 +163,7 @@ def _extremes_are_finite(objective, student, dtype, autocast):
         logits=logits,
         labels=labels,
         weight=torch.ones(2),
-        answers=Said(CERTAIN, -large_like(batch.answers.entered), tuple(map(large_like, batch.answers.levels))),
+        targets=FixedTargets(CERTAIN, -large_like(batch.targets.entered), tuple(map(large_like, batch.targets.levels))),
         features=features,
         maps=tuple(maps),
         mixed=partial(torch.autocast, "cpu", dtype=dtype if half else torch.bfloat16, enabled=half),
@@ -254,7 +254,7 @@ def test_with_the_fewest_classes_that_it_takes_it_is_finite(name):
 def test_without_answers_it_refuses_to_distil(name):
     objective = OBJECTIVES[name]
     with pytest.raises(UsageError, match="no teacher's answers"):
-        objective(dataclasses.replace(batch_for(objective), answers=None))
+        objective(dataclasses.replace(batch_for(objective), targets=None))
 
 
 @ALL
@@ -262,7 +262,7 @@ def test_without_a_teacher_it_asks_for_none(name):
     alone = OBJECTIVES[name].without_teacher()
     assert not alone.needs.teacher
     assert not alone.needs.full
-    batch = dataclasses.replace(batch_for(alone), answers=None)
+    batch = dataclasses.replace(batch_for(alone), targets=None)
     losses = alone(batch)
     assert list(losses.parts) == ["label"]
     assert torch.equal(losses.total, losses.parts["label"])

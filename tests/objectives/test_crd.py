@@ -67,8 +67,8 @@ def test_it_is_the_definition_batch_after_batch():
     crd = made()
     slowly = Slowly(crd)
     for step in range(4):
-        given = batch(step)
-        assert crd(*given).item() == pytest.approx(slowly.loss(*given), rel=1e-9)
+        inputs = batch(step)
+        assert crd(*inputs).item() == pytest.approx(slowly.loss(*inputs), rel=1e-9)
     for ours, expected in zip((crd.student_memory, crd.teacher_memory), slowly.memories, strict=True):
         torch.testing.assert_close(ours, torch.tensor(expected, dtype=torch.float64))
     assert [crd.student_scale.item(), crd.teacher_scale.item()] == pytest.approx(slowly.scales)
@@ -94,11 +94,11 @@ def test_gradients_are_right_even_after_the_memory_moved():
         everything = dict(zip(names, values, strict=True))
         return torch.func.functional_call(crd, everything, (features, teacher, samples, negatives))
 
-    given = [value.detach().clone().requires_grad_() for value in (student, *parameters)]
-    assert torch.autograd.gradcheck(loss, given)
-    expected = torch.autograd.grad(loss(*given), given)
+    inputs = [value.detach().clone().requires_grad_() for value in (student, *parameters)]
+    assert torch.autograd.gradcheck(loss, inputs)
+    expected = torch.autograd.grad(loss(*inputs), inputs)
     crd.train()
-    moved = torch.autograd.grad(loss(*given), given)
+    moved = torch.autograd.grad(loss(*inputs), inputs)
     assert not torch.equal(crd.student_memory, made(1).student_memory)
     torch.testing.assert_close(moved, expected)
 
@@ -135,8 +135,8 @@ def test_only_training_moves_the_memory():
     before = crd.student_memory.clone()
     crd.eval()(*batch(5))
     assert torch.equal(crd.student_memory, before)
-    _, _, samples, _ = given = batch(5)
-    crd.train()(*given)
+    _, _, samples, _ = inputs = batch(5)
+    crd.train()(*inputs)
     moved = (crd.student_memory != before).any(dim=1).nonzero()[:, 0]
     assert moved.tolist() == sorted(samples.tolist())
     torch.testing.assert_close(crd.student_memory[samples].norm(dim=1), torch.ones(3, dtype=torch.float64))

@@ -6,27 +6,27 @@ from timm.loss import BinaryCrossEntropy
 from torch.nn import functional as F
 
 from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.base import Answers, Given, Objective, require
+from kdcache.objectives.base import LossInputs, Objective, TeacherTargets, require
 from kdcache.objectives.dkd import DKD
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 from kdcache.objectives.vanilla import VanillaKD
-from support.batches import Said
+from support.batches import FixedTargets
 
 LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
-ANSWERS = Said(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
+ANSWERS = FixedTargets(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
 LABELS = torch.tensor([[0, 1], [1, 0], [4, 2], [2, 4]])
 WEIGHT = torch.tensor([0.9, 0.9, 0.2, 0.2])
 SOFT = soft_labels(LABELS, WEIGHT, 5)
 
 
-def given(logits=LOGITS, answers=ANSWERS, labels=LABELS, weight=WEIGHT, **more):
-    return Given(logits, labels, weight, answers, **more)
+def inputs_of(logits=LOGITS, targets=ANSWERS, labels=LABELS, weight=WEIGHT, **more):
+    return LossInputs(logits, labels, weight, targets, **more)
 
 
 def test_it_is_an_objective_of_answers():
     assert isinstance(VanillaKD(), Objective)
-    assert isinstance(ANSWERS, Answers)
+    assert isinstance(ANSWERS, TeacherTargets)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -47,7 +47,7 @@ def test_it_is_an_objective_of_answers():
 )
 def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label):
     objective = VanillaKD(temperature=temperature, kd_weight=0.9, label_weight=0.1, **settings)
-    losses = objective(given())
+    losses = objective(inputs_of())
     distilled = kd(LOGITS, ANSWERS.values, temperature)
     assert losses.parts == {"kd": distilled, "label": label()}
     torch.testing.assert_close(losses.total, 0.9 * distilled + 0.1 * label())
@@ -56,10 +56,10 @@ def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label
 
 def test_a_part_without_weight_is_left_out():
     no_labels = torch.full((4, 2), -1)
-    distilled = VanillaKD(label_loss="none")(given(labels=no_labels))
+    distilled = VanillaKD(label_loss="none")(inputs_of(labels=no_labels))
     assert torch.equal(distilled.total, kd(LOGITS, ANSWERS.values))
     assert list(distilled.parts) == ["kd"]
-    supervised = VanillaKD(kd_weight=0.0, label_loss="ce")(given(answers=None))
+    supervised = VanillaKD(kd_weight=0.0, label_loss="ce")(inputs_of(targets=None))
     assert torch.equal(supervised.total, cross_entropy(LOGITS, SOFT))
     assert list(supervised.parts) == ["label"]
 
@@ -68,17 +68,17 @@ def test_both_parts_teach():
     logits = LOGITS.clone().requires_grad_()
     gradients = []
     for objective in (VanillaKD(label_loss="none"), VanillaKD(kd_weight=0.0, label_loss="ce")):
-        (gradient,) = torch.autograd.grad(objective(given(logits)).total, logits)
+        (gradient,) = torch.autograd.grad(objective(inputs_of(logits)).total, logits)
         gradients.append(gradient)
-    (both,) = torch.autograd.grad(VanillaKD(label_loss="ce")(given(logits)).total, logits)
+    (both,) = torch.autograd.grad(VanillaKD(label_loss="ce")(inputs_of(logits)).total, logits)
     torch.testing.assert_close(both, sum(gradients))
 
 
 def test_it_is_gradient_of_float64_too():
-    answers = Said(ANSWERS.values.double())
+    answers = FixedTargets(ANSWERS.values.double())
     objective = VanillaKD(temperature=2.0, label_loss="bce")
     assert torch.autograd.gradcheck(
-        lambda z: objective(given(z, answers, weight=WEIGHT.double())).total, LOGITS.double().requires_grad_()
+        lambda z: objective(inputs_of(z, answers, weight=WEIGHT.double())).total, LOGITS.double().requires_grad_()
     )
 
 
@@ -103,13 +103,13 @@ def test_it_knows_what_it_needs(settings, teacher, full, labels):
 def test_the_binary_target_may_have_a_threshold():
     objective = VanillaKD(kd_weight=0.0, label_loss="bce", bce_target_thresh=0.3)
     expected = BinaryCrossEntropy(target_threshold=0.3)(LOGITS, SOFT)
-    torch.testing.assert_close(objective(given()).total, expected)
+    torch.testing.assert_close(objective(inputs_of()).total, expected)
     assert not torch.equal(expected, BinaryCrossEntropy()(LOGITS, SOFT))
 
 
 def test_without_answers_it_refuses_to_distil():
     with pytest.raises(UsageError, match="no teacher's answers"):
-        VanillaKD()(given(answers=None))
+        VanillaKD()(inputs_of(targets=None))
 
 
 @pytest.mark.parametrize(

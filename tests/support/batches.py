@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Given, Losses, Objective, Shape
+from kdcache.objectives.base import Losses, LossInputs, LossSpec, Objective
 
 ROWS, CLASSES, FEATURES = 8, 7, 5
 SAMPLES, TEACHER_FEATURES = 20, 6
@@ -16,7 +16,7 @@ MAPS, TEACHER_MAPS = ((3, 8, 8), (4, 4, 4)), ((5, 8, 8), (6, 4, 4))
 
 
 @dataclass(frozen=True)
-class Said:
+class FixedTargets:
     """A teacher's answers, all of them; at T = 1 alone, as every kind of targets can give them."""
 
     values: Tensor
@@ -54,39 +54,39 @@ def labels_of(seed, rows=ROWS, classes=CLASSES):
     return torch.stack([own, partner], dim=1), share
 
 
-def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=torch.float64) -> Given:
+def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=torch.float64) -> LossInputs:
     """Everything that any objective may ask for, in the epoch after the first of ten."""
     student, teacher = drawn(seed, rows, classes, dtype)
     labels, weight = labels_of(seed, rows, classes)
     random = torch.Generator().manual_seed(seed + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        companion = objective.companion(shape_of(objective, classes))
+        aux_module = objective.aux_module(loss_spec(objective, classes))
     features, past = (torch.randn(rows, width, generator=random, dtype=dtype) for width in (FEATURES, classes))
     entered = torch.randn(rows, TEACHER_FEATURES, generator=random, dtype=dtype)
     maps, levels = (
         tuple(torch.randn(rows, *level, generator=random, dtype=dtype) for level in side)
         for side in (MAPS, TEACHER_MAPS)
     )
-    return Given(
+    return LossInputs(
         student,
         labels,
         weight.to(dtype),
-        Said(teacher, entered, levels),
+        FixedTargets(teacher, entered, levels),
         features=features,
         maps=maps,
         past=torch.softmax(past, dim=1),
         samples=torch.arange(rows),
-        companion=None if companion is None else companion.to(dtype),
+        aux_module=None if aux_module is None else aux_module.to(dtype),
         epoch=1,
         epochs=10,
     )
 
 
-def shape_of(objective: Objective, classes: int = CLASSES) -> Shape:
-    """What `batch_for` has, as a companion is told; an objective whose needs are less is told less."""
+def loss_spec(objective: Objective, classes: int = CLASSES) -> LossSpec:
+    """What `batch_for` has, as a aux_module is told; an objective whose needs are less is told less."""
     needs = objective.needs
-    return Shape(
+    return LossSpec(
         classes,
         FEATURES if needs.features else None,
         SAMPLES,
@@ -97,33 +97,33 @@ def shape_of(objective: Objective, classes: int = CLASSES) -> Shape:
     )
 
 
-def called(objective: Objective, given: Given) -> Losses:
+def called(objective: Objective, inputs: LossInputs) -> Losses:
     """The objective's losses, with a copy of what it remembers, so that another call is told the same."""
-    return objective(replace(given, companion=copy.deepcopy(given.companion)))
+    return objective(replace(inputs, aux_module=copy.deepcopy(inputs.aux_module)))
 
 
-def moved(given: Given, rows: Tensor, classes: Tensor) -> Given:
+def moved(inputs: LossInputs, rows: Tensor, classes: Tensor) -> LossInputs:
     """The same batch with its rows and classes in another order."""
     where = torch.argsort(classes)
-    companion = given.companion
-    if isinstance(companion, nn.Linear):
-        companion = nn.Linear(FEATURES, len(classes), dtype=companion.weight.dtype)
-        companion.load_state_dict({name: value[classes] for name, value in given.companion.state_dict().items()})
+    aux_module = inputs.aux_module
+    if isinstance(aux_module, nn.Linear):
+        aux_module = nn.Linear(FEATURES, len(classes), dtype=aux_module.weight.dtype)
+        aux_module.load_state_dict({name: value[classes] for name, value in inputs.aux_module.state_dict().items()})
     return replace(
-        given,
-        logits=given.logits[rows][:, classes],
-        labels=torch.where(given.labels < 0, -1, where[given.labels.clamp(min=0)])[rows],
-        weight=given.weight[rows],
-        answers=Said(
-            given.answers.values[rows][:, classes],
-            given.answers.entered[rows],
-            tuple(level[rows] for level in given.answers.levels),
+        inputs,
+        logits=inputs.logits[rows][:, classes],
+        labels=torch.where(inputs.labels < 0, -1, where[inputs.labels.clamp(min=0)])[rows],
+        weight=inputs.weight[rows],
+        targets=FixedTargets(
+            inputs.targets.values[rows][:, classes],
+            inputs.targets.entered[rows],
+            tuple(level[rows] for level in inputs.targets.levels),
         ),
-        features=given.features[rows],
-        maps=tuple(level[rows] for level in given.maps),
-        past=given.past[rows][:, classes],
-        samples=given.samples[rows],
-        companion=companion,
+        features=inputs.features[rows],
+        maps=tuple(level[rows] for level in inputs.maps),
+        past=inputs.past[rows][:, classes],
+        samples=inputs.samples[rows],
+        aux_module=aux_module,
     )
 
 

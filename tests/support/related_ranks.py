@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import distributed, nn
 
-from kdcache.objectives.base import Given
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.cc import Embeddings, cc, cc_kernel
 from kdcache.objectives.crd import Contrast, Contrasts
 from kdcache.objectives.gathering import gather_rows
@@ -14,7 +14,7 @@ from kdcache.objectives.pkt import pkt
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.objectives.rkd import rkd
 from kdcache.objectives.sp import sp
-from support.batches import Said
+from support.batches import FixedTargets
 
 ROWS, WIDTH, SAMPLES = 8, 5, 12
 OF_OBJECTIVES = ("rkd", "pkt", "sp", "cc", "crd", "dist")
@@ -51,11 +51,11 @@ def relate(rank, world):
 
     def of_objective(name):
         logits = student(mine)  # as good a student's as any
-        answers = Said(theirs[:, :WIDTH].log_softmax(1), theirs)
+        answers = FixedTargets(theirs[:, :WIDTH].log_softmax(1), theirs)
         beside = {"cc": embeddings, "crd": companions}.get(name)
-        given = Given(logits, torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
-        given = replace(given, features=student(mine), samples=samples[share], companion=beside)
-        return OBJECTIVES[name].distil(given)
+        inputs = LossInputs(logits, torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
+        inputs = replace(inputs, features=student(mine), samples=samples[share], aux_module=beside)
+        return OBJECTIVES[name].distil(inputs)
 
     losses = {name: lambda of=of: of(gather_rows(student(mine)), gather_rows(theirs)) for name, of in RELATIONS.items()}
     losses |= {"cc": embedded, "crd": contrasted, "crd again": contrasted}

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from kdcache.errors import ConfigError, UsageError
 from kdcache.models.students import create_student
-from kdcache.objectives.base import Shape
+from kdcache.objectives.base import LossSpec
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
@@ -16,7 +16,7 @@ from kdcache.training.checkpoint import Checkpoint
 from kdcache.training.config import load_config
 from kdcache.training.prediction_history import Past
 from kdcache.training.train_state import TrainState
-from support.batches import Said
+from support.batches import FixedTargets
 
 MODEL, CLASSES, ROWS, SIZE = "test_resnet", 4, 8, 32
 STEPS_PER_EPOCH, TEACHER_FEATURES = 4, 6
@@ -40,7 +40,7 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
         student.module,
         config,
         steps_per_epoch=STEPS_PER_EPOCH,
-        shape=Shape(
+        spec=LossSpec(
             CLASSES,
             None,
             ROWS,
@@ -71,7 +71,7 @@ def fixed_batch(name="kd"):
     pixels = torch.randn(ROWS, 3, SIZE, SIZE, generator=random)
     entered = torch.randn(ROWS, TEACHER_FEATURES, generator=random).relu()
     levels = [torch.randn(ROWS, *shape, generator=random).relu() for shape in teacher_maps(OBJECTIVES[name])]
-    return pixels, Said(teacher, entered, tuple(levels)), labels, torch.ones(ROWS), torch.arange(ROWS)
+    return pixels, FixedTargets(teacher, entered, tuple(levels)), labels, torch.ones(ROWS), torch.arange(ROWS)
 
 
 # What would make a small test slow or its first epochs different from the others.
@@ -126,9 +126,9 @@ def test_it_goes_on_from_its_state_as_if_it_had_never_stopped(name, at, tmp_path
 
 def test_the_head_of_ipwd_learns_and_is_no_part_of_the_student(tmp_path):
     trainer = trainer_for("ipwd", tmp_path)
-    before = {name: value.clone() for name, value in trainer.state()["companion"].items()}
+    before = {name: value.clone() for name, value in trainer.state()["aux_module"].items()}
     heads = [trainer.train_step(*fixed_batch()).parts["head"].item() for _ in range(10)]
-    after = trainer.state()["companion"]
+    after = trainer.state()["aux_module"]
     assert heads[-1] < heads[0]
     assert {name: value.shape for name, value in after.items()}["weight"][0] == CLASSES
     assert not any(torch.equal(after[name], before[name]) for name in before)
@@ -140,9 +140,9 @@ def test_the_head_of_ipwd_learns_and_is_no_part_of_the_student(tmp_path):
 @pytest.mark.parametrize("name", ["cc", "crd", "fitnet", "reviewkd"])
 def test_what_is_learnt_beside_the_student_moves_and_is_no_part_of_it(name, tmp_path):
     trainer = trainer_for(name, tmp_path, *QUICK.get(name, []))
-    before = {key: value.clone() for key, value in trainer.state()["companion"].items()}
+    before = {key: value.clone() for key, value in trainer.state()["aux_module"].items()}
     run(trainer, 2, name)
-    after = trainer.state()["companion"]
+    after = trainer.state()["aux_module"]
     fixed = {key for key in before if torch.equal(after[key], before[key])}
     assert fixed <= {"negatives.seed"}
     plain = trainer_for("kd", tmp_path).module.state_dict()
@@ -167,7 +167,7 @@ def test_the_limit_of_the_gradient_is_that_of_all_that_learns(name, tmp_path):
     limit = 1e-3
     trainer = trainer_for(name, tmp_path, f"clip_grad={limit}")
     trainer.train_step(*fixed_batch(name))
-    beside = trainer._companion.parameters() if trainer._companion is not None else ()
+    beside = trainer._aux_module.parameters() if trainer._aux_module is not None else ()
     parts = [
         torch.stack([parameter.grad.norm() for parameter in part if parameter.grad is not None]).norm()
         for part in (trainer.module.parameters(), beside)
@@ -198,8 +198,8 @@ def test_half_precision_teaches_through_maps_and_what_is_learnt_on_them(tmp_path
 
 def test_the_head_of_ipwd_begins_the_same_and_moves_no_random_state(tmp_path):
     one, other = trainer_for("ipwd", tmp_path), trainer_for("ipwd", tmp_path)
-    for name, value in one.state()["companion"].items():
-        assert torch.equal(value, other.state()["companion"][name])
+    for name, value in one.state()["aux_module"].items():
+        assert torch.equal(value, other.state()["aux_module"][name])
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
