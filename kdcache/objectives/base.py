@@ -42,7 +42,7 @@ class LossInputs:
         targets: the teacher's to the same rows; None where there are none.
         features: what enters the student's classifier; None where the objective does not need them.
         maps: the student's feature maps from fine to coarse; empty where the objective does not need them.
-        past: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
+        past_probs: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
             where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
         samples: positions in the index.
         aux_module: what `Objective.aux_module` made. mixed: a context for its layers, in which they compute in the
@@ -56,7 +56,7 @@ class LossInputs:
     targets: TeacherTargets | None = None
     features: Float[Tensor, "b f"] | None = None
     maps: tuple[Float[Tensor, "b _ _ _"], ...] = ()
-    past: Float[Tensor, "b c"] | None = None
+    past_probs: Float[Tensor, "b c"] | None = None
     samples: Int64[Tensor, "b"] | None = None
     aux_module: nn.Module | None = None
     mixed: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -114,7 +114,7 @@ class Needs:
         features: what enters the student's classifier.
         teacher_features: what enters the teacher's.
         maps: feature maps of both, from `student_layers` and `teacher_layers`.
-        past: the student's own earlier predictions.
+        history: the student's own earlier predictions.
         classes: fewest with which it has something to compare.
     """
 
@@ -126,7 +126,7 @@ class Needs:
     maps: bool = False
     student_layers: Layers = "stages"
     teacher_layers: Layers = "stages"
-    past: bool = False
+    history: bool = False
     classes: int = 1
 
 

@@ -61,7 +61,7 @@ class PSKD:
     @property
     def needs(self) -> Needs:
         """Labels and its own past."""
-        return Needs(teacher=False, labels=ANOTHER_OBJECTIVE, past=True)
+        return Needs(teacher=False, labels=ANOTHER_OBJECTIVE, history=True)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -78,9 +78,11 @@ class PSKD:
 
     def __call__(self, inputs: LossInputs) -> Losses:
         """`ps_kd`."""
-        if inputs.past is None:
+        if inputs.past_probs is None:
             raise UsageError("This objective learns from the student's past predictions, and none are given.")
         soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1], self.smoothing)
         alpha = self.alpha * (inputs.epoch + 1) / inputs.epochs
-        loss = ps_kd(inputs.logits, soft.to(inputs.logits.dtype), inputs.past.to(inputs.logits.dtype), min(alpha, 1.0))
+        loss = ps_kd(
+            inputs.logits, soft.to(inputs.logits.dtype), inputs.past_probs.to(inputs.logits.dtype), min(alpha, 1.0)
+        )
         return Losses(loss, {"label": loss})

@@ -25,6 +25,6 @@ def default_folder(request: TrainRequest, config: RunConfig, entries: Sequence[s
     parts = [entry_name(config.student.name), Path(config.recipe).stem, source]
     objective = chosen_objective(config.recipe, file=request.config, assignments=request.overrides)
     needs = config.objective.needs
-    if objective != VanillaKD.name and (needs.teacher or needs.past):
+    if objective != VanillaKD.name and (needs.teacher or needs.history):
         parts.append(objective)
     return Path("runs") / "-".join([*parts, f"seed{config.seed}"])

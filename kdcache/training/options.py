@@ -107,7 +107,7 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
             f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
             "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
         )
-    if mode != "supervised" and config.objective.needs.past:
+    if mode != "supervised" and config.objective.needs.history:
         raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
     if mode == "supervised":
         distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)

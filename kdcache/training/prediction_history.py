@@ -31,7 +31,7 @@ from kdcache.io.reading import open_regular
 _NAME = re.compile(r"round--?\d+\.f16")
 
 
-class Past:
+class PredictionHistory:
     """Reads one round's predictions and writes the next's. Every process has one, on the same folder."""
 
     def __init__(
@@ -41,31 +41,31 @@ class Past:
         samples: int,
         num_classes: int,
         epochs_per_round: int,
-        first: bool,
+        is_main: bool,
         warn: Callable[[str], None],
-        meet: Callable[[], None] = lambda: None,
+        barrier: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
             folder: `past` in the run's folder; made with the first round.
             samples: of the data set.
             epochs_per_round: repeats of the policy.
-            first: whether this process removes files for all.
+            is_main: whether this process removes files for all.
             warn: is told when a round's predictions are gone.
-            meet: returns when every process has called it: so nobody reads a round before all have written it.
+            barrier: returns when every process has called it: so nobody reads a round before all have written it.
         """
         self.folder = folder
         self._shape = (samples, num_classes)
         self._epochs_per_round = epochs_per_round
-        self._first = first
+        self._is_main = is_main
         self._warn = warn
         self._round = -1
         self._reads: np.memmap | None = None
-        self._meet = meet
+        self._barrier = barrier
         self._writes: FileIO | None = None
         self._pinned: set[int] = set()
 
-    def recall(self, epoch: int, samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float32[Tensor, "b c"]:
+    def read(self, epoch: int, samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float32[Tensor, "b c"]:
         """Predictions of the round before, mixed as the rows are: those of a sample that was not seen are zeros.
 
         Args:
@@ -85,7 +85,7 @@ class Past:
         partner = torch.arange(len(own)) ^ 1
         return share * own + (1 - share) * own[partner] if bool((share < 1).any()) else own
 
-    def remember(self, epoch: int, samples: Int64[Tensor, "b"], logits: Float[Tensor, "b c"]) -> None:
+    def write(self, epoch: int, samples: Int64[Tensor, "b"], logits: Float[Tensor, "b c"]) -> None:
         """Keep what the student has just said, for the next round.
 
         Raises:
@@ -100,7 +100,7 @@ class Past:
         except OSError as error:
             raise self._unkept(error) from error
 
-    def secure(self, epoch: int) -> None:
+    def flush(self, epoch: int) -> None:
         """Before a checkpoint: what a run that resumes in `epoch` reads is on disk, and stays until the next call.
 
         Raises:
@@ -127,9 +127,9 @@ class Past:
                 # Reserved, so that a disk that is too small is told before hours are spent.
                 os.posix_fallocate(self._writes.fileno(), 0, self._bytes)
                 self._require_whole(self._writes.fileno(), running)
-                self._meet()
+                self._barrier()
                 self._reads = self._open(folder, running - 1)
-                if self._first:
+                if self._is_main:
                     self._remove_all_but(folder, {running - 1, running} | self._pinned)
         except OSError as error:
             raise self._unkept(error) from error

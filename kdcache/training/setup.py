@@ -94,7 +94,7 @@ class Setup:
             return f"{self.stored.name} from the cache"
         if self.live is not None:
             return f"{self.live.teacher.name} live"
-        return "labels and its own past" if self.config.objective.needs.past else "labels alone"
+        return "labels and its own past" if self.config.objective.needs.history else "labels alone"
 
 
 def prepare(request: TrainRequest, processes: Distributed, progress: Progress, held: ExitStack) -> Setup:

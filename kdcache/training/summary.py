@@ -55,7 +55,7 @@ def objective_words(name: str, objective: AnyObjective, targets: str | None) -> 
         targets: "topk", "full", "embedding" or "live"; None without a teacher.
     """
     needs = objective.needs
-    if not (needs.teacher or needs.past):
+    if not (needs.teacher or needs.history):
         return "Objective: labels alone, without a teacher."
     idle = getattr(objective, "idle", ())
     values = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
@@ -64,7 +64,7 @@ def objective_words(name: str, objective: AnyObjective, targets: str | None) -> 
         for setting, value in values.items()
         if value and setting not in _TOLD_ELSEWHERE and setting not in idle
     )
-    served = "from labels and the student's own past" if needs.past else _served(objective, targets)
+    served = "from labels and the student's own past" if needs.history else _served(objective, targets)
     return f"Objective {name}: {settings + '; ' if settings else ''}{served}."
 
 

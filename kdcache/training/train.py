@@ -19,7 +19,7 @@ from kdcache.runtime.signals import stop_requests
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
 from kdcache.training.options import TrainRequest
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
 from kdcache.training.setup import Setup, prepare
 from kdcache.training.shared_folder import require_shared
@@ -98,7 +98,7 @@ def _train(
         spec=loss_spec(setup),
         processes=processes,
         precision=setup.config.precision,
-        past=_past(setup, processes, progress) if setup.config.objective.needs.past else None,
+        history=_history(setup, processes, progress) if setup.config.objective.needs.history else None,
     )
     if setup.val is not None:
         try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
@@ -128,7 +128,7 @@ def _enter_folder(request: TrainRequest, setup: Setup, processes: Distributed) -
         setup.config, setup.belongs, setup.given, windows, fresh=request.fresh
     )
     resume = processes.all_reduce_any(resume)
-    if resume or setup.config.objective.needs.past:
+    if resume or setup.config.objective.needs.history:
         require_shared(setup.folder, processes)
     return resume
 
@@ -156,15 +156,15 @@ def _student(setup: Setup) -> Network:
     )
 
 
-def _past(setup: Setup, processes: Distributed, progress: Progress) -> Past:
-    return Past(
+def _history(setup: Setup, processes: Distributed, progress: Progress) -> PredictionHistory:
+    return PredictionHistory(
         setup.folder / "past",
         samples=len(setup.index),
         num_classes=setup.num_classes,
         epochs_per_round=setup.opened.view_set.policy.repeats,
-        first=processes.is_main,
+        is_main=processes.is_main,
         warn=progress.warn,
-        meet=processes.barrier,
+        barrier=processes.barrier,
     )
 
 

@@ -21,7 +21,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import send
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig, ScheduleConfig
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 
 
 class TrainState:
@@ -43,7 +43,7 @@ class TrainState:
         spec: LossSpec,
         processes: Distributed,
         precision: str,
-        past: Past | None = None,
+        history: PredictionHistory | None = None,
     ) -> None:
         """
         Args:
@@ -51,7 +51,7 @@ class TrainState:
             config: resolved.
             spec: of the data set and of the teacher; what the objective needs of the student's is found here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
-            past: the student's earlier predictions, where the objective needs them.
+            history: the student's earlier predictions, where the objective needs them.
 
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
@@ -70,7 +70,7 @@ class TrainState:
         self.precision = precision
         self._device = processes.device
         self._clip_grad = config.clip_grad
-        self._past = past
+        self._history = history
         spec = _with_student(spec, self.module, watched, config)
         self._aux_module = _aux_module(config, spec, processes.device)
         self._optimizer = _optimizer(self.module, self._aux_module, config)
@@ -104,7 +104,7 @@ class TrainState:
             said = self._shared(inputs.contiguous(memory_format=torch.channels_last))
         logits, maps = said if self._gives_maps else (said, ())
         logits = logits.float()
-        past = None if self._past is None else self._past.recall(epoch, samples, weight)
+        past_probs = None if self._history is None else self._history.read(epoch, samples, weight)
         losses = self._objective(
             LossInputs(
                 logits,
@@ -113,7 +113,7 @@ class TrainState:
                 targets,
                 features=features[0].float() if features else None,
                 maps=maps,
-                past=None if past is None else send(past, self._device),
+                past_probs=None if past_probs is None else send(past_probs, self._device),
                 samples=send(samples, self._device),
                 aux_module=self._aux_module,
                 mixed=mixed,
@@ -134,8 +134,8 @@ class TrainState:
         self.last_lr = self._set_learning_rate()
         if self._ema is not None:
             self._ema.update(self.module, step=self.step)
-        if self._past is not None:
-            self._past.remember(epoch, samples, logits)
+        if self._history is not None:
+            self._history.write(epoch, samples, logits)
         return losses
 
     def averaged_module(self) -> nn.Module:
@@ -151,8 +151,8 @@ class TrainState:
 
         Every process has to call it.
         """
-        if self._past is not None:
-            self._past.secure(self.step // self._steps_per_epoch)
+        if self._history is not None:
+            self._history.flush(self.step // self._steps_per_epoch)
         aux_module = {} if self._aux_module is None else {"aux_module": self._aux_module.state_dict()}
         return {
             "optimizer": self._optimizer.state_dict(),

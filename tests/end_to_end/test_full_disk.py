@@ -30,7 +30,7 @@ from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.config import load_config, read_config
 from kdcache.training.export import export_model
 from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
 from kdcache.training.train import train
 from support.shards import encode_image, make_shards
@@ -109,10 +109,12 @@ def append(folder: Path, steps: int) -> None:
         table.append(step, dict.fromkeys(COLUMNS, 1 / step))
 
 
-def remember(folder: Path, epoch: int) -> None:
-    past = Past(folder / "past", samples=50_000, num_classes=10, epochs_per_round=1, first=True, warn=lambda _: None)
-    past.remember(epoch, torch.arange(4), torch.zeros(4, 10))
-    past.secure(epoch)
+def predict(folder: Path, epoch: int) -> None:
+    history = PredictionHistory(
+        folder / "past", samples=50_000, num_classes=10, epochs_per_round=1, is_main=True, warn=lambda _: None
+    )
+    history.write(epoch, torch.arange(4), torch.zeros(4, 10))
+    history.flush(epoch)
 
 
 def first_round(folder: Path) -> bytes:
@@ -164,7 +166,7 @@ WRITERS = {
         lambda at: append(at, 100),
         lambda at: read_metrics(at / "metrics.csv")[0],
     ),
-    "past": Writer(lambda at: remember(at, 0), lambda at: remember(at, 1), first_round),
+    "past": Writer(lambda at: predict(at, 0), lambda at: predict(at, 1), first_round),
     "index": Writer(
         lambda at: open_index(shards_in(at, 40)),
         lambda at: build_index(at / "set"),

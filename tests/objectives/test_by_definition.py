@@ -260,10 +260,10 @@ def test_ps_kd_trusts_the_past_more_from_epoch_to_epoch():
     inputs = batch_for(objective)
     soft = soft_labels(inputs.labels, inputs.weight, CLASSES)
     for epoch, alpha in ((0, 0.08), (4, 0.4), (9, 0.8)):
-        expected = ps_kd(inputs.logits, soft, inputs.past, alpha)
+        expected = ps_kd(inputs.logits, soft, inputs.past_probs, alpha)
         torch.testing.assert_close(objective(replace(inputs, epoch=epoch)).total, expected)
 
 
 def test_ps_kd_without_a_past_is_refused():
     with pytest.raises(UsageError, match="past predictions"):
-        PSKD()(replace(batch_for(PSKD()), past=None))
+        PSKD()(replace(batch_for(PSKD()), past_probs=None))

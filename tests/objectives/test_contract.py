@@ -103,7 +103,7 @@ def test_its_gradient_is_right(name):
 def test_no_gradient_flows_to_the_teacher_or_to_the_past(name):
     objective = OBJECTIVES[name]
     batch = batch_for(objective)
-    teacher, past = batch.targets.values.requires_grad_(), batch.past.requires_grad_()
+    teacher, past = batch.targets.values.requires_grad_(), batch.past_probs.requires_grad_()
     sides = [teacher, past, batch.targets.entered.requires_grad_()]
     sides += [level.requires_grad_() for level in batch.targets.levels]
     if not objective.needs.teacher_features:
@@ -167,7 +167,7 @@ def _extremes_are_finite(objective, student, dtype, autocast):
         features=features,
         maps=tuple(maps),
         mixed=partial(torch.autocast, "cpu", dtype=dtype if half else torch.bfloat16, enabled=half),
-        past=CERTAIN.exp(),
+        past_probs=CERTAIN.exp(),
     )
     with torch.autocast("cpu", dtype=autocast or torch.bfloat16, enabled=autocast is not None):
         losses = objective(batch)

@@ -51,7 +51,7 @@ def test_needs_are_the_objectives_own(name, table):
         "features": needs.features,
         "teacher's features": needs.teacher_features,
         "feature maps": needs.maps,
-        "its past": needs.past,
+        "its past": needs.history,
     }
     assert table[name]["needs"] == ", ".join(need for need, there in wanted.items() if there)
 

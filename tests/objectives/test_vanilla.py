@@ -97,7 +97,7 @@ def test_it_knows_what_it_needs(settings, teacher, full, labels):
     needs = VanillaKD(**settings).needs
     assert (needs.teacher, bool(needs.full), bool(needs.labels)) == (teacher, full, labels)
     assert not needs.features
-    assert not needs.past
+    assert not needs.history
 
 
 def test_the_binary_target_may_have_a_threshold():

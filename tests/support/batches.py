@@ -75,7 +75,7 @@ def batch_for(objective: Objective, seed=0, rows=ROWS, classes=CLASSES, dtype=to
         FixedTargets(teacher, entered, levels),
         features=features,
         maps=maps,
-        past=torch.softmax(past, dim=1),
+        past_probs=torch.softmax(past, dim=1),
         samples=torch.arange(rows),
         aux_module=None if aux_module is None else aux_module.to(dtype),
         epoch=1,
@@ -121,7 +121,7 @@ def moved(inputs: LossInputs, rows: Tensor, classes: Tensor) -> LossInputs:
         ),
         features=inputs.features[rows],
         maps=tuple(level[rows] for level in inputs.maps),
-        past=inputs.past[rows][:, classes],
+        past_probs=inputs.past_probs[rows][:, classes],
         samples=inputs.samples[rows],
         aux_module=aux_module,
     )

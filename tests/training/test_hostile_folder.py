@@ -18,7 +18,7 @@ from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.config import load_config, read_config
 from kdcache.training.export import export_model
 from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.recipes import read_recipe
 from kdcache.training.run_folder import RunFolder, stored_windows
 from support.links import Foreign
@@ -47,13 +47,13 @@ def enter(folder: Path, fresh: bool = False) -> bool:
     return RunFolder(folder).enter(CONFIG, {}, {}, WINDOWS, fresh=fresh)
 
 
-def past_in(folder: Path) -> Past:
-    return Past(folder / "past", samples=4, num_classes=3, epochs_per_round=1, first=True, warn=print)
+def history_in(folder: Path) -> PredictionHistory:
+    return PredictionHistory(folder / "past", samples=4, num_classes=3, epochs_per_round=1, is_main=True, warn=print)
 
 
-def remember(folder: Path) -> None:
+def predict(folder: Path) -> None:
     for epoch in range(3):
-        past_in(folder).remember(epoch, torch.arange(4), torch.zeros(4, 3))
+        history_in(folder).write(epoch, torch.arange(4), torch.zeros(4, 3))
 
 
 def files_below(folder: Path) -> set[str]:
@@ -81,7 +81,7 @@ def test_a_run_folder_with_a_link_is_refused_before_anything_changes(
         lambda run: Checkpoints(run / "checkpoints").save(2, model=MODEL, trainer={}),
         lambda run: Checkpoints(run / "checkpoints")._prune(2),
         lambda run: export_model(run / "export", create_student("test_resnet", num_classes=3, size=32, seed=0)),
-        remember,
+        predict,
     ],
     ids=["checkpoints", "prune", "export", "past"],
 )
@@ -127,7 +127,7 @@ def test_beginning_anew_removes_what_a_run_wrote_and_nothing_else(run: Path) -> 
     for name in mine:
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_text("of the user's own")
-    remember(run)
+    predict(run)
     assert not enter(run, fresh=True)
     assert files_below(run) == {*mine, "config.yaml", "belongs.json", "given.json", "windows.npy"}
     assert Checkpoints(run / "checkpoints").steps() == []

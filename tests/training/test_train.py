@@ -21,7 +21,7 @@ from kdcache.errors import ConfigError, ModelError, RunError, UsageError
 from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
 from kdcache.runtime.distributed import Distributed
 from kdcache.training.config import read_config
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.train import train
 from support.small_job import (
     CLASSES,
@@ -299,10 +299,11 @@ def test_losses_and_speed_are_said_to_be_what_they_are(job, tmp_path):
 
 
 def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, monkeypatch):
-    asked, past = [], []
+    asked, made = [], []
     monkeypatch.setattr("kdcache.training.train.require_shared", lambda folder, processes: asked.append(folder.name))
     monkeypatch.setattr(
-        "kdcache.training.train.Past", lambda *args, **choice: (past.append(choice), Past(*args, **choice))[1]
+        "kdcache.training.train.PredictionHistory",
+        lambda *args, **choice: (made.append(choice), PredictionHistory(*args, **choice))[1],
     )
     usual = train_request(job.data, tmp_path / "usual", cache=str(job.cache), epochs=1)
     train(usual)
@@ -312,7 +313,7 @@ def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, m
     overrides = ("objective.name=ps-kd", "views.policy=fashion-mnist")
     train(train_request(job.data, tmp_path / "self", supervised=True, epochs=1, overrides=overrides))
     assert asked == ["usual", "self"]
-    assert past[0]["meet"].__func__ is Distributed.wait, "a round is read when all have written it"
+    assert made[0]["barrier"].__func__ is Distributed.barrier, "a round is read when all have written it"
 
 
 def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training.checkpoint import Checkpoint
 from kdcache.training.config import load_config
-from kdcache.training.prediction_history import Past
+from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.train_state import TrainState
 from support.batches import FixedTargets
 
@@ -35,7 +35,9 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
         ],
     )
     student = create_student(MODEL, num_classes=CLASSES, size=SIZE, seed=seed)
-    past = Past(folder / "past", samples=ROWS, num_classes=CLASSES, epochs_per_round=1, first=True, warn=pytest.fail)
+    history = PredictionHistory(
+        folder / "past", samples=ROWS, num_classes=CLASSES, epochs_per_round=1, is_main=True, warn=pytest.fail
+    )
     return TrainState(
         student.module,
         config,
@@ -50,7 +52,7 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
         ),
         processes=CPU,
         precision=precision,
-        past=past if config.objective.needs.past else None,
+        history=history if config.objective.needs.history else None,
     )
 
 
@@ -219,10 +221,10 @@ def test_self_distillation_trusts_what_was_said_an_epoch_before(tmp_path):
     said = []
     with torch.no_grad():
         trainer.module.train()
-    original = trainer._past.remember
-    trainer._past.remember = lambda *args: (said.append(args[2].detach()), original(*args))
+    original = trainer._history.remember
+    trainer._history.remember = lambda *args: (said.append(args[2].detach()), original(*args))
     run(trainer, 1)
-    recalled = trainer._past.recall(1, torch.arange(ROWS), torch.ones(ROWS))
+    recalled = trainer._history.read(1, torch.arange(ROWS), torch.ones(ROWS))
     torch.testing.assert_close(recalled, said[0].softmax(1), rtol=1e-3, atol=1e-5)
     loss = trainer.train_step(*fixed_batch()).total
     torch.testing.assert_close(loss, -(recalled * said[1].log_softmax(1)).sum(1).mean())
