@@ -1,4 +1,4 @@
-"""The folder of one run: what it belongs to, and the refusal to mix two runs in one folder."""
+"""The folder of one run: its identity, and the refusal to mix two runs in one folder."""
 
 import io
 import json
@@ -24,14 +24,16 @@ from kdcache.training.files import refusals, remove_known, replace_file, tidy
 from kdcache.training.settings import differences, to_plain
 
 _CONFIG = "config.yaml"
-_BELONGS = "belongs.json"
+_IDENTITY = "run_identity.json"
 _WINDOWS = "windows.npy"
-_GIVEN = "given.json"
-_STARTED = {_BELONGS, _WINDOWS, _GIVEN}
-_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export"}
+_INVOCATION = "invocation.json"
+#: Names that the files of a run had in earlier versions.
+_FORMER = {"belongs.json", "given.json"}
+_STARTED = {_IDENTITY, _WINDOWS, _INVOCATION}
+_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export", *_FORMER}
 #: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
 _KNOWN = re.compile(
-    r"(config\.yaml|belongs\.json|windows\.npy|given\.json|metrics\.csv"
+    r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|metrics\.csv|belongs\.json|given\.json"
     r"|events(/events\.out\.tfevents\..*)?"
     r"|checkpoints(/best\.json|/step-\d{8,}(/(model|ema|trainer)\.safetensors|/(trainer|manifest)\.json)?)?"
     r"|past(/round-\d+\.f16)?"
@@ -48,12 +50,12 @@ _FREE = (
 class RunFolder:
     """A run's place on disk.
 
-    config.yaml     every setting, resolved; written last when a run begins
-    belongs.json    what its results depend on beside them: view set, teacher, classes
-    windows.npy     of the view set
-    given.json      where data and teacher were found by the last start; free to change
+    config.yaml           every setting, resolved; written last when a run begins
+    run_identity.json     what its results depend on beside them: view set, teacher, classes
+    windows.npy           of the view set
+    invocation.json       where data and teacher were found by the last start; free to change
     metrics.csv, events, checkpoints, export    what training adds
-    past            the student's predictions of the last round, where its objective learns from them
+    past                  the student's predictions of the last round, where its objective learns from them
     """
 
     def __init__(self, path: Path) -> None:
@@ -77,8 +79,8 @@ class RunFolder:
     def enter(
         self,
         config: RunConfig,
-        belongs: dict[str, Any],
-        given: dict[str, Any],
+        identity: dict[str, Any],
+        invocation: dict[str, Any],
         windows: Int32[np.ndarray, "n"],
         *,
         fresh: bool,
@@ -87,8 +89,8 @@ class RunFolder:
 
         Args:
             config: resolved.
-            belongs: what results depend on beside it, as plain JSON values.
-            given: paths and devices of this start, as plain JSON values.
+            identity: what results depend on beside it, as plain JSON values.
+            invocation: paths and devices of this start, as plain JSON values.
             windows: of the view set, read again by `stored_windows`.
             fresh: begin anew.
 
@@ -96,17 +98,17 @@ class RunFolder:
             RunError: another run is here, or something that is no run, or the folder cannot be written.
         """
         try:
-            resumes = self.require(config, belongs, fresh=fresh)
+            resumes = self.require(config, identity, fresh=fresh)
             if not resumes:
-                if self.is_run():
+                if self.is_run() or self._is_former_run():
                     self._clear()
                 make_root(self.path)
                 content = io.BytesIO()
                 np.save(content, windows)
                 replace_file(self.path / _WINDOWS, content.getvalue())
-                _write_json(self.path / _BELONGS, belongs)
+                _write_json(self.path / _IDENTITY, identity)
             tidy(self.path)
-            _write_json(self.path / _GIVEN, given)
+            _write_json(self.path / _INVOCATION, invocation)
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
             return resumes
         except OSError as error:
@@ -115,11 +117,11 @@ class RunFolder:
     def _unwritable(self, error: OSError) -> RunError:
         return RunError(cannot_write(self.path, error, "What was saved before is whole"))
 
-    def require(self, config: RunConfig, belongs: dict[str, Any], *, fresh: bool) -> bool:
+    def require(self, config: RunConfig, identity: dict[str, Any], *, fresh: bool) -> bool:
         """Refuse what `enter` refuses, and change nothing; returns whether there is a run to go on with.
 
         Args:
-            belongs: as much of it as is known.
+            identity: as much of it as is known.
 
         Raises:
             RunError: another run is here, or something that is no run, or a link that training would write through.
@@ -128,16 +130,28 @@ class RunFolder:
             for name in filter(folder.holds_link, sorted(_WRITTEN)):
                 raise LinkError(folder.path / name)
             require_ours(self.path, "export", EXPORTED)  # before days of training, and not after them
+        if self._is_former_run():
+            if not fresh:
+                raise RunError(
+                    f"{self.path} holds a run of an earlier version of kdcache (its identity is in belongs.json), which "
+                    "this version cannot go on with: finish it with the version that began it, replace it with --fresh, "
+                    "or give another --out."
+                )
+            return False
         if not self.is_run():
             self._require_free()
             return False
         if not fresh:
-            self._require_same(config, belongs)
+            self._require_same(config, identity)
         return not fresh
 
     def is_run(self) -> bool:
         """Whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
-        return all((self.path / name).is_file() for name in (_CONFIG, _BELONGS, _WINDOWS))
+        return all((self.path / name).is_file() for name in (_CONFIG, _IDENTITY, _WINDOWS))
+
+    def _is_former_run(self) -> bool:
+        """Whether a run of an earlier version is here, whose files had other names."""
+        return not self.is_run() and all((self.path / name).is_file() for name in (_CONFIG, "belongs.json", _WINDOWS))
 
     def stored_config(self) -> RunConfig | None:
         """The configuration of the run that is here; None where there is none."""
@@ -146,7 +160,7 @@ class RunFolder:
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else that may lie here."""
         # The three that make it a run go last, so that a clearing that was killed can be taken up again.
-        for name in sorted(_WRITTEN, key=lambda name: name in (_CONFIG, _BELONGS, _WINDOWS)):
+        for name in sorted(_WRITTEN, key=lambda name: name in (_CONFIG, _IDENTITY, _WINDOWS)):
             remove_known(self.path / name, _KNOWN, root=self.path)
 
     def _require_free(self) -> None:
@@ -165,10 +179,10 @@ class RunFolder:
                 "--out."
             )
 
-    def _require_same(self, config: RunConfig, belongs: dict[str, Any]) -> None:
-        known = {name: value for name, value in _read_json(self.path / _BELONGS).items() if name in belongs}
+    def _require_same(self, config: RunConfig, identity: dict[str, Any]) -> None:
+        known = {name: value for name, value in _read_json(self.path / _IDENTITY).items() if name in identity}
         stored = {"config": to_plain(read_config(self.path / _CONFIG)), **known}
-        wanted = {"config": to_plain(config), **to_plain(belongs)}
+        wanted = {"config": to_plain(config), **to_plain(identity)}
         for name, (before, now) in differences(stored, wanted).items():
             if name.removeprefix("config.") in _FREE:
                 continue

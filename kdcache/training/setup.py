@@ -46,8 +46,8 @@ class Setup:
         objective_name: that it was chosen by, a key of `OBJECTIVES`.
         label_loss: which one there is and why, as a line; None where the objective does not choose one.
         class_names: of the student's outputs, where they are known.
-        belongs: what the run's results depend on beside its configuration; compared when it is resumed.
-        given: where things were found, for a reader of the run folder.
+        identity: what the run's results depend on beside its configuration; compared when it is resumed.
+        invocation: where things were found, for a reader of the run folder.
         lock: of the run folder; rank 0 holds it for all of its job, and the others have None.
     """
 
@@ -63,8 +63,8 @@ class Setup:
     num_classes: int
     class_names: tuple[str, ...] | None
     folder: Path
-    belongs: dict[str, Any]
-    given: dict[str, Any]
+    identity: dict[str, Any]
+    invocation: dict[str, Any]
     lock: FolderLock | None
 
     @property
@@ -130,11 +130,11 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
         opened = with_lost_of(opened, cache)
     tell_of_lost(opened, progress)
     schedule = _schedule(config, opened)
-    belongs: dict[str, Any] = {"view_set": opened.identity.to_json()}
+    identity: dict[str, Any] = {"view_set": opened.identity.to_json()}
     if mode != "live":
-        belongs |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
+        identity |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
     if processes.is_main:
-        RunFolder(folder).require(config, belongs, fresh=request.fresh)
+        RunFolder(folder).require(config, identity, fresh=request.fresh)
         if stored is not None:
             stored.require_records(config.views.count or 0)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
@@ -181,8 +181,8 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
         num_classes=num_classes,
         class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,
-        belongs=belongs | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
-        given={
+        identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
+        invocation={
             "data": request.data,
             "val": request.val,
             "cache": request.cache if cache is not None else None,

@@ -125,7 +125,7 @@ def _enter_folder(request: TrainRequest, setup: Setup, processes: Distributed) -
     """Make the run folder ready, or find it so; return whether there is a run in it to go on with."""
     windows = setup.opened.view_set.windows
     resume = processes.is_main and RunFolder(setup.folder).enter(
-        setup.config, setup.belongs, setup.given, windows, fresh=request.fresh
+        setup.config, setup.identity, setup.invocation, windows, fresh=request.fresh
     )
     resume = processes.all_reduce_any(resume)
     if resume or setup.config.objective.needs.history:

@@ -71,7 +71,7 @@ def test_full_scores_as_live_does_and_topk_tells_what_it_lost(script, setting, t
 def test_all_arms_of_a_seed_see_the_same_views(script, setting, tmp_path: Path) -> None:
     compare(script, setting, tmp_path, ["fashion-mnist/kd/alone/0", "fashion-mnist/kd/topk/0"])
     folder = tmp_path / "fashion-mnist" / "1-epochs"
-    alone, topk = ((folder / f"kd-{source}-0" / "belongs.json").read_text("utf-8") for source in ("alone", "topk"))
+    alone, topk = ((folder / f"kd-{source}-0" / "run_identity.json").read_text("utf-8") for source in ("alone", "topk"))
     view_set = [text[text.index('"view_set"') :] for text in (alone, topk)]
     assert view_set[0] == view_set[1]
 

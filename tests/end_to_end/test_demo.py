@@ -80,7 +80,7 @@ def test_all_arms_see_the_same_views(report):
 def test_everything_runs_on_the_cpu(report):
     _, out = report
     for name in ("alone", "live", "from-cache"):
-        assert json.loads((out / "runs" / name / "given.json").read_text())["device"] == "cpu"
+        assert json.loads((out / "runs" / name / "invocation.json").read_text())["device"] == "cpu"
 
 
 def test_the_demo_replaces_its_own_folder_and_no_other(report, tmp_path):

@@ -141,4 +141,4 @@ def test_a_training_says_its_scores_and_a_warm_up_that_takes_much_of_it(job, tmp
     heard = Heard()
     train(train_request(job.data, tmp_path / "b", supervised=True, epochs=3, overrides=overrides), heard)
     assert not any("grows for" in line for line in heard.said)
-    assert json.loads((tmp_path / "b" / "belongs.json").read_text())["teacher"] is None
+    assert json.loads((tmp_path / "b" / "run_identity.json").read_text())["teacher"] is None

@@ -129,7 +129,7 @@ def test_beginning_anew_removes_what_a_run_wrote_and_nothing_else(run: Path) -> 
         (run / name).write_text("of the user's own")
     predict(run)
     assert not enter(run, fresh=True)
-    assert files_below(run) == {*mine, "config.yaml", "belongs.json", "given.json", "windows.npy"}
+    assert files_below(run) == {*mine, "config.yaml", "run_identity.json", "invocation.json", "windows.npy"}
     assert Checkpoints(run / "checkpoints").steps() == []
 
 
@@ -178,7 +178,7 @@ def too_long(path: Path) -> None:
     ("name", "read"),
     [
         ("config.yaml", lambda run: read_config(run / "config.yaml")),
-        ("belongs.json", lambda run: enter(run)),
+        ("run_identity.json", lambda run: enter(run)),
         ("metrics.csv", lambda run: read_metrics(run / "metrics.csv")),
         ("metrics.csv", lambda run: MetricsTable(run / "metrics.csv", ("epoch", "loss"))),
         ("metrics.csv", lambda run: kept_weights(run, 1)),
@@ -221,3 +221,13 @@ def test_windows_that_claim_to_be_more_than_there_are_take_no_memory(run: Path) 
     (run / "windows.npy").write_bytes(content.getvalue() + bytes(100))
     with pytest.raises(RunError, match=r"windows\.npy cannot be read"):
         stored_windows(run, fresh=False)
+
+
+def test_a_run_of_the_former_names_is_refused_and_can_be_replaced(run: Path) -> None:
+    (run / "run_identity.json").rename(run / "belongs.json")
+    (run / "invocation.json").rename(run / "given.json")
+    with pytest.raises(RunError, match=r"earlier version of kdcache .*--fresh"):
+        enter(run)
+    assert not enter(run, fresh=True)
+    assert not files_below(run) & {"belongs.json", "given.json"}
+    assert enter(run)
