@@ -26,7 +26,7 @@ from torch import Tensor
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
-from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.dumping.dump import DumpOptions, dump
 from kdcache.loader.opening import stored_views
 from kdcache.views.policies import CENTRE, FORMER_CENTRE
 
@@ -47,7 +47,7 @@ def as_timm_evaluates(index: Index, weights: Path, name: str) -> Tensor:
     return torch.cat(parts)
 
 
-def as_dumped(index: Index, request: DumpRequest) -> Tensor:
+def as_dumped(index: Index, request: DumpOptions) -> Tensor:
     """Log-probabilities of a dump's only view, float32 [samples, classes], in the order of the index."""
     dump(request)
     cache = Cache.open(request.cache)
@@ -73,7 +73,7 @@ def table(images: int, folder: Path) -> Iterator[str]:
         (CENTRE, CENTRE, "pillow"),
         ("cut first", str(former), "pillow"),
     ):
-        request = DumpRequest(
+        request = DumpOptions(
             teacher=NAME, data=data, cache=str(folder / f"{title}-{renderer}"), weights=weights, views=1,
             targets="full", dtype="float32", label_space="none", policy=policy, batch_size=min(BATCH, images // 2 * 2),
             device="cpu", precision="fp32", renderer=renderer,

@@ -20,9 +20,9 @@ from jaxtyping import Bool
 import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
-from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.dumping.dump import DumpOptions, dump
 from kdcache.errors import RunError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.evaluation.scoring import Evaluation
 from kdcache.io.atomic import PARTIAL_NAME, remove_known, replace_file
 from kdcache.io.failures import cannot_write
@@ -31,7 +31,7 @@ from kdcache.io.folders import open_folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, silent
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport, train
 
 TEACHER = "ese_vovnet19b_slim"
@@ -153,7 +153,7 @@ def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, 
     with resources.as_file(weights) as file:
         with _timed("dump-logits", stages):
             dumped = dump(
-                DumpRequest(
+                DumpOptions(
                     teacher=TEACHER,
                     data=train_data,
                     cache=cache,
@@ -167,7 +167,7 @@ def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, 
                 progress,
             )
 
-        from_cache = TrainRequest(
+        from_cache = TrainOptions(
             student=STUDENT,
             data=train_data,
             cache=cache,
@@ -196,9 +196,9 @@ def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, 
                 progress,
             )
         with _timed("evaluate", stages):
-            of_teacher = evaluate(EvaluateRequest(TEACHER, test_data, Path(file), device="cpu"), progress)
+            of_teacher = evaluate(EvaluateOptions(TEACHER, test_data, Path(file), device="cpu"), progress)
             scores = {
-                report.folder: evaluate(EvaluateRequest(str(report.folder), test_data, device="cpu"), progress)
+                report.folder: evaluate(EvaluateOptions(str(report.folder), test_data, device="cpu"), progress)
                 for report in (cached, alone, live)
             }
 

@@ -15,8 +15,8 @@ from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
 from kdcache.dumping.dump import dump
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.preview import PreviewRequest, preview
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.preview import PreviewOptions, preview
 from kdcache.render.encoded import faults
 from kdcache.training.train import train
 from support.shards import make_shards
@@ -66,8 +66,8 @@ def test_a_cache_its_copy_a_preview_a_run_with_its_checkpoints_and_its_export(ro
     data = make_data(root / "data", images=26)
     weights, policy, cache = make_teacher(root / "teacher"), make_policy(root / "policy.json"), root / "cache"
     dump(dump_request(data, cache, weights, policy))
-    copy_cache(CopyRequest(str(cache), str(root / "copy")))
-    preview(PreviewRequest(data, root / "a.html", cache=str(cache), images=2, views=1, renderer="pillow"))
+    copy_cache(CopyOptions(str(cache), str(root / "copy")))
+    preview(PreviewOptions(data, root / "a.html", cache=str(cache), images=2, views=1, renderer="pillow"))
     train(train_request(data, root / "run", cache=str(cache), overrides=("schedule.epochs=1",)))
     assert {path.name for path in root.rglob("*.safetensors")} >= {"model.safetensors", "trainer.safetensors"}
     assert not unlike(root, umask)

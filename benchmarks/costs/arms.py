@@ -8,12 +8,12 @@ from typing import Any
 
 from costs.results import Result
 from costs.settings import Material
-from kdcache.dumping.dump import DumpRequest, dump
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
-from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
+from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.runtime.progress import Progress
 from kdcache.targets.kinds import KINDS
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.train import train
 
 #: What is dumped for each way of keeping answers: the options of `dump-logits` beside its defaults.
@@ -88,7 +88,7 @@ def run(arm: Arm, material: Material, folder: Path, epochs: int, progress: Progr
     loss = bytes_per_view = None
     if arm.source != "alone":
         dump(
-            DumpRequest(
+            DumpOptions(
                 teacher=material.teacher,
                 data=material.train,
                 cache=str(cache),
@@ -103,19 +103,19 @@ def run(arm: Arm, material: Material, folder: Path, epochs: int, progress: Progr
             progress,
         )
     if arm.source in KEPT:
-        looked_at = inspect(InspectRequest(str(cache), samples=1)).teachers
+        looked_at = inspect(InspectOptions(str(cache), samples=1)).teachers
         [entry] = [teacher for teacher in looked_at if teacher.identity["name"] == kept]
         loss, bytes_per_view = entry.kl, sum(entry.array_bytes.values()) / entry.stored_answers
     report = train(
         request(arm, material, cache, kept, epochs, folder / f"{arm.objective}-{arm.source}-{arm.seed}"), progress
     )
-    score = evaluate(EvaluateRequest(str(report.folder), material.test, device="cpu"), progress)
+    score = evaluate(EvaluateOptions(str(report.folder), material.test, device="cpu"), progress)
     return Result(
         str(arm), epochs, score.top1, score.loss, score.samples, bytes_per_view, loss, time.monotonic() - start
     )
 
 
-def request(arm: Arm, material: Material, cache: Path, kept: str, epochs: int, out: Path) -> TrainRequest:
+def request(arm: Arm, material: Material, cache: Path, kept: str, epochs: int, out: Path) -> TrainOptions:
     """The training of an arm."""
     overrides = list(OBJECTIVES[arm.objective])
     if arm.source == "alone":
@@ -123,7 +123,7 @@ def request(arm: Arm, material: Material, cache: Path, kept: str, epochs: int, o
     if arm.source in ("topk", "top-3") and arm.objective in _APPROXIMATE:
         overrides.append("objective.approximate=true")
     live = arm.source == "live"
-    return TrainRequest(
+    return TrainOptions(
         student=material.student,
         data=material.train,
         cache=None if arm.source == "alone" else str(cache),

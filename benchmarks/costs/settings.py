@@ -15,7 +15,7 @@ from kdcache.data.part import write_part
 from kdcache.demo import RECIPE, STUDENT, TEACHER
 from kdcache.runtime.progress import Progress
 from kdcache.training.files import new_folder, replace_file
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.train import train
 from kdcache.views.policies import load_policy
 
@@ -121,7 +121,7 @@ class Fonts:
         material = Material(str(part), str(whole / "test"), TEACHER, folder / "teacher", policy=str(policy))
         if not (material.weights / "export").exists():
             train(
-                TrainRequest(
+                TrainOptions(
                     student=TEACHER,
                     data=str(whole / "train"),
                     recipe=RECIPE,

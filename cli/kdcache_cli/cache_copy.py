@@ -31,10 +31,10 @@ def copy(
     Stopped at any time and run again, it goes on where it was. Exits with 3 when what is damaged was left out, and
     with 1 when all that was left out cannot be read.
     """
-    from kdcache.inspection.copy import CopyRequest, copy_cache
+    from kdcache.inspection.copy import CopyOptions, copy_cache
 
     names = tuple(name.strip() for name in teachers.split(",") if name.strip()) if teachers else ()
-    request = CopyRequest(source=source, target=target, views=views, teachers=names)
+    request = CopyOptions(source=source, target=target, views=views, teachers=names)
     report = copy_cache(request, ConsoleProgress())
     print_lines(report.lines())
     if not report.whole:

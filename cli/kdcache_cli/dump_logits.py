@@ -164,10 +164,10 @@ def dump_logits(
 
     require_one_choice(objectives, targets=targets, k=k, min_prob=min_prob, dtype=dtype)  # before torch is imported
 
-    from kdcache.dumping.dump import DumpRequest, dump
+    from kdcache.dumping.dump import DumpOptions, dump
     from kdcache.runtime.ranks import Ranks
 
-    request = DumpRequest(
+    request = DumpOptions(
         teacher=teacher,
         data=data,
         cache=cache,

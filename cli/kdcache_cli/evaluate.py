@@ -24,10 +24,10 @@ def evaluate(
 
     Images are decoded with Pillow on the CPU, as timm does it, whatever the device.
     """
-    from kdcache.evaluation.evaluate import EvaluateRequest
+    from kdcache.evaluation.evaluate import EvaluateOptions
     from kdcache.evaluation.evaluate import evaluate as run
 
-    request = EvaluateRequest(
+    request = EvaluateOptions(
         model=model, data=data, weights=weights, device=device, precision=precision, batch_size=batch_size
     )
     print_lines(run(request, ConsoleProgress()).lines())

@@ -21,10 +21,10 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a cache belongs to, what it holds and lacks, and what the answers in it look like."""
-    from kdcache.inspection.inspect import InspectRequest
+    from kdcache.inspection.inspect import InspectOptions
     from kdcache.inspection.inspect import inspect as run
 
-    report = run(InspectRequest(cache=cache, data=data, samples=samples), ConsoleProgress())
+    report = run(InspectOptions(cache=cache, data=data, samples=samples), ConsoleProgress())
     if as_json:
         print_json(report.to_json())
     else:

@@ -63,11 +63,11 @@ def preview(
 
     require_format(out)  # before torch is imported
 
-    from kdcache.inspection.preview import PreviewRequest
+    from kdcache.inspection.preview import PreviewOptions
     from kdcache.inspection.preview import preview as run
 
     run(
-        PreviewRequest(
+        PreviewOptions(
             data=data,
             out=out,
             policy=policy,

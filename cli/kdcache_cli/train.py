@@ -181,10 +181,10 @@ def train(
     SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 make one after the step that is being taken.
     """
     from kdcache.runtime.ranks import Ranks
-    from kdcache.training.options import TrainRequest
+    from kdcache.training.options import TrainOptions
     from kdcache.training.train import train as run
 
-    request = TrainRequest(
+    request = TrainOptions(
         student=student,
         data=data,
         cache=cache,

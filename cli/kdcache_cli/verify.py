@@ -74,8 +74,8 @@ def verify(
     With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
     Exits with 3 when something is wrong, and with 1 when all that is wrong is that it cannot be read.
     """
-    from kdcache.inspection.rerun import RerunRequest
-    from kdcache.inspection.verify import VerifyRequest
+    from kdcache.inspection.rerun import RerunOptions
+    from kdcache.inspection.verify import VerifyOptions
     from kdcache.inspection.verify import verify as run
 
     if (data is None) != (teacher is None):
@@ -84,7 +84,7 @@ def verify(
         raise UsageError(f"--weights {weights} belongs to --teacher and --data: give these too.")
     again = None
     if data is not None and teacher is not None:
-        again = RerunRequest(
+        again = RerunOptions(
             data=data,
             teacher=teacher,
             weights=weights,
@@ -95,7 +95,7 @@ def verify(
             renderer=renderer,
             decode=decode,
         )
-    report = run(VerifyRequest(cache=cache, rerun=again, repair=repair), ConsoleProgress())
+    report = run(VerifyOptions(cache=cache, rerun=again, repair=repair), ConsoleProgress())
     if as_json:
         print_json(report.to_json())
     else:

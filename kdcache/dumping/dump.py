@@ -39,7 +39,7 @@ from kdcache.views.policy import Policy
 
 
 @dataclass(frozen=True)
-class DumpRequest:
+class DumpOptions:
     """What `dump-logits` was asked for; None means the default, which the job says.
 
     Attributes:
@@ -140,7 +140,7 @@ class DumpReport:
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
-def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
+def dump(options: DumpOptions, progress: Progress = silent) -> DumpReport:
     """Make every block of the first V views that is not in the cache yet.
 
     Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same
@@ -152,71 +152,71 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
         KdcacheError: anything that a user can mend; what was written before stays.
     """
     require_one_choice(
-        request.objectives, targets=request.targets, k=request.k, min_prob=request.min_prob, dtype=request.dtype
+        options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
     ranks = Ranks.from_environment()
     progress = progress if ranks.is_main else silent
-    device = resolve_device(request.device)
+    device = resolve_device(options.device)
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
-    model = model_source(request.teacher, request.weights)
-    objectives = _objectives(request, progress)
-    renderer_version(request.renderer, device=device, decode=request.decode)
-    progress.say(f"Opening the data, {request.data}.")
-    index = open_index(request.data, progress=progress)
-    opened = views_for_dump(request.cache, index, request.policy, request.seed, progress)
-    batch_size = _even(request.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
-    name = request.name or entry_name(request.teacher)
-    progress.say(f"Loading the teacher, {_words(request.teacher, model)}.")
+    model = model_source(options.teacher, options.weights)
+    objectives = _objectives(options, progress)
+    renderer_version(options.renderer, device=device, decode=options.decode)
+    progress.say(f"Opening the data, {options.data}.")
+    index = open_index(options.data, progress=progress)
+    opened = views_for_dump(options.cache, index, options.policy, options.seed, progress)
+    batch_size = _even(options.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
+    name = options.name or entry_name(options.teacher)
+    progress.say(f"Loading the teacher, {_words(options.teacher, model)}.")
     teacher = load_teacher(
         model.name,
         model.weights,
         label=model.label,
         device=device,
-        precision=request.precision or "auto",
+        precision=options.precision or "auto",
         batch_size=batch_size,
-        size=request.size,
+        size=options.size,
     )
     kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
         f"{name} ({kind}{teacher.num_classes:,} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
         f"batches of {teacher.batch_size}."
     )
-    opened = views_as_evaluated(opened, teacher.card, request.policy, progress)
+    opened = views_as_evaluated(opened, teacher.card, options.policy, progress)
     view_set = opened.view_set
-    _check_classes(index, teacher, request.label_space)
-    codec = coding_for(teacher, objectives, progress) if objectives else _codec(request, teacher)
+    _check_classes(index, teacher, options.label_space)
+    codec = coding_for(teacher, objectives, progress) if objectives else _codec(options, teacher)
     stored, lost = None, {}
-    if Cache.exists(request.cache):
-        there = Cache.open(request.cache)
+    if Cache.exists(options.cache):
+        there = Cache.open(options.cache)
         stored = there.teacher(name)
         lost = {} if codec.fixed_tables else there.lost_tables(name)  # they are made again
         codec = codec if codec.fixed_tables or lost else there.with_stored_tables(codec, name)
-    identity = teacher_identity(teacher, codec, name, request.label_space)
+    identity = teacher_identity(teacher, codec, name, options.label_space)
     if stored is not None:
         targets = identity.targets | {table: stored.targets[table] for table in lost}
-        require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {request.cache}")
-    views = _whole_groups(request.views, view_set.policy)
+        require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {options.cache}")
+    views = _whole_groups(options.views, view_set.policy)
     if view_set.policy.is_fixed:
         if views > view_set.policy.repeats:
             progress.warn(f"The policy draws nothing: all {views} views are the same, and one would do (--views 1).")
-    elif request.views is None:
+    elif options.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
 
     with (
         open_renderer(
-            request.renderer,
+            options.renderer,
             size=teacher.size,
             max_batch=batch_size,
             device=device,
-            decode=request.decode,
+            decode=options.decode,
         ) as renderer,
         closing(SampleReader(index)) as reader,
     ):
-        source = Source(opened, reader, renderer, teacher, codec, request.label_space)
-        if request.dry_run:
-            return _predicted(request, predict(source, progress), source, name, views, ranks)
-        cache = Cache.ensure(request.cache, opened.identity, view_set.windows)
+        source = Source(opened, reader, renderer, teacher, codec, options.label_space)
+        if options.dry_run:
+            return _predicted(options, predict(source, progress), source, name, views, ranks)
+        cache = Cache.ensure(options.cache, opened.identity, view_set.windows)
         if cache.format_warning is not None:
             progress.warn(cache.format_warning)
         if len(index.lost):
@@ -224,11 +224,11 @@ def dump(request: DumpRequest, progress: Progress = silent) -> DumpReport:
                 f"{counted(len(index.lost), 'sample')} of {len(index):,} {'is' if len(index.lost) == 1 else 'are'} "
                 "lost: answers to a grey image keep their places, and trainings pass over them."
             )
-        return _fill(request, source, cache, identity, views, ranks, progress)
+        return _fill(options, source, cache, identity, views, ranks, progress)
 
 
 def _fill(
-    request: DumpRequest,
+    options: DumpOptions,
     source: Source,
     cache: Cache,
     identity: TeacherIdentity,
@@ -263,7 +263,7 @@ def _fill(
     with join_processes(torch.device("cpu")) as processes:
         blocks, rows, right, seen = processes.all_reduce_sum(counts).tolist()
     return DumpReport(
-        cache=request.cache,
+        cache=options.cache,
         teacher=name,
         samples=samples,
         views=len(entry.whole_views()),
@@ -271,16 +271,16 @@ def _fill(
         blocks=entry.layout.blocks * views,
         bytes_per_view=_stored_bytes(entry, views) / (samples * views),
         images_per_s=rows / (time.perf_counter() - start) if rows else None,
-        top1=right / seen if seen and request.label_space == "teacher" else None,
+        top1=right / seen if seen and options.label_space == "teacher" else None,
         dry_run=False,
     )
 
 
 def _predicted(
-    request: DumpRequest, prediction: Prediction, source: Source, name: str, views: int, ranks: Ranks
+    options: DumpOptions, prediction: Prediction, source: Source, name: str, views: int, ranks: Ranks
 ) -> DumpReport:
     return DumpReport(
-        cache=request.cache,
+        cache=options.cache,
         teacher=name,
         samples=source.samples,
         views=views,
@@ -288,12 +288,12 @@ def _predicted(
         blocks=block_count(source.samples, source.block_rows) * views,
         bytes_per_view=prediction.bytes_per_view,
         images_per_s=prediction.images_per_s * ranks.world_size,
-        top1=prediction.top1 if request.label_space == "teacher" else None,
+        top1=prediction.top1 if options.label_space == "teacher" else None,
         dry_run=True,
         kl=prediction.kl,
         once_bytes=prediction.once_bytes,
         tried=prediction.rows,
-        to_come=source.samples * views - _rows_there(request.cache, name, views),
+        to_come=source.samples * views - _rows_there(options.cache, name, views),
     )
 
 
@@ -329,18 +329,18 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
     )
 
 
-def _objectives(request: DumpRequest, progress: Progress) -> tuple[AnyObjective, ...]:
-    if request.objectives is None:
+def _objectives(options: DumpOptions, progress: Progress) -> tuple[AnyObjective, ...]:
+    if options.objectives is None:
         return ()
-    objectives = objectives_called(request.objectives)
-    if request.label_space == "none":
+    objectives = objectives_called(options.objectives)
+    if options.label_space == "none":
         require_no_labels(objectives, progress)
     return objectives
 
 
-def _codec(request: DumpRequest, teacher: Teacher) -> TargetCodec:
-    kind = request.targets or DEFAULT_KIND
-    return coding_of(teacher, kind, k=request.k, min_prob=request.min_prob, dtype=request.dtype)
+def _codec(options: DumpOptions, teacher: Teacher) -> TargetCodec:
+    kind = options.targets or DEFAULT_KIND
+    return coding_of(teacher, kind, k=options.k, min_prob=options.min_prob, dtype=options.dtype)
 
 
 def _rows_there(path: str, name: str, views: int) -> int:

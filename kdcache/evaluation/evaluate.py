@@ -12,7 +12,7 @@ from kdcache.runtime.progress import Progress, silent
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateOptions:
     """What `evaluate` was asked for: what `model_source` takes."""
 
     model: str
@@ -23,25 +23,25 @@ class EvaluateRequest:
     batch_size: int = DEFAULT_BATCH
 
 
-def evaluate(request: EvaluateRequest, progress: Progress = silent) -> Evaluation:
+def evaluate(options: EvaluateOptions, progress: Progress = silent) -> Evaluation:
     """Score one model.
 
     Raises:
         KdcacheError: no such model, weights that do not fit, data without labels or with other classes.
     """
-    device = resolve_device(request.device)
-    precision = resolve_precision(request.precision, device)
+    device = resolve_device(options.device)
+    precision = resolve_precision(options.precision, device)
     use_all_cores()
-    source = model_source(request.model, request.weights)
+    source = model_source(options.model, options.weights)
     network = load_model(source.name, source.weights)
     network.module.to(device).eval()
-    index = open_index(request.data, progress=progress)
+    index = open_index(options.data, progress=progress)
     return score(
         network,
         index,
-        name=request.model,
+        name=options.model,
         device=device,
         precision=precision,
-        batch_size=request.batch_size,
+        batch_size=options.batch_size,
         progress=progress,
     )

@@ -131,9 +131,9 @@ def _cell_to_html(column: str, cell: Cell) -> str:
 def _picture_to_html(picture: Picture) -> str:
     height, width = picture.pixels.shape[:2]
     small = max(height, width) < _SMALL
-    format, options = ("PNG", {}) if small else ("JPEG", {"quality": 92})
+    format, settings = ("PNG", {}) if small else ("JPEG", {"quality": 92})
     file = io.BytesIO()
-    Image.fromarray(picture.pixels).save(file, format, **options)
+    Image.fromarray(picture.pixels).save(file, format, **settings)
     source = f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
     words = "".join(f"<p>{html.escape(line)}</p>" for line in picture.words)
     answers = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in picture.answers)

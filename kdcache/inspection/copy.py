@@ -32,7 +32,7 @@ Work = tuple[Entry, Entry, int, int]
 
 
 @dataclass(frozen=True)
-class CopyRequest:
+class CopyOptions:
     """What `cache copy` was asked for.
 
     Attributes:
@@ -94,7 +94,7 @@ class CopyReport:
         return lines
 
 
-def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
+def copy_cache(options: CopyOptions, progress: Progress = silent) -> CopyReport:
     """Copy a cache's views and answers; what is there already is left alone, so that it can be killed and run again.
 
     Raises:
@@ -105,16 +105,16 @@ def copy_cache(request: CopyRequest, progress: Progress = silent) -> CopyReport:
         RecordedError: another process wrote other bytes of a block at the same time.
         FolderHeldError: another process copies to the target, or repairs it. A dump may go on there.
     """
-    source = Cache.open(request.source)
-    with hold_cache(request.target, progress.say, new=True):
-        return _copy(source, request, progress)
+    source = Cache.open(options.source)
+    with hold_cache(options.target, progress.say, new=True):
+        return _copy(source, options, progress)
 
 
-def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport:
-    wanted = parse_views(request.views)
-    entries, left_out = _entries(source, request.teachers)
-    entries = _with_any(entries, wanted, request, progress)
-    target = Cache.ensure(request.target, replace(source.view_set, format=FORMAT), source.windows)
+def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport:
+    wanted = parse_views(options.views)
+    entries, left_out = _entries(source, options.teachers)
+    entries = _with_any(entries, wanted, options, progress)
+    target = Cache.ensure(options.target, replace(source.view_set, format=FORMAT), source.windows)
     if source.format_warning is not None:
         progress.warn(source.format_warning + " What was exchanged before goes with it unseen.")
     work: list[Work] = []
@@ -127,7 +127,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
     target.add_lost_of(source)  # now: whatever is listed, its samples were noted as lost before
     for entry, there in pairs:
-        what = _usable(entry, there, wanted, request)
+        what = _usable(entry, there, wanted, options)
         if what is not None:
             progress.warn(what)
     copied = copied_bytes = 0
@@ -135,7 +135,7 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
     with (
         target.claims() as claims,
         last_act(claims.close),
-        progress.task(f"{request.source} to {request.target}", total=len(work), unit="blocks") as task,
+        progress.task(f"{options.source} to {options.target}", total=len(work), unit="blocks") as task,
     ):
         in_a_row = 0
         for found in _copied(work, claims):
@@ -157,10 +157,10 @@ def _copy(source: Cache, request: CopyRequest, progress: Progress) -> CopyReport
     told = tuple(map(str, problems))
     damaged = any(error.damaged for error in (*problems, *left_out.values()))
     said = {name: str(error) for name, error in left_out.items()}
-    return CopyReport(request.source, request.target, names, copied, blocks, copied_bytes, told, said, damaged)
+    return CopyReport(options.source, options.target, names, copied, blocks, copied_bytes, told, said, damaged)
 
 
-def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -> str | None:
+def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions) -> str | None:
     """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
     there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
     reach = Reach(there, Policy.from_json(source.view_set.policy).repeats)
@@ -168,28 +168,28 @@ def _usable(source: Entry, target: Entry, wanted: range, request: CopyRequest) -
         return None
     missing = sorted(set(range(reach.usable + reach.repeats)) - set(there))
     lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
-    remedy = f"run `kdcache cache copy {request.source} {request.target} --views {missing[0]}:{missing[-1] + 1}`"
+    remedy = f"run `kdcache cache copy {options.source} {options.target} --views {missing[0]}:{missing[-1] + 1}`"
     if not set(missing) <= set(source.whole_views()):
-        remedy = f"{request.source} has not all of them either"
+        remedy = f"{options.source} has not all of them either"
     return (
-        f"{request.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
+        f"{options.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
         f"{reach.words()} until {lack}: {remedy}. verify and inspect need none of them."
     )
 
 
-def _with_any(entries: list[Entry], wanted: range, request: CopyRequest, progress: Progress) -> list[Entry]:
+def _with_any(entries: list[Entry], wanted: range, options: CopyOptions, progress: Progress) -> list[Entry]:
     """The entries that have some of the wanted views; of views up to a last one that are not there, a warning.
 
     Raises UsageError where no entry has any.
     """
-    if request.views is None:
+    if options.views is None:
         return entries
     found, lacking = [], []
     for entry in entries:
         views = [view for view in entry.views() if entry.surely_listed(view)]
         has = f"{entry.identity.name} has {views_named(views) if views else 'no view'}"
         if not any(view in wanted for view in views):
-            lacking.append(f"{has}, and none of {request.views}")
+            lacking.append(f"{has}, and none of {options.views}")
             continue
         found.append(entry)
         absent = set(wanted) - set(views)
@@ -197,11 +197,11 @@ def _with_any(entries: list[Entry], wanted: range, request: CopyRequest, progres
             lacking.append(f"{has}, and not {views_named(absent)}")
     if not found:
         raise UsageError(
-            f"There is nothing to copy from {request.source}: {'; '.join(lacking)}. Choose --views among those that "
+            f"There is nothing to copy from {options.source}: {'; '.join(lacking)}. Choose --views among those that "
             "are there, or leave it out for all."
         )
     if lacking:
-        progress.warn(f"Not everything that was asked for is in {request.source}: {'; '.join(lacking)}.")
+        progress.warn(f"Not everything that was asked for is in {options.source}: {'; '.join(lacking)}.")
     return found
 
 

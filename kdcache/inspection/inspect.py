@@ -25,7 +25,7 @@ PAIRS = 5
 
 
 @dataclass(frozen=True)
-class InspectRequest:
+class InspectOptions:
     """What `inspect` was asked for.
 
     Attributes:
@@ -38,7 +38,7 @@ class InspectRequest:
     samples: int = 100_000
 
 
-def inspect(request: InspectRequest, progress: Progress = silent) -> InspectReport:
+def inspect(options: InspectOptions, progress: Progress = silent) -> InspectReport:
     """Say what a cache belongs to, what it holds, and what the answers look like.
 
     A block that is damaged or cannot be read is named among the problems of its teacher, and so is a lost table, which
@@ -48,23 +48,23 @@ def inspect(request: InspectRequest, progress: Progress = silent) -> InspectRepo
         CacheError: there is no cache, or what is common to all teachers is damaged.
         IdentityError: `data` are other samples than the cache's.
     """
-    cache = Cache.open(request.cache)
+    cache = Cache.open(options.cache)
     opened = None
-    if request.data is not None:
-        opened = stored_views(cache, open_index(request.data, progress=progress))
+    if options.data is not None:
+        opened = stored_views(cache, open_index(options.data, progress=progress))
     entries: list[Entry] = []
     teachers: list[TeacherReport] = []
     problems: dict[str, str] = {}
     for name in cache.names():
         try:
             entry, lost = _entry(cache, name)
-            teachers.append(_teacher(entry, lost, request, opened, progress))
+            teachers.append(_teacher(entry, lost, options, opened, progress))
             entries.append(entry)
         except CacheError as error:
             problems[name] = str(error)
     view_set = cache.view_set
     return InspectReport(
-        cache=request.cache,
+        cache=options.cache,
         view_set=view_set.to_json(),
         policy=describe_policy(Policy.from_json(view_set.policy), view_set.seed),
         once_bytes=cache.once_bytes(entries),
@@ -90,7 +90,7 @@ def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
 
 
 def _teacher(
-    entry: Entry, lost: list[str], request: InspectRequest, opened: OpenViews | None, progress: Progress
+    entry: Entry, lost: list[str], options: InspectOptions, opened: OpenViews | None, progress: Progress
 ) -> TeacherReport:
     listed = {view: entry.surely_listed(view) for view in entry.views()}
     whole = set(range(entry.layout.blocks))
@@ -113,7 +113,7 @@ def _teacher(
         errors += [record.kl] if record.kl is not None else []
         rows += _rows(entry, block)
         sound[view].add(block)
-    samples = [] if lost else spread(entry.layout, sound, request.samples)
+    samples = [] if lost else spread(entry.layout, sound, options.samples)
     answers = _answers(entry, samples, opened, sound, problems, progress)
     return TeacherReport(
         identity=entry.identity.to_json(),

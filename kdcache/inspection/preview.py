@@ -33,7 +33,7 @@ _COLOURS = ((230, 60, 50), (40, 120, 220), (30, 160, 80), (230, 150, 20), (150, 
 
 
 @dataclass(frozen=True)
-class PreviewRequest:
+class PreviewOptions:
     """What to look at.
 
     Attributes:
@@ -59,7 +59,7 @@ class PreviewRequest:
     renderer: str = "dali"
 
 
-def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
+def preview(options: PreviewOptions, progress: Progress = silent) -> Path:
     """Write the contact sheet and return its path: a line for each image, a column for each view.
 
     Beside a view that is mixed stands its partner, mixed with it; under each its plan, and what the teacher said.
@@ -70,33 +70,33 @@ def preview(request: PreviewRequest, progress: Progress = silent) -> Path:
         IdentityError: the cache is about other data, or of another policy or seed than asked for.
         FolderHeldError: another process writes the same file.
     """
-    require_format(request.out)
-    if request.teacher is not None and request.cache is None:
+    require_format(options.out)
+    if options.teacher is not None and options.cache is None:
         raise UsageError("--teacher names an entry of a cache: give --cache too.")
     remedy = "Wait until it has ended, or give another --out."
     try:
-        lock = hold_beside(request.out, f"The file {request.out}", remedy, progress.say)
+        lock = hold_beside(options.out, f"The file {options.out}", remedy, progress.say)
     except OSError as error:
-        raise RunError(cannot_write(request.out, error, "What was there before is whole")) from error
+        raise RunError(cannot_write(options.out, error, "What was there before is whole")) from error
     with lock:
-        return _preview(request, progress)
+        return _preview(options, progress)
 
 
-def _preview(request: PreviewRequest, progress: Progress) -> Path:
-    index = open_index(request.data, progress=progress)
+def _preview(options: PreviewOptions, progress: Progress) -> Path:
+    index = open_index(options.data, progress=progress)
     entry = None
-    if request.cache is not None:
-        cache = Cache.open(request.cache)
-        view_set = views_for_dump(request.cache, index, request.policy, request.seed, progress).view_set
-        entry = _entry(cache, request.teacher)
+    if options.cache is not None:
+        cache = Cache.open(options.cache)
+        view_set = views_for_dump(options.cache, index, options.policy, options.seed, progress).view_set
+        entry = _entry(cache, options.teacher)
     else:
-        view_set = new_views(index, load_policy(request.policy or DEFAULT), request.seed or 0, progress).view_set
-    samples = _samples(view_set, request)
-    size = request.size or view_set.policy.reference_size
-    sheet = _sheet(view_set, samples, request, size, entry)
-    write_sheet(sheet, request.out)
-    progress.say(f"{counted(len(samples), 'image')} in {counted(request.views, 'view')}: {request.out}")
-    return request.out
+        view_set = new_views(index, load_policy(options.policy or DEFAULT), options.seed or 0, progress).view_set
+    samples = _samples(view_set, options)
+    size = options.size or view_set.policy.reference_size
+    sheet = _sheet(view_set, samples, options, size, entry)
+    write_sheet(sheet, options.out)
+    progress.say(f"{counted(len(samples), 'image')} in {counted(options.views, 'view')}: {options.out}")
+    return options.out
 
 
 def _entry(cache: Cache, name: str | None) -> Entry | None:
@@ -108,28 +108,28 @@ def _entry(cache: Cache, name: str | None) -> Entry | None:
     return cache.entry(name or names[0]) if names else None
 
 
-def _samples(view_set: ViewSet, request: PreviewRequest) -> Int64[np.ndarray, " n"]:
+def _samples(view_set: ViewSet, options: PreviewOptions) -> Int64[np.ndarray, " n"]:
     """Positions in the index of the images to show."""
     index = view_set.index
-    if not request.samples:
+    if not options.samples:
         order = view_set.order(0)
         # Every other row: its partner stands beside it anyway.
-        return np.concatenate([order[::2], order[1::2]])[: request.images]
-    hashes = np.array([key_hash(key) for key in request.samples], np.uint64)
+        return np.concatenate([order[::2], order[1::2]])[: options.images]
+    hashes = np.array([key_hash(key) for key in options.samples], np.uint64)
     places = np.searchsorted(index.key_hash, hashes).clip(max=len(index) - 1)
-    for key, place in zip(request.samples, places.tolist(), strict=True):
+    for key, place in zip(options.samples, places.tolist(), strict=True):
         if index.key(place) != key:
             raise DataError(f"No sample has the key {key!r}; one that is there is {index.key(0)!r}. Check --sample.")
     return places.astype(np.int64)
 
 
 def _sheet(
-    view_set: ViewSet, samples: Int64[np.ndarray, " n"], request: PreviewRequest, size: int, entry: Entry | None
+    view_set: ViewSet, samples: Int64[np.ndarray, " n"], options: PreviewOptions, size: int, entry: Entry | None
 ) -> Sheet:
-    columns = [_View.of(view_set, view, samples) for view in range(request.views)]
+    columns = [_View.of(view_set, view, samples) for view in range(options.views)]
     with (
         SampleReader(view_set.index) as reader,
-        open_renderer(request.renderer, size=size, max_batch=2 * len(samples)) as renderer,
+        open_renderer(options.renderer, size=size, max_batch=2 * len(samples)) as renderer,
         closing(stream_views(view_set, reader, renderer, [column.picks for column in columns])) as stream,
     ):
         cells = []
@@ -144,13 +144,13 @@ def _sheet(
         original = _original(view_set.index, sample, encoded, boxes, max(size, 192))
         lines.append((Cell((original,)), *(column[number] for column in cells)))
     title = [
-        f"Views of {request.data}",
+        f"Views of {options.data}",
         f"policy {describe_policy(view_set.policy, view_set.seed)}, {size} pixels",
         _units(size, view_set.policy.reference_size),
     ]
     if entry is not None:
         title.append(f"answers of {entry.identity.name}, in blue")
-    headings = ("image", *(f"view {view}" for view in range(request.views)))
+    headings = ("image", *(f"view {view}" for view in range(options.views)))
     return Sheet(tuple(title), headings, tuple(lines))
 
 

@@ -107,8 +107,8 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class RerunRequest:
-    """Which answers to make again: of the entry or model `teacher`, on `data`; see `VerifyRequest`."""
+class RerunOptions:
+    """Which answers to make again: of the entry or model `teacher`, on `data`; see `VerifyOptions`."""
 
     data: str
     teacher: str
@@ -125,29 +125,29 @@ class RerunRequest:
 class Rerun:
     """Everything that answers are made again with."""
 
-    request: RerunRequest
+    options: RerunOptions
     entry: Entry
     opened: OpenViews
     live: LiveTeacher
     device: torch.device
 
 
-def prepare_rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Rerun:
+def prepare_rerun(cache: Cache, options: RerunOptions, progress: Progress) -> Rerun:
     """Open data and teacher.
 
     Raises:
         UsageError: the cache holds no answers of such a teacher.
         KdcacheError: data, weights or teacher are others than the cache's, by name.
     """
-    device = resolve_device(request.device)
+    device = resolve_device(options.device)
     use_all_cores()
-    entry = _entry(cache, request.teacher)
-    model, pretrained = _model(request, entry)
+    entry = _entry(cache, options.teacher)
+    model, pretrained = _model(options, entry)
     if pretrained:
         _require_as_many_classes(model, entry)
-    opened = stored_views(cache, open_index(request.data, progress=progress))
+    opened = stored_views(cache, open_index(options.data, progress=progress))
     try:
-        live = open_live_teacher(model, request.weights, entry.identity.name, cache, opened, device, progress)
+        live = open_live_teacher(model, options.weights, entry.identity.name, cache, opened, device, progress)
     except ModelError as error:
         if not pretrained:
             raise
@@ -155,7 +155,7 @@ def prepare_rerun(cache: Cache, request: RerunRequest, progress: Progress) -> Re
             f"If {entry.identity.name} was dumped from a run, or with --weights, give the same again: --teacher RUN, "
             f"or --weights FILE. Without them timm's pretrained weights of {model} are meant. {error}"
         ) from error
-    return Rerun(request, entry, opened, live, device)
+    return Rerun(options, entry, opened, live, device)
 
 
 def rerun(
@@ -173,20 +173,20 @@ def rerun(
         UsageError: the cache holds no answers, or no sound ones, of this teacher.
         KdcacheError: images or answers cannot be read.
     """
-    request, entry, opened, live = prepared.request, prepared.entry, prepared.opened, prepared.live
+    options, entry, opened, live = prepared.options, prepared.entry, prepared.opened, prepared.live
     recorded, sound = _blocks(entry, without)
-    spans = spread_batches(entry.layout, entry.identity.batch_size, sound, request.samples, request.seed)
+    spans = spread_batches(entry.layout, entry.identity.batch_size, sound, options.samples, options.seed)
     rows = sum(span.stop - span.start for span in spans)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     compared: list[Span] = []
     misfits: dict[tuple[int, int], Finding] = {}
     with (
         open_renderer(
-            request.renderer,
+            options.renderer,
             size=live.teacher.size,
             max_batch=live.teacher.batch_size,
             device=prepared.device,
-            decode=request.decode,
+            decode=options.decode,
         ) as renderer,
         closing(SampleReader(opened.view_set.index)) as reader,
         closing(stream_views(opened.view_set, reader, renderer, spans)) as stream,
@@ -222,7 +222,7 @@ def rerun(
         codec=float(own.mean()),
         worst_coding=float(own.max()),
         excess=float((kl - own).max()),
-        limit=request.max_kl,
+        limit=options.max_kl,
     )
     return comparison, list(misfits.values())
 
@@ -252,15 +252,15 @@ def _entry(cache: Cache, teacher: str) -> Entry:
     return cache.entry(alike[0].name)
 
 
-def _model(request: RerunRequest, entry: Entry) -> tuple[str, bool]:
+def _model(options: RerunOptions, entry: Entry) -> tuple[str, bool]:
     """The model to run, and whether with timm's pretrained weights: an entry's name need not be a model's."""
     try:
-        source = model_source(request.teacher)
+        source = model_source(options.teacher)
     except ModelError:
-        if request.weights is None and request.teacher != entry.identity.name:
+        if options.weights is None and options.teacher != entry.identity.name:
             raise  # a run that is gone
-        return entry.identity.architecture, request.weights is None
-    return request.teacher, source.weights is None and request.weights is None
+        return entry.identity.architecture, options.weights is None
+    return options.teacher, source.weights is None and options.weights is None
 
 
 def _require_as_many_classes(model: str, entry: Entry) -> None:

@@ -25,13 +25,13 @@ from kdcache.cache.verify import (
 from kdcache.cache.zarr_form import META
 from kdcache.errors import CacheError, CorruptError, KdcacheError
 from kdcache.inspection.health import VerifyReport
-from kdcache.inspection.rerun import Comparison, RerunRequest, prepare_rerun, rerun
+from kdcache.inspection.rerun import Comparison, RerunOptions, prepare_rerun, rerun
 from kdcache.runtime.progress import Progress, silent
 from kdcache.views.policy import Policy
 
 
 @dataclass(frozen=True)
-class VerifyRequest:
+class VerifyOptions:
     """What `verify` was asked for.
 
     Attributes:
@@ -41,11 +41,11 @@ class VerifyRequest:
     """
 
     cache: str
-    rerun: RerunRequest | None = None
+    rerun: RerunOptions | None = None
     repair: bool = False
 
 
-def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
+def verify(options: VerifyOptions, progress: Progress = silent) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written.
 
     Blocks that are not recorded do not exist and are not missed. What is wrong, and what cannot be read, is a finding
@@ -56,25 +56,25 @@ def verify(request: VerifyRequest, progress: Progress = silent) -> VerifyReport:
         KdcacheError: as `prepare_rerun` and `rerun` do, of a cache in which nothing was found.
         FolderHeldError: another process repairs it, or copies to it.
     """
-    with hold_cache(request.cache, progress.say) if request.repair else nullcontext():
-        return _verify(request, progress)
+    with hold_cache(options.cache, progress.say) if options.repair else nullcontext():
+        return _verify(options, progress)
 
 
-def _verify(request: VerifyRequest, progress: Progress) -> VerifyReport:
-    found = _Examination(Repairs(open_files(request.cache) if request.repair else None))
-    cache = found.open(open_files(request.cache, read_only=True))
+def _verify(options: VerifyOptions, progress: Progress) -> VerifyReport:
+    found = _Examination(Repairs(open_files(options.cache) if options.repair else None))
+    cache = found.open(open_files(options.cache, read_only=True))
     prepared = comparison = None
     if cache is not None:
         found.look_at_what_is_common(cache)
-        if request.rerun is not None:
+        if options.rerun is not None:
             with found.noting_failure():
-                prepared = prepare_rerun(cache, request.rerun, progress)
+                prepared = prepare_rerun(cache, options.rerun, progress)
         found.look_at_blocks(cache, progress)
     if prepared is not None:
         with found.noting_failure():
             comparison, misfits = rerun(prepared, found.bad, progress)
             found.note(misfits)
-    return found.report(request.cache, comparison, None if cache is None else cache.format_warning)
+    return found.report(options.cache, comparison, None if cache is None else cache.format_warning)
 
 
 @dataclass

@@ -17,7 +17,7 @@ Mode = Literal["cache", "live", "supervised"]
 
 
 @dataclass(frozen=True)
-class TrainRequest:
+class TrainOptions:
     """What `train` was asked for; None means the default, which the job says.
 
     Attributes:
@@ -75,33 +75,33 @@ class TrainRequest:
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"
 
 
-def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
+def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
     """The settings without what the views decide, and the names of those that the user gave."""
-    options = {
-        "student.name": request.student,
-        "schedule.epochs": request.epochs,
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-        "objective.kd_stop_epoch": request.kd_stop_epoch,
-        "objective.bce_sum": request.bce_sum or None,
-        "objective.bce_target_thresh": request.bce_target_thresh,
+    settings = {
+        "student.name": options.student,
+        "schedule.epochs": options.epochs,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "objective.kd_stop_epoch": options.kd_stop_epoch,
+        "objective.bce_sum": options.bce_sum or None,
+        "objective.bce_target_thresh": options.bce_target_thresh,
     }
-    options = {name: value for name, value in options.items() if value is not None}
-    _refuse_options_without_meaning(request, options)
+    settings = {name: value for name, value in settings.items() if value is not None}
+    _refuse_options_without_meaning(options, settings)
     config = load_config(
-        request.recipe or DEFAULT_RECIPE, file=request.config, options=options, assignments=request.overrides
+        options.recipe or DEFAULT_RECIPE, file=options.config, options=settings, assignments=options.overrides
     )
-    if request.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
+    if options.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
         objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
         config = dataclasses.replace(config, objective=objective)
-    asked = given_settings(file=request.config, options=options, assignments=request.overrides)
-    twice = sorted(options.keys() & given_settings(assignments=request.overrides))
+    asked = given_settings(file=options.config, options=settings, assignments=options.overrides)
+    twice = sorted(settings.keys() & given_settings(assignments=options.overrides))
     if twice:
         raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
     if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
         # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
-    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & options.keys())
+    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & settings.keys())
     if binary and getattr(config.objective, "label_loss", "ce") != "bce":
         raise UsageError(
             f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
@@ -121,14 +121,14 @@ def configure(request: TrainRequest, mode: Mode, device: torch.device) -> tuple[
     return config, asked
 
 
-def _refuse_options_without_meaning(request: TrainRequest, options: dict[str, Any]) -> None:
+def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, Any]) -> None:
     """Refuse an option whose setting the objective does not have, in the option's name."""
-    own = [name for name in options if name.startswith("objective.")]
+    own = [name for name in settings if name.startswith("objective.")]
     if not own:
         return
-    others = {name: value for name, value in options.items() if name not in own}
+    others = {name: value for name, value in settings.items() if name not in own}
     objective = load_config(
-        request.recipe or DEFAULT_RECIPE, file=request.config, options=others, assignments=request.overrides
+        options.recipe or DEFAULT_RECIPE, file=options.config, options=others, assignments=options.overrides
     ).objective
     for name in own:
         if not hasattr(objective, name.removeprefix("objective.")):
@@ -140,12 +140,12 @@ def _option(name: str) -> str:
     return f"--{name.removeprefix('objective.').replace('_', '-')}"
 
 
-def label_loss_words(request: TrainRequest, config: RunConfig) -> str | None:
+def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
     """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
     objective = config.objective
     if isinstance(objective, PSKD):
         return None
-    origin = label_loss_origin(config.recipe, file=request.config, assignments=request.overrides)
+    origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
     names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
     weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
     return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."

@@ -29,7 +29,7 @@ from kdcache.runtime.formatting import counted
 from kdcache.runtime.progress import Progress
 from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
 from kdcache.training.naming import default_folder
-from kdcache.training.options import Mode, TrainRequest, configure, label_loss_words
+from kdcache.training.options import Mode, TrainOptions, configure, label_loss_words
 from kdcache.training.run_folder import RunFolder, stored_windows
 from kdcache.views.policies import describe_policy, load_policy
 from kdcache.views.policy import Policy
@@ -97,32 +97,32 @@ class Setup:
         return "labels and its own past" if self.config.objective.needs.history else "labels alone"
 
 
-def prepare(request: TrainRequest, processes: Distributed, progress: Progress, held: ExitStack) -> Setup:
-    """Open everything that `request` names, and hold the run folder for as long as `held` is open.
+def prepare(options: TrainOptions, processes: Distributed, progress: Progress, held: ExitStack) -> Setup:
+    """Open everything that `options` names, and hold the run folder for as long as `held` is open.
 
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    mode, device = request.mode, processes.device
-    config, asked = configure(request, mode, device)
+    mode, device = options.mode, processes.device
+    config, asked = configure(options, mode, device)
     # What is wrong with names, the renderer or the cache is told before an index of millions is built.
     _require_whole_pairs(config, processes)
     resolve_name(config.student.name)
-    if request.online_teacher:
-        model_source(request.online_teacher, request.teacher_weights)
-    renderer_version(request.renderer, device=device, decode=request.decode)
-    cache = _cache(request, mode, asked)
-    stored = _stored(request, cache, config) if mode == "cache" and cache is not None else None
-    index = open_index(request.data, progress=progress)
-    val = open_index(request.val, progress=progress) if request.val else None
-    folder = request.out or default_folder(request, config, cache.names() if cache is not None else [])
+    if options.online_teacher:
+        model_source(options.online_teacher, options.teacher_weights)
+    renderer_version(options.renderer, device=device, decode=options.decode)
+    cache = _cache(options, mode, asked)
+    stored = _stored(options, cache, config) if mode == "cache" and cache is not None else None
+    index = open_index(options.data, progress=progress)
+    val = open_index(options.val, progress=progress) if options.val else None
+    folder = options.out or default_folder(options, config, cache.names() if cache is not None else [])
     # From here on what is in the run folder is read, and nobody else may change it.
     lock = held.enter_context(RunFolder(folder).hold(progress.say)) if processes.is_main else None
-    before = None if request.fresh else RunFolder(folder).stored_config()
+    before = None if options.fresh else RunFolder(folder).stored_config()
     opened = (
         stored_views(cache, index)
         if cache is not None
-        else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, request.fresh))
+        else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, options.fresh))
     )
     asked_count = config.views.count
     config = _with_view_count(_with_views(config, opened), opened, stored, before)
@@ -134,19 +134,19 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
     if mode != "live":
         identity |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
     if processes.is_main:
-        RunFolder(folder).require(config, identity, fresh=request.fresh)
+        RunFolder(folder).require(config, identity, fresh=options.fresh)
         if stored is not None:
             stored.require_records(config.views.count or 0)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
-    for warning in _warnings(request, cache if stored is not None else None):
+    for warning in _warnings(options, cache if stored is not None else None):
         progress.warn(warning)
     _say_of_views(config, opened, stored if asked_count is None else None, progress)
     needs = config.objective.needs
     live = (
         open_live_teacher(
-            request.online_teacher or "",
-            request.teacher_weights,
-            request.teacher,
+            options.online_teacher or "",
+            options.teacher_weights,
+            options.teacher,
             cache,
             opened,
             device,
@@ -175,22 +175,22 @@ def prepare(request: TrainRequest, processes: Distributed, progress: Progress, h
         opened=opened,
         stored=stored,
         live=live,
-        loader=_loader(request, config, opened, stored or live, schedule, processes),
-        objective_name=chosen_objective(config.recipe, file=request.config, assignments=request.overrides),
-        label_loss=label_loss_words(request, config),
+        loader=_loader(options, config, opened, stored or live, schedule, processes),
+        objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
+        label_loss=label_loss_words(options, config),
         num_classes=num_classes,
         class_names=index.class_names if label_space == "teacher" else None,
         folder=folder,
         identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
         invocation={
-            "data": request.data,
-            "val": request.val,
-            "cache": request.cache if cache is not None else None,
+            "data": options.data,
+            "val": options.val,
+            "cache": options.cache if cache is not None else None,
             "source": mode,
-            "teacher_weights": str(request.teacher_weights) if request.teacher_weights else None,
+            "teacher_weights": str(options.teacher_weights) if options.teacher_weights else None,
             "device": str(device),
-            "renderer": request.renderer,
-            "decode": request.decode,
+            "renderer": options.renderer,
+            "decode": options.decode,
             "kdcache": kdcache.__version__,
         },
         lock=lock,
@@ -205,16 +205,16 @@ def _require_whole_pairs(config: RunConfig, processes: Distributed) -> None:
         )
 
 
-def _cache(request: TrainRequest, mode: Mode, asked: set[str]) -> Cache | None:
+def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
     """The cache whose answers or views are wanted; None for views of the training's own."""
-    if mode == "supervised" or request.cache is None or not Cache.exists(request.cache):
+    if mode == "supervised" or options.cache is None or not Cache.exists(options.cache):
         if mode == "cache":
             raise UsageError(
-                f"There is no cache at {request.cache}: make one with `kdcache dump-logits --teacher NAME`, give "
+                f"There is no cache at {options.cache}: make one with `kdcache dump-logits --teacher NAME`, give "
                 "another --cache, or train with --supervised."
             )
         return None
-    cache = Cache.open(request.cache)
+    cache = Cache.open(options.cache)
     names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
     if names:
         raise ConfigError(
@@ -224,16 +224,16 @@ def _cache(request: TrainRequest, mode: Mode, asked: set[str]) -> Cache | None:
     return cache
 
 
-def _warnings(request: TrainRequest, cache: Cache | None) -> list[str]:
+def _warnings(options: TrainOptions, cache: Cache | None) -> list[str]:
     """What is to be told of the teachers that were asked for, and of the cache that their answers are read from."""
-    found = [scaled_words(request.teachers) if request.teachers else None]
+    found = [scaled_words(options.teachers) if options.teachers else None]
     found += [cache.format_warning if cache is not None else None]
     return [warning for warning in found if warning]
 
 
-def _stored(request: TrainRequest, cache: Cache, config: RunConfig) -> StoredTeachers:
+def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> StoredTeachers:
     """The entries that were asked for, whose kind of targets serves the objective."""
-    stored = stored_teachers(cache, request.teacher, request.teachers)
+    stored = stored_teachers(cache, options.teacher, options.teachers)
     needs = config.objective.needs
     if needs.teacher_features:
         stored.require_one()
@@ -328,7 +328,7 @@ def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
 
 
 def _loader(
-    request: TrainRequest,
+    options: TrainOptions,
     config: RunConfig,
     opened: OpenViews,
     source: StoredTeachers | LiveTeacher | None,
@@ -341,8 +341,8 @@ def _loader(
         schedule=schedule,
         source=source,
         image_size=config.student.size,
-        renderer=request.renderer,
-        decode=request.decode,
+        renderer=options.renderer,
+        decode=options.decode,
         device=processes.device,
         ranks=processes.ranks,
     )

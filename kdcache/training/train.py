@@ -18,7 +18,7 @@ from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.signals import stop_requests
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
 from kdcache.training.setup import Setup, prepare
@@ -63,7 +63,7 @@ class TrainReport:
         return out
 
 
-def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bool = False) -> TrainReport:
+def train(options: TrainOptions, progress: Progress = silent, *, keep_losses: bool = False) -> TrainReport:
     """Train one student to the end, or go on with the run that is in its folder.
 
     Asked to stop by a signal (`kdcache.runtime.signals`) it saves its state after the step that it is at; at the end of
@@ -77,19 +77,19 @@ def train(request: TrainRequest, progress: Progress = silent, *, keep_losses: bo
         Interrupted: a signal asked it to stop, and its state is saved.
         KdcacheError: what does not belong together is refused before the first step.
     """
-    device = resolve_device(request.device)
+    device = resolve_device(options.device)
     with join_processes(device) as processes, ExitStack() as held:
         if processes.is_single:
             use_all_cores()
         else:
             torch.set_num_threads(share_of_cores())
-        return _train(request, processes, progress if processes.is_main else silent, keep_losses, held)
+        return _train(options, processes, progress if processes.is_main else silent, keep_losses, held)
 
 
 def _train(
-    request: TrainRequest, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
+    options: TrainOptions, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
 ) -> TrainReport:
-    setup = prepare(request, processes, progress, held)
+    setup = prepare(options, processes, progress, held)
     network = _student(setup)
     state = TrainState(
         network.module,
@@ -103,7 +103,7 @@ def _train(
     if setup.val is not None:
         try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
     # Only now, when nothing is left to refuse, does anything change on disk.
-    resume = _enter_folder(request, setup, processes)
+    resume = _enter_folder(options, setup, processes)
     introduce(setup, processes, progress)
     _warn_of_other_renderer(setup, processes.device, progress)
     losses: list[float] | None = [] if keep_losses else None
@@ -121,11 +121,11 @@ def _train(
     )
 
 
-def _enter_folder(request: TrainRequest, setup: Setup, processes: Distributed) -> bool:
+def _enter_folder(options: TrainOptions, setup: Setup, processes: Distributed) -> bool:
     """Make the run folder ready, or find it so; return whether there is a run in it to go on with."""
     windows = setup.opened.view_set.windows
     resume = processes.is_main and RunFolder(setup.folder).enter(
-        setup.config, setup.identity, setup.invocation, windows, fresh=request.fresh
+        setup.config, setup.identity, setup.invocation, windows, fresh=options.fresh
     )
     resume = processes.all_reduce_any(resume)
     if resume or setup.config.objective.needs.history:

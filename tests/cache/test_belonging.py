@@ -15,8 +15,8 @@ from kdcache.cache.layout import record_key
 from kdcache.cache.store import Cache
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CacheError, CorruptError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.targets.embedding import EmbeddingCodec
 from kdcache.targets.head import Head
 from support.damage import look
@@ -151,12 +151,12 @@ def test_what_was_exchanged_is_named_by_all_and_put_right_by_repair_and_the_same
                     read(entry, view, block)
                 assert raised.value.problem in {finding.problem for finding in found.findings}
 
-    copied = copy_cache(CopyRequest(str(path), str(tmp_path / "copy")))
+    copied = copy_cache(CopyOptions(str(path), str(tmp_path / "copy")))
     assert (copied.copied, len(copied.problems)) == (2 * VIEWS * BLOCKS - len(harmed), len(harmed))
     assert ours.problem in " ".join(copied.problems)
     assert look(tmp_path / "copy").whole
 
-    seen = {teacher.identity["name"]: teacher for teacher in inspect(InspectRequest(str(path))).teachers}
+    seen = {teacher.identity["name"]: teacher for teacher in inspect(InspectOptions(str(path))).teachers}
     damaged = {(name, view, block) for name in seen for view, bad in seen[name].damaged.items() for block in bad}
     assert damaged == harmed
 
@@ -230,9 +230,9 @@ def test_an_entry_of_which_nothing_is_its_own_is_refused_and_nothing_of_it_is_dr
     codec = coding_of(0)
     with pytest.raises(CorruptError, match="None of the records of teacher 'teacher' is its own"):
         Cache.open(path, read_only=False).add_teacher(identity, codec)
-    assert "is its own" in inspect(InspectRequest(str(path))).problems["teacher"]
+    assert "is its own" in inspect(InspectOptions(str(path))).problems["teacher"]
     try:
-        assert "is its own" in copy_cache(CopyRequest(str(path), str(tmp_path / "copy"))).left_out["teacher"]
+        assert "is its own" in copy_cache(CopyOptions(str(path), str(tmp_path / "copy"))).left_out["teacher"]
     except CacheError as error:  # of both teachers
         assert "is its own" in str(error)  # noqa: PT017
     assert {key: data for key, data in tree(path).items() if ".partial" not in key} == before

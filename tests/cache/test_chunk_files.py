@@ -23,8 +23,8 @@ from kdcache.cache.record import BlockRecord, Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CorruptError, KdcacheError
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.full import FullCodec
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, VIEW_SET, fill, identity_of, open_entry, small_chunks
@@ -106,7 +106,7 @@ def test_a_record_that_says_something_else_of_a_file_is_an_error(
         if lacks or not absurd:
             with pytest.raises(CorruptError, match="names other chunks"):
                 entry.stored_bytes(0)
-        told = inspect(InspectRequest(str(tmp_path))).teachers[0]
+        told = inspect(InspectOptions(str(tmp_path))).teachers[0]
         assert len(told.problems) == 1
         assert (told.complete, told.damaged) == ((), {0: (1,)})
 
@@ -125,14 +125,14 @@ def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
                 wrong.append((data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], other))
             for altered, said in wrong:
                 path.write_bytes(altered)
-                (finding,) = verify(VerifyRequest(str(tmp_path))).findings
+                (finding,) = verify(VerifyOptions(str(tmp_path))).findings
                 assert (finding.teacher, finding.view, finding.block) == ("teacher", 0, block)
                 assert f"Array 'log_prob' of teacher 'teacher', view 0, block {block}" in finding.problem
                 assert said in finding.problem
                 with pytest.raises(CorruptError, match=said):
                     entry.check_bytes(0, block)
             path.write_bytes(data)
-        assert verify(VerifyRequest(str(tmp_path))).whole
+        assert verify(VerifyOptions(str(tmp_path))).whole
 
 
 @pytest.mark.parametrize("rows", [4, 2])
@@ -151,7 +151,7 @@ def test_a_file_of_terabytes_is_not_read(tmp_path: Path, rows: int, size: int) -
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with pytest.raises(CorruptError, match="is not what was written"):
             Cache.open(tmp_path).entry("teacher").read_chunk(0, file.room)
-        assert not verify(VerifyRequest(str(tmp_path))).whole
+        assert not verify(VerifyOptions(str(tmp_path))).whole
         with pytest.raises(KdcacheError, match=r"has more than 512 MiB, and no file of a cache"):
             _ = Cache.open(tmp_path).windows
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18, "a quarter of a gigabyte, in kB"
@@ -182,7 +182,7 @@ def test_a_block_that_is_said_to_have_millions_of_chunks_takes_no_memory(tmp_pat
 def test_inspect_counts_what_lies_on_the_disk(tmp_path: Path) -> None:
     with small_chunks(TargetCodec, 1):
         fill(open_entry(tmp_path, FULL), 1)
-        told = inspect(InspectRequest(str(tmp_path))).teachers[0].array_bytes
+        told = inspect(InspectOptions(str(tmp_path))).teachers[0].array_bytes
     folder = tmp_path / "teachers/teacher"
     for name, there in (("log_prob", folder / "log_prob/c"), ("records", folder / "records/0")):
         assert told[name] == sum(path.stat().st_size for path in there.rglob("*") if path.is_file())

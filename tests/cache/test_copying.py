@@ -20,8 +20,8 @@ from kdcache.cache.identity import windows_checksum
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
-from kdcache.inspection.copy import CopyReport, CopyRequest, copy_cache, parse_views
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, CopyReport, copy_cache, parse_views
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.cached_teachers import stored_teachers
 from kdcache.targets.full import FullCodec
 from kdcache_cli.main import app
@@ -59,7 +59,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(source: Path, target: Path, views: str | None = None, *teachers: str) -> CopyReport:
-    return copy_cache(CopyRequest(str(source), str(target), views, teachers))
+    return copy_cache(CopyOptions(str(source), str(target), views, teachers))
 
 
 def test_a_whole_copy_has_the_same_bytes(source: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_part_is_what_would_have_been_dumped(source: Path, tmp_path: Path) -> 
     copy(source, tmp_path / "copy", ":2", "teacher")
     fill(open_entry(tmp_path / "dumped"), 2)
     assert tree(tmp_path / "copy") == tree(tmp_path / "dumped")
-    assert verify(VerifyRequest(str(tmp_path / "copy"))).whole
+    assert verify(VerifyOptions(str(tmp_path / "copy"))).whole
     # The rest can be added later.
     copy(source, tmp_path / "copy", "2", "teacher")
     copy(source, tmp_path / "copy", None, "other")
@@ -120,7 +120,7 @@ def test_a_record_of_another_block_is_not_copied(source: Path, tmp_path: Path) -
     (problem,) = report.problems
     assert f"({records / '0.json'}) is another block's" in problem
     assert report.copied == 8
-    assert verify(VerifyRequest(str(tmp_path / "copy"))).whole
+    assert verify(VerifyOptions(str(tmp_path / "copy"))).whole
 
 
 def test_a_source_that_is_gone_is_not_asked_for_every_block(
@@ -186,7 +186,7 @@ def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
     source: Path, tmp_path: Path, views: str | None, there: str | None, serves: str, missing: str
 ) -> None:
     heard = Heard()
-    copy_cache(CopyRequest(str(source), str(tmp_path / "copy"), views, ("teacher",)), heard)
+    copy_cache(CopyOptions(str(source), str(tmp_path / "copy"), views, ("teacher",)), heard)
     if there is None:
         assert heard.warned == []
         return
@@ -201,7 +201,7 @@ def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
 def test_a_part_behind_a_gap_is_told_of(source: Path, tmp_path: Path) -> None:
     copy(source, tmp_path / "copy", ":1", "teacher")
     heard = Heard()
-    copy_cache(CopyRequest(str(source), str(tmp_path / "copy"), "2", ("teacher",)), heard)
+    copy_cache(CopyOptions(str(source), str(tmp_path / "copy"), "2", ("teacher",)), heard)
     assert "so it takes view 0 only until view 1 is there" in heard.warned[0]
 
 
@@ -331,7 +331,7 @@ def test_a_block_that_another_is_at_is_waited_for(
     monkeypatch.setattr("kdcache.inspection.copy.time.sleep", done)
     assert copy(source, tmp_path, "0", "teacher").copied == 2
     assert there.record(0, 1).provenance == {"by": "another process"}
-    assert verify(VerifyRequest(str(tmp_path))).whole
+    assert verify(VerifyOptions(str(tmp_path))).whole
 
 
 def test_a_copy_holds_one_file(tmp_path: Path) -> None:

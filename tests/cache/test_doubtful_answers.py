@@ -10,9 +10,9 @@ from kdcache.cache.layout import record_key
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.cached_teachers import stored_teachers
 from support.faulty_store import Faults, faulty
 from support.s3 import s3, s3_server  # noqa: F401
@@ -67,7 +67,7 @@ def test_repair_drops_nothing_that_is_sound(
     url: str, whole: dict[str, bytes], behind: Callable[[Faults], Faults]
 ) -> None:
     faults = behind(Faults(DOUBTFUL))
-    report = verify(VerifyRequest(url, repair=True))
+    report = verify(VerifyOptions(url, repair=True))
     assert report.findings == ()
     assert (report.blocks, report.whole, report.lacking) == (6, True, ())
     assert faults.happened.keys() == {"404", "flip", "stale"}
@@ -82,7 +82,7 @@ def test_what_is_lost_or_damaged_is_found_among_doubtful_answers(url: str, behin
     assert data is not None
     files.put("teachers/teacher/tail/c/1/0", data[:-1] + bytes([data[-1] ^ 1]))
     behind(Faults(DOUBTFUL))
-    report = verify(VerifyRequest(url, repair=True))
+    report = verify(VerifyOptions(url, repair=True))
     assert [(found.view, found.block) for found in report.findings] == [(0, 1), (1, 0)]
     assert report.damaged
     behind(Faults({}))
@@ -94,15 +94,15 @@ def test_counts_copies_and_trainings_miss_no_block(
     url: str, whole: dict[str, bytes], behind: Callable[[Faults], Faults], tmp_path: Path
 ) -> None:
     behind(Faults(DOUBTFUL | {"stale": 0.5}))
-    report = inspect(InspectRequest(url))
+    report = inspect(InspectOptions(url))
     assert report.problems == {}
     (teacher,) = report.teachers
     assert (teacher.complete, teacher.missing, teacher.damaged, teacher.problems) == ((0, 1), {}, {}, ())
-    assert report.once_bytes == inspect(InspectRequest(str(put_on_disk(whole, tmp_path / "disk")))).once_bytes
+    assert report.once_bytes == inspect(InspectOptions(str(put_on_disk(whole, tmp_path / "disk")))).once_bytes
     stored = stored_teachers(Cache.open(url), None, None)
     assert stored.complete_views() == stored.usable_views(2) == 2
     assert stored.lacking(1) == []
-    copied = copy_cache(CopyRequest(url, str(tmp_path / "copy")))
+    copied = copy_cache(CopyOptions(url, str(tmp_path / "copy")))
     assert (copied.copied, copied.whole) == (6, True)
     assert {key: data for key, data in tree(tmp_path / "copy").items() if data is not None} == whole
 

@@ -9,7 +9,7 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import CacheError, CorruptError, RecordedError
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
 from support.small_cache import (
     FULL,
@@ -180,7 +180,7 @@ def test_the_remedy_for_a_flipped_byte_works(filled: Path) -> None:
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CorruptError, match=rf"Run `kdcache verify {filled} --repair`, .* then the same dump-logits"):
         read(open_entry(filled))
-    assert verify(VerifyRequest(str(filled), repair=True)).dropped == 1
+    assert verify(VerifyOptions(str(filled), repair=True)).dropped == 1
     fill(open_entry(filled))
     assert tree(filled) == before
 

@@ -19,8 +19,8 @@ from kdcache.cache.record import Stored
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.errors import KdcacheError
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
 from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry, small_chunks
 
@@ -53,10 +53,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_everything(path: Path, inspected: bool = True) -> None:
     """What a user does with a cache that he was given: `verify` opens every entry and decodes every block."""
     with suppress(KdcacheError):
-        verify(VerifyRequest(str(path)))
+        verify(VerifyOptions(str(path)))
     if inspected:
         with suppress(KdcacheError):
-            inspect(InspectRequest(str(path)))
+            inspect(InspectOptions(str(path)))
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -194,7 +194,7 @@ def test_a_cache_that_was_tampered_with_is_an_error_and_nothing_worse(sound: Pat
         for changed in (path, *metas, *((root / record.relative_to(root)) for record in records)):
             changed.write_bytes((sound / changed.relative_to(root)).read_bytes())
     read_everything(root)
-    assert verify(VerifyRequest(str(root))).whole
+    assert verify(VerifyOptions(str(root))).whole
 
 
 def reseal(path: Path, **changes: Any) -> None:
@@ -229,13 +229,13 @@ def test_absurd_numbers_are_refused_before_anything_is_made_of_them(
 ) -> None:
     root = Path(shutil.copytree(sound, tmp_path / "cache"))
     reseal(root / key, **changes)
-    assert not verify(VerifyRequest(str(root))).whole
+    assert not verify(VerifyOptions(str(root))).whole
     if key == "zarr.json":
         with pytest.raises(KdcacheError):
-            inspect(InspectRequest(str(root)))
+            inspect(InspectOptions(str(root)))
         return
     name = key.split("/")[1]
-    told = inspect(InspectRequest(str(root)))
+    told = inspect(InspectOptions(str(root)))
     assert list(told.problems) == [name]
     assert name not in [teacher.identity["name"] for teacher in told.teachers]
     with pytest.raises(KdcacheError):
@@ -247,7 +247,7 @@ def test_thresholds_of_next_to_nothing_are_numbers_like_others(sound: Path, tmp_
     root = Path(shutil.copytree(sound, tmp_path / "cache"))
     targets = {**TOPK.identity(), "min_prob": min_prob}
     reseal(root / "teachers/teacher/zarr.json", targets=targets)
-    verify(VerifyRequest(str(root)))
+    verify(VerifyOptions(str(root)))
     assert Cache.open(root).entry("teacher").codec.identity()["min_prob"] == min_prob
 
 
@@ -256,7 +256,7 @@ def test_lists_in_lists_in_lists_are_refused(sound: Path, tmp_path: Path) -> Non
     for depth in (100, 900, 990, 5_000, 100_000):
         text = '{"zarr_format": 3, "node_type": "group", "attributes": {"kdcache": {"check": "0", "a": %s}}}'
         (root / "zarr.json").write_text(text % ("[" * depth + "]" * depth))
-        assert not verify(VerifyRequest(str(root))).whole
+        assert not verify(VerifyOptions(str(root))).whole
         (root / "teachers/other/records/0/1.json").write_text("[" * depth + "]" * depth)
     shutil.copy(sound / "zarr.json", root / "zarr.json")
-    assert not verify(VerifyRequest(str(root))).whole
+    assert not verify(VerifyOptions(str(root))).whole

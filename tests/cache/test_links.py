@@ -10,7 +10,7 @@ import pytest
 from kdcache.cache.durable import PARTIAL, LocalFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError
-from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.copy import CopyOptions, copy_cache
 from support.damage import look
 from support.links import Foreign
 from support.small_cache import fill, open_entry, tree
@@ -140,7 +140,7 @@ def test_a_copy_writes_nothing_through_a_link(made: Path, tmp_path: Path, foreig
     (tmp_path / "target").mkdir()
     (tmp_path / "target/windows").symlink_to(foreign.path)
     with pytest.raises(CacheError, match="windows is a symbolic link"):
-        copy_cache(CopyRequest(str(made), str(tmp_path / "target")))
+        copy_cache(CopyOptions(str(made), str(tmp_path / "target")))
     foreign.assert_untouched()
 
 

@@ -8,8 +8,8 @@ import pytest
 from kdcache.cache.layout import LOST
 from kdcache.cache.store import Cache
 from kdcache.errors import CorruptError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.verify import VerifyOptions, verify
 from support.small_cache import FULL, PROVENANCE, VIEW_SET, WINDOWS, fill, identity_of, kept, tree
 
 
@@ -39,7 +39,7 @@ def test_one_that_is_altered_is_refused_by_name_and_found_by_verify(cache, tmp_p
     file.write_bytes(content)
     with pytest.raises(CorruptError, match=rf"{file} was altered"):
         cache.lost()
-    assert any(str(file) in finding.problem for finding in verify(VerifyRequest(str(tmp_path / "cache"))).findings)
+    assert any(str(file) in finding.problem for finding in verify(VerifyOptions(str(tmp_path / "cache"))).findings)
 
 
 def write_with_lost(entry, name, view=1):
@@ -54,7 +54,7 @@ def test_a_copy_has_it_as_records_name_it(cache, tmp_path):
     for keys in (["a"], ["b"]):
         name = cache.add_lost(keys)
     write_with_lost(cache.entry("teacher"), name)
-    copy_cache(CopyRequest(str(tmp_path / "cache"), str(tmp_path / "copy")))
+    copy_cache(CopyOptions(str(tmp_path / "cache"), str(tmp_path / "copy")))
     copy = Cache.open(tmp_path / "copy")
     assert copy.lost() == {"a", "b"}
     assert copy.entry("teacher").own_record(1, 0).lost == name
@@ -71,7 +71,7 @@ def test_a_copy_knows_what_was_lost_to_a_dump_that_goes_on_meanwhile(cache, tmp_
         return added
 
     monkeypatch.setattr(Cache, "add_teacher", dump_meanwhile)
-    copy_cache(CopyRequest(str(tmp_path / "cache"), str(tmp_path / "copy")))
+    copy_cache(CopyOptions(str(tmp_path / "cache"), str(tmp_path / "copy")))
     assert Cache.open(tmp_path / "copy").lost() == {"a"}
 
 
@@ -86,10 +86,10 @@ def test_a_block_without_the_list_that_it_names_is_damaged_until_it_is_made_anew
             read()
     assert entry.recorded(1) == set()
     entry.require_records([0])
-    report = verify(VerifyRequest(str(tmp_path / "cache"), repair=True))
+    report = verify(VerifyOptions(str(tmp_path / "cache"), repair=True))
     assert [(finding.view, finding.block) for finding in report.findings] == [(1, 0)]
     write_with_lost(entry, None)
-    assert verify(VerifyRequest(str(tmp_path / "cache"))).findings == ()
+    assert verify(VerifyOptions(str(tmp_path / "cache"))).findings == ()
 
 
 def test_zarr_lists_the_cache_without_a_warning(cache, tmp_path, recwarn):

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from kdcache.cache.store import Cache
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
@@ -29,8 +29,8 @@ def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) ->
     del near, codec, entry
     tracemalloc.start()
     try:
-        report = inspect(InspectRequest(str(tmp_path)))
-        assert verify(VerifyRequest(str(tmp_path))).whole
+        report = inspect(InspectOptions(str(tmp_path)))
+        assert verify(VerifyOptions(str(tmp_path))).whole
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -13,9 +13,9 @@ from kdcache.cache.locations import open_files
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.io import object_store
 from kdcache.targets.base import TargetCodec
 from support.files_contract import check_parts
@@ -154,17 +154,17 @@ def test_a_cache_there_has_the_bytes_of_one_on_a_disk(files: ObjectFiles, tmp_pa
     fill(Cache.ensure(files.url, VIEW_SET, WINDOWS).add_teacher(identity_of(TOPK), TOPK), 2)
     assert everything(files) == on_disk(tmp_path / "disk")
 
-    assert verify(VerifyRequest(files.url)).whole
-    assert inspect(InspectRequest(files.url)).teachers[0].complete == (0, 1)
-    copy_cache(CopyRequest(files.url, str(tmp_path / "copy")))
+    assert verify(VerifyOptions(files.url)).whole
+    assert inspect(InspectOptions(files.url)).teachers[0].complete == (0, 1)
+    copy_cache(CopyOptions(files.url, str(tmp_path / "copy")))
     assert on_disk(tmp_path / "copy") == on_disk(tmp_path / "disk")
-    copy_cache(CopyRequest(str(tmp_path / "copy"), f"{files.url}-copy"))
+    copy_cache(CopyOptions(str(tmp_path / "copy"), f"{files.url}-copy"))
     assert everything(ObjectFiles(f"{files.url}-copy")) == on_disk(tmp_path / "disk")
 
     data = files.get("teachers/teacher/tail/c/1/0")
     assert data is not None
     files.put("teachers/teacher/tail/c/1/0", data[:-1] + bytes([data[-1] ^ 1]))
-    report = verify(VerifyRequest(files.url, repair=True))
+    report = verify(VerifyOptions(files.url, repair=True))
     assert [(found.view, found.block) for found in report.findings] == [(1, 0)]
     fill(Cache.open(files.url, read_only=False).entry("teacher"), 2)
     assert everything(files) == on_disk(tmp_path / "disk")

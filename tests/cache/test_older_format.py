@@ -13,8 +13,8 @@ from kdcache.cache.identity import FORMAT
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.errors import CorruptError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.targets.topk import TopKTargets
 from kdcache_cli.main import app
 from support.damage import look
@@ -47,7 +47,7 @@ def records(path: Path) -> dict[str, BlockRecord]:
 
 def test_it_is_read_and_verified_with_a_warning_that_it_proves_less(old: Path) -> None:
     before = tree(old)
-    report, told = look(old), inspect(InspectRequest(str(old)))
+    report, told = look(old), inspect(InspectOptions(str(old)))
     shown = CliRunner().invoke(app, ["verify", str(old)])
     assert report.whole
     assert (report.blocks, report.answers) == (18, 6 * SAMPLES)
@@ -76,7 +76,7 @@ def test_it_grows_in_its_own_format(old: Path) -> None:
 
 def test_a_copy_has_the_format_of_today_and_the_same_answers(old: Path, tmp_path: Path) -> None:
     heard = Heard()
-    copy_cache(CopyRequest(str(old), str(tmp_path / "new")), heard)
+    copy_cache(CopyOptions(str(old), str(tmp_path / "new")), heard)
     assert heard.warned == [f"{Cache.open(old).format_warning} What was exchanged before goes with it unseen."]
     report = look(tmp_path / "new")
     assert report.whole
@@ -100,7 +100,7 @@ def test_a_copy_has_the_format_of_today_and_the_same_answers(old: Path, tmp_path
 def test_a_copy_into_it_keeps_its_format(old: Path, tmp_path: Path) -> None:
     """So that a cache never has records of both kinds; and a record that says the right thing is accepted."""
     fill(open_entry(tmp_path / "new"), 3)
-    copy_cache(CopyRequest(str(tmp_path / "new"), str(old), "2", ("teacher",)))
+    copy_cache(CopyOptions(str(tmp_path / "new"), str(old), "2", ("teacher",)))
     assert len(records(old)) == 18 + 3
     assert all(record.block_id is None for record in records(old).values())
     assert look(old).whole

@@ -8,7 +8,7 @@ import torch
 
 from kdcache.cache.verify import check_answers
 from kdcache.errors import CorruptError
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
@@ -53,7 +53,7 @@ def test_codes_are_looked_at_and_not_what_is_made_of_them(
     fill(open_entry(tmp_path, codec), 1)
     for kind in (EmbeddingTargets, FullTargets):
         monkeypatch.setattr(kind, "log_probs", lambda *_: pytest.fail("computed"))
-    assert verify(VerifyRequest(cache=str(tmp_path))).whole
+    assert verify(VerifyOptions(cache=str(tmp_path))).whole
 
 
 def test_codes_in_8_bits_stand_for_a_distribution() -> None:

@@ -74,7 +74,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
     from kdcache.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
-    from kdcache.dumping.dump import DumpRequest
+    from kdcache.dumping.dump import DumpOptions
     from kdcache.evaluation.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
     from kdcache.loader.opening import DEFAULT_VIEWS
     from kdcache.loader.teacher_views import DEFAULT_BATCH
@@ -87,8 +87,8 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert default_of("--min-prob", dump) == str(DEFAULT_MIN_PROB)
     assert default_of("--batch-size", dump) == f"{DEFAULT_BATCH}, fewer for small data"
     assert default_of("--targets", dump) == DEFAULT_KIND
-    assert default_of("--label-space", dump) == DumpRequest.label_space
-    assert default_of("--renderer", dump) == DumpRequest.renderer
+    assert default_of("--label-space", dump) == DumpOptions.label_space
+    assert default_of("--renderer", dump) == DumpOptions.renderer
     assert DEFAULT_POLICY in default_of("--policy", dump)
     assert default_of("--recipe", help_of("train")) == DEFAULT_RECIPE
     assert float(default_of("--limit", help_of("doctor"))) == LIMIT

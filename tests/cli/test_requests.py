@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 import kdcache.dumping.dump
 import kdcache.evaluation.evaluate
 import kdcache.training.train
-from kdcache.dumping.dump import DumpRequest
-from kdcache.evaluation.evaluate import EvaluateRequest
-from kdcache.training.options import TrainRequest
+from kdcache.dumping.dump import DumpOptions
+from kdcache.evaluation.evaluate import EvaluateOptions
+from kdcache.training.options import TrainOptions
 from kdcache_cli.main import app
 
 
@@ -60,7 +60,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
         *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
     )
     assert asked == [
-        DumpRequest(
+        DumpOptions(
             teacher="resnet152",
             data="shards",
             cache="store",
@@ -88,13 +88,13 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
 def test_dump_logits_with_options_that_exclude_those(asked: list[Any]) -> None:
     run("dump-logits", "--teacher", "t", "--targets", "full", "--dtype", "uint8")
     run("dump-logits", "--teacher", "t", "--for", "kd,dist")
-    plain = DumpRequest(teacher="t", data="./data", cache="./cache")
+    plain = DumpOptions(teacher="t", data="./data", cache="./cache")
     assert asked == [replace(plain, targets="full", dtype="uint8"), replace(plain, objectives="kd,dist")]
 
 
 def test_dump_logits_as_it_stands(asked: list[Any]) -> None:
     run("dump-logits", "--teacher", "beitv2_b")
-    assert asked == [DumpRequest(teacher="beitv2_b", data="./data", cache="./cache")]
+    assert asked == [DumpOptions(teacher="beitv2_b", data="./data", cache="./cache")]
 
 
 def test_train_with_every_option(asked: list[Any]) -> None:
@@ -108,7 +108,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--renderer", "pillow", "--decode", "gpu", "--fresh", "--approximate"),
     )
     assert asked == [
-        TrainRequest(
+        TrainOptions(
             student="resnet50",
             data="shards",
             cache="store",
@@ -139,7 +139,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
 
 def test_train_as_it_stands(asked: list[Any]) -> None:
     run("train", "--student", "resnet50")
-    assert asked == [TrainRequest(student="resnet50", data="./data", cache="./cache")]
+    assert asked == [TrainOptions(student="resnet50", data="./data", cache="./cache")]
 
 
 def test_data_and_cache_come_from_the_environment_where_no_option_says_otherwise(asked: list[Any]) -> None:
@@ -156,8 +156,8 @@ def test_evaluate(asked: list[Any]) -> None:
     run("evaluate", "run-folder", "--data", "held-out")
     run("evaluate", "resnet50", "--data", "d", "--weights", "w", "--device", "cpu", "--batch-size", "8")
     assert asked == [
-        EvaluateRequest(model="run-folder", data="held-out"),
-        EvaluateRequest(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8),
+        EvaluateOptions(model="run-folder", data="held-out"),
+        EvaluateOptions(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8),
     ]
 
 

@@ -12,7 +12,7 @@ from kdcache.data.index import open_index
 from kdcache.data.part import write_part
 from kdcache.dumping.dump import dump
 from kdcache.errors import BrokenImageError, CacheError, DataError, KdcacheError, ModelError, RunError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.inspection.check import check
 from kdcache.training.train import train
 from support.command_line import kdcache
@@ -97,7 +97,7 @@ def test_a_broken_image_of_a_part_says_what_to_check(tmp_path):
 def test_a_broken_image_in_an_evaluation_is_named(trained_export, tmp_path):
     data = write_set(tmp_path / "data", samples(truncated), shards=2)
     with pytest.raises(BrokenImageError, match=rf"img-00060.*`kdcache index {data} --check`"):
-        evaluate(EvaluateRequest(str(trained_export), str(data), device="cpu"))
+        evaluate(EvaluateOptions(str(trained_export), str(data), device="cpu"))
 
 
 @pytest.fixture(scope="module")

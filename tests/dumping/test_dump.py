@@ -19,7 +19,7 @@ from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.dumping.top1 import Top1, near_chance
 from kdcache.errors import IdentityError, UsageError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.loader.opening import stored_views, views_for_dump
 from kdcache.models.load import load_model
 from kdcache.runtime.progress import silent
@@ -251,9 +251,9 @@ def test_classes_of_other_names_are_refused(job, tmp_path):
     dump(dump_request(job.data, tmp_path / "cache", same, job.policy, views=1))
     with pytest.raises(IdentityError, match=r"class 0.*class 3"):
         dump(dump_request(job.data, tmp_path / "cache2", other, job.policy, views=1))
-    assert evaluate(EvaluateRequest(str(same.parent), job.data, device="cpu")).samples == SAMPLES
+    assert evaluate(EvaluateOptions(str(same.parent), job.data, device="cpu")).samples == SAMPLES
     with pytest.raises(IdentityError, match=r"class 0.*class 3"):
-        evaluate(EvaluateRequest(str(other.parent), job.data, device="cpu"))
+        evaluate(EvaluateOptions(str(other.parent), job.data, device="cpu"))
 
 
 def test_another_policy_is_refused_by_names_and_then_by_fields(job, tmp_path):

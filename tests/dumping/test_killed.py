@@ -11,7 +11,7 @@ import pytest
 
 from kdcache.cache.store import Cache
 from kdcache.dumping import calibration
-from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.dumping.dump import DumpOptions, dump
 from kdcache.errors import CacheError
 from kdcache.io.disk import Disk
 from support.processes import rows_in, start_dump
@@ -22,7 +22,7 @@ KILLS, SHARES = 30, 3  # shares: so that processes of a test run can divide them
 PILOT = 12  # two batches of the four of the first block
 
 
-def request_for(job, cache: Path) -> DumpRequest:
+def request_for(job, cache: Path) -> DumpOptions:
     return dump_request(
         job.data, cache, job.weights, job.policy, views=VIEWS, targets="topk", renderer="pillow", batch_size=8
     )

@@ -16,14 +16,14 @@ from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import BlockWriter
 from kdcache.cache.store import Cache
 from kdcache.dumping import waiting, worker
-from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.dumping.dump import DumpOptions, dump
 from support.processes import rows_in, start_dump
 from support.small_job import MODEL, SAMPLES, Heard, dump_request, tree_bytes
 
 VIEWS = 4
 
 
-def request_for(job, cache: Path, **choice) -> DumpRequest:
+def request_for(job, cache: Path, **choice) -> DumpOptions:
     settings = {"views": VIEWS, "targets": "topk", "renderer": "pillow"}
     return dump_request(job.data, cache, job.weights, job.policy, **(settings | choice))
 

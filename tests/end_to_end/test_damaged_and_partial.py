@@ -11,8 +11,8 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import CorruptError, UsageError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader import opening
 from kdcache.loader.opening import stored_views
 from kdcache.training.train import train
@@ -43,10 +43,10 @@ def test_repair_and_the_same_dump_make_the_very_same_cache(job, topk, tmp_path, 
     data, rng = (path / key).read_bytes(), random.Random(key)
     place = rng.randrange(len(data))
     (path / key).write_bytes(data[:place] + bytes([data[place] ^ rng.randrange(1, 256)]) + data[place + 1 :])
-    assert not verify(VerifyRequest(str(path), repair=True)).whole
+    assert not verify(VerifyOptions(str(path), repair=True)).whole
     dump(request(job, path))
     assert tree_bytes(path) == tree_bytes(topk)
-    assert verify(VerifyRequest(str(path))).whole
+    assert verify(VerifyOptions(str(path))).whole
 
 
 def test_windows_are_not_made_up_where_the_shards_lie_otherwise_now(job, topk, tmp_path, monkeypatch):
@@ -66,10 +66,10 @@ def test_windows_are_not_made_up_where_the_shards_lie_otherwise_now(job, topk, t
 
 def test_a_part_without_the_first_views_is_refused_with_what_helps(job, tmp_path):
     path = tmp_path / "part"
-    copy_cache(CopyRequest(str(job.cache), str(path), "2:9"))
+    copy_cache(CopyOptions(str(job.cache), str(path), "2:9"))
     with pytest.raises(UsageError, match=r"holds views 2-8, without 0\. .*--views 0:1`.*--views 9\.$"):
         train(train_request(job.data, tmp_path / "run", cache=str(path)))
-    copy_cache(CopyRequest(str(job.cache), str(path), "0:1"))
+    copy_cache(CopyOptions(str(job.cache), str(path), "0:1"))
     assert Cache.open(path).entry(MODEL).complete_views() == 1
     train(train_request(job.data, tmp_path / "run", cache=str(path), epochs=1))
 

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.cache.store import Cache
 from kdcache.data.importers.fashion_mnist import import_fashion_mnist
-from kdcache.dumping.dump import DumpRequest, dump
+from kdcache.dumping.dump import DumpOptions, dump
 from kdcache.errors import IdentityError, ModelError, UsageError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.rerun import RerunRequest
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.training.train import train
 from support.imagenet_teacher import NAME, efficientnet_lite0, photograph_shards
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, train_request, tree_bytes
@@ -38,8 +38,8 @@ def cache(job, tmp_path_factory):
 
 
 def comparison(cache, data, teacher, weights, samples):
-    request = RerunRequest(data, teacher, weights, samples=samples, device="cpu", renderer="pillow")
-    report = verify(VerifyRequest(str(cache), rerun=request))
+    request = RerunOptions(data, teacher, weights, samples=samples, device="cpu", renderer="pillow")
+    report = verify(VerifyOptions(str(cache), rerun=request))
     assert report.whole
     assert report.comparison is not None
     return report.comparison
@@ -50,7 +50,7 @@ def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
     data, weights, cache = photograph_shards(tmp_path / "data", 48), efficientnet_lite0(tmp_path), tmp_path / "cache"
     settings = {"policy": "a2", "views": 3, "batch_size": 24, "device": "cpu", "renderer": "pillow"}
     dump(
-        DumpRequest(
+        DumpOptions(
             teacher=NAME, data=data, cache=str(cache), weights=weights, targets="embedding", dtype=dtype,
             label_space="none", **settings,
         )
@@ -67,7 +67,7 @@ def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
 def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp_path):
     import_fashion_mnist(tmp_path / "data", split="test", source="sample", limit=256)
     with resources.as_file(resources.files("kdcache.data.sample") / "teacher.safetensors") as weights:
-        request = DumpRequest(
+        request = DumpOptions(
             teacher="ese_vovnet19b_slim", data=str(tmp_path / "data"), cache=str(tmp_path / "cache"),
             weights=Path(weights), targets="embedding", dtype=dtype, precision=precision, policy="fashion-mnist",
             views=1, device="cpu", renderer="pillow",
@@ -81,12 +81,12 @@ def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp
 
 def test_it_is_verified_inspected_and_copied_like_any_other(job, cache, tmp_path):
     assert comparison(cache, job.data, MODEL, job.weights, 100).agrees is True
-    teacher = inspect(InspectRequest(str(cache), data=job.data)).teachers[0]
+    teacher = inspect(InspectOptions(str(cache), data=job.data)).teachers[0]
     assert teacher.answers.kept == CLASSES
     assert teacher.answers.hidden == 0
     assert teacher.kl < PROMISED
     assert set(teacher.array_bytes) == {"feature", "range", "records"}
-    copy_cache(CopyRequest(str(cache), str(tmp_path / "copy")))
+    copy_cache(CopyOptions(str(cache), str(tmp_path / "copy")))
     assert tree_bytes(tmp_path / "copy") == tree_bytes(cache)
 
 
@@ -139,7 +139,7 @@ def test_a_teacher_of_two_classifiers_is_refused_before_anything_is_written(job,
     save_file(timm.create_model(name, num_classes=CLASSES).state_dict(), tmp_path / "w.safetensors")
     request = embedding_request(job, tmp_path / "cache", batch_size=2)
     with pytest.raises(ModelError, match=r"not one linear layer.*--targets topk or full"):
-        dump(DumpRequest(**(vars(request) | {"teacher": name, "weights": tmp_path / "w.safetensors"})))
+        dump(DumpOptions(**(vars(request) | {"teacher": name, "weights": tmp_path / "w.safetensors"})))
     assert not (tmp_path / "cache").exists()
 
 

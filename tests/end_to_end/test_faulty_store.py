@@ -13,8 +13,8 @@ from kdcache.cache.objects import ObjectFiles
 from kdcache.data.check import check_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import CacheError, DataError
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.io.object_retry import LIMIT_VARIABLE
 from kdcache.render.trial import faults as broken_images
 from kdcache.training.train import train
@@ -62,9 +62,9 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
     with behind(s3_server, faults):
         report = dump(dump_request(data, url, job.weights, job.policy, views=VIEWS))
         assert report.views == VIEWS
-        verified = verify(VerifyRequest(url, repair=True))
+        verified = verify(VerifyOptions(url, repair=True))
         assert (verified.findings, verified.lacking) == ((), ())
-        copied = copy_cache(CopyRequest(url, str(tmp_path / "copy")))
+        copied = copy_cache(CopyOptions(url, str(tmp_path / "copy")))
         assert copied.whole
         train(train_request(data, tmp_path / "run", cache=url, epochs=1))
     assert faults.happened["cut"]
@@ -83,7 +83,7 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
 def test_a_store_that_stays_broken_ends_a_job_by_name(job, s3, s3_server, tmp_path, kind, cause):  # noqa: F811
     """After the stated time, which is short here; what was recorded before stays."""
     url = f"{s3}/cache"
-    copy_cache(CopyRequest(str(job.cache), url, views="0"))
+    copy_cache(CopyOptions(str(job.cache), url, views="0"))
     data = upload(Path(job.data), f"{s3}/train")
     writing = Faults({kind: 1.0}, forever=True, only="/cache", methods=("PUT",))
     reading = Faults({kind: 1.0}, forever=True, only="/train/shard")
@@ -98,7 +98,7 @@ def test_a_store_that_stays_broken_ends_a_job_by_name(job, s3, s3_server, tmp_pa
             pytest.raises(DataError, match=rf"Cannot read {data}/shard-\S+: .*{cause}.*run the same"),
         ):
             dump(dump_request(data, url, job.weights, job.policy, views=VIEWS))
-    assert verify(VerifyRequest(url)).whole
+    assert verify(VerifyOptions(url)).whole
 
 
 @contextmanager
@@ -113,11 +113,11 @@ def environment(changed: dict[str, str]) -> Iterator[None]:
 def test_a_dump_ends_although_listings_never_show_what_is_recorded(job, s3, s3_server):  # noqa: F811
     """It looks at the records themselves before it makes a block, and makes none twice."""
     url = f"{s3}/cache"
-    copy_cache(CopyRequest(str(job.cache), url, views="0"))
+    copy_cache(CopyOptions(str(job.cache), url, views="0"))
     with behind(s3_server, Faults({"stale": 1.0}, forever=True, only="records%2F")):
         report = dump(dump_request(job.data, url, job.weights, job.policy, views=VIEWS))
     assert report.written == report.blocks // VIEWS
-    verified = verify(VerifyRequest(url))
+    verified = verify(VerifyOptions(url))
     assert (verified.whole, verified.blocks) == (True, report.blocks)
 
 
@@ -130,7 +130,7 @@ def command(*arguments: object) -> tuple[int, str]:
 def test_what_cannot_be_read_is_not_called_damaged(job, s3, s3_server, tmp_path):  # noqa: F811
     """A script that takes 3 for damage must not repair for a network that is down, or a typing error."""
     url = f"{s3}/cache"
-    copy_cache(CopyRequest(str(job.cache), url, views="0"))
+    copy_cache(CopyOptions(str(job.cache), url, views="0"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(LIMIT_VARIABLE, "0.05")
         patch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")

@@ -17,9 +17,9 @@ from kdcache.data.places import hold_index
 from kdcache.demo import demo
 from kdcache.errors import FolderHeldError
 from kdcache.inspection.check import check
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.preview import PreviewRequest, preview
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.preview import PreviewOptions, preview
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.io.folder_lock import OWNER_FILE
 from kdcache.runtime.progress import silent
 from kdcache.training.run_folder import RunFolder
@@ -68,12 +68,12 @@ def a_check(tmp_path, shards):
 
 def a_copy(tmp_path, shards):
     fill(open_entry(tmp_path / "source"), 2)
-    return copy_cache, (CopyRequest(str(tmp_path / "source"), str(tmp_path / "copy")),), {}
+    return copy_cache, (CopyOptions(str(tmp_path / "source"), str(tmp_path / "copy")),), {}
 
 
 def a_repair(tmp_path, shards):
     fill(open_entry(tmp_path / "cache"), 2)
-    return verify, (VerifyRequest(str(tmp_path / "cache"), repair=True),), {}
+    return verify, (VerifyOptions(str(tmp_path / "cache"), repair=True),), {}
 
 
 def a_demo(tmp_path, shards):
@@ -99,8 +99,8 @@ def test_the_second_is_refused_and_changes_nothing_and_a_killed_one_holds_nothin
 
 
 def test_two_previews_of_one_file(tmp_path, shards):
-    request = PreviewRequest(data=shards, out=tmp_path / "sheet.png", images=2, views=1, renderer="pillow", size=32)
-    other = PreviewRequest(data=shards, out=tmp_path / "other.png", images=2, views=1, renderer="pillow", size=32)
+    request = PreviewOptions(data=shards, out=tmp_path / "sheet.png", images=2, views=1, renderer="pillow", size=32)
+    other = PreviewOptions(data=shards, out=tmp_path / "other.png", images=2, views=1, renderer="pillow", size=32)
     open_index(shards)
     with stuck(tmp_path, 0, preview, request) as first:
         with refused(first):

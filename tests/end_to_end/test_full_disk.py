@@ -21,7 +21,7 @@ from kdcache.data.index import build_index, find_index, open_index
 from kdcache.data.part import write_part
 from kdcache.errors import KdcacheError, RunError
 from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, write_sheet
-from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.io.atomic import PARTIAL_NAME
 from kdcache.models.students import create_student
 from kdcache.models.weights import read_weights
@@ -197,7 +197,7 @@ WRITERS = {
     ),
     "copy": Writer(
         lambda at: fill(open_entry(at / "cache"), views=1),
-        lambda at: copy_cache(CopyRequest(str(at / "cache"), str(at / "copy"))),
+        lambda at: copy_cache(CopyOptions(str(at / "cache"), str(at / "copy"))),
         whole_views,
         lambda at: tree(at / "copy"),
     ),

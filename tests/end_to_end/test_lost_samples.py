@@ -17,13 +17,13 @@ from kdcache.cache.stream import stream_targets
 from kdcache.data.index import key_hash, open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import BrokenImageError, IdentityError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.inspection.check import check
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.preview import PreviewRequest, preview
-from kdcache.inspection.rerun import RerunRequest
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.preview import PreviewOptions, preview
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.opening import stored_views, with_lost_of
 from kdcache.training.train import train
 from kdcache.views.viewset import Span
@@ -84,7 +84,7 @@ def test_what_was_dumped_before_stays_as_it_was(story):
     assert before
     assert {path: after[path] for path in before} == before
     assert cache.lost() == {LOST}
-    assert "  lost       1 sample, whose pairs trainings pass over" in inspect(InspectRequest(request.cache)).lines()
+    assert "  lost       1 sample, whose pairs trainings pass over" in inspect(InspectOptions(request.cache)).lines()
 
 
 def test_records_name_the_list_of_what_was_lost_when_their_block_was_made(story):
@@ -100,7 +100,7 @@ def test_records_name_the_list_of_what_was_lost_when_their_block_was_made(story)
 def test_views_know_what_is_lost_by_now(story, tmp_path):
     """What a dump that goes on notes after the views were opened, and before they were counted."""
     request, _ = story
-    copy_cache(CopyRequest(str(request.cache), str(tmp_path / "cache")))
+    copy_cache(CopyOptions(str(request.cache), str(tmp_path / "cache")))
     views = opened(tmp_path / "cache", request.data)
     index = views.view_set.index
     other = index.key(0) if index.key(0) != LOST else index.key(1)
@@ -111,7 +111,7 @@ def test_views_know_what_is_lost_by_now(story, tmp_path):
 
 def test_its_pair_is_not_held_against_the_labels(story):
     request, _ = story
-    found = inspect(InspectRequest(str(request.cache), data=request.data)).teachers[0].answers
+    found = inspect(InspectOptions(str(request.cache), data=request.data)).teachers[0].answers
     views, right, counted = opened(request.cache, request.data).view_set, 0, 0
     for view in range(2):
         rows = views.rows(Span(view, 0, SAMPLES))
@@ -125,7 +125,7 @@ def test_its_pair_is_not_held_against_the_labels(story):
 
 def test_a_contact_sheet_says_that_it_is_lost(story, tmp_path):
     request, _ = story
-    preview(PreviewRequest(request.data, tmp_path / "sheet.html", samples=(LOST,), views=1, renderer="pillow"))
+    preview(PreviewOptions(request.data, tmp_path / "sheet.html", samples=(LOST,), views=1, renderer="pillow"))
     assert re.search(rf"{LOST} \([^)]*, lost\)", (tmp_path / "sheet.html").read_text())
 
 
@@ -165,10 +165,10 @@ def test_a_training_goes_on_and_never_sees_what_is_lost(job, story, tmp_path, mo
 
 def test_the_rest_is_verified_by_the_teacher(job, story):
     request, _ = story
-    rerun = RerunRequest(
+    rerun = RerunOptions(
         data=request.data, teacher=MODEL, weights=job.weights, samples=2 * SAMPLES, device="cpu", renderer="pillow"
     )
-    report = verify(VerifyRequest(request.cache, rerun=rerun))
+    report = verify(VerifyOptions(request.cache, rerun=rerun))
     assert report.findings == ()
     assert report.comparison is not None
     assert report.comparison.agrees
@@ -187,7 +187,7 @@ def test_an_image_that_is_repaired_is_still_passed_over_in_this_cache(job, story
 
 def test_an_evaluation_leaves_it_out(job, story):
     request, _ = story
-    found = evaluate(EvaluateRequest(str(job.weights.parent), request.data, device="cpu"))
+    found = evaluate(EvaluateOptions(str(job.weights.parent), request.data, device="cpu"))
     index = open_index(request.data)
     assert found.samples == SAMPLES - 1
     assert not found.correct[np.flatnonzero(index.key_hash == key_hash(LOST))].any()

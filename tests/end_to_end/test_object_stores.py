@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.dumping.dump import dump
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.preview import PreviewRequest, preview
-from kdcache.inspection.rerun import RerunRequest
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.preview import PreviewOptions, preview
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.training.train import train
 from support.processes import rows_in, start_dump
 from support.s3 import s3, s3_server, upload  # noqa: F401
@@ -67,8 +67,8 @@ def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job
     assert found == tree_bytes(tmp_path / "disk")
     assert {key: found[key] for key in recorded} == recorded
 
-    rerun = RerunRequest(data=data, teacher=MODEL, weights=job.weights, samples=30, device="cpu", renderer="pillow")
-    assert verify(VerifyRequest(url, rerun=rerun)).whole
+    rerun = RerunOptions(data=data, teacher=MODEL, weights=job.weights, samples=30, device="cpu", renderer="pillow")
+    assert verify(VerifyOptions(url, rerun=rerun)).whole
     assert Cache.open(url).entry(MODEL).complete_views() == 2
 
     students = []
@@ -80,13 +80,13 @@ def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job
     assert all(torch.equal(one[name], other[name]) for name in one), "where answers and images lie changes nothing"
 
     scores = [
-        evaluate(EvaluateRequest(str(tmp_path / "run-disk"), shards, device="cpu")) for shards in (data, job.data)
+        evaluate(EvaluateOptions(str(tmp_path / "run-disk"), shards, device="cpu")) for shards in (data, job.data)
     ]
     assert scores[0].loss == scores[1].loss
     found = [
-        inspect(InspectRequest(cache, shards)).teachers[0].answers for cache, shards in ((url, data), (url, job.data))
+        inspect(InspectOptions(cache, shards)).teachers[0].answers for cache, shards in ((url, data), (url, job.data))
     ]
     assert found[0] is not None
     assert found[0] == found[1]
-    sheet = PreviewRequest(data, tmp_path / "sheet.png", cache=url, renderer="pillow", images=2, views=2)
+    sheet = PreviewOptions(data, tmp_path / "sheet.png", cache=url, renderer="pillow", images=2, views=2)
     assert preview(sheet).stat().st_size > 0

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from kdcache.cache.store import Cache
 from kdcache.dumping.dump import dump
 from kdcache.errors import IdentityError, ModelError, UsageError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.training.train import train
 from support.small_job import MODEL, Heard, dump_request, train_request
 
@@ -84,8 +84,8 @@ def test_an_epoch_that_is_not_there_is_refused_before_anything_is_written(job, r
 
 
 def test_an_epoch_is_scored_as_it_was_when_it_ended(job, run: Path) -> None:
-    early, late = (evaluate(EvaluateRequest(f"{run}@epoch={epoch}", job.data, device="cpu")) for epoch in (2, 5))
-    assert late.loss == evaluate(EvaluateRequest(str(run), job.data, device="cpu")).loss
+    early, late = (evaluate(EvaluateOptions(f"{run}@epoch={epoch}", job.data, device="cpu")) for epoch in (2, 5))
+    assert late.loss == evaluate(EvaluateOptions(str(run), job.data, device="cpu")).loss
     assert early.loss != late.loss
 
 

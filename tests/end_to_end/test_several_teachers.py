@@ -11,8 +11,8 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import IdentityError, UsageError
-from kdcache.inspection.rerun import RerunRequest
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.batches import Steps, cached_batches
 from kdcache.loader.cached_teachers import parse_teachers, scaled_words, stored_teachers
 from kdcache.loader.live_teacher import open_live_teacher
@@ -135,8 +135,8 @@ def test_a_damaged_teacher_stops_none_of_the_others(job, cache, tmp_path):
     assert dump(replace(request, dry_run=True)).to_come == SAMPLES
     assert dump(request).written > 0
     assert dump(replace(request, dry_run=True)).to_come == 0
-    again = RerunRequest(job.data, MODEL, job.weights, samples=30, device="cpu", renderer="pillow")
-    report = verify(VerifyRequest(str(path), again))
+    again = RerunOptions(job.data, MODEL, job.weights, samples=30, device="cpu", renderer="pillow")
+    report = verify(VerifyOptions(str(path), again))
     assert {found.teacher for found in report.findings} == {"other"}
     assert report.comparison.agrees
     opened = Cache.open(path)

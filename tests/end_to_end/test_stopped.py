@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
-from kdcache.dumping.dump import DumpReport, DumpRequest, dump
-from kdcache.inspection.copy import CopyRequest, copy_cache
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.dumping.dump import DumpOptions, DumpReport, dump
+from kdcache.inspection.copy import CopyOptions, copy_cache
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.models.card import ModelCard
 from kdcache.models.network import Network
 from kdcache.models.teachers import Said, Teacher
@@ -120,7 +120,7 @@ class Small:
             yield
 
     def dump(self, cache: Path | str) -> DumpReport:
-        request = DumpRequest(
+        request = DumpOptions(
             teacher=MODEL,
             data=self.data,
             cache=str(cache),
@@ -233,14 +233,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_again(source: Path, target: Path | str, instant: Instant) -> None:
     """What is recorded is not copied again."""
     there = require_readable(target)
-    report = copy_cache(CopyRequest(str(source), str(target)))
+    report = copy_cache(CopyOptions(str(source), str(target)))
     assert report.copied == report.blocks - len(there), instant.where
 
 
 def test_a_copy_that_dies_before_any_operation_of_a_disk(source: Path, tmp_path: Path) -> None:
     instants = Instants()
     with noting_folder(tmp_path / "whole", instants):
-        copy_cache(CopyRequest(str(source), str(tmp_path / "whole")))
+        copy_cache(CopyOptions(str(source), str(tmp_path / "whole")))
     expected = tree(tmp_path / "whole")
     assert expected == tree(source)
     with on_disk(HastyDisk()):
@@ -253,7 +253,7 @@ def test_a_copy_that_dies_before_any_operation_of_a_disk(source: Path, tmp_path:
 def test_a_copy_that_dies_before_any_operation_of_an_object_store(source: Path) -> None:
     whole, instants = Bucket(), Instants()
     with noting_bucket(whole, instants):
-        copy_cache(CopyRequest(str(source), MEMORY))
+        copy_cache(CopyOptions(str(source), MEMORY))
     expected = whole.objects()
     for instant in instants:
         bucket = Bucket(instant.files)
@@ -279,13 +279,13 @@ def test_a_repair_that_dies_before_any_operation_of_a_disk(small: Small, tmp_pat
         data = (damaged / key).read_bytes()
         (damaged / key).write_bytes(b"?" + data[1:])
     with noting_folder(damaged, instants):
-        report = verify(VerifyRequest(str(damaged), repair=True))
+        report = verify(VerifyOptions(str(damaged), repair=True))
     assert report.repairs is not None
     assert sorted(report.repairs.rewritten) == sorted(WRITTEN_AGAIN)
     assert len(report.repairs.dropped) == len(DROPPED)
     with on_disk(HastyDisk()), small.quickly():
         for number, instant in enumerate(instants):
             cache = instant.lay_out(tmp_path / str(number))
-            verify(VerifyRequest(str(cache), repair=True))
+            verify(VerifyOptions(str(cache), repair=True))
             small.dump(cache)
             assert tree(cache) == expected, instant.where

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from kdcache.cache.store import Cache
 from kdcache.errors import UsageError
-from kdcache.inspection.copy import CopyReport, CopyRequest, copy_cache
+from kdcache.inspection.copy import CopyOptions, CopyReport, copy_cache
 from kdcache_cli.main import app
 from support.small_cache import FULL, fill, open_entry
 from support.small_job import Heard
@@ -24,7 +24,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def copy(source: Path, target: Path, views: str | None, heard: Heard, *teachers: str) -> CopyReport:
-    return copy_cache(CopyRequest(str(source), str(target), views, teachers), heard)
+    return copy_cache(CopyOptions(str(source), str(target), views, teachers), heard)
 
 
 @pytest.mark.parametrize("views", ["2:4", "2", "2:"])

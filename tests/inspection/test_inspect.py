@@ -11,7 +11,7 @@ import torch
 
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
-from kdcache.inspection.inspect import InspectRequest, inspect
+from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.inspection.statistics import look_at
 from kdcache.loader.opening import stored_views
 from kdcache.runtime.formatting import ranges
@@ -29,7 +29,7 @@ def test_views_blocks_and_bytes_are_counted(tmp_path: Path) -> None:
     other = open_entry(tmp_path / "cache", FULL, name="other")
     fill(other, 1)
     other.write_block(3, 1, kept(FULL, 3, 4, 8), {"renderer": "dali"})
-    report = inspect(InspectRequest(str(tmp_path / "cache")))
+    report = inspect(InspectOptions(str(tmp_path / "cache")))
     full, topk = report.teachers
     assert (full.complete, full.missing) == ((0,), {3: (0, 2)})
     assert (topk.complete, topk.missing) == ((0, 1), {})
@@ -57,7 +57,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 2)
     (tmp_path / "teachers/teacher/records/0/1.json").write_bytes(b"?")
     (tmp_path / "teachers/teacher/tail/c/1/2").write_bytes(b"?")
-    (teacher,) = inspect(InspectRequest(str(tmp_path))).teachers
+    (teacher,) = inspect(InspectOptions(str(tmp_path))).teachers
     assert (teacher.complete, teacher.missing, teacher.damaged) == ((), {}, {0: (1,), 1: (2,)})
     assert teacher.stored_answers == 2 * 11 - 4
     assert teacher.answers is not None
@@ -73,9 +73,9 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
 def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 1)
     fill(open_entry(tmp_path, FULL, name="other"), 1)
-    sound = inspect(InspectRequest(str(tmp_path)))
+    sound = inspect(InspectOptions(str(tmp_path)))
     (tmp_path / "teachers/teacher/zarr.json").write_bytes(b"?")
-    report = inspect(InspectRequest(str(tmp_path)))
+    report = inspect(InspectOptions(str(tmp_path)))
     assert report.teachers == sound.teachers[:1]
     assert list(report.problems) == ["teacher"]
     assert report.once_bytes["tables"] < sound.once_bytes["tables"]
@@ -86,10 +86,10 @@ def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Pa
 @pytest.mark.parametrize("damage", ["missing", "altered"])
 def test_of_a_teacher_without_its_table_all_but_the_answers_is_told(tmp_path: Path, damage: str) -> None:
     fill(open_entry(tmp_path), 2)
-    (sound,) = inspect(InspectRequest(str(tmp_path))).teachers
+    (sound,) = inspect(InspectOptions(str(tmp_path))).teachers
     table = tmp_path / "teachers/teacher/order/c/0/0"
     table.unlink() if damage == "missing" else table.write_bytes(b"?")
-    report = inspect(InspectRequest(str(tmp_path)))
+    report = inspect(InspectOptions(str(tmp_path)))
     (teacher,) = report.teachers
     assert report.problems == {}
     assert teacher.answers is None
@@ -100,14 +100,14 @@ def test_of_a_teacher_without_its_table_all_but_the_answers_is_told(tmp_path: Pa
 
 def test_views_that_are_looked_at_are_counted(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 1)
-    report = inspect(InspectRequest(str(tmp_path), samples=2))
+    report = inspect(InspectOptions(str(tmp_path), samples=2))
     assert "from 1 view of 1" in "\n".join(report.lines())
     assert report.to_json()["teachers"][0]["answers"]["views"] == 1
 
 
 def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
     open_entry(tmp_path / "cache")
-    (teacher,) = inspect(InspectRequest(str(tmp_path / "cache"))).teachers
+    (teacher,) = inspect(InspectOptions(str(tmp_path / "cache"))).teachers
     assert teacher.answers is None
     assert "complete   0 views: none" in "\n".join(teacher.lines())
 
@@ -147,7 +147,7 @@ def test_what_the_tail_hides_is_bounded() -> None:
 
 
 def test_labels_tell_top1_and_confusions(job) -> None:
-    report = inspect(InspectRequest(str(job.cache), data=job.data))
+    report = inspect(InspectOptions(str(job.cache), data=job.data))
     cache, index = Cache.open(job.cache), open_index(job.data)
     entry, view_set = cache.entry(MODEL), stored_views(cache, index).view_set
     right, wrong, labelled = 0, np.zeros((CLASSES, CLASSES), int), np.zeros(CLASSES, int)
@@ -174,19 +174,19 @@ def test_labels_tell_top1_and_confusions(job) -> None:
 
 
 def test_the_error_of_a_coding_is_that_of_the_records(job) -> None:
-    report = inspect(InspectRequest(str(job.cache))).teachers[0]
+    report = inspect(InspectOptions(str(job.cache))).teachers[0]
     assert report.kl == 0, "full answers lose nothing"
     assert "error      0 nats" in "\n".join(report.lines())
 
 
 def test_few_answers_may_stand_for_all(job) -> None:
-    few = inspect(InspectRequest(str(job.cache), samples=60)).teachers[0].answers
+    few = inspect(InspectOptions(str(job.cache), samples=60)).teachers[0].answers
     assert 30 <= few.looked_at <= 90
     assert few.top1 is None
 
 
 def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
-    report = inspect(InspectRequest(str(job.cache), samples=10**6))
+    report = inspect(InspectOptions(str(job.cache), samples=10**6))
     entry = Cache.open(job.cache).entry(MODEL)
     tops = Counter()
     for view in range(10):

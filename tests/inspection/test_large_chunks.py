@@ -22,8 +22,8 @@ MOST = 100  # MiB
 #: Prints by how much the most memory that a process ever had grows, in MiB.
 MEASURE = """
 import resource, sys
-from kdcache.inspection.inspect import InspectRequest, inspect
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.inspection.verify import VerifyOptions, verify
 
 def most():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -31,8 +31,8 @@ def most():
 small, large = sys.argv[1:]
 for path in (small, large):
     before = most()
-    assert inspect(InspectRequest(path)).teachers[0].answers is not None
-    assert verify(VerifyRequest(path)).whole
+    assert inspect(InspectOptions(path)).teachers[0].answers is not None
+    assert verify(VerifyOptions(path)).whole
 print(most() - before)
 """
 

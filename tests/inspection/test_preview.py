@@ -18,7 +18,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.dumping.dump import dump
 from kdcache.errors import DataError, IdentityError, KdcacheError, UsageError
 from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, write_sheet
-from kdcache.inspection.preview import PreviewRequest, preview
+from kdcache.inspection.preview import PreviewOptions, preview
 from kdcache.loader.opening import new_views, stored_views
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.progress import silent
@@ -74,11 +74,11 @@ def views_of(view_set: ViewSet, view: int) -> dict[str, tuple[np.ndarray, bool]]
 
 
 @pytest.fixture
-def request_(job, tmp_path) -> PreviewRequest:
-    return PreviewRequest(job.data, tmp_path / "sheet.html", policy=job.policy, renderer="pillow", images=3, views=2)
+def request_(job, tmp_path) -> PreviewOptions:
+    return PreviewOptions(job.data, tmp_path / "sheet.html", policy=job.policy, renderer="pillow", images=3, views=2)
 
 
-def test_the_views_shown_are_those_of_the_view_set_partners_beside_them(request_: PreviewRequest) -> None:
+def test_the_views_shown_are_those_of_the_view_set_partners_beside_them(request_: PreviewOptions) -> None:
     page = Page(preview(request_))
     index = open_index(request_.data)
     view_set = new_views(index, load_policy(request_.policy or ""), 0, silent).view_set
@@ -145,14 +145,14 @@ def test_a_word_wider_than_its_picture_goes_on_in_a_further_line(tmp_path: Path)
     assert heights[1] > heights[0] + 5 * 15
 
 
-def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewRequest) -> None:
+def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewOptions) -> None:
     text = preview(request_).read_text("utf-8")
     assert "<p>crops are in pixels of the image; what is moved, swapped or erased is in pixels of the view</p>" in text
     text = preview(replace(request_, size=48)).read_text("utf-8")
     assert f"is in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
 
 
-def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewRequest) -> None:
+def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewOptions) -> None:
     request = replace(request_, policy=None, cache=str(job.cache), views=11, images=1)
     page = Page(preview(request))
     index = open_index(job.data)
@@ -180,14 +180,14 @@ def test_answers_are_named_where_labels_are_the_teachers_classes(
     (tmp_path / "data" / "classes.json").write_text(json.dumps([f"Sort {number}" for number in range(CLASSES)]))
     cache = tmp_path / "cache"
     dump(dump_request(data, cache, job.weights, job.policy, views=1, targets="topk", label_space=label_space))
-    page = Page(preview(PreviewRequest(data, tmp_path / "a.html", cache=str(cache), views=1, renderer="pillow")))
+    page = Page(preview(PreviewOptions(data, tmp_path / "a.html", cache=str(cache), views=1, renderer="pillow")))
     assert "(Sort " in page.figures[0][1][0]
     for _, words in page.figures:
         assert all(re.fullmatch(rf"\d+% {names} \d", line) for line in words if re.match(r"\d+% ", line))
     assert re.match(r"\d+% ", page.figures[1][1][-1])
 
 
-def test_chosen_samples_are_shown_with_the_odd_last_row_alone(request_: PreviewRequest) -> None:
+def test_chosen_samples_are_shown_with_the_odd_last_row_alone(request_: PreviewOptions) -> None:
     index = open_index(request_.data)
     assert len(index) == SAMPLES
     view_set = new_views(index, load_policy(request_.policy or ""), 0, silent).view_set
@@ -201,7 +201,7 @@ def test_chosen_samples_are_shown_with_the_odd_last_row_alone(request_: PreviewR
 def test_unlabelled_samples_are_shown_by_their_keys(tmp_path: Path) -> None:
     data = make_shards(tmp_path / "data", images=4, labelled=False)
     open_index(data, unlabelled=True)
-    page = Page(preview(PreviewRequest(str(data), tmp_path / "a.html", policy="crop", renderer="pillow", size=32)))
+    page = Page(preview(PreviewOptions(str(data), tmp_path / "a.html", policy="crop", renderer="pillow", size=32)))
     assert re.fullmatch(r"img-0000\d", page.figures[0][1][0])
 
 
@@ -215,14 +215,14 @@ def test_unlabelled_samples_are_shown_by_their_keys(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_shown_is_refused(
-    request_: PreviewRequest, change: dict[str, object], kind: type[KdcacheError], words: str
+    request_: PreviewOptions, change: dict[str, object], kind: type[KdcacheError], words: str
 ) -> None:
     with pytest.raises(kind, match=words):
         preview(replace(request_, **change))
     assert not request_.out.exists()
 
 
-def test_a_cache_of_other_views_or_without_the_teacher_is_refused(job, request_: PreviewRequest) -> None:
+def test_a_cache_of_other_views_or_without_the_teacher_is_refused(job, request_: PreviewOptions) -> None:
     with pytest.raises(IdentityError, match="seed"):
         preview(replace(request_, cache=str(job.cache), seed=1))
     with pytest.raises(UsageError, match="holds no teacher 'x'"):

@@ -13,8 +13,8 @@ from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.dumping.dump import dump
 from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
-from kdcache.inspection.rerun import RerunRequest
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.training.train import train
 from support.command_line import kdcache
 from support.damage import forge_records
@@ -30,9 +30,9 @@ from support.small_job import (
 )
 
 
-def rerun_of(job, **choice) -> RerunRequest:
+def rerun_of(job, **choice) -> RerunOptions:
     settings = {"data": job.data, "teacher": MODEL, "weights": job.weights, "samples": 60, "device": "cpu"}
-    return RerunRequest(**(settings | {"renderer": "pillow"} | choice))
+    return RerunOptions(**(settings | {"renderer": "pillow"} | choice))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def topk(job, tmp_path_factory):
 
 
 def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
-    report = verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job)))
+    report = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job)))
     found = report.comparison
     assert report.whole
     assert found.samples >= 60
@@ -57,7 +57,7 @@ def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
 
 
 def test_it_is_said_how_much_was_compared_and_how_much_was_not(job, topk):
-    report = verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job, samples=32)))
+    report = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job, samples=32)))
     first, second, _ = report.comparison.lines()
     assert first.startswith(f"32 of {2 * SAMPLES} answers made again, from 2 of 10 blocks and 2 of 2 views: ")
     assert second.startswith(f"The other {2 * SAMPLES - 32} answers, among them all of 8 blocks, were not compared ")
@@ -65,14 +65,14 @@ def test_it_is_said_how_much_was_compared_and_how_much_was_not(job, topk):
 
 
 def test_all_answers_are_made_again_where_fewer_are_there(job, topk):
-    found = verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job, samples=10**6))).comparison
+    found = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job, samples=10**6))).comparison
     assert found.samples == 2 * SAMPLES
     assert not any("not compared" in line for line in found.lines())
 
 
 def test_another_renderer_is_within_the_limit(job):
     """The session's cache was rendered with DALI."""
-    found = verify(VerifyRequest(cache=str(job.cache), rerun=rerun_of(job))).comparison
+    found = verify(VerifyOptions(cache=str(job.cache), rerun=rerun_of(job))).comparison
     assert found.agrees
     assert found.kl > 0
 
@@ -93,8 +93,8 @@ def test_answers_that_belong_to_other_rows_are_told(job, tmp_path):
     dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))  # full: no label gives it away
     exchange_views(path, tmp_path / "swap")
     forge_records(path, MODEL)
-    assert verify(VerifyRequest(cache=str(path))).whole
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6, max_kl=1e-5)))
+    assert verify(VerifyOptions(cache=str(path))).whole
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job, samples=10**6, max_kl=1e-5)))
     assert not report.comparison.agrees
     assert not report.whole
     assert "What was compared is NOT what the teacher answers (" in report.lines()[-2]
@@ -126,14 +126,14 @@ def test_blocks_in_each_others_places_are_found_without_asking_the_teacher_for_t
         with pytest.raises(CorruptError, match=r"The record of view \d, block 3 .* is that of view \d, block 3:"):
             job_of_others()
     assert not (tmp_path / "run").exists(), "a training says so before its first step"
-    assert verify(VerifyRequest(cache=str(path), repair=True)).dropped == 2
+    assert verify(VerifyOptions(cache=str(path), repair=True)).dropped == 2
     dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=2))
     assert tree_bytes(path) == tree_bytes(topk)
 
 
 def test_other_weights_data_and_teachers_are_refused_by_name(job, topk, tmp_path):
     def again(**choice):
-        verify(VerifyRequest(cache=str(topk), rerun=rerun_of(job, **choice)))
+        verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job, **choice)))
 
     with pytest.raises(IdentityError, match="weights"):
         again(weights=make_teacher(tmp_path / "teacher", seed=8))
@@ -151,7 +151,7 @@ def test_of_a_damaged_cache_the_sound_blocks_are_made_again(job, topk, tmp_path)
     path = shutil.copytree(topk, tmp_path / "cache")
     damage(path, "tail/c/0/1")
     damage(path, "records/1/2.json")
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6)))
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job, samples=10**6)))
     assert [(found.view, found.block) for found in report.findings] == [(0, 1), (1, 2)]
     assert report.comparison.agrees
     rows = Cache.open(path).entry(MODEL).layout.block_rows
@@ -166,7 +166,7 @@ def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_p
             record.write_bytes(b"?")
     else:
         damage(path, key)
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job)))
     assert report.findings
     assert report.comparison is None
     assert report.lines()[-2].startswith("The answers were not compared with the teacher's: ")
@@ -180,7 +180,7 @@ def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_p
 def test_damaged_windows_are_found_and_the_answers_compared_with_those_that_the_shards_give(job, topk, tmp_path):
     path = shutil.copytree(topk, tmp_path / "cache")
     damage(path, "../../windows/c/0")
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job)))
     assert len(report.findings) == 1
     assert "windows" in str(report.findings[0])
     assert report.comparison.agrees
@@ -203,8 +203,8 @@ def test_answers_that_do_not_fit_the_labels_are_a_finding_that_names_the_block(j
         chunks = {name.replace(f"/{1 - number}", f"/{number}"): stored for name, stored in found.chunks.items()}
         record.write_bytes(replace(found, chunks=chunks).to_bytes())
     forge_records(path, MODEL)
-    assert verify(VerifyRequest(cache=str(path))).whole
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job, samples=10**6)))
+    assert verify(VerifyOptions(cache=str(path))).whole
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job, samples=10**6)))
     assert [(found.view, found.block) for found in report.findings] == [(0, 0), (0, 1)]
     assert "do not fit the data's labels" in report.findings[0].problem
     assert report.comparison.samples == SAMPLES - 2 * Cache.open(path).entry(MODEL).layout.block_rows
@@ -235,7 +235,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
     entry.write_block(0, 1, entry.codec.select(said, torch.full((len(said), 2), -1)), provenance)
 
     def compared(max_kl):
-        return verify(VerifyRequest(str(path), rerun_of(job, samples=10**6, max_kl=max_kl))).comparison
+        return verify(VerifyOptions(str(path), rerun_of(job, samples=10**6, max_kl=max_kl))).comparison
 
     excess = compared(1e3).excess
     found = compared(excess / 150)
@@ -252,9 +252,9 @@ def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
     dump(replace(request, name="whole"))
     dump(replace(request, name="few", targets="topk", k=1))
     with pytest.raises(UsageError, match=r"it holds few, whole\. Name one of these with --teacher, .* with --weights"):
-        verify(VerifyRequest(str(path), rerun_of(job, teacher=str(folder), weights=None)))
+        verify(VerifyOptions(str(path), rerun_of(job, teacher=str(folder), weights=None)))
     for name, codec in (("whole", 0.0), ("few", 1e-4)):
-        found = verify(VerifyRequest(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
+        found = verify(VerifyOptions(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
         assert found.agrees
         assert found.codec >= codec
 
@@ -269,7 +269,7 @@ def test_of_an_entry_of_other_weights_these_are_asked_for_and_the_hub_is_not(job
     with pytest.raises(
         IdentityError, match=r"with 4 classes, .* have 1,000: .* other weights.*--teacher RUN, or --wei"
     ):
-        verify(VerifyRequest(str(job.cache), rerun_of(job, weights=None)))
+        verify(VerifyOptions(str(job.cache), rerun_of(job, weights=None)))
 
 
 def test_where_the_pretrained_weights_cannot_be_had_it_is_said_that_others_may_be_meant(job, tmp_path, monkeypatch):
@@ -280,16 +280,16 @@ def test_where_the_pretrained_weights_cannot_be_had_it_is_said_that_others_may_b
     with pytest.raises(
         ModelError, match=r"If mine was dumped from a run, .*--teacher RUN.*test_resnet are meant\. The"
     ):
-        verify(VerifyRequest(str(path), rerun_of(job, teacher="mine", weights=None)))
+        verify(VerifyOptions(str(path), rerun_of(job, teacher="mine", weights=None)))
     with pytest.raises(ModelError, match=r"no run folder .*/mine"):
-        verify(VerifyRequest(str(path), rerun_of(job, teacher=str(tmp_path / "mine"), weights=None)))
-    assert verify(VerifyRequest(str(path), rerun_of(job, teacher="mine", weights=weights.parent))).comparison.agrees
+        verify(VerifyOptions(str(path), rerun_of(job, teacher=str(tmp_path / "mine"), weights=None)))
+    assert verify(VerifyOptions(str(path), rerun_of(job, teacher="mine", weights=weights.parent))).comparison.agrees
 
 
 def test_a_lost_table_is_one_problem_although_it_keeps_the_teacher_from_being_asked(job, topk, tmp_path):
     path = shutil.copytree(topk, tmp_path / "cache")
     (path / "teachers" / MODEL / "order/c/0/0").unlink()
-    report = verify(VerifyRequest(cache=str(path), rerun=rerun_of(job)))
+    report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job)))
     assert len(report.findings) == 1
     assert report.failure is not None
     assert report.comparison is None

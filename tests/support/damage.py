@@ -7,7 +7,7 @@ from pathlib import Path
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
 from kdcache.inspection.health import VerifyReport
-from kdcache.inspection.verify import VerifyRequest, verify
+from kdcache.inspection.verify import VerifyOptions, verify
 
 #: Of each teacher of the cache that is damaged.
 VIEWS = 2
@@ -15,7 +15,7 @@ VIEWS = 2
 
 def look(path: Path, repair: bool = False) -> VerifyReport:
     """What verify finds."""
-    return verify(VerifyRequest(cache=str(path), repair=repair))
+    return verify(VerifyOptions(cache=str(path), repair=repair))
 
 
 def flipped(rng: random.Random, data: bytes) -> bytes:

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from kdcache.dumping.dump import DumpRequest
+from kdcache.dumping.dump import DumpOptions
 from kdcache.errors import KdcacheError
 from kdcache.models.teachers import Teacher
 from support.forked import CONTEXT
 
 
-def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> BaseProcess:
+def start_dump(request: DumpOptions, log: Path, pilot: int | None = None) -> BaseProcess:
     """A dump that runs by itself; its exit code is 0 when it ends well.
 
     It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked. `pilot`
@@ -25,7 +25,7 @@ def start_dump(request: DumpRequest, log: Path, pilot: int | None = None) -> Bas
     return process
 
 
-def _run(request: DumpRequest, log: Path, pilot: int | None, environment: dict[str, str]) -> None:
+def _run(request: DumpOptions, log: Path, pilot: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     import kdcache.dumping.calibration
     from kdcache.dumping.dump import dump

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from kdcache.dumping.dump import DumpRequest
+from kdcache.dumping.dump import DumpOptions
 from kdcache.models.students import create_student
 from kdcache.runtime.progress import silent
 from kdcache.training.export import export_model
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from support.shards import make_shards
 
 MODEL = "test_resnet"
@@ -40,19 +40,19 @@ def make_policy(file: Path, text: str = MIXING_POLICY) -> str:
     return str(file)
 
 
-def dump_request(data: str, cache: Path, weights: Path, policy: str | None, **choice: object) -> DumpRequest:
+def dump_request(data: str, cache: Path, weights: Path, policy: str | None, **choice: object) -> DumpOptions:
     """A dump of two `full` views on the CPU, in batches of 16."""
     settings: dict[str, object] = {"views": 2, "targets": "full", "batch_size": 16, "device": "cpu"}
-    return DumpRequest(
+    return DumpOptions(
         teacher=MODEL, data=data, cache=str(cache), weights=weights, policy=policy, **(settings | choice)
     )
 
 
-def train_request(data: str, out: Path, **choice: object) -> TrainRequest:
+def train_request(data: str, out: Path, **choice: object) -> TrainOptions:
     """A training of the small student on the CPU."""
     overrides = (*SETTINGS, *choice.pop("overrides", ()))
     settings: dict[str, object] = {"recipe": "fashion-mnist", "device": "cpu", "overrides": overrides}
-    return TrainRequest(student=MODEL, data=data, out=out, **(settings | choice))
+    return TrainOptions(student=MODEL, data=data, out=out, **(settings | choice))
 
 
 def tree_bytes(folder: Path) -> dict[str, bytes]:

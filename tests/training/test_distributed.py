@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from kdcache.errors import UsageError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.train import train
 from support.small_job import MODEL, train_request
@@ -85,7 +85,7 @@ def test_what_is_scored_is_what_is_kept(average, job, tmp_path):
     """Each process has running statistics of its own, which are not those of the student that is exported."""
     options = ("--student", "test_resnet", "--epochs", "1", "--set", f"ema_decay={average}")
     run([*command(job, tmp_path / "run", 2), *options])
-    kept = evaluate(EvaluateRequest(str(tmp_path / "run"), job.data, device="cpu"))
+    kept = evaluate(EvaluateOptions(str(tmp_path / "run"), job.data, device="cpu"))
     assert metrics(tmp_path / "run")[-1]["val_loss"] == pytest.approx(kept.loss, rel=1e-5)
 
 

@@ -8,7 +8,7 @@ import pytest
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.training.config import load_config
 from kdcache.training.naming import default_folder
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.summary import objective_words
 from kdcache.training.train import train
 from support.small_job import Heard, train_request
@@ -100,7 +100,7 @@ FOLDERS = {
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_run_without_a_folder_has_one_of_its_own(folder):
-    request = TrainRequest(student="resnet18", data="data", cache="cache", **FOLDERS[folder])
+    request = TrainOptions(student="resnet18", data="data", cache="cache", **FOLDERS[folder])
     config = load_config("a2", options={"student.name": "resnet18"}, assignments=request.overrides)
     if request.supervised:
         config = dataclasses.replace(config, objective=config.objective.without_teacher())
@@ -110,7 +110,7 @@ def test_a_run_without_a_folder_has_one_of_its_own(folder):
 def test_objectives_that_only_a_recipe_names_are_left_out_where_labels_are_alone(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("objective: {name: dkd}\noptimizer: {name: sgd, lr: 0.1}\nschedule: {epochs: 2}\nbatch_size: 8\n")
-    request = TrainRequest(student="resnet18", data="data", recipe=str(recipe), supervised=True)
+    request = TrainOptions(student="resnet18", data="data", recipe=str(recipe), supervised=True)
     config = load_config(str(recipe), options={"student.name": "resnet18"})
     alone = dataclasses.replace(config, objective=config.objective.without_teacher())
     assert default_folder(request, alone, []).name == "resnet18-mine-alone-seed0"

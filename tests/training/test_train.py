@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, ModelError, RunError, UsageError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.runtime.distributed import Distributed
 from kdcache.training.config import read_config
 from kdcache.training.prediction_history import PredictionHistory
@@ -75,7 +75,7 @@ def test_timm_loads_the_export_both_ways(trained):
 
 def test_evaluating_the_run_gives_the_score_of_its_report(job, trained):
     out, report = trained
-    score = evaluate(EvaluateRequest(str(out), job.data, device="cpu"))
+    score = evaluate(EvaluateOptions(str(out), job.data, device="cpu"))
     assert (score.top1, score.top5) == (report.evaluation.top1, report.evaluation.top5)
     assert score.loss == pytest.approx(report.evaluation.loss, rel=1e-5)
 

@@ -12,7 +12,7 @@ import pytest
 
 from kdcache.cache.repair import mended_identity
 from kdcache.cache.store import Cache
-from kdcache.inspection.copy import CopyRequest, copy_cache
+from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.io.disk import Disk
 from kdcache.io.folders import Location
 from support.damage import VIEWS, flipped, look
@@ -119,7 +119,7 @@ def test_of_an_identity_that_is_lost_it_is_said_what_can_be_done(cache: Path, ke
 
 def test_a_copy_of_a_part_has_the_identities(cache: Path, tmp_path: Path) -> None:
     """As the sentence about lost ones says."""
-    copy_cache(CopyRequest(str(cache), str(tmp_path / "part"), "1", ("teacher",)))
+    copy_cache(CopyOptions(str(cache), str(tmp_path / "part"), "1", ("teacher",)))
     for key in ("zarr.json", "teachers/teacher/zarr.json", "teachers/teacher/order/c/0/0", "windows/c/0"):
         assert (tmp_path / "part" / key).read_bytes() == (cache / key).read_bytes()
 
