@@ -26,9 +26,9 @@ from kdcache.io.folders import open_folder
 from kdcache.io.reading import read_bytes
 
 #: Seconds between two signs of life of a claim that is an object.
-BEAT = 20.0
+HEARTBEAT_INTERVAL = 20.0
 #: Seconds without one after which such a claim is taken over.
-PATIENCE = 6 * BEAT
+LEASE_TIMEOUT = 6 * HEARTBEAT_INTERVAL
 
 #: Bytes that a claim that is a file may have.
 MAX_CLAIM = 2**16
@@ -41,20 +41,20 @@ GLANCE = 0.002
 class Holder:
     """Who holds a claim, as it says itself.
 
-    silent, patience: seconds since its last sign of life, and after how many it is taken for dead; None where the
+    silent, lease_timeout: seconds since its last sign of life, and after how many it is taken for dead; None where the
     system tells when it dies.
     """
 
     who: str
     silent: float | None = None
-    patience: float | None = None
+    lease_timeout: float | None = None
 
     def words(self) -> str:
         """A sentence or two."""
-        if self.silent is None or self.patience is None:
+        if self.silent is None or self.lease_timeout is None:
             return f"{self.who} is at it."
         return (
-            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is {self.patience:.0f} "
+            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is {self.lease_timeout:.0f} "
             "s, its work is taken over."
         )
 
@@ -195,15 +195,17 @@ def _locked(file: int) -> bool:
 class BeatingClaims(Claims):
     """Objects that change as long as their process lives.
 
-    beat, patience: seconds, see `BEAT` and `PATIENCE`.
+    heartbeat_interval, lease_timeout: seconds, see `HEARTBEAT_INTERVAL` and `LEASE_TIMEOUT`.
     """
 
-    def __init__(self, files: Files, beat: float = BEAT, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, files: Files, heartbeat_interval: float = HEARTBEAT_INTERVAL, lease_timeout: float = LEASE_TIMEOUT
+    ) -> None:
         self._files = files
         #: A sign of life that fails is made good by the next, and a claim that stays when all ends goes stale: neither
         #: is worth the minutes for which other requests are tried again.
         self._hasty = files.hasty()
-        self._beat, self._patience = beat, patience
+        self._heartbeat_interval, self._lease_timeout = heartbeat_interval, lease_timeout
         self._token = uuid.uuid4().hex
         self._held: dict[str, int] = {}
         self._seen: dict[str, tuple[bytes, float]] = {}  # of others: its last content, and since when
@@ -222,7 +224,7 @@ class BeatingClaims(Claims):
             if found is not None:
                 if name not in self._seen or self._seen[name][0] != found:
                     self._seen[name] = (found, self._put_at(name))
-                if time.monotonic() - self._seen[name][1] < self._patience:
+                if time.monotonic() - self._seen[name][1] < self._lease_timeout:
                     return False
                 self._files.delete(_key(name))
             self._seen.pop(name, None)
@@ -236,7 +238,7 @@ class BeatingClaims(Claims):
         """Who had a claim when it was last looked at."""
         content, since = self._seen.get(name, (b"", 0.0))
         who = content.split(maxsplit=2)[2:]
-        return Holder(_shown(who[0]), time.monotonic() - since, self._patience) if who else None
+        return Holder(_shown(who[0]), time.monotonic() - since, self._lease_timeout) if who else None
 
     def _put_at(self, name: str) -> float:
         """When a claim was last put, on this process's clock: never later than now."""
@@ -266,7 +268,7 @@ class BeatingClaims(Claims):
                 self._release(name, self._hasty)
 
     def _keep_beating(self) -> None:
-        while not self._closed.wait(self._beat):
+        while not self._closed.wait(self._heartbeat_interval):
             with self._one_at_a_time:
                 for name in list(self._held):
                     # A place that cannot be reached for a moment is no reason to stop the work.

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from kdcache.cache.entry import Entry
-from kdcache.runtime.formatting import counted, ranges
+from kdcache.runtime.formatting import format_count, format_ranges
 
 #: Views of which the missing blocks are told one by one.
 SHOWN = 3
@@ -67,7 +67,7 @@ class Lacking:
         whole = len(self.reach.whole)
         takes = f"trainings take {self.reach.words()}"
         if self.reach.is_cut:
-            takes += f", of {counted(whole, 'view')} that {'is' if whole == 1 else 'are'} whole"
+            takes += f", of {format_count(whole, 'view')} that {'is' if whole == 1 else 'are'} whole"
         gone = [blocks for blocks in self.blocks.values() if len(blocks) == self.layout_blocks]
         one = len(self.blocks) == 1 and (gone or sum(map(len, self.blocks.values())) == 1)
         it = "it" if one else "them"
@@ -81,10 +81,10 @@ class Lacking:
         views = [view for view, blocks in self.blocks.items() if len(blocks) == self.layout_blocks]
         parts = {view: blocks for view, blocks in self.blocks.items() if len(blocks) < self.layout_blocks}
         told = [
-            f"{'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)} of view {view}"
+            f"{'block' if len(blocks) == 1 else 'blocks'} {format_ranges(blocks)} of view {view}"
             for view, blocks in list(parts.items())[:SHOWN]
         ]
-        told += [f"blocks of {counted(len(parts) - SHOWN, 'other view')}"] if len(parts) > SHOWN else []
+        told += [f"blocks of {format_count(len(parts) - SHOWN, 'other view')}"] if len(parts) > SHOWN else []
         told += [views_named(views)] if views else []
         return ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
 
@@ -108,4 +108,4 @@ def lacking(entry: Entry, repeats: int) -> Lacking | None:
 
 def views_named(numbers: Collection[int]) -> str:
     """Views by their numbers, such as `view 3` or `views 0-4, 7`."""
-    return f"{'view' if len(numbers) == 1 else 'views'} {ranges(numbers)}"
+    return f"{'view' if len(numbers) == 1 else 'views'} {format_ranges(numbers)}"

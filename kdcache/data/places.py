@@ -68,7 +68,7 @@ def _hash(text: str) -> str:
 
 @contextmanager
 def building(place: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the filling."""
+    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the worker."""
     try:
         with new_folder(place.parent, place.name, _FILES) as folder:
             yield folder

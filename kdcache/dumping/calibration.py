@@ -19,7 +19,7 @@ from kdcache.dumping.worker import FIRST, Source
 from kdcache.loader.teacher_views import Answered
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec, Targets
-from kdcache.targets.class_order_calibration import learn_order, pilot_rows
+from kdcache.targets.class_order_calibration import calibration_rows, learn_order
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import Span
@@ -77,10 +77,10 @@ def wants_order(codec: TargetCodec) -> bool:
     return all(spec.nbytes <= MAX_TABLE_BYTES for spec in codec.table_specs().values())
 
 
-def pilot_batches(source: Source) -> list[Span]:
-    """The batches that an order is learned from: the first `pilot_rows` rows of the first block, at most all of it."""
+def calibration_batches(source: Source) -> list[Span]:
+    """The batches that an order is learned from: the first `calibration_rows` rows of the first block, at most all of it."""
     assert isinstance(source.codec, TopKCodec)
-    rows = min(pilot_rows(source.codec.num_classes), MAX_HELD // source.codec.width)
+    rows = min(calibration_rows(source.codec.num_classes), MAX_HELD // source.codec.width)
     batches = source.batches(*FIRST)
     return batches[: max(1, -(-rows // source.teacher.batch_size))]
 
@@ -94,7 +94,7 @@ def with_order(source: Source, parts: list[Targets]) -> TargetCodec:
 
 
 def _begun_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> Begun:
-    batches = pilot_batches(source)
+    batches = calibration_batches(source)
     rows = sum(span.stop - span.start for span in batches)
     answers: list[Answered] = []
     top1 = Top1()

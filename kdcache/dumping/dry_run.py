@@ -9,7 +9,7 @@ from math import log2
 from kdcache.cache.chunk_files import index_length
 from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
-from kdcache.dumping.calibration import pilot_batches, wants_order, with_order
+from kdcache.dumping.calibration import calibration_batches, wants_order, with_order
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.worker import Source
 from kdcache.loader.provenance import provenance_of
@@ -110,7 +110,7 @@ def _rows_wanted(source: Source) -> int:
     """Rows for an order of classes, and as many again to try it on; no more than can be held."""
     wanted = SEEN
     if wants_order(source.codec):
-        wanted += sum(span.stop - span.start for span in pilot_batches(source))
+        wanted += sum(span.stop - span.start for span in calibration_batches(source))
     each = sum(spec.nbytes for spec in source.codec.arrays(1).values())
     return max(2 * source.teacher.batch_size, min(wanted, MAX_BYTES // each))
 
@@ -119,17 +119,17 @@ def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
     """The codec with the tables that it would have, and the bytes a view that it would take.
 
     Answers that an order was learned from are coded better by it than others. Where there are not enough for the
-    whole pilot and others besides, an order is learned from half of them and one from three quarters, the last quarter
+    whole calibration and others besides, an order is learned from half of them and one from three quarters, the last quarter
     is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
     """
     codec = source.codec
     if not wants_order(codec):
         return codec, _bytes_per_view(source, codec, targets)
-    pilot = sum(span.stop - span.start for span in pilot_batches(source))
+    calibration = sum(span.stop - span.start for span in calibration_batches(source))
     count = len(targets)
-    if count >= min(pilot + SEEN // 2, source.samples) and pilot < count:
-        codec = with_order(source, [targets[:pilot]])
-        return codec, _bytes_per_view(source, codec, targets[pilot:])
+    if count >= min(calibration + SEEN // 2, source.samples) and calibration < count:
+        codec = with_order(source, [targets[:calibration]])
+        return codec, _bytes_per_view(source, codec, targets[calibration:])
     whole = with_order(source, [targets])
     fewer, more = count // 2, count * 3 // 4
     if fewer == 0 or more == count:
@@ -138,7 +138,7 @@ def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
     half, most = (_bytes_per_view(source, with_order(source, [targets[:rows]]), others) for rows in (fewer, more))
     gain = max(0.0, (half - most) / log2(more / fewer))
     least = _bytes_per_view(source, whole, others)
-    return whole, max(least, most - gain * log2(max(1.0, pilot / more)))
+    return whole, max(least, most - gain * log2(max(1.0, calibration / more)))
 
 
 def _bytes_per_view(source: Source, codec: TargetCodec, targets: Targets) -> float:

@@ -19,7 +19,7 @@ from kdcache.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectiv
 from kdcache.dumping.dry_run import Prediction, predict
 from kdcache.dumping.options import require_one_choice
 from kdcache.dumping.waiting import Waiting
-from kdcache.dumping.worker import Filling, MissingBlocks, Source
+from kdcache.dumping.worker import DumpWorker, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
 from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
@@ -30,7 +30,7 @@ from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
-from kdcache.runtime.formatting import counted, duration, readable
+from kdcache.runtime.formatting import format_bytes, format_count, format_duration
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
@@ -118,18 +118,18 @@ class DumpReport:
     def lines(self) -> list[str]:
         """The report as plain lines."""
         total = self.bytes_per_view * self.samples * self.views
-        size = f"{self.bytes_per_view:,.1f} bytes a view, {readable(total)} in all"
-        what = f"{self.samples:,} samples x {counted(self.views, 'view')} of {self.teacher}"
+        size = f"{self.bytes_per_view:,.1f} bytes a view, {format_bytes(total)} in all"
+        what = f"{self.samples:,} samples x {format_count(self.views, 'view')} of {self.teacher}"
         if self.dry_run:
             assert self.images_per_s is not None
             rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
-            pace = f"in {duration(self.to_come / self.images_per_s)} at {rate} images/s"
+            pace = f"in {format_duration(self.to_come / self.images_per_s)} at {rate} images/s"
             if self.to_come == 0:
                 pace = "all of it there already"
             elif self.to_come < self.samples * self.views:
-                some = readable(self.bytes_per_view * self.to_come)
+                some = format_bytes(self.bytes_per_view * self.to_come)
                 pace = f"of which {self.to_come:,} answers are still to come, about {some} {pace}"
-            once = f", and {readable(self.once_bytes)} once for its tables" if self.once_bytes else ""
+            once = f", and {format_bytes(self.once_bytes)} once for its tables" if self.once_bytes else ""
             return [
                 f"Dry run: {what}: about {size}{once}, {pace}, as "
                 f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
@@ -221,7 +221,7 @@ def dump(options: DumpOptions, progress: Progress = silent) -> DumpReport:
             progress.warn(cache.format_warning)
         if len(index.lost):
             progress.say(
-                f"{counted(len(index.lost), 'sample')} of {len(index):,} {'is' if len(index.lost) == 1 else 'are'} "
+                f"{format_count(len(index.lost), 'sample')} of {len(index):,} {'is' if len(index.lost) == 1 else 'are'} "
                 "lost: answers to a grey image keep their places, and trainings pass over them."
             )
         return _fill(options, source, cache, identity, views, ranks, progress)
@@ -248,17 +248,17 @@ def _fill(
         missing = MissingBlocks(entry, views, claims, begun=bool(begun.answers))
         told = progress if missing.rows else silent
         with told.task(
-            f"{name} over {samples:,} samples x {counted(views, 'view')}",
+            f"{name} over {samples:,} samples x {format_count(views, 'view')}",
             total=samples * views,
             done=samples * views - missing.rows,
         ) as task:
             waiting = Waiting(claims, progress)
             alone = ranks.world_size == 1
-            filling = Filling(
+            worker = DumpWorker(
                 source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone, lost
             )
-            filling.run()
-    counts = torch.tensor([filling.blocks, filling.rows, filling.top1.right, filling.top1.seen])
+            worker.run()
+    counts = torch.tensor([worker.blocks, worker.rows, worker.top1.right, worker.top1.seen])
     # Only now: until here no process waits for another, and one that is killed stops none.
     with join_processes(torch.device("cpu")) as processes:
         blocks, rows, right, seen = processes.all_reduce_sum(counts).tolist()

@@ -173,7 +173,7 @@ class MissingBlocks:
 
 
 @dataclass
-class Filling:
+class DumpWorker:
     """One process's work at the missing blocks.
 
     Attributes:

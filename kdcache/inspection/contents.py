@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kdcache.runtime.formatting import counted, ranges, readable
+from kdcache.runtime.formatting import format_bytes, format_count, format_ranges
 
 #: Of problems, and of views that lack blocks, as many are told.
 SHOWN = 5
@@ -96,31 +96,35 @@ class TeacherReport:
             f"teacher {who['name']}: {who['architecture']}, {who['num_classes']:,} classes, {who['size']} pixels, "
             f"{who['precision']}, batches of {who['batch_size']}, weights {who['weights'][:12]}",
             f"  keeps      {targets}; label space {who.get('label_space', 'teacher')}",
-            f"  complete   {counted(len(self.complete), 'view')}: {ranges(self.complete) or 'none'}",
+            f"  complete   {format_count(len(self.complete), 'view')}: {format_ranges(self.complete) or 'none'}",
         ]
         for state, found in (("missing", self.missing), ("damaged", self.damaged), ("unread ", self.unread)):
             for view, blocks in list(found.items())[:SHOWN]:
-                lines.append(f"  {state}    view {view}: {'block' if len(blocks) == 1 else 'blocks'} {ranges(blocks)}")
+                lines.append(
+                    f"  {state}    view {view}: {'block' if len(blocks) == 1 else 'blocks'} {format_ranges(blocks)}"
+                )
             if len(found) > SHOWN:
-                lines.append(f"  {state}    ... and blocks of {counted(len(found) - SHOWN, 'other view')}")
+                lines.append(f"  {state}    ... and blocks of {format_count(len(found) - SHOWN, 'other view')}")
         lines += [f"  problem    {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"  problem    ... and {len(self.problems) - SHOWN:,} more; kdcache verify looks at all")
         if self.stored_answers:
             each = ", ".join(f"{name} {size / self.stored_answers:,.2f}" for name, size in self.array_bytes.items())
-            lines.append(f"  bytes      {total / self.stored_answers:,.2f} a view ({each}); {readable(total)} in all")
+            lines.append(
+                f"  bytes      {total / self.stored_answers:,.2f} a view ({each}); {format_bytes(total)} in all"
+            )
         if self.kl is not None:
             lines.append(f"  error      {self.kl:.3g} nats: the mean KL of what is stored from what the teacher said")
         for made, count in self.provenance:
             lines.append(
-                f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} ({counted(count, 'block')})"
+                f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} ({format_count(count, 'block')})"
             )
         return lines + (self._answer_lines(self.answers) if self.answers is not None else [])
 
     def _answer_lines(self, answers: Answers) -> list[str]:
         lines = [
             f"  answers    {answers.looked_at:,} of {self.stored_answers:,} looked at, from "
-            f"{counted(answers.views, 'view')} of {self.begun:,}",
+            f"{format_count(answers.views, 'view')} of {self.begun:,}",
             f"             {answers.kept:,.1f} classes kept, which hold {answers.covered:.2%}; the likeliest has "
             f"{answers.top:.2%}; entropy {answers.entropy:.3f} nats",
         ]
@@ -160,14 +164,18 @@ class InspectReport:
         """The report as plain lines."""
         views = self.view_set
         blocks = -(-views["samples"] // views["block_rows"])
-        once = ", ".join(f"{name} {readable(size)}" for name, size in self.once_bytes.items())
+        once = ", ".join(f"{name} {format_bytes(size)}" for name, size in self.once_bytes.items())
         lines = [
-            f"{self.cache}: format {views['format']}, {counted(views['samples'], 'sample')} a view in "
-            f"{counted(blocks, 'block')} of {views['block_rows']:,} rows",
+            f"{self.cache}: format {views['format']}, {format_count(views['samples'], 'sample')} a view in "
+            f"{format_count(blocks, 'block')} of {views['block_rows']:,} rows",
             f"  views      {self.policy}",
             f"  samples    fingerprint {views['fingerprint'][:16]}",
             f"  once       {once}",
-            *([f"  lost       {counted(self.lost, 'sample')}, whose pairs trainings pass over"] if self.lost else []),
+            *(
+                [f"  lost       {format_count(self.lost, 'sample')}, whose pairs trainings pass over"]
+                if self.lost
+                else []
+            ),
             *([f"  warning    {self.format_warning}"] if self.format_warning else []),
         ]
         for teacher in self.teachers:

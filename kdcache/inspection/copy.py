@@ -16,7 +16,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
 from kdcache.errors import CacheError, SourceError, UnreadableError, UsageError
-from kdcache.runtime.formatting import counted, readable
+from kdcache.runtime.formatting import format_bytes, format_count
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.signals import last_act
 from kdcache.views.policy import Policy
@@ -79,12 +79,12 @@ class CopyReport:
         lines = [
             *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
             *self.problems[:SHOWN],
-            f"{self.target} holds {there:,} of {counted(self.blocks, 'block')} of {', '.join(self.teachers)} asked for "
-            f"and found in {self.source}: {self.copied:,} copied now and checked ({readable(self.copied_bytes)}), "
+            f"{self.target} holds {there:,} of {format_count(self.blocks, 'block')} of {', '.join(self.teachers)} asked for "
+            f"and found in {self.source}: {self.copied:,} copied now and checked ({format_bytes(self.copied_bytes)}), "
             f"{there - self.copied:,} there already.",
         ]
         if not self.whole:
-            blocks = [counted(len(self.problems), "block")] if self.problems else []
+            blocks = [format_count(len(self.problems), "block")] if self.problems else []
             teachers = [f"the teacher {', '.join(self.left_out)}"] if self.left_out else []
             remedy = "is mended (kdcache verify --repair, then the same dump-logits)" if self.damaged else "can be read"
             lines.append(

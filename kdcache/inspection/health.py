@@ -7,7 +7,7 @@ from kdcache.cache.coverage import Lacking
 from kdcache.cache.repair import Repairs
 from kdcache.cache.verify import Finding
 from kdcache.inspection.rerun import Comparison
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 
 #: Findings that the report names one by one; the JSON form names all.
 SHOWN = 20
@@ -68,7 +68,7 @@ class VerifyReport:
 
     def _verdict(self) -> str:
         """Whether the cache can be relied on, in a sentence."""
-        looked = f"{counted(self.blocks, 'block')} with {counted(self.answers, 'answer')}"
+        looked = f"{format_count(self.blocks, 'block')} with {format_count(self.answers, 'answer')}"
         looked += f" of {', '.join(self.teachers) or 'no teacher'}"
         differs = self.comparison is not None and not self.comparison.agrees
         if not self.findings and differs:
@@ -77,7 +77,7 @@ class VerifyReport:
             )
         if not self.findings:
             return f"{self.cache} is whole: {looked}."
-        problems = counted(len(self.findings), "problem")
+        problems = format_count(len(self.findings), "problem")
         unread = sum(finding.unreadable for finding in self.findings)
         if not self.damaged:
             return (
@@ -102,18 +102,20 @@ class VerifyReport:
     def _repair_lines(self, repairs: Repairs) -> list[str]:
         lines = []
         if repairs.rewritten:
-            lines.append(f"Written again as it was: {counted(len(repairs.rewritten), 'file')}.")
+            lines.append(f"Written again as it was: {format_count(len(repairs.rewritten), 'file')}.")
         if repairs.dropped:
             others = len(repairs.dropped) - self.dropped
-            what = [counted(self.dropped, "bad block")] * bool(self.dropped)
-            what += [counted(others, "other bad file")] * bool(others)
+            what = [format_count(self.dropped, "bad block")] * bool(self.dropped)
+            what += [format_count(others, "other bad file")] * bool(others)
             lines.append(f"Dropped: {' and '.join(what)}. Run the same dump-logits again to make anew what is missing.")
         if repairs.failed:
-            lines.append(f"NOT repaired: {counted(len(repairs.failed), 'problem')}, and as bad as before.")
+            lines.append(f"NOT repaired: {format_count(len(repairs.failed), 'problem')}, and as bad as before.")
             lines += _some(repairs.failed)
         left = sum(finding.repair is None for finding in self.findings)
         if left:
-            lines.append(f"Not for --repair to put right: {counted(left, 'problem')}; what to do stands with each.")
+            lines.append(
+                f"Not for --repair to put right: {format_count(left, 'problem')}; what to do stands with each."
+            )
         return lines
 
     def to_json(self) -> dict[str, Any]:

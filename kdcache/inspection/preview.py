@@ -21,7 +21,7 @@ from kdcache.io.folder_lock import hold_beside
 from kdcache.loader.opening import new_views, views_for_dump
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, silent
 from kdcache.views.describe import change_words, crop_words, mixing_words
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
@@ -95,7 +95,7 @@ def _preview(options: PreviewOptions, progress: Progress) -> Path:
     size = options.size or view_set.policy.reference_size
     sheet = _sheet(view_set, samples, options, size, entry)
     write_sheet(sheet, options.out)
-    progress.say(f"{counted(len(samples), 'image')} in {counted(options.views, 'view')}: {options.out}")
+    progress.say(f"{format_count(len(samples), 'image')} in {format_count(options.views, 'view')}: {options.out}")
     return options.out
 
 

@@ -26,7 +26,7 @@ from kdcache.models.names import architecture
 from kdcache.models.source import model_source
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.device import resolve_device, use_all_cores
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import stream_views
@@ -52,8 +52,8 @@ class Coverage:
         answers, blocks = self.recorded_answers - self.answers, self.recorded_blocks - self.blocks
         if not answers:
             return []
-        among = f", among them all of {counted(blocks, 'block')}," if blocks else ""
-        rest = f"The other {counted(answers, 'answer')}{among} {'was' if answers == 1 else 'were'}"
+        among = f", among them all of {format_count(blocks, 'block')}," if blocks else ""
+        rest = f"The other {format_count(answers, 'answer')}{among} {'was' if answers == 1 else 'were'}"
         return [f"{rest} not compared with the teacher's; --samples says how many are."]
 
 
@@ -93,8 +93,8 @@ class Comparison:
         verdict = f"What was compared {'is' if self.agrees else 'is NOT'} what the teacher answers"
         seen = self.coverage
         return [
-            f"{self.samples:,} of {counted(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
-            f"{counted(seen.recorded_blocks, 'block')} and {seen.views:,} of {counted(seen.recorded_views, 'view')}: "
+            f"{self.samples:,} of {format_count(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
+            f"{format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of {format_count(seen.recorded_views, 'view')}: "
             f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which codec {self.codec:.5f}; worst "
             f"{self.worst_kl:.4f}, of codec alone {self.worst_coding:.4f}.",
             *seen.lines(),

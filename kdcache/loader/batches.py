@@ -11,7 +11,7 @@ from torch import Tensor
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
 from kdcache.errors import CorruptError
-from kdcache.loader.cached_teachers import StoredTeachers
+from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
 from kdcache.loader.teacher_views import batches_covering, teacher_labels
@@ -106,7 +106,7 @@ def supervised_batches(
 
 
 def cached_batches(
-    steps: Steps, open_stream: OpenStream, size: int, stored: StoredTeachers, view_set: ViewSet
+    steps: Steps, open_stream: OpenStream, size: int, stored: CachedTeachers, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
     """Views with the answers that the cache holds for them, of one teacher or mixed of several.
 

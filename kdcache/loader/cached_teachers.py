@@ -7,11 +7,11 @@ from kdcache.cache.coverage import Lacking, lacking
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.runtime.formatting import ranges
+from kdcache.runtime.formatting import format_ranges
 
 
 @dataclass(frozen=True)
-class StoredTeachers:
+class CachedTeachers:
     """Entries of a cache, each with its share of the whole; the shares sum to 1."""
 
     entries: tuple[Entry, ...]
@@ -78,11 +78,11 @@ class StoredTeachers:
                 f"{self.name} has no view in the cache that is complete in every block: run the same `kdcache "
                 "dump-logits` again to finish it."
             )
-        missing = ranges(sorted(set(range(repeats)) - set(there)))
+        missing = format_ranges(sorted(set(range(repeats)) - set(there)))
         cache, up_to = self.entries[0].files.locate(""), -(-(there[-1] + 1) // repeats) * repeats
         raise UsageError(
             f"Training takes views from 0 on without a gap{groups}, and of {self.name} the cache {cache} holds views "
-            f"{ranges(there)}, without {missing}. Add the others from the cache that these were copied from: `kdcache "
+            f"{format_ranges(there)}, without {missing}. Add the others from the cache that these were copied from: `kdcache "
             f"cache copy SRC {cache} --views 0:{repeats}`; or make them: `kdcache dump-logits` as before, with --views "
             f"{up_to}."
         )
@@ -146,7 +146,7 @@ def _weights(text: str) -> dict[str, float]:
     return weights
 
 
-def stored_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> StoredTeachers:
+def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> CachedTeachers:
     """The entries that were asked for: `teacher` by its name, several as `parse_teachers` reads them, or the only one.
 
     Raises:
@@ -179,4 +179,4 @@ def stored_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> 
                     "cannot be mixed. Choose teachers of the same classes.",
                     field=field,
                 )
-    return StoredTeachers(entries, tuple(shares.values()))
+    return CachedTeachers(entries, tuple(shares.values()))

@@ -8,7 +8,7 @@ import torch
 
 from kdcache.data.reader import SampleReader
 from kdcache.loader.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
-from kdcache.loader.cached_teachers import StoredTeachers
+from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
 from kdcache.render.opening import open_renderer
@@ -34,7 +34,7 @@ class Loader:
 
     view_set: ViewSet
     schedule: Schedule
-    source: StoredTeachers | LiveTeacher | None
+    source: CachedTeachers | LiveTeacher | None
     image_size: int
     renderer: str
     decode: str
@@ -65,7 +65,7 @@ class Loader:
             ) as renderer:
                 yield from stream_views(self.view_set, reader, renderer, wanted)
 
-        if isinstance(self.source, StoredTeachers):
+        if isinstance(self.source, CachedTeachers):
             return cached_batches(steps, open_stream, self.image_size, self.source, self.view_set)
         if isinstance(self.source, LiveTeacher):
             return live_batches(steps, open_stream, self.image_size, self.source, self.view_set)

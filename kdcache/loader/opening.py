@@ -15,7 +15,7 @@ from kdcache.data.order import derive_windows
 from kdcache.errors import CorruptError, IdentityError
 from kdcache.models.card import ModelCard
 from kdcache.models.source import label_of
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.views.policies import (
     CENTRE,
@@ -61,7 +61,7 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
     if (stored.fingerprint, stored.samples) != (index.fingerprint, len(index)):
         raise IdentityError(
             f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
-            f"{counted(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
+            f"{format_count(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
             f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. {_other_data(index)}",
             field="fingerprint",
         )
@@ -74,7 +74,7 @@ def _other_data(index: Index) -> str:
     if not index.left_out or index.is_part:
         return "Use the data as they were, also those that were left out as bad since; or another --cache."
     return (
-        f"Use the data as they were, or another --cache. If it was made before {counted(index.left_out, 'bad sample')} "
+        f"Use the data as they were, or another --cache. If it was made before {format_count(index.left_out, 'bad sample')} "
         f"{'was' if index.left_out == 1 else 'were'} left out, remove the index {index.path} and run `kdcache index "
         f"{index.data} --mark-bad`, which passes over bad samples and keeps such a cache usable."
     )
@@ -102,7 +102,7 @@ def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
     lost = len(opened.view_set.lost)
     if lost:
         progress.say(
-            f"{counted(lost, 'sample')} of {len(opened.view_set):,} {'is' if lost == 1 else 'are'} lost: in each view "
+            f"{format_count(lost, 'sample')} of {len(opened.view_set):,} {'is' if lost == 1 else 'are'} lost: in each view "
             "another pair is seen in the place of a pair with one of them."
         )
 

@@ -1,10 +1,10 @@
-"""Numbers as reports word them."""
+"""Text that describes numbers in reports and messages."""
 
 from collections.abc import Iterable
 
 
-def readable(count: int | float) -> str:
-    """A number of bytes, such as `1.23 GB`."""
+def format_bytes(count: int | float) -> str:
+    """Format a number of bytes, such as `1.23 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 999.5:  # what is more is 1e+03 in three digits
             return f"{count:.3g} {unit}"
@@ -12,16 +12,16 @@ def readable(count: int | float) -> str:
     return f"{count:.3g} TB"
 
 
-def duration(seconds: float) -> str:
-    """A time in words, such as `40 seconds`, `12 minutes` or `3.4 hours`."""
+def format_duration(seconds: float) -> str:
+    """Format a time, such as `40 seconds`, `12 minutes` or `3.4 hours`."""
     for unit, length, most in (("seconds", 1, 120), ("minutes", 60, 120), ("hours", 3600, 48)):
         if seconds < most * length:
             return f"{seconds / length:.2g} {unit}" if seconds < 10 * length else f"{seconds / length:,.0f} {unit}"
     return f"{seconds / 86400:,.1f} days"
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers in ascending order, neighbours joined: `0-4, 7, 9-10`."""
+def format_ranges(numbers: Iterable[int]) -> str:
+    """Format whole numbers in ascending order, neighbours joined: `0-4, 7, 9-10`."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -31,6 +31,6 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join("-".join(map(str, run)) for run in runs)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things, such as `1 block` or `1,024 blocks`."""
+def format_count(number: int, noun: str) -> str:
+    """Format a number of things, such as `1 block` or `1,024 blocks`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -22,23 +22,23 @@ WEIGHT = 8.0
 _SLICE = 256
 
 
-def pilot_rows(num_classes: int) -> int:
+def calibration_rows(num_classes: int) -> int:
     """Views that an order should be learned from: sixteen a class, at most 32,768."""
     return min(16 * num_classes, 32768)
 
 
-def learn_order(pilot: TopKTargets, head: Float[Tensor, "c d"] | None) -> ClassOrder:
+def learn_order(calibration: TopKTargets, head: Float[Tensor, "c d"] | None) -> ClassOrder:
     """The order of a teacher's classes.
 
-    `pilot` are answers to some views, `head` the classifier's weights, a row for each class. The same answers and
+    `calibration` are answers to some views, `head` the classifier's weights, a row for each class. The same answers and
     weights give the same order.
     """
-    top, other = _pairs(pilot)
-    guess = ClassOrder(_by_cosine(head) if head is not None else _by_frequency(pilot))
+    top, other = _pairs(calibration)
+    guess = ClassOrder(_by_cosine(head) if head is not None else _by_frequency(calibration))
     classes, prefix = guess.table.shape
     name = guess.names(top, other)
     # A class that was seen at two ranks' distance is not expected less often than one farther away.
-    seen = np.bincount(name[name < prefix], minlength=prefix) / max(len(pilot), 1)
+    seen = np.bincount(name[name < prefix], minlength=prefix) / max(len(calibration), 1)
     expected = np.maximum.accumulate(seen[::-1])[::-1]
     table = guess.table.copy()
     key, times = np.unique(top.astype(np.int64) * (prefix + classes) + name, return_counts=True)
@@ -50,10 +50,10 @@ def learn_order(pilot: TopKTargets, head: Float[Tensor, "c d"] | None) -> ClassO
     return ClassOrder(table)
 
 
-def _pairs(pilot: TopKTargets) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
+def _pairs(calibration: TopKTargets) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
     """Every class that was kept beside a row's most probable one, and that one."""
-    class_id, counts = pilot.class_id.numpy(), pilot.offset.diff().numpy()
-    place = first_maxima(pilot.prob.numpy(), counts)
+    class_id, counts = calibration.class_id.numpy(), calibration.offset.diff().numpy()
+    place = first_maxima(calibration.prob.numpy(), counts)
     top = np.repeat(class_id[place], counts[counts > 0])
     other = np.delete(np.arange(len(class_id)), place)
     return top[other], class_id[other]
@@ -95,9 +95,9 @@ def _largest(values: Float[np.ndarray, "r c"], count: int) -> Integer[np.ndarray
     return np.take_along_axis(places, ranked, 1)
 
 
-def _by_frequency(pilot: TopKTargets) -> Integer[np.ndarray, "c p"]:
-    classes = pilot.num_classes
-    often = np.bincount(pilot.class_id.numpy(), minlength=classes)
+def _by_frequency(calibration: TopKTargets) -> Integer[np.ndarray, "c p"]:
+    classes = calibration.num_classes
+    often = np.bincount(calibration.class_id.numpy(), minlength=classes)
     ranked = np.argsort(-often, kind="stable")[: prefix_of(classes) + 1]
     rows = np.broadcast_to(ranked, (classes, len(ranked)))
     others = rows != np.arange(classes)[:, None]

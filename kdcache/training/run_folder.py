@@ -133,8 +133,8 @@ class RunFolder:
         if self._is_former_run():
             if not fresh:
                 raise RunError(
-                    f"{self.path} holds a run of an earlier version of kdcache (its identity is in belongs.json), which "
-                    "this version cannot go on with: finish it with the version that began it, replace it with --fresh, "
+                    f"{self.path} holds a run of an earlier version of kdcache (it has a belongs.json), which "
+                    "this version cannot go on with: finish it with the version that began it, replace it by --fresh, "
                     "or give another --out."
                 )
             return False

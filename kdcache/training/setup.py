@@ -15,7 +15,7 @@ from kdcache.data.classes import check_labels
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
-from kdcache.loader.cached_teachers import StoredTeachers, scaled_words, stored_teachers
+from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
@@ -25,7 +25,7 @@ from kdcache.models.source import model_source
 from kdcache.objectives.base import require
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
 from kdcache.training.naming import default_folder
@@ -55,7 +55,7 @@ class Setup:
     index: Index
     val: Index | None
     opened: OpenViews
-    stored: StoredTeachers | None
+    stored: CachedTeachers | None
     live: LiveTeacher | None
     loader: Loader
     objective_name: str
@@ -231,9 +231,9 @@ def _warnings(options: TrainOptions, cache: Cache | None) -> list[str]:
     return [warning for warning in found if warning]
 
 
-def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> StoredTeachers:
+def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> CachedTeachers:
     """The entries that were asked for, whose kind of targets serves the objective."""
-    stored = stored_teachers(cache, options.teacher, options.teachers)
+    stored = open_cached_teachers(cache, options.teacher, options.teachers)
     needs = config.objective.needs
     if needs.teacher_features:
         stored.require_one()
@@ -260,7 +260,7 @@ def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
 
 
 def _with_view_count(
-    config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, before: RunConfig | None
+    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None
 ) -> RunConfig:
     """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
     repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
@@ -269,12 +269,12 @@ def _with_view_count(
         there = stored.usable_views(repeats)
         if count is not None and count > there and config.views.count is None:
             raise UsageError(
-                f"The run in this folder learns from {counted(count, 'view')}, and {there} {_are(there)} complete in "
+                f"The run in this folder learns from {format_count(count, 'view')}, and {there} {_are(there)} complete in "
                 "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
             )
         if count is not None and count > there:
             raise UsageError(
-                f"{counted(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the cache: "
+                f"{format_count(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the cache: "
                 f"dump more with --views {count}, or train on fewer with --set views.count."
             )
         count = there if count is None else count
@@ -291,14 +291,14 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _say_of_views(config: RunConfig, opened: OpenViews, stored: StoredTeachers | None, progress: Progress) -> None:
+def _say_of_views(config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, progress: Progress) -> None:
     """Say that views are shown again, and of stored answers, where they lack some, that others might be there."""
     epochs, count = config.schedule.epochs, config.views.count
     assert count is not None
     if epochs <= count:
         return
     progress.say(
-        f"{counted(epochs, 'epoch')} over {counted(count, 'view')}: each is shown {epochs / count:.3g} times, in new "
+        f"{format_count(epochs, 'epoch')} over {format_count(count, 'view')}: each is shown {epochs / count:.3g} times, in new "
         "batches."
     )
     for lack in stored.lacking(opened.view_set.policy.repeats) if stored is not None else ():
@@ -331,7 +331,7 @@ def _loader(
     options: TrainOptions,
     config: RunConfig,
     opened: OpenViews,
-    source: StoredTeachers | LiveTeacher | None,
+    source: CachedTeachers | LiveTeacher | None,
     schedule: Schedule,
     processes: Distributed,
 ) -> Loader:
@@ -348,17 +348,17 @@ def _loader(
     )
 
 
-def _targets(stored: StoredTeachers | None, live: LiveTeacher | None) -> str | None:
+def _targets(stored: CachedTeachers | None, live: LiveTeacher | None) -> str | None:
     return stored.kind if stored is not None else "live" if live is not None else None
 
 
-def _label_space(stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
     if stored is not None:
         return stored.label_space
     return live.label_space if live is not None else "teacher"
 
 
-def _unlabelled(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> str:
+def _unlabelled(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
     """Why some pictures have no label in the student's classes, as a clause; empty where all have one."""
     if _label_space(stored, live) == "none":
         if live is not None and live.teacher.num_classes != index.num_classes:
@@ -368,13 +368,13 @@ def _unlabelled(index: Index, stored: StoredTeachers | None, live: LiveTeacher |
     return f"{missing:,} of {len(index):,} pictures have none" if missing else ""
 
 
-def _num_classes(index: Index, stored: StoredTeachers | None, live: LiveTeacher | None) -> int:
+def _num_classes(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> int:
     if stored is not None:
         return stored.num_classes
     return live.teacher.num_classes if live is not None else index.num_classes
 
 
-def _teacher_json(stored: StoredTeachers | None, live: LiveTeacher | None) -> dict[str, Any] | None:
+def _teacher_json(stored: CachedTeachers | None, live: LiveTeacher | None) -> dict[str, Any] | None:
     if stored is not None:
         return stored.to_json()
     if live is None:

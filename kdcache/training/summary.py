@@ -5,7 +5,7 @@ import dataclasses
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, plainly
 from kdcache.objectives.registry import AnyObjective
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.training.setup import Setup
 
@@ -13,7 +13,7 @@ from kdcache.training.setup import Setup
 _TOLD_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
 
 
-def introduce(setup: Setup, processes: Distributed, progress: Progress) -> None:
+def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> None:
     """Say who learns what from whom, how long and how fast, and what of that is unusual."""
     config = setup.config
     epochs = config.schedule.epochs
@@ -23,7 +23,7 @@ def introduce(setup: Setup, processes: Distributed, progress: Progress) -> None:
     )
     several = "" if processes.is_single else f"on {processes.world_size} processes, "
     progress.say(
-        f"Recipe {config.recipe}: {counted(epochs, 'epoch')} of {counted(setup.steps_per_epoch, 'step')} of "
+        f"Recipe {config.recipe}: {format_count(epochs, 'epoch')} of {format_count(setup.steps_per_epoch, 'step')} of "
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
         f"{config.precision}; {several}into {setup.folder}."
     )
@@ -34,7 +34,7 @@ def introduce(setup: Setup, processes: Distributed, progress: Progress) -> None:
     if stop is not None and stop >= epochs:
         progress.say(
             f"objective.kd_stop_epoch is {stop}, counted from 0, and there {'is' if epochs == 1 else 'are'} "
-            f"{counted(epochs, 'epoch')}: distillation goes on to the end."
+            f"{format_count(epochs, 'epoch')}: distillation goes on to the end."
         )
     warmup = config.schedule.warmup_epochs
     if 3 * warmup > epochs:

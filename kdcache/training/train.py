@@ -13,7 +13,7 @@ from kdcache.models.students import create_student
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
-from kdcache.runtime.formatting import counted
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, silent
 from kdcache.runtime.signals import stop_requests
 from kdcache.training.loss_spec import loss_spec
@@ -23,7 +23,7 @@ from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
 from kdcache.training.setup import Setup, prepare
 from kdcache.training.shared_folder import require_shared
-from kdcache.training.summary import introduce
+from kdcache.training.summary import log_summary
 from kdcache.training.train_state import TrainState
 from kdcache.training.trainer import METRICS, Trainer
 
@@ -51,7 +51,7 @@ class TrainReport:
 
     def lines(self) -> list[str]:
         """The report as plain lines."""
-        done = [f"{self.folder}: {counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')} done"]
+        done = [f"{self.folder}: {format_count(self.epochs, 'epoch')}, {format_count(self.steps, 'step')} done"]
         if self.loss is not None:
             done.append(f"mean loss of the last epoch {self.loss:.4f}")
         if self.images_per_s is not None:
@@ -104,7 +104,7 @@ def _train(
         try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
     # Only now, when nothing is left to refuse, does anything change on disk.
     resume = _enter_folder(options, setup, processes)
-    introduce(setup, processes, progress)
+    log_summary(setup, processes, progress)
     _warn_of_other_renderer(setup, processes.device, progress)
     losses: list[float] | None = [] if keep_losses else None
     with stop_requests() as requests:

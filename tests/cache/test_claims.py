@@ -18,7 +18,7 @@ from kdcache.cache.claims import BeatingClaims, Claims, LockedClaims, open_claim
 from kdcache.cache.durable import PARTIAL, LocalFiles
 from kdcache.errors import CacheError
 
-BEAT, PATIENCE = 0.02, 0.3
+HEARTBEAT_INTERVAL, LEASE_TIMEOUT = 0.02, 0.3
 
 
 @pytest.fixture(params=["locked", "beating"])
@@ -28,7 +28,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def claims_of(kind: str, path: Path) -> Claims:
     files = LocalFiles(path)
-    return LockedClaims(files) if kind == "locked" else BeatingClaims(files, BEAT, PATIENCE)
+    return LockedClaims(files) if kind == "locked" else BeatingClaims(files, HEARTBEAT_INTERVAL, LEASE_TIMEOUT)
 
 
 @pytest.fixture
@@ -80,10 +80,10 @@ def test_closing_gives_everything_back_and_leaves_nothing(kind: str, tmp_path: P
 def test_a_claim_outlasts_its_patience_while_its_process_lives(pair: tuple[Claims, Claims]) -> None:
     one, two = pair
     assert one.take("a")
-    end = time.monotonic() + 2 * PATIENCE
+    end = time.monotonic() + 2 * LEASE_TIMEOUT
     while time.monotonic() < end:
         assert not two.take("a")
-        time.sleep(BEAT)
+        time.sleep(HEARTBEAT_INTERVAL)
 
 
 def hold(kind: str, path: Path, told: Connection) -> None:
@@ -104,7 +104,7 @@ def test_a_dead_processes_claim_is_taken_over(kind: str, tmp_path: Path) -> None
         deadline = time.monotonic() + 20
         while not other.take("a"):
             assert time.monotonic() < deadline
-            time.sleep(BEAT)
+            time.sleep(HEARTBEAT_INTERVAL)
         with claims_of(kind, tmp_path) as third:
             assert not third.take("a")
 
@@ -116,14 +116,14 @@ def test_it_is_known_who_holds_a_claim(pair: tuple[Claims, Claims], kind: str) -
     holder = two.holder("a")
     assert holder is not None
     assert holder.who == f"process {os.getpid()} on {socket.gethostname()}"
-    assert (holder.patience is None) == (kind == "locked")
+    assert (holder.lease_timeout is None) == (kind == "locked")
     assert holder.words().startswith(f"{holder.who} is at it.")
     assert two.holder("b") is None
 
 
 def test_what_a_claim_says_of_its_owner_can_be_anything(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
-    with BeatingClaims(files, BEAT, PATIENCE) as claims:
+    with BeatingClaims(files, HEARTBEAT_INTERVAL, LEASE_TIMEOUT) as claims:
         for content in (b"", b"x", b"token 3 \xff\x1b[31m" + b"y" * 1000):
             files.put(f"{PARTIAL}/claim-a", content)
             assert not claims.take("a")
@@ -152,8 +152,8 @@ def test_a_claim_of_one_who_died_long_ago_is_not_waited_for(tmp_path: Path) -> N
 
 def test_a_claim_that_was_taken_over_is_left_to_its_new_owner(tmp_path: Path) -> None:
     """Its owner slept so long that it seemed dead."""
-    slept = BeatingClaims(LocalFiles(tmp_path), beat=60.0)
-    with BeatingClaims(LocalFiles(tmp_path), BEAT, patience=0.05) as other:
+    slept = BeatingClaims(LocalFiles(tmp_path), heartbeat_interval=60.0)
+    with BeatingClaims(LocalFiles(tmp_path), HEARTBEAT_INTERVAL, lease_timeout=0.05) as other:
         assert slept.take("a")
         while not other.take("a"):
             time.sleep(0.02)

@@ -22,7 +22,7 @@ from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, CorruptError, IdentityError, RecordedError, SourceError, UsageError
 from kdcache.inspection.copy import CopyOptions, CopyReport, copy_cache, parse_views
 from kdcache.inspection.verify import VerifyOptions, verify
-from kdcache.loader.cached_teachers import stored_teachers
+from kdcache.loader.cached_teachers import open_cached_teachers
 from kdcache.targets.full import FullCodec
 from kdcache_cli.main import app
 from support.small_cache import (
@@ -164,9 +164,9 @@ def test_one_damaged_teacher_keeps_nobody_from_the_others(source: Path, tmp_path
     with pytest.raises(CacheError, match="teachers/teacher/"):
         copy(damaged, tmp_path / "two", None, "other", "teacher")
     cache = Cache.open(damaged)
-    assert stored_teachers(cache, "other", None).name == "other"
+    assert open_cached_teachers(cache, "other", None).name == "other"
     with pytest.raises(UsageError, match="holds other, teacher: choose one"):
-        stored_teachers(cache, None, None)
+        open_cached_teachers(cache, None, None)
     shutil.rmtree(damaged / "teachers/other")
     with pytest.raises(CacheError, match="teachers/teacher/"):
         copy(damaged, tmp_path / "three")

@@ -13,7 +13,7 @@ from kdcache.errors import CacheError, CorruptError
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.inspection.verify import VerifyOptions, verify
-from kdcache.loader.cached_teachers import stored_teachers
+from kdcache.loader.cached_teachers import open_cached_teachers
 from support.faulty_store import Faults, faulty
 from support.s3 import s3, s3_server  # noqa: F401
 from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, kept, tree
@@ -99,7 +99,7 @@ def test_counts_copies_and_trainings_miss_no_block(
     (teacher,) = report.teachers
     assert (teacher.complete, teacher.missing, teacher.damaged, teacher.problems) == ((0, 1), {}, {}, ())
     assert report.once_bytes == inspect(InspectOptions(str(put_on_disk(whole, tmp_path / "disk")))).once_bytes
-    stored = stored_teachers(Cache.open(url), None, None)
+    stored = open_cached_teachers(Cache.open(url), None, None)
     assert stored.complete_views() == stored.usable_views(2) == 2
     assert stored.lacking(1) == []
     copied = copy_cache(CopyOptions(url, str(tmp_path / "copy")))

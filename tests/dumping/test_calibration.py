@@ -88,7 +88,7 @@ def answered(monkeypatch) -> list[int]:
 @pytest.mark.parametrize("rows", [1, 20, 10**9], ids=["a batch", "half a block", "all that can be"])
 def test_what_an_order_is_learned_from_is_not_asked_for_twice(job, tmp_path, monkeypatch, answered, rows):
     """Nor does the cache show whether it was: a dump that found the entry there has the same bytes."""
-    monkeypatch.setattr(calibration, "pilot_rows", lambda classes: rows)
+    monkeypatch.setattr(calibration, "calibration_rows", lambda classes: rows)
     batch = {"batch_size": 8, "targets": "topk", "views": 1}
     heard = Heard()
     report = dump(dump_request(job.data, tmp_path / "one", job.weights, job.policy, **batch), heard)
@@ -119,7 +119,7 @@ def test_an_order_that_was_lost_is_learned_again(job, tmp_path):
 
 
 def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(job, tmp_path, monkeypatch, answered):
-    monkeypatch.setattr(calibration, "pilot_rows", lambda classes: 1)
+    monkeypatch.setattr(calibration, "calibration_rows", lambda classes: 1)
     choice = {"targets": "topk", "batch_size": 8, "views": 1}
     request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, **choice)
     dump(request)
@@ -171,7 +171,7 @@ def test_another_process_that_learns_the_order_is_waited_for(job, tmp_path, monk
 
 
 def test_no_more_views_are_asked_for_than_there_are(job, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibration, "pilot_rows", lambda classes: 10**9)
+    monkeypatch.setattr(calibration, "calibration_rows", lambda classes: 10**9)
     dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1, targets="topk"))
     assert (tmp_path / "cache" / ORDER).exists()
 

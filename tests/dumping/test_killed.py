@@ -32,14 +32,14 @@ def request_for(job, cache: Path) -> DumpOptions:
 def whole(job, tmp_path_factory) -> Path:
     cache = tmp_path_factory.mktemp("whole") / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration, "pilot_rows", lambda classes: PILOT)
+        patch.setattr(calibration, "calibration_rows", lambda classes: PILOT)
         dump(request_for(job, cache))
     return cache
 
 
 @pytest.fixture(autouse=True)
 def short_pilot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "pilot_rows", lambda classes: PILOT)
+    monkeypatch.setattr(calibration, "calibration_rows", lambda classes: PILOT)
 
 
 def recorded_rows(path: Path) -> int:

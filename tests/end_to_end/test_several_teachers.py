@@ -14,7 +14,7 @@ from kdcache.errors import IdentityError, UsageError
 from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.batches import Steps, cached_batches
-from kdcache.loader.cached_teachers import parse_teachers, scaled_words, stored_teachers
+from kdcache.loader.cached_teachers import open_cached_teachers, parse_teachers, scaled_words
 from kdcache.loader.live_teacher import open_live_teacher
 from kdcache.loader.opening import stored_views
 from kdcache.loader.schedule import Schedule
@@ -65,7 +65,7 @@ def test_a_student_gets_the_weighted_mean_of_what_was_stored(job, cache):
             yield Views(rows, torch.zeros(len(rows.samples), 3, pixels, pixels))
 
     def said(teacher=None, teachers=None):
-        stored = stored_teachers(Cache.open(cache), teacher, teachers)
+        stored = open_cached_teachers(Cache.open(cache), teacher, teachers)
         batches = cached_batches(steps, open_stream, 4, stored, opened.view_set)
         return [batch.targets.log_probs(CLASSES) for batch in batches]
 
@@ -91,9 +91,9 @@ def test_a_mixture_is_trained_from_and_belongs_to_the_run(job, cache, tmp_path):
 
 def test_views_that_every_teacher_has_are_the_ones_there_are(cache):
     opened = Cache.open(cache)
-    assert stored_teachers(opened, "other", None).complete_views() == 3
-    assert stored_teachers(opened, None, f"other,{MODEL}").complete_views() == 2
-    assert stored_teachers(opened, None, f"other,{MODEL}").kind == "topk"
+    assert open_cached_teachers(opened, "other", None).complete_views() == 3
+    assert open_cached_teachers(opened, None, f"other,{MODEL}").complete_views() == 2
+    assert open_cached_teachers(opened, None, f"other,{MODEL}").kind == "topk"
 
 
 def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):
@@ -102,7 +102,7 @@ def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):
     choice = {"name": "seven", "label_space": "none", "views": 1, "renderer": "pillow"}
     dump(dump_request(job.data, path, weights, None, **choice))
     with pytest.raises(IdentityError, match=r"num_classes 4 and seven 7"):
-        stored_teachers(Cache.open(path), None, f"{MODEL},seven")
+        open_cached_teachers(Cache.open(path), None, f"{MODEL},seven")
 
 
 def test_weights_that_are_no_shares_are_told_with_what_they_come_to(job, cache, tmp_path):

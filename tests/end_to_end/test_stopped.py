@@ -151,7 +151,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Small]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDCACHE_THREADS", "1")  # for two rows, others would be waited for
         patch.setattr("kdcache.loader.opening.default_block_rows", lambda samples: BLOCK_ROWS)
-        patch.setattr("kdcache.dumping.calibration.pilot_rows", lambda classes: BATCH)  # half of the first block
+        patch.setattr("kdcache.dumping.calibration.calibration_rows", lambda classes: BATCH)  # half of the first block
         patch.setattr("kdcache.dumping.dump.load_teacher", lambda *_, **__: teacher)
         data = make_data(root / "data", shards=1, images=SAMPLES)
         yield Small(data, make_policy(root / "policy.json"), teacher, Remembered())

@@ -14,7 +14,7 @@ from kdcache.data.index import open_index
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.inspection.statistics import look_at
 from kdcache.loader.opening import stored_views
-from kdcache.runtime.formatting import ranges
+from kdcache.runtime.formatting import format_ranges
 from kdcache.targets.base import Targets
 from kdcache.targets.full import FullCodec
 from kdcache.targets.topk_codec import TopKCodec
@@ -201,5 +201,5 @@ def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
 
 
 def test_neighbours_are_joined() -> None:
-    assert ranges([]) == ""
-    assert ranges([4, 0, 1, 2, 7, 9, 10]) == "0-2, 4, 7, 9-10"
+    assert format_ranges([]) == ""
+    assert format_ranges([4, 0, 1, 2, 7, 9, 10]) == "0-2, 4, 7, 9-10"

@@ -4,7 +4,7 @@ import pytest
 
 from kdcache.dumping.dump import DumpReport
 from kdcache.inspection.contents import Answers, TeacherReport
-from kdcache.runtime.formatting import duration, readable
+from kdcache.runtime.formatting import format_bytes, format_duration
 
 
 @pytest.mark.parametrize(
@@ -21,14 +21,14 @@ from kdcache.runtime.formatting import duration, readable
     ],
 )
 def test_a_duration_has_the_unit_that_suits_it(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 @pytest.mark.parametrize(
     ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (999.6, "1 KB"), (1000, "1 KB"), (999_600, "1 MB")]
 )
 def test_bytes_have_the_unit_that_suits_them(count: float, words: str) -> None:
-    assert readable(count) == words
+    assert format_bytes(count) == words
 
 
 def test_large_numbers_have_their_thousands_apart() -> None:

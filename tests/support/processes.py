@@ -13,19 +13,19 @@ from kdcache.models.teachers import Teacher
 from support.forked import CONTEXT
 
 
-def start_dump(request: DumpOptions, log: Path, pilot: int | None = None) -> BaseProcess:
+def start_dump(request: DumpOptions, log: Path, calibration: int | None = None) -> BaseProcess:
     """A dump that runs by itself; its exit code is 0 when it ends well.
 
-    It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked. `pilot`
+    It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked. `calibration`
     is how many rows an order of classes is learned from, if not the usual number.
     """
     # The server has the environment of the time when it was started.
-    process = CONTEXT.Process(target=_run, args=(request, log, pilot, dict(os.environ)), daemon=True)
+    process = CONTEXT.Process(target=_run, args=(request, log, calibration, dict(os.environ)), daemon=True)
     process.start()
     return process
 
 
-def _run(request: DumpOptions, log: Path, pilot: int | None, environment: dict[str, str]) -> None:
+def _run(request: DumpOptions, log: Path, calibration: int | None, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     import kdcache.dumping.calibration
     from kdcache.dumping.dump import dump
@@ -38,8 +38,8 @@ def _run(request: DumpOptions, log: Path, pilot: int | None, environment: dict[s
         return answer(teacher, pixels, *arguments, **choice)
 
     Teacher.answer = logged  # type: ignore[method-assign]
-    if pilot is not None:
-        kdcache.dumping.calibration.pilot_rows = lambda classes: pilot  # type: ignore[attr-defined]
+    if calibration is not None:
+        kdcache.dumping.calibration.calibration_rows = lambda classes: calibration  # type: ignore[attr-defined]
     try:
         dump(request)
     except KdcacheError as error:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kdcache.errors import CorruptError
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
-from kdcache.targets.class_order_calibration import learn_order, pilot_rows
+from kdcache.targets.class_order_calibration import calibration_rows, learn_order
 from kdcache.targets.topk import TopKTargets, keep_top
 from support.targets_contract import answers, random_order
 
@@ -55,7 +55,7 @@ def test_the_checksum_is_of_the_numbers() -> None:
     assert ClassOrder(np.array([[1], [0]], np.uint8)).checksum == "ead9a09ae23f059006f2bea50e245ff4"
 
 
-def pilot(rows: list[list[tuple[int, float]]], classes: int) -> TopKTargets:
+def calibration(rows: list[list[tuple[int, float]]], classes: int) -> TopKTargets:
     """Targets that keep these classes and probabilities."""
     flat = [entry for row in rows for entry in row]
     counts = torch.tensor([len(row) for row in rows], dtype=torch.int64)
@@ -73,29 +73,29 @@ def pilot(rows: list[list[tuple[int, float]]], classes: int) -> TopKTargets:
 def test_without_answers_the_nearest_by_cosine_come_first() -> None:
     angle = torch.tensor([0.0, 0.1, 0.3, 2.0])
     head = torch.stack([angle.cos(), angle.sin()], 1) * torch.tensor([[1.0], [9.0], [2.0], [0.5]])
-    assert learn_order(pilot([], 4), head).table.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
+    assert learn_order(calibration([], 4), head).table.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
 
 
 def test_without_a_head_the_most_frequent_come_first() -> None:
-    seen = pilot([[(0, 0.9), (3, 0.1)], [(3, 0.9), (2, 0.1)]] * 9, 5)
+    seen = calibration([[(0, 0.9), (3, 0.1)], [(3, 0.9), (2, 0.1)]] * 9, 5)
     assert learn_order(seen, None).table[4].tolist() == [3, 0, 2, 1]
 
 
 def test_what_was_seen_beside_a_class_comes_before_what_was_guessed() -> None:
     head = torch.eye(5) + 0.1 * torch.ones(5, 5)
     head[0] = torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6])
-    assert learn_order(pilot([], 5), head).table[0].tolist() == [1, 2, 3, 4]
-    seen = pilot([[(0, 0.9), (4, 0.1)]] * 50, 5)
+    assert learn_order(calibration([], 5), head).table[0].tolist() == [1, 2, 3, 4]
+    seen = calibration([[(0, 0.9), (4, 0.1)]] * 50, 5)
     assert learn_order(seen, head).table[0].tolist() == [4, 1, 2, 3]
-    assert learn_order(seen, head).table[1:].tolist() == learn_order(pilot([], 5), head).table[1:].tolist()
+    assert learn_order(seen, head).table[1:].tolist() == learn_order(calibration([], 5), head).table[1:].tolist()
 
 
 def test_a_class_that_was_never_guessed_enters_when_it_is_seen() -> None:
     classes = 300
     head = torch.from_numpy(np.random.default_rng(0).standard_normal((classes, 4))).float()
-    guessed = learn_order(pilot([], classes), head).table[7].tolist()
+    guessed = learn_order(calibration([], classes), head).table[7].tolist()
     stranger = next(c for c in range(classes) if c not in guessed and c != 7)
-    seen = learn_order(pilot([[(stranger, 0.2), (7, 0.5)]] * 20, classes), head).table[7].tolist()
+    seen = learn_order(calibration([[(stranger, 0.2), (7, 0.5)]] * 20, classes), head).table[7].tolist()
     assert seen[0] == stranger
     assert seen[1:] == guessed[:-1]
 
@@ -111,5 +111,5 @@ def test_many_classes_do_not_take_a_table_of_all_pairs() -> None:
     classes = 21841
     table = random_order(300).table
     assert prefix_of(classes) * classes * np.dtype(class_dtype(classes)).itemsize < 12e6
-    assert pilot_rows(classes) <= 32768
+    assert calibration_rows(classes) <= 32768
     assert table.shape == (300, 256)

@@ -33,8 +33,8 @@ def teacher(everything: Answers) -> Answers:
 @pytest.fixture(scope="module")
 def order(everything: Answers) -> np.ndarray:
     """An order that was learned from the others."""
-    pilot = create_codec("topk", CLASSES).select(everything[0][ROWS:], torch.full((PILOT, 2), -1))
-    return learn_order(pilot, None).table  # type: ignore[arg-type]
+    calibration = create_codec("topk", CLASSES).select(everything[0][ROWS:], torch.full((PILOT, 2), -1))
+    return learn_order(calibration, None).table  # type: ignore[arg-type]
 
 
 def loss_and_bytes(teacher: Answers, order: np.ndarray | None = None, **parameters: float) -> tuple[float, float]:
