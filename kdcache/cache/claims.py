@@ -54,7 +54,8 @@ class Holder:
         if self.silent is None or self.lease_timeout is None:
             return f"{self.who} is at it."
         return (
-            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is {self.lease_timeout:.0f} "
+            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is "
+            f"{self.lease_timeout:.0f} "
             "s, its work is taken over."
         )
 

@@ -78,7 +78,8 @@ def wants_order(codec: TargetCodec) -> bool:
 
 
 def calibration_batches(source: Source) -> list[Span]:
-    """The batches that an order is learned from: the first `calibration_rows` rows of the first block, at most all of it."""
+    """The batches that an order is learned from: the first `calibration_rows` rows of the first block, at most all of "
+    "it."""
     assert isinstance(source.codec, TopKCodec)
     rows = min(calibration_rows(source.codec.num_classes), MAX_HELD // source.codec.width)
     batches = source.batches(*FIRST)

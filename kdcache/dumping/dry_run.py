@@ -119,8 +119,8 @@ def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
     """The codec with the tables that it would have, and the bytes a view that it would take.
 
     Answers that an order was learned from are coded better by it than others. Where there are not enough for the
-    whole calibration and others besides, an order is learned from half of them and one from three quarters, the last quarter
-    is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
+    whole calibration and others besides, an order is learned from half of them and one from three quarters, the last
+    quarter is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
     """
     codec = source.codec
     if not wants_order(codec):

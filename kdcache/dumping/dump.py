@@ -221,7 +221,8 @@ def dump(options: DumpOptions, progress: Progress = silent) -> DumpReport:
             progress.warn(cache.format_warning)
         if len(index.lost):
             progress.say(
-                f"{format_count(len(index.lost), 'sample')} of {len(index):,} {'is' if len(index.lost) == 1 else 'are'} "
+                f"{format_count(len(index.lost), 'sample')} of {len(index):,} "
+                f"{'is' if len(index.lost) == 1 else 'are'} "
                 "lost: answers to a grey image keep their places, and trainings pass over them."
             )
         return _fill(options, source, cache, identity, views, ranks, progress)

@@ -117,7 +117,8 @@ class TeacherReport:
             lines.append(f"  error      {self.kl:.3g} nats: the mean KL of what is stored from what the teacher said")
         for made, count in self.provenance:
             lines.append(
-                f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} ({format_count(count, 'block')})"
+                f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} "
+                f"({format_count(count, 'block')})"
             )
         return lines + (self._answer_lines(self.answers) if self.answers is not None else [])
 

@@ -79,7 +79,8 @@ class CopyReport:
         lines = [
             *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
             *self.problems[:SHOWN],
-            f"{self.target} holds {there:,} of {format_count(self.blocks, 'block')} of {', '.join(self.teachers)} asked for "
+            f"{self.target} holds {there:,} of {format_count(self.blocks, 'block')} of {', '.join(self.teachers)} "
+            "asked for "
             f"and found in {self.source}: {self.copied:,} copied now and checked ({format_bytes(self.copied_bytes)}), "
             f"{there - self.copied:,} there already.",
         ]

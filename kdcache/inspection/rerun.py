@@ -94,7 +94,8 @@ class Comparison:
         seen = self.coverage
         return [
             f"{self.samples:,} of {format_count(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
-            f"{format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of {format_count(seen.recorded_views, 'view')}: "
+            f"{format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of "
+            f"{format_count(seen.recorded_views, 'view')}: "
             f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which codec {self.codec:.5f}; worst "
             f"{self.worst_kl:.4f}, of codec alone {self.worst_coding:.4f}.",
             *seen.lines(),

@@ -82,7 +82,8 @@ class CachedTeachers:
         cache, up_to = self.entries[0].files.locate(""), -(-(there[-1] + 1) // repeats) * repeats
         raise UsageError(
             f"Training takes views from 0 on without a gap{groups}, and of {self.name} the cache {cache} holds views "
-            f"{format_ranges(there)}, without {missing}. Add the others from the cache that these were copied from: `kdcache "
+            f"{format_ranges(there)}, without {missing}. Add the others from the cache that these were copied from: "
+            "`kdcache "
             f"cache copy SRC {cache} --views 0:{repeats}`; or make them: `kdcache dump-logits` as before, with --views "
             f"{up_to}."
         )

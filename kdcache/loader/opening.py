@@ -74,7 +74,8 @@ def _other_data(index: Index) -> str:
     if not index.left_out or index.is_part:
         return "Use the data as they were, also those that were left out as bad since; or another --cache."
     return (
-        f"Use the data as they were, or another --cache. If it was made before {format_count(index.left_out, 'bad sample')} "
+        f"Use the data as they were, or another --cache. If it was made before "
+        f"{format_count(index.left_out, 'bad sample')} "
         f"{'was' if index.left_out == 1 else 'were'} left out, remove the index {index.path} and run `kdcache index "
         f"{index.data} --mark-bad`, which passes over bad samples and keeps such a cache usable."
     )
@@ -102,7 +103,8 @@ def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
     lost = len(opened.view_set.lost)
     if lost:
         progress.say(
-            f"{format_count(lost, 'sample')} of {len(opened.view_set):,} {'is' if lost == 1 else 'are'} lost: in each view "
+            f"{format_count(lost, 'sample')} of {len(opened.view_set):,} {'is' if lost == 1 else 'are'} lost: in each "
+            "view "
             "another pair is seen in the place of a pair with one of them."
         )
 

@@ -269,12 +269,14 @@ def _with_view_count(
         there = stored.usable_views(repeats)
         if count is not None and count > there and config.views.count is None:
             raise UsageError(
-                f"The run in this folder learns from {format_count(count, 'view')}, and {there} {_are(there)} complete in "
+                f"The run in this folder learns from {format_count(count, 'view')}, and {there} {_are(there)} complete "
+                "in "
                 "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
             )
         if count is not None and count > there:
             raise UsageError(
-                f"{format_count(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the cache: "
+                f"{format_count(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the "
+                "cache: "
                 f"dump more with --views {count}, or train on fewer with --set views.count."
             )
         count = there if count is None else count
@@ -298,7 +300,8 @@ def _say_of_views(config: RunConfig, opened: OpenViews, stored: CachedTeachers |
     if epochs <= count:
         return
     progress.say(
-        f"{format_count(epochs, 'epoch')} over {format_count(count, 'view')}: each is shown {epochs / count:.3g} times, in new "
+        f"{format_count(epochs, 'epoch')} over {format_count(count, 'view')}: each is shown {epochs / count:.3g} "
+        "times, in new "
         "batches."
     )
     for lack in stored.lacking(opened.view_set.policy.repeats) if stored is not None else ():

@@ -16,8 +16,8 @@ from support.forked import CONTEXT
 def start_dump(request: DumpOptions, log: Path, calibration: int | None = None) -> BaseProcess:
     """A dump that runs by itself; its exit code is 0 when it ends well.
 
-    It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked. `calibration`
-    is how many rows an order of classes is learned from, if not the usual number.
+    It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked.
+    `calibration` is how many rows an order of classes is learned from, if not the usual number.
     """
     # The server has the environment of the time when it was started.
     process = CONTEXT.Process(target=_run, args=(request, log, calibration, dict(os.environ)), daemon=True)
