@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a dry run")
     parser.add_argument("--only", choices=CHECKS, nargs="+", default=list(CHECKS), help="some of the checks")
-    parser.add_argument("--tiny", action="store_true", help="small pictures, few of them, and a small network")
+    parser.add_argument("--tiny", action="store_true", help="small images, few of them, and a small network")
     asked = parser.parse_args()
     try:
         device = resolve_device(asked.device)

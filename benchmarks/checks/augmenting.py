@@ -21,7 +21,7 @@ from support.photographs import FILL, batch_as_timm_does, photographs
 def augmenting(setting: Setting) -> Table:
     """Every value must be the same."""
     device, size = setting.device, setting.size
-    # Each operation alone, at real sizes, is most of the work; a dry run has several in a row on small pictures.
+    # Each operation alone, at real sizes, is most of the work; a dry run has several in a row on small images.
     chosen = {
         name: check for name, check in CHECKS.items() if setting.size >= 224 or not name.endswith(("-224", "-96"))
     }

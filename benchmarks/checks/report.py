@@ -10,7 +10,7 @@ class Setting:
     """How much is checked, and where.
 
     Attributes:
-        size: of the pictures, in pixels a side.
+        size: of the images, in pixels a side.
         batch: rows at a time; even.
         batches: that are timed.
         crops: of each photograph.

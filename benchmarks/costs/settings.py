@@ -92,11 +92,11 @@ _NARROW = {
 
 @dataclass(frozen=True)
 class Fonts:
-    """94 characters in the fonts of Debian (`fonts.py`); teachers see all training fonts' pictures, students a part.
+    """94 characters in the fonts of Debian (`fonts.py`); teachers see all training fonts' images, students a part.
 
     Attributes:
         folders: where fonts are installed.
-        fraction: of each class's pictures, that students see.
+        fraction: of each class's images, that students see.
         teacher_epochs: of the teacher's supervised training.
     """
 
@@ -113,7 +113,7 @@ class Fonts:
             with new_folder(whole) as partial:
                 for side in ("train", "test"):
                     count = fonts.write([font for font in found if font.side == side], partial / side)
-                    progress.say(f"{count:,} pictures to {side}")
+                    progress.say(f"{count:,} images to {side}")
         if not part.exists():
             index = open_index(str(whole / "train"), progress=progress)
             write_part(index, self.fraction, part, stratified=True, progress=progress)

@@ -67,7 +67,7 @@ def _yaml(value: object) -> str:
 
 def _fields(changes: dict[str, object]) -> str:
     if not changes:
-        return "a random crop of 8 % to all of the picture's area, flipped half of the time, resized bilinearly"
+        return "a random crop of 8 % to all of the image's area, flipped half of the time, resized bilinearly"
     return ", ".join(f"{name} {_plain(value)}" for name, value in changes.items())
 
 

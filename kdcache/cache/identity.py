@@ -1,6 +1,6 @@
 """What a cache belongs to, as frozen values with one canonical JSON form. No I/O.
 
-Two levels: the view set (which pictures the rows are) and the teacher (whose answers they hold, and how they
+Two levels: the view set (which images the rows are) and the teacher (whose answers they hold, and how they
 were had and stored). Things with equal identity may be used together; anything else is refused by the name
 of the field.
 """
@@ -128,7 +128,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class ViewSetIdentity(Identity):
-    """Which pictures the rows of a cache are.
+    """Which images the rows of a cache are.
 
     fingerprint  the index's: keys, labels, encoded lengths and sizes of all samples
     samples      their number

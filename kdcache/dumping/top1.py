@@ -10,7 +10,7 @@ from kdcache.views.stream import Views
 
 
 class Top1:
-    """How often the teacher's first class is the label that holds most of the picture."""
+    """How often the teacher's first class is the label that holds most of the image."""
 
     def __init__(self) -> None:
         self.right = self.seen = 0
@@ -42,7 +42,7 @@ class Top1:
 def near_chance(right: int, seen: int, num_classes: int) -> bool:
     """Whether a teacher surely knows little of these labels: within a tenth of the way from chance to all.
 
-    Surely means that the upper end of a 95 % interval lies there too, so that a few pictures give no alarm.
+    Surely means that the upper end of a 95 % interval lies there too, so that a few images give no alarm.
     """
     share, chance = right / seen, 1 / num_classes
     upper = share + 1.96 * math.sqrt(max(share * (1 - share), chance * (1 - chance)) / seen)

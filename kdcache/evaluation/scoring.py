@@ -147,7 +147,7 @@ def _pictures(
         use_prefetcher=True,
     )
 
-    def picture(sample: int, encoded: bytes) -> UInt8[np.ndarray, "3 s s"]:
+    def decoded(sample: int, encoded: bytes) -> UInt8[np.ndarray, "3 s s"]:
         try:
             return np.asarray(transform(decode_rgb(encoded)))
         except UndecodableError as error:
@@ -156,5 +156,5 @@ def _pictures(
     with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(samples_in_order), batch_size):
             samples = samples_in_order[start : start + batch_size]
-            pixels = np.stack(list(threads.map(picture, samples.tolist(), reader.read(samples))))
+            pixels = np.stack(list(threads.map(decoded, samples.tolist(), reader.read(samples))))
             yield samples, torch.from_numpy(pixels)

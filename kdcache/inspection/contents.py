@@ -36,7 +36,7 @@ class Answers:
 
     Attributes:
         views: that they are of.
-        top1: share of answers whose likeliest class is the label that holds most of the picture; None without labels.
+        top1: share of answers whose likeliest class is the label that holds most of the image; None without labels.
         pairs: the most frequent, the first the most.
     """
 

@@ -217,7 +217,7 @@ def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tu
 
 
 def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
-    """The label of each row that holds most of its picture; -1 in pairs with a lost sample."""
+    """The label of each row that holds most of its image; -1 in pairs with a lost sample."""
     first = start - start % 2  # pairs are mixed: a chunk of one row has half of one
     last = min(stop + stop % 2, len(opened.view_set))
     rows = opened.view_set.rows(Span(view, first, last))

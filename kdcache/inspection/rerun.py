@@ -1,4 +1,4 @@
-"""Asking a teacher again: do a cache's answers belong to these pictures and these weights?"""
+"""Asking a teacher again: do a cache's answers belong to these images and these weights?"""
 
 from collections.abc import Iterator, Set
 from contextlib import closing

@@ -153,7 +153,7 @@ class _Held:
 def live_batches(
     steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    """Views with answers computed now; where teacher and student want the same picture size, it is rendered once.
+    """Views with answers computed now; where teacher and student want the same image size, it is rendered once.
 
     Where one process walks, each epoch, through a view of its own, the teacher works in its own batches, and its
     answers wait until the student's rows reach them: they are bit for bit those that `dump-logits` would have stored

@@ -165,7 +165,7 @@ def _explained(name: str, weights: Weights, classes: int, args: Mapping[str, Any
 
 
 def try_out(network: Network) -> None:
-    """Raise ModelError unless the module, in eval mode, answers a picture of its size with a score a class."""
+    """Raise ModelError unless the module, in eval mode, answers an image of its size with a score a class."""
     card = network.card
     if card.num_classes < 1:
         raise ModelError(f"{card.architecture} has no classifier: use weights that were trained to classify.")

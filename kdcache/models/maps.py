@@ -67,7 +67,7 @@ class WithMaps(nn.Module):
         return model.forward_head(last), tuple(maps)
 
     def shapes(self, size: int) -> tuple[tuple[int, int, int], ...]:
-        """Channels, height and width of the maps of a picture of `size` pixels a side.
+        """Channels, height and width of the maps of an image of `size` pixels a side.
 
         Found by a forward pass that changes nothing: neither batch statistics nor torch's random state.
 
@@ -76,11 +76,11 @@ class WithMaps(nn.Module):
         """
         training = [module for module in self.modules() if module.training]
         parameter = next(self.module.parameters())
-        picture = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+        image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
         self.eval()
         try:
             with torch.inference_mode():
-                _, maps = self(picture)
+                _, maps = self(image)
         except Exception as error:  # whatever a model that timm has not finished may raise
             raise ModelError(
                 f"{type(self.module).__name__} gives no feature maps at {size} pixels ({reason(error)}): choose "
@@ -93,7 +93,7 @@ class WithMaps(nn.Module):
 
 
 def _reductions(module: nn.Module) -> Sequence[int]:
-    """By how much each layer's maps are smaller than the picture."""
+    """By how much each layer's maps are smaller than the image."""
     info: Any = getattr(module, "feature_info", None)
     if not info or not callable(getattr(module, "forward_intermediates", None)):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Teachers: frozen models that answer pictures with log-probabilities."""
+"""Teachers: frozen models that answer images with log-probabilities."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ HEAD_TOLERANCE = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
 
 @dataclass(frozen=True)
 class Said:
-    """What a teacher says of b pictures, on its device.
+    """What a teacher says of b images, on its device.
 
     Attributes:
         log_probs: log softmax of the logits, float32.
@@ -110,7 +110,7 @@ class Teacher:
     def answer(
         self, pixels: Float[Tensor, "b 3 s s"], *, features: bool = False, maps: tuple[int, ...] | str | None = None
     ) -> Said:
-        """What it says of pictures in 0..255, mixed but not yet normalised.
+        """What it says of images in 0..255, mixed but not yet normalised.
 
         Any number of rows: they are taken `batch_size` at a time, the last of them padded. What else is asked for
         changes no bit of the log-probabilities.

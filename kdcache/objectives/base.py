@@ -110,7 +110,7 @@ class Needs:
         teacher: a teacher's answers.
         full: not empty where it needs every class of them as the teacher said it, rather than the likeliest few and a
             tail: what to do without them, such as "set objective.temperature=1".
-        labels: not empty where it needs a label for every picture: what to do without them.
+        labels: not empty where it needs a label for every image: what to do without them.
         features: what enters the student's classifier.
         teacher_features: what enters the teacher's.
         maps: feature maps of both, from `student_layers` and `teacher_layers`.
@@ -175,7 +175,7 @@ def require(needs: Needs, *, targets: str | None, unlabelled: str, num_classes: 
         needs: of the objective.
         targets: the kind of targets that are there ("topk", "full", "embedding"), or "live" for a teacher that runs;
             None for no teacher.
-        unlabelled: empty where every picture has a label in the student's own classes; else why not, as a clause.
+        unlabelled: empty where every image has a label in the student's own classes; else why not, as a clause.
         num_classes: of the student.
 
     Raises:
@@ -207,4 +207,4 @@ def require(needs: Needs, *, targets: str | None, unlabelled: str, num_classes: 
             "--targets embedding, or run the teacher with --online-teacher."
         )
     if needs.labels and unlabelled:
-        raise UsageError(f"The objective needs a label for every picture, and {unlabelled}: {needs.labels}.")
+        raise UsageError(f"The objective needs a label for every image, and {unlabelled}: {needs.labels}.")

@@ -202,7 +202,7 @@ class CRD(FromFeatures):
     The defaults are the paper's. It remembers an embedding of each sample for both networks, on the training's device
     and in every checkpoint: 2 * samples * width * 4 bytes, 1.3 GB for ImageNet.
 
-    A mixed picture counts as the sample that has the larger share in it: that is whose number it must be told from
+    A mixed image counts as the sample that has the larger share in it: that is whose number it must be told from
     others, and whose memory it changes. Negatives are of other classes than that sample; a few of them can be of its
     partner's. The paper trained without mixing.
 

@@ -121,7 +121,7 @@ class Distillation(ABC):
 
     @property
     def without_labels(self) -> Mapping[str, str | float]:
-        """Settings with which it learns where pictures have no label; empty where none would do."""
+        """Settings with which it learns where images have no label; empty where none would do."""
         return {} if self._distils and self.distils_by_label else {"label_loss": "none"}
 
     @property

@@ -63,7 +63,7 @@ def _sides(
 
 @dataclass(frozen=True)
 class DKD(Distillation):
-    """kd_weight * DKD + label_weight * label loss. A mixed picture counts with the label that has the larger share.
+    """kd_weight * DKD + label_weight * label loss. A mixed image counts with the label that has the larger share.
 
     The defaults are the reference code's for ImageNet (a ResNet-18 under a ResNet-34); the paper goes up to beta = 2
     there. For CIFAR they are beta = 8, T = 4 and a warm-up of 20 epochs (`dkd-cifar`).

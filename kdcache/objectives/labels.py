@@ -1,4 +1,4 @@
-"""Losses on labels, and the soft labels of mixed pictures."""
+"""Losses on labels, and the soft labels of mixed images."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,9 +17,9 @@ def soft_labels(
     others.
 
     Args:
-        labels: of the picture and of its partner in the mix, 0 <= label < num_classes; a partner of -1 means that
-            the picture is not mixed, and its weight does not count.
-        weight: w, the picture's own share of the mix, in 0..1.
+        labels: of the image and of its partner in the mix, 0 <= label < num_classes; a partner of -1 means that
+            the image is not mixed, and its weight does not count.
+        weight: w, the image's own share of the mix, in 0..1.
         num_classes: c.
         smoothing: s, in 0..1.
     """

@@ -24,8 +24,8 @@ def ps_kd(
 
     Args:
         student_logits: any real numbers.
-        soft: y, the labels; those of a mixed picture are mixed.
-        past: what the student said of the picture a round before, mixed in the same way. A row of it may sum to less
+        soft: y, the labels; those of a mixed image are mixed.
+        past: what the student said of the image a round before, mixed in the same way. A row of it may sum to less
             than 1, where it was not seen then: the label takes what is missing.
         alpha: trust in the past, in 0..1.
 
@@ -41,7 +41,7 @@ class PSKD:
     """Progressive self-distillation: alpha grows linearly with the epochs, to `alpha` in the last.
 
     The paper's alpha for ImageNet is 0.3, for CIFAR 0.8 (`ps-kd-cifar`). Predictions are kept in half precision by
-    sample. As in the paper's code, those of a mixed picture are kept for both of it, which is right for neither.
+    sample. As in the paper's code, those of a mixed image are kept for both of it, which is right for neither.
 
     Attributes:
         alpha: in the last epoch, 0..1.

@@ -83,7 +83,7 @@ class OptimizerConfig:
     eps: Annotated[float | None, Range(above=0, most=1)] = None
 
     def lr_at(self, batch_size: int) -> float:
-        """The peak learning rate for a global batch of `batch_size` pictures."""
+        """The peak learning rate for a global batch of `batch_size` images."""
         if self.lr_batch_size is None or self.lr_scaling == "none":
             return self.lr
         adapts = any(part in self.name.lower() for part in ("ada", "lamb"))
@@ -114,7 +114,7 @@ class RunConfig:
 
     Attributes:
         recipe: the recipe that it began with.
-        batch_size: pictures a step over all processes; even, because pairs stay whole.
+        batch_size: images a step over all processes; even, because pairs stay whole.
         seed: of the student's weights and of the training's own draws (drop path, dropout).
         precision: "auto", "fp32", "bf16" or "fp16".
         clip_grad: greatest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.

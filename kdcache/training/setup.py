@@ -362,13 +362,13 @@ def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str
 
 
 def _unlabelled(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
-    """Why some pictures have no label in the student's classes, as a clause; empty where all have one."""
+    """Why some images have no label in the student's classes, as a clause; empty where all have one."""
     if _label_space(stored, live) == "none":
         if live is not None and live.teacher.num_classes != index.num_classes:
             return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
         return "the teacher's classes are not the labels' (label space none)"
     missing = int((index.label < 0).sum())
-    return f"{missing:,} of {len(index):,} pictures have none" if missing else ""
+    return f"{missing:,} of {len(index):,} images have none" if missing else ""
 
 
 def _num_classes(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> int:

@@ -20,7 +20,7 @@ def script(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespa
 
 @pytest.fixture
 def setting(script, tmp_path: Path) -> SimpleNamespace:
-    """Fashion-MNIST in name only: a hundred pictures and an untrained teacher."""
+    """Fashion-MNIST in name only: a hundred images and an untrained teacher."""
     weights = make_teacher(tmp_path / "teacher")
     policy = make_policy(tmp_path / "policy.json", f'{{"crop_scale": [0.7, 1.0], "reference_size": {SIZE}}}')
     data = make_data(tmp_path / "data")

@@ -134,7 +134,7 @@ def test_the_pixels_table_has_a_row_for_each_filter(script, capsys: pytest.Captu
     from support.images import encode, photograph
 
     (tmp_path / "photo.jpg").write_bytes(encode(photograph("coffee"), "JPEG"))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     script("pixels", str(tmp_path), "--crops", "2", "--size", "64").main()
     _, rule, *rows = capsys.readouterr().out.splitlines()
     assert [row.split(" | ")[1:3] for row in rows] == [["bilinear", "2"], ["bicubic", "2"]]

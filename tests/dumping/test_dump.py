@@ -65,7 +65,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
         torch.inference_mode(),
     ):
         (views,) = stream_views(view_set, reader, renderer, [Span(1, 0, SAMPLES)])
-        expected = torch.cat([module((picture[None] / 255 - mean) / std).log_softmax(1) for picture in views.pixels])
+        expected = torch.cat([module((image[None] / 255 - mean) / std).log_softmax(1) for image in views.pixels])
     assert stored.shape == (SAMPLES, CLASSES)
     assert torch.allclose(stored, expected, atol=1e-5)
     assert expected.std(0).min() > 1e-3, "the answers must differ, or any order of rows would pass"

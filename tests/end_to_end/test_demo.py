@@ -1,4 +1,4 @@
-"""The demo runs the whole job on the shipped pictures and teacher; here with few of them."""
+"""The demo runs the whole job on the shipped images and teacher; here with few of them."""
 
 import json
 import signal

@@ -136,8 +136,8 @@ def image_tree(folder: Path) -> Path:
 
 
 def sheet(folder: Path, side: int) -> None:
-    picture = Picture(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8), ("a view",))
-    write_sheet(Sheet(("title",), ("view",), ((Cell((picture,)),),)), folder / "sheet.png")
+    image = Picture(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8), ("a view",))
+    write_sheet(Sheet(("title",), ("view",), ((Cell((image,)),),)), folder / "sheet.png")
 
 
 def png_is_whole(folder: Path) -> int:

@@ -52,7 +52,7 @@ CARD = ModelCard(
 
 
 class Colours(nn.Module):
-    """A model that knows a picture by its mean colour."""
+    """A model that knows an image by its mean colour."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Small:
 
     @contextmanager
     def quickly(self) -> Iterator[None]:
-        """Dumps meanwhile remember what was made for others; none of them has a thread of its own for its pictures."""
+        """Dumps meanwhile remember what was made for others; none of them has a thread of its own for its images."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("kdcache.dumping.worker.stream_views", self.remembered.stream)
             patch.setattr(ZarrChunk, "encode", lambda codec, values: self.remembered.encode(codec, values))

@@ -52,7 +52,7 @@ def digest(pixels):
 
 @pytest.fixture(scope="module")
 def two_shardings(tmp_path_factory):
-    """The same pictures in 130 shards and in 3, and the windows that a view set made over the 130 keeps."""
+    """The same images in 130 shards and in 3, and the windows that a view set made over the 130 keeps."""
     root = tmp_path_factory.mktemp("shardings")
     many, few = make_data(root / "many", shards=130, images=IMAGES), make_data(root / "few", shards=3, images=IMAGES)
     index = open_index(many)

@@ -101,9 +101,9 @@ def test_what_would_leave_the_classifier_as_it_was_drawn_is_refused(name):
 @ALL
 def test_the_remedy_for_missing_labels_trains_the_classifier_too(name):
     with pytest.raises(UsageError, match=r"set objective\.label_loss=none and objective\.vanilla_weight=1\."):
-        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
+        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
     without = replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
-    require(without.needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
+    require(without.needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
 
 
 @ALL

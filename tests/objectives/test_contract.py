@@ -195,8 +195,8 @@ def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
 
 @objectives_that(lambda objective: objective.needs.labels)
 def test_labels_that_are_needed_and_missing_are_refused(name):
-    with pytest.raises(UsageError, match="label for every picture, and 1 of 2 pictures have none: "):
-        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 pictures have none", num_classes=10)
+    with pytest.raises(UsageError, match="label for every image, and 1 of 2 images have none: "):
+        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
     require(OBJECTIVES[name].needs, targets="live", unlabelled="", num_classes=10)
 
 

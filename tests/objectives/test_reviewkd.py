@@ -104,17 +104,17 @@ def test_a_student_learns_the_levels_of_a_timm_teacher():
         timm.create_model(name, features_only=True, out_indices=(1, 2, 3))
         for name in ("test_resnet", "test_efficientnet")
     )
-    pictures = maps(2, 4, 3, 64, 64, dtype=torch.float32)
+    images = maps(2, 4, 3, 64, 64, dtype=torch.float32)
     teacher.eval()
     with torch.no_grad():
-        theirs = with_summary(teacher(pictures))
+        theirs = with_summary(teacher(images))
     channels = [[*net.feature_info.channels(), net.feature_info.channels()[-1]] for net in (student, teacher)]
     review = Review(*channels, middle=16)
     both = nn.ModuleDict({"student": student, "review": review})
     optimizer = torch.optim.Adam(both.parameters(), lr=1e-2)
     losses = []
     for _ in range(8):
-        made = review(with_summary(student(pictures)), [tuple(level.shape[2:]) for level in theirs])
+        made = review(with_summary(student(images)), [tuple(level.shape[2:]) for level in theirs])
         loss = hierarchical_context(made, theirs)
         optimizer.zero_grad()
         loss.backward()

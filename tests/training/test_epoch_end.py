@@ -120,7 +120,7 @@ def test_a_run_that_ends_between_two_records_goes_on_to_the_same_result(job, who
 
 def _train_until_killed(request, environment) -> None:
     os.environ.update(environment)
-    picture = scoring.decode_rgb
+    image = scoring.decode_rgb
     calls = 0
 
     def die_in_evaluation(encoded):
@@ -128,7 +128,7 @@ def _train_until_killed(request, environment) -> None:
         calls += 1
         if calls > 40:  # the first is looked at before the first step
             os.kill(os.getpid(), signal.SIGKILL)
-        return picture(encoded)
+        return image(encoded)
 
     scoring.decode_rgb = die_in_evaluation
     train(request)

@@ -194,7 +194,7 @@ def test_pictures_without_a_label_are_counted(job, tmp_path, monkeypatch):
     label[:3] = -1
     monkeypatch.setattr("kdcache.training.setup.open_index", lambda *_, **__: dataclasses.replace(index, label=label))
     choice = {"supervised": True, "overrides": ("views.policy=fashion-mnist",)}
-    with pytest.raises(UsageError, match=rf"and 3 of {len(index)} pictures have none"):
+    with pytest.raises(UsageError, match=rf"and 3 of {len(index)} images have none"):
         train(train_request(job.data, tmp_path / "run", **choice))
     assert not (tmp_path / "run").exists()
 
