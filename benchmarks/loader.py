@@ -36,7 +36,7 @@ from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import RowRange, ViewSet
 
 SIZE, BATCH = 224, 128
 RAND_AUGMENT, MIXUP, CUTMIX = "rand-m7-mstd0.5-inc1", 0.1, 1.0
@@ -85,7 +85,7 @@ def of_kdcache(folder: Path, renderer_name: str, workers: int) -> Iterator[torch
     policy = Policy(auto_augment=RAND_AUGMENT, mixup=MIXUP, cutmix=CUTMIX)
     view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
     rows = len(index) // BATCH * BATCH
-    spans = (Span(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
+    spans = (RowRange(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
     normalise = Normaliser(MEAN, STD)
     with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
         for made in stream_views(view_set, reader, it, spans):

@@ -38,7 +38,7 @@ from kdcache.targets.full import FullCodec
 from kdcache.targets.head import Head
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
-from kdcache.views.viewset import Picks
+from kdcache.views.viewset import RowIndices
 
 BATCH = 1024
 NAME = "teacher"
@@ -148,7 +148,7 @@ def read(path: Path, step: float, cycle: int) -> None:
     print(seconds, memory, waited(entry, wanted, labels, step))
 
 
-def waited(entry: Entry, wanted: list[Picks], labels: Tensor, step: float) -> float:
+def waited(entry: Entry, wanted: list[RowIndices], labels: Tensor, step: float) -> float:
     """Mean seconds for which a training's steps wait for answers, the first one aside, where chunks change."""
     change = entry.layout.chunk_rows // BATCH
     start_at = max(0, min(change - STEPS // 2, len(wanted) - STEPS))
@@ -165,7 +165,7 @@ def waited(entry: Entry, wanted: list[Picks], labels: Tensor, step: float) -> fl
     return sum(waits) / len(waits)
 
 
-def _stream(entry: Entry, wanted: list[Picks]) -> Generator[Targets, None, None]:
+def _stream(entry: Entry, wanted: list[RowIndices]) -> Generator[Targets, None, None]:
     return stream_targets(entry, ((rows.view, rows.row) for rows in wanted))
 
 

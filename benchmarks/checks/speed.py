@@ -24,7 +24,7 @@ from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
 from kdcache.views.policies import NAMED
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import RowRange, ViewSet
 from support.images import PHOTOGRAPHS, photograph
 
 POLICY = "a2"
@@ -109,12 +109,12 @@ def photographs(count: int) -> Iterator[NewSample]:
         yield NewSample(f"{number:06d}", "jpg", file.getvalue(), number % 10)
 
 
-def spans(setting: Setting, view_set: ViewSet) -> Iterator[Span]:
+def spans(setting: Setting, view_set: ViewSet) -> Iterator[RowRange]:
     """Batch after batch, view after view, without end."""
     view = 0
     while True:
         for start in range(0, len(view_set), setting.batch):
-            yield Span(view, start, start + setting.batch)
+            yield RowRange(view, start, start + setting.batch)
         view += 1
 
 

@@ -22,7 +22,7 @@ from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec, Targets
 from kdcache.targets.class_order_calibration import calibration_rows, learn_order
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 
 #: Classes that answers may have room for which are held until the order is known: some 260 MB of them.
 MAX_HELD = 2**25
@@ -77,9 +77,11 @@ def wants_order(codec: TargetCodec) -> bool:
     return all(spec.nbytes <= MAX_TABLE_BYTES for spec in codec.table_specs().values())
 
 
-def calibration_batches(source: Source) -> list[Span]:
-    """The batches that an order is learned from: the first `calibration_rows` rows of the first block, at most all of "
-    "it."""
+def calibration_batches(source: Source) -> list[RowRange]:
+    """Return the batches that an order is learned from.
+
+    They are the first `calibration_rows` rows of the first block, at most all of it.
+    """
     assert isinstance(source.codec, TopKCodec)
     rows = min(calibration_rows(source.codec.num_classes), MAX_HELD // source.codec.width)
     batches = source.batches(*FIRST)

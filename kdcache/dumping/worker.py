@@ -22,7 +22,7 @@ from kdcache.render.base import Renderer
 from kdcache.runtime.progress import Progress, Task
 from kdcache.targets.base import TargetCodec
 from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 
 #: View and block that a dump begins with.
 FIRST = (0, 0)
@@ -52,19 +52,19 @@ class Source:
         """Rows of a block; the last of a view may have fewer."""
         return self.opened.identity.block_rows
 
-    def batches(self, view: int, block: int) -> list[Span]:
+    def batches(self, view: int, block: int) -> list[RowRange]:
         """The teacher's batches that make a block."""
         return block_batches(
             view, block, samples=self.samples, block_rows=self.block_rows, batch_size=self.teacher.batch_size
         )
 
-    def answers(self, spans: Iterable[Span]) -> Generator[tuple[Views, Answered], None, None]:
+    def answers(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, Answered], None, None]:
         """Each batch of views with the teacher's answers, in order; of the first of each block it can be told what a
         codec loses.
         """
-        asked: deque[Span] = deque()
+        asked: deque[RowRange] = deque()
 
-        def noted() -> Iterator[Span]:
+        def noted() -> Iterator[RowRange]:
             for span in spans:
                 asked.append(span)
                 yield span
@@ -227,14 +227,14 @@ class DumpWorker:
         rest_of_first = self.source.batches(*FIRST)[len(held) :] if held else []
         claimed: deque[tuple[int, int]] = deque()
 
-        def free() -> Iterator[Span]:
+        def free() -> Iterator[RowRange]:
             for view, block in self.missing.take():
                 claimed.append((view, block))
                 yield from self.source.batches(view, block)
 
         view_set = self.source.opened.view_set
 
-        def spans() -> Iterator[Span]:
+        def spans() -> Iterator[RowRange]:
             for span in chain(rest_of_first, free()):
                 yield span
                 upcoming = self.missing.view_after(span.view)

@@ -18,7 +18,7 @@ from kdcache.loader.opening import OpenViews, stored_views
 from kdcache.runtime.progress import Progress, silent
 from kdcache.views.policies import describe_policy
 from kdcache.views.policy import Policy
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 
 #: Pairs of classes that are told.
 PAIRS = 5
@@ -220,7 +220,7 @@ def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndar
     """The label of each row that holds most of its image; -1 in pairs with a lost sample."""
     first = start - start % 2  # pairs are mixed: a chunk of one row has half of one
     last = min(stop + stop % 2, len(opened.view_set))
-    rows = opened.view_set.rows(Span(view, first, last))
+    rows = opened.view_set.rows(RowRange(view, first, last))
     main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
     main[opened.view_set.holds_lost(rows.samples)] = -1
     return main[start - first : stop - first]

@@ -26,7 +26,7 @@ from kdcache.runtime.progress import Progress, silent
 from kdcache.views.describe import change_words, crop_words, mixing_words
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Picks, Rows, ViewSet
+from kdcache.views.viewset import RowIndices, Rows, ViewSet
 
 _TOP = 3  # answers that are shown
 _COLOURS = ((230, 60, 50), (40, 120, 220), (30, 160, 80), (230, 150, 20), (150, 70, 200), (20, 170, 180))
@@ -169,7 +169,7 @@ class _View:
     picks: pair by pair; places: where each of the samples lies in them.
     """
 
-    picks: Picks
+    picks: RowIndices
     places: tuple[int, ...]
 
     @classmethod
@@ -181,7 +181,7 @@ class _View:
         rows = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
         rows = rows[rows < len(order)]
         places = tuple(int(np.searchsorted(rows, row_of[sample])) for sample in samples.tolist())
-        return cls(Picks(np.full_like(rows, view), rows), places)
+        return cls(RowIndices(np.full_like(rows, view), rows), places)
 
 
 def _cell(

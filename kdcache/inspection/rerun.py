@@ -30,7 +30,7 @@ from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Picks, Span
+from kdcache.views.viewset import RowIndices, RowRange
 
 #: A single answer may be this many times as far off as the mean of all may be.
 WORST = 100.0
@@ -179,7 +179,7 @@ def rerun(
     spans = spread_batches(entry.layout, entry.identity.batch_size, sound, options.samples, options.seed)
     rows = sum(span.stop - span.start for span in spans)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    compared: list[Span] = []
+    compared: list[RowRange] = []
     misfits: dict[tuple[int, int], Finding] = {}
     with (
         open_renderer(
@@ -291,7 +291,7 @@ def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tupl
     return recorded, sound
 
 
-def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[Span]) -> Coverage:
+def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[RowRange]) -> Coverage:
     ranges = [entry.layout.block_range(block) for _, block in recorded]
     return Coverage(
         answers=sum(span.stop - span.start for span in compared),
@@ -303,7 +303,7 @@ def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[Span
     )
 
 
-def _wanted(spans: list[Span]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _wanted(spans: list[RowRange]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for span in spans:
-        picks = Picks.of(span)
+        picks = RowIndices.of(span)
         yield picks.view, picks.row

@@ -7,7 +7,7 @@ import numpy as np
 
 from kdcache.cache.layout import Layout
 from kdcache.loader.teacher_views import block_batches
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 
 #: Chunks that answers are taken from, however few answers: one chunk says little of hundreds of views.
 LEAST_CHUNKS = 32
@@ -53,7 +53,7 @@ def spread(layout: Layout, recorded: Mapping[int, Set[int]], samples: int) -> li
 
 def spread_batches(
     layout: Layout, batch_size: int, blocks: Sequence[tuple[int, int]], samples: int, seed: int
-) -> list[Span]:
+) -> list[RowRange]:
     """Batches, as a dump computes them, that hold at least `samples` rows, or all there are; in the order of `blocks`.
 
     The batches of all blocks are divided into stretches of equal length, from each of which one is drawn: so that
@@ -70,7 +70,7 @@ def spread_batches(
     ends = np.cumsum([len(batches[block]) for _, block in blocks])
     total, wanted = int(ends[-1]), 0
     rng = np.random.default_rng(seed)
-    chosen: list[Span] = []
+    chosen: list[RowRange] = []
     while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
         wanted = min(total, wanted - (-missing // batch_size))  # again where some had fewer rows: the last of blocks
         bounds = np.arange(wanted + 1) * total // wanted

@@ -21,9 +21,9 @@ from kdcache.targets.base import Targets
 from kdcache.targets.mixture import MixedTargets
 from kdcache.views.orders import OrdersAhead
 from kdcache.views.stream import Views
-from kdcache.views.viewset import Picks, Span, ViewSet
+from kdcache.views.viewset import RowIndices, RowRange, ViewSet
 
-OpenStream = Callable[[Iterable[Span | Picks], int], Generator[Views, None, None]]
+OpenStream = Callable[[Iterable[RowRange | RowIndices], int], Generator[Views, None, None]]
 """Renders rows at a size in pixels a side: `stream_views` over the run's data."""
 
 
@@ -70,17 +70,17 @@ class Steps:
     schedule: Schedule
     first: int = 0
     ranks: Ranks = field(default_factory=Ranks)
-    instead: Callable[[Picks], Picks] | None = None
+    instead: Callable[[RowIndices], RowIndices] | None = None
     _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
 
-    def __iter__(self) -> Iterator[Picks]:
+    def __iter__(self) -> Iterator[RowIndices]:
         batches = self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
         return batches if self.instead is None else map(self.instead, batches)
 
-    def preparing(self, view_set: ViewSet, walk: Iterable[Picks] | None = None) -> Iterator[Picks]:
+    def preparing(self, view_set: ViewSet, walk: Iterable[RowIndices] | None = None) -> Iterator[RowIndices]:
         """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
 
         walk: these steps, where somebody else makes them.
@@ -129,7 +129,7 @@ def cached_batches(
             yield Batch.from_views(views, targets)
 
 
-def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Targets:
+def _labelled(targets: Targets, views: Views, entry: Entry, picks: RowIndices) -> Targets:
     """Answers with the labels that their rows had when they were stored: none in label space `none`."""
     labels = teacher_labels(views, entry.identity.label_space)
     try:
@@ -145,7 +145,7 @@ def _labelled(targets: Targets, views: Views, entry: Entry, picks: Picks) -> Tar
 class _Held:
     """Answered rows start..stop-1 of a view that the student has not come to yet."""
 
-    span: Span
+    span: RowRange
     pixels: Float32[Tensor, "b 3 s s"]
     targets: Targets
 
@@ -209,14 +209,14 @@ def _in_own_batches(
             yield Batch.from_views(student_views, targets)
 
 
-def _span(picks: Picks) -> Span:
+def _span(picks: RowIndices) -> RowRange:
     """Rows that follow each other in one view."""
-    return Span(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
+    return RowRange(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
 
 
-def _dump_batches(steps: Iterable[Picks], samples: int, live: LiveTeacher) -> Iterator[Span]:
+def _dump_batches(steps: Iterable[RowIndices], samples: int, live: LiveTeacher) -> Iterator[RowRange]:
     """Each of the teacher's batches that holds a row of `steps`, once, in order."""
-    last: Span | None = None
+    last: RowRange | None = None
     for span in map(_span, steps):
         for batch in batches_covering(
             span, samples=samples, block_rows=live.block_rows, batch_size=live.teacher.batch_size
@@ -226,6 +226,6 @@ def _dump_batches(steps: Iterable[Picks], samples: int, live: LiveTeacher) -> It
                 yield batch
 
 
-def _within(part: Span, span: Span) -> slice:
+def _within(part: RowRange, span: RowRange) -> slice:
     """The rows of `part`, counted from its start, that lie in `span`."""
     return slice(max(span.start - part.start, 0), min(span.stop, part.stop) - part.start)

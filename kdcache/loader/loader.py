@@ -14,7 +14,7 @@ from kdcache.loader.schedule import Schedule
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.ranks import Ranks
 from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Picks, Span, ViewSet
+from kdcache.views.viewset import RowIndices, RowRange, ViewSet
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Loader:
             yield from batches
 
     def _from_source(self, steps: Steps, reader: SampleReader) -> Generator[Batch, None, None]:
-        def open_stream(wanted: Iterable[Span | Picks], image_size: int) -> Generator[Views, None, None]:
+        def open_stream(wanted: Iterable[RowRange | RowIndices], image_size: int) -> Generator[Views, None, None]:
             with open_renderer(
                 self.renderer, size=image_size, max_batch=self._largest_batch, device=self.device, decode=self.decode
             ) as renderer:

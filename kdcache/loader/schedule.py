@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from kdcache.data.order import reused_pairs
 from kdcache.views.orders import OrdersAhead
-from kdcache.views.viewset import Picks
+from kdcache.views.viewset import RowIndices
 
 UNIT_ROWS = 1024
 """Neighbouring rows that stay near each other when a view is seen again; an eighth of a block where that is less.
@@ -96,7 +96,7 @@ class Schedule:
 
     def batches(
         self, first_step: int = 0, rank: int = 0, world: int = 1, orders: OrdersAhead | None = None
-    ) -> Iterator[Picks]:
+    ) -> Iterator[RowIndices]:
         """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
 
         `world` must divide the pairs of a batch. Processes share a batch by row and view, so that each reads a part of
@@ -127,7 +127,7 @@ class Schedule:
                 mine = np.sort(np.lexsort((view, pair))[share])
                 view, pair = view[mine], pair[mine]
             row = np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1)
-            yield Picks(np.repeat(view, 2), row)
+            yield RowIndices(np.repeat(view, 2), row)
             upcoming = self._upcoming_visit(step)
             if upcoming is not None and upcoming >= self._groups:
                 orders.prepare(upcoming)

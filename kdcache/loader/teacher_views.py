@@ -15,7 +15,7 @@ from kdcache.models.teachers import Teacher
 from kdcache.targets.base import TargetCodec, Targets
 from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import Views
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 
 DEFAULT_BATCH = 128
 """Rows of a teacher's batch, unless a block has fewer."""
@@ -26,14 +26,14 @@ def block_count(samples: int, block_rows: int) -> int:
     return -(-samples // block_rows)
 
 
-def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch_size: int) -> list[Span]:
+def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch_size: int) -> list[RowRange]:
     """The batches of one block, in row order; none crosses the block's end."""
     first = block * block_rows
     last = min(first + block_rows, samples)
-    return [Span(view, start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
+    return [RowRange(view, start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
 
-def batches_covering(span: Span, *, samples: int, block_rows: int, batch_size: int) -> Iterator[Span]:
+def batches_covering(span: RowRange, *, samples: int, block_rows: int, batch_size: int) -> Iterator[RowRange]:
     """The batches, in row order, that hold the rows of `span`."""
     for block in range(span.start // block_rows, block_count(span.stop, block_rows)):
         for batch in block_batches(span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):

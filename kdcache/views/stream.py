@@ -14,7 +14,7 @@ from kdcache.render.base import Renderer, RenderRequest
 from kdcache.runtime.prefetch import prefetch
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
-from kdcache.views.viewset import Picks, Rows, Span, ViewSet
+from kdcache.views.viewset import RowIndices, RowRange, Rows, ViewSet
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Views:
 
 
 def stream_views(
-    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[Span | Picks], depth: int = 2
+    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[RowRange | RowIndices], depth: int = 2
 ) -> Generator[Views, None, None]:
     """The views of wanted rows, in order, on the renderer's device; up to `depth` batches are made ahead.
 
@@ -38,7 +38,7 @@ def stream_views(
 
 
 def _made(
-    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[Span | Picks]
+    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[RowRange | RowIndices]
 ) -> Generator[Views, None, None]:
     asked: deque[Rows] = deque()
 

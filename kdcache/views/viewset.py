@@ -16,7 +16,7 @@ from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policy import Policy
 
 
-class Span(NamedTuple):
+class RowRange(NamedTuple):
     """Rows start..stop-1 of a view. `start` is even, `stop` is even or the view's end: pairs are never split."""
 
     view: int
@@ -25,7 +25,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Picks:
+class RowIndices:
     """Rows of the views of one group, pair by pair: rows 2j and 2j+1 of a view, one after the other.
 
     view, row: of each; a view's odd last row may come at the very end alone.
@@ -38,8 +38,8 @@ class Picks:
         return len(self.row)
 
     @classmethod
-    def of(cls, span: Span) -> "Picks":
-        """The rows of a span."""
+    def of(cls, span: RowRange) -> "RowIndices":
+        """The rows of a range, one by one."""
         row = np.arange(span.start, span.stop, dtype=np.int64)
         return cls(np.full_like(row, span.view), row)
 
@@ -65,7 +65,7 @@ class Rows:
 
 
 class ViewSet:
-    """Every view of some samples under one policy and seed: a pure function from spans to rows."""
+    """Every view of some samples under one policy and seed: a pure function from row ranges or row indices to rows."""
 
     def __init__(
         self,
@@ -102,9 +102,9 @@ class ViewSet:
     def _compute_order(self, group: int, pause: Callable[[], None]) -> Int64[np.ndarray, "n"]:
         return order(np.asarray(self.index.key_hash), self.windows, self.seed, group, pause)
 
-    def rows(self, where: Span | Picks) -> Rows:
+    def rows(self, where: RowRange | RowIndices) -> Rows:
         """Samples, plan and labels of some rows."""
-        picks = self._checked(where) if isinstance(where, Span) else where
+        picks = self._checked(where) if isinstance(where, RowRange) else where
         samples = self.order(int(picks.view[0]) if len(picks) else 0)[picks.row]
         index = self.index
         plan = make_plan(
@@ -122,7 +122,7 @@ class ViewSet:
         labels[mixed, 1] = own[partner[mixed]]
         return Rows(samples, plan, labels)
 
-    def without_lost(self, picks: Picks) -> Picks:
+    def without_lost(self, picks: RowIndices) -> RowIndices:
         """The rows that a training is shown in the place of these: where a pair holds a lost sample, another pair.
 
         That is the next pair of its view that holds none (of the last ones, the first), which is then seen once more.
@@ -139,7 +139,7 @@ class ViewSet:
         pair = picks.row[::2] // 2
         place = np.searchsorted(pairs, pair).clip(max=len(pairs) - 1)
         pair = np.where(pairs[place] == pair, instead[place], pair)
-        return Picks(picks.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
+        return RowIndices(picks.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
 
     def holds_lost(self, samples: Int64[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
         """Which of these rows, given pair by pair, are of a pair with a lost sample; an odd last row is alone."""
@@ -166,8 +166,8 @@ class ViewSet:
         following = np.searchsorted(whole, found)
         return found, whole[following % len(whole)]
 
-    def _checked(self, span: Span) -> Picks:
+    def _checked(self, span: RowRange) -> RowIndices:
         _, start, stop = span
         if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
             raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")
-        return Picks.of(span)
+        return RowIndices.of(span)

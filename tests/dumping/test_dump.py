@@ -25,7 +25,7 @@ from kdcache.models.load import load_model
 from kdcache.runtime.progress import silent
 from kdcache.targets.full import FullCodec
 from kdcache.views.policies import NAMED
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 from support.small_cache import small_chunks
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_data, make_teacher, tree_bytes
 
@@ -64,7 +64,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
         closing(SampleReader(index)) as reader,
         torch.inference_mode(),
     ):
-        (views,) = stream_views(view_set, reader, renderer, [Span(1, 0, SAMPLES)])
+        (views,) = stream_views(view_set, reader, renderer, [RowRange(1, 0, SAMPLES)])
         expected = torch.cat([module((image[None] / 255 - mean) / std).log_softmax(1) for image in views.pixels])
     assert stored.shape == (SAMPLES, CLASSES)
     assert torch.allclose(stored, expected, atol=1e-5)
@@ -289,7 +289,7 @@ def test_an_odd_last_row_is_stored(job):
     assert stop == SAMPLES
     labels = np.full((stop - start, 2), -1)
     view_set = stored_views(Cache.open(job.cache), open_index(job.data)).view_set
-    labels = view_set.rows(Span(0, start, stop)).labels
+    labels = view_set.rows(RowRange(0, start, stop)).labels
     assert len(entry.read_block(0, entry.layout.blocks - 1)) == stop - start
     assert labels[-1, 1] == -1
 
@@ -301,7 +301,7 @@ def test_each_block_records_what_its_coding_loses(job, tmp_path):
     view_set = stored_views(Cache.open(job.cache), open_index(job.data)).view_set
     for block in range(entry.layout.blocks):
         start, stop = entry.layout.block_range(block)
-        labels = torch.from_numpy(view_set.rows(Span(1, start, stop)).labels)
+        labels = torch.from_numpy(view_set.rows(RowRange(1, start, stop)).labels)
         said = full.read_block(1, block).log_probs(CLASSES)[:16].double()
         stored = entry.read_block(1, block).with_labels(labels).log_probs(CLASSES)[:16].double()
         assert entry.record(1, block).kl == pytest.approx(float((said.exp() * (said - stored)).sum(1).mean()), rel=0.01)

@@ -18,7 +18,7 @@ from kdcache.models.network import Network
 from kdcache.models.students import create_student
 from kdcache.training.export import export_model
 from kdcache.views.policy import Policy
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, Heard, dump_request, make_policy, tree_bytes
 
 
@@ -117,7 +117,7 @@ def test_a_cache_of_the_former_policy_keeps_its_meaning(job, tmp_path):
     cache, index = Cache.open(tmp_path / "cache"), open_index(job.data)
     assert cache.view_set.policy == former
     opened = stored_views(cache, index)
-    plan = opened.view_set.rows(Span(0, 0, 2)).plan
+    plan = opened.view_set.rows(RowRange(0, 0, 2)).plan
     assert plan.crop_pct is None
     assert (plan.box[:, 2] == np.rint(0.875 * index.height.min())).all()
 

@@ -26,7 +26,7 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.opening import stored_views, with_lost_of
 from kdcache.training.train import train
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 from support.shards import make_samples, write_set
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, train_request, tree_bytes
 
@@ -114,7 +114,7 @@ def test_its_pair_is_not_held_against_the_labels(story):
     found = inspect(InspectOptions(str(request.cache), data=request.data)).teachers[0].answers
     views, right, counted = opened(request.cache, request.data).view_set, 0, 0
     for view in range(2):
-        rows = views.rows(Span(view, 0, SAMPLES))
+        rows = views.rows(RowRange(view, 0, SAMPLES))
         known = ~views.holds_lost(rows.samples)
         main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
         right += int((answers(request.cache, view).argmax(1).numpy() == main)[known].sum())

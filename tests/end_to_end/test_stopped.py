@@ -23,7 +23,7 @@ from kdcache.models.network import Network
 from kdcache.models.teachers import Said, Teacher
 from kdcache.targets.base import ArraySpec, TargetCodec
 from kdcache.views.stream import Views, stream_views
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 from support.instants import (
     MEMORY,
     Bucket,
@@ -82,7 +82,7 @@ class Remembered:
     """Makes views and the bytes of chunks once: hundreds of starts ask for the same."""
 
     def __init__(self) -> None:
-        self._views: dict[Span, Views] = {}
+        self._views: dict[RowRange, Views] = {}
         self._chunks: dict[tuple[ArraySpec, bytes], bytes] = {}
 
     def stream(self, *sources: Any) -> Generator[Views, None, None]:

@@ -16,7 +16,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import RowRange, ViewSet
 from support.small_job import make_data
 
 POLICY = Policy(
@@ -37,7 +37,7 @@ def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali", p
     """All rows of a view: float32 [n, 3, 32, 32], and the labels of both partners."""
     index = open_index(data)
     view_set = ViewSet(index, policy, 5, windows)
-    spans = [Span(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
+    spans = [RowRange(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
     with (
         open_renderer(renderer, size=32, max_batch=batch, threads=threads) as pixels,
         closing(SampleReader(index)) as reader,
@@ -136,11 +136,11 @@ def test_every_sample_is_in_a_view_once(two_shardings):
     many, _, windows = two_shardings
     index = open_index(many)
     view_set = ViewSet(index, POLICY, 5, windows)
-    rows = view_set.rows(Span(0, 0, len(index)))
+    rows = view_set.rows(RowRange(0, 0, len(index)))
     assert np.array_equal(np.sort(rows.samples), np.arange(len(index)))
 
 
-@pytest.mark.parametrize("span", [Span(0, 1, 4), Span(0, 0, 3), Span(0, 0, 392), Span(0, 6, 4)])
+@pytest.mark.parametrize("span", [RowRange(0, 1, 4), RowRange(0, 0, 3), RowRange(0, 0, 392), RowRange(0, 6, 4)])
 def test_a_span_that_splits_a_pair_is_refused(two_shardings, span):
     many, _, windows = two_shardings
     with pytest.raises(ValueError, match="splits a pair"):

@@ -18,7 +18,7 @@ from kdcache.runtime.formatting import format_ranges
 from kdcache.targets.base import Targets
 from kdcache.targets.full import FullCodec
 from kdcache.targets.topk_codec import TopKCodec
-from kdcache.views.viewset import Span
+from kdcache.views.viewset import RowRange
 from support.small_cache import FULL, TOPK, fill, kept, open_entry
 from support.small_job import CLASSES, MODEL, SAMPLES
 from support.targets_contract import answers, labels_for
@@ -152,7 +152,7 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     entry, view_set = cache.entry(MODEL), stored_views(cache, index).view_set
     right, wrong, labelled = 0, np.zeros((CLASSES, CLASSES), int), np.zeros(CLASSES, int)
     for view in range(10):
-        rows = view_set.rows(Span(view, 0, SAMPLES))
+        rows = view_set.rows(RowRange(view, 0, SAMPLES))
         main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
         first = torch.cat([entry.read_block(view, b).log_probs(CLASSES) for b in range(entry.layout.blocks)]).argmax(1)
         right += int((first.numpy() == main).sum())

@@ -24,7 +24,7 @@ from kdcache.render.opening import open_renderer
 from kdcache.runtime.progress import silent
 from kdcache.views.policies import load_policy
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import RowRange, ViewSet
 from support.command_line import kdcache
 from support.shards import make_shards
 from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, dump_request, make_data
@@ -66,7 +66,7 @@ def views_of(view_set: ViewSet, view: int) -> dict[str, tuple[np.ndarray, bool]]
         SampleReader(view_set.index) as reader,
         open_renderer("pillow", size=SIZE, max_batch=rows) as renderer,
     ):
-        (views,) = stream_views(view_set, reader, renderer, [Span(view, 0, rows)])
+        (views,) = stream_views(view_set, reader, renderer, [RowRange(view, 0, rows)])
     pixels = views.pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     mixed = (views.rows.weight < 1).tolist()
     keys = [view_set.index.key(sample) for sample in views.rows.samples.tolist()]

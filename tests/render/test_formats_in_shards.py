@@ -14,7 +14,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.render.opening import open_renderer
 from kdcache.views.policy import Policy
 from kdcache.views.stream import stream_views
-from kdcache.views.viewset import Span, ViewSet
+from kdcache.views.viewset import RowRange, ViewSet
 from support.image_files import FORMATS, open_rgb, pixels_alone
 from support.renderer_contract import FILTERS, channels_first, difference
 from support.shards import Sample, write_set
@@ -41,7 +41,7 @@ def test_every_format_is_indexed_and_shown_as_pillow_loads_it(data: str, rendere
     index = open_index(data)
     assert len(index) == len(INDEXED) + len(ALONE)
     view_set = ViewSet(index, Policy(crop_scale=(0.3, 1.0)), 1, np.zeros(len(index), np.int32))
-    spans = [Span(view, 0, len(index)) for view in (0, 1)]
+    spans = [RowRange(view, 0, len(index)) for view in (0, 1)]
     with closing(SampleReader(index)) as reader, open_renderer(renderer, size=48, max_batch=len(index)) as pixels:
         for views in stream_views(view_set, reader, pixels, spans):
             plan = views.rows.plan
