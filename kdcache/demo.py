@@ -30,7 +30,7 @@ from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_w
 from kdcache.io.folders import open_folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport, train
 
@@ -108,7 +108,7 @@ def paired_gain(ours: Bool[np.ndarray, "n"], theirs: Bool[np.ndarray, "n"]) -> P
 
 def demo(
     out: Path,
-    progress: Progress = silent,
+    progress: Progress = logged,
     *,
     seed: int = 0,
     renderer: str = "dali",

@@ -21,7 +21,7 @@ from kdcache.data.places import building, claimed, index_places, is_url, shards_
 from kdcache.data.scan import BadSample
 from kdcache.data.shards import expand_data, open_shard
 from kdcache.errors import BadSamplesError, DataError, UsageError
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.workers import in_processes, workers_for
 
 Faults = Callable[[Iterable[bytes]], Iterator[str | None]]
@@ -51,7 +51,7 @@ def check_index(
     mark_bad: bool = False,
     unlabelled: bool = False,
     workers: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = logged,
 ) -> Checked:
     """Look at every image of DATA, and write an index with the CRC32C of each; it counts the classes of bad ones too.
 

@@ -26,7 +26,7 @@ from kdcache.data.shards import CLASSES, expand_data, hidden_shards
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.workers import in_processes, workers_for
 
 _LONGEST_NUMBER = 10  # digits; more are no class
@@ -110,7 +110,7 @@ def key_hash(key: str) -> int:
 
 
 def open_index(
-    data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = silent
+    data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = logged
 ) -> Index:
     """The index of DATA (a folder of tars, a brace pattern, or a part of either), built if it is missing, stale or old.
 
@@ -160,7 +160,7 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
 
 
 def build_index(
-    data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = silent
+    data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = logged
 ) -> Index:
     """Build the index of DATA, whether or not there is one, and open it.
 

@@ -16,7 +16,7 @@ from kdcache.data.places import building, hold_index
 from kdcache.data.shards import CLASSES
 from kdcache.errors import DataError, UsageError
 from kdcache.io.failures import cannot_write
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 
 
 def part_of(label: Int32[np.ndarray, " n"], fraction: float, stratified: bool) -> Int64[np.ndarray, " m"]:
@@ -47,7 +47,7 @@ def _count(samples: int, fraction: float) -> int:
 
 
 def write_part(
-    index: Index, fraction: float, out: Path, *, stratified: bool = False, progress: Progress = silent
+    index: Index, fraction: float, out: Path, *, stratified: bool = False, progress: Progress = logged
 ) -> Index:
     """Write the index of a part of `index` to the folder `out`, which `open_index` takes as DATA, and open it.
 

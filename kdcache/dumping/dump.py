@@ -31,7 +31,7 @@ from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
 from kdcache.runtime.formatting import format_bytes, format_count, format_duration
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
@@ -140,7 +140,7 @@ class DumpReport:
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
-def dump(options: DumpOptions, progress: Progress = silent) -> DumpReport:
+def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     """Make every block of the first V views that is not in the cache yet.
 
     Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same

@@ -8,7 +8,7 @@ from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation, score
 from kdcache.models.load import load_model
 from kdcache.models.source import model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class EvaluateOptions:
     batch_size: int = DEFAULT_BATCH
 
 
-def evaluate(options: EvaluateOptions, progress: Progress = silent) -> Evaluation:
+def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluation:
     """Score one model.
 
     Raises:

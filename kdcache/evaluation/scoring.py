@@ -21,7 +21,7 @@ from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.runtime.device import autocast, cores
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.prefetch import prefetch
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.ranks import Ranks
 
 DEFAULT_BATCH = 256
@@ -61,7 +61,7 @@ def score(
     precision: str = "fp32",
     batch_size: int = DEFAULT_BATCH,
     processes: Distributed | None = None,
-    progress: Progress = silent,
+    progress: Progress = logged,
 ) -> Evaluation:
     """Every sample of `index` once but lost ones, in the order of the shards; the module is left in the mode it had.
 

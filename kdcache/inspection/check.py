@@ -4,7 +4,7 @@ from kdcache.data.check import Checked, Faults, check_index
 from kdcache.errors import DeviceError
 from kdcache.render import encoded
 from kdcache.render.opening import renderer_version
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 
 
 def check(
@@ -14,7 +14,7 @@ def check(
     mark_bad: bool = False,
     unlabelled: bool = False,
     renderer: str = "dali",
-    progress: Progress = silent,
+    progress: Progress = logged,
 ) -> Checked:
     """Decode every image of DATA, on all cores; bad are those that Pillow or DALI refuses, and broken headers.
 

@@ -17,7 +17,7 @@ from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
 from kdcache.errors import CacheError, SourceError, UnreadableError, UsageError
 from kdcache.runtime.formatting import format_bytes, format_count
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.signals import last_act
 from kdcache.views.policy import Policy
 
@@ -95,7 +95,7 @@ class CopyReport:
         return lines
 
 
-def copy_cache(options: CopyOptions, progress: Progress = silent) -> CopyReport:
+def copy_cache(options: CopyOptions, progress: Progress = logged) -> CopyReport:
     """Copy a cache's views and answers; what is there already is left alone, so that it can be killed and run again.
 
     Raises:

@@ -15,7 +15,7 @@ from kdcache.inspection.contents import Answers, InspectReport, Pair, TeacherRep
 from kdcache.inspection.sampling import Sample, spread
 from kdcache.inspection.statistics import Looks, look_at
 from kdcache.loader.opening import OpenViews, stored_views
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.views.policies import describe_policy
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import RowRange
@@ -38,7 +38,7 @@ class InspectOptions:
     samples: int = 100_000
 
 
-def inspect(options: InspectOptions, progress: Progress = silent) -> InspectReport:
+def inspect(options: InspectOptions, progress: Progress = logged) -> InspectReport:
     """Say what a cache belongs to, what it holds, and what the answers look like.
 
     A block that is damaged or cannot be read is named among the problems of its teacher, and so is a lost table, which

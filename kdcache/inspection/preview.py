@@ -22,7 +22,7 @@ from kdcache.loader.opening import new_views, views_for_dump
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.formatting import format_count
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.views.describe import change_words, crop_words, mixing_words
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.stream import stream_views
@@ -59,7 +59,7 @@ class PreviewOptions:
     renderer: str = "dali"
 
 
-def preview(options: PreviewOptions, progress: Progress = silent) -> Path:
+def preview(options: PreviewOptions, progress: Progress = logged) -> Path:
     """Write the contact sheet and return its path: a line for each image, a column for each view.
 
     Beside a view that is mixed stands its partner, mixed with it; under each its plan, and what the teacher said.

@@ -26,7 +26,7 @@ from kdcache.cache.zarr_form import META
 from kdcache.errors import CacheError, CorruptError, KdcacheError
 from kdcache.inspection.health import VerifyReport
 from kdcache.inspection.rerun import Comparison, RerunOptions, prepare_rerun, rerun
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 from kdcache.views.policy import Policy
 
 
@@ -45,7 +45,7 @@ class VerifyOptions:
     repair: bool = False
 
 
-def verify(options: VerifyOptions, progress: Progress = silent) -> VerifyReport:
+def verify(options: VerifyOptions, progress: Progress = logged) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written.
 
     Blocks that are not recorded do not exist and are not missed. What is wrong, and what cannot be read, is a finding

@@ -1,12 +1,20 @@
 """How a long job says how far it is, without knowing who listens.
 
-A job opens one `Task` for each stretch of work. The command line listens with bars on a terminal and with plain lines
-elsewhere; tests and library users get `silent` unless they bring their own.
+A job opens one `Task` for each stretch of work. The command line shows bars on a terminal and plain lines elsewhere.
+Who calls a job as a function without a `Progress` of his own finds its messages in the logger `kdcache`: nothing is
+shown unless that logger is given a handler (`logging.basicConfig(level="INFO")`).
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
+
+from kdcache.errors import printable
+
+_log = logging.getLogger("kdcache")
+# Without a handler Python would print warnings to stderr by itself.
+_log.addHandler(logging.NullHandler())
 
 
 @runtime_checkable
@@ -37,7 +45,7 @@ class _SilentTask:
 
 
 class Silent:
-    """Nobody listens."""
+    """Shows nothing: for processes that are not the main one of a job."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -50,4 +58,15 @@ class Silent:
         pass
 
 
+class Logged(Silent):
+    """Passes facts and warnings to the logger `kdcache`, and shows no bars: for those who call the library."""
+
+    def say(self, line: str) -> None:
+        _log.info("%s", printable(line))
+
+    def warn(self, line: str) -> None:
+        _log.warning("%s", printable(line))
+
+
 silent = Silent()
+logged = Logged()

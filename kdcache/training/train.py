@@ -14,7 +14,7 @@ from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import format_count
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.signals import stop_requests
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
@@ -63,7 +63,7 @@ class TrainReport:
         return out
 
 
-def train(options: TrainOptions, progress: Progress = silent, *, keep_losses: bool = False) -> TrainReport:
+def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bool = False) -> TrainReport:
     """Train one student to the end, or go on with the run that is in its folder.
 
     Asked to stop by a signal (`kdcache.runtime.signals`) it saves its state after the step that it is at; at the end of

@@ -15,7 +15,7 @@ from kdcache.data.importers.idx import read_idx
 from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError, UsageError
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 
 Split = Literal["train", "test"]
 
@@ -55,7 +55,7 @@ def import_fashion_mnist(
     limit: int | None = None,
     seed: int = 0,
     samples_per_shard: int = 1000,
-    progress: Progress = silent,
+    progress: Progress = logged,
 ) -> int:
     """Write a split as shards to `out`, in random order, and return the number of images.
 

@@ -12,7 +12,7 @@ from kdcache.data.importers.shuffling import shuffled
 from kdcache.data.writer import NewSample, new_shards, write_shards
 from kdcache.errors import DataError
 from kdcache.io.reading import read_bytes
-from kdcache.runtime.progress import Progress, silent
+from kdcache.runtime.progress import Progress, logged
 
 #: Bytes of an image file; an uncompressed one of 300 megapixels has less.
 _MAX_IMAGE = 2**30
@@ -25,7 +25,7 @@ def import_folder(
     seed: int = 0,
     samples_per_shard: int = 1000,
     allow_empty: bool = False,
-    progress: Progress = silent,
+    progress: Progress = logged,
 ) -> int:
     """Write the images of `src` to shards in `out`, in random order, and return how many there are.
 
