@@ -31,7 +31,7 @@ from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
 from kdcache.runtime.formatting import format_bytes, format_count, format_duration
-from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
