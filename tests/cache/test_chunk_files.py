@@ -121,7 +121,9 @@ def test_every_byte_of_an_index_is_looked_at(tmp_path: Path) -> None:
             length = index_length(file.room)
             other = "has another index than was written"
             wrong = [(cut, f"and {len(data):,} were written") for cut in (data[:-1], data + b"?", data[:-length], b"")]
-            for place in range(len(data) - length, len(data)):
+            # Of one file every byte; of the others, whose index is read by the same lines, the first and the last.
+            places = range(len(data) - length, len(data), 1 if block == 0 else length - 1)
+            for place in places:
                 wrong.append((data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :], other))
             for altered, said in wrong:
                 path.write_bytes(altered)

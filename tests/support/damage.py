@@ -1,6 +1,7 @@
 """Damaging a cache, and looking at what became of it."""
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,3 +37,10 @@ def forge_records(path: Path, name: str) -> None:
     entry = Cache.open(path).entry(name)
     assert own
     assert all(entry.block_id(block_id.view, block_id.block) == block_id for block_id in own.values())
+
+
+def one_of_each_kind(cache: Path) -> list[Path]:
+    """A file of each kind that lies in a cache: those whose paths differ in more than numbers."""
+    files = [path for path in sorted(cache.rglob("*")) if path.is_file()]
+    kinds = {re.sub(r"\d+", "N", path.relative_to(cache).as_posix()): path for path in files}
+    return list(kinds.values())

@@ -7,10 +7,12 @@ there: that is why every test takes it from here.
 
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 #: For `Process` and for pools. What a process runs must be found by its module's name.
@@ -30,6 +32,20 @@ CONTEXT.set_forkserver_preload(
         "torch.utils.tensorboard",
     ]
 )
+
+
+def run_ranks(arguments: Sequence[str], world_size: int) -> list[subprocess.CompletedProcess[str]]:
+    """What `kdcache ARGUMENTS` prints and exits with on each rank of a job, with the variables that torchrun sets."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    variables = [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+        for rank in range(world_size)
+    ]
+    with ThreadPoolExecutor(world_size) as threads:
+        jobs = [threads.submit(run_command, arguments, None, {**os.environ, **meeting, **each}) for each in variables]
+        return [job.result() for job in jobs]
 
 
 def run_command(

@@ -18,15 +18,21 @@ from kdcache.errors import UsageError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.train import train
+from support.forked import run_ranks
 from support.small_job import MODEL, train_request
 
 EPOCHS = 3
 
 
-def command(job, out, processes, *options):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes else []
+def torchrun(arguments):
+    """The arguments of a job of two processes under the real launcher."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [sys.executable, *launcher, "-m", "kdcache_cli", *arguments]
+
+
+def command(job, out, *options):
     return [
-        sys.executable, *launcher, "-m", "kdcache_cli", "train",
+        "train",
         # A student without batch norm: its statistics are each process's own.
         "--student", "test_vit", "--data", job.data, "--cache", str(job.cache), "--val", job.data, "--out", str(out),
         "--recipe", "fashion-mnist", "--epochs", str(EPOCHS), "--device", "cpu", "--renderer", "pillow",
@@ -35,10 +41,12 @@ def command(job, out, processes, *options):
     ]  # fmt: skip
 
 
-def run(arguments):
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+def run(arguments, world_size):
+    """What rank 0 of a job has printed; its processes are forked, as the launcher is tested elsewhere."""
+    ranks = run_ranks(arguments, world_size)
+    assert not any(rank.returncode for rank in ranks), ranks
+    assert not "".join(rank.stdout for rank in ranks[1:]), "rank 0 alone reports"
+    return ranks[0]
 
 
 def student(out):
@@ -68,10 +76,10 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
         options += (*BEYOND_LOGITS[objective], *live(job))
     if objective == "ps-kd":
         options += ("--supervised",)
-    run(command(job, tmp_path / "one", 0, *options))
-    done = run(command(job, tmp_path / "two", 2, *options))
+    run(command(job, tmp_path / "one", *options), 1)
+    done = run(command(job, tmp_path / "two", *options), 2)
     assert "on 2 processes" in done.stderr
-    assert done.stdout.count("The student for timm") == 1, "rank 0 alone reports"
+    assert done.stdout.count("The student for timm") == 1
     one, two = student(tmp_path / "one"), student(tmp_path / "two")
     assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
     for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
@@ -84,7 +92,7 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
 def test_what_is_scored_is_what_is_kept(average, job, tmp_path):
     """Each process has running statistics of its own, which are not those of the student that is exported."""
     options = ("--student", "test_resnet", "--epochs", "1", "--set", f"ema_decay={average}")
-    run([*command(job, tmp_path / "run", 2), *options])
+    run([*command(job, tmp_path / "run"), *options], 2)
     kept = evaluate(EvaluateOptions(str(tmp_path / "run"), job.data, device="cpu"))
     assert metrics(tmp_path / "run")[-1]["val_loss"] == pytest.approx(kept.loss, rel=1e-5)
 
@@ -93,15 +101,15 @@ def test_vanilla_distillation_alone_trains_the_classifier_of_two_processes(job, 
     """Without it DDP waits for gradients that never come."""
     options = [f"objective.{setting}" for setting in ("name=at", "label_loss=none", "vanilla_weight=1")]
     options = [part for setting in options for part in ("--set", setting)]
-    done = run([*command(job, tmp_path / "run", 2, *options, *live(job)), "--epochs", "1"])
+    done = run([*command(job, tmp_path / "run", *options, *live(job)), "--epochs", "1"], 2)
     assert "on 2 processes" in done.stderr
 
 
 def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     options = ("--set", "student.drop_path=0.3")  # each process's random state matters
-    run(command(job, tmp_path / "whole", 2, *options))
+    run(command(job, tmp_path / "whole", *options), 2)
     launched = subprocess.Popen(
-        command(job, tmp_path / "killed", 2, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        torchrun(command(job, tmp_path / "killed", *options)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     checkpoints = tmp_path / "killed" / "checkpoints"
@@ -111,7 +119,7 @@ def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     os.killpg(launched.pid, signal.SIGKILL)
     launched.wait()
     assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
-    run(command(job, tmp_path / "killed", 2, *options))
+    run(command(job, tmp_path / "killed", *options), 2)
     whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
@@ -130,7 +138,7 @@ def workers_of(launcher):
 def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reached, job, tmp_path):
     """Whoever gets the signal, all processes save together and exit as it says."""
     options = ("--supervised", "--set", "views.policy=fashion-mnist", "--epochs", "100000")
-    arguments = command(job, tmp_path / "run", 2, *options)
+    arguments = torchrun(command(job, tmp_path / "run", *options))
     log = (tmp_path / "log").open("w+")
     launched = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
     try:
@@ -154,11 +162,9 @@ def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reache
 
 
 def test_a_batch_that_cannot_be_shared_in_pairs_is_refused(job, tmp_path):
-    done = subprocess.run(
-        command(job, tmp_path / "run", 2, "--set", "batch_size=26"), capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    assert "multiple of 4" in done.stderr
+    for done in run_ranks(command(job, tmp_path / "run", "--set", "batch_size=26"), 2):
+        assert done.returncode == 2
+        assert "multiple of 4" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
