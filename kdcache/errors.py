@@ -29,21 +29,13 @@ from collections.abc import Sequence
 
 
 class KdcacheError(Exception):
-    """Base of every error that kdcache raises on purpose.
-
-    Attributes:
-        listing: lines that follow the message, such as code to run; mostly none.
-    """
+    """Base of every error that kdcache raises on purpose."""
 
     exit_code = 1
 
-    def __init__(self, message: str = "", *, listing: Sequence[str] = ()) -> None:
-        super().__init__(message)
-        self.listing = tuple(listing)
-
     def __str__(self) -> str:
-        """The message in one line, then the listing, indented; nothing in it can steer a terminal."""
-        return "\n    ".join(map(printable, (super().__str__(), *self.listing)))
+        """The message in one line; nothing in it can steer a terminal."""
+        return printable(super().__str__())
 
 
 def reason(error: BaseException) -> str:

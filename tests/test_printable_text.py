@@ -45,8 +45,3 @@ def test_the_text_of_an_error_can_be_shown(kind: type[KdcacheError]) -> None:
     assert str(error) == r"The sample \x1b[2J\u202e in x.tar is broken.\nerror: not so"
     assert str(DataError(f"It is so: {error}")) == f"It is so: {error}"
     assert str(IdentityError("a\nb", field="x")) == r"a\nb"
-
-
-def test_lines_that_follow_a_message_stand_below_it() -> None:
-    error = ModelError("It is a pickle.\x07", listing=["import torch", "x = '\n'"])
-    assert str(error).splitlines() == [r"It is a pickle.\x07", "    import torch", r"    x = '\n'"]

@@ -96,6 +96,12 @@ def _with_weights(name: str, weights: Weights, size: int | None) -> Network:
     args = dict(card.model_args) if card else {}
     args |= size_args(name, size)
     classes = card.num_classes if card else _count_classes(name, weights.tensors)
+    if card and classes > 1 and not any(classes in tensor.shape for tensor in weights.tensors.values()):
+        # Its description has a few bytes, and what is built by it may take all of the memory.
+        raise ModelError(
+            f"{weights.path} is described as a model of {classes:,} classes, and no tensor in it has so many rows: "
+            "its description is another model's. Get both again."
+        )
     overlay: dict[str, Any] = {"state_dict": dict(weights.tensors), "num_classes": classes}
     if card:
         overlay["input_size"] = card.input_size

@@ -1,6 +1,7 @@
 """Reading weights from files, without running what is in them."""
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kdcache.errors import ModelError, reason
+from kdcache.io.failures import cannot_read
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import FormatError
 from kdcache.io.reading import read_bytes
 from kdcache.models.card import ModelCard
+from kdcache.models.weight_files import ForeignFile, explain_refusal, is_safetensors, recognise
 
 #: What timm saves where it is not told to use safetensors.
 _TIMMS_STATE_DICT = "pytorch_model.bin"
+#: How many times as large as its file tensors may be: those that are tied are stored once.
+_MAX_REPEATS = 16
 _IN_FOLDERS = ("export/model.safetensors", "ema.safetensors", "model.safetensors", _TIMMS_STATE_DICT)
 
 
@@ -42,7 +47,7 @@ def read_weights(path: Path) -> Weights:
         ModelError: nothing there, not readable, or no state dict.
     """
     file = _find(Path(path))
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_state_dict(file)
+    return _read_safetensors(file) if _has_safetensors(file) else _read_state_dict(file)
 
 
 def holds_weights(path: Path) -> bool:
@@ -57,7 +62,7 @@ def read_card(path: Path) -> ModelCard | None:
         ModelError: as `read_weights` does.
     """
     file = _find(Path(path))
-    if file.suffix != ".safetensors":
+    if not _has_safetensors(file):
         return _card_beside(file) if file.name == _TIMMS_STATE_DICT else None
     with _refusals(file), safe_open(file, framework="pt") as stored:
         return _card(file, stored.metadata())
@@ -132,32 +137,46 @@ def _card_beside(file: Path) -> ModelCard | None:
         raise ModelError(f"{config} cannot be read as JSON ({reason(error)}): restore it, or remove it.") from error
 
 
+def _has_safetensors(file: Path) -> bool:
+    """Whether a file holds safetensors, not a state dict; ModelError where it is neither, or cannot be read."""
+    try:
+        foreign = recognise(file)
+        if foreign is None:
+            return is_safetensors(file)
+    except OSError as error:
+        raise ModelError(cannot_read(file, error, "Check its permissions, or give another file.")) from error
+    raise _not_weights(file, foreign)
+
+
+def _not_weights(file: Path, foreign: ForeignFile) -> ModelError:
+    return ModelError(f"{file} cannot be read as weights: it is {foreign.kind}. {foreign.remedy}")
+
+
 @contextmanager
 def _refusals(file: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{file} cannot be read as safetensors ({error}): it is damaged or something else; get it again."
-        ) from error
+        kind = f"cut short, damaged, or no safetensors file ({reason(error)})"
+        raise _not_weights(file, ForeignFile(kind, "Download it again.")) from error
 
 
 def _read_state_dict(file: Path) -> Weights:
     from timm.models import load_state_dict
 
     try:
-        tensors = load_state_dict(str(file), weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, of pickles that it then refuses
+            tensors = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # torch.load has no family of errors: zip, pickle, I/O and its own all come up
-        # Of a file of some other kind it says what its parser stumbled on, such as "pop from empty list".
-        why = f" ({reason(error)})" if isinstance(error, OSError | RuntimeError) else ": it is a file of another kind"
-        raise ModelError(
-            f"{file} cannot be read as a state dict of tensors{why}; "
-            "kdcache unpickles nothing else. Give a .safetensors file, or one that "
-            "torch.load(weights_only=True) opens."
-        ) from error
+        raise _not_weights(file, explain_refusal(file, error)) from error
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ModelError(
             f"{file} holds no state dict, neither at its top nor under 'state_dict_ema', 'state_dict' or "
-            "'model': save model.state_dict() instead."
+            "'model': save the weights alone with torch.save(model.state_dict(), 'weights.pth')."
         )
+    # A tensor may be a view that repeats one stored number without end.
+    if sum(value.nbytes for value in tensors.values()) > _MAX_REPEATS * file.stat().st_size:
+        kind = "far smaller than its tensors, which repeat few numbers"
+        raise _not_weights(file, ForeignFile(kind, "Download it again."))
     return Weights(file, dict(tensors), read_card(file))

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import subprocess
 import sys
@@ -181,3 +182,13 @@ def test_a_hub_that_cannot_be_reached_is_given_up_at_once(tmp_path):
     )
     assert done.stdout.count("--weights FILE") == len(done.stdout.splitlines()) == 2
     assert "Retrying" not in done.stderr
+
+
+def test_a_description_of_more_classes_than_the_weights_have_is_refused_before_anything_is_built(tmp_path, monkeypatch):
+    """Else a header of one kilobyte could ask for all of the memory."""
+    student = create_student("test_resnet", num_classes=5, size=32, seed=1)
+    card = dataclasses.replace(student.card, num_classes=8_000_000)
+    save_file(student.module.state_dict(), tmp_path / "w.safetensors", card.to_metadata())
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(ModelError, match=r"a model of 8,000,000 classes, and no tensor in it has so many rows"):
+        load_model(None, tmp_path / "w.safetensors")

@@ -95,7 +95,7 @@ def test_a_pickle_is_refused_and_never_run(tmp_path, monkeypatch):
     os.mkdir("saved")
     os.link("bomb.pth", "saved/pytorch_model.bin")
     for name in ("bomb.pth", "plain.pkl", "saved"):
-        with pytest.raises(ModelError, match="state dict"):
+        with pytest.raises(ModelError, match="kdcache runs no code of a file"):
             read_weights(tmp_path / name)
     assert not (tmp_path / "exploded").exists()
 
@@ -106,19 +106,6 @@ def test_files_of_something_else_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match="cannot be read"):
         read_weights(tmp_path / name)
-
-
-def test_of_a_file_of_another_kind_nothing_is_quoted_that_says_nothing(tmp_path):
-    file = tmp_path / "config.yaml"
-    file.write_text("student:\n  name: resnet50\n")
-    with pytest.raises(ModelError, match=r"config\.yaml cannot be read .* tensors: it is a file of another kind"):
-        read_weights(file)
-    file.write_text("hello")
-    with pytest.raises(ModelError, match="another kind"):
-        read_weights(file)
-    torch.save({"args": _Bomb()}, tmp_path / "bomb.pth")
-    with pytest.raises(ModelError, match=r"\(weights_only.*open"):
-        read_weights(tmp_path / "bomb.pth")
 
 
 @pytest.mark.parametrize("name", ["some.safetensors", "some.pth"])
