@@ -4,6 +4,7 @@ Importing this module does not import torch, so that a command line can list the
 """
 
 import difflib
+import re
 from dataclasses import dataclass
 
 from kdcache.errors import ModelError
@@ -46,20 +47,24 @@ STUDENTS = (
     KnownModel("mobilenetv1", "mobilenetv1_100", None, "Howard et al. 2017, MobileNets"),
 )
 
+#: A branch, a tag, a commit, or a pull request such as refs/pr/3.
+_REVISION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
 _TIMM_OF_SHORT = {known.short: known.timm for known in TEACHERS + STUDENTS}
 
 
 def resolve_name(name: str) -> str:
     """timm's name for `name`: a short name's timm name, any timm name (with or without tag) as it is.
 
-    `hf-hub:OWNER/MODEL` passes too, unchecked: only the hub knows.
+    `hf-hub:OWNER/MODEL` and `hf-hub:OWNER/MODEL@REVISION` pass too: only the hub knows whether there is such a model.
 
     Raises:
-        ModelError: nobody knows the name, or the tag; the message has the nearest ones.
+        ModelError: nobody knows the name, or the tag; the message has the nearest ones. Or it is none that the hub
+            could have.
     """
     if name in _TIMM_OF_SHORT:
         return _TIMM_OF_SHORT[name]
     if name.startswith("hf-hub:"):
+        _require_repository(name)
         return name
     import timm
     from timm.models import get_arch_pretrained_cfgs
@@ -77,6 +82,22 @@ def resolve_name(name: str) -> str:
         if tag not in tags:
             raise ModelError(f"timm has {base}, but no weights of it tagged {tag!r}: use {', '.join(tags)}.")
     return name
+
+
+def _require_repository(name: str) -> None:
+    """Raise ModelError where a name of the hub's, or its revision, could not be one: both become parts of paths."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    repository, at, revision = name.removeprefix("hf-hub:").partition("@")
+    try:
+        validate_repo_id(repository)
+        if at and not _REVISION.fullmatch(revision):
+            raise HFValidationError
+    except HFValidationError:
+        raise ModelError(
+            f"{name!r} is no name that the Hugging Face hub could have: give hf-hub:OWNER/MODEL, with @REVISION behind "
+            "it where another than the latest is meant; for a file on this disk, give --weights FILE."
+        ) from None
 
 
 def architecture(name: str) -> str:

@@ -25,7 +25,13 @@ def test_no_name_is_given_twice():
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet50.a1_in1k", "hf-hub:somebody/something"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("resnet50", "resnet50.a1_in1k", "hf-hub:somebody/something", "hf-hub:gpt2"),
+        *("hf-hub:a/b@main", "hf-hub:a/b@refs/pr/3", "hf-hub:a/b@v1.0"),
+    ],
+)
 def test_names_of_timm_pass_as_they_are(name):
     assert resolve_name(name) == name
 
@@ -50,6 +56,29 @@ def test_an_unknown_name_is_refused_with_the_nearest(wrong, nearest):
 def test_an_unknown_tag_is_refused_with_those_that_are_there():
     with pytest.raises(ModelError, match="tv_in1k"):
         resolve_name("resnet50.tv_in22k")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(
+            "hf-hub:",
+            "hf-hub:../x",
+            "hf-hub:a/../b",
+            "hf-hub:a/b/c",
+            "hf-hub:/etc",
+            "hf-hub:a/b\x1b[31m",
+            "hf-hub:a/\u202eb",
+        ),
+        *("hf-hub:a/b@", "hf-hub:a/b@../../c", "hf-hub:a/b@/etc", "hf-hub:a/b@c@d", "hf-hub:a/b@c/.."),
+    ],
+)
+def test_what_could_be_no_name_of_the_hubs_is_refused(wrong):
+    with pytest.raises(
+        ModelError, match=r"no name that the Hugging Face hub could have: give hf-hub:OWNER/MODEL"
+    ) as it:
+        resolve_name(wrong)
+    assert str(it.value).isprintable()
 
 
 @pytest.mark.parametrize("wrong", ["", "../weights", "local-dir:/nowhere", "a/b"])
