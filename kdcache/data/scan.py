@@ -20,9 +20,9 @@ from kdcache.data.shard_file import FileSlice, ShardFile
 from kdcache.data.shards import open_shard
 from kdcache.data.tar import Member, members
 from kdcache.errors import DataError
+from kdcache.limits import MAX_CLASSES
 
-LARGEST_LABEL = 2**24 - 1
-"""No classifier has more outputs than 16,777,216; a label beyond is a slip."""
+LARGEST_LABEL = MAX_CLASSES - 1
 
 _LONGEST_LABEL_TEXT = 32
 _NONE = -1

@@ -8,6 +8,7 @@ import timm
 import torch
 
 from kdcache.errors import ModelError, reason
+from kdcache.models.card import require_model_args
 from kdcache.models.load import card_of, size_args, try_out
 from kdcache.models.names import architecture
 from kdcache.models.network import Network
@@ -44,6 +45,10 @@ def create_student(
     """
     arch = architecture(name)
     args = {**size_args(arch, size), **(kwargs or {})}
+    try:
+        require_model_args(args)  # timm would unpickle whatever file `checkpoint_path` names
+    except ValueError as error:
+        raise ModelError(f"student.kwargs cannot be used: {error}. Leave it out.") from error
     rates: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed every GPU as well.
@@ -51,6 +56,11 @@ def create_student(
         try:
             module = timm.create_model(arch, pretrained=False, num_classes=num_classes, **rates, **args)
         except Exception as error:
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                raise ModelError(
+                    f"{arch} with {num_classes:,} classes does not fit into this machine's memory: use a smaller "
+                    "student or, if the data has fewer classes, correct its highest label, from which they are counted."
+                ) from error
             raise ModelError(
                 f"{arch} cannot be built for {size}x{size} pixels, {num_classes} classes and {rates | args} "
                 f"({reason(error)}): change student.size, student.drop_path or student.kwargs."

@@ -70,6 +70,21 @@ def test_arguments_that_the_model_does_not_take_are_refused():
         create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={"no_such": 1})
 
 
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg_overlay", "cache_dir"])
+def test_arguments_that_make_timm_read_a_file_are_refused(argument):
+    """timm unpickles it, and with it runs whatever code somebody put into it."""
+    with pytest.raises(ModelError, match=rf"student\.kwargs.*{argument}"):
+        create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={argument: "x"})
+
+
+def test_a_model_that_does_not_fit_into_memory_is_told_as_that(monkeypatch):
+    # 2^50 bytes are refused at once by torch's own allocator, in its own words, on any machine.
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: torch.empty(2**50, dtype=torch.uint8))
+    with pytest.raises(ModelError, match=r"8,000,000 classes does not fit into .* memory.*highest label") as refused:
+        create_student("test_vit", num_classes=8_000_000, size=32, seed=0)
+    assert "student." not in str(refused.value)
+
+
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 8), ("test_maxvit", 40)])
 def test_a_size_that_the_model_does_not_take_is_refused(name, size):
     with pytest.raises(ModelError, match=f"{size}x{size}"):
