@@ -20,7 +20,7 @@ from kdcache.data.shard_file import FileSlice, ShardFile
 from kdcache.data.shards import open_shard
 from kdcache.data.tar import Member, members
 from kdcache.errors import DataError
-from kdcache.limits import MAX_CLASSES
+from kdcache.io.limits import MAX_CLASSES
 
 LARGEST_LABEL = MAX_CLASSES - 1
 

@@ -21,7 +21,7 @@ from kdcache.io.reading import read_bytes, require_regular
 from kdcache.training.config import RunConfig, read_config, write_config
 from kdcache.training.export import FILES as EXPORTED
 from kdcache.training.files import refusals, remove_known, replace_file, tidy
-from kdcache.training.settings import differences, to_plain
+from kdcache.training.settings import differences, shown, to_plain
 
 _CONFIG = "config.yaml"
 _IDENTITY = "run_identity.json"
@@ -45,6 +45,10 @@ _FREE = (
     *("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype"),
     "view_set.format",
 )
+#: Settings that others decide where nobody gives them: the batch size, the views. They are told last.
+_DERIVED = frozenset({"optimizer.lr", "student.size", "schedule.warmup_epochs"})
+#: As many differing settings are told.
+_SHOWN = 3
 
 
 class RunFolder:
@@ -183,13 +187,20 @@ class RunFolder:
         known = {name: value for name, value in _read_json(self.path / _IDENTITY).items() if name in identity}
         stored = {"config": to_plain(read_config(self.path / _CONFIG)), **known}
         wanted = {"config": to_plain(config), **to_plain(identity)}
-        for name, (before, now) in differences(stored, wanted).items():
-            if name.removeprefix("config.") in _FREE:
-                continue
-            raise RunError(
-                f"{self.path} holds a run with another {name.removeprefix('config.')} ({before!r}, now {now!r}): use "
-                "the same settings to resume it, --fresh to replace it, or another --out."
-            )
+        changes = {
+            name.removeprefix("config."): f"({shown(before)}, now {shown(now)})"
+            for name, (before, now) in differences(stored, wanted).items()
+            if name.removeprefix("config.") not in _FREE
+        }
+        if not changes:
+            return
+        names = sorted(changes, key=_DERIVED.__contains__)
+        listed = [f"{name} {changes[name]}" for name in names[:_SHOWN]]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise RunError(
+            f"{self.path} holds a run with another {', another '.join(listed)}{more}: use the same settings to resume "
+            "it, --fresh to replace it, or another --out."
+        )
 
 
 def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:

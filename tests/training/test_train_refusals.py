@@ -11,6 +11,7 @@ import torch
 
 from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, DeviceError, IdentityError, ModelError, RunError, UsageError
+from kdcache.training.options import TrainRequest
 from kdcache.training.train import train
 from support.small_job import (
     CLASSES,
@@ -84,6 +85,25 @@ def test_a_live_teacher_with_other_weights_than_the_caches_is_refused(job, tmp_p
         train(
             train_request(job.data, tmp_path / "run", cache=str(job.cache), online_teacher=MODEL, teacher_weights=other)
         )
+
+
+def test_another_batch_size_is_named_with_the_rate_that_follows_from_it(job, tmp_path):
+    def request(batch: int, *more: str) -> TrainRequest:
+        overrides = ("schedule.warmup_epochs=0", "student.size=32", f"batch_size={batch}", *more)
+        asked = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1)
+        return dataclasses.replace(asked, overrides=overrides)
+
+    train(request(26))
+    with pytest.raises(
+        RunError, match=r"another batch_size \(26, now 24\), another optimizer\.lr \(0\.\d+, now 0\.\d+\)"
+    ):
+        train(request(24))
+    with pytest.raises(RunError, match=r"another clip_grad \(.*\): use the same settings"):
+        train(request(26, "clip_grad=1.5"))
+    many = ("clip_grad=1.5", "ema_decay=0.9", "optimizer.momentum=0.5")
+    with pytest.raises(RunError, match=r"another batch_size .* and 2 more: use") as refused:
+        train(request(24, *many))
+    assert "optimizer.lr" not in str(refused.value)
 
 
 def test_files_that_are_no_run_are_never_replaced(job, tmp_path):
