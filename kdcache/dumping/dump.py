@@ -21,6 +21,7 @@ from kdcache.dumping.options import require_one_choice
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import DumpWorker, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
+from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE, MAX_VIEWS
 from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
@@ -35,6 +36,7 @@ from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
+from kdcache.training.settings import shown
 from kdcache.views.policy import Policy
 
 
@@ -154,6 +156,7 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     require_one_choice(
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
+    _require_sane(request)
     ranks = Ranks.from_environment()
     progress = progress if ranks.is_main else silent
     device = resolve_device(options.device)
@@ -376,6 +379,18 @@ def _whole_groups(views: int | None, policy: Policy) -> int:
             f"such as {f'{below} or {above}' if below > 0 else max(above, repeats)}."
         )
     return views
+
+
+def _require_sane(request: DumpRequest) -> None:
+    """Raise UsageError for a number of which nothing could ever come to an end."""
+    for option, value, most in (
+        ("--views", request.views, MAX_VIEWS),
+        ("--batch-size", request.batch_size, MAX_BATCH),
+        ("--size", request.size, MAX_SIZE),
+        ("--k", request.k, MAX_CLASSES),
+    ):
+        if value is not None and value > most:
+            raise UsageError(f"{option} is {shown(value)}: give at most {most:,}.")
 
 
 def _even(batch_size: int) -> int:

@@ -1,6 +1,7 @@
 """Bad input gets a clear error that names what is wrong, where, and what to do, and loses nothing."""
 
 import io
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
 from kdcache.dumping.dump import dump
-from kdcache.errors import BrokenImageError, CacheError, DataError, KdcacheError, ModelError, RunError
+from kdcache.errors import BrokenImageError, CacheError, DataError, KdcacheError, ModelError, RunError, UsageError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.inspection.check import check
 from kdcache.training.train import train
@@ -143,6 +144,41 @@ def test_an_unknown_teacher_is_refused_with_the_nearest_names(job, tmp_path):
     with pytest.raises(ModelError, match="resnet50"):
         dump(replace(request, teacher="resnet5O"))
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("number", [2**40, 10**400], ids=["large", "400 digits"])
+@pytest.mark.parametrize("option", ["views", "batch_size", "size", "k"])
+def test_a_number_of_which_nothing_comes_to_an_end_is_refused_before_the_data_is_opened(tmp_path, option, number):
+    request = dump_request("nowhere", tmp_path / "cache", None, None, **{"targets": "topk", option: number})
+    with pytest.raises(UsageError, match=rf"--{option.replace('_', '-')} is .*: give at most [\d,]+\.") as refused:
+        dump(request)
+    assert len(str(refused.value)) < 200
+
+
+def test_names_from_files_and_arguments_cannot_steer_the_terminal(job, tmp_path):
+    evil = "\x1b[31m\u202e\x9b\u200bx"
+    data = tmp_path / f"data{evil}"
+    data.mkdir()
+    with tarfile.open(data / f"{evil}.tar", "w") as shard:
+        label = tarfile.TarInfo(f"{evil}a.cls")
+        label.size = len(evil.encode())
+        shard.addfile(label, io.BytesIO(evil.encode()))
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(r'"\e[31m\u202E\x9b\u200bx": 1')
+    places = ("--data", job.data, "--cache", tmp_path / "cache")
+    for arguments in (
+        ("index", data),
+        (*("dump-logits", "--teacher", MODEL, "--weights", job.weights, "--name", evil, "--device", "cpu"), *places),
+        ("dump-logits", "--teacher", evil, *places),
+        ("policies", policy),
+        (evil,),
+    ):
+        done = kdcache(*arguments)
+        told = done.stdout + done.stderr
+        assert done.returncode in (1, 2)
+        assert "Traceback" not in told
+        assert "\\x1b[31m\\u202e\\x9b\\u200bx" in told
+        assert all(char.isprintable() or char == "\n" for char in told)
 
 
 def test_pretrained_weights_without_a_network_end_in_one_sentence(job, tmp_path):
