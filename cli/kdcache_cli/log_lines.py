@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kdcache.printable import printable
+
 #: Of the requests to object stores that were made again, as many are shown.
 SHOWN = 3
 
@@ -47,6 +49,6 @@ class _Lines(logging.Handler):
                 return
             more = "; further ones are only counted" if self.retries == SHOWN else ""
         try:
-            print(f"warning: {record.getMessage()}{more}", file=sys.stderr, flush=True)
+            print(f"warning: {printable(record.getMessage())}{more}", file=sys.stderr, flush=True)
         except Exception:
             self.handleError(record)
