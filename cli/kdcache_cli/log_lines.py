@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kdcache.printable import printable
+from kdcache.errors import printable
 
 #: Of the requests to object stores that were made again, as many are shown.
 SHOWN = 3

@@ -156,7 +156,7 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     require_one_choice(
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
-    _require_sane(request)
+    _require_sane(options)
     ranks = Ranks.from_environment()
     progress = progress if ranks.is_main else silent
     device = resolve_device(options.device)
@@ -381,13 +381,13 @@ def _whole_groups(views: int | None, policy: Policy) -> int:
     return views
 
 
-def _require_sane(request: DumpRequest) -> None:
+def _require_sane(options: DumpOptions) -> None:
     """Raise UsageError for a number of which nothing could ever come to an end."""
     for option, value, most in (
-        ("--views", request.views, MAX_VIEWS),
-        ("--batch-size", request.batch_size, MAX_BATCH),
-        ("--size", request.size, MAX_SIZE),
-        ("--k", request.k, MAX_CLASSES),
+        ("--views", options.views, MAX_VIEWS),
+        ("--batch-size", options.batch_size, MAX_BATCH),
+        ("--size", options.size, MAX_SIZE),
+        ("--k", options.k, MAX_CLASSES),
     ):
         if value is not None and value > most:
             raise UsageError(f"{option} is {shown(value)}: give at most {most:,}.")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from kdcache.errors import ModelError
-from kdcache.evaluation.evaluate import EvaluateRequest, evaluate
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.models.weights import read_card, read_weights
 
 SAVE = r"torch\.save\(model\.state_dict\(\), 'weights\.pth'\)"
@@ -127,7 +127,7 @@ def test_a_job_tells_the_same(kind: str, tmp_path: Path) -> None:
     name, content, message = FOREIGN[kind]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=message):
-        evaluate(EvaluateRequest("test_resnet", "nowhere", weights=tmp_path / name, device="cpu"))
+        evaluate(EvaluateOptions("test_resnet", "nowhere", weights=tmp_path / name, device="cpu"))
 
 
 def test_safetensors_are_read_whatever_they_are_called(tmp_path: Path) -> None:

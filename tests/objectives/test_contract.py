@@ -253,7 +253,7 @@ def test_with_the_fewest_classes_that_it_takes_it_is_finite(name):
 @objectives_that(lambda objective: objective.needs.teacher)
 def test_without_answers_it_refuses_to_distil(name):
     objective = OBJECTIVES[name]
-    with pytest.raises(UsageError, match="no teacher's answers"):
+    with pytest.raises(UsageError, match="no targets of a teacher"):
         objective(dataclasses.replace(batch_for(objective), targets=None))
 
 

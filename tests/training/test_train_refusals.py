@@ -11,7 +11,7 @@ import torch
 
 from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, DeviceError, IdentityError, ModelError, RunError, UsageError
-from kdcache.training.options import TrainRequest
+from kdcache.training.options import TrainOptions
 from kdcache.training.train import train
 from support.small_job import (
     CLASSES,
@@ -88,7 +88,7 @@ def test_a_live_teacher_with_other_weights_than_the_caches_is_refused(job, tmp_p
 
 
 def test_another_batch_size_is_named_with_the_rate_that_follows_from_it(job, tmp_path):
-    def request(batch: int, *more: str) -> TrainRequest:
+    def request(batch: int, *more: str) -> TrainOptions:
         overrides = ("schedule.warmup_epochs=0", "student.size=32", f"batch_size={batch}", *more)
         asked = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1)
         return dataclasses.replace(asked, overrides=overrides)
