@@ -66,10 +66,10 @@ def report(answers: Answers) -> None:
     table([row for row in rows if row.name in ("p > 0.0033", "k = 10, 8 bits")])
     print("\nClasses at p > 0.0033 named by:\n\n| order | bytes of `class` | all |\n|---|---|---|")
     unseen = answers.pilot[:0]
-    orders = {"nothing, the class's number": None, "answers alone": order_of(answers, None)}
+    orders = {"nothing, the class's number": None, "outputs alone": order_of(answers, None)}
     if answers.head is not None:
         orders["cosine alone"] = order_of(Answers("", full, answers.labels, unseen, None), answers.head)
-        orders["answers and cosine"] = order
+        orders["outputs and cosine"] = order
     for name, one in orders.items():
         found = coded(answers, name, "topk", one, min_prob=0.0033)
         print(f"| {name} | {found.parts['class']:.2f} | {found.total:.2f} |")

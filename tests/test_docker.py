@@ -1,16 +1,13 @@
 """What can be said of the images without building them; docker/test.sh builds them and runs kdcache inside."""
 
 import re
-import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
-from typer.core import TyperGroup
-from typer.main import get_command
 
-from kdcache_cli.main import app
+from support.documented import lines_of, parse
 
 FILES = ("docker/Dockerfile", "docker/Dockerfile.cpu")
 
@@ -125,21 +122,6 @@ def test_on_a_cpu_no_service_asks_for_a_gpu_and_all_run_its_image(compose: dict[
         assert ("deploy" in service) == ("deploy" in override[name])
 
 
-def parse(arguments: list[str]) -> str:
-    """The name of the command whose options these are; the command is not run. Fails on what it would not take."""
-    name, *options = arguments
-    chosen = cast(TyperGroup, get_command(app)).commands[name]
-    with chosen.make_context(name, options):
-        return name
-
-
-def documented(text: str, program: str) -> list[list[str]]:
-    """The words of every line of shell in a text that calls a program, comments' lines and continued ones included."""
-    text = re.sub(r"\\\n#?\s*", " ", text)
-    lines = [line.lstrip("# ") for line in text.splitlines()]
-    return [shlex.split(line, comments=True) for line in lines if line.startswith(program + " ")]
-
-
 def test_what_the_compose_file_runs_and_tells_to_run_is_taken_by_the_command(
     compose: dict[str, Any], project_root: Path
 ) -> None:
@@ -147,7 +129,7 @@ def test_what_the_compose_file_runs_and_tells_to_run_is_taken_by_the_command(
     for stage, name in (("dump", "dump-logits"), ("train", "train")):
         command = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in services[stage]["command"]]
         assert parse(command) == name
-    told = documented((project_root / "docker" / "compose.yaml").read_text(encoding="utf-8"), "docker compose")
+    told = lines_of((project_root / "docker" / "compose.yaml").read_text(encoding="utf-8"), "docker compose")
     runs = [words[words.index("run") :] for words in told if "run" in words]
     assert runs
     for _, remove, service, *command in runs:
@@ -160,9 +142,8 @@ def test_what_the_compose_file_runs_and_tells_to_run_is_taken_by_the_command(
         assert all((project_root / file).is_file() for file in files)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/docker.md"])
-def test_what_the_pages_run_in_a_container_is_taken_by_the_command(page: str, project_root: Path) -> None:
-    runs = documented((project_root / page).read_text(encoding="utf-8"), "docker run")
+def test_what_the_page_runs_in_a_container_is_taken_by_the_command(project_root: Path) -> None:
+    runs = lines_of((project_root / "docs" / "docker.md").read_text(encoding="utf-8"), "docker run")
     commands = []
     for words in runs:
         after = words[words.index("kdcache") + 1 :]

@@ -17,7 +17,7 @@ _WORDS = {
 
 
 def tables(results: Sequence[Result], epochs: int) -> str:
-    """A table for each setting and objective, and one of all of them: rows are sources of answers.
+    """A table for each setting and objective, and one of all of them: rows are sources of targets.
 
     Spreads are sample standard deviations, over the seeds that both arms have where two are compared; in the last
     table, standard errors of means.
@@ -37,7 +37,7 @@ def _table(setting: str, objective: str, by_source: Mapping[str, Mapping[int, Re
     lines = [
         f"**{setting}, {objective}**: top-1 on {images:,} test images, in percent; differences in points.",
         "",
-        f"| answers | bytes a view | mean KL | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | against live |",
+        f"| targets | bytes a view | mean KL | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | against live |",
         f"|---|---|---|{'---|' * len(seeds)}---|---|",
     ]
     live = by_source.get("live", {})
@@ -76,7 +76,7 @@ def _overall(parts: Sequence[Mapping[str, Mapping[int, Result]]]) -> list[str]:
     title = "**All of these**: test images, against the live teacher with the same seed; ± is the standard error."
     return [
         "\n".join(
-            [title, "", "| answers | pairs | top-1, in points | loss, in nats |", "|---|---|---|---|", *lines, ""]
+            [title, "", "| targets | pairs | top-1, in points | loss, in nats |", "|---|---|---|---|", *lines, ""]
         )
     ]
 

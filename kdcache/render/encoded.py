@@ -90,7 +90,7 @@ def _jpeg_end_follows_scan(encoded: bytes) -> bool:
 def _is_plain_jpeg(encoded: bytes) -> bool:
     """Whether its frame is baseline or progressive, of 8 bits and of one or three channels.
 
-    Decoders disagree about which JPEGs of four channels are inverted, and not all know arithmetic codec.
+    Decoders disagree about which JPEGs of four channels are inverted, and not all know arithmetic coding.
     """
     for marker, start, end in _jpeg_headers(encoded):
         if marker in _JPEG_FRAMES and end - start >= 10 and end <= len(encoded):
