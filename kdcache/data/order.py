@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int32, Int64, UInt32, UInt64
 
 from kdcache.data.sorting import PIECE, nothing, sorted_numbers
-from kdcache.random.philox import Stream, words
+from kdcache.random.philox import Stream, philox_uint32
 
 SHARDS_A_WINDOW = 64
 
@@ -33,12 +33,12 @@ def order(
         pause: is called every few milliseconds; what it raises ends the work.
     """
     count = int(windows.max()) + 1 if len(windows) else 0
-    window_word = _word64(words(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0])
+    window_word = _word64(philox_uint32(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0])
     rank = np.empty(count, np.int64)
     rank[np.argsort(window_word, kind="stable")] = np.arange(count)
     return sorted_numbers(
         len(key_hash),
-        lambda samples: _word64(words(seed, Stream.ORDER, key_hash[samples], group, 1)[:, 0]),
+        lambda samples: _word64(philox_uint32(seed, Stream.ORDER, key_hash[samples], group, 1)[:, 0]),
         rank=lambda samples: rank[windows[samples]],
         ranks=count,
         pause=pause,
@@ -79,7 +79,7 @@ def reused_pairs(
     again = np.uint64(cycle) << np.uint64(40)
 
     def draw(stream: Stream, ids: UInt64[np.ndarray, "n"]) -> UInt64[np.ndarray, "n"]:
-        return _word64(words(seed, stream, ids | again, group, 1)[:, 0])
+        return _word64(philox_uint32(seed, stream, ids | again, group, 1)[:, 0])
 
     unit = np.arange(-(-pairs // unit_pairs), dtype=np.uint64)
     levels = (block_pairs // unit_pairs).bit_length() - 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8, UInt64
 
-from kdcache.random.philox import Stream, unit, words
+from kdcache.random.philox import Stream, philox_uint32, unit
 from kdcache.views.draws.crops import draw_boxes, draw_shifts
 from kdcache.views.draws.erasing import draw_erasing
 from kdcache.views.draws.jitter import draw_jitter
@@ -98,7 +98,7 @@ def make_plan(
     return Plan(
         box=draw_boxes(policy, seed, view, key_hash, height, width),
         cubic=_cubic(policy, seed, view, key_hash),
-        flip=unit(words(seed, Stream.FLIP, key_hash, view, 1)[:, 0, 0]) < policy.hflip,
+        flip=unit(philox_uint32(seed, Stream.FLIP, key_hash, view, 1)[:, 0, 0]) < policy.hflip,
         shift=draw_shifts(policy, seed, view, key_hash),
         op=op,
         magnitude=magnitude,
@@ -116,7 +116,7 @@ def _cubic(
 ) -> Bool[np.ndarray, "b"]:
     if policy.interpolation != "random":
         return np.full(len(key_hash), policy.interpolation == "bicubic")
-    return unit(words(seed, Stream.INTERPOLATION, key_hash, view, 1)[:, 0, 0]) < 0.5
+    return unit(philox_uint32(seed, Stream.INTERPOLATION, key_hash, view, 1)[:, 0, 0]) < 0.5
 
 
 def _operations(

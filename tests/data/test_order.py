@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdcache.data.order import derive_windows, order, reused_pairs
-from kdcache.random.philox import Stream, words
+from kdcache.random.philox import Stream, philox_uint32
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "orders.json"
 
@@ -32,7 +32,7 @@ def literal_order(key_hash, windows, seed, group):
     """By definition: sorted by (rank of the window, the sample's word, its position)."""
 
     def word(stream, of):
-        low, high = words(seed, stream, np.array([of], np.uint64), group, 1)[0, 0, :2].tolist()
+        low, high = philox_uint32(seed, stream, np.array([of], np.uint64), group, 1)[0, 0, :2].tolist()
         return low | high << 32
 
     count = max(windows, default=-1) + 1

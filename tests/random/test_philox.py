@@ -1,11 +1,11 @@
-"""Philox against its published vectors, and what is built on it against the distributions it claims."""
+"""Philox equals its published vectors, and the numbers made of it have the distributions that they claim."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.random.philox import Stream, below, normal, philox4x32, symmetric_beta, unit, words
+from kdcache.random.philox import Stream, below, normal, philox4x32, philox_uint32, symmetric_beta, unit
 from support.distributions import differ
 
 # The known-answer vectors of the Random123 distribution for philox4x32-10: counter, key, result.
@@ -32,16 +32,20 @@ def test_philox_gives_the_published_words(counter, key, expected):
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20), st.integers(0, 2**32 - 1), st.randoms())
 def test_a_draw_does_not_depend_on_its_company(ids, view, random):
     ids = np.array(ids, np.uint64)
-    together = words(7, Stream.CROP, ids, view, 3)
+    together = philox_uint32(7, Stream.CROP, ids, view, 3)
     chosen = np.array(random.sample(range(len(ids)), len(ids)))
-    assert np.array_equal(words(7, Stream.CROP, ids[chosen], view, 3), together[chosen])
-    assert np.array_equal(words(7, Stream.CROP, ids, view, 2), together[:, :2])
+    assert np.array_equal(philox_uint32(7, Stream.CROP, ids[chosen], view, 3), together[chosen])
+    assert np.array_equal(philox_uint32(7, Stream.CROP, ids, view, 2), together[:, :2])
 
 
-def test_seed_stream_id_view_and_draw_each_change_the_words():
+def test_seed_stream_id_view_and_draw_each_change_the_numbers():
     ids = np.array([5, 6], np.uint64)
-    base = words(1, Stream.CROP, ids, 2, 2)
-    others = [words(2, Stream.CROP, ids, 2, 2), words(1, Stream.FLIP, ids, 2, 2), words(1, Stream.CROP, ids, 3, 2)]
+    base = philox_uint32(1, Stream.CROP, ids, 2, 2)
+    others = [
+        philox_uint32(2, Stream.CROP, ids, 2, 2),
+        philox_uint32(1, Stream.FLIP, ids, 2, 2),
+        philox_uint32(1, Stream.CROP, ids, 3, 2),
+    ]
     for other in others:
         assert not (base == other).any()
     assert not (base[0] == base[1]).any()
@@ -49,7 +53,7 @@ def test_seed_stream_id_view_and_draw_each_change_the_words():
 
 
 def test_high_half_of_the_id_matters():
-    low, high = words(1, Stream.CROP, np.array([9, 9 + (1 << 40)], np.uint64), 0, 1)
+    low, high = philox_uint32(1, Stream.CROP, np.array([9, 9 + (1 << 40)], np.uint64), 0, 1)
     assert not (low == high).any()
 
 
@@ -67,7 +71,7 @@ def test_below_stays_below(word, bound):
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.2, 0.5, 1.0, 2.0])
 def test_symmetric_beta_has_the_distribution_of_beta(alpha):
-    draws = words(3, Stream.MIX, np.arange(60_000, dtype=np.uint64), 0, 1)[:, 0]
+    draws = philox_uint32(3, Stream.MIX, np.arange(60_000, dtype=np.uint64), 0, 1)[:, 0]
     ours = np.sort(symmetric_beta(draws, np.full(len(draws), alpha)))
     reference = np.sort(np.random.default_rng(0).beta(alpha, alpha, 600_000))
     # Two-sample Kolmogorov-Smirnov: the 0.1 % critical value for these sizes is 0.0083.
@@ -80,7 +84,7 @@ def test_symmetric_beta_has_the_distribution_of_beta(alpha):
 
 
 def test_normal_has_the_distribution_of_the_normal():
-    draws = words(3, Stream.AUGMENT, np.arange(60_000, dtype=np.uint64), 0, 1)[:, 0]
+    draws = philox_uint32(3, Stream.AUGMENT, np.arange(60_000, dtype=np.uint64), 0, 1)[:, 0]
     ours = normal(draws[:, :2])
     reference = np.random.default_rng(0).normal(size=200_000)
     assert not differ(ours, reference)
@@ -89,7 +93,7 @@ def test_normal_has_the_distribution_of_the_normal():
     assert abs(np.corrcoef(ours, normal(draws[:, 2:]))[0, 1]) < 4 / np.sqrt(len(ours))
 
 
-def test_the_rarest_words_give_finite_normal_numbers():
+def test_the_rarest_draws_give_finite_normal_numbers():
     edges = np.array([[0, 0], [2**32 - 1, 0], [0, 2**31], [2**32 - 1, 2**32 - 1]], np.uint32)
     assert np.isfinite(normal(edges)).all()
     assert np.abs(normal(edges)).max() < 6.8

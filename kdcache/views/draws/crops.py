@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt32, UInt64
 
 from kdcache.random import exact_math
-from kdcache.random.philox import Stream, below, unit, words
+from kdcache.random.philox import Stream, below, philox_uint32, unit
 from kdcache.views.policy import Policy
 
 _TRIES = 10
@@ -20,7 +20,7 @@ def draw_boxes(
 ) -> Int32[np.ndarray, "b 4"]:
     """Top, left, height and width of each crop, in source pixels; for "evaluation", of the whole image."""
     if policy.crop == "resized":
-        return _resized(policy, words(seed, Stream.CROP, key_hash, view, _TRIES), height, width)
+        return _resized(policy, philox_uint32(seed, Stream.CROP, key_hash, view, _TRIES), height, width)
     if policy.crop == "evaluation":
         none = np.zeros_like(height)
         return np.stack([none, none, height, width], axis=1).astype(np.int32)
@@ -34,7 +34,7 @@ def draw_shifts(
     """How far each picture moves down and right, uniform in -pad..pad: torchvision's RandomCrop(size, padding=pad)."""
     if policy.pad == 0:
         return np.zeros((len(key_hash), 2), np.int32)
-    draws = words(seed, Stream.SHIFT, key_hash, view, 1)[:, 0, :2]
+    draws = philox_uint32(seed, Stream.SHIFT, key_hash, view, 1)[:, 0, :2]
     return (below(draws, np.full(draws.shape, 2 * policy.pad + 1)) - policy.pad).astype(np.int32)
 
 

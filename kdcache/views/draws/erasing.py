@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 from kdcache.random import exact_math
-from kdcache.random.philox import Stream, below, unit, words
+from kdcache.random.philox import Stream, below, philox_uint32, unit
 from kdcache.views.policy import Policy
 
 _TRIES = 10
@@ -23,7 +23,7 @@ def draw_erasing(
     rows, boxes = len(key_hash), policy.erase_count
     if policy.erase_prob == 0:
         return np.zeros((rows, 0, 4), np.int32), np.zeros(rows, np.uint64)
-    draws = words(seed, Stream.ERASE, key_hash, view, 1 + boxes * _TRIES)
+    draws = philox_uint32(seed, Stream.ERASE, key_hash, view, 1 + boxes * _TRIES)
     erased = unit(draws[:, 0, 0]) < policy.erase_prob
     count = 1 + below(draws[:, 0, 1], np.full(rows, boxes))
     tries = draws[:, 1:].reshape(rows, boxes, _TRIES, 4)
@@ -43,5 +43,5 @@ def draw_erasing(
     box = np.take_along_axis(box, first, axis=2)[:, :, 0]
     there = fits.any(axis=2) & erased[:, None] & (np.arange(boxes) < count[:, None])
     there &= (box[..., 2] > box[..., 0]) & (box[..., 3] > box[..., 1])
-    noise = words(seed, Stream.NOISE, key_hash, view, 1)[:, 0].astype(np.uint64)
+    noise = philox_uint32(seed, Stream.NOISE, key_hash, view, 1)[:, 0].astype(np.uint64)
     return np.where(there[..., None], box, 0).astype(np.int32), noise[:, 0] | noise[:, 1] << np.uint64(32)

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
-from kdcache.random.philox import Stream, unit, words
+from kdcache.random.philox import Stream, philox_uint32, unit
 from kdcache.views.operations import Operation
 from kdcache.views.policy import Policy
 
@@ -24,7 +24,7 @@ def draw_jitter(
     never = np.zeros(shape, np.bool_)
     if not active:
         return np.zeros(shape, np.uint8), np.zeros(shape, np.float32), never
-    draws = words(seed, Stream.JITTER, key_hash, view, _DRAWS)
+    draws = philox_uint32(seed, Stream.JITTER, key_hash, view, _DRAWS)
     applied = unit(draws[:, 0, :1]) < policy.color_jitter_prob
     order = np.argsort(draws[:, 1, active], axis=1, kind="stable")
     low, high = np.array([_range(position, policy.color_jitter[position]) for position in active]).T

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt32, UInt64
 
-from kdcache.random.philox import Stream, below, symmetric_beta, unit, words
+from kdcache.random.philox import Stream, below, philox_uint32, symmetric_beta, unit
 from kdcache.views.policy import Policy
 
 
@@ -15,7 +15,7 @@ def draw_mixing(
     weight, cut = np.ones(pairs, np.float32), np.zeros((pairs, 4), np.int32)
     if not policy.mixes or pairs == 0:
         return weight, cut
-    choice, beta, box = (words(seed, Stream.MIX, even_key_hash, view, 3)[:, i] for i in range(3))
+    choice, beta, box = (philox_uint32(seed, Stream.MIX, even_key_hash, view, 3)[:, i] for i in range(3))
 
     can_cut = policy.cutmix > 0 or policy.cutmix_minmax is not None
     either = can_cut and policy.mixup > 0

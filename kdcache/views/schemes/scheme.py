@@ -9,7 +9,7 @@ from math import isinf
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8, UInt32, UInt64
 
-from kdcache.random.philox import Stream, below, normal, unit, words
+from kdcache.random.philox import Stream, below, normal, philox_uint32, unit
 from kdcache.views.operations import Operation
 from kdcache.views.schemes.levels import Scale, arguments
 
@@ -64,7 +64,7 @@ def draw_scheme(
     key_hash: UInt64[np.ndarray, "b"],
 ) -> tuple[UInt8[np.ndarray, "b k"], Float32[np.ndarray, "b k"], Bool[np.ndarray, "b k"]]:
     """`Plan.op`, `Plan.magnitude` and `Plan.op_cubic` of k layers; a layer that is not applied is the identity."""
-    draws = words(seed, Stream.AUGMENT, key_hash, view, _DRAWS_A_LAYER * scheme.layers)
+    draws = philox_uint32(seed, Stream.AUGMENT, key_hash, view, _DRAWS_A_LAYER * scheme.layers)
     draws = draws.reshape(len(key_hash), scheme.layers, 4 * _DRAWS_A_LAYER)
     chosen = _choose(scheme, draws[:, :, 0])
     prob = np.array([step.prob for step in scheme.steps])[chosen]
