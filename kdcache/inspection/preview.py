@@ -23,7 +23,7 @@ from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, logged
-from kdcache.views.describe import change_words, crop_words, mixing_words
+from kdcache.views.describe import describe_changes, describe_crop, describe_mixing
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import RowIndices, Rows, ViewSet
@@ -188,14 +188,14 @@ def _cell(
     index: Index, rows: Rows, pixels: UInt8[np.ndarray, "b s s 3"], at: int, answers: dict[int, tuple[str, ...]]
 ) -> Cell:
     def picture(place: int, *first: str) -> Picture:
-        words = (*first, crop_words(rows.plan, place), *change_words(rows.plan, place))
+        words = (*first, describe_crop(rows.plan, place), *describe_changes(rows.plan, place))
         return Picture(pixels[place], words, answers.get(place, ()))
 
     if at // 2 == len(rows.plan.weight) or rows.plan.weight[at // 2] == 1:
         return Cell((picture(at),))
     partner = at ^ 1
     name = f"with {_name(index, int(rows.samples[partner]))}"
-    return Cell((picture(at, mixing_words(rows.plan, at // 2)), picture(partner, name)))
+    return Cell((picture(at, describe_mixing(rows.plan, at // 2)), picture(partner, name)))
 
 
 def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int, tuple[str, ...]]:

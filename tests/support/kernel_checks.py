@@ -9,15 +9,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.augment import shift
 from kdcache.views.pixels.erase import erase
 from kdcache.views.pixels.kernels import batched
-from kdcache.views.pixels.kernels.warp import WARPS
 from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.policy import ERASE_MODES, Policy
 from support.photographs import (
-    ARGUMENTS,
     FILL,
     NAMES,
     batch_as_timm_does,
@@ -33,13 +31,14 @@ CUBIC_OR_NOT = [(op, False) for op in Operation] + [(op, True) for op in WARPS]
 def check_operation(
     device: torch.device, op: Operation, cubic: bool, size: int, count: int, nearest: bool = False
 ) -> None:
-    """Every argument on every photograph, in one batch, against timm's operation on Pillow pictures."""
-    arguments = np.repeat(np.array(ARGUMENTS[op], np.float32), count)
-    pixels = photographs(size, count).repeat(len(ARGUMENTS[op]), 1, 1, 1)
+    """Every sample of an argument on every photograph, in one batch, against timm's operation on Pillow images."""
+    samples = op.spec.samples
+    arguments = np.repeat(np.array(samples, np.float32), count)
+    pixels = photographs(size, count).repeat(len(samples), 1, 1, 1)
     plan = plan_of_operations(len(pixels), op, arguments, cubic)
     got = batched.operate(pixels.to(device), plan, FILL, nearest).cpu()
     wanted = batch_as_timm_does(pixels, plan, nearest)
-    for argument in ARGUMENTS[op]:
+    for argument in samples:
         rows = torch.from_numpy(arguments == np.float32(argument))
         apart = (got[rows].int() - wanted[rows].int()).abs()
         share = (apart > 0).double().mean().item()

@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import functional as torchvision_operations
 
 from kdcache.views.operations import Operation
+from kdcache.views.pixels.kernels import pillow
 from kdcache.views.plan import Plan
 
 # Those that scikit-image ships in its wheel: people, an animal, still life, night, tissue, an eye's back, stars.
@@ -17,46 +18,6 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry", "re
 
 FILL = (124, 116, 104)
 
-# Arguments of every operation: both ends of what any policy draws, values between, and some beyond.
-ARGUMENTS = {
-    Operation.IDENTITY: (0.0,),
-    Operation.AUTO_CONTRAST: (0.0,),
-    Operation.EQUALIZE: (0.0,),
-    Operation.INVERT: (0.0,),
-    Operation.ROTATE: (-180.0, -135.0, -30.0, -17.3, 0.0, 0.01, 9.0, 30.0, 90.0),
-    Operation.POSTERIZE: (0, 1, 2, 3, 4, 5, 6, 7, 8),
-    Operation.SOLARIZE: (0, 1, 77, 128, 255, 256),
-    Operation.SOLARIZE_ADD: (0, 1, 33, 110, 128),
-    Operation.COLOR: (0.0, 0.1, 0.64, 1.0, 1.333, 1.9, 2.5),
-    Operation.CONTRAST: (0.0, 0.1, 0.64, 1.0, 1.333, 1.9, 2.5),
-    Operation.BRIGHTNESS: (0.0, 0.1, 0.64, 1.0, 1.333, 1.9, 2.5),
-    Operation.SHARPNESS: (0.0, 0.1, 0.64, 1.0, 1.333, 1.9, 2.5),
-    Operation.SHEAR_X: (-0.9, -0.3, -0.11, 0.0, 0.21, 0.3),
-    Operation.SHEAR_Y: (-0.9, -0.3, -0.11, 0.0, 0.21, 0.3),
-    Operation.TRANSLATE_X: (-1.5, -0.45, -0.1, 0.0, 0.123, 0.45),
-    Operation.TRANSLATE_Y: (-1.5, -0.45, -0.1, 0.0, 0.123, 0.45),
-    Operation.GAUSSIAN_BLUR: (0.0, 0.1, 0.5, 1.0, 1.7, 2.0, 6.0),
-    Operation.HUE: (-0.5, -0.1, -0.001, 0.0, 0.02, 0.2, 0.5),
-}
-
-_TIMM_NAMES = {
-    Operation.AUTO_CONTRAST: "AutoContrast",
-    Operation.EQUALIZE: "Equalize",
-    Operation.INVERT: "Invert",
-    Operation.ROTATE: "Rotate",
-    Operation.POSTERIZE: "Posterize",
-    Operation.SOLARIZE: "Solarize",
-    Operation.SOLARIZE_ADD: "SolarizeAdd",
-    Operation.COLOR: "Color",
-    Operation.CONTRAST: "Contrast",
-    Operation.BRIGHTNESS: "Brightness",
-    Operation.SHARPNESS: "Sharpness",
-    Operation.SHEAR_X: "ShearX",
-    Operation.SHEAR_Y: "ShearY",
-    Operation.TRANSLATE_X: "TranslateXRel",
-    Operation.TRANSLATE_Y: "TranslateYRel",
-    Operation.GAUSSIAN_BLUR: "GaussianBlur",
-}
 _WHOLE = (Operation.POSTERIZE, Operation.SOLARIZE, Operation.SOLARIZE_ADD)
 _WITHOUT_ARGUMENT = (Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.INVERT)
 
@@ -86,18 +47,24 @@ def to_picture(pixels: torch.Tensor) -> Image.Image:
 def as_timm_does(
     picture: Image.Image, op: Operation, argument: float, cubic: bool = False, nearest: bool = False
 ) -> Image.Image:
-    """The operation by the function that timm's own policies call (torchvision's, for the hue)."""
+    """The operation by the function that timm's own policies call, or torchvision's for the hue.
+
+    For an operation that neither of them has, it is our own kernel for Pillow, which the batched kernel must equal.
+    """
     if op == Operation.IDENTITY:
         return picture
     if op == Operation.HUE:
         return torchvision_operations.adjust_hue(picture, argument)
     if op == Operation.POSTERIZE and int(argument) == 0:
         return picture.point(lambda value: 0)  # timm means the mask 0, which Pillow no longer accepts
+    timm_name = next(iter(op.spec.levels), None)
+    if timm_name not in timm_operations.NAME_TO_OP:
+        return pillow.operate(picture, op, argument, cubic, FILL, nearest)
     arguments = () if op in _WITHOUT_ARGUMENT else (int(argument) if op in _WHOLE else argument,)
     resample = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
     if nearest:
         resample = Image.Resampling.NEAREST
-    return timm_operations.NAME_TO_OP[_TIMM_NAMES[op]](picture, *arguments, resample=resample, fillcolor=FILL)
+    return timm_operations.NAME_TO_OP[timm_name](picture, *arguments, resample=resample, fillcolor=FILL)
 
 
 def batch_as_timm_does(pixels: torch.Tensor, plan: Plan, nearest: bool = False) -> torch.Tensor:
@@ -140,8 +107,8 @@ def plan_of_operations(rows: int, op: Operation, arguments: np.ndarray | float, 
 
 
 def random_plan(rows: int, columns: int, seed: int) -> Plan:
-    """Any operation with any of its arguments, in any order."""
+    """Any operation with any of its samples, in any order."""
     rng = np.random.default_rng(seed)
     op = rng.integers(0, len(Operation), (rows, columns)).astype(np.uint8)
-    magnitude = np.array([[rng.choice(ARGUMENTS[Operation(code)]) for code in row] for row in op], np.float32)
+    magnitude = np.array([[rng.choice(Operation(code).spec.samples) for code in row] for row in op], np.float32)
     return plan_with(rows, op=op, magnitude=magnitude, op_cubic=rng.random((rows, columns)) < 0.5)

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 from timm.data import auto_augment as timm_aa
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import WARPS, Operation
 
 OPERATIONS = {
     "AutoContrast": Operation.AUTO_CONTRAST,
@@ -28,7 +28,6 @@ OPERATIONS = {
     "Desaturate": Operation.COLOR,
     "GaussianBlur": Operation.GAUSSIAN_BLUR,
 }
-WARPS = [OPERATIONS[name] for name in ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")]
 
 
 def operation_of(timm_name):

@@ -6,13 +6,12 @@ import torch
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
 from torchvision.transforms.autoaugment import _apply_op
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.kernels import batched
-from kdcache.views.pixels.kernels.warp import WARPS
 from kdcache.views.policies import NAMED
 from kdcache.views.policy import Policy
-from kdcache.views.schemes.levels import arguments
+from kdcache.views.schemes.levels import compute_arguments
 from kdcache.views.schemes.parsing import parse_scheme
 from support.photographs import photographs, plan_of_operations, to_picture, to_tensor
 
@@ -33,8 +32,9 @@ def steps(size: int) -> list[tuple[str, float, int, np.float32]]:
                 # A positive translation of ours moves to the left, one of theirs to the right.
                 minus = (sign < 0) != name.startswith("Translate")
                 one, full = np.zeros((1, 1), np.int64), np.full((1, 1), 10.0)
-                op, argument = arguments((scheme.steps[position].scale,), one, full, np.full((1, 1), 0.9 * minus))
-                found[name, level, sign] = (name, sign * magnitude, int(op[0, 0]), argument[0, 0])
+                step = scheme.steps[position]
+                argument = compute_arguments((step.levels,), one, full, np.full((1, 1), 0.9 * minus))
+                found[name, level, sign] = (name, sign * magnitude, int(step.operation), argument[0, 0])
     return list(found.values())
 
 

@@ -13,7 +13,7 @@ from kdcache.errors import UsageError
 from kdcache.render.encoded import decode_rgb
 from kdcache.render.evaluation import resize_and_cut
 from kdcache.render.opening import open_renderer
-from kdcache.views.describe import crop_words
+from kdcache.views.describe import describe_crop
 from kdcache.views.plan import make_plan
 from kdcache.views.policies import NAMED
 from support.images import encode, photograph
@@ -89,7 +89,7 @@ def test_a_very_long_image_takes_no_more_memory_and_shows_its_centre(name, monke
         pixels, plan = rendered(renderer, [encoded], 1.0, "bilinear")
     assert sizes == [(32, 32)]
     assert pixels[0].std() > 0
-    assert crop_words(plan, 0) == "crop about 2 x 2 at row 0, column 2999"
+    assert describe_crop(plan, 0) == "crop about 2 x 2 at row 0, column 2999"
     # The two columns in the middle, next to each other and the same in both rows.
     assert np.array_equal(pixels[0][:, :, 0], np.broadcast_to(pixels[0][:, :1, 0], (3, 32)))
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.data import auto_augment as timm_aa
 
-from kdcache.views.schemes.levels import SCALES, Direction, arguments
+from kdcache.views.operations import LEVELS
+from kdcache.views.schemes.levels import Direction, compute_arguments
 
 HPARAMS = {"translate_const": 100, "img_mean": (124, 116, 104)}
 # Absolute pixels, which no policy of timm's uses.
@@ -16,17 +17,16 @@ ABSOLUTE = {"TranslateX", "TranslateY"}
 
 
 def argument(name, level, spare=0.25):
-    _, magnitude = arguments(
-        (SCALES[name],), np.zeros((1, 1), np.int64), np.full((1, 1), level), np.full((1, 1), spare)
-    )
-    return magnitude[0, 0]
+    _, levels = LEVELS[name]
+    chosen = np.zeros((1, 1), np.int64)
+    return compute_arguments((levels,), chosen, np.full((1, 1), level), np.full((1, 1), spare))[0, 0]
 
 
 def test_every_operation_of_timms_policies_is_there():
-    assert SCALES.keys() == timm_aa.LEVEL_TO_ARG.keys() - ABSOLUTE
+    assert LEVELS.keys() == timm_aa.LEVEL_TO_ARG.keys() - ABSOLUTE
 
 
-@pytest.mark.parametrize("name", sorted(SCALES))
+@pytest.mark.parametrize("name", sorted(LEVELS))
 @given(level=st.floats(0, 10) | st.integers(0, 10).map(float), negative=st.booleans())
 def test_arguments_are_timms(name, level, negative):
     convert = timm_aa.LEVEL_TO_ARG[name]
@@ -39,10 +39,9 @@ def test_arguments_are_timms(name, level, negative):
     assert argument(name, level, 0.75 if negative else 0.25) == pytest.approx(theirs, rel=1e-6, abs=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(SCALES))
+@pytest.mark.parametrize("name", sorted(LEVELS))
 def test_levels_above_ten_stay_within_what_an_operation_takes(name):
-    bounds = {"Posterize": (0, 8), "Solarize": (0, 256), "SolarizeAdd": (0, 128), "Desaturate": (0, 0.5)}
-    low, high = next((pair for start, pair in bounds.items() if name.startswith(start)), (-np.inf, np.inf))
+    low, high = LEVELS[name][0].spec.argument_range
     for level in (10.0, 12.5, 30.0):
         assert low <= argument(name, level) <= high
 
@@ -54,6 +53,6 @@ def test_whole_arguments_are_whole():
 
 
 def test_the_sign_comes_from_the_spare_number():
-    for name, scale in SCALES.items():
+    for name, (_, levels) in LEVELS.items():
         same = argument(name, 6.0, 0.2) == argument(name, 6.0, 0.8)
-        assert same == (scale.direction in (Direction.UP, Direction.DOWN))
+        assert same == (levels.direction in (Direction.UP, Direction.DOWN))

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.kernels import pillow
-from kdcache.views.pixels.kernels.warp import WARPS
-from support.photographs import ARGUMENTS, FILL, as_timm_does, photographs, to_picture, to_tensor
+from support.photographs import FILL, as_timm_does, photographs, to_picture, to_tensor
 
 
 @pytest.mark.parametrize("op", Operation, ids=lambda op: op.name)
 def test_an_operation_is_timms(op):
     picture = to_picture(photographs(96)[1])
     before = to_tensor(picture)
-    for argument in ARGUMENTS[op]:
+    for argument in op.spec.samples:
         for cubic in (False, True):
             got = pillow.operate(picture, op, float(argument), cubic, FILL)
             assert torch.equal(to_tensor(got), to_tensor(as_timm_does(picture, op, argument, cubic)))

@@ -8,9 +8,9 @@ from timm.data import auto_augment as timm_aa
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 
 from kdcache.errors import ConfigError
-from kdcache.views.operations import Operation
+from kdcache.views.operations import LEVELS, Operation
 from kdcache.views.policy import Policy
-from kdcache.views.schemes.levels import SCALES, Direction
+from kdcache.views.schemes.levels import Direction
 from kdcache.views.schemes.parsing import parse_scheme
 from support.timm_draws import operation_of
 
@@ -20,7 +20,7 @@ def test_sections_are_read_in_any_order():
     assert parse_scheme("rand-inc1-mmax12-mstd0.5-p0.7-n3-m9", 224) == scheme
     assert (scheme.layers, scheme.level_std, scheme.max_level) == (3, 0.5, 12.0)
     assert {(step.prob, step.level) for step in scheme.steps} == {(0.7, 9.0)}
-    assert len({step.scale.operation for step in scheme.steps}) == 15
+    assert len({step.operation for step in scheme.steps}) == 15
 
 
 def test_timms_defaults_hold_where_nothing_is_said():
@@ -43,8 +43,8 @@ def test_sequences_are_timms(name):
     scheme = parse_scheme(name, 224)
     ours = [[scheme.steps[position] for position in sequence] for sequence in scheme.sequences]
     theirs = timm_aa.auto_augment_policy(name)
-    assert [[(step.scale, step.prob, step.level) for step in sequence] for sequence in ours] == [
-        [(SCALES[op.name], op.prob, op.magnitude) for op in sequence] for sequence in theirs
+    assert [[((step.operation, step.levels), step.prob, step.level) for step in sequence] for sequence in ours] == [
+        [(LEVELS[op.name], op.prob, op.magnitude) for op in sequence] for sequence in theirs
     ]
 
 
@@ -52,8 +52,8 @@ def test_sequences_are_timms(name):
 def test_sets_of_operations_are_timms(section):
     scheme = parse_scheme(f"rand-n3-p0.8-m6-{section}".rstrip("-"), 224)
     theirs = timm_aa.rand_augment_transform(f"rand-n3-p0.8-m6-{section}")
-    assert [(step.scale, step.prob, step.level) for step in scheme.steps] == [
-        (SCALES[op.name], op.prob, op.magnitude) for op in theirs.ops
+    assert [((step.operation, step.levels), step.prob, step.level) for step in scheme.steps] == [
+        (LEVELS[op.name], op.prob, op.magnitude) for op in theirs.ops
     ]
     assert scheme.layers == theirs.num_layers
     assert (theirs.choice_weights is None) == (scheme.weights == ())
@@ -69,25 +69,25 @@ def test_sequences_of_cifar10_are_torchvisions():
     assert len(ours) == len(theirs.policies)
     for sequence, expected in zip(ours, theirs.policies, strict=True):
         for step, (name, prob, level) in zip(sequence, expected, strict=True):
-            assert (step.scale.operation, step.prob) == (operation_of(name), prob)
+            assert (step.operation, step.prob) == (operation_of(name), prob)
             magnitudes, signed = space[name]
-            assert (step.scale.direction == Direction.EITHER) == signed
+            assert (step.levels.direction == Direction.EITHER) == signed
             distance = float(magnitudes[level]) if level is not None else 0.0
             if name.startswith("Translate"):
                 distance = int(distance) / 32
-            argument = step.scale.span if signed else step.scale.start
+            argument = step.levels.span if signed else step.levels.start
             assert argument == pytest.approx(np.ceil(distance) if name == "Solarize" else distance, rel=1e-6)
 
 
 def test_translations_of_cifar10_are_whole_pixels_at_the_reference_size():
     for size in (32, 224):
-        moves = [step.scale.span * size for step in parse_scheme("cifar10", size).steps if is_translation(step)]
+        moves = [step.levels.span * size for step in parse_scheme("cifar10", size).steps if is_translation(step)]
         assert moves
         assert all(move == round(move) > 0 for move in moves)
 
 
 def is_translation(step):
-    return step.scale.operation in (Operation.TRANSLATE_X, Operation.TRANSLATE_Y)
+    return step.operation in (Operation.TRANSLATE_X, Operation.TRANSLATE_Y)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def is_translation(step):
         ("rnad-m7", "Did you mean rand"),
         ("RandAugment", "there is no augmentation"),
         ("orignal", "Did you mean original"),
-        ("augmix-m3", "AugMix blends several pictures"),
+        ("augmix-m3", "AugMix blends several images"),
         ("rand-mst0.5", "Did you mean mstd"),
         ("rand-z3", "no section 'z3'. Known: m, n, p"),
         ("rand-m9-", "no section ''"),

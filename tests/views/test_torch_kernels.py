@@ -7,13 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from kdcache.views.operations import Operation
+from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.kernels import batched
-from kdcache.views.pixels.kernels.tables import TABLED
-from kdcache.views.pixels.kernels.warp import WARPS
 from support.kernel_checks import CHECKS, CUBIC_OR_NOT, check_operation
 from support.photographs import (
-    ARGUMENTS,
     FILL,
     batch_as_timm_does,
     photographs,
@@ -22,7 +19,7 @@ from support.photographs import (
 )
 
 CPU = torch.device("cpu")
-POINTWISE = (*TABLED, Operation.COLOR, Operation.HUE)
+POINTWISE = (*batched.TABLED, Operation.COLOR, Operation.HUE)
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
@@ -45,7 +42,7 @@ def test_tiny_pictures_too(size):
     argument=st.floats(0, 1, width=32),
 )
 def test_operations_on_values_agree_on_any_picture(pixels, op, argument):
-    low, high = min(ARGUMENTS[op]), max(ARGUMENTS[op])
+    low, high = min(op.spec.samples), max(op.spec.samples)
     plan = plan_of_operations(2, op, np.float32(low + argument * (high - low)))
     batch = torch.from_numpy(pixels)
     assert torch.equal(batched.operate(batch, plan, FILL), batch_as_timm_does(batch, plan))
@@ -83,7 +80,7 @@ def test_an_image_does_not_depend_on_its_batch(monkeypatch):
     pixels = photographs(32).repeat(8, 1, 1, 1)
     plan = random_plan(len(pixels), 3, seed=5)
     whole = batched.operate(pixels, plan, FILL)
-    monkeypatch.setattr(batched, "_VALUES_AT_ONCE", 3 * 32 * 32 * 2)
+    monkeypatch.setattr(batched, "_VALUES_PER_CALL", 3 * 32 * 32 * 2)
     assert torch.equal(batched.operate(pixels, plan, FILL), whole)
 
 

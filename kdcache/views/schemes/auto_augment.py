@@ -1,4 +1,4 @@
-"""AutoAugment: searched sequences of operations, timm's policies for ImageNet and torchvision's for CIFAR-10.
+"""AutoAugment: sequences of operations found by a search; timm's for ImageNet and torchvision's for CIFAR-10.
 
 A sequence is written as timm writes it: for each operation its name, the probability that it is applied, its level.
 """
@@ -7,13 +7,13 @@ import numpy as np
 
 from kdcache.errors import ConfigError
 from kdcache.io.did_you_mean import did_you_mean
-from kdcache.views.operations import Operation
-from kdcache.views.schemes.levels import SCALES, Direction, Scale
+from kdcache.views.operations import LEVELS, Operation
+from kdcache.views.schemes.levels import Direction, Levels
 from kdcache.views.schemes.scheme import Scheme, Step
 
 _Sequences = tuple[tuple[tuple[str, float, int], ...], ...]
 
-# "original": the ImageNet policy of Cubuk et al. 2019, "AutoAugment: Learning Augmentation Strategies from Data".
+#: "original": the ImageNet policy of Cubuk et al. 2019, "AutoAugment: Learning Augmentation Strategies from Data".
 _ORIGINAL: _Sequences = (
     (("PosterizeOriginal", 0.4, 8), ("Rotate", 0.6, 9)),
     (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 5)),
@@ -42,7 +42,7 @@ _ORIGINAL: _Sequences = (
     (("Equalize", 0.8, 8), ("Equalize", 0.6, 3)),
 )
 
-# "v0": the ImageNet policy of TensorFlow's EfficientNet for TPUs.
+#: "v0": the ImageNet policy of TensorFlow's EfficientNet for TPUs.
 _V0: _Sequences = (
     (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
     (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
@@ -71,10 +71,10 @@ _V0: _Sequences = (
     (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
 )
 
-# "3a": three-augment of DeiT III (Touvron, Cord, Jegou 2022): solarize, grey or blur.
+#: "3a": three-augment of DeiT III (Touvron, Cord, Jegou 2022): solarize, grey or blur.
 _THREE: _Sequences = ((("Solarize", 1.0, 5),), (("Desaturate", 1.0, 10),), (("GaussianBlurRand", 1.0, 10),))
 
-# "cifar10": the CIFAR-10 policy of Cubuk et al. 2019, with torchvision's levels 0 to 9.
+#: "cifar10": the CIFAR-10 policy of Cubuk et al. 2019, with torchvision's levels 0 to 9.
 _CIFAR10: _Sequences = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
@@ -105,7 +105,7 @@ _CIFAR10: _Sequences = (
 
 
 def _increasing(sequences: _Sequences) -> _Sequences:
-    """timm's r variants: the stronger, the fewer bits."""
+    """timm's "r" variants of sequences, in which a higher level of posterizing keeps fewer bits."""
     posterize = {"Posterize": "PosterizeIncreasing", "PosterizeOriginal": "PosterizeIncreasing"}
     return tuple(
         tuple((posterize.get(name, name), prob, level) for name, prob, level in sequence) for sequence in sequences
@@ -120,18 +120,21 @@ _TIMM = {
     "3a": _THREE,
 }
 AUTO_AUGMENTS = (*_TIMM, "cifar10")
-_LAST_LEVEL = 9  # of torchvision's, in "cifar10"
+#: The highest of torchvision's levels, which "cifar10" uses; the lowest is 0.
+_LAST_LEVEL = 9
 
 
 def parse_auto_augment(config: str, reference_size: int) -> Scheme:
-    """timm's `auto_augment_transform`, with the section mstd, or "cifar10", torchvision's AutoAugment(CIFAR10).
+    """Read the configuration string of timm's `auto_augment_transform`, or "cifar10".
+
+    "cifar10" stands for torchvision's AutoAugment with the policy CIFAR10.
 
     Args:
-        config: begins with one of `AUTO_AUGMENTS`.
+        config: one of `AUTO_AUGMENTS`; timm's may be followed by the section mstd.
         reference_size: pixels a side; torchvision's translations are whole pixels at this size.
 
     Raises:
-        ConfigError: an unknown section, or one that cannot be read.
+        ConfigError: a section is unknown or cannot be read.
     """
     name, *sections = config.split("-")
     if name == "cifar10":
@@ -141,13 +144,13 @@ def parse_auto_augment(config: str, reference_size: int) -> Scheme:
             )
         steps, sequences = _steps_of(_CIFAR10)
         return Scheme(
-            steps=tuple(Step(_torchvision(name, level, reference_size), prob, 10.0) for name, prob, level in steps),
+            steps=tuple(Step(*_torchvision(name, level, reference_size), prob, 10.0) for name, prob, level in steps),
             layers=2,
             sequences=sequences,
         )
     steps, sequences = _steps_of(_TIMM[name])
     return Scheme(
-        steps=tuple(Step(SCALES[name], prob, float(level)) for name, prob, level in steps),
+        steps=tuple(Step(*LEVELS[name], prob, float(level)) for name, prob, level in steps),
         layers=len(sequences[0]),
         sequences=sequences,
         level_std=_level_std(config, sections),
@@ -155,12 +158,13 @@ def parse_auto_augment(config: str, reference_size: int) -> Scheme:
 
 
 def _steps_of(sequences: _Sequences) -> tuple[list[tuple[str, float, int]], tuple[tuple[int, ...], ...]]:
-    """Every different step, and the sequences as positions among them."""
+    """All different steps of some sequences, and the sequences as positions among the steps."""
     steps = list(dict.fromkeys(step for sequence in sequences for step in sequence))
     return steps, tuple(tuple(steps.index(step) for step in sequence) for sequence in sequences)
 
 
 def _level_std(config: str, sections: list[str]) -> float:
+    """The standard deviation of levels that the section mstd gives, 0 without it. Raises ConfigError."""
     if not sections:
         return 0.0
     number = sections[0].removeprefix("mstd")
@@ -175,28 +179,32 @@ def _level_std(config: str, sections: list[str]) -> float:
     raise ConfigError(f"policy.auto_augment is {config!r}: 'mstd' is followed by a number, not {number!r}.")
 
 
-def _torchvision(name: str, level: int, reference_size: int) -> Scale:
-    """`AutoAugment._augmentation_space` at one level; the argument is the one at level 10 of what is returned."""
+def _torchvision(name: str, level: int, reference_size: int) -> tuple[Operation, Levels]:
+    """What torchvision's `AutoAugment._augmentation_space` holds for an operation at one of its levels.
+
+    Returns: the operation, and levels whose argument at level 10 is torchvision's argument.
+    """
     share = level / _LAST_LEVEL
     if name == "Posterize":
-        return Scale(Operation.POSTERIZE, start=8.0 - round(4 * share))
+        return Operation.POSTERIZE, Levels(start=8.0 - round(4 * share))
     if name == "Solarize":
         # It inverts what reaches 255 * (1 - share), which lies between two values.
-        return Scale(Operation.SOLARIZE, start=float(-(-255 * (_LAST_LEVEL - level) // _LAST_LEVEL)))
+        return Operation.SOLARIZE, Levels(start=float(-(-255 * (_LAST_LEVEL - level) // _LAST_LEVEL)))
     if name in ("TranslateX", "TranslateY"):
         pixels = int(150 / 331 * reference_size * share)
         operation = Operation.TRANSLATE_X if name == "TranslateX" else Operation.TRANSLATE_Y
-        return Scale(operation, span=pixels / reference_size, direction=Direction.EITHER)
+        return operation, Levels(span=pixels / reference_size, direction=Direction.EITHER)
     if name in ("ShearX", "ShearY", "Rotate"):
-        like = SCALES[name]
-        return Scale(like.operation, span=_linspace(like.span, level), direction=Direction.EITHER)
+        operation, levels = LEVELS[name]
+        return operation, Levels(span=_linspace(levels.span, level), direction=Direction.EITHER)
     if name in ("Color", "Contrast", "Brightness", "Sharpness"):
-        return Scale(SCALES[name].operation, start=1.0, span=_linspace(0.9, level), direction=Direction.EITHER)
-    return SCALES[name]
+        operation, _ = LEVELS[name]
+        return operation, Levels(start=1.0, span=_linspace(0.9, level), direction=Direction.EITHER)
+    return LEVELS[name]
 
 
 def _linspace(last: float, level: int) -> float:
-    """One of torchvision's levels, which are `torch.linspace(0, last, 10)`: single precision, from the nearer end."""
+    """The entry `level` of `torch.linspace(0, last, 10)`: in single precision, counted from the nearer end."""
     end = np.float32(last)
     step = end / np.float32(_LAST_LEVEL)
     return float(step * np.float32(level) if 2 * level <= _LAST_LEVEL else end - step * np.float32(_LAST_LEVEL - level))

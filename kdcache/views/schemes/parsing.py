@@ -1,4 +1,4 @@
-"""From a policy's `auto_augment` to the scheme that it means."""
+"""The parser of `Policy.auto_augment`: from a configuration string to a scheme."""
 
 from functools import lru_cache
 
@@ -11,14 +11,14 @@ from kdcache.views.schemes.scheme import Scheme
 
 @lru_cache(maxsize=16)
 def parse_scheme(config: str, reference_size: int) -> Scheme | None:
-    """The scheme of timm's configuration string, or of "cifar10"; None for an empty string.
+    """Read timm's configuration string, or "cifar10"; an empty string gives None.
 
     Args:
         config: "rand-m9-mstd0.5-inc1", "original", "v0r-mstd0.5", "3a", "cifar10", ...
-        reference_size: pixels a side at which operations that move by whole pixels do so.
+        reference_size: pixels a side at which torchvision's translations are whole pixels.
 
     Raises:
-        ConfigError: an unknown name or section, by the nearest that is known.
+        ConfigError: a name or a section is unknown; the message offers the nearest that is known.
     """
     if not config:
         return None
@@ -29,7 +29,7 @@ def parse_scheme(config: str, reference_size: int) -> Scheme | None:
         return parse_auto_augment(config, reference_size)
     if name == "augmix":
         raise ConfigError(
-            f"policy.auto_augment is {config!r}: AugMix blends several pictures into one, which is no sequence of "
+            f"policy.auto_augment is {config!r}: AugMix blends several images into one, which is no sequence of "
             "operations, so a plan cannot hold it. Use RandAugment, such as rand-m9-mstd0.5-inc1."
         )
     hint = did_you_mean(name, ["rand", *AUTO_AUGMENTS])

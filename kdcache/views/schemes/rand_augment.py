@@ -7,7 +7,7 @@ from typing import Any
 
 from kdcache.errors import ConfigError
 from kdcache.io.did_you_mean import did_you_mean
-from kdcache.views.schemes.levels import SCALES
+from kdcache.views.operations import LEVELS
 from kdcache.views.schemes.scheme import Scheme, Step
 
 _MAX_LAYERS = 16
@@ -16,9 +16,9 @@ _PLAIN = (
     *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd"),
     *("Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel"),
 )
-_INCREASING = tuple(f"{name}Increasing" if f"{name}Increasing" in SCALES else name for name in _PLAIN)
+_INCREASING = tuple(f"{name}Increasing" if f"{name}Increasing" in LEVELS else name for name in _PLAIN)
 _THREE_AUGMENT = ("SolarizeIncreasing", "Desaturate", "GaussianBlur")
-# timm's sets of transforms: names with weights in proportion, or 1 each where they are drawn with replacement.
+#: timm's sets of transforms: names, with weights in proportion where they are drawn without replacement.
 _WEIGHTED = {
     "Rotate": 60,
     **dict.fromkeys(("ShearX", "ShearY"), 40),
@@ -39,10 +39,10 @@ _SETS: dict[str, tuple[str, ...] | dict[str, int]] = {
     "3a": _THREE_AUGMENT,
     "3aw": _THREE_AUGMENT_WEIGHTED,
 }
-# What timm called w0 before version 0.9: weights of the plain or increasing set, which are not those of "tweights".
+#: What timm called w0 before version 0.9: weights of the plain or increasing set, which are not those of "tweights".
 _FORMER_WEIGHTS = (5, 1, 0, 60, 0, 1, 1, 5, 1, 1, 5, 40, 40, 20, 20)
 
-# Section, how it is read, and what it must be.
+#: For each section: how its text is read, which values are valid, and the clause of an error that says so.
 _SECTIONS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "m": (int, lambda level: level >= 0, "a whole number: the level, 0 to 10"),
     "n": (int, lambda layers: 1 <= layers <= _MAX_LAYERS, f"a whole number of layers, 1 to {_MAX_LAYERS}"),
@@ -55,10 +55,13 @@ _SECTIONS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = 
 
 
 def parse_rand_augment(config: str) -> Scheme:
-    """timm's `rand_augment_transform`: sections m, n, p, mstd, mmax, inc, t, and the former w0, in any order.
+    """Read the configuration string of timm's `rand_augment_transform`.
+
+    Args:
+        config: "rand" with the sections m, n, p, mstd, mmax, inc, t and the former w0, in any order.
 
     Raises:
-        ConfigError: a section that is unknown (timm passes over some), given twice or out of its range.
+        ConfigError: a section is unknown (timm passes over some), is given twice or is out of its range.
     """
     read: dict[str, Any] = {}
     for section in config.split("-")[1:]:
@@ -76,7 +79,7 @@ def parse_rand_augment(config: str) -> Scheme:
         )
     std = read.get("mstd", 0.0)
     return Scheme(
-        steps=tuple(Step(SCALES[name], prob=read.get("p", 0.5), level=float(read.get("m", 10))) for name in names),
+        steps=tuple(Step(*LEVELS[name], prob=read.get("p", 0.5), level=float(read.get("m", 10))) for name in names),
         layers=layers,
         weights=weights,
         level_std=inf if std > 100 else std,
@@ -85,6 +88,7 @@ def parse_rand_augment(config: str) -> Scheme:
 
 
 def _read(config: str, section: str) -> tuple[str, Any]:
+    """The key and the value of a section. Raises ConfigError."""
     if section.startswith("t"):
         if section[1:] not in _SETS:
             hint = did_you_mean(section, [f"t{name}" for name in _SETS])
@@ -106,7 +110,7 @@ def _read(config: str, section: str) -> tuple[str, Any]:
 
 
 def _choices(config: str, read: dict[str, Any]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names of the operations, and their weights; no weights where they are equal and drawn with replacement."""
+    """Names of the operations and their weights; no weights where operations are drawn with replacement."""
     plain = _INCREASING if read.get("inc") else _PLAIN
     if "t" in read and "w" in read:
         raise ConfigError(f"policy.auto_augment is {config!r}: give either a set of operations (t...) or w0.")

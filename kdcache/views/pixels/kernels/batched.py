@@ -9,20 +9,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from kdcache.views.operations import Colour, Operation
-from kdcache.views.pixels.kernels.blur import gaussian_blur, smooth
-from kdcache.views.pixels.kernels.hue import turn_hue
+from kdcache.views.operations import WARPS, Colour, Operation
+from kdcache.views.pixels.kernels.binding import AffineWarp, FixedTable, MeasuredTable, WholeImages
 from kdcache.views.pixels.kernels.nearest import warp_nearest
-from kdcache.views.pixels.kernels.tables import TABLED, blend, by_table, grey
-from kdcache.views.pixels.kernels.warp import WARPS, warp
+from kdcache.views.pixels.kernels.registry import KERNELS
+from kdcache.views.pixels.kernels.tables import look_up
+from kdcache.views.pixels.kernels.warp import warp
 from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
 
-# Intermediate results hold up to 8 bytes a value, several at a time: this bounds them to about half a gigabyte.
-_VALUES_AT_ONCE = 1 << 23
+_FIXED_TABLES = {op: kernels.batched for op, kernels in KERNELS.items() if isinstance(kernels.batched, FixedTable)}
+_MEASURED_TABLES = {
+    op: kernels.batched for op, kernels in KERNELS.items() if isinstance(kernels.batched, MeasuredTable)
+}
+_WARPS = {op: kernels.batched for op, kernels in KERNELS.items() if isinstance(kernels.batched, AffineWarp)}
+_WHOLE_IMAGES = {op: kernels.batched for op, kernels in KERNELS.items() if isinstance(kernels.batched, WholeImages)}
+
+#: Operations that change each value by itself; one pass over the pixels serves them all.
+TABLED: tuple[Operation, ...] = (*_FIXED_TABLES, *_MEASURED_TABLES)
+
+#: Values of an image that a kernel gets in one call. Intermediate results hold up to 8 bytes a value, several at a
+#: time, so this bounds them to about half a gigabyte.
+_VALUES_PER_CALL = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -33,21 +44,20 @@ class _Group:
     magnitude: Float32[np.ndarray, "n"]
     fill: Colour
 
-    def factor(self, device: torch.device) -> Float32[Tensor, "n 1 1 1"]:
-        return to_device(self.magnitude, device)[:, None, None, None]
 
-
-_Kernel = Callable[[Tensor, _Group], Tensor]
+_GroupKernel = Callable[[UInt8[Tensor, "n 3 s s"], _Group], UInt8[Tensor, "n 3 s s"]]
 
 
 def operate(
     pixels: UInt8[Tensor, "b 3 s s"], plan: Plan, fill: Colour, nearest: bool = False
 ) -> UInt8[Tensor, "b 3 s s"]:
-    """The images after the operations of their rows of the plan, one column after the other; `pixels` stays.
+    """Apply the operations of each row of the plan, one column after the other; `pixels` stays as it is.
 
     Args:
-        fill: what a warp uncovers, red, green and blue in 0..255.
-        nearest: whether warps interpolate not at all, whatever `plan.op_cubic` says.
+        pixels: images, in the order of the plan's rows.
+        plan: plan whose `op`, `magnitude` and `op_cubic` are obeyed.
+        fill: colour of what a warp uncovers.
+        nearest: whether warps take the nearest pixel, whatever `plan.op_cubic` says.
     """
     out = pixels.clone(memory_format=torch.contiguous_format)
     for column in range(plan.op.shape[1]):
@@ -63,64 +73,71 @@ def _operate(
     fill: Colour,
     nearest: bool,
 ) -> None:
-    """One operation of each image, in place."""
-    at_once = max(1, _VALUES_AT_ONCE // pixels[0].numel())
-    for kernel, rows in _groups(op, cubic, nearest):
-        for start in range(0, len(rows), at_once):
-            part = rows[start : start + at_once]
+    """Apply one operation to each image, in place."""
+    rows_per_call = max(1, _VALUES_PER_CALL // pixels[0].numel())
+    for kernel, rows in _group_rows(op, cubic, nearest):
+        for start in range(0, len(rows), rows_per_call):
+            part = rows[start : start + rows_per_call]
             where = to_device(part, pixels.device)
             pixels[where] = kernel(pixels[where], _Group(op[part], magnitude[part], fill))
 
 
-def _groups(
+def _group_rows(
     op: UInt8[np.ndarray, "b"], cubic: Bool[np.ndarray, "b"], nearest: bool
-) -> Iterator[tuple[_Kernel, Int64[np.ndarray, "rows"]]]:
-    """Kernels that are needed, each with its rows."""
+) -> Iterator[tuple[_GroupKernel, Int64[np.ndarray, "rows"]]]:
+    """The kernels that a column needs, each with its rows; rows of the identity are in no group."""
     warped = np.isin(op, WARPS)
     for kernel, mask in (
-        (_by_table, np.isin(op, TABLED)),
+        (_tables, np.isin(op, TABLED)),
         (_nearest_warp, warped & nearest),
         (_linear_warp, warped & ~cubic & (not nearest)),
         (_cubic_warp, warped & cubic & (not nearest)),
-        (_color, op == Operation.COLOR),
-        (_sharpness, op == Operation.SHARPNESS),
-        (_gaussian_blur, op == Operation.GAUSSIAN_BLUR),
-        (_hue, op == Operation.HUE),
+        *((_whole_images, op == code) for code in _WHOLE_IMAGES),
     ):
         rows = np.flatnonzero(mask)
         if len(rows):
             yield kernel, rows
 
 
-def _by_table(pixels: Tensor, group: _Group) -> Tensor:
-    return by_table(pixels, group.op, group.magnitude)
+def _tables(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+    """Replace values by tables: each image by its own, fixed or measured, and all images in one pass."""
+    fixed = np.empty((len(group.op), 256), np.uint8)
+    for code, table in _FIXED_TABLES.items():
+        rows = np.flatnonzero(group.op == code)
+        if len(rows):
+            fixed[rows] = table.compute(group.magnitude[rows])
+    device = pixels.device
+    tables = to_device(fixed, device)[:, None].repeat(1, 3, 1)
+    for code, measured in _MEASURED_TABLES.items():
+        rows = np.flatnonzero(group.op == code)
+        if len(rows):
+            where = to_device(rows, device)
+            tables[where] = measured.compute(pixels[where], to_device(group.magnitude[rows], device))
+    return look_up(tables, pixels)
 
 
-def _nearest_warp(pixels: Tensor, group: _Group) -> Tensor:
-    return warp_nearest(pixels, group.op, group.magnitude, group.fill)
+def _nearest_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp_nearest(pixels, _matrices(group, pixels.shape[-1]), group.fill)
 
 
-def _linear_warp(pixels: Tensor, group: _Group) -> Tensor:
-    return warp(pixels, group.op, group.magnitude, False, group.fill)
+def _linear_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp(pixels, _matrices(group, pixels.shape[-1]), False, group.fill)
 
 
-def _cubic_warp(pixels: Tensor, group: _Group) -> Tensor:
-    return warp(pixels, group.op, group.magnitude, True, group.fill)
+def _cubic_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp(pixels, _matrices(group, pixels.shape[-1]), True, group.fill)
 
 
-def _color(pixels: Tensor, group: _Group) -> Tensor:
-    colours = pixels.to(torch.float32)
-    shades = grey(pixels)[:, None].to(torch.float32).expand_as(colours)
-    return blend(shades, colours, group.factor(pixels.device))
+def _matrices(group: _Group, size: int) -> Float64[np.ndarray, "n 6"]:
+    """The matrix of each image's own warp, as `AffineWarp` defines it."""
+    matrices = np.empty((len(group.op), 6))
+    for code, kernel in _WARPS.items():
+        rows = np.flatnonzero(group.op == code)
+        if len(rows):
+            matrices[rows] = kernel.compute(group.magnitude[rows].astype(np.float64), size)
+    return matrices
 
 
-def _sharpness(pixels: Tensor, group: _Group) -> Tensor:
-    return blend(smooth(pixels).to(torch.float32), pixels.to(torch.float32), group.factor(pixels.device))
-
-
-def _gaussian_blur(pixels: Tensor, group: _Group) -> Tensor:
-    return gaussian_blur(pixels, group.magnitude)
-
-
-def _hue(pixels: Tensor, group: _Group) -> Tensor:
-    return turn_hue(pixels, group.magnitude)
+def _whole_images(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+    """Apply the one operation of a group whose kernel is of the kind `WholeImages`."""
+    return _WHOLE_IMAGES[Operation(int(group.op[0]))].compute(pixels, group.magnitude)

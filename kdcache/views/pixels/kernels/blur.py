@@ -1,23 +1,29 @@
-"""Smoothing: Pillow's Gaussian blur (its BoxBlur.c) and the 3 x 3 filter behind its sharpness, batched and exact."""
+"""Operations that smooth: Pillow's Gaussian blur (its BoxBlur.c), and the 3 x 3 filter of its sharpness, batched."""
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32, UInt8
+from timm.data import auto_augment as timm_operations
 from torch import Tensor
 
+from kdcache.views.pixels.kernels.binding import Kernels, WholeImages
+from kdcache.views.pixels.kernels.tables import blend
 from kdcache.views.pixels.transfer import to_device
 
+#: Box blurs along each axis.
 _PASSES = 3
-_ONE = 1 << 24  # Pillow's unit of weight
+#: 1 as a weight of Pillow's box blur.
+_ONE = 1 << 24
 
 
 def gaussian_blur(pixels: UInt8[Tensor, "n 3 s s"], radius: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
-    """Pillow's ImageFilter.GaussianBlur: three box blurs along each axis, rounded to 8 bits after each.
+    """Apply Pillow's ImageFilter.GaussianBlur: three box blurs along each axis, rounded to 8 bits after each.
 
     P. Gwosdek et al., "Theoretical Foundations of Gaussian Convolution by Extended Box Filtering", SSVM 2011.
 
     Args:
-        radius: the Gaussian's deviation in pixels.
+        pixels: images.
+        radius: standard deviation of each image's Gaussian, in pixels.
     """
     weights = _weights(radius)
     on_device = to_device(weights, pixels.device)
@@ -28,7 +34,7 @@ def gaussian_blur(pixels: UInt8[Tensor, "n 3 s s"], radius: Float32[np.ndarray, 
 
 
 def smooth(pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
-    """Pillow's ImageFilter.SMOOTH: the mean of nine with the centre counted five times; the frame stays."""
+    """Apply Pillow's ImageFilter.SMOOTH: the mean of nine with the centre counted five times; border pixels stay."""
     wide = pixels.to(torch.int32)
     size = pixels.shape[-1]
     out = pixels.clone()
@@ -43,9 +49,10 @@ def smooth(pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
 
 
 def _weights(radius: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n taps"]:
-    """What the neighbours at distance 0, 1, ... weigh in each image's box, in 1/2**24.
+    """The weights of the neighbours at distance 0, 1, ... in each image's box, in 1/2**24.
 
-    A box of fractional length: full weight inside, less at both ends. Types follow the C code, where `float` rounds.
+    The box has a fractional length: full weight inside, less at both ends. Types are those of the C code, where
+    `float` rounds.
     """
     variance = radius * radius / np.float32(_PASSES)
     length = np.sqrt(12.0 * variance.astype(np.float64) + 1.0).astype(np.float32)
@@ -64,6 +71,7 @@ def _weights(radius: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n taps"]:
 def _box_blur(
     pixels: UInt8[Tensor, "n 3 s s"], weights: Int32[Tensor, "n taps"], axis: int
 ) -> UInt8[Tensor, "n 3 s s"]:
+    """Blur along one axis once; a pixel past an edge is the pixel at the edge."""
     size = pixels.shape[axis]
     # Values are taken from the middle of their range: so the sum stays within 32 bits with a sign.
     centred = pixels.to(torch.int32) - 128
@@ -78,3 +86,15 @@ def _box_blur(
     missing = _ONE - (2 * weights.sum(1) - weights[:, 0])
     rounding = (1 << 23) - 128 * missing
     return (((total + rounding[:, None, None, None]) >> 24) + 128).to(torch.uint8)
+
+
+def _sharpness(pixels: UInt8[Tensor, "n 3 s s"], factor: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
+    by_image = to_device(factor, pixels.device)[:, None, None, None]
+    return blend(smooth(pixels).to(torch.float32), pixels.to(torch.float32), by_image)
+
+
+#: Kernels by the name of their operation.
+KERNELS = {
+    "SHARPNESS": Kernels(pillow=timm_operations.sharpness, batched=WholeImages(_sharpness)),
+    "GAUSSIAN_BLUR": Kernels(pillow=timm_operations.gaussian_blur, batched=WholeImages(gaussian_blur)),
+}

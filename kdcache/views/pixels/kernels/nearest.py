@@ -1,4 +1,4 @@
-"""Operations that move pixels, without interpolation: Pillow's arithmetic, which is another than that of its filters.
+"""The affine warp that takes the nearest pixel: Pillow's arithmetic for it, which differs from that of its filters.
 
 Shears and rotations step through the source in 16.16 fixed point, translations in double precision: the results are
 whole source coordinates, found on the host in a few numbers an image and copied from on the device.
@@ -6,29 +6,28 @@ whole source coordinates, found on the host in a few numbers an image and copied
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
 from kdcache.views.operations import Colour
-from kdcache.views.pixels.kernels.warp import matrices
 from kdcache.views.pixels.transfer import to_device
 
+#: 1 in 16.16 fixed point.
 _ONE = 1 << 16
 
 
 def warp_nearest(
-    pixels: UInt8[Tensor, "n 3 s s"],
-    op: UInt8[np.ndarray, "n"],
-    magnitude: Float32[np.ndarray, "n"],
-    fill: Colour,
+    pixels: UInt8[Tensor, "n 3 s s"], matrices: Float64[np.ndarray, "n 6"], fill: Colour
 ) -> UInt8[Tensor, "n 3 s s"]:
-    """Each image after its own operation, one of `WARPS`: every pixel is a source pixel, or `fill` where there is none.
+    """Move the pixels of each image by its own matrix: every pixel is a source pixel, or `fill` where there is none.
 
     Args:
-        fill: red, green and blue in 0..255.
+        pixels: images.
+        matrices: a..f of each image, as `AffineWarp` defines them.
+        fill: colour of what is uncovered.
     """
     size = pixels.shape[-1]
-    x, y = _sources(matrices(op, magnitude, size), size, pixels.device)
+    x, y = _sources(matrices, size, pixels.device)
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     places = (y * size + x).clamp_(0, size * size - 1).flatten(1)[:, None].expand(-1, 3, -1)
     out = pixels.flatten(2).gather(2, places).view_as(pixels)
@@ -40,7 +39,7 @@ def warp_nearest(
 def _sources(
     matrix: Float64[np.ndarray, "n 6"], size: int, device: torch.device
 ) -> tuple[Int64[Tensor, "n s s"], Int64[Tensor, "n s s"]]:
-    """The whole source column and row of each pixel, which may lie outside."""
+    """The column and the row of each pixel in the source, whole numbers that may lie outside."""
     a, b, c, d, e, f = matrix.T
     steps = to_device(_fixed(np.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)), device)
     across = torch.arange(size, device=device)
@@ -48,7 +47,10 @@ def _sources(
     a_, b_, c_, d_, e_, f_ = steps[:, :, None, None].unbind(1)
     x, y = (c_ + across * a_ + down * b_) >> 16, (f_ + across * d_ + down * e_) >> 16
     straight = (b == 0) & (d == 0)
-    columns, rows = to_device(_walks(c + a * 0.5, a, size), device), to_device(_walks(f + e * 0.5, e, size), device)
+    columns, rows = (
+        to_device(_accumulate(c + a * 0.5, a, size), device),
+        to_device(_accumulate(f + e * 0.5, e, size), device),
+    )
     unturned = to_device(straight, device)[:, None, None]
     return torch.where(unturned, columns[:, None, :], x), torch.where(unturned, rows[:, :, None], y)
 
@@ -57,8 +59,8 @@ def _fixed(values: Float64[np.ndarray, "n 6"]) -> Int64[np.ndarray, "n 6"]:
     return np.floor(values * _ONE + 0.5).astype(np.int64)
 
 
-def _walks(start: Float64[np.ndarray, "n"], step: Float64[np.ndarray, "n"], size: int) -> Int64[np.ndarray, "n s"]:
-    """Whole coordinates from `start` on, each sum rounded as the one before was; -1 for what lies below 0."""
+def _accumulate(start: Float64[np.ndarray, "n"], step: Float64[np.ndarray, "n"], size: int) -> Int64[np.ndarray, "n s"]:
+    """Whole coordinates from `start` on in steps of `step`, by repeated addition as in C; -1 for what lies below 0."""
     steps = np.repeat(step[:, None], size, axis=1)
     steps[:, 0] = start
     sums = np.add.accumulate(steps, axis=1)

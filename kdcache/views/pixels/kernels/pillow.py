@@ -1,40 +1,44 @@
-"""The operations on the CPU: Pillow's, through timm's own functions (torchvision's for the hue)."""
+"""The operations on the CPU, one image at a time: Pillow's, through the functions that timm's own policies call."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
-from timm.data import auto_augment as timm_operations
-from torchvision.transforms import functional as torchvision_operations
 
 from kdcache.views.operations import Colour, Operation
+from kdcache.views.pixels.kernels.registry import KERNELS
 
-_Kernel = Callable[[Image.Image, float], Image.Image]
+#: For each operation but the identity: its kernel, and whether it is a warp.
+_KERNELS: dict[int, tuple[Callable[..., Image.Image], bool]] = {
+    operation: (kernels.pillow, operation.spec.is_warp) for operation, kernels in KERNELS.items()
+}
 
 
 def operate(
     image: Image.Image, op: int, magnitude: float, cubic: bool, fill: Colour, nearest: bool = False
 ) -> Image.Image:
-    """The picture after one operation; `image` itself stays as it is.
+    """Apply one operation; `image` itself stays as it is, and is returned for the identity.
 
     Args:
-        image: RGB.
-        op, magnitude: an `Operation` and its argument.
-        cubic: whether a warp interpolates bicubically, else bilinearly.
-        fill: what a warp uncovers, red, green and blue in 0..255.
-        nearest: whether a warp interpolates not at all, whatever `cubic` says.
+        image: an RGB image.
+        op: code of an `Operation`.
+        magnitude: argument of the operation.
+        cubic: whether a warp interpolates bicubically; otherwise it interpolates bilinearly.
+        fill: colour of what a warp uncovers.
+        nearest: whether a warp takes the nearest pixel, whatever `cubic` says.
     """
-    warp = _WARPS.get(op)
-    if warp is None:
-        return _OTHERS[op](image, magnitude)
+    if op == Operation.IDENTITY:
+        return image
+    kernel, is_warp = _KERNELS[op]
+    if not is_warp:
+        return kernel(image, magnitude)
     smooth = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
-    return warp(image, magnitude, resample=Image.Resampling.NEAREST if nearest else smooth, fillcolor=fill)
+    return kernel(image, magnitude, resample=Image.Resampling.NEAREST if nearest else smooth, fillcolor=fill)
 
 
 def from_planes(planes: UInt8[np.ndarray, "3 h w"]) -> Image.Image:
-    """Planes of red, green and blue as a picture of its own."""
+    """Copy planes of red, green and blue into an image."""
     size = (planes.shape[2], planes.shape[1])
     # Planes are taken over without a copy and joined in C: an eighth of the time that reordering in NumPy takes.
     bands = [Image.frombuffer("L", size, np.ascontiguousarray(plane), "raw", "L", 0, 1) for plane in planes]
@@ -42,49 +46,6 @@ def from_planes(planes: UInt8[np.ndarray, "3 h w"]) -> Image.Image:
 
 
 def into_planes(image: Image.Image, planes: UInt8[np.ndarray, "3 h w"]) -> None:
-    """Write a picture into planes of red, green and blue."""
+    """Write an RGB image into planes of red, green and blue."""
     for plane, band in zip(planes, "RGB", strict=True):
         plane[:] = np.frombuffer(image.tobytes("raw", band), np.uint8).reshape(plane.shape)
-
-
-def _unchanged(image: Image.Image, magnitude: float) -> Image.Image:
-    return image
-
-
-def _posterize(image: Image.Image, bits: float) -> Image.Image:
-    # timm asks for 0 bits at the largest magnitude, which means black and which Pillow refuses since version 13.
-    return timm_operations.posterize(image, int(bits)) if bits >= 1 else Image.new(image.mode, image.size)
-
-
-def _whole(operation: Callable[[Image.Image, int], Image.Image], image: Image.Image, magnitude: float) -> Image.Image:
-    return operation(image, int(magnitude))
-
-
-def _without_argument(
-    operation: Callable[[Image.Image], Image.Image], image: Image.Image, magnitude: float
-) -> Image.Image:
-    return operation(image)
-
-
-_WARPS: dict[int, Callable[..., Image.Image]] = {
-    Operation.ROTATE: timm_operations.rotate,
-    Operation.SHEAR_X: timm_operations.shear_x,
-    Operation.SHEAR_Y: timm_operations.shear_y,
-    Operation.TRANSLATE_X: timm_operations.translate_x_rel,
-    Operation.TRANSLATE_Y: timm_operations.translate_y_rel,
-}
-_OTHERS: dict[int, _Kernel] = {
-    Operation.IDENTITY: _unchanged,
-    Operation.AUTO_CONTRAST: partial(_without_argument, timm_operations.auto_contrast),
-    Operation.EQUALIZE: partial(_without_argument, timm_operations.equalize),
-    Operation.INVERT: partial(_without_argument, timm_operations.invert),
-    Operation.POSTERIZE: _posterize,
-    Operation.SOLARIZE: partial(_whole, timm_operations.solarize),
-    Operation.SOLARIZE_ADD: partial(_whole, timm_operations.solarize_add),
-    Operation.COLOR: timm_operations.color,
-    Operation.CONTRAST: timm_operations.contrast,
-    Operation.BRIGHTNESS: timm_operations.brightness,
-    Operation.SHARPNESS: timm_operations.sharpness,
-    Operation.GAUSSIAN_BLUR: timm_operations.gaussian_blur,
-    Operation.HUE: torchvision_operations.adjust_hue,
-}

@@ -1,49 +1,30 @@
-"""Operations that change each value by itself, as tables of 256 entries: one pass over the pixels, whichever it is.
+"""Operations that replace each value by another: tables of 256 entries, and one pass over the pixels for all of them.
 
-Five of them are known from the argument alone and are made on the host, with a few bytes an image to send; three
-depend on the picture and are made where its pixels are. Formulas are those of Pillow's ImageOps and ImageEnhance.
+A table that follows from the argument alone is computed on the host, with a few bytes an image to send; one that
+depends on the image is computed where its pixels are. Formulas are those of Pillow's ImageOps and ImageEnhance.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Int64, UInt8
+from PIL import Image
+from timm.data import auto_augment as timm_operations
 from torch import Tensor
 
-from kdcache.views.operations import Operation
-from kdcache.views.pixels.transfer import to_device
+from kdcache.views.pixels.kernels.binding import FixedTable, Kernels, MeasuredTable
 
-# Pillow's grey of a colour (ITU-R 601-2), in 1/65536.
+#: Pillow's weights of red, green and blue in a grey value (ITU-R 601-2), in 1/65536.
 _GREY_WEIGHTS = (19595, 38470, 7471)
 
-TABLED = (
-    Operation.AUTO_CONTRAST,
-    Operation.EQUALIZE,
-    Operation.INVERT,
-    Operation.POSTERIZE,
-    Operation.SOLARIZE,
-    Operation.SOLARIZE_ADD,
-    Operation.CONTRAST,
-    Operation.BRIGHTNESS,
-)
-_MEASURED = (Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.CONTRAST)
-
-
-def by_table(
-    pixels: UInt8[Tensor, "n 3 s s"], op: UInt8[np.ndarray, "n"], magnitude: Float32[np.ndarray, "n"]
-) -> UInt8[Tensor, "n 3 s s"]:
-    """Each image after its own operation, one of `TABLED`."""
-    device = pixels.device
-    tables = to_device(_known_tables(op, magnitude), device)[:, None].repeat(1, 3, 1)
-    for code in _MEASURED:
-        rows = np.flatnonzero(op == code)
-        if len(rows):
-            where = to_device(rows, device)
-            tables[where] = _measured_tables(code, pixels[where], to_device(magnitude[rows], device))
-    return _look_up(tables, pixels)
+#: int64 [256]: every value that a channel can have.
+_VALUES = np.arange(256)
 
 
 def grey(pixels: UInt8[Tensor, "n 3 s s"]) -> Int32[Tensor, "n s s"]:
-    """Pillow's conversion to "L", in 0..255."""
+    """Pillow's conversion to the mode "L": grey values in 0..255."""
     red, green, blue = pixels.to(torch.int32).unbind(1)
     red_weight, green_weight, blue_weight = _GREY_WEIGHTS
     return (red * red_weight + green * green_weight + blue * blue_weight + 0x8000) >> 16
@@ -56,38 +37,42 @@ def blend(
     return (low + factor * (high - low)).clamp_(0, 255).to(torch.uint8)
 
 
-def _known_tables(op: UInt8[np.ndarray, "n"], magnitude: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
-    """The tables that need no picture; the values themselves where the operation is another."""
-    value = np.arange(256, dtype=np.int64)
-    tables = np.broadcast_to(value, (len(op), 256)).copy()
-
-    tables[op == Operation.INVERT] = 255 - value
-
-    rows = op == Operation.POSTERIZE
-    dropped = 8 - np.clip(magnitude[rows, None].astype(np.int64), 0, 8)
-    tables[rows] = value >> dropped << dropped
-
-    rows = op == Operation.SOLARIZE
-    tables[rows] = np.where(value < magnitude[rows, None].astype(np.int64), value, 255 - value)
-
-    rows = op == Operation.SOLARIZE_ADD
-    tables[rows] = np.where(value < 128, np.clip(value + magnitude[rows, None].astype(np.int64), 0, 255), value)
-
-    rows = op == Operation.BRIGHTNESS
-    tables[rows] = np.clip(value.astype(np.float32) * magnitude[rows, None], 0, 255)
-    return tables.astype(np.uint8)
+def look_up(tables: UInt8[Tensor, "n 3 256"], pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
+    """Replace each value by the entry of its image's and channel's table."""
+    planes = len(pixels) * 3
+    # 32-bit places: half the traffic of what `gather` asks for.
+    starts = 256 * torch.arange(planes, device=pixels.device, dtype=torch.int32)
+    places = pixels.to(torch.int32).view(planes, -1).add_(starts[:, None])
+    return tables.view(-1).index_select(0, places.view(-1)).view_as(pixels)
 
 
-def _measured_tables(
-    code: Operation, pixels: UInt8[Tensor, "n 3 s s"], magnitude: Float32[Tensor, "n"]
-) -> UInt8[Tensor, "n #channels 256"]:
-    if code == Operation.CONTRAST:
-        return _contrast(pixels, magnitude)
-    histogram = _histogram(pixels)
-    return _equalize(histogram) if code == Operation.EQUALIZE else _auto_contrast(histogram)
+def _whole(argument: Float32[np.ndarray, "n"]) -> Int64[np.ndarray, "n 1"]:
+    return argument[:, None].astype(np.int64)
+
+
+def _invert(argument: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
+    return np.broadcast_to(_VALUES[::-1], (len(argument), 256)).astype(np.uint8)
+
+
+def _posterize(bits: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
+    dropped = 8 - np.clip(_whole(bits), 0, 8)
+    return (_VALUES >> dropped << dropped).astype(np.uint8)
+
+
+def _solarize(threshold: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
+    return np.where(_whole(threshold) > _VALUES, _VALUES, 255 - _VALUES).astype(np.uint8)
+
+
+def _solarize_add(amount: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
+    return np.where(_VALUES < 128, np.clip(_VALUES + _whole(amount), 0, 255), _VALUES).astype(np.uint8)
+
+
+def _brightness(factor: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
+    return np.clip(_VALUES.astype(np.float32) * factor[:, None], 0, 255).astype(np.uint8)
 
 
 def _histogram(pixels: UInt8[Tensor, "n 3 s s"]) -> Int64[Tensor, "n 3 256"]:
+    """How often each value stands in each channel."""
     planes = pixels.flatten(0, 1).flatten(1).to(torch.int64)
     starts = 256 * torch.arange(len(planes), device=pixels.device)
     counts = torch.zeros(256 * len(planes), dtype=torch.int64, device=pixels.device)
@@ -96,10 +81,12 @@ def _histogram(pixels: UInt8[Tensor, "n 3 s s"]) -> Int64[Tensor, "n 3 256"]:
 
 
 def _values(like: Tensor) -> Int64[Tensor, "256"]:
+    """The values 0..255 on the device of `like`."""
     return torch.arange(256, device=like.device)
 
 
-def _auto_contrast(histogram: Int64[Tensor, "n 3 256"]) -> UInt8[Tensor, "n 3 256"]:
+def _auto_contrast(pixels: UInt8[Tensor, "n 3 s s"], argument: Float32[Tensor, "n"]) -> UInt8[Tensor, "n 3 256"]:
+    histogram = _histogram(pixels)
     value = _values(histogram)
     low = torch.where(histogram > 0, value, 255).amin(-1, keepdim=True)
     high = torch.where(histogram > 0, value, 0).amax(-1, keepdim=True)
@@ -110,7 +97,8 @@ def _auto_contrast(histogram: Int64[Tensor, "n 3 256"]) -> UInt8[Tensor, "n 3 25
     return torch.where(high > low, stretched.clamp_(0, 255).to(torch.int64), value).to(torch.uint8)
 
 
-def _equalize(histogram: Int64[Tensor, "n 3 256"]) -> UInt8[Tensor, "n 3 256"]:
+def _equalize(pixels: UInt8[Tensor, "n 3 s s"], argument: Float32[Tensor, "n"]) -> UInt8[Tensor, "n 3 256"]:
+    histogram = _histogram(pixels)
     value = _values(histogram)
     highest = torch.where(histogram > 0, value, 0).amax(-1, keepdim=True)
     step = (histogram.sum(-1, keepdim=True) - histogram.gather(-1, highest)) // 255
@@ -127,9 +115,35 @@ def _contrast(pixels: UInt8[Tensor, "n 3 s s"], factor: Float32[Tensor, "n"]) ->
     return blend(mean[:, None].to(torch.float32).expand_as(value), value, factor[:, None])[:, None]
 
 
-def _look_up(tables: UInt8[Tensor, "n 3 256"], pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
-    planes = len(pixels) * 3
-    # 32-bit places: half the traffic of what `gather` asks for.
-    starts = 256 * torch.arange(planes, device=pixels.device, dtype=torch.int32)
-    places = pixels.to(torch.int32).view(planes, -1).add_(starts[:, None])
-    return tables.view(-1).index_select(0, places.view(-1)).view_as(pixels)
+def _posterize_image(image: Image.Image, bits: float) -> Image.Image:
+    # timm asks for 0 bits at the largest magnitude, which means black and which Pillow refuses since version 13.
+    return timm_operations.posterize(image, int(bits)) if bits >= 1 else Image.new(image.mode, image.size)
+
+
+def _with_whole_argument(
+    operation: Callable[[Image.Image, int], Image.Image], image: Image.Image, argument: float
+) -> Image.Image:
+    return operation(image, int(argument))
+
+
+def _without_argument(
+    operation: Callable[[Image.Image], Image.Image], image: Image.Image, argument: float
+) -> Image.Image:
+    return operation(image)
+
+
+#: Kernels by the name of their operation.
+KERNELS = {
+    "AUTO_CONTRAST": Kernels(
+        pillow=partial(_without_argument, timm_operations.auto_contrast), batched=MeasuredTable(_auto_contrast)
+    ),
+    "EQUALIZE": Kernels(pillow=partial(_without_argument, timm_operations.equalize), batched=MeasuredTable(_equalize)),
+    "INVERT": Kernels(pillow=partial(_without_argument, timm_operations.invert), batched=FixedTable(_invert)),
+    "POSTERIZE": Kernels(pillow=_posterize_image, batched=FixedTable(_posterize)),
+    "SOLARIZE": Kernels(pillow=partial(_with_whole_argument, timm_operations.solarize), batched=FixedTable(_solarize)),
+    "SOLARIZE_ADD": Kernels(
+        pillow=partial(_with_whole_argument, timm_operations.solarize_add), batched=FixedTable(_solarize_add)
+    ),
+    "CONTRAST": Kernels(pillow=timm_operations.contrast, batched=MeasuredTable(_contrast)),
+    "BRIGHTNESS": Kernels(pillow=timm_operations.brightness, batched=FixedTable(_brightness)),
+}

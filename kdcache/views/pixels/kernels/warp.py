@@ -8,36 +8,28 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float64, Int64, UInt8
+from timm.data import auto_augment as timm_operations
 from torch import Tensor
 
-from kdcache.views.operations import Colour, Operation
+from kdcache.views.operations import Colour
+from kdcache.views.pixels.kernels.binding import AffineWarp, Kernels
 from kdcache.views.pixels.transfer import to_device
-
-WARPS = (
-    Operation.ROTATE,
-    Operation.SHEAR_X,
-    Operation.SHEAR_Y,
-    Operation.TRANSLATE_X,
-    Operation.TRANSLATE_Y,
-)
 
 
 def warp(
-    pixels: UInt8[Tensor, "n 3 s s"],
-    op: UInt8[np.ndarray, "n"],
-    magnitude: Float32[np.ndarray, "n"],
-    cubic: bool,
-    fill: Colour,
+    pixels: UInt8[Tensor, "n 3 s s"], matrices: Float64[np.ndarray, "n 6"], cubic: bool, fill: Colour
 ) -> UInt8[Tensor, "n 3 s s"]:
-    """Each image after its own operation, one of `WARPS`; all interpolate alike.
+    """Move the pixels of each image by its own matrix, and interpolate all images alike.
 
     Args:
-        cubic: bicubic (a = -1, not the -0.5 of Pillow's resize), else bilinear.
-        fill: what is uncovered, red, green and blue in 0..255.
+        pixels: images.
+        matrices: a..f of each image, as `AffineWarp` defines them.
+        cubic: whether to interpolate bicubically (with a = -1, not the -0.5 of Pillow's resize), else bilinearly.
+        fill: colour of what is uncovered.
     """
     size = pixels.shape[-1]
-    x, y = _sources(to_device(matrices(op, magnitude, size), pixels.device), size)
+    x, y = _sources(to_device(matrices, pixels.device), size)
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     out = (_cubic if cubic else _linear)(pixels, x - 0.5, y - 0.5)
     for channel, shade in enumerate(fill):
@@ -45,24 +37,40 @@ def warp(
     return out
 
 
-def matrices(op: UInt8[np.ndarray, "n"], magnitude: Float32[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
-    """a..f of each operation: the pixel at (x, y) shows what was at (a x + b y + c, d x + e y + f)."""
-    amount = magnitude.astype(np.float64)
-    out = np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (len(op), 1))
-    for code, place, unit in (
-        (Operation.SHEAR_X, 1, 1.0),
-        (Operation.SHEAR_Y, 3, 1.0),
-        (Operation.TRANSLATE_X, 2, float(size)),
-        (Operation.TRANSLATE_Y, 5, float(size)),
-    ):
-        out[op == code, place] = amount[op == code] * unit
-    for row in np.flatnonzero(op == Operation.ROTATE):
-        out[row] = _rotation(float(amount[row]), size / 2.0)
-    return out
+def _identity(count: int) -> Float64[np.ndarray, "n 6"]:
+    return np.tile(np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]), (count, 1))
+
+
+def _shear_x(share: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
+    matrices = _identity(len(share))
+    matrices[:, 1] = share
+    return matrices
+
+
+def _shear_y(share: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
+    matrices = _identity(len(share))
+    matrices[:, 3] = share
+    return matrices
+
+
+def _translate_x(share: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
+    matrices = _identity(len(share))
+    matrices[:, 2] = share * size
+    return matrices
+
+
+def _translate_y(share: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
+    matrices = _identity(len(share))
+    matrices[:, 5] = share * size
+    return matrices
+
+
+def _rotate(degrees: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray, "n 6"]:
+    return np.array([_rotation(float(angle), size / 2.0) for angle in degrees])
 
 
 def _rotation(degrees: float, centre: float) -> list[float]:
-    """Pillow's Image.rotate, step by step: its angle, its 15 decimals, its order of additions."""
+    """The matrix of Pillow's Image.rotate, step by step: its angle, its 15 decimals, its order of additions."""
     # A number at a time, with the C library: NumPy's cosine and rounding differ in the last bit for one angle in ten.
     angle = -math.radians(degrees % 360.0)
     cos, sin, minus_sin = (round(part, 15) for part in (math.cos(angle), math.sin(angle), -math.sin(angle)))
@@ -72,7 +80,7 @@ def _rotation(degrees: float, centre: float) -> list[float]:
 
 
 def _sources(matrix: Float64[Tensor, "n 6"], size: int) -> tuple[Float64[Tensor, "n s s"], Float64[Tensor, "n s s"]]:
-    """Where each pixel's centre comes from, x and y."""
+    """The place in the source of each pixel's centre: x and y."""
     centres = torch.arange(size, device=matrix.device, dtype=torch.float64) + 0.5
     a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)
     across, down = centres, centres[:, None]
@@ -103,14 +111,14 @@ def _cubic(
     dx, dy = (x - left)[:, None], (y - top)[:, None]
     columns = _neighbours(left, -1, 4, pixels.shape[-1])
     lines = [
-        _through([_take(pixels, row, column) for column in columns], dx)
+        _interpolate_cubic([_take(pixels, row, column) for column in columns], dx)
         for row in _neighbours(top, -1, 4, pixels.shape[-1])
     ]
-    return _through(lines, dy).clamp_(0, 255).to(torch.uint8)
+    return _interpolate_cubic(lines, dy).clamp_(0, 255).to(torch.uint8)
 
 
-def _through(values: list[Tensor], share: Tensor) -> Tensor:
-    """The cubic between the second and the third of four values."""
+def _interpolate_cubic(values: list[Tensor], share: Tensor) -> Tensor:
+    """Interpolate between the second and the third of four values with Pillow's cubic."""
     v1, v2, v3, v4 = values
     slope = v3 - v1
     bend = 2 * (v1 - v2) + v3 - v4
@@ -119,7 +127,7 @@ def _through(values: list[Tensor], share: Tensor) -> Tensor:
 
 
 def _neighbours(first: Float64[Tensor, "n s s"], start: int, count: int, size: int) -> list[Int64[Tensor, "n s s"]]:
-    """Whole coordinates from `first + start` on; past an edge, the edge."""
+    """`count` whole coordinates from `first + start` on; a coordinate past an edge becomes that edge."""
     whole = first.to(torch.int64)
     return [(whole + offset).clamp_(0, size - 1) for offset in range(start, start + count)]
 
@@ -127,6 +135,17 @@ def _neighbours(first: Float64[Tensor, "n s s"], start: int, count: int, size: i
 def _take(
     pixels: UInt8[Tensor, "n 3 s s"], row: Int64[Tensor, "n s s"], column: Int64[Tensor, "n s s"]
 ) -> Float64[Tensor, "n 3 s s"]:
+    """The values at whole coordinates, as numbers of double precision."""
     size = pixels.shape[-1]
     places = (row * size + column).flatten(1)[:, None].expand(-1, 3, -1)
     return pixels.flatten(2).gather(2, places).view_as(pixels).to(torch.float64)
+
+
+#: Kernels by the name of their operation.
+KERNELS = {
+    "ROTATE": Kernels(pillow=timm_operations.rotate, batched=AffineWarp(_rotate)),
+    "SHEAR_X": Kernels(pillow=timm_operations.shear_x, batched=AffineWarp(_shear_x)),
+    "SHEAR_Y": Kernels(pillow=timm_operations.shear_y, batched=AffineWarp(_shear_y)),
+    "TRANSLATE_X": Kernels(pillow=timm_operations.translate_x_rel, batched=AffineWarp(_translate_x)),
+    "TRANSLATE_Y": Kernels(pillow=timm_operations.translate_y_rel, batched=AffineWarp(_translate_y)),
+}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdcache.views.describe import change_words, crop_words, mixing_words
+from kdcache.views.describe import describe_changes, describe_crop, describe_mixing
 from kdcache.views.operations import Operation
 from kdcache.views.plan import Plan, make_plan
 from kdcache.views.policies import NAMED
@@ -29,9 +29,9 @@ def plan_of(**fields: object) -> Plan:
 
 def test_nothing_is_said_where_nothing_is_done() -> None:
     plan = plan_of()
-    assert crop_words(plan, 0) == "crop 30 x 40 at row 1, column 2"
-    assert change_words(plan, 0) == ()
-    assert mixing_words(plan, 0) == "not mixed"
+    assert describe_crop(plan, 0) == "crop 30 x 40 at row 1, column 2"
+    assert describe_changes(plan, 0) == ()
+    assert describe_mixing(plan, 0) == "not mixed"
 
 
 def test_each_row_has_words_of_its_own_in_the_order_of_the_plan() -> None:
@@ -43,9 +43,9 @@ def test_each_row_has_words_of_its_own_in_the_order_of_the_plan() -> None:
         op_cubic=np.zeros((2, 2), bool),
         erase=np.array([[[0, 0, 0, 0]], [[5, 6, 15, 26]]], np.int32),
     )
-    assert change_words(plan, 0) == ()
-    assert crop_words(plan, 1).endswith(", flipped")
-    assert change_words(plan, 1) == (
+    assert describe_changes(plan, 0) == ()
+    assert describe_crop(plan, 1).endswith(", flipped")
+    assert describe_changes(plan, 1) == (
         "moved 3 up and 2 right pixels",
         "rotate -12.5 degrees",
         "posterize to 4 bits",
@@ -62,7 +62,7 @@ def test_each_row_has_words_of_its_own_in_the_order_of_the_plan() -> None:
 )
 def test_mixing_is_told_by_its_kind(weight: float, cut: tuple[int, ...], words: str) -> None:
     plan = plan_of(weight=np.array([weight], np.float32), cut=np.array([cut], np.int32))
-    assert mixing_words(plan, 0) == words
+    assert describe_mixing(plan, 0) == words
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_mixing_is_told_by_its_kind(weight: float, cut: tuple[int, ...], words: 
 )
 def test_arguments_are_told_in_their_own_units(op: Operation, magnitude: float, words: str) -> None:
     ops, magnitudes = np.full((2, 1), op, np.uint8), np.full((2, 1), magnitude, np.float32)
-    assert change_words(plan_of(op=ops, magnitude=magnitudes, op_cubic=np.zeros((2, 1), bool)), 0) == (words,)
+    assert describe_changes(plan_of(op=ops, magnitude=magnitudes, op_cubic=np.zeros((2, 1), bool)), 0) == (words,)
 
 
 def test_every_operation_has_words_of_its_own() -> None:
@@ -89,7 +89,7 @@ def test_every_operation_has_words_of_its_own() -> None:
             magnitude=np.full((2, 1), 0.5, np.float32),
             op_cubic=np.zeros((2, 1), bool),
         )
-        words.add(change_words(plan, 0))
+        words.add(describe_changes(plan, 0))
     assert len(words) == len(Operation) - 1
 
 
@@ -98,6 +98,6 @@ def test_plans_of_every_named_policy_can_be_told(name: str) -> None:
     sides = np.full(64, 50)
     plan = make_plan(NAMED[name], 0, 0, np.arange(64, dtype=np.uint64) << np.uint64(40), sides, sides)
     for row in range(64):
-        assert crop_words(plan, row)
-        assert all(change_words(plan, row))
-        assert mixing_words(plan, row // 2)
+        assert describe_crop(plan, row)
+        assert all(describe_changes(plan, row))
+        assert describe_mixing(plan, row // 2)
