@@ -2,21 +2,25 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
 from kdcache.cache.stream import stream_targets
-from kdcache.errors import CorruptError
+from kdcache.data.index import Index
+from kdcache.errors import CorruptError, UsageError
 from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
 from kdcache.loader.teacher_views import batches_covering, teacher_labels
+from kdcache.objectives.labels import soft_labels
 from kdcache.runtime.prefetch import shared
 from kdcache.runtime.ranks import Ranks
+from kdcache.runtime.transfer import send
 from kdcache.targets.base import Targets
 from kdcache.targets.mixture import MixedTargets
 from kdcache.views.orders import OrdersAhead
@@ -29,14 +33,26 @@ OpenStream = Callable[[Iterable[RowRange | RowIndices], int], Generator[Views, N
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one step, b in number.
+    """The rows of one training step of this process, b in number: images, labels and the teacher's targets.
+
+    Rows 2j and 2j+1 are a pair: each was mixed with the other. The rows of a batch may be shuffled for the model, and
+    a batch may be cut between pairs.
 
     Attributes:
-        images: mixed, in 0..255, not yet normalised (mean and standard deviation belong to each model).
-        labels: each row's own label and its mixing partner's; -1 for none.
-        mix_weight: each row's own share of the mix, in 0..1; 1 where the row is not mixed.
-        samples: position of each row's sample in the index.
-        targets: of the teacher, on the device of the images; None without a teacher.
+        images: [b, 3, s, s], float32, mixed and normalised with the mean and standard deviation that the loader was
+            given; a `Loader` without `normalise` gives them in 0..255.
+        labels: [b, 2], each row's own label and its mixing partner's; -1 for none.
+        mix_weight: [b], each row's own share of the mix, in 0..1; 1 where the row is not mixed.
+        samples: [b], position of each row's sample in the index; always on the CPU.
+        targets: what the cache holds of the teacher's outputs for these rows, on the device of the images; None
+            without a teacher. `targets.log_probs(num_classes, temperature=1)` has shape [b, c],
+            `targets.features()` [b, d], `targets.label_log_prob()` [b, 2].
+        index: of the data set, which knows the samples' keys; None for a batch that was made by hand.
+
+    Example:
+        >>> for batch in loader:
+        ...     logits = model(batch.images)
+        ...     loss = -(batch.soft_labels(10, smoothing=0.1) * logits.log_softmax(1)).sum(1).mean()
     """
 
     images: Float32[Tensor, "b 3 s s"]
@@ -44,6 +60,66 @@ class Batch:
     mix_weight: Float32[Tensor, "b"]
     samples: Int64[Tensor, "b"]
     targets: Targets | None
+    index: Index | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each row's sample, which identifies it whatever the shards.
+
+        Raises:
+            UsageError: the batch was made by hand, without an index.
+        """
+        if self.index is None:
+            raise UsageError("This batch was made without an index, which holds the keys of samples: give it one.")
+        return tuple(self.index.key(sample) for sample in self.samples.tolist())
+
+    def __len__(self) -> int:
+        """Number of rows b."""
+        return len(self.samples)
+
+    def soft_labels(self, num_classes: int, smoothing: float = 0.0) -> Float32[Tensor, "b c"]:
+        """Return the mixed labels as probabilities: mix_weight y + (1 - mix_weight) y', as timm's mixup has them.
+
+        Args:
+            num_classes: c, number of classes.
+            smoothing: share of label smoothing in 0..1, spread over all classes.
+
+        Returns:
+            [b, c], float32, on the device of the labels; each row sums to 1.
+
+        Raises:
+            UsageError: a row has no label, or a label is not among the classes.
+        """
+        self._require_labels(num_classes)
+        return soft_labels(self.labels, self.mix_weight, num_classes, smoothing)
+
+    def _require_labels(self, num_classes: int) -> None:
+        # Looked up on the host: asking a tensor on a GPU would make every step wait for it. A row's partner is a row
+        # of the batch as well.
+        if self.index is None:
+            own = self.labels[:, 0].cpu().numpy()
+        else:
+            own = np.asarray(self.index.label[self.samples.numpy()])
+        if (own < 0).any():
+            raise UsageError(
+                f"{int((own < 0).sum())} of {len(own)} rows of this batch have no label, so there are no soft labels: "
+                "use a loss that needs the teacher's targets alone."
+            )
+        if (own >= num_classes).any():
+            raise UsageError(
+                f"Label {int(own.max())} is not among the {num_classes} classes that soft labels were asked for: give "
+                "the number of classes of the labels."
+            )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the same batch with images, labels, mixing weights and targets on another device."""
+        return replace(
+            self,
+            images=send(self.images, device),
+            labels=send(self.labels, device),
+            mix_weight=send(self.mix_weight, device),
+            targets=None if self.targets is None else self.targets.to(device),
+        )
 
     @classmethod
     def from_views(cls, views: Views, targets: Targets | None) -> "Batch":
@@ -227,5 +303,5 @@ def _dump_batches(steps: Iterable[RowIndices], samples: int, live: LiveTeacher) 
 
 
 def _within(part: RowRange, span: RowRange) -> slice:
-    """The rows of `part`, counted from its start, that lie in `span`."""
+    """The rows of `part`, format_count from its start, that lie in `span`."""
     return slice(max(span.start - part.start, 0), min(span.stop, part.stop) - part.start)

@@ -7,7 +7,8 @@ from kdcache.cache.coverage import Lacking, lacking
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
-from kdcache.runtime.formatting import format_ranges
+from kdcache.runtime.formatting import format_count, format_ranges
+from kdcache.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -181,3 +182,19 @@ def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None
                     field=field,
                 )
     return CachedTeachers(entries, tuple(shares.values()))
+
+
+def tell_of_repeated_views(
+    epochs: int, views: int, repeats: int, stored: CachedTeachers | None, progress: Progress
+) -> None:
+    """Say that views are shown again where there are more epochs, and which views of `stored` could be added."""
+    if epochs <= views:
+        return
+    progress.say(
+        f"{format_count(epochs, 'epoch')} over {format_count(views, 'view')}: each is shown {epochs / views:.3g} "
+        "times, in new batches."
+    )
+    for lack in stored.lacking(repeats) if stored is not None else ():
+        # A gap makes whole views useless; a view that a dump is at is no news.
+        tell = progress.warn if lack.reach.is_cut else progress.say
+        tell(lack.words())

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,6 +11,7 @@ from kdcache.loader.batches import Batch, Steps, cached_batches, live_batches, s
 from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
+from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.ranks import Ranks
 from kdcache.views.stream import Views, stream_views
@@ -30,6 +31,7 @@ class Loader:
         decode: where images are decoded: "auto", "cpu" or "gpu".
         device: where images and targets are put.
         ranks: whose share of each step is loaded.
+        normalise: makes of images in 0..255 what the student wants; None leaves them in 0..255.
     """
 
     view_set: ViewSet
@@ -40,6 +42,7 @@ class Loader:
     decode: str
     device: torch.device
     ranks: Ranks
+    normalise: Normaliser | None = None
 
     def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
         """Iterate over this process's batches of the schedule's steps, from `first_step` to the last.
@@ -56,7 +59,9 @@ class Loader:
             closing(steps),
             closing(self._from_source(steps, reader)) as batches,
         ):
-            yield from batches
+            for batch in batches:
+                images = batch.images if self.normalise is None else self.normalise(batch.images)
+                yield replace(batch, images=images, index=self.view_set.index)
 
     def _from_source(self, steps: Steps, reader: SampleReader) -> Generator[Batch, None, None]:
         def open_stream(wanted: Iterable[RowRange | RowIndices], image_size: int) -> Generator[Views, None, None]:

@@ -1,5 +1,7 @@
 """What a block's answers were made with: what may change their last bits, but not their meaning."""
 
+from collections.abc import Sequence
+
 import timm
 import torch
 
@@ -7,6 +9,7 @@ import kdcache
 from kdcache.cache.entry import Entry
 from kdcache.models.teachers import Teacher
 from kdcache.render.base import Renderer
+from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import processor_name
 from kdcache.runtime.progress import Progress
 
@@ -37,3 +40,12 @@ def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: in
                 f"Answers in this cache were made with {field} {', '.join(sorted(others))}, and here it is {now}: "
                 "pixels and answers can differ in the last bits."
             )
+
+
+def warn_of_other_renderer(
+    entries: Sequence[Entry], renderer: str, decode: str, device: torch.device, views: int, progress: Progress
+) -> None:
+    """Warn where stored blocks of the first `views` views were made with another renderer than the one to be used."""
+    here = {"renderer": renderer_version(renderer, device=device, decode=decode)}
+    for entry in entries:
+        warn_of_other_provenance(entry, here, views, progress)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from kdcache.data.order import reused_pairs
+from kdcache.errors import UsageError
 from kdcache.views.orders import OrdersAhead
 from kdcache.views.viewset import RowIndices
 
@@ -131,3 +132,22 @@ class Schedule:
             upcoming = self._upcoming_visit(step)
             if upcoming is not None and upcoming >= self._groups:
                 orders.prepare(upcoming)
+
+
+def require_whole_pairs(batch_size: int, world_size: int) -> None:
+    """Raise UsageError where a batch of all processes cannot be divided among them in whole pairs."""
+    if batch_size % (2 * world_size):
+        raise UsageError(
+            f"A batch of {batch_size} cannot be divided among {world_size} processes in whole pairs: "
+            f"give a --batch-size that is a multiple of {2 * world_size}."
+        )
+
+
+def require_steps(schedule: Schedule) -> Schedule:
+    """Return the schedule; raise UsageError where its batch is larger than the data set."""
+    if schedule.steps_per_epoch == 0:
+        raise UsageError(
+            f"A batch of {schedule.batch_size} is larger than the {schedule.samples // 2 * 2:,} paired samples, so an "
+            "epoch has no step: give a smaller --batch-size."
+        )
+    return schedule

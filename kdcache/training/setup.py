@@ -15,11 +15,11 @@ from kdcache.data.classes import check_labels
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
-from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words
+from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words, tell_of_repeated_views
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
-from kdcache.loader.schedule import Schedule
+from kdcache.loader.schedule import Schedule, require_steps, require_whole_pairs
 from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
 from kdcache.objectives.base import require
@@ -106,7 +106,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     mode, device = options.mode, processes.device
     config, asked = configure(options, mode, device)
     # What is wrong with names, the renderer or the cache is told before an index of millions is built.
-    _require_whole_pairs(config, processes)
+    require_whole_pairs(config.batch_size, processes.world_size)
     resolve_name(config.student.name)
     if options.online_teacher:
         model_source(options.online_teacher, options.teacher_weights)
@@ -140,7 +140,9 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
     for warning in _warnings(options, cache if stored is not None else None):
         progress.warn(warning)
-    _say_of_views(config, opened, stored if asked_count is None else None, progress)
+    tell_of_repeated_views(
+        schedule.epochs, schedule.views, schedule.repeats, stored if asked_count is None else None, progress
+    )
     needs = config.objective.needs
     live = (
         open_live_teacher(
@@ -195,14 +197,6 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         },
         lock=lock,
     )
-
-
-def _require_whole_pairs(config: RunConfig, processes: Distributed) -> None:
-    if config.batch_size % (2 * processes.world_size):
-        raise UsageError(
-            f"A batch of {config.batch_size} cannot be divided among {processes.world_size} processes in whole pairs: "
-            f"give a --batch-size that is a multiple of {2 * processes.world_size}."
-        )
 
 
 def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
@@ -293,41 +287,20 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def _say_of_views(config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, progress: Progress) -> None:
-    """Say that views are shown again, and of stored answers, where they lack some, that others might be there."""
-    epochs, count = config.schedule.epochs, config.views.count
-    assert count is not None
-    if epochs <= count:
-        return
-    progress.say(
-        f"{format_count(epochs, 'epoch')} over {format_count(count, 'view')}: each is shown {epochs / count:.3g} "
-        "times, in new "
-        "batches."
-    )
-    for lack in stored.lacking(opened.view_set.policy.repeats) if stored is not None else ():
-        # A gap makes whole views useless; a view that a dump is at is no news.
-        tell = progress.warn if lack.reach.is_cut else progress.say
-        tell(lack.words())
-
-
 def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
     view_set = opened.view_set
     assert config.views.count is not None
-    schedule = Schedule(
-        samples=len(view_set),
-        views=config.views.count,
-        repeats=view_set.policy.repeats,
-        batch_size=config.batch_size,
-        epochs=config.schedule.epochs,
-        block_rows=opened.identity.block_rows,
-        seed=view_set.seed,
-    )
-    if schedule.steps_per_epoch == 0:
-        raise UsageError(
-            f"A batch of {config.batch_size} is larger than the {len(view_set) // 2 * 2:,} paired samples, so an epoch "
-            "has no step: give a smaller --batch-size."
+    return require_steps(
+        Schedule(
+            samples=len(view_set),
+            views=config.views.count,
+            repeats=view_set.policy.repeats,
+            batch_size=config.batch_size,
+            epochs=config.schedule.epochs,
+            block_rows=opened.identity.block_rows,
+            seed=view_set.seed,
         )
-    return schedule
+    )
 
 
 def _loader(

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 
 from kdcache.evaluation.scoring import Evaluation, try_scoring
-from kdcache.loader.provenance import warn_of_other_provenance
+from kdcache.loader.provenance import warn_of_other_renderer
 from kdcache.models.network import Network
 from kdcache.models.students import create_student
-from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import format_count
@@ -105,7 +104,11 @@ def _train(
     # Only now, when nothing is left to refuse, does anything change on disk.
     resume = _enter_folder(options, setup, processes)
     log_summary(setup, processes, progress)
-    _warn_of_other_renderer(setup, processes.device, progress)
+    if setup.stored is not None:
+        loader = setup.loader
+        warn_of_other_renderer(
+            setup.stored.entries, loader.renderer, loader.decode, loader.device, loader.schedule.views, progress
+        )
     losses: list[float] | None = [] if keep_losses else None
     with stop_requests() as requests:
         trainer = Trainer(setup, network, state, processes=processes, requests=requests, progress=progress)
@@ -131,14 +134,6 @@ def _enter_folder(options: TrainOptions, setup: Setup, processes: Distributed) -
     if resume or setup.config.objective.needs.history:
         require_shared(setup.folder, processes)
     return resume
-
-
-def _warn_of_other_renderer(setup: Setup, device: torch.device, progress: Progress) -> None:
-    if setup.stored is None:
-        return
-    here = {"renderer": renderer_version(setup.loader.renderer, device=device, decode=setup.loader.decode)}
-    for entry in setup.stored.entries:
-        warn_of_other_provenance(entry, here, setup.loader.schedule.views, progress)
 
 
 def _student(setup: Setup) -> Network:

@@ -8,6 +8,7 @@ the run that goes on finds in its checkpoint what is to be done, and in metrics.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,6 +63,7 @@ class Trainer:
             requests: the signals that ask this process to stop.
         """
         self.setup, self.network, self.state = setup, network, state
+        self._loader = replace(setup.loader, normalise=network.normalise)
         self.processes, self.progress = processes, progress
         self.stop = AgreedStop(requests, processes)
         self.evaluation: Evaluation | None = None
@@ -105,7 +107,7 @@ class Trainer:
         resumed = self.restore() if resume else None
         with self._open_logs():
             self._finish_epoch_of(resumed)
-            with self._progress_bar() as task, closing(self.setup.loader.batches(self.step)) as batches:
+            with self._progress_bar() as task, closing(self._loader.batches(self.step)) as batches:
                 self.clock.go_on()
                 for batch in batches:
                     step_losses = self.train_step(batch)
@@ -126,9 +128,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Losses:
         """Take one optimiser step on this process's share of a batch; the losses are of this share."""
-        losses = self.state.train_step(
-            self.network.normalise(batch.images), batch.targets, batch.labels, batch.mix_weight, batch.samples
-        )
+        losses = self.state.train_step(batch.images, batch.targets, batch.labels, batch.mix_weight, batch.samples)
         if self.setup.lock is not None:
             self.setup.lock.require_held()
         self._losses.add(losses)

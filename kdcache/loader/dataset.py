@@ -1,0 +1,256 @@
+"""A data set with the cached targets of its teachers, opened for a training loop of one's own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import distributed
+
+from kdcache.cache.store import Cache
+from kdcache.data.index import Index, open_index
+from kdcache.errors import UsageError
+from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SIZE
+from kdcache.loader.cached_loader import CachedLoader
+from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words, tell_of_repeated_views
+from kdcache.loader.loader import Loader
+from kdcache.loader.opening import OpenViews, stored_views, tell_of_lost, with_lost_of
+from kdcache.loader.provenance import warn_of_other_renderer
+from kdcache.loader.schedule import Schedule, require_steps, require_whole_pairs
+from kdcache.models.network import Normaliser
+from kdcache.runtime.device import resolve_device
+from kdcache.runtime.formatting import format_count
+from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.ranks import Ranks
+from kdcache.views.policy import Policy
+
+
+@dataclass(frozen=True)
+class CachedDataset:
+    """A data set, the views of it that a cache was made of, and the cached targets of one teacher or of several.
+
+    `open_cache` makes it. It holds no image and no target in memory; `loader` gives batches of them.
+
+    Attributes:
+        index: of the data set.
+        views: its view set, and the identity of this view set.
+        teachers: entries of the cache with their weights, which sum to 1.
+        num_views: number of views that are used, from view 0 on; whole groups of views that share an order.
+        progress: takes what is to be told of this data set and of its loaders.
+
+    Example:
+        >>> dataset = kdcache.open_cache("cache", data="data")
+        >>> len(dataset), dataset.num_classes, dataset.num_views
+        (50000, 10, 100)
+    """
+
+    index: Index
+    views: OpenViews
+    teachers: CachedTeachers
+    num_views: int
+    progress: Progress = logged
+
+    def __len__(self) -> int:
+        """Number of samples, the lost ones included."""
+        return len(self.index)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the teacher, and so of the student's outputs."""
+        return self.teachers.num_classes
+
+    @property
+    def policy(self) -> Policy:
+        """The distribution of augmentations that the views were drawn from."""
+        return self.views.view_set.policy
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes in their order; None where they are unknown, or labels are no classes of the teacher."""
+        return self.index.class_names if self.teachers.label_space == "teacher" else None
+
+    @property
+    def entries(self) -> Mapping[str, float]:
+        """Names of the teachers' entries in the cache, each with its weight; the weights sum to 1."""
+        names = (entry.identity.name for entry in self.teachers.entries)
+        return MappingProxyType(dict(zip(names, self.teachers.shares, strict=True)))
+
+    def loader(
+        self,
+        batch_size: int,
+        epochs: int,
+        *,
+        image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str | torch.device = "auto",
+        rank: int | None = None,
+        world_size: int | None = None,
+        renderer: str = "dali",
+        decode: str = "auto",
+        start_step: int = 0,
+    ) -> CachedLoader:
+        """Return a loader of the batches that `kdcache train` sees with the same batch size and number of epochs.
+
+        Args:
+            batch_size: rows of a step over all processes together; a multiple of 2 * world_size, because pairs stay
+                whole. An epoch's last partial batch is left out.
+            epochs: number of passes over the data; epoch e shows view e, and views are shown again in new batches where
+                there are fewer of them.
+            image_size: pixels a side; None for the reference size of the policy. It may differ from the teacher's.
+            mean, std: of each channel for pixels in 0..1, as `timm.data.resolve_model_data_config(model)` has them;
+                None for those of ImageNet.
+            device: where images, labels and targets are put: "auto" (a GPU where there is one), "cpu", "cuda" or
+                "cuda:N".
+            rank, world_size: whose part of each batch is loaded; None for what torch.distributed says where it is
+                initialised, or else the environment variables RANK and WORLD_SIZE, or else a single process.
+            renderer: "dali" or "pillow".
+            decode: where images are decoded: "auto", "cpu" or "gpu".
+            start_step: number of steps, format_count from the start of epoch 0, after which to begin.
+
+        Raises:
+            UsageError: an argument that makes no sense, or a batch that cannot be divided among the processes.
+            DeviceError: the device or the renderer cannot be used here.
+            CorruptError: a record of the views that are used is damaged.
+
+        Example:
+            >>> with dataset.loader(batch_size=256, epochs=100, image_size=160) as loader:
+            ...     for epoch in range(100):
+            ...         for batch in loader:
+            ...             loss = train_step(batch.images, batch.targets.log_probs(dataset.num_classes))
+        """
+        _require_number("batch_size", batch_size, 2, MAX_BATCH)
+        _require_number("epochs", epochs, 1, MAX_EPOCHS)
+        size = self.policy.reference_size if image_size is None else image_size
+        _require_number("image_size", size, 1, MAX_SIZE)
+        ranks = _ranks(rank, world_size)
+        require_whole_pairs(batch_size, ranks.world_size)
+        view_set = self.views.view_set
+        schedule = require_steps(
+            Schedule(
+                samples=len(view_set),
+                views=self.num_views,
+                repeats=view_set.policy.repeats,
+                batch_size=batch_size,
+                epochs=epochs,
+                block_rows=self.views.identity.block_rows,
+                seed=view_set.seed,
+            )
+        )
+        _require_number("start_step", start_step, 0, schedule.steps)
+        there = resolve_device(str(device))
+        warn_of_other_renderer(self.teachers.entries, renderer, decode, there, self.num_views, self.progress)
+        tell_of_repeated_views(epochs, self.num_views, schedule.repeats, self.teachers, self.progress)
+        loader = Loader(
+            view_set=view_set,
+            schedule=schedule,
+            source=self.teachers,
+            image_size=size,
+            renderer=renderer,
+            decode=decode,
+            device=there,
+            ranks=ranks,
+            normalise=_normaliser(mean, std),
+        )
+        return CachedLoader(loader, self.views.identity, self.teachers, start_step)
+
+
+def open_cache(
+    cache: str | Path,
+    *,
+    data: str | Path,
+    teacher: str | None = None,
+    teachers: Mapping[str, int | float] | None = None,
+    views: int | None = None,
+    progress: Progress = logged,
+) -> CachedDataset:
+    """Open a cache together with the data set that it was made of, and refuse what `kdcache train` refuses.
+
+    Args:
+        cache: path or URL of the cache, as `kdcache dump-logits` made it.
+        data: the shards: a folder of tars, a brace pattern, or a URL. Its index is built if there is none.
+        teacher: name of the entry to learn from; None for the only one of the cache.
+        teachers: names of several entries, each with a weight above 0; the targets are the weighted mean of their
+            probabilities. Weights are divided by their sum.
+        views: number of views to use, from view 0 on; None for all that are complete.
+        progress: takes what is to be told; by default Python's logger `kdcache` does.
+
+    Raises:
+        UsageError: there is no cache, no such entry, or no complete view.
+        IdentityError: the cache was made of other data, or the teachers cannot be mixed.
+        CacheError: the cache cannot be read; CorruptError where a record is damaged.
+        DataError: the data cannot be read.
+
+    Example:
+        >>> dataset = kdcache.open_cache("cache", data="data")
+        >>> mixture = kdcache.open_cache("cache", data="data", teachers={"beitv2_b": 0.7, "resnet152": 0.3})
+    """
+    if teacher is not None and teachers is not None:
+        raise UsageError("teacher names one entry of the cache and teachers several: give one of them.")
+    if not Cache.exists(str(cache)):
+        raise UsageError(
+            f"There is no cache at {cache}: make one with `kdcache dump-logits --teacher NAME`, or give the path of "
+            "another."
+        )
+    opened_cache = Cache.open(str(cache))
+    mixture = None if teachers is None else _mixture_text(teachers)
+    stored = open_cached_teachers(opened_cache, teacher, mixture)
+    for warning in (mixture and scaled_words(mixture), opened_cache.format_warning):
+        if warning:
+            progress.warn(warning)
+    index = open_index(str(data), progress=progress)
+    opened = stored_views(opened_cache, index)
+    count = _view_count(stored, opened.view_set.policy.repeats, views)
+    # Lost samples are looked up after the views are format_count: see `with_lost_of`.
+    opened = with_lost_of(opened, opened_cache)
+    stored.require_records(count)
+    tell_of_lost(opened, progress)
+    return CachedDataset(index, opened, stored, count, progress)
+
+
+def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int:
+    there = stored.usable_views(repeats)
+    if wanted is None:
+        return there
+    if not 1 <= wanted <= there or wanted % repeats:
+        groups = f", a multiple of {repeats}" if repeats > 1 else ""
+        raise UsageError(
+            f"views is {wanted}, and {format_count(there, 'view')} can be used: give a number from 1 to "
+            f"{there}{groups}."
+        )
+    return wanted
+
+
+def _mixture_text(teachers: Mapping[str, int | float]) -> str:
+    """The mixture as `parse_teachers` reads it from the command line."""
+    for name in teachers:
+        if "=" in name or "," in name:
+            raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
+    return ",".join(f"{name}={weight!r}" for name, weight in teachers.items())
+
+
+def _ranks(rank: int | None, world_size: int | None) -> Ranks:
+    """This process among those of the job: as given, as torch.distributed says, or as the environment does."""
+    if (rank is None) != (world_size is None):
+        raise UsageError("rank and world_size belong together: give both, or none of them.")
+    if rank is not None and world_size is not None:
+        _require_number("world_size", world_size, 1, MAX_BATCH)
+        _require_number("rank", rank, 0, world_size - 1)
+        return Ranks(rank, world_size)
+    if distributed.is_available() and distributed.is_initialized():
+        return Ranks(distributed.get_rank(), distributed.get_world_size())
+    return Ranks.from_environment()
+
+
+def _normaliser(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normaliser:
+    mean, std = IMAGENET_DEFAULT_MEAN if mean is None else mean, IMAGENET_DEFAULT_STD if std is None else std
+    if len(mean) != 3 or len(std) != 3 or not all(part > 0 for part in std):
+        raise UsageError(f"mean is {mean} and std {std}: give one number for each of three channels, std above 0.")
+    return Normaliser(mean, std)
+
+
+def _require_number(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageError(f"{name} is {value}: give a whole number from {least:,} to {most:,}.")
