@@ -1,10 +1,55 @@
-"""kdcache: an offline cache of teacher answers and a fast student trainer.
+"""kdcache: an offline cache of a teacher's outputs for knowledge distillation, and fast training of students from it.
 
-Stage 1 (`kdcache.dumping`) runs a large teacher once over every image under seeded augmentations and caches targets.
-Stage 2 (`kdcache.training`) replays exactly those augmentations and trains students with no teacher in memory.
+Stage 1 (`kdcache dump-logits`) runs a large teacher once over every image under seeded augmentations and caches
+targets. Stage 2 (`kdcache train`, or a training loop of one's own) replays exactly those augmentations and trains
+students with no teacher in memory.
+
+The names in `__all__` are the public API; docs/python.md shows them at work. They are imported when they are first
+used, so `import kdcache` imports no torch.
+
+Example:
+    >>> import kdcache
+    >>> dataset = kdcache.open_cache("cache", data="data")
+    >>> with dataset.loader(batch_size=256, epochs=100) as loader:
+    ...     for batch in loader:
+    ...         print(batch.images.shape, batch.targets.log_probs(dataset.num_classes).shape)
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # First of all: what is imported after it looks for the user's name and home folder.
 from kdcache.runtime import account as account
 
+if TYPE_CHECKING:
+    from kdcache.errors import KdcacheError as KdcacheError
+    from kdcache.loader.batches import Batch as Batch
+    from kdcache.loader.cached_loader import CachedLoader as CachedLoader
+    from kdcache.loader.dataset import CachedDataset as CachedDataset
+    from kdcache.loader.dataset import open_cache as open_cache
+
 __version__ = "0.1.0"
+
+#: The module of each public name.
+_MODULES = {
+    "Batch": "kdcache.loader.batches",
+    "CachedDataset": "kdcache.loader.dataset",
+    "CachedLoader": "kdcache.loader.cached_loader",
+    "KdcacheError": "kdcache.errors",
+    "open_cache": "kdcache.loader.dataset",
+}
+
+__all__ = ["Batch", "CachedDataset", "CachedLoader", "KdcacheError", "__version__", "open_cache"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kdcache' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,69 @@
+"""The public names: which they are, that they are imported lazily, and that each is documented with an example."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kdcache
+
+PUBLIC = ["Batch", "CachedDataset", "CachedLoader", "KdcacheError", "__version__", "open_cache"]
+#: A version says itself, and the example of an error is the except clause of any program.
+WITHOUT_EXAMPLE = {"KdcacheError", "__version__"}
+
+
+def test_the_public_names_are_these():
+    assert kdcache.__all__ == PUBLIC
+    assert dir(kdcache) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_name_is_there_and_comes_from_one_object(name):
+    assert getattr(kdcache, name) is getattr(kdcache, name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = kdcache.nonsense
+    assert not hasattr(kdcache, "stored_teachers")
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - WITHOUT_EXAMPLE))
+def test_each_name_is_documented_with_an_example(name):
+    text = inspect.getdoc(getattr(kdcache, name)) or ""
+    assert "Example:" in text
+    assert ">>>" in text
+    assert text.splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("name", ["CachedDataset", "CachedLoader", "Batch"])
+def test_each_public_method_is_documented(name):
+    for attribute, value in vars(getattr(kdcache, name)).items():
+        if not attribute.startswith("_") and (callable(value) or isinstance(value, property | classmethod)):
+            assert inspect.getdoc(value), f"{name}.{attribute} has no docstring"
+
+
+def test_type_checkers_see_what_is_imported_lazily():
+    """The imports under TYPE_CHECKING and the table of modules say the same."""
+    tree = ast.parse(Path(kdcache.__file__).read_text(encoding="utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in checked.body for alias in node.names}
+    assert seen == kdcache._MODULES
+    assert set(seen) | {"__version__"} == set(kdcache.__all__)
+
+
+def test_a_name_is_imported_when_it_is_used_and_not_before():
+    program = """
+import sys
+import kdcache
+assert "torch" not in sys.modules and "open_cache" not in vars(kdcache)
+kdcache.KdcacheError
+assert "torch" not in sys.modules
+from kdcache import open_cache
+assert "torch" in sys.modules and vars(kdcache)["open_cache"] is open_cache
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
