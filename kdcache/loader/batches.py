@@ -303,5 +303,5 @@ def _dump_batches(steps: Iterable[RowIndices], samples: int, live: LiveTeacher) 
 
 
 def _within(part: RowRange, span: RowRange) -> slice:
-    """The rows of `part`, format_count from its start, that lie in `span`."""
+    """The rows of `part`, counted from its start, that lie in `span`."""
     return slice(max(span.start - part.start, 0), min(span.stop, part.stop) - part.start)

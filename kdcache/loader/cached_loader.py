@@ -23,7 +23,7 @@ class CachedLoader:
 
     Attributes:
         steps: number of steps of all epochs together.
-        step: number of batches handed out so far, format_count from the start of epoch 0.
+        step: number of batches handed out so far, counted from the start of epoch 0.
         epoch: number of complete epochs so far, which is the number of the epoch that is under way or comes next.
 
     Example:
@@ -72,7 +72,7 @@ class CachedLoader:
 
     @property
     def step(self) -> int:
-        """Number of batches handed out so far, format_count from the start of epoch 0."""
+        """Number of batches handed out so far, counted from the start of epoch 0."""
         return self._step
 
     @property
@@ -81,7 +81,7 @@ class CachedLoader:
         return self.step // len(self)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration show `epoch`, format_count from 0; a restored position within that epoch is kept.
+        """Let the next iteration show `epoch`, counted from 0; a restored position within that epoch is kept.
 
         Raises:
             UsageError: there is no such epoch.

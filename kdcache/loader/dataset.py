@@ -108,7 +108,7 @@ class CachedDataset:
                 initialised, or else the environment variables RANK and WORLD_SIZE, or else a single process.
             renderer: "dali" or "pillow".
             decode: where images are decoded: "auto", "cpu" or "gpu".
-            start_step: number of steps, format_count from the start of epoch 0, after which to begin.
+            start_step: number of steps, counted from the start of epoch 0, after which to begin.
 
         Raises:
             UsageError: an argument that makes no sense, or a batch that cannot be divided among the processes.
@@ -203,7 +203,7 @@ def open_cache(
     index = open_index(str(data), progress=progress)
     opened = stored_views(opened_cache, index)
     count = _view_count(stored, opened.view_set.policy.repeats, views)
-    # Lost samples are looked up after the views are format_count: see `with_lost_of`.
+    # Lost samples are looked up after the views are counted: see `with_lost_of`.
     opened = with_lost_of(opened, opened_cache)
     stored.require_records(count)
     tell_of_lost(opened, progress)
