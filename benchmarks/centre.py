@@ -26,7 +26,8 @@ from torch import Tensor
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from kdcache.loader.opening import stored_views
 from kdcache.views.policies import CENTRE, FORMER_CENTRE
 

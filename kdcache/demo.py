@@ -20,7 +20,8 @@ from jaxtyping import Bool
 import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from kdcache.errors import RunError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.evaluation.scoring import Evaluation
@@ -31,6 +32,7 @@ from kdcache.io.folders import open_folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.shared_options import RendererName
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport, train
 
@@ -111,7 +113,7 @@ def demo(
     progress: Progress = logged,
     *,
     seed: int = 0,
-    renderer: str = "dali",
+    renderer: RendererName = "dali",
     epochs: int = EPOCHS,
     limit: int | None = None,
 ) -> DemoReport:
@@ -141,7 +143,9 @@ def demo(
     return report
 
 
-def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
+def _demo(
+    out: Path, progress: Progress, seed: int, renderer: RendererName, epochs: int, limit: int | None
+) -> DemoReport:
     train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
     stages: dict[str, float] = {}
     weights = resources.files("kdcache.data.sample") / "teacher.safetensors"

@@ -8,7 +8,8 @@ from typing import Any
 
 from costs.results import Result
 from costs.settings import Material
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.runtime.progress import Progress

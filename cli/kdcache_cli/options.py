@@ -1,71 +1,24 @@
-"""Options that several commands share, so that each has one name, one meaning and one default."""
+"""Options of commands whose parameters are written out, from the declarations that all jobs share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-Precision = Literal["fp32", "bf16", "fp16"]
-RendererName = Literal["dali", "pillow"]
-Decode = Literal["auto", "cpu", "gpu"]
+from kdcache.io.limits import MAX_SEED as MAX_SEED
+from kdcache.runtime import shared_options
+from kdcache.runtime.shared_options import DEFAULT_CACHE as DEFAULT_CACHE
+from kdcache.runtime.shared_options import DEFAULT_DATA as DEFAULT_DATA
+from kdcache.runtime.shared_options import Decode as Decode
+from kdcache.runtime.shared_options import Precision as Precision
+from kdcache.runtime.shared_options import RendererName as RendererName
+from kdcache_cli.declared import typer_option
 
-MAX_SEED = 2**32 - 1  # half of a 64-bit Philox key
-
-DEFAULT_DATA = "./data"
-DEFAULT_CACHE = "./cache"
-
-DataOption = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        envvar="KDCACHE_DATA",
-        metavar="DATA",
-        help="Webdataset shards: a folder of tars, or a brace pattern such as 'train-{000000..000146}.tar'; or a URL "
-        "of either, such as s3://bucket/train.",
-    ),
-]
-
-CacheOption = Annotated[
-    str,
-    typer.Option("--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="The Zarr store of the teachers' answers."),
-]
-
-CacheArgument = Annotated[
-    str,
-    typer.Argument(envvar="KDCACHE_CACHE", metavar="CACHE", help="The Zarr store of the teachers' answers."),
-]
-
+DataOption = Annotated[str, typer_option("data", shared_options.DATA)]
+CacheOption = Annotated[str, typer_option("cache", shared_options.CACHE)]
+CacheArgument = Annotated[str, typer.Argument(envvar="KDCACHE_CACHE", metavar="CACHE", help=shared_options.CACHE.help)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON, for programs.")]
-
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda",
-        help="Where models run; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
-    ),
-]
-
-RendererOption = Annotated[
-    RendererName,
-    typer.Option("--renderer", help="What decodes, crops, resizes and flips; Pillow is the slow reference."),
-]
-
-DecodeOption = Annotated[
-    Decode,
-    typer.Option(
-        "--decode",
-        help="Where images are decoded, cropped and resized; auto is the GPU where DALI renders for one, else the CPU.",
-    ),
-]
-
-WeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="A timm or kdcache checkpoint: safetensors, a state dict without code in it, a run folder, or "
-        "RUN@epoch=N, which is that run's checkpoint of epoch N.",
-        show_default="timm's pretrained weights",
-    ),
-]
+DeviceOption = Annotated[str, typer_option("device", shared_options.DEVICE)]
+RendererOption = Annotated[RendererName, typer_option("renderer", shared_options.RENDERER)]
+DecodeOption = Annotated[Decode, typer_option("decode", shared_options.DECODE)]
+WeightsOption = Annotated[Path | None, typer_option("weights", shared_options.WEIGHTS)]

@@ -3,7 +3,6 @@
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -17,11 +16,12 @@ from kdcache.data.shards import CLASSES
 from kdcache.dumping.calibration import begin_entry
 from kdcache.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
 from kdcache.dumping.dry_run import Prediction, predict
-from kdcache.dumping.options import require_one_choice
+from kdcache.dumping.options import DumpOptions, require_one_choice
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import DumpWorker, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
 from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE, MAX_VIEWS
+from kdcache.io.plain_values import shown
 from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
@@ -36,53 +36,7 @@ from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
-from kdcache.training.settings import shown
 from kdcache.views.policy import Policy
-
-
-@dataclass(frozen=True)
-class DumpOptions:
-    """What `dump-logits` was asked for; None means the default, which the job says.
-
-    Attributes:
-        teacher: short name, timm name, or folder: a run, an export, timm's `local-dir:`.
-        data: folder of tars, or brace pattern.
-        cache: path of the Zarr store; made when it is not there.
-        weights: checkpoint of the teacher, or RUN@epoch=N; without it, timm's pretrained weights.
-        size: pixels a side that the teacher sees; None: those that it was trained at.
-        name: of the teacher's entry in the cache; by default `teacher`.
-        views: how many views shall be there at the end.
-        k, min_prob: `topk` keeps at most k classes with a probability over min_prob.
-        targets: "topk", "full" or "embedding".
-        dtype: of `full`: "float32" or "uint8"; of `embedding`: "uint8" or "float16".
-        objectives: what shall be trained, such as "dkd,dist": chooses targets with their parameters instead.
-        label_space: "teacher" if labels are the teacher's classes, else "none".
-        policy: name or file; only for a new cache, or to check what an old one has.
-        seed: of the view set.
-        batch_size: the teacher's fixed batch shape; even.
-    """
-
-    teacher: str
-    data: str
-    cache: str
-    weights: Path | None = None
-    size: int | None = None
-    name: str | None = None
-    views: int | None = None
-    k: int | None = None
-    min_prob: float | None = None
-    targets: str | None = None
-    dtype: str | None = None
-    objectives: str | None = None
-    label_space: str = "teacher"
-    policy: str | None = None
-    seed: int | None = None
-    batch_size: int | None = None
-    device: str = "auto"
-    precision: str | None = None
-    renderer: str = "dali"
-    decode: str = "auto"
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)

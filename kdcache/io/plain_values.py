@@ -69,3 +69,12 @@ def check_text(value: str) -> str:
     except UnicodeEncodeError:
         raise FormatError(f"it has text that is no Unicode, {value!a:.80}") from None
     return value
+
+
+def shown(value: Any) -> str:
+    """A value as a message quotes it: no more than its beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of over 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."

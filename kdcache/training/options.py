@@ -1,65 +1,144 @@
-"""What a training was asked for, and the configuration that follows from it before any data is opened."""
+"""What a training is asked for. Nothing heavy is imported here, so that `kdcache train --help` is quick."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-import torch
-
-from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.ps_kd import PSKD
-from kdcache.runtime.device import resolve_precision
-from kdcache.training.config import RunConfig, given_settings, label_loss_origin, load_config
-from kdcache.training.recipes import DEFAULT_RECIPE
+from kdcache.errors import UsageError
+from kdcache.runtime.option import Option
+from kdcache.runtime.shared_options import (
+    CACHE,
+    DEFAULT_CACHE,
+    DEFAULT_DATA,
+    Data,
+    DecodeOn,
+    Device,
+    Renderer,
+    seed_option,
+)
 
 Mode = Literal["cache", "live", "supervised"]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What `train` was asked for; None means the default, which the job says.
+    """The options of `train`, in Python and on the command line; None stands for the default that its help says.
 
-    Attributes:
-        student: timm name.
-        data: shards to train on; `val`: labelled shards to evaluate on.
-        cache: path of the cache; not read by a supervised training.
-        recipe, config, overrides: layers of settings, later over earlier; the options below lie over recipe and config.
-        out: run folder.
-        seed: of the student's first weights and its dropout; views have a seed of their own.
-        supervised: learn from labels alone.
-        teacher: the entry of the cache to learn from, where it has several.
-        teachers: several of them with their weights, such as "a=0.7,b=0.3".
-        approximate: where the cache holds the likeliest classes only, take its tail as spread evenly.
-        online_teacher, teacher_weights: a teacher to run live instead of reading its answers.
-        kd_stop_epoch, bce_sum, bce_target_thresh: of the objective; None and False leave them as they are.
-        fresh: start anew over what the run folder holds.
+    Settings come in layers, later ones over earlier: `recipe`, `config`, then the options that name a setting
+    (`epochs`, `seed`, `batch_size`, `kd_stop_epoch`, ...) and `overrides`.
     """
 
-    student: str
-    data: str
-    cache: str | None = None
-    val: str | None = None
-    epochs: int | None = None
-    recipe: str | None = None
-    config: Path | None = None
-    overrides: tuple[str, ...] = ()
-    out: Path | None = None
-    seed: int | None = None
-    batch_size: int | None = None
-    supervised: bool = False
-    approximate: bool = False
-    teacher: str | None = None
-    teachers: str | None = None
-    online_teacher: str | None = None
-    teacher_weights: Path | None = None
-    kd_stop_epoch: int | None = None
-    bce_sum: bool = False
-    bce_target_thresh: float | None = None
-    device: str = "auto"
-    renderer: str = "dali"
-    decode: str = "auto"
-    fresh: bool = False
+    student: Annotated[str, Option("Any timm model name, such as resnet50.", metavar="NAME")]
+    data: Data = DEFAULT_DATA
+    cache: Annotated[str | None, CACHE] = DEFAULT_CACHE
+    val: Annotated[str | None, Option("Labelled shards to evaluate on.", metavar="DATA", default_text="none")] = None
+    epochs: Annotated[
+        int | None,
+        Option(
+            "Passes over the data; epoch e sees view e, and where there are fewer views, they are shown again.",
+            metavar="E",
+            minimum=1,
+            default_text="the recipe's",
+        ),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        Option(
+            "A named training configuration from `kdcache recipes`, or a YAML file of one.",
+            metavar="NAME",
+            default_text="a2",
+        ),
+    ] = None
+    config: Annotated[
+        Path | None,
+        Option("A YAML file of settings, over those of the recipe.", metavar="FILE", default_text="none"),
+    ] = None
+    overrides: Annotated[
+        tuple[str, ...],
+        Option(
+            "One setting, over those of recipe and file; may be given many times.",
+            flag="--set",
+            metavar="KEY=VALUE",
+            default_text="none",
+        ),
+    ] = ()
+    out: Annotated[
+        Path | None,
+        Option(
+            "The run folder: config, metrics, checkpoints, export.",
+            metavar="DIR",
+            default_text="runs/STUDENT-RECIPE-SOURCE-seedS, with -OBJECTIVE before the seed where it is not kd",
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        seed_option(
+            "Fixes the student's first weights and its dropout; views have the cache's own seed.",
+            default_text="the recipe's, or 0",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        Option("Rows of a training step; even.", metavar="B", minimum=2, default_text="the recipe's"),
+    ] = None
+    supervised: Annotated[
+        bool, Option("Train from labels alone, on views of the recipe's policy; no cache is read.")
+    ] = False
+    teacher: Annotated[
+        str | None,
+        Option("Which of the cache's teachers to learn from.", metavar="NAME", default_text="its only one"),
+    ] = None
+    teachers: Annotated[
+        str | None,
+        Option(
+            "Learn from the weighted mean of these of the cache's teachers, such as a=0.7,b=0.3; names without weights "
+            "count alike.",
+            metavar="A=W,B=W",
+            default_text="none",
+        ),
+    ] = None
+    online_teacher: Annotated[
+        str | None,
+        Option(
+            "Run this teacher live on the very same views, instead of reading its targets; a name or a folder, as "
+            "dump-logits takes it.",
+            metavar="NAME",
+            default_text="none",
+        ),
+    ] = None
+    teacher_weights: Annotated[
+        Path | None,
+        Option(
+            "The live teacher's checkpoint, or RUN@epoch=N.",
+            metavar="FILE",
+            default_text="timm's pretrained weights",
+        ),
+    ] = None
+    approximate: Annotated[
+        bool,
+        Option("Where the objective wants every class and the cache has the likely ones, spread the rest evenly."),
+    ] = False
+    kd_stop_epoch: Annotated[
+        int | None,
+        Option(
+            "From epoch N on, counted from 0, learn from labels alone.", metavar="N", minimum=1, default_text="never"
+        ),
+    ] = None
+    bce_sum: Annotated[bool, Option("Sum the binary cross-entropy over the classes; timm takes the mean.")] = False
+    bce_target_thresh: Annotated[
+        float | None,
+        Option(
+            "The binary cross-entropy takes soft labels over X for 1 and the others for 0.",
+            metavar="X",
+            minimum=0,
+            maximum=1,
+            default_text="as they are",
+        ),
+    ] = None
+    device: Device = "auto"
+    renderer: Renderer = "dali"
+    decode: DecodeOn = "auto"
+    fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.")] = False
 
     @property
     def mode(self) -> Mode:
@@ -73,79 +152,3 @@ class TrainOptions:
         if self.teachers is not None and (self.supervised or self.online_teacher):
             raise UsageError("--teachers mixes answers of the cache: leave --supervised and --online-teacher out.")
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"
-
-
-def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
-    """The settings without what the views decide, and the names of those that the user gave."""
-    settings = {
-        "student.name": options.student,
-        "schedule.epochs": options.epochs,
-        "seed": options.seed,
-        "batch_size": options.batch_size,
-        "objective.kd_stop_epoch": options.kd_stop_epoch,
-        "objective.bce_sum": options.bce_sum or None,
-        "objective.bce_target_thresh": options.bce_target_thresh,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
-    _refuse_options_without_meaning(options, settings)
-    config = load_config(
-        options.recipe or DEFAULT_RECIPE, file=options.config, options=settings, assignments=options.overrides
-    )
-    if options.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
-        objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
-        config = dataclasses.replace(config, objective=objective)
-    asked = given_settings(file=options.config, options=settings, assignments=options.overrides)
-    twice = sorted(settings.keys() & given_settings(assignments=options.overrides))
-    if twice:
-        raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
-    if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
-        # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
-        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
-    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & settings.keys())
-    if binary and getattr(config.objective, "label_loss", "ce") != "bce":
-        raise UsageError(
-            f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
-            "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
-        )
-    if mode != "supervised" and config.objective.needs.history:
-        raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
-    if mode == "supervised":
-        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
-        if distilling and config.objective.needs.teacher:
-            raise ConfigError(
-                f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
-            )
-        config = dataclasses.replace(config, objective=config.objective.without_teacher())
-    precision = resolve_precision(config.precision, device)
-    config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
-    return config, asked
-
-
-def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, Any]) -> None:
-    """Refuse an option whose setting the objective does not have, in the option's name."""
-    own = [name for name in settings if name.startswith("objective.")]
-    if not own:
-        return
-    others = {name: value for name, value in settings.items() if name not in own}
-    objective = load_config(
-        options.recipe or DEFAULT_RECIPE, file=options.config, options=others, assignments=options.overrides
-    ).objective
-    for name in own:
-        if not hasattr(objective, name.removeprefix("objective.")):
-            raise UsageError(f"{_option(name)} has no meaning for {objective.name}: leave it out.")
-
-
-def _option(name: str) -> str:
-    """The option of a setting of the objective: "--kd-stop-epoch"."""
-    return f"--{name.removeprefix('objective.').replace('_', '-')}"
-
-
-def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
-    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
-    objective = config.objective
-    if isinstance(objective, PSKD):
-        return None
-    origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
-    names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
-    weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
-    return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."

@@ -17,11 +17,12 @@ from kdcache.io.failures import LinkError, cannot_write
 from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file
 from kdcache.io.folders import Folder
 from kdcache.io.json_format import parse_json
+from kdcache.io.plain_values import shown
 from kdcache.io.reading import read_bytes, require_regular
 from kdcache.training.config import RunConfig, read_config, write_config
 from kdcache.training.export import FILES as EXPORTED
 from kdcache.training.files import refusals, remove_known, replace_file, tidy
-from kdcache.training.settings import differences, shown, to_plain
+from kdcache.training.settings import differences, to_plain
 
 _CONFIG = "config.yaml"
 _IDENTITY = "run_identity.json"

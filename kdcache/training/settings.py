@@ -9,6 +9,7 @@ from math import inf, isfinite
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kdcache.errors import ConfigError
+from kdcache.io.plain_values import shown
 
 T = TypeVar("T")
 
@@ -55,15 +56,6 @@ def check_ranges(value: Any, path: str = "") -> None:
                 what = what.replace("a number", "numbers") if isinstance(part, tuple) else what
                 or_null = ", or null" if type(None) in get_args(get_args(hint)[0]) else ""
                 raise ConfigError(f"{name} is {shown(part)}: give {what}{or_null}.")
-
-
-def shown(value: Any) -> str:
-    """A value as a message quotes it: no more than its beginning."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of over 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def from_plain(cls: type[T], values: Any, path: str = "") -> T:

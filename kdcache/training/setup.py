@@ -28,8 +28,9 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
+from kdcache.training.configure import configure, label_loss_words
 from kdcache.training.naming import default_folder
-from kdcache.training.options import Mode, TrainOptions, configure, label_loss_words
+from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
 from kdcache.views.policies import describe_policy, load_policy
 from kdcache.views.policy import Policy

@@ -74,7 +74,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
     from kdcache.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
-    from kdcache.dumping.dump import DumpOptions
+    from kdcache.dumping.options import DumpOptions
     from kdcache.evaluation.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
     from kdcache.loader.opening import DEFAULT_VIEWS
     from kdcache.loader.teacher_views import DEFAULT_BATCH

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import kdcache.dumping.dump
 import kdcache.evaluation.evaluate
 import kdcache.training.train
-from kdcache.dumping.dump import DumpOptions
+from kdcache.dumping.options import DumpOptions
 from kdcache.evaluation.evaluate import EvaluateOptions
 from kdcache.training.options import TrainOptions
 from kdcache_cli.main import app

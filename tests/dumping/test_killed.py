@@ -11,7 +11,8 @@ import pytest
 
 from kdcache.cache.store import Cache
 from kdcache.dumping import calibration
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from kdcache.errors import CacheError
 from kdcache.io.disk import Disk
 from support.processes import rows_in, start_dump

@@ -16,7 +16,8 @@ from kdcache.cache.durable import LocalFiles
 from kdcache.cache.entry import BlockWriter
 from kdcache.cache.store import Cache
 from kdcache.dumping import waiting, worker
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from support.processes import rows_in, start_dump
 from support.small_job import MODEL, SAMPLES, Heard, dump_request, tree_bytes
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.cache.store import Cache
 from kdcache.data.importers.fashion_mnist import import_fashion_mnist
-from kdcache.dumping.dump import DumpOptions, dump
+from kdcache.dumping.dump import dump
+from kdcache.dumping.options import DumpOptions
 from kdcache.errors import IdentityError, ModelError, UsageError
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.inspect import InspectOptions, inspect

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kdcache.dumping.dump import DumpOptions
+from kdcache.dumping.options import DumpOptions
 from kdcache.errors import KdcacheError
 from kdcache.models.teachers import Teacher
 from support.forked import CONTEXT

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kdcache.dumping.dump import DumpOptions
+from kdcache.dumping.options import DumpOptions
 from kdcache.models.students import create_student
 from kdcache.runtime.progress import silent
 from kdcache.training.export import export_model

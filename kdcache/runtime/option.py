@@ -1,0 +1,31 @@
+"""Declarations of options: each one once, in the dataclass of a job's options, from where the command line takes it.
+
+    epochs: Annotated[int | None, Option("Number of passes over the data.", metavar="E", minimum=1)] = None
+
+Python callers give such a field as an argument. The command line makes an option "--epochs" of it, with this help,
+these limits and this default (`kdcache_cli/declared.py`).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field of a job's options is given on the command line.
+
+    Attributes:
+        help: one or two sentences for --help.
+        flag: its name; None for that of the field, with dashes.
+        metavar: what stands for a value in --help; None for what follows from the type.
+        minimum, maximum: limits of a number, both included; None for no limit.
+        default_text: what --help shows as the default where that is no plain value.
+        envvar: environment variable that is read where the option is not given.
+    """
+
+    help: str
+    flag: str | None = None
+    metavar: str | None = None
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+    default_text: str | None = None
+    envvar: str | None = None

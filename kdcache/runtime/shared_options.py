@@ -1,0 +1,51 @@
+"""Options that several jobs share, so that each has one name, one meaning and one default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from kdcache.io.limits import MAX_SEED
+from kdcache.runtime.option import Option
+
+RendererName = Literal["dali", "pillow"]
+Decode = Literal["auto", "cpu", "gpu"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+DEFAULT_DATA = "./data"
+DEFAULT_CACHE = "./cache"
+
+DATA = Option(
+    "Webdataset shards: a folder of tars, or a brace pattern such as 'train-{000000..000146}.tar'; or a URL of "
+    "either, such as s3://bucket/train.",
+    flag="--data",
+    metavar="DATA",
+    envvar="KDCACHE_DATA",
+)
+Data = Annotated[str, DATA]
+CACHE = Option("The Zarr store of the teachers' targets.", flag="--cache", metavar="PATH", envvar="KDCACHE_CACHE")
+CachePath = Annotated[str, CACHE]
+DEVICE = Option(
+    "Where models run; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
+    flag="--device",
+    metavar="auto|cpu|cuda",
+)
+Device = Annotated[str, DEVICE]
+RENDERER = Option("What decodes, crops, resizes and flips; Pillow is the slow reference.", flag="--renderer")
+Renderer = Annotated[RendererName, RENDERER]
+DECODE = Option(
+    "Where images are decoded, cropped and resized; auto is the GPU where DALI renders for one, else the CPU.",
+    flag="--decode",
+)
+DecodeOn = Annotated[Decode, DECODE]
+WEIGHTS = Option(
+    "A timm or kdcache checkpoint: safetensors, a state dict without code in it, a run folder, or RUN@epoch=N, "
+    "which is that run's checkpoint of epoch N.",
+    flag="--weights",
+    metavar="FILE",
+    default_text="timm's pretrained weights",
+)
+Weights = Annotated[Path | None, WEIGHTS]
+
+
+def seed_option(help: str, default_text: str) -> Option:
+    """The option --seed, whose help says what the seed fixes."""
+    return Option(help, flag="--seed", metavar="S", minimum=0, maximum=MAX_SEED, default_text=default_text)

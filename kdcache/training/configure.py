@@ -1,0 +1,89 @@
+"""The configuration of a training that follows from its options before any data is opened."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.ps_kd import PSKD
+from kdcache.runtime.device import resolve_precision
+from kdcache.training.config import RunConfig, given_settings, label_loss_origin, load_config
+from kdcache.training.options import Mode, TrainOptions
+from kdcache.training.recipes import DEFAULT_RECIPE
+
+
+def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
+    """The settings without what the views decide, and the names of those that the user gave."""
+    settings = {
+        "student.name": options.student,
+        "schedule.epochs": options.epochs,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "objective.kd_stop_epoch": options.kd_stop_epoch,
+        "objective.bce_sum": options.bce_sum or None,
+        "objective.bce_target_thresh": options.bce_target_thresh,
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    _refuse_options_without_meaning(options, settings)
+    config = load_config(
+        options.recipe or DEFAULT_RECIPE, file=options.config, options=settings, assignments=options.overrides
+    )
+    if options.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
+        objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
+        config = dataclasses.replace(config, objective=objective)
+    asked = given_settings(file=options.config, options=settings, assignments=options.overrides)
+    twice = sorted(settings.keys() & given_settings(assignments=options.overrides))
+    if twice:
+        raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
+    if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
+        # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
+        config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
+    binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & settings.keys())
+    if binary and getattr(config.objective, "label_loss", "ce") != "bce":
+        raise UsageError(
+            f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
+            "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
+        )
+    if mode != "supervised" and config.objective.needs.history:
+        raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
+    if mode == "supervised":
+        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
+        if distilling and config.objective.needs.teacher:
+            raise ConfigError(
+                f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
+            )
+        config = dataclasses.replace(config, objective=config.objective.without_teacher())
+    precision = resolve_precision(config.precision, device)
+    config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
+    return config, asked
+
+
+def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, Any]) -> None:
+    """Refuse an option whose setting the objective does not have, in the option's name."""
+    own = [name for name in settings if name.startswith("objective.")]
+    if not own:
+        return
+    others = {name: value for name, value in settings.items() if name not in own}
+    objective = load_config(
+        options.recipe or DEFAULT_RECIPE, file=options.config, options=others, assignments=options.overrides
+    ).objective
+    for name in own:
+        if not hasattr(objective, name.removeprefix("objective.")):
+            raise UsageError(f"{_option(name)} has no meaning for {objective.name}: leave it out.")
+
+
+def _option(name: str) -> str:
+    """The option of a setting of the objective: "--kd-stop-epoch"."""
+    return f"--{name.removeprefix('objective.').replace('_', '-')}"
+
+
+def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
+    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
+    objective = config.objective
+    if isinstance(objective, PSKD):
+        return None
+    origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
+    names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
+    weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
+    return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."
