@@ -25,7 +25,7 @@ from kdcache.io.reading import open_descriptor, opened, read_bytes, read_part
 PARTIAL = ".partial"
 
 #: Errors that tell that something else lies in a file's place, and not that it cannot be reached for the moment.
-_WRONG_KIND = (errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+_WRONG_KIND = (errno.ENOTDIR, errno.EISDIR)
 
 #: The files in `PARTIAL` that are of kdcache's making: what is being written, claims, and what serves them.
 _OWN_NAMES = re.compile(r"[0-9a-f]{32}|placing|(claim|clock|doctor)-.+")
