@@ -85,13 +85,16 @@ class Identity:
     remedies: ClassVar[Mapping[str, str]] = {}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, without neutral fields."""
+        """Return plain JSON values, without neutral fields; names are in the order of the canonical JSON at each level.
+
+        The order is that of the bytes in zarr.json, which a copy has to repeat.
+        """
         found = {}
         for entry in fields(self):  # type: ignore[arg-type]
             value = getattr(self, entry.name)
             if "neutral" not in entry.metadata or value != entry.metadata["neutral"]:
                 found[entry.name] = value
-        return {name: _as_stored(value) for name, value in found.items()}
+        return _as_stored(found)  # type: ignore[no-any-return] # a mapping stays one
 
     @property
     def digest(self) -> str:
@@ -260,9 +263,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _as_stored(value: Any) -> Any:
-    """A plain value as it comes back from a file: tuples are lists."""
+    """Return a plain value as it comes back from its canonical JSON: tuples are lists, and names are sorted."""
     if isinstance(value, dict):
-        return {name: _as_stored(part) for name, part in value.items()}
+        return {name: _as_stored(value[name]) for name in sorted(value)}
     return [_as_stored(part) for part in value] if isinstance(value, list | tuple) else value
 
 
