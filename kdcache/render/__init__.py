@@ -1,1 +1,1 @@
-"""Renderers: encoded images and crop boxes to pixels, by DALI or Pillow."""
+"""Renderers, which turn encoded images and crop boxes into pixels, with DALI or Pillow."""

@@ -1,8 +1,8 @@
-"""What every renderer does: encoded bytes, crop boxes and flips go in, pixels of one size come out.
+"""The interface of all renderers: encoded bytes, crop boxes and flips go in, pixels of one size come out.
 
-A renderer obeys. It draws no random numbers, and the pixels of one image are a function of its own bytes, box
-and flip: the batch it came in, its place there, the number of threads and what was rendered before change
-nothing. Two renderers agree in geometry exactly, and in pixels within the rounding of their resize.
+A renderer draws no random numbers, and the pixels of one image are a function of its own bytes, box and flip: its
+batch, its place there, the number of threads and what was rendered before change nothing. Two renderers agree exactly
+in geometry, and in pixels within the rounding of their resize.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ DECODES = ("auto", "cpu", "gpu")
 
 
 def describe_position(position: int) -> str:
-    """How an image is named where nothing better than its place in the batch is known."""
+    """The name of an image in an error if nothing but its place in the batch is known."""
     return f"image {position} of the batch"
 
 
@@ -34,16 +34,19 @@ def describe_position(position: int) -> str:
 class RenderRequest:
     """One batch to render.
 
-    encoded: the image files, one `bytes` each.
-    boxes: int32 [b, 4], the part of each image to show: top, left, height, width in source pixels.
-    cubic: bool [b], whether the antialiased resize of that part is bicubic, else bilinear.
-    flips: bool [b], whether it is mirrored, left to right.
-    crop_pct: None resizes each part to the square. A number makes of it what timm's evaluation transform would: the
-        part is resized until its shorter side has floor(size / crop_pct) pixels, and the centre is cut out.
-    describe: position in this request -> how an error names that image ("KEY in SHARD at byte OFFSET").
-    data: the shards they come from, as the command takes them that an error advises.
+    Attributes:
+        encoded: image files, one `bytes` for each image.
+        boxes: part of each image to show, in source pixels: top, left, height, width.
+        cubic: whether the antialiased resize of that part is bicubic; otherwise it is bilinear.
+        flips: whether the part is mirrored left to right.
+        crop_pct: None resizes each part to the square. With a number, the part is resized until its shorter side has
+            floor(size / crop_pct) pixels, and the central square is cut out, as in timm's evaluation transform.
+        describe: function from a position in the request to the image's name in an error, such as "KEY in SHARD at
+            byte OFFSET".
+        data: shards of the images, as the command that an error advises takes them.
 
-    Raises UsageError when there is no image, the lengths differ, or a box is empty or starts below zero.
+    Raises:
+        UsageError: there is no image, the lengths differ, or a box is empty or starts below zero.
     """
 
     encoded: Sequence[bytes]
@@ -72,11 +75,16 @@ class RenderRequest:
 
 
 class Renderer(ABC):
-    """Makes pixels of one size out of requests.
+    """Renders requests to pixels of one size.
 
-    size: height and width of the pixels; max_batch: the most images a request may have; threads: how many decode
-    at once; device: where the pixels lie; decode: where images are decoded, "cpu" or "gpu" (pixels that were made on
-    the CPU are copied to the device). Close a renderer to end its threads, or use it as a context manager.
+    Close a renderer to end its threads, or use it as a context manager.
+
+    Attributes:
+        size: height and width of the results in pixels.
+        max_batch: largest number of images in a request.
+        threads: number of threads that decode.
+        device: device of the results; pixels that are computed on the CPU are copied there.
+        decode: place where images are decoded, "cpu" or "gpu".
     """
 
     name: ClassVar[str]
@@ -104,12 +112,13 @@ class Renderer(ABC):
                 f"Pixels on {self.device} were asked for, but there is no usable GPU. "
                 "Use the device cpu, or check the driver."
             )
-        self.decode = self._place_to_decode(decode)
+        self.decode = self._choose_decode(decode)
         self._streaming = False
         self._closed = False
         self._open()
 
-    def _place_to_decode(self, asked: str) -> Literal["cpu", "gpu"]:
+    def _choose_decode(self, asked: str) -> Literal["cpu", "gpu"]:
+        """Where to decode, for one of `DECODES`. Raises DeviceError or UsageError for what is not possible."""
         match asked:
             case "auto":
                 return "gpu" if self.decodes_on_gpu and self.device.type == "cuda" else "cpu"
@@ -129,20 +138,24 @@ class Renderer(ABC):
         raise UsageError(f"There is no place to decode called {asked!r}; use {', '.join(DECODES)}.")
 
     def stream(self, requests: Iterable[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
-        """Render each request, in order: one uint8 [b, 3, size, size] a request, on the renderer's device.
+        """Render requests in order: uint8 [b, 3, size, size] for each, on the renderer's device.
 
-        Requests are taken and rendered ahead of the consumer by a bounded number; the tensors are the
-        consumer's to keep. An image that cannot be decoded raises BrokenImageError, a box that reaches over
-        its image's edge DataError; both name the image, and come once every request before has been delivered.
-        The renderer works on with the next call. One stream at a time: end or close a stream before the next
-        one, else UsageError.
+        A bounded number of requests is taken and rendered ahead of the consumer, who may keep the tensors. The
+        errors about an image name it, and are raised after all earlier requests have been delivered; the renderer can
+        be used again afterwards.
+
+        Raises:
+            BrokenImageError: an image cannot be decoded.
+            DataError: a box reaches over the edge of its image.
+            UsageError: another stream of this renderer has not ended, a request is too large, or the renderer is
+                closed.
         """
         self._require_open()
         if self._streaming:
             raise UsageError("This renderer is still streaming; end that stream first, or open a second renderer.")
         self._streaming = True
         try:
-            with closing(self._stream(self._checked(requests))) as rendered:
+            with closing(self._stream(self._check_sizes(requests))) as rendered:
                 for pixels in rendered:
                     yield pixels
                     self._require_open()
@@ -159,13 +172,13 @@ class Renderer(ABC):
         crop_pct: float | None = None,
         describe: Callable[[int], str] = describe_position,
     ) -> UInt8[Tensor, "b 3 s s"]:
-        """Render one batch: uint8 [b, 3, size, size]; see `RenderRequest` and `stream`."""
+        """Render one batch to uint8 [b, 3, size, size]. Arguments are those of `RenderRequest`, errors of `stream`."""
         request = RenderRequest(encoded, boxes, cubic=cubic, flips=flips, crop_pct=crop_pct, describe=describe)
         (pixels,) = self.stream([request])
         return pixels
 
     def close(self) -> None:
-        """End the renderer's threads and give its memory back; closing twice does no harm."""
+        """End the renderer's threads and free its memory; a second call does nothing."""
         if not self._closed:
             self._closed = True
             self._close()
@@ -173,7 +186,7 @@ class Renderer(ABC):
     @property
     @abstractmethod
     def version(self) -> str:
-        """What renders and where it decodes, for the provenance of pixels: "pillow 13.0.0 cpu", "dali 2.4.0 gpu"."""
+        """The library, its version and where it decodes, as provenance of pixels: "pillow 13.0.0 cpu"."""
 
     def __enter__(self) -> "Renderer":
         return self
@@ -187,7 +200,8 @@ class Renderer(ABC):
         if self._closed:
             raise UsageError("This renderer is closed; open another one.")
 
-    def _checked(self, requests: Iterable[RenderRequest]) -> Iterator[RenderRequest]:
+    def _check_sizes(self, requests: Iterable[RenderRequest]) -> Iterator[RenderRequest]:
+        """Pass requests on. Raises UsageError at one with more than `max_batch` images."""
         for request in requests:
             if len(request) > self.max_batch:
                 raise UsageError(
@@ -195,23 +209,23 @@ class Renderer(ABC):
                 )
             yield request
 
-    def _room(self, count: int) -> UInt8[Tensor, "b 3 s s"]:
-        """Memory of the CPU for finished pixels; pinned where a GPU takes them from it."""
+    def _allocate(self, count: int) -> UInt8[Tensor, "b 3 s s"]:
+        """Memory of the CPU for finished pixels; it is pinned if they are copied to a GPU."""
         shape = (count, 3, self.size, self.size)
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
 
-    def _hand_over(self, pixels: UInt8[Tensor, "b 3 s s"]) -> UInt8[Tensor, "b 3 s s"]:
-        """What `_room` gave, on the device; nobody waits for the copy but what is computed there afterwards."""
+    def _to_device(self, pixels: UInt8[Tensor, "b 3 s s"]) -> UInt8[Tensor, "b 3 s s"]:
+        """Copy memory from `_allocate` to the device; only later computations there wait for the copy."""
         return pixels.to(self.device, non_blocking=True)
 
     @abstractmethod
     def _open(self) -> None:
-        """Called once, when everything that was asked for is known and possible."""
+        """Start what the renderer needs. It is called once, after the arguments have been checked."""
 
     @abstractmethod
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
-        """What `stream` promises, for requests that fit; closed early, it leaves nothing in flight."""
+        """Render requests as `stream` promises; each has a valid size. If closed early, it leaves nothing in flight."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Called once."""
+        """End what `_open` started. It is called once."""

@@ -1,12 +1,12 @@
-"""The fast renderer: one DALI graph that is fed by position and draws no random numbers.
+"""The fast renderer: one DALI pipeline that gets boxes and flips as inputs and draws no random numbers.
 
-On the GPU the graph decodes, crops, resizes and flips. On the CPU it decodes and crops; its resize would take twice
-the time of its decoder there, so threads of ours take over with torch's kernel. Common JPEGs and 8-bit PNGs go to DALI
-as they are; every other kind is read by Pillow and handed on as plain RGB, so that it looks alike in both renderers.
-What shall look as in timm's evaluation is decoded and resized by Pillow, as there, and handed on likewise.
+On the GPU the pipeline decodes, crops, resizes and flips. On the CPU it decodes and crops; its resize would take twice
+the time of its decoder there, so threads of this renderer resize with torch's kernel. Common JPEGs and 8-bit PNGs go
+to DALI as they are. Images of other kinds are decoded by Pillow and passed on as plain RGB, so that they look alike in
+both renderers. For timm's evaluation transform Pillow decodes and resizes all images, as timm does.
 
-One broken image costs DALI its whole pipeline. So bytes are checked before they go in. Should DALI fail all the
-same, a new pipeline takes over, what came before the failure is rendered again, and the image to blame is named.
+One broken image makes DALI's whole pipeline fail. So bytes are checked before DALI gets them. If DALI fails all the
+same, a new pipeline is opened, the requests before the failure are rendered again, and the broken image is named.
 """
 
 from collections import deque
@@ -24,17 +24,18 @@ from torch.utils.dlpack import from_dlpack
 
 from kdcache.errors import BrokenImageError, DataError, DeviceError, KdcacheError
 from kdcache.render.base import Renderer, RenderRequest
-from kdcache.render.dali_graph import IN_FLIGHT, VERSION, Graph, LostError, refused_by_dali
+from kdcache.render.dali_graph import IN_FLIGHT, VERSION, Graph, PipelineError, describe_refusal
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
 from kdcache.render.evaluation import resize_and_cut
 from kdcache.render.resize import resize_into
 
-# Pieces of a batch for each thread: several, so that threads end together; few, as tiny images share one.
-_PIECES = 4
+#: Pieces of a request for each thread. Several, so that threads end at about the same time; few, so that tiny images
+#: share a piece.
+_PIECES_PER_THREAD = 4
 
 
 class DaliRenderer(Renderer):
-    """Renders with DALI; see `Renderer`."""
+    """Renders with DALI, on the CPU or on a GPU."""
 
     name = "dali"
     decodes_on_gpu = True
@@ -47,76 +48,81 @@ class DaliRenderer(Renderer):
         gpu = (self.device.index or 0) if self.decode == "gpu" else None
         return Graph(self.size, self.max_batch, self.threads, gpu)
 
-    def _land(self, request: RenderRequest) -> UInt8[Tensor, "b 3 s s"]:
-        """Wait for the oldest request in flight, this one, and take its pixels out of memory that DALI uses again."""
+    def _collect(self, request: RenderRequest) -> UInt8[Tensor, "b 3 s s"]:
+        """Wait for `request`, the oldest in flight, and copy its pixels out of memory that DALI uses again."""
         if self.decode == "gpu":
-            # Copied in the order of torch's current stream, which alone waits for it.
-            with self._graph.landed(torch.cuda.current_stream(self.device)) as made:
-                return from_dlpack(made.as_tensor()).clone()
-        with self._graph.landed() as parts:
-            pixels = self._room(len(request))
+            # Only torch's current stream waits for DALI, and the copy is ordered in it.
+            with self._graph.outputs(torch.cuda.current_stream(self.device)) as output:
+                return from_dlpack(output.as_tensor()).clone()
+        with self._graph.outputs() as parts:
+            pixels = self._allocate(len(request))
             list(self._pool.map(partial(_resize, request, parts, pixels.numpy()), self._pieces(len(request))))
-        return self._hand_over(pixels)
+        return self._to_device(pixels)
 
     def _pieces(self, count: int) -> Iterator[range]:
-        step = -(-count // (_PIECES * self.threads))
+        step = -(-count // (_PIECES_PER_THREAD * self.threads))
         return (range(count)[start : start + step] for start in range(0, count, step))
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
-        flying: deque[RenderRequest] = deque()
+        in_flight: deque[RenderRequest] = deque()
         refused: DataError | None = None
         try:
             while True:
-                while refused is None and len(flying) < IN_FLIGHT and (request := next(requests, None)):
+                while refused is None and len(in_flight) < IN_FLIGHT and (request := next(requests, None)):
                     try:
                         self._launch(request)
                     except DataError as error:
-                        refused = error  # is raised when its turn comes
+                        refused = error  # which is raised after the requests in flight have been delivered
                     else:
-                        flying.append(request)
-                if not flying:
+                        in_flight.append(request)
+                if not in_flight:
                     break
                 try:
-                    pixels = self._land(flying[0])
-                except LostError as error:
-                    lost = list(flying)
-                    flying.clear()
-                    yield from self._find_culprit(lost, error)
-                flying.popleft()
+                    pixels = self._collect(in_flight[0])
+                except PipelineError as error:
+                    lost = list(in_flight)
+                    in_flight.clear()
+                    yield from self._find_broken_image(lost, error)
+                in_flight.popleft()
                 yield pixels
             if refused is not None:
                 raise refused
         finally:
-            self._drain(len(flying))
+            self._drain(len(in_flight))
 
     def _launch(self, request: RenderRequest) -> None:
-        """Start rendering; raises BrokenImageError or DataError, and starts nothing, for what is plainly wrong."""
-        encoded, boxes, odd = list(request.encoded), request.boxes.copy(), []
+        """Start rendering; for a wrong image or box raise BrokenImageError or DataError, and start nothing."""
+        encoded, boxes, for_pillow = list(request.encoded), request.boxes.copy(), []
         for position, data in enumerate(encoded):
             try:
                 check_whole(data)
             except UndecodableError as error:
                 raise broken_image(request.describe(position), error, request.data) from error
             if request.crop_pct is not None or not is_plain(data):
-                odd.append(position)
-        parts = self._pool.map(partial(_load, request, self.size), odd)
-        for position, part in zip(odd, parts, strict=True):
+                for_pillow.append(position)
+        parts = self._pool.map(partial(_load, request, self.size), for_pillow)
+        for position, part in zip(for_pillow, parts, strict=True):
             encoded[position] = b"P6 %d %d 255\n" % part.size + part.tobytes()
             boxes[position] = (0, 0, part.height, part.width)
         self._graph.launch(encoded, boxes, request.cubic, request.flips)
 
-    def _find_culprit(
-        self, lost: list[RenderRequest], error: LostError
+    def _find_broken_image(
+        self, lost: list[RenderRequest], error: PipelineError
     ) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
-        """Render the requests that DALI's failure took along once more, up to the image to blame; always raises."""
+        """Render the requests that were lost with the pipeline once more, up to the broken image.
+
+        Raises:
+            BrokenImageError: an image cannot be decoded, which is why the pipeline failed.
+            DeviceError: DALI fails at no single image, or not again.
+        """
         self._graph = self._open_graph()
         for request in lost:
-            # Raises where Pillow cannot decode an image either.
+            # This raises if Pillow cannot decode an image either.
             deque(self._pool.map(partial(_load, request, self.size), range(len(request))), maxlen=0)
             try:
                 self._launch(request)
-                pixels = self._land(request)
-            except LostError as again:
+                pixels = self._collect(request)
+            except PipelineError as again:
                 raise self._refusal(request, again) from error
             yield pixels
         raise DeviceError(
@@ -124,8 +130,8 @@ class DaliRenderer(Renderer):
             "Run the same command again; should it come back, use --renderer pillow."
         ) from error
 
-    def _refusal(self, request: RenderRequest, error: LostError) -> KdcacheError:
-        """The error for a request that Pillow renders and DALI does not: it names the image if one is to blame."""
+    def _refusal(self, request: RenderRequest, error: PipelineError) -> KdcacheError:
+        """The error for a request that Pillow renders and DALI does not; it names the image that DALI refuses."""
         self._graph = self._open_graph()
         for position, data in enumerate(request.encoded):
             one = slice(position, position + 1)
@@ -138,8 +144,8 @@ class DaliRenderer(Renderer):
                     crop_pct=request.crop_pct,
                 )
                 self._launch(alone)
-                self._land(alone)
-            except LostError as refusal:
+                self._collect(alone)
+            except PipelineError as refusal:
                 self._graph = self._open_graph()
                 return broken_for_dali(request.describe(position), refusal, request.data, self.decode)
         return DeviceError(
@@ -148,15 +154,16 @@ class DaliRenderer(Renderer):
         )
 
     def _drain(self, count: int) -> None:
+        """Drop the requests in flight, so that the pipeline can serve another stream."""
         try:
             for _ in range(0 if self._closed else count):
                 self._graph.drop()
-        except LostError:  # of a request that nobody waits for any more
+        except PipelineError:  # in a request whose pixels are no longer needed
             self._graph = self._open_graph()
 
     @property
     def version(self) -> str:
-        """DALI's, and where it decodes."""
+        """The name and the version of DALI, and where it decodes, such as "dali 2.4.0 gpu"."""
         return f"dali {VERSION} {self.decode}"
 
     def _close(self) -> None:
@@ -164,17 +171,25 @@ class DaliRenderer(Renderer):
         del self._graph
 
 
-def broken_for_dali(name: str, error: LostError, data: str, decode: str) -> BrokenImageError:
-    """The error for the image called `name`, which DALI refuses where it decodes and Pillow shows."""
+def broken_for_dali(name: str, error: PipelineError, data: str, decode: str) -> BrokenImageError:
+    """The error for an image that DALI refuses and Pillow decodes.
+
+    Args:
+        name: name of the image.
+        error: failure of DALI at this image alone.
+        data: shards of the image, as a command takes them.
+        decode: place where DALI decodes, "cpu" or "gpu".
+    """
     if decode != "gpu":
-        return broken_image(name, refused_by_dali(error), data, ", or use --renderer pillow")
+        return broken_image(name, describe_refusal(error), data, ", or use --renderer pillow")
     return BrokenImageError(
-        f"{name} cannot be decoded: {refused_by_dali(error)}. On the CPU DALI has other decoders: use --decode cpu, or "
-        f"repair that sample. `kdcache index {data} --check` finds such images as those refuse as well."
+        f"{name} cannot be decoded: {describe_refusal(error)}. On the CPU DALI has other decoders: use --decode cpu, "
+        f"or repair that sample. `kdcache index {data} --check` finds such images as those refuse as well."
     )
 
 
 def _resize(request: RenderRequest, parts: Any, pixels: UInt8[np.ndarray, "b 3 s s"], positions: range) -> None:
+    """Resize and flip the parts at some positions of a request into `pixels`."""
     for position in positions:
         resize_into(
             pixels[position],
@@ -185,7 +200,7 @@ def _resize(request: RenderRequest, parts: Any, pixels: UInt8[np.ndarray, "b 3 s
 
 
 def _load(request: RenderRequest, size: int, position: int) -> Image.Image:
-    """What Pillow makes of an image before DALI has it: the part of the box, or already what timm would evaluate on."""
+    """Decode an image with Pillow and cut out its box; for timm's evaluation transform, resize it as well."""
     name = partial(request.describe, position)
     part = load_part(request.encoded[position], request.boxes[position], name, request.data)
     if request.crop_pct is None:

@@ -1,6 +1,6 @@
-"""DALI's part of the fast renderer: a graph that is fed by position and draws no random numbers.
+"""DALI's part of the fast renderer: a pipeline that gets boxes and flips as inputs and draws no random numbers.
 
-Nothing here needs torch, so that the many processes of a check do without it.
+Nothing here imports torch, so that the many processes of a check need no memory for it.
 """
 
 import re
@@ -18,26 +18,36 @@ from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
 VERSION: str = nvidia.dali.__version__
 
+#: Batches that DALI works on while the consumer waits for the first of them.
 IN_FLIGHT = 3
-"""Batches in DALI's hands while the consumer waits for the first of them."""
 
 _LINEAR, _CUBIC = (filter.value for filter in (DALIInterpType.INTERP_LINEAR, DALIInterpType.INTERP_CUBIC))
 
 
-class LostError(Exception):
-    """DALI failed, and its whole pipeline with it; the message is what its report says of the reason."""
+class PipelineError(Exception):
+    """DALI failed, and its pipeline cannot be used any more. The message is the reason in DALI's report."""
 
 
-def refused_by_dali(error: LostError) -> str:
-    """Why an image that Pillow decodes cannot be shown, as a clause."""
+def describe_refusal(error: PipelineError) -> str:
+    """The clause that tells why DALI cannot decode an image that Pillow can."""
     return f"DALI cannot decode its data ({error}), though Pillow can"
 
 
 class Graph:
-    """One DALI pipeline: batches are launched and land in the same order. It has broken down after a LostError."""
+    """One DALI pipeline, which returns batches in the order in which they were launched.
+
+    After a PipelineError it cannot be used any more.
+    """
 
     def __init__(self, size: int, max_batch: int, threads: int, gpu: int | None) -> None:
-        """`gpu` is the number of the one where everything happens; None decodes and crops on the CPU, no more."""
+        """Build the pipeline.
+
+        Args:
+            size: height and width of the results in pixels, on a GPU.
+            max_batch: largest number of images in a batch.
+            threads: number of DALI's threads on the CPU.
+            gpu: number of the GPU that decodes, crops, resizes and flips; None only decodes and crops, on the CPU.
+        """
         self._on_gpu = gpu is not None
         self._pipeline = Pipeline(
             batch_size=max_batch,
@@ -56,7 +66,7 @@ class Graph:
         self._warm_up()
 
     def _warm_up(self) -> None:
-        """A pipeline's first run starts as many as it prefetches; behind them, every run is one batch."""
+        """Run the batches that a pipeline prefetches at its first run; after them every run is one batch."""
         pixel = [b"P6 1 1 255\n\0\0\0"]
         box, no = np.array([[0, 0, 1, 1]], np.int32), np.array([False])
         for _ in range(IN_FLIGHT):
@@ -72,6 +82,7 @@ class Graph:
         cubic: Bool[np.ndarray, "b"],
         flips: Bool[np.ndarray, "b"],
     ) -> None:
+        """Start a batch. Arguments are those of `RenderRequest`; `cubic` and `flips` are obeyed on a GPU only."""
         self._feed(encoded, boxes, cubic, flips)
         self._pipeline.schedule_run()
 
@@ -90,12 +101,14 @@ class Graph:
             self._pipeline.feed_input("flip", flips.astype(np.int32))
 
     @contextmanager
-    def landed(self, stream: Any = None) -> Iterator[Any]:
-        """What became of the oldest batch in flight, for as long as the block lasts.
+    def outputs(self, stream: Any = None) -> Iterator[Any]:
+        """The outputs of the oldest batch in flight, which are valid within the `with` block.
 
-        stream: a CUDA stream, such as torch's, that alone waits for it; None waits here until it is done.
+        Args:
+            stream: CUDA stream, such as torch's, that waits for the outputs; None waits for them here.
 
-        Raises LostError.
+        Raises:
+            PipelineError: DALI failed at this batch or another one.
         """
         parts = self._wait(stream)
         try:
@@ -104,23 +117,24 @@ class Graph:
             self._pipeline.release_outputs()
 
     def drop(self) -> None:
-        """Wait for the oldest batch in flight and forget it. Raises LostError."""
+        """Wait for the oldest batch in flight and drop its outputs. Raises PipelineError."""
         self._wait(None)
         self._pipeline.release_outputs()
 
     def _wait(self, stream: Any) -> Any:
-        """What DALI made of the oldest batch in flight; valid on `stream`, or for the host."""
+        """The outputs of the oldest batch in flight, valid on `stream` or, without one, on the host."""
         try:
             (pixels,) = self._pipeline.share_outputs(cuda_stream=stream)
         except Exception as error:  # of the type that its C++ exception has in Python
-            # Which sample of the batch it was is better told by whoever made the batch.
+            # DALI tells the position in the batch; the caller knows the name of the image.
             report = re.sub(r" sample #\d+", "", str(error).rpartition("encountered:")[2])
             lines = [line.strip() for line in report.splitlines()]
-            raise LostError(next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")) from error
+            raise PipelineError(next(line for line in [*lines, "no reason given"] if line).rstrip(" :.")) from error
         return pixels
 
 
 def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+    """Decode the parts of images."""
     return fn.decoders.image_slice(
         encoded,
         start=start,
@@ -132,9 +146,10 @@ def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
 
 
 def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
-    """Decode whole, then slice: nvJPEG before 13.3 is wrong at the edges of a region with fancy upsampling.
+    """Decode whole images, then cut out the parts.
 
-    No image goes to the hardware decoder: which ones do depends on the batch, and its upsampling differs.
+    nvJPEG before 13.3 has wrong pixels at the edges of a region that it decodes with fancy upsampling. The hardware
+    decoder is not used: it upsamples in another way, and which images it gets depends on the batch.
     """
     whole = fn.decoders.image(
         encoded,
@@ -148,11 +163,12 @@ def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
 
 
 def _resize_on_gpu(part: DataNode, size: int) -> DataNode:
+    """Resize and flip parts of images, and put the channels first."""
     filter = fn.external_source(name="filter", ndim=0, dtype=DALIDataType.INT32)
     flip = fn.external_source(name="flip", ndim=0, dtype=DALIDataType.INT32)
     interpolation = fn.reinterpret(filter, dtype=DALIDataType.INTERP_TYPE)
     resized: Any = fn.resize(part, size=[size, size], interp_type=interpolation, antialias=True)
-    # Mean 0 and deviation 1 change no value: the operator flips, and puts the channels first.
+    # Mean 0 and standard deviation 1 change no value; the operator flips, and puts the channels first.
     return fn.crop_mirror_normalize(
         resized, mirror=flip, mean=[0.0], std=[1.0], dtype=DALIDataType.UINT8, output_layout="CHW"
     )

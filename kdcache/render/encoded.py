@@ -1,7 +1,7 @@
-"""Encoded images: what they are, whether they are whole, and how they become RGB, alike in every renderer.
+"""Encoded images: their format, whether they are whole, and how every renderer makes RGB of them.
 
-The checks read the headers of a JPEG and the checksums of a PNG. They find what decoders treat differently or
-do not survive (data that stop early above all) without decoding anything.
+The checks read the headers of a JPEG and the checksums of a PNG. Without decoding, they find the images that decoders
+treat differently or do not survive, above all those whose data stop early.
 """
 
 import io
@@ -18,6 +18,8 @@ from kdcache.errors import BrokenImageError, DataError
 
 Kind = Literal["jpeg", "png", "other"]
 
+#: Markers of a JPEG: its end, the start of a scan, the starts of frames, those of frames that all decoders know, and
+#: those that no length follows.
 _JPEG_END = b"\xff\xd9"
 _JPEG_SCAN = 0xDA
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -26,32 +28,39 @@ _JPEG_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
 class UndecodableError(Exception):
-    """Bytes that are no whole image; the message says why, `broken_image` says which."""
+    """Bytes are no whole image. The message is the reason, a clause; `broken_image` adds the image's name."""
 
 
+#: Stands for the shards in an advised command if their name is not known.
 DATA = "DATA"
-"""What stands in an advised command where nobody knows the shards' own name."""
 
 
 def broken_image(name: str, reason: object, data: str = DATA, otherwise: str = "") -> BrokenImageError:
-    """The error for the image called `name`.
+    """The error for an image that cannot be decoded.
 
-    reason: a clause ("it has no bytes"). data: the shards, as a command takes them. otherwise: what else helps.
+    Args:
+        name: name of the image.
+        reason: clause that tells why, such as "it has no bytes".
+        data: shards of the image, as a command takes them.
+        otherwise: clause with another remedy, which begins with a comma.
     """
     return BrokenImageError(f"{name} cannot be decoded: {reason}. {about_bad(data)}; or repair that sample{otherwise}.")
 
 
 def kind_of(encoded: bytes) -> Kind:
-    """Which decoder an image goes to, by its first bytes; names and extensions are not trusted."""
+    """The format of an image by its first bytes; names and extensions are not trusted."""
     if encoded.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     return "png" if encoded.startswith(PNG_SIGNATURE) else "other"
 
 
 def check_whole(encoded: bytes) -> None:
-    """Raise UndecodableError for no bytes, a JPEG or PNG that stops early, or a PNG with a wrong checksum.
+    """Check that an image is whole, without decoding it.
 
-    Bytes behind the end of the image are allowed: many files in use have them.
+    Bytes behind the end of the image are allowed, because many files in use have them.
+
+    Raises:
+        UndecodableError: there are no bytes, a JPEG or a PNG stops early, or a checksum of a PNG is wrong.
     """
     if not encoded:
         raise UndecodableError("it has no bytes")
@@ -63,7 +72,7 @@ def check_whole(encoded: bytes) -> None:
 
 
 def _jpeg_headers(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment of a JPEG, up to the header of its first scan."""
+    """The marker, the start and the end of each segment of a JPEG, up to the header of its first scan."""
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
@@ -88,9 +97,9 @@ def _jpeg_end_follows_scan(encoded: bytes) -> bool:
 
 
 def _is_plain_jpeg(encoded: bytes) -> bool:
-    """Whether its frame is baseline or progressive, of 8 bits and of one or three channels.
+    """Whether the frame of a JPEG is baseline or progressive, of 8 bits, and of one or three channels.
 
-    Decoders disagree about which JPEGs of four channels are inverted, and not all know arithmetic coding.
+    Decoders disagree about which JPEGs of four channels are inverted, and not all of them know arithmetic coding.
     """
     for marker, start, end in _jpeg_headers(encoded):
         if marker in _JPEG_FRAMES and end - start >= 10 and end <= len(encoded):
@@ -99,7 +108,7 @@ def _is_plain_jpeg(encoded: bytes) -> bool:
 
 
 def is_plain(encoded: bytes) -> bool:
-    """Whether all decoders make the same 8-bit RGB of it: a common JPEG, or a PNG of at most 8 bits a channel."""
+    """Whether all decoders make the same 8-bit RGB of an image: a common JPEG, or a PNG of up to 8 bits a channel."""
     match kind_of(encoded):
         case "jpeg":
             return _is_plain_jpeg(encoded)
@@ -110,10 +119,12 @@ def is_plain(encoded: bytes) -> bool:
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
-    """The whole image as 8-bit RGB, as timm and torchvision load it: no rotation, no transparency.
+    """Decode an image to 8-bit RGB, as timm and torchvision load it: without rotation and transparency.
 
-    Channels of 16 bits keep their high byte, where Pillow by itself would clip grey ones to white. Raises
-    UndecodableError.
+    Channels of 16 bits keep their high byte; Pillow by itself would clip grey ones to white.
+
+    Raises:
+        UndecodableError: the image is not whole, or Pillow cannot decode it.
     """
     check_whole(encoded)
     try:
@@ -122,7 +133,7 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         raise UndecodableError(str(error)) from error
     try:
         with opened as image:
-            # Pillow would warn of a palette's transparency, which an RGB image has no use for.
+            # Pillow would warn of a palette's transparency, which an RGB image does not keep.
             image.info.pop("transparency", None)
             if image.mode == "I" or image.mode.startswith("I;16"):
                 return _high_byte(image).convert("RGB")
@@ -132,9 +143,9 @@ def decode_rgb(encoded: bytes) -> Image.Image:
 
 
 def faults(encoded: Iterable[bytes]) -> Iterator[str | None]:
-    """Why each of some images cannot be shown, as a clause ("it has no bytes"); None for one that Pillow decodes.
+    """For each image the reason why Pillow cannot decode it, a clause such as "it has no bytes"; None if it can.
 
-    Most JPEGs that are damaged within a scan pass: decoders make do with them in silence.
+    Most JPEGs that are damaged within a scan pass, because decoders accept them without a word.
     """
     for data in encoded:
         try:
@@ -146,14 +157,23 @@ def faults(encoded: Iterable[bytes]) -> Iterator[str | None]:
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
+    """The high bytes of a grey image of 16 bits."""
     values = np.asarray(image).clip(0, 0xFFFF)
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str], data: str = DATA) -> Image.Image:
-    """The part (top, left, height, width) of an image, as 8-bit RGB; `name()` of `data` is its name in an error.
+    """Decode an image and cut out a part, as 8-bit RGB.
 
-    Raises BrokenImageError for an image that cannot be decoded, DataError for a box over its edge.
+    Args:
+        encoded: image file.
+        box: part of the image, in pixels: top, left, height, width.
+        name: function that gives the image's name for an error.
+        data: shards of the image, as a command takes them.
+
+    Raises:
+        BrokenImageError: the image cannot be decoded.
+        DataError: the box reaches over the edge of the image.
     """
     try:
         image = decode_rgb(encoded)

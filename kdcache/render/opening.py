@@ -1,4 +1,4 @@
-"""Choosing a renderer by name."""
+"""Opens a renderer by its name."""
 
 import torch
 
@@ -15,28 +15,39 @@ def open_renderer(
     device: torch.device | str = "cpu",
     decode: str = "auto",
 ) -> Renderer:
-    """The renderer called `name`: "dali", or "pillow", the reference that works anywhere.
+    """Open a renderer.
 
-    threads: how many decode at once; by default as many as this process has cores. decode: "cpu", "gpu", or "auto":
-    on the GPU where the device is one and the renderer can. Raises UsageError for an unknown name, DeviceError when
-    DALI is not installed or the device is not there.
+    Args:
+        name: "dali", or "pillow", which is the reference and works anywhere.
+        size: height and width of the results in pixels.
+        max_batch: largest number of images in a request.
+        threads: number of threads that decode; None for as many as the process has cores.
+        device: device of the results.
+        decode: place where images are decoded, "cpu" or "gpu"; "auto" is the GPU if `device` is one and the renderer
+            can decode there.
+
+    Raises:
+        UsageError: there is no renderer of that name.
+        DeviceError: DALI is not installed, or the device is not there.
     """
     renderer = _renderer_class(name)
     return renderer(size=size, max_batch=max_batch, threads=threads, device=device, decode=decode)
 
 
 def renderer_version(name: str, *, device: torch.device | str = "cpu", decode: str = "auto") -> str:
-    """What a renderer says of itself in `Renderer.version`.
+    """The `Renderer.version` of a renderer.
 
-    Opens one for a moment, so it raises what `open_renderer` would raise: a renderer that cannot work here is told
-    before anything else is done.
+    The renderer is opened for a moment. So a renderer that cannot work here is found before anything else is done.
+
+    Raises:
+        UsageError, DeviceError: as for `open_renderer`.
     """
     with open_renderer(name, size=8, max_batch=2, threads=1, device=device, decode=decode) as renderer:
         return renderer.version
 
 
 def _renderer_class(name: str) -> type[Renderer]:
-    """Only the renderer that was asked for is imported: DALI exists on Linux alone."""
+    """The class of a renderer. It alone is imported, because DALI exists for Linux only."""
     match name:
         case "pillow":
             from kdcache.render.pillow import PillowRenderer

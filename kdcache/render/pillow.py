@@ -1,7 +1,7 @@
 """The reference renderer: Pillow, in threads.
 
-Pixels equal torchvision's `resized_crop` and `hflip` on what its image loader returns, or those of timm's evaluation
-transform. Pillow lets go of the interpreter while it decodes and resizes, so threads run side by side.
+Pixels equal those of torchvision's image loader, `resized_crop` and `hflip`, or of timm's evaluation transform. Pillow
+releases the interpreter lock while it decodes and resizes, so threads run in parallel.
 """
 
 from collections import deque
@@ -19,14 +19,15 @@ from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.encoded import load_part
 from kdcache.render.evaluation import resize_and_cut
 
-# Requests in the threads' hands while the consumer holds another.
-_AHEAD = 2
-# Pieces of a request for each thread: several, so that threads end together; few, as tiny images share one.
-_PIECES = 4
+#: Requests that are rendered while the consumer holds the one before them.
+_MAX_AHEAD = 2
+#: Pieces of a request for each thread. Several, so that threads end at about the same time; few, so that tiny images
+#: share a piece.
+_PIECES_PER_THREAD = 4
 
 
 class PillowRenderer(Renderer):
-    """Renders with Pillow on the CPU; for another device the finished pixels are copied."""
+    """Renders with Pillow on the CPU; the finished pixels are copied to another device."""
 
     name = "pillow"
     decodes_on_gpu = False
@@ -35,35 +36,37 @@ class PillowRenderer(Renderer):
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-pillow")
 
     def _stream(self, requests: Iterator[RenderRequest]) -> Generator[UInt8[Tensor, "b 3 s s"], None, None]:
-        flying: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        in_flight: deque[tuple[Tensor, list[Future[None]]]] = deque()
         try:
             for request in requests:
-                flying.append(self._launch(request))
-                if len(flying) > _AHEAD:
-                    yield self._land(*flying[0])
-                    flying.popleft()
-            while flying:
-                yield self._land(*flying[0])
-                flying.popleft()
+                in_flight.append(self._submit(request))
+                if len(in_flight) > _MAX_AHEAD:
+                    yield self._collect(*in_flight[0])
+                    in_flight.popleft()
+            while in_flight:
+                yield self._collect(*in_flight[0])
+                in_flight.popleft()
         finally:
-            for _, pieces in flying:
+            for _, pieces in in_flight:
                 for piece in pieces:
                     piece.cancel()
 
-    def _launch(self, request: RenderRequest) -> tuple[Tensor, list[Future[None]]]:
-        pixels = self._room(len(request))
-        step = -(-len(request) // (_PIECES * self.threads))
-        everything = range(len(request))
+    def _submit(self, request: RenderRequest) -> tuple[Tensor, list[Future[None]]]:
+        """Start rendering: memory for the pixels, and the tasks that fill it."""
+        pixels = self._allocate(len(request))
+        step = -(-len(request) // (_PIECES_PER_THREAD * self.threads))
+        all_positions = range(len(request))
         pieces = [
             self._pool.submit(self._fill, pixels.numpy(), request, positions)
-            for positions in (everything[start : start + step] for start in everything[::step])
+            for positions in (all_positions[start : start + step] for start in all_positions[::step])
         ]
         return pixels, pieces
 
-    def _land(self, pixels: Tensor, pieces: list[Future[None]]) -> Tensor:
+    def _collect(self, pixels: Tensor, pieces: list[Future[None]]) -> Tensor:
+        """Wait for the tasks of a request, and return its pixels on the device."""
         for piece in pieces:  # in order: the first broken image of a request is the one that is named
             piece.result()
-        return self._hand_over(pixels)
+        return self._to_device(pixels)
 
     def _fill(self, pixels: UInt8[np.ndarray, "b 3 s s"], request: RenderRequest, positions: range) -> None:
         for position in positions:
@@ -81,7 +84,7 @@ class PillowRenderer(Renderer):
 
     @property
     def version(self) -> str:
-        """Pillow's."""
+        """The name and the version of Pillow, and where it decodes: "pillow 13.0.0 cpu"."""
         return f"pillow {PIL.__version__} {self.decode}"
 
     def _close(self) -> None:

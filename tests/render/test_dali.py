@@ -70,7 +70,7 @@ class TestDaliRenderer(RendererContract):
         def full(pixels: torch.Tensor) -> torch.Tensor:
             raise torch.OutOfMemoryError("no memory left")
 
-        monkeypatch.setattr(renderer, "_hand_over", full)
+        monkeypatch.setattr(renderer, "_to_device", full)
         with pytest.raises(torch.OutOfMemoryError, match="no memory left"):
             list(renderer.stream(tiny_requests(4, 8)))
         monkeypatch.undo()
@@ -150,9 +150,9 @@ def random_crops(
 @pytest.mark.parametrize(("decode", "advice"), [("cpu", "or use --renderer pillow"), ("gpu", "use --decode cpu")])
 def test_an_error_about_an_image_offers_another_decoder(decode: str, advice: str) -> None:
     from kdcache.render.dali import broken_for_dali
-    from kdcache.render.dali_graph import LostError
+    from kdcache.render.dali_graph import PipelineError
 
-    text = str(broken_for_dali("k in s at byte 1", LostError("no end"), "'two words'", decode))
+    text = str(broken_for_dali("k in s at byte 1", PipelineError("no end"), "'two words'", decode))
     assert text.startswith(
         "k in s at byte 1 cannot be decoded: DALI cannot decode its data (no end), though Pillow can"
     )
