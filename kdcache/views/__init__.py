@@ -1,1 +1,1 @@
-"""Augmentations as plans: policies, operations, view sets, and the pixel kernels that obey them."""
+"""Views of samples: policies, plans, operations, view sets, and the kernels that apply a plan to pixels."""

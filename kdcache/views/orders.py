@@ -1,4 +1,4 @@
-"""Orders of samples or pairs by number, of which the next is computed by a thread before it is asked for."""
+"""Orders of samples or pairs, of which a thread computes the next one before it is needed."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -12,39 +12,43 @@ from kdcache.data.sorting import nothing
 
 Order = Int64[np.ndarray, "n"]
 
-#: Computes the order of a number. It calls its second argument every few milliseconds; what that raises ends it.
+#: A function that computes the order of a number. It calls its second argument every few milliseconds; an exception
+#: from there ends it.
 ComputeOrder = Callable[[int, Callable[[], None]], Order]
 
-_HELD = 2
+#: Orders that are held at once.
+_MAX_HELD = 2
 
 
-class _GivenUpError(Exception):
-    """An order that was being computed ahead is not wanted any more."""
+class _CancelledError(Exception):
+    """An order that was being computed ahead is no longer needed."""
 
 
 class OrdersAhead:
-    """Holds two orders at most: the last two that were asked for, or the last one and the one that comes next.
+    """Up to two orders: the last two that were asked for, or the last one and the one that comes next.
 
-    Two, because the threads that read pixels and targets come to a new view at about the same time, not at once. An
-    order of 14 million samples takes 112 MB, and two CPU seconds to compute. May be used from several threads.
+    There are two because the threads that read pixels and targets reach a new view at about the same time, but not
+    together. An order of 14 million samples takes 112 MB of memory and two seconds of CPU time. Threads may share an
+    instance.
     """
 
     def __init__(self, compute: ComputeOrder) -> None:
         self._compute = compute
         self._lock = Lock()
-        #: By number, the one that was asked for last at the end. A future is pending while its order is computed.
+        #: Orders by number, in the sequence in which they were last asked for. A future is pending while its order is
+        #: computed.
         self._held: OrderedDict[int, Future[Order]] = OrderedDict()
-        #: What is computed ahead, by number: the event that ends it.
-        self._given_up: dict[int, Event] = {}
+        #: Events that end the computation of orders ahead, by the order's number.
+        self._cancelled: dict[int, Event] = {}
         self._threads: list[Thread] = []
 
     def get(self, number: int) -> Order:
-        """The order of `number`: what is held, or is being computed, else computed here."""
+        """The order of `number`, which is computed here unless it is held or a thread computes it already."""
         while True:
             with self._lock:
                 found = self._held.get(number)
                 if found is None:
-                    self._leave(_HELD - 1)
+                    self._keep_last(_MAX_HELD - 1)
                     computed = self._held[number] = Future()
                 else:
                     self._held.move_to_end(number)
@@ -53,59 +57,64 @@ class OrdersAhead:
                 return computed.result()
             try:
                 return found.result()
-            except _GivenUpError:  # meanwhile: it is computed here
+            except _CancelledError:  # meanwhile, so it is computed here
                 continue
 
     def prepare(self, number: int) -> None:
-        """Begin to compute the order of `number` in a thread, unless it is there; only the last one asked for stays."""
+        """Begin to compute the order of `number` in a thread, unless it is held.
+
+        Of the orders that are held, only the one that was last asked for stays.
+        """
         with self._lock:
             if number in self._held:
                 return
-            self._leave(_HELD - 1)
+            self._keep_last(_MAX_HELD - 1)
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             computed = self._held[number] = Future()
             self._held.move_to_end(number, last=False)
-            given_up = self._given_up[number] = Event()
+            cancelled = self._cancelled[number] = Event()
 
             def pause() -> None:
-                if given_up.is_set():
-                    raise _GivenUpError
+                if cancelled.is_set():
+                    raise _CancelledError
 
             thread = Thread(target=self._fill, args=(number, computed, pause), name="kdcache-order", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def close(self) -> None:
-        """End the threads that compute an order ahead; a later `get` computes it again. May be called repeatedly."""
+        """End the threads that compute an order ahead; a later `get` computes it again. It may be called repeatedly."""
         with self._lock:
-            for number in list(self._given_up):
+            for number in list(self._cancelled):
                 self._drop(number)
             threads, self._threads = self._threads, []
         for thread in threads:
             thread.join()
 
-    def _leave(self, count: int) -> None:
-        """Let go of all but the `count` orders that were asked for last."""
+    def _keep_last(self, count: int) -> None:
+        """Drop all orders but the `count` ones that were last asked for."""
         while len(self._held) > count:
             self._drop(next(iter(self._held)))
 
     def _drop(self, number: int) -> None:
+        """Forget an order; if a thread is computing it, the thread ends."""
         del self._held[number]
-        given_up = self._given_up.pop(number, None)
-        if given_up is not None:
-            given_up.set()
+        cancelled = self._cancelled.pop(number, None)
+        if cancelled is not None:
+            cancelled.set()
 
     def _fill(self, number: int, computed: "Future[Order]", pause: Callable[[], None]) -> None:
+        """Compute an order into its future, which may have been dropped in the meantime."""
         try:
             order = self._compute(number, pause)
         except BaseException as error:  # is raised where the order is waited for
             with self._lock:
                 if self._held.get(number) is computed:
                     del self._held[number]
-                    self._given_up.pop(number, None)
+                    self._cancelled.pop(number, None)
             computed.set_exception(error)
         else:
             with self._lock:
                 if self._held.get(number) is computed:
-                    self._given_up.pop(number, None)
+                    self._cancelled.pop(number, None)
             computed.set_result(order)

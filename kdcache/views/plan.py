@@ -1,7 +1,7 @@
-"""A plan: the arrays that fix the augmentation of some rows of a view, and the pure function that makes them.
+"""A plan: the arrays that fix the augmentation of some rows of a view, and the pure function that computes them.
 
-Everything downstream obeys a plan and draws nothing. A sample's own draws depend on (policy, seed, view, key) alone,
-its box also on its size; a pair's mixing is drawn for the key of its even row.
+Whatever comes after obeys a plan and draws no random numbers. A sample's own draws depend on (policy, seed, view, key)
+alone, its box also on its size; the mixing of a pair is drawn for the key of its even row.
 """
 
 from dataclasses import dataclass
@@ -21,23 +21,24 @@ from kdcache.views.schemes.scheme import draw_scheme
 
 @dataclass(frozen=True)
 class Plan:
-    """The augmentation of b consecutive rows of a view, the first of them an even one.
+    """The augmentation of b rows of a view, pair by pair, so that the first is an even one.
 
     Attributes:
-        box: crop in source pixels: top, left, height, width.
-        cubic: whether it is resized with a bicubic filter, else bilinear.
+        box: crop of each image in source pixels: top, left, height, width.
+        cubic: whether the crop is resized with a bicubic filter; otherwise with a bilinear one.
         flip: whether the crop is mirrored left to right.
-        shift: then moved down and right, in pixels at the reference size; what comes in is black.
-        op: `Operation` codes, applied in order.
-        magnitude: the argument of each operation, as `Operation` says.
-        op_cubic: whether it interpolates bicubically, where it warps and the policy names no filter for warps.
+        shift: pixels, at the reference size, that the resized crop is moved down and right; the uncovered part is
+            black.
+        op: codes of the operations (`Operation`) in the order in which they are applied.
+        magnitude: argument of each operation, in the unit that its row in `kdcache.views.operations` names.
+        op_cubic: whether an operation that warps interpolates bicubically, where the policy sets no filter for warps.
         erase: erased boxes at the reference size: top, left, bottom, right; all 0 for none.
-        noise: what the colours of erased boxes are drawn from.
-        weight: of each pair, the share that a row keeps of itself; 1 means that the pair is not mixed.
-        cut: of each pair, the swapped box at the reference size: top, left, bottom, right; all 0 with weight < 1
-            means mixup.
-        crop_pct: None where a crop is resized to the square. A number: what the box shows is resized until its
-            shorter side has floor(size / crop_pct) pixels, and the centre is cut out, as timm evaluates.
+        noise: random bits from which the colours of a row's erased boxes follow.
+        weight: share of itself that each row of a pair keeps; 1 means that the pair is not mixed.
+        cut: box that the rows of a pair swap, at the reference size: top, left, bottom, right; all 0 together with
+            weight < 1 means mixup.
+        crop_pct: None where the crop is resized to the square. Otherwise the crop is resized until its shorter side
+            has floor(size / crop_pct) pixels, and the central square is cut out, as in timm's evaluation transform.
     """
 
     box: Int32[np.ndarray, "b 4"]
@@ -57,7 +58,7 @@ class Plan:
         return len(self.flip)
 
     def shown_box(self) -> Int32[np.ndarray, "b 4"]:
-        """The part of each image that is seen: `box`, or, to about a pixel, the square cut out of its centre."""
+        """The part of each image that is seen, in source pixels, to about a pixel: top, left, height, width."""
         if self.crop_pct is None:
             return self.box
         top, left, height, width = self.box.T
@@ -65,7 +66,7 @@ class Plan:
         return np.stack([top + (height - side) // 2, left + (width - side) // 2, side, side], axis=1)
 
     def row_weight(self) -> Float32[np.ndarray, "b"]:
-        """Each row's share of itself: its pair's weight, 1 for an odd last row."""
+        """The share of itself that each row keeps: the weight of its pair, and 1 for an odd last row."""
         weight = np.ones(len(self), np.float32)
         paired = 2 * len(self.weight)
         weight[:paired] = np.repeat(self.weight, 2)
@@ -80,24 +81,25 @@ def make_plan(
     height: Int64[np.ndarray, "b"],
     width: Int64[np.ndarray, "b"],
 ) -> Plan:
-    """The plan of some rows, given pair by pair: each even row of a view is followed by its partner.
+    """Compute the plan of some rows, given pair by pair: each even row of a view is followed by its partner.
 
-    An odd number of rows leaves the last one unmixed: it has no partner.
+    An odd number of rows leaves the last one unmixed, because it has no partner.
 
     Args:
-        seed: of the view set, 0 <= seed < 2**32.
-        view: of all rows, or of each; both rows of a pair are of one view.
+        policy: distribution of the augmentations.
+        seed: seed of the view set, 0 <= seed < 2**32.
+        view: view of all rows, or of each; both rows of a pair belong to one view.
         key_hash: 64-bit hashes of the samples' keys.
-        height, width: the images' sizes in pixels, as stored (EXIF orientation ignored).
+        height, width: sizes of the images in pixels, as stored (EXIF orientation is ignored).
     """
     rows = len(key_hash)
     even = slice(0, rows // 2 * 2, 2)
     weight, cut = draw_mixing(policy, seed, view if isinstance(view, int) else view[even], key_hash[even])
-    op, magnitude, op_cubic = _operations(policy, seed, view, key_hash)
+    op, magnitude, op_cubic = _draw_operations(policy, seed, view, key_hash)
     erase, noise = draw_erasing(policy, seed, view, key_hash)
     return Plan(
         box=draw_boxes(policy, seed, view, key_hash, height, width),
-        cubic=_cubic(policy, seed, view, key_hash),
+        cubic=_draw_filters(policy, seed, view, key_hash),
         flip=unit(philox_uint32(seed, Stream.FLIP, key_hash, view, 1)[:, 0, 0]) < policy.hflip,
         shift=draw_shifts(policy, seed, view, key_hash),
         op=op,
@@ -111,18 +113,19 @@ def make_plan(
     )
 
 
-def _cubic(
+def _draw_filters(
     policy: Policy, seed: int, view: int | Int64[np.ndarray, "b"], key_hash: UInt64[np.ndarray, "b"]
 ) -> Bool[np.ndarray, "b"]:
+    """Draw `Plan.cubic`."""
     if policy.interpolation != "random":
         return np.full(len(key_hash), policy.interpolation == "bicubic")
     return unit(philox_uint32(seed, Stream.INTERPOLATION, key_hash, view, 1)[:, 0, 0]) < 0.5
 
 
-def _operations(
+def _draw_operations(
     policy: Policy, seed: int, view: int | Int64[np.ndarray, "b"], key_hash: UInt64[np.ndarray, "b"]
 ) -> tuple[UInt8[np.ndarray, "b k"], Float32[np.ndarray, "b k"], Bool[np.ndarray, "b k"]]:
-    """What `auto_augment` asks for, then the colour jitter."""
+    """Draw `Plan.op`, `Plan.magnitude` and `Plan.op_cubic`: the operations of `auto_augment`, then colour jitter."""
     parts = [draw_jitter(policy, seed, view, key_hash)]
     scheme = parse_scheme(policy.auto_augment, policy.reference_size)
     if scheme is not None:

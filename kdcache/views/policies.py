@@ -13,17 +13,17 @@ from kdcache.io.remedies import REMEDIES
 from kdcache.io.yaml_format import parse_yaml
 from kdcache.views.policy import FILTERS, Policy
 
-# timm draws bilinear or bicubic for each picture; with one filter all pictures of a batch are rendered together.
+# timm draws bilinear or bicubic for each image; with one filter all images of a batch are rendered together.
 _STRIKES_BACK = Policy(auto_augment="rand-m7-mstd0.5-inc1", cutmix=1.0, repeats=3)
 _PADDED = Policy(crop="padded", pad=4, reference_size=32)
 _STRONG = Policy(mixup=0.8, cutmix=1.0, interpolation="bicubic")
 
 CENTRE = "centre"
 
-#: What `centre` was before it became timm's evaluation transform; caches of it keep this meaning.
+#: The policy `centre` before it became timm's evaluation transform; caches that were made with it keep its meaning.
 FORMER_CENTRE = Policy(crop="centre", crop_pct=0.875, hflip=0.0)
 
-# Name, settings, and where they come from, for `kdcache policies`.
+#: The name of each policy, its settings, and where they come from, for `kdcache policies`.
 _POLICIES = (
     ("crop", Policy(), "the crop and flip that timm and torchvision train ImageNet with"),
     ("crop-mix", Policy(mixup=0.1, cutmix=1.0), "a2 without RandAugment and repeats"),
@@ -54,18 +54,19 @@ _POLICIES = (
         "nothing random: timm's evaluation transform, in a dump with the teacher's own crop_pct and filter; one view "
         "is all there is",
     ),
-    # 28x28 pictures trained at 32x32, where a crop of 8 % would leave 8x8 pixels.
+    # Images of 28 x 28 pixels are trained at 32 x 32, where a crop of 8 % of the area would leave 8 x 8 pixels.
     ("fashion-mnist", Policy(crop_scale=(0.7, 1.0), reference_size=32), "the demo's, for Fashion-MNIST at 32"),
 )
 NAMED: dict[str, Policy] = {name: policy for name, policy, _ in _POLICIES}
 ORIGIN: dict[str, str] = {name: origin for name, _, origin in _POLICIES}
 
 DEFAULT = "a2"
-_PLAIN = "crop"  # whose fields are the defaults
+#: The policy whose fields all have their defaults.
+_PLAIN = "crop"
 
 
 def describe_policy(policy: Policy, seed: int) -> str:
-    """A policy in words: its name where it has one, else its own fields, and the seed of its views."""
+    """The text that describes a policy: its name if it has one, else its own fields, and the seed of its views."""
     text = policy_name(policy) or ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
     if is_centre(policy):
         text = f"{CENTRE} with crop_pct {policy.crop_pct:g}, {policy.interpolation}"
@@ -73,7 +74,7 @@ def describe_policy(policy: Policy, seed: int) -> str:
 
 
 def is_centre(policy: Policy) -> bool:
-    """Whether a policy is `centre`, with whatever crop_pct and either filter."""
+    """Whether a policy is `centre`, with any crop_pct and with either filter."""
     named = NAMED[CENTRE]
     return (
         policy.interpolation in FILTERS
@@ -82,27 +83,28 @@ def is_centre(policy: Policy) -> bool:
 
 
 def policy_name(policy: Policy) -> str | None:
-    """The name of a policy; None where it has none."""
+    """The name of a policy, or None if it has none."""
     return next((name for name, named in NAMED.items() if named == policy), None)
 
 
 def load_policy(name_or_file: str) -> Policy:
-    """A named policy, or one read from a JSON or YAML file of `Policy` fields.
+    """Load a named policy, or read one from a JSON or YAML file of `Policy` fields.
 
-    A file's `base: NAME` takes the fields that it leaves out from that policy. The result is a policy like any other,
-    and knows of no base: what is equal in every field is the same policy.
+    A file with `base: NAME` takes the fields that it leaves out from that policy. The result does not remember its
+    base: policies that are equal in every field are the same policy.
 
     Raises:
-        ConfigError: neither a name nor a readable file, or a file with unknown keys or wrong values.
+        ConfigError: there is no policy of that name and no file that can be read, or the file has unknown keys or
+            wrong values.
     """
     return load_with_base(name_or_file)[0]
 
 
 def load_with_base(name_or_file: str) -> tuple[Policy, str]:
-    """As `load_policy`, and the name of the policy that its fields are changes to: a file's base, else "crop".
+    """Load a policy as `load_policy` does, with the name of its base: the file's base, else "crop".
 
     Raises:
-        ConfigError: as `load_policy` does.
+        ConfigError: as for `load_policy`.
     """
     if name_or_file in NAMED:
         return NAMED[name_or_file], _PLAIN
@@ -126,7 +128,7 @@ def load_with_base(name_or_file: str) -> tuple[Policy, str]:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """The fields in a file. Raises ConfigError."""
+    """The fields in a policy file. Raises ConfigError."""
     try:
         data = read_bytes(path)
         values = parse_json(data) if path.suffix == ".json" else parse_yaml(data)

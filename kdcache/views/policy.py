@@ -59,7 +59,7 @@ class Policy:
             shows each image so many times, to fewer images.
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of cutmix's Beta(alpha, alpha); 0 turns it off.
-        cutmix_minmax: range of the cut box's sides as shares of the picture's, in place of the Beta.
+        cutmix_minmax: range of the cut box's sides, as shares of the image's side; None draws the area from the Beta.
         mix_prob: probability that a pair is mixed at all.
         switch_prob: probability of cutmix where both are on.
         reference_size: pixels a side at which cut boxes and their weights are fixed; the usual training size.
@@ -102,7 +102,7 @@ class Policy:
             if pair is not None and not 0 < pair[0] <= pair[1] < math.inf:
                 yield f"policy.{name} is {pair}: give two numbers, 0 < low <= high."
             elif pair is not None and name != "crop_ratio" and pair[1] > 1:
-                yield f"policy.{name} is {pair}: shares of the picture end at 1."
+                yield f"policy.{name} is {pair}: shares of the image end at 1."
         for name in ("hflip", "color_jitter_prob", "erase_prob", "mix_prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 yield f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1."

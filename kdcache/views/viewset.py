@@ -1,4 +1,4 @@
-"""A view set: samples, policy, seed and windows, which together fix every view."""
+"""A view set: the samples, the policy, the seed and the windows that together fix every view."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from kdcache.views.policy import Policy
 
 
 class RowRange(NamedTuple):
-    """Rows start..stop-1 of a view. `start` is even, `stop` is even or the view's end: pairs are never split."""
+    """Rows start..stop-1 of a view. `start` is even and `stop` is even or the view's end, so pairs are never split."""
 
     view: int
     start: int
@@ -26,9 +26,11 @@ class RowRange(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RowIndices:
-    """Rows of the views of one group, pair by pair: rows 2j and 2j+1 of a view, one after the other.
+    """Rows of the views of one group, pair by pair: row 2j of a view is followed by row 2j+1.
 
-    view, row: of each; a view's odd last row may come at the very end alone.
+    Attributes:
+        view: view of each row.
+        row: position of each row in its view. A view's odd last row may stand alone at the very end.
     """
 
     view: Int64[np.ndarray, "b"]
@@ -46,12 +48,12 @@ class RowIndices:
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of some rows before any pixel.
+    """Everything that is known of some rows before their images are read.
 
     Attributes:
-        samples: positions in the index.
-        plan: their augmentation.
-        labels: own label and, where the row is mixed, the partner's; -1 for none.
+        samples: positions of the samples in the index.
+        plan: augmentation of the rows.
+        labels: label of each row and, where the row is mixed, its partner's label; -1 for none.
     """
 
     samples: Int64[np.ndarray, "b"]
@@ -60,7 +62,7 @@ class Rows:
 
     @property
     def weight(self) -> Float32[np.ndarray, "b"]:
-        """Each row's share of itself, 1 where it is not mixed."""
+        """The share of itself that each row keeps, 1 where it is not mixed."""
         return self.plan.row_weight()
 
 
@@ -75,11 +77,19 @@ class ViewSet:
         windows: Int32[np.ndarray, "n"],
         lost: Int64[np.ndarray, "k"] | None = None,
     ) -> None:
-        """`lost`: samples that nobody may train on, ascending; None for those that the index marks."""
+        """Fix the views of the samples in `index`.
+
+        Args:
+            index: samples, with their keys, sizes and labels.
+            policy: distribution of the augmentations.
+            seed: seed of all draws, 0 <= seed < 2**32.
+            windows: window of each sample, numbered from 0, as stored with the view set.
+            lost: positions of samples that cannot be trained on, ascending; None for those that the index marks.
+        """
         self.index, self.policy, self.seed, self.windows = index, policy, seed, windows
         self.lost = np.asarray(index.lost) if lost is None else lost
         self._orders = OrdersAhead(self._compute_order)
-        self._pairs_instead = lru_cache(maxsize=4)(self._find_pairs_instead)
+        self._replacement_pairs = lru_cache(maxsize=4)(self._find_replacement_pairs)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -91,7 +101,7 @@ class ViewSet:
     def prepare_order(self, view: int) -> None:
         """Begin to compute the order of `view` in a thread, so that no batch waits for it; `close` ends the thread.
 
-        To be called when rows of the view before it have been asked for: of former orders the last one alone is kept.
+        Call it once rows of the view before `view` have been asked for: of former orders only the last one is kept.
         """
         self._orders.prepare(view // self.policy.repeats)
 
@@ -103,8 +113,12 @@ class ViewSet:
         return order(np.asarray(self.index.key_hash), self.windows, self.seed, group, pause)
 
     def rows(self, where: RowRange | RowIndices) -> Rows:
-        """Samples, plan and labels of some rows."""
-        picks = self._checked(where) if isinstance(where, RowRange) else where
+        """The samples, the plan and the labels of some rows.
+
+        Raises:
+            ValueError: a range splits a pair or leaves the view.
+        """
+        picks = self._rows_of(where) if isinstance(where, RowRange) else where
         samples = self.order(int(picks.view[0]) if len(picks) else 0)[picks.row]
         index = self.index
         plan = make_plan(
@@ -123,35 +137,43 @@ class ViewSet:
         return Rows(samples, plan, labels)
 
     def without_lost(self, picks: RowIndices) -> RowIndices:
-        """The rows that a training is shown in the place of these: where a pair holds a lost sample, another pair.
+        """Replace each pair that holds a lost sample by another pair of its view, for a training.
 
-        That is the next pair of its view that holds none (of the last ones, the first), which is then seen once more.
-        So each step has its rows, whatever is lost, and steps without lost samples are what they were.
+        The replacement is the next pair that holds none, or the view's first such pair after the last one; it is then
+        seen once more. So every step has all its rows, and a step without lost samples does not change.
 
         Args:
-            picks: whole pairs, of views that share an order.
+            picks: rows of whole pairs, of views that share an order.
+
+        Raises:
+            DataError: every pair holds a lost sample.
         """
         if not len(self.lost) or not len(picks):
             return picks
-        pairs, instead = self._pairs_instead(int(picks.view[0]) // self.policy.repeats)
+        pairs, replacement = self._replacement_pairs(int(picks.view[0]) // self.policy.repeats)
         if not len(pairs):
             return picks
         pair = picks.row[::2] // 2
         place = np.searchsorted(pairs, pair).clip(max=len(pairs) - 1)
-        pair = np.where(pairs[place] == pair, instead[place], pair)
+        pair = np.where(pairs[place] == pair, replacement[place], pair)
         return RowIndices(picks.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
 
     def holds_lost(self, samples: Int64[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
-        """Which of these rows, given pair by pair, are of a pair with a lost sample; an odd last row is alone."""
+        """Whether each row belongs to a pair that holds a lost sample.
+
+        Args:
+            samples: positions of the rows' samples, given pair by pair; an odd last row is a pair by itself.
+        """
         lost = np.isin(samples, self.lost)
         paired = len(samples) // 2 * 2
         lost[:paired] = np.repeat(lost[:paired].reshape(-1, 2).any(axis=1), 2)
         return lost
 
-    def _find_pairs_instead(self, group: int) -> tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
-        """The pairs of a group of views that hold a lost sample, ascending, and the pair that is seen in place of each.
+    def _find_replacement_pairs(self, group: int) -> tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
+        """The pairs of a group of views that hold a lost sample, ascending, and the replacement of each.
 
-        Raises DataError where there is no other.
+        Raises:
+            DataError: every pair holds a lost sample.
         """
         pairs = len(self) // 2
         is_lost = np.zeros(len(self), bool)
@@ -166,7 +188,8 @@ class ViewSet:
         following = np.searchsorted(whole, found)
         return found, whole[following % len(whole)]
 
-    def _checked(self, span: RowRange) -> RowIndices:
+    def _rows_of(self, span: RowRange) -> RowIndices:
+        """The rows of a range. Raises ValueError where it splits a pair or leaves the view."""
         _, start, stop = span
         if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
             raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kdcache.views.pixels.augment import Augmenter
-from kdcache.views.pixels.mix import _at_once, _pair_by_pair, mix
+from kdcache.views.pixels.mix import _mix_batch, _mix_by_pair, mix
 from kdcache.views.plan import make_plan
 from kdcache.views.policies import NAMED
 
@@ -125,7 +125,7 @@ def test_no_policy_makes_the_host_wait_for_the_device(name):
 
 @pytest.mark.parametrize("rows", [1, 2, 33])
 @pytest.mark.parametrize("erased", [False, True])
-def test_pair_by_pair_and_at_once_give_the_same_bits(rows, erased):
+def test_pairs_one_by_one_and_in_a_batch_give_the_same_bits(rows, erased):
     pixels = pixels_of(rows, size=11)
     if erased:
         pixels = pixels.to(torch.float32) * 1.3 - 20
@@ -136,6 +136,6 @@ def test_pair_by_pair_and_at_once_give_the_same_bits(rows, erased):
     box = np.sort(rng.integers(0, 12, (pairs, 2, 2)), axis=1).reshape(-1, 4).astype(np.int32)
     cuts = rng.random(pairs) < 0.5
     before = pixels.clone()
-    one, other = (way(pixels, weight, cuts, box) for way in (_pair_by_pair, _at_once))
+    one, other = (way(pixels, weight, cuts, box) for way in (_mix_by_pair, _mix_batch))
     assert torch.equal(one, other)
     assert torch.equal(pixels, before)

@@ -1,4 +1,4 @@
-"""Which boxes of a picture are erased: timm's RandomErasing (Zhong et al. 2017)."""
+"""Draws the boxes of an image that are erased: timm's RandomErasing (Zhong et al. 2017)."""
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
@@ -7,7 +7,9 @@ from kdcache.random import exact_math
 from kdcache.random.philox import Stream, below, philox_uint32, unit
 from kdcache.views.policy import Policy
 
+#: Boxes that are tried for each one that is erased, as timm tries them.
 _TRIES = 10
+#: Range of the erased area, as a share of the image, and range of height / width; timm's defaults.
 _AREA = (0.02, 1 / 3)
 _RATIO = (0.3, 1 / 0.3)
 
@@ -15,10 +17,11 @@ _RATIO = (0.3, 1 / 0.3)
 def draw_erasing(
     policy: Policy, seed: int, view: int | Int64[np.ndarray, "b"], key_hash: UInt64[np.ndarray, "b"]
 ) -> tuple[Int32[np.ndarray, "b boxes 4"], UInt64[np.ndarray, "b"]]:
-    """`Plan.erase`, with `erase_count` boxes a row, and `Plan.noise`; no boxes and zeros where nothing is ever erased.
+    """Draw `Plan.erase`, with `erase_count` boxes a row, and `Plan.noise`.
 
-    A picture gets 1 to `erase_count` boxes, which share the area: 0.02 to 1/3 of the picture, by their number. A box
-    is the first of ten that is lower and narrower than the picture; there is none where no box is.
+    An image that is erased gets 1 to `erase_count` boxes, and each covers 0.02 to 1/3 of it, divided by their number.
+    A box is the first of ten that is lower and narrower than the image; if none of the ten is, the box stays empty.
+    Where the policy never erases, there are no boxes, and the noise is 0.
     """
     rows, boxes = len(key_hash), policy.erase_count
     if policy.erase_prob == 0:

@@ -1,4 +1,4 @@
-"""Colour jitter as operations: torchvision's ColorJitter."""
+"""Draws the operations of colour jitter: torchvision's ColorJitter."""
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
@@ -7,17 +7,20 @@ from kdcache.random.philox import Stream, philox_uint32, unit
 from kdcache.views.operations import Operation
 from kdcache.views.policy import Policy
 
+#: Operations in the order of the amounts in `Policy.color_jitter`.
 _OPERATIONS = (Operation.BRIGHTNESS, Operation.CONTRAST, Operation.COLOR, Operation.HUE)
-# Whether; in which order, a word for each of the four; their factors.
+#: Draws for each image, of four 32-bit integers each: whether jitter is applied; the order of the four operations;
+#: their arguments.
 _DRAWS = 3
 
 
 def draw_jitter(
     policy: Policy, seed: int, view: int | Int64[np.ndarray, "b"], key_hash: UInt64[np.ndarray, "b"]
 ) -> tuple[UInt8[np.ndarray, "b k"], Float32[np.ndarray, "b k"], Bool[np.ndarray, "b k"]]:
-    """Columns of `Plan.op`, `Plan.magnitude` and `Plan.op_cubic`, one for each amount x > 0 of `policy.color_jitter`.
+    """Draw columns of `Plan.op`, `Plan.magnitude` and `Plan.op_cubic`, one for each amount x > 0 of the policy.
 
-    They come in random order, each picture's own. A factor is uniform in [max(0, 1 - x), 1 + x], the hue in [-x, x].
+    Each image has its own random order of the operations. A factor is uniform in [max(0, 1 - x), 1 + x], and the hue
+    in [-x, x].
     """
     active = [position for position, amount in enumerate(policy.color_jitter) if amount > 0]
     shape = (len(key_hash), len(active))
@@ -36,6 +39,7 @@ def draw_jitter(
 
 
 def _range(position: int, amount: float) -> tuple[float, float]:
+    """Smallest and largest argument of an operation whose amount in the policy is `amount`."""
     if _OPERATIONS[position] == Operation.HUE:
         return -amount, amount
     return max(0.0, 1.0 - amount), 1.0 + amount

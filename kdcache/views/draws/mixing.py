@@ -1,4 +1,4 @@
-"""How a pair is mixed: weight and cut box, as timm's Mixup draws them in `pair` mode."""
+"""Draws how pairs are mixed: weights and cut boxes, as timm's Mixup draws them in its mode `pair`."""
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Int64, UInt32, UInt64
@@ -10,7 +10,7 @@ from kdcache.views.policy import Policy
 def draw_mixing(
     policy: Policy, seed: int, view: int | Int64[np.ndarray, "pairs"], even_key_hash: UInt64[np.ndarray, "pairs"]
 ) -> tuple[Float32[np.ndarray, "pairs"], Int32[np.ndarray, "pairs 4"]]:
-    """Weight and cut box of each pair, as timm's Mixup in `pair` mode draws them, at the reference size."""
+    """Draw `Plan.weight` and `Plan.cut`, from the key of each pair's even row."""
     pairs = len(even_key_hash)
     weight, cut = np.ones(pairs, np.float32), np.zeros((pairs, 4), np.int32)
     if not policy.mixes or pairs == 0:
@@ -37,6 +37,7 @@ def draw_mixing(
 def _cut_boxes(
     policy: Policy, share: Float64[np.ndarray, "pairs"], draws: UInt32[np.ndarray, "pairs 4"]
 ) -> Int64[np.ndarray, "pairs 4"]:
+    """Boxes to swap: top, left, bottom, right. Their area is about 1 - `share`, unless the policy limits the sides."""
     size = policy.reference_size
     pairs = len(share)
     if policy.cutmix_minmax is not None:

@@ -1,4 +1,4 @@
-"""Everything between the renderer and mixing: shift, operations, erasing, as a plan says."""
+"""The part of augmentation between the renderer and mixing: shift, operations and erasing, as a plan says."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,18 +17,24 @@ from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
 from kdcache.views.policy import Policy
 
-# Pieces of a batch for each thread: several, so that threads end together; few, as tiny images share one.
-_PIECES = 4
+#: Pieces of a batch for each thread. Several, so that threads end at about the same time; few, so that tiny images
+#: share a piece.
+_PIECES_PER_THREAD = 4
 
 
 class Augmenter:
-    """Obeys the plans of one policy, on whatever device the pixels are: Pillow in threads on the CPU, else torch.
+    """Applies plans of one policy to pixels, with Pillow in threads on the CPU and with torch on another device.
 
-    Both give the same pixels. Use it as a context manager, or `close` it: it holds threads.
+    Both give the same pixels. It holds threads: use it as a context manager, or `close` it.
     """
 
     def __init__(self, policy: Policy, threads: int | None = None) -> None:
-        """`threads`: for operations on the CPU; as many as this process has cores unless told."""
+        """Open the threads.
+
+        Args:
+            policy: policy of the plans.
+            threads: number of threads for operations on the CPU; None for as many as the process has cores.
+        """
         self.policy = policy
         self.threads = threads or cores()
         red, green, blue = (round(shade) for shade in policy.fill)
@@ -49,10 +55,14 @@ class Augmenter:
     def apply(
         self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan
     ) -> UInt8[Tensor, "b 3 s s"] | Float32[Tensor, "b 3 s s"]:
-        """The rows of `plan` as rendered, augmented: shifted, then operated on in order, then erased.
+        """Augment rendered images: shift them, apply the operations in order, then erase boxes.
 
-        `pixels` stays as it is, and is itself returned where the plan asks for nothing. The result is float32 where
-        any of the rows is erased: random colours are not whole numbers and may leave 0..255.
+        `pixels` stays as it is, and is returned itself where the plan changes nothing. The result is float32 if any
+        row is erased, because random colours are not whole numbers and may leave 0..255.
+
+        Args:
+            pixels: images as rendered, on any device.
+            plan: plan of the rows, in the same order.
         """
         pixels = shift(pixels, plan.shift, self.policy.reference_size)
         pixels = self._operate(pixels, plan)
@@ -62,24 +72,24 @@ class Augmenter:
         if not (plan.op != Operation.IDENTITY).any():
             return pixels
         if pixels.device.type == "cpu":
-            return self._in_threads(pixels, plan)
+            return self._operate_in_threads(pixels, plan)
         return batched.operate(pixels, plan, self._fill, self._nearest)
 
-    def _in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:
+    def _operate_in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:
         out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         source, target = pixels.numpy(), out.numpy()
 
         def work(rows: range) -> None:
             for row in rows:
-                self._one(source[row], target[row], plan, row)
+                self._operate_row(source[row], target[row], plan, row)
 
-        step = -(-len(pixels) // (_PIECES * self.threads))
+        step = -(-len(pixels) // (_PIECES_PER_THREAD * self.threads))
         everything = range(len(pixels))
         for piece in [self._pool.submit(work, everything[start : start + step]) for start in everything[::step]]:
             piece.result()
         return out
 
-    def _one(
+    def _operate_row(
         self, source: UInt8[np.ndarray, "3 s s"], target: UInt8[np.ndarray, "3 s s"], plan: Plan, row: int
     ) -> None:
         columns = np.flatnonzero(plan.op[row])
@@ -102,10 +112,12 @@ class Augmenter:
 def shift(
     pixels: UInt8[Tensor, "b 3 s s"], offset: Int32[np.ndarray, "b 2"], reference_size: int
 ) -> UInt8[Tensor, "b 3 s s"]:
-    """The images moved down and right; what comes in is black. `pixels` itself where none moves.
+    """Move images down and right; the uncovered part is black. Returns `pixels` itself where no image moves.
 
     Args:
-        offset: down and right, at the reference size; negative moves up and left.
+        pixels: images.
+        offset: pixels to move down and right, at the reference size; a negative number moves up or left.
+        reference_size: pixels a side to which `offset` refers.
     """
     size = pixels.shape[-1]
     scaled = rescale(offset.astype(np.int64), size, reference_size)

@@ -1,4 +1,4 @@
-"""Random erasing (Zhong et al. 2020) as timm does it, obeying a plan: batched torch, the same on every device."""
+"""Random erasing (Zhong et al. 2020) as timm does it, from a plan: batched, with the same bits on every device."""
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from kdcache.views.pixels.scale import rescale
 from kdcache.views.pixels.transfer import to_device
 from kdcache.views.policy import Policy
 
+#: Philox key of the colours.
 _KEY = (0, int(Stream.NOISE))
 _LOW32 = np.uint64(0xFFFFFFFF)
 
@@ -21,15 +22,18 @@ def erase(
     noise: UInt64[np.ndarray, "b"],
     policy: Policy,
 ) -> UInt8[Tensor, "b 3 s s"] | Float32[Tensor, "b 3 s s"]:
-    """The images with their boxes painted over, as float32; where nothing is erased, `pixels` itself.
+    """Fill the erased boxes with colours; the result is float32, or `pixels` itself where nothing is erased.
 
-    timm erases what is normalised, here it is not yet: its 0 is `policy.fill`, its standard normal colour has this
-    mean and the deviation `policy.erase_std`, and may leave 0..255. Colours are a function of a row's noise, the
-    box's number and, in mode "pixel", the pixel's place in the picture: Philox words, made normal.
+    timm erases normalised images, and these are not normalised yet: timm's 0 is `policy.fill` here, and its standard
+    normal colour has that mean and the standard deviation `policy.erase_std`, and may leave 0..255. A colour is a
+    function of the row's noise, the box's number and, in the mode "pixel", the pixel's place in the image: normal
+    numbers from Philox.
 
     Args:
-        boxes, noise: `erase` and `noise` of `Plan`, boxes at the policy's reference size; a later box covers an
-            earlier one.
+        pixels: images, in the order of the plan's rows.
+        boxes: `Plan.erase`, at the policy's reference size; a later box covers an earlier one.
+        noise: `Plan.noise`.
+        policy: policy of the plan.
     """
     size = pixels.shape[-1]
     scaled = rescale(boxes.astype(np.int64), size, policy.reference_size)
@@ -44,7 +48,7 @@ def erase(
         rows = np.flatnonzero(there[:, number])
         if not len(rows):
             continue
-        which, place = _inside(scaled[rows, number], size, device)
+        which, place = _pixels_inside(scaled[rows, number], size, device)
         row = to_device(rows, device)[which]
         if policy.erase_mode == "const":
             colour = mean.to(torch.float32).expand(len(which), 3)
@@ -61,16 +65,16 @@ def erase(
 
 
 def _addresses(noise: UInt64[np.ndarray, "n"], number: int) -> np.ndarray:
-    """Counters of Philox, int64 [n, 4]: noise, low and high; pixel; box."""
+    """Philox counters, int64 [n, 4]: low half of the noise, high half of it, pixel (0), number of the box."""
     halves = [noise & _LOW32, noise >> np.uint64(32), np.zeros_like(noise), np.full_like(noise, number)]
     return np.stack(halves, axis=1).astype(np.int64)
 
 
-def _inside(boxes: np.ndarray, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Every pixel inside the boxes, int64 [pixels]: its box, and its place in the picture, row by row."""
+def _pixels_inside(boxes: np.ndarray, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All pixels inside the boxes, int64 [pixels]: the box of each, and its place in the image, counted row by row."""
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     count = height * width
-    # The host knows how many there are, so it need not wait to hear it from the device.
+    # The host computes their number itself: asking the device would mean waiting for it.
     total = int(count.sum())
     numbers = np.stack([count, np.cumsum(count) - count, boxes[:, 0], boxes[:, 1], width], axis=1)
     on_device = to_device(numbers, device)

@@ -1,4 +1,4 @@
-"""Mixing neighbours: the same values on every device.
+"""Mixing of the rows of a pair, with the same values on every device.
 
 Each step is one elementwise operation with one IEEE rounding, never a fused multiply-add, so that a row's values
 depend neither on the batch it lies in nor on how it is computed: batched on a GPU, pair by pair on the CPU, where a
@@ -20,28 +20,29 @@ def mix(
     cut: Int32[np.ndarray, "pairs 4"],
     reference_size: int,
 ) -> Float32[Tensor, "b c s s"]:
-    """Mix rows 2j and 2j+1 with each other as the plan says; values stay in 0..255.
+    """Mix rows 2j and 2j+1 with each other as the plan says; values in 0..255 stay in that range.
 
     timm's `pair` mode: a' = w a + (1 - w) b and b' = w b + (1 - w) a (mixup, Zhang et al. 2018), or one box swapped
-    (cutmix, Yun et al. 2019). A last row without a partner passes as it is. The host never waits for the device.
+    (cutmix, Yun et al. 2019). A last row without a partner stays as it is. The host never waits for the device.
 
     Args:
-        pixels: as rendered, or as float32 where a plan erased; left as they are.
-        weight, cut: of `Plan`.
-        reference_size: what the coordinates of `cut` refer to; they are scaled to the rendered size and rounded.
+        pixels: images, uint8 as rendered or float32 where boxes were erased; they are not changed.
+        weight: `Plan.weight`.
+        cut: `Plan.cut`.
+        reference_size: pixels a side to which `cut` refers; boxes are scaled to the size of `pixels` and rounded.
     """
     cuts = cut[:, 2] > cut[:, 0]
     box = rescale(cut, pixels.shape[-1], reference_size)
-    return (_pair_by_pair if pixels.device.type == "cpu" else _at_once)(pixels, weight, cuts, box)
+    return (_mix_by_pair if pixels.device.type == "cpu" else _mix_batch)(pixels, weight, cuts, box)
 
 
-def _pair_by_pair(
+def _mix_by_pair(
     pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
     weight: Float32[np.ndarray, "pairs"],
     cuts: Bool[np.ndarray, "pairs"],
     box: Int32[np.ndarray, "pairs 4"],
 ) -> Float32[Tensor, "b c s s"]:
-    """With one pass over memory that is larger than a cache: what comes in is read once, what goes out written once."""
+    """Mix pair by pair, so that memory larger than the processor's cache is read once and written once."""
     out = torch.empty_like(pixels, dtype=torch.float32)
     plans = zip(weight.tolist(), (1 - weight).tolist(), cuts.tolist(), box.tolist(), strict=True)
     for pair, (kept, given, cut, (top, left, bottom, right)) in enumerate(plans):
@@ -58,13 +59,13 @@ def _pair_by_pair(
     return out
 
 
-def _at_once(
+def _mix_batch(
     pixels: UInt8[Tensor, "b c s s"] | Float32[Tensor, "b c s s"],
     weight: Float32[np.ndarray, "pairs"],
     cuts: Bool[np.ndarray, "pairs"],
     box: Int32[np.ndarray, "pairs 4"],
 ) -> Float32[Tensor, "b c s s"]:
-    """In as few kernels as there are kinds of mixing; the host, where the plan is, says which pairs are of which."""
+    """Mix all pairs of a kind at once; the host, which has the plan, finds the pairs of each kind."""
     out = pixels.to(torch.float32, copy=True)
     pairs, device = len(weight), pixels.device
     first, second = out[0 : 2 * pairs : 2], out[1 : 2 * pairs : 2]

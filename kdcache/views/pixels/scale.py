@@ -1,4 +1,4 @@
-"""From pixels at a policy's reference size to pixels at the size that is rendered."""
+"""Coordinates at a policy's reference size, scaled to the size that is rendered."""
 
 from typing import TypeVar
 
@@ -9,5 +9,5 @@ Coordinates = TypeVar("Coordinates", Tensor, np.ndarray)
 
 
 def rescale(coordinates: Coordinates, size: int, reference_size: int) -> Coordinates:
-    """Whole coordinates, each multiplied by size / reference_size and rounded, halves up."""
+    """Multiply whole coordinates by size / reference_size, and round the results, halves up."""
     return (2 * coordinates * size + reference_size) // (2 * reference_size)

@@ -1,4 +1,4 @@
-"""Small arrays of a plan on their way to a device."""
+"""Copies of a plan's small arrays on a device."""
 
 import numpy as np
 import torch
@@ -8,5 +8,5 @@ from kdcache.runtime.transfer import send
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """`array` on `device`, shared where that is the CPU; the host waits for no device (`runtime.transfer`)."""
+    """A tensor of `array` on `device`, which shares its memory on the CPU; the host does not wait for the device."""
     return send(torch.from_numpy(array), device)

@@ -33,14 +33,14 @@ def grey(pixels: UInt8[Tensor, "n 3 s s"]) -> Int32[Tensor, "n s s"]:
 def blend(
     low: Float32[Tensor, "*shape"], high: Float32[Tensor, "*shape"], factor: Float32[Tensor, "*#shape"]
 ) -> UInt8[Tensor, "*shape"]:
-    """Pillow's Image.blend: low + factor (high - low) in single precision, clipped to 0..255, the fraction cut off."""
+    """Blend as Pillow's Image.blend: low + factor (high - low) in single precision, clipped to 0..255 and cut off."""
     return (low + factor * (high - low)).clamp_(0, 255).to(torch.uint8)
 
 
 def look_up(tables: UInt8[Tensor, "n 3 256"], pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
     """Replace each value by the entry of its image's and channel's table."""
     planes = len(pixels) * 3
-    # 32-bit places: half the traffic of what `gather` asks for.
+    # Places of 32 bits: half the memory traffic of the 64-bit places that `gather` needs.
     starts = 256 * torch.arange(planes, device=pixels.device, dtype=torch.int32)
     places = pixels.to(torch.int32).view(planes, -1).add_(starts[:, None])
     return tables.view(-1).index_select(0, places.view(-1)).view_as(pixels)
@@ -91,7 +91,7 @@ def _auto_contrast(pixels: UInt8[Tensor, "n 3 s s"], argument: Float32[Tensor, "
     low = torch.where(histogram > 0, value, 255).amin(-1, keepdim=True)
     high = torch.where(histogram > 0, value, 0).amax(-1, keepdim=True)
     width = (high - low).to(torch.float64)
-    # Tensor by tensor: `255 / width` would be 255 times a rounded reciprocal.
+    # A tensor divides a tensor: torch computes `255 / width` as 255 times a rounded reciprocal.
     scale = torch.full_like(width, 255.0) / width.clamp(min=1.0)
     stretched = value * scale + -low * scale
     return torch.where(high > low, stretched.clamp_(0, 255).to(torch.int64), value).to(torch.uint8)
