@@ -26,43 +26,47 @@ _LENGTHS = {2: "two numbers", 3: "three numbers", 4: "one number, three or four"
 
 @dataclass(frozen=True)
 class Policy:
-    """What a view may look like. Names and meanings are timm's.
+    """The distribution of the augmentations of a view. Names and meanings of the fields are timm's.
 
-    Its JSON form leaves out what has its default, so that a field added later does not orphan caches written before:
-    a default, once released, never changes.
+    The JSON form leaves out every field that has its default. So a field that is added later leaves older caches
+    valid, and a default that has been released never changes.
 
     Attributes:
-        crop: "resized" (timm's RandomResizedCrop), "centre" (the same for every view: the centred square), "padded"
-            (the centred square, shifted by up to `pad` pixels, as CIFAR recipes do), or "evaluation" (the same for
-            every view: timm's evaluation transform in its crop mode "center", which resizes first and cuts then).
+        crop: kind of crop: "resized" (timm's RandomResizedCrop), "centre" (the central square, the same for every
+            view), "padded" (the central square, shifted by up to `pad` pixels, as in CIFAR recipes), or "evaluation"
+            (timm's evaluation transform in its crop mode "center", which resizes first and crops then; the same for
+            every view).
         crop_scale: range of a resized crop's area, as a share of the image's.
         crop_ratio: range of a resized crop's width / height.
-        crop_pct: side of the centred square, as a share of the image's shorter side; of "evaluation", timm's: the
-            shorter side is resized to floor(size / crop_pct) pixels, and the centre is cut out.
-        pad: most pixels, at the reference size, that a padded crop is shifted along each axis; what comes in is black.
+        crop_pct: side of the central square, as a share of the image's shorter side. For "evaluation" it is timm's:
+            the shorter side is resized to floor(size / crop_pct) pixels, and the central square is cut out.
+        pad: largest shift of a padded crop along each axis, in pixels at the reference size; the uncovered part is
+            black.
         hflip: probability of a horizontal flip.
-        interpolation: of the antialiased resize to the model's input size, and of operations that warp: "bilinear",
-            "bicubic", or "random" (one of the two for each of them).
-        warp_interpolation: of operations that warp, where it is not that: "nearest", which is torchvision's default.
+        interpolation: filter of the antialiased resize to the model's input size, and of operations that warp:
+            "bilinear", "bicubic", or "random" (one of the two is drawn each time).
+        warp_interpolation: filter of operations that warp, if it is another one: "nearest", which is torchvision's
+            default.
         auto_augment: timm's configuration string: "rand-m9-mstd0.5-inc1", "original", "v0", "3a", ..., or "cifar10",
             torchvision's AutoAugment policy for CIFAR-10 (whose own `warp_interpolation` is "nearest" and whose `fill`
             is black); empty for none.
-        color_jitter: torchvision's ColorJitter, after `auto_augment`: brightness, contrast, saturation, hue.
-        color_jitter_prob: probability that it is applied at all.
-        fill: colour of what a warp uncovers, and of erased boxes, in 0..255; timm's is the data set's mean, for warps
-            in whole numbers, as here, and for boxes unrounded: give (123.675, 116.28, 103.53) for both.
+        color_jitter: amounts of torchvision's ColorJitter, which comes after `auto_augment`: brightness, contrast,
+            saturation, hue.
+        color_jitter_prob: probability that colour jitter is applied at all.
+        fill: colour of what a warp uncovers, and of erased boxes, in 0..255. timm takes the data set's mean, rounded
+            for warps, as here, and unrounded for boxes: (123.675, 116.28, 103.53) gives both.
         erase_prob: probability of timm's RandomErasing.
         erase_mode: "const" (`fill`), "rand" (one random colour a box) or "pixel" (one a pixel).
-        erase_count: most boxes erased in one image; their number is drawn from 1 to this.
-        erase_std: deviation of random colours around `fill`, in 0..255; timm's is the data set's.
-        repeats: of repeated augmentation (Hoffer et al. 2020): views that share one order, and of which an epoch
-            shows each image so many times, to fewer images.
+        erase_count: largest number of boxes erased in one image; the number is drawn from 1 to this.
+        erase_std: standard deviation of random colours around `fill`, in 0..255; timm takes the data set's.
+        repeats: number of views that share one order, for repeated augmentation (Hoffer et al. 2020): an epoch shows
+            that many views of each of its images, and fewer images.
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of cutmix's Beta(alpha, alpha); 0 turns it off.
         cutmix_minmax: range of the cut box's sides, as shares of the image's side; None draws the area from the Beta.
         mix_prob: probability that a pair is mixed at all.
-        switch_prob: probability of cutmix where both are on.
-        reference_size: pixels a side at which cut boxes and their weights are fixed; the usual training size.
+        switch_prob: probability of cutmix where mixup and cutmix are both on.
+        reference_size: pixels a side at which boxes, shifts and mixing weights are fixed; the usual training size.
     """
 
     crop: str = "resized"
@@ -96,7 +100,7 @@ class Policy:
         parse_scheme(self.auto_augment, self.reference_size)
 
     def _faults(self) -> Iterator[str]:
-        """What is wrong with values of the right kind, a sentence for each field."""
+        """A sentence for each field whose value has the right type and is not valid."""
         for name in ("crop_scale", "crop_ratio", "cutmix_minmax"):
             pair = getattr(self, name)
             if pair is not None and not 0 < pair[0] <= pair[1] < math.inf:
@@ -138,7 +142,7 @@ class Policy:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether nothing is drawn, so that all views are the same."""
+        """Whether nothing is drawn, so that all views are equal."""
         return not (
             self.crop not in ("centre", "evaluation")
             or 0 < self.hflip < 1
@@ -155,7 +159,7 @@ class Policy:
         return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None)
 
     def to_json(self) -> dict[str, Any]:
-        """The canonical form: what differs from the defaults, as plain JSON values."""
+        """The canonical form of the policy: the fields that differ from their defaults, as plain JSON values."""
         out: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -168,9 +172,14 @@ class Policy:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], also: tuple[str, ...] = ()) -> "Policy":
-        """The policy that `values` describe; ConfigError names unknown keys, each with the nearest, and wrong values.
+        """Read a policy from its JSON form.
 
-        also: what else a user could have meant by an unknown key.
+        Args:
+            values: fields by name.
+            also: other keys that a user could have meant by an unknown one.
+
+        Raises:
+            ConfigError: there are unknown keys, each named with the nearest one, or values that are not valid.
         """
         fields = {field.name: field for field in dataclasses.fields(cls)}
         read: dict[str, Any] = {}
@@ -189,7 +198,7 @@ class Policy:
 
 
 def _read(name: str, value: Any, default: Any) -> Any:
-    """The value as a policy has it. Raises TypeError for one of the wrong kind; its message says what is wanted."""
+    """Convert a value to the type of its field. Raises TypeError with a clause that tells what to give."""
     if name == "color_jitter":
         value = _jitter(value)
     if isinstance(default, str):
@@ -217,7 +226,7 @@ def _one_of(choices: Sequence[str]) -> str:
 
 
 def _jitter(value: Any) -> Any:
-    """timm's short forms: one number for brightness, contrast and saturation, or these three without a hue."""
+    """Complete timm's short forms: one number for brightness, contrast and saturation, or these three without a hue."""
     if _is_number(value):
         value = [value] * 3
     return [*value, 0.0] if isinstance(value, list | tuple) and len(value) == 3 else value

@@ -49,7 +49,7 @@ class TestDaliRenderer(RendererContract):
             (corner,) = pillow.stream([request([odd], [(0, 0, 8, 8)])])
         assert corner[0, :, 0, 0].tolist() == list(np.random.default_rng(2).bytes(3 * 20 * 20)[:3])
 
-    def test_a_stray_marker_in_a_scan_ends_the_picture_there_and_harms_no_other(self, renderer: Renderer) -> None:
+    def test_a_stray_marker_in_a_scan_ends_the_image_there_and_harms_no_other(self, renderer: Renderer) -> None:
         """Pillow refuses such a JPEG; DALI shows what came before, and grey, the same each time."""
         whole = FORMATS["jpeg"][0]
         stray = whole[: len(whole) // 2] + b"\xff\x39" + whole[len(whole) // 2 + 2 :]

@@ -25,56 +25,56 @@ _WITHOUT_ARGUMENT = (Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.INVE
 @cache
 def photographs(size: int, count: int = len(NAMES)) -> torch.Tensor:
     """uint8 [count, 3, size, size]: the middle of each photograph, resized."""
-    pictures = []
+    images = []
     for name in NAMES[:count]:
         whole = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
         side = min(whole.size)
         left, top = (whole.width - side) // 2, (whole.height - side) // 2
-        pictures.append(whole.resize((size, size), box=(left, top, left + side, top + side)))
-    return torch.stack([to_tensor(picture) for picture in pictures])
+        images.append(whole.resize((size, size), box=(left, top, left + side, top + side)))
+    return torch.stack([to_tensor(image) for image in images])
 
 
-def to_tensor(picture: Image.Image) -> torch.Tensor:
+def to_tensor(image: Image.Image) -> torch.Tensor:
     """uint8 [3, h, w]."""
-    return torch.from_numpy(np.array(picture).transpose(2, 0, 1).copy())
+    return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 
 
-def to_picture(pixels: torch.Tensor) -> Image.Image:
+def to_image(pixels: torch.Tensor) -> Image.Image:
     """The inverse of `to_tensor`."""
     return Image.fromarray(pixels.numpy().transpose(1, 2, 0).copy())
 
 
 def as_timm_does(
-    picture: Image.Image, op: Operation, argument: float, cubic: bool = False, nearest: bool = False
+    image: Image.Image, op: Operation, argument: float, cubic: bool = False, nearest: bool = False
 ) -> Image.Image:
     """The operation by the function that timm's own policies call, or torchvision's for the hue.
 
     For an operation that neither of them has, it is our own kernel for Pillow, which the batched kernel must equal.
     """
     if op == Operation.IDENTITY:
-        return picture
+        return image
     if op == Operation.HUE:
-        return torchvision_operations.adjust_hue(picture, argument)
+        return torchvision_operations.adjust_hue(image, argument)
     if op == Operation.POSTERIZE and int(argument) == 0:
-        return picture.point(lambda value: 0)  # timm means the mask 0, which Pillow no longer accepts
+        return image.point(lambda value: 0)  # timm means the mask 0, which Pillow no longer accepts
     timm_name = next(iter(op.spec.levels), None)
     if timm_name not in timm_operations.NAME_TO_OP:
-        return pillow.operate(picture, op, argument, cubic, FILL, nearest)
+        return pillow.operate(image, op, argument, cubic, FILL, nearest)
     arguments = () if op in _WITHOUT_ARGUMENT else (int(argument) if op in _WHOLE else argument,)
     resample = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
     if nearest:
         resample = Image.Resampling.NEAREST
-    return timm_operations.NAME_TO_OP[timm_name](picture, *arguments, resample=resample, fillcolor=FILL)
+    return timm_operations.NAME_TO_OP[timm_name](image, *arguments, resample=resample, fillcolor=FILL)
 
 
 def batch_as_timm_does(pixels: torch.Tensor, plan: Plan, nearest: bool = False) -> torch.Tensor:
     """Every row of a plan through timm's functions, one after the other."""
     out = []
-    for row, image in enumerate(pixels):
-        picture = to_picture(image)
+    for row, planes in enumerate(pixels):
+        image = to_image(planes)
         for op, argument, cubic in zip(plan.op[row], plan.magnitude[row], plan.op_cubic[row], strict=True):
-            picture = as_timm_does(picture, Operation(op), float(argument), bool(cubic), nearest)
-        out.append(to_tensor(picture))
+            image = as_timm_does(image, Operation(op), float(argument), bool(cubic), nearest)
+        out.append(to_tensor(image))
     return torch.stack(out)
 
 

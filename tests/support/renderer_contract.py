@@ -134,7 +134,7 @@ class RendererContract:
         (pixels,) = renderer.stream([request(encoded, [(20, 30, 301, 203)] * 8, cubic=cubic)])
         shown = {bool(one): pixels[cubic.index(one)] for one in cubic}
         assert difference(shown[True], shown[False].cpu()).mean() > 1
-        assert all(torch.equal(picture, shown[one]) for picture, one in zip(pixels, cubic, strict=True))
+        assert all(torch.equal(image, shown[one]) for image, one in zip(pixels, cubic, strict=True))
 
     def test_tiny_images_grow(self, renderer: Renderer) -> None:
         images = small_photographs(4)

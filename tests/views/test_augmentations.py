@@ -110,7 +110,7 @@ def without_negation(draws):
 
 
 def with_replaced_pairs(draws):
-    """The second layers of other pictures: each layer for itself stays as it was."""
+    """The second layers of other images: each layer for itself stays as it was."""
     return dataclasses.replace(
         draws,
         op=np.stack([draws.op[:, 0], np.roll(draws.op[:, 1], 1)], axis=1),
@@ -143,7 +143,7 @@ def test_what_is_drawn_wrongly_would_show():
 
 
 def torchvisions(size, count, monkeypatch):
-    """Draws of torchvision's AutoAugment(CIFAR10) on pictures of `size`, in the terms of `Operation`."""
+    """Draws of torchvision's AutoAugment(CIFAR10) on images of `size`, in the terms of `Operation`."""
     rows, drawn = [], []
     arguments = {
         **dict.fromkeys(("ShearX", "ShearY", "Rotate"), lambda magnitude: magnitude),

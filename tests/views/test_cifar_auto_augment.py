@@ -13,7 +13,7 @@ from kdcache.views.policies import NAMED
 from kdcache.views.policy import Policy
 from kdcache.views.schemes.levels import compute_arguments
 from kdcache.views.schemes.parsing import parse_scheme
-from support.photographs import photographs, plan_of_operations, to_picture, to_tensor
+from support.photographs import photographs, plan_of_operations, to_image, to_tensor
 
 CIFAR = NAMED["cifar-autoaugment"]
 THEIRS = AutoAugment(AutoAugmentPolicy.CIFAR10)
@@ -51,12 +51,12 @@ def on_a_device(pixels: torch.Tensor, op: int, argument: np.float32) -> torch.Te
 @pytest.mark.parametrize("kernels", [on_cpu, on_a_device])
 def test_every_step_makes_torchvisions_values_of_photographs(size, kernels):
     pixels = photographs(size)
-    pictures = [to_picture(image) for image in pixels]
+    images = [to_image(planes) for planes in pixels]
     done = steps(size)
     assert {Operation(op) for _, _, op, _ in done} >= {*WARPS} - {Operation.SHEAR_X}
     for name, magnitude, op, argument in done:
-        theirs = [_apply_op(picture, name, magnitude, InterpolationMode.NEAREST, None) for picture in pictures]
-        wanted = torch.stack([to_tensor(picture) for picture in theirs])
+        theirs = [_apply_op(image, name, magnitude, InterpolationMode.NEAREST, None) for image in images]
+        wanted = torch.stack([to_tensor(image) for image in theirs])
         assert torch.equal(kernels(pixels, op, argument), wanted), (name, magnitude)
 
 

@@ -1,4 +1,4 @@
-"""A view shows the part of a picture that timm's or torchvision's crop would."""
+"""A view shows the part of an image that timm's or torchvision's crop would."""
 
 import random
 

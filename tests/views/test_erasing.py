@@ -17,7 +17,7 @@ COUNT = 8_000
 
 
 class Boxes:
-    """Stands for a picture: remembers which parts of it are written to."""
+    """Stands for an image: remembers which parts of it are written to."""
 
     def __init__(self):
         self.boxes = []
@@ -32,9 +32,9 @@ def timms(prob, count, size):
     transform = RandomErasing(prob, mode="const", max_count=count, device="cpu")
     out = np.zeros((COUNT, count, 4), int)
     for row in range(COUNT):
-        picture = Boxes()
-        transform._erase(picture, 1, size, size, torch.float32)
-        out[row, : len(picture.boxes)] = np.array(picture.boxes).reshape(-1, 4)
+        image = Boxes()
+        transform._erase(image, 1, size, size, torch.float32)
+        out[row, : len(image.boxes)] = np.array(image.boxes).reshape(-1, 4)
     return out
 
 
@@ -77,18 +77,18 @@ def test_what_is_drawn_wrongly_would_show():
 
 
 @given(st.integers(8, 320), st.integers(1, 8), st.floats(0.1, 1), st.integers(0, 999))
-def test_boxes_lie_inside_the_picture_or_are_all_zero(size, count, prob, view):
+def test_boxes_lie_inside_the_image_or_are_all_zero(size, count, prob, view):
     plan = plan_of(Policy(erase_prob=prob, erase_count=count, reference_size=size), 16, view=view)
     top, left, bottom, right = np.moveaxis(plan.erase, -1, 0)
     assert plan.erase.shape == (16, count, 4)
     there = (plan.erase != 0).any(axis=-1)
     assert ((top >= 0) & (left >= 0) & (bottom <= size) & (right <= size)).all()
-    # timm takes no box that is as high or as wide as the picture.
+    # timm takes no box that is as high or as wide as the image.
     assert ((bottom > top) & (bottom - top < size))[there].all()
     assert ((right > left) & (right - left < size))[there].all()
 
 
-def test_a_box_as_high_as_a_small_picture_is_tried_again():
+def test_a_box_as_high_as_a_small_image_is_tried_again():
     assert differences(ours(1.0, 1, 8), timms(1.0, 1, 8)) == []
 
 

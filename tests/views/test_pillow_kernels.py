@@ -1,4 +1,4 @@
-"""On the CPU an operation is what timm's own function makes of the picture."""
+"""On the CPU an operation is what timm's own function makes of the image."""
 
 import numpy as np
 import pytest
@@ -6,31 +6,31 @@ import torch
 
 from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.kernels import pillow
-from support.photographs import FILL, as_timm_does, photographs, to_picture, to_tensor
+from support.photographs import FILL, as_timm_does, photographs, to_image, to_tensor
 
 
 @pytest.mark.parametrize("op", Operation, ids=lambda op: op.name)
 def test_an_operation_is_timms(op):
-    picture = to_picture(photographs(96)[1])
-    before = to_tensor(picture)
+    image = to_image(photographs(96)[1])
+    before = to_tensor(image)
     for argument in op.spec.samples:
         for cubic in (False, True):
-            got = pillow.operate(picture, op, float(argument), cubic, FILL)
-            assert torch.equal(to_tensor(got), to_tensor(as_timm_does(picture, op, argument, cubic)))
-    assert torch.equal(to_tensor(picture), before)
+            got = pillow.operate(image, op, float(argument), cubic, FILL)
+            assert torch.equal(to_tensor(got), to_tensor(as_timm_does(image, op, argument, cubic)))
+    assert torch.equal(to_tensor(image), before)
 
 
 @pytest.mark.parametrize("op", WARPS, ids=lambda op: op.name)
 def test_interpolation_and_fill_are_heeded(op):
-    picture = to_picture(photographs(96)[0])
+    image = to_image(photographs(96)[0])
     argument = 17.0 if op == Operation.ROTATE else 0.23
-    linear, cubic = (pillow.operate(picture, op, argument, cubic, FILL) for cubic in (False, True))
+    linear, cubic = (pillow.operate(image, op, argument, cubic, FILL) for cubic in (False, True))
     assert not torch.equal(to_tensor(linear), to_tensor(cubic))
     assert (np.asarray(linear) == FILL).all(-1).any()
 
 
 def test_zero_bits_are_black():
-    got = pillow.operate(to_picture(photographs(96)[0]), Operation.POSTERIZE, 0.0, False, FILL)
+    got = pillow.operate(to_image(photographs(96)[0]), Operation.POSTERIZE, 0.0, False, FILL)
     assert not np.asarray(got).any()
 
 
@@ -39,7 +39,7 @@ def test_positive_arguments_go_where_the_description_says(op, argument):
     """Counter-clockwise; to the left."""
     pixels = torch.zeros(3, 64, 64, dtype=torch.uint8)
     pixels[:, 30:34, 50:54] = 255
-    row, column = to_tensor(pillow.operate(to_picture(pixels), op, argument, False, (0, 0, 0)))[0].nonzero().T
+    row, column = to_tensor(pillow.operate(to_image(pixels), op, argument, False, (0, 0, 0)))[0].nonzero().T
     if op == Operation.ROTATE:
         assert row.float().mean() < 26
     else:
@@ -47,19 +47,19 @@ def test_positive_arguments_go_where_the_description_says(op, argument):
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 1), (3, 5, 5), (3, 96, 96)])
-def test_planes_become_a_picture_and_come_back(shape):
+def test_planes_become_a_image_and_come_back(shape):
     planes = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    picture = pillow.from_planes(planes)
-    assert np.array_equal(np.asarray(picture), planes.transpose(1, 2, 0))
+    image = pillow.from_planes(planes)
+    assert np.array_equal(np.asarray(image), planes.transpose(1, 2, 0))
     back = np.zeros_like(planes)
-    pillow.into_planes(picture, back)
+    pillow.into_planes(image, back)
     assert np.array_equal(back, planes)
 
 
 def test_planes_may_lie_anyhow_in_memory():
     interleaved = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-    picture = pillow.from_planes(interleaved.transpose(2, 0, 1))
-    assert np.array_equal(np.asarray(picture), interleaved)
+    image = pillow.from_planes(interleaved.transpose(2, 0, 1))
+    assert np.array_equal(np.asarray(image), interleaved)
     back = np.zeros_like(interleaved)
-    pillow.into_planes(picture, back.transpose(2, 0, 1))
+    pillow.into_planes(image, back.transpose(2, 0, 1))
     assert np.array_equal(back, interleaved)

@@ -68,7 +68,7 @@ def apart(policy, plan):
 
 
 def limit(policy):
-    """A shift rounds to whole pixels of either size, which shows along every edge of the picture."""
+    """A shift rounds to whole pixels of either size, which shows along every edge of the image."""
     return 2 * LIMIT if policy == PADDED else LIMIT
 
 

@@ -28,7 +28,7 @@ def test_the_checks_for_a_device_pass_on_the_cpu(check):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_tiny_pictures_too(size):
+def test_tiny_images_too(size):
     for op, cubic in CUBIC_OR_NOT:
         check_operation(CPU, op, cubic, size, 3)
     for op in WARPS:
@@ -41,7 +41,7 @@ def test_tiny_pictures_too(size):
     op=st.sampled_from(POINTWISE),
     argument=st.floats(0, 1, width=32),
 )
-def test_operations_on_values_agree_on_any_picture(pixels, op, argument):
+def test_operations_on_values_agree_on_any_image(pixels, op, argument):
     low, high = min(op.spec.samples), max(op.spec.samples)
     plan = plan_of_operations(2, op, np.float32(low + argument * (high - low)))
     batch = torch.from_numpy(pixels)
@@ -68,7 +68,7 @@ def test_every_colour_turns_its_hue_as_pillow_does():
 
 
 @pytest.mark.parametrize("values", [[0], [255], [7], [3, 4], [0, 255], [0, 1, 2, 250]])
-def test_pictures_of_few_values_are_stretched_and_flattened_as_pillow_does(values):
+def test_images_of_few_values_are_stretched_and_flattened_as_pillow_does(values):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.tensor(values, dtype=torch.uint8)[torch.randint(len(values), (2, 3, 40, 40), generator=generator)]
     for op in (Operation.AUTO_CONTRAST, Operation.EQUALIZE, Operation.CONTRAST):
