@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kdcache.targets.kinds import KINDS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (ROOT / "kdcache", ROOT / "cli" / "kdcache_cli")
 MAX_LINES = 400
@@ -248,6 +250,39 @@ def test_json_of_others_is_read_within_limits(module: str) -> None:
         node for node in ast.walk(tree_of(module)) if isinstance(node, ast.ImportFrom) and node.module == "json"
     ]
     assert not from_json, "write json.NAME, so that this test sees it"
+
+
+#: Where these words mean other things: doctor tells that a GPU's memory is full, and knows no targets.
+NOT_OF_TARGETS = ("kdcache.doctor",)
+
+
+def compared_strings(module: str) -> Iterator[tuple[int, str]]:
+    """Line and value of each string that a value is compared with: by an operator, a case, or a look-up in a table."""
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Compare):
+            places: list[ast.AST | None] = [node]
+        elif isinstance(node, ast.MatchValue | ast.MatchMapping):
+            places = [node]
+        elif isinstance(node, ast.Dict):
+            places = [*node.keys]
+        else:
+            continue
+        for inner in (inner for place in places if place is not None for inner in ast.walk(place)):
+            if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+                yield inner.lineno, inner.value
+
+
+def test_nobody_compares_names_of_target_kinds() -> None:
+    """A codec says what its targets can give (`capabilities`) and which options it takes: names say nothing."""
+    found = [
+        f"{MODULES[module].relative_to(ROOT)}:{line} compares with {text!r}"
+        for module in MODULES
+        if not any(within(module, room) for room in ("kdcache.targets", *NOT_OF_TARGETS))
+        for line, text in compared_strings(module)
+        if text in KINDS
+    ]
+    assert not found
+    assert {text for _, text in compared_strings("kdcache.targets.kinds")} >= KINDS.keys()  # the rule sees them
 
 
 HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")

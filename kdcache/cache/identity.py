@@ -94,7 +94,8 @@ class Identity:
             value = getattr(self, entry.name)
             if "neutral" not in entry.metadata or value != entry.metadata["neutral"]:
                 found[entry.name] = value
-        return _as_stored(found)  # type: ignore[no-any-return] # a mapping stays one
+        stored: dict[str, Any] = _as_stored(found)
+        return stored
 
     @property
     def digest(self) -> str:

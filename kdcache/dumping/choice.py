@@ -1,9 +1,7 @@
 """What a dump keeps of a teacher's answers: as it is told, or what serves the objectives that it is told of."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from kdcache.dumping.options import require_parameters_of
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.teachers import Teacher
 from kdcache.objectives.distillation import Distillation, plainly
@@ -11,13 +9,8 @@ from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.embedding import EmbeddingCodec
-from kdcache.targets.head import Head
-from kdcache.targets.kinds import create_codec
-from kdcache.targets.topk_codec import usual_bits
-
-DEFAULT_KIND = "topk"
-DEFAULT_K = 128
-DEFAULT_MIN_PROB = 0.0033
+from kdcache.targets.full import FullCodec
+from kdcache.targets.kinds import DEFAULT_KIND, codec_for_teacher, require_options_of
 
 
 def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> TargetCodec:
@@ -25,27 +18,12 @@ def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | N
 
     Raises:
         UsageError: a parameter that the kind does not have, or a value that makes no sense.
-        ModelError: `embedding`, and the teacher's classifier is not one linear layer.
+        ModelError: the kind stores the teacher's classifier, which is not one linear layer.
     """
-    require_parameters_of(kind, k=k, min_prob=min_prob, dtype=dtype)
-    if kind == "embedding":
-        return embedding_of(teacher, dtype or "uint8")
-    if kind != "topk":
-        return create_codec(kind, teacher.num_classes, dtype=dtype or "float32")
-    k = min(DEFAULT_K if k is None else k, teacher.num_classes)
-    min_prob = DEFAULT_MIN_PROB if min_prob is None else min_prob
-    return create_codec("topk", teacher.num_classes, k=k, min_prob=min_prob, bits=usual_bits(min_prob))
-
-
-def embedding_of(teacher: Teacher, dtype: str) -> EmbeddingCodec:
-    """The codec of a teacher's features.
-
-    Raises:
-        UsageError: its classifier is too large for a cache.
-        ModelError: it is not one linear layer.
-    """
-    codec = EmbeddingCodec(teacher.num_classes, teacher.num_features, dtype)
-    return replace(codec, head=Head.of(*teacher.linear_head()))
+    options = {"k": k, "min_prob": min_prob, "dtype": dtype}
+    require_options_of(kind, options)
+    given = {name: value for name, value in options.items() if value is not None}
+    return codec_for_teacher(kind, teacher.num_classes, teacher.linear_head, **given)
 
 
 def objectives_called(names: str) -> tuple[AnyObjective, ...]:
@@ -106,7 +84,8 @@ def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: P
     whole = [objective.name for objective in objectives if objective.needs.full]
     codec: TargetCodec
     if related:
-        codec, why = embedding_of(teacher, "uint8"), f"{_listed(related)} the teacher's features"
+        codec = _embedding_of(teacher)
+        why = f"{_listed(related)} the teacher's features"
     elif whole:
         codec, reason = _every_class(teacher)
         why = f"{_listed(whole)} every class, and {reason}"
@@ -120,7 +99,7 @@ def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: P
 
 def _every_class(teacher: Teacher) -> tuple[TargetCodec, str]:
     """Of the two kinds that have every class, that with fewer numbers an answer, and why."""
-    full = create_codec("full", teacher.num_classes, dtype="uint8")
+    full = FullCodec(teacher.num_classes, dtype="uint8")
     vectors = teacher.class_vectors
     if vectors is None:
         return full, "the teacher's classifier is not one linear layer"
@@ -128,9 +107,13 @@ def _every_class(teacher: Teacher) -> tuple[TargetCodec, str]:
     if features >= teacher.num_classes:
         return full, f"{teacher.num_classes:,} classes take no more than the {features:,} features"
     try:
-        return embedding_of(teacher, "uint8"), f"{features:,} features take less than {teacher.num_classes:,} classes"
+        return _embedding_of(teacher), f"{features:,} features take less than {teacher.num_classes:,} classes"
     except (ModelError, UsageError):
         return full, "they cannot be rebuilt from the teacher's features"
+
+
+def _embedding_of(teacher: Teacher) -> EmbeddingCodec:
+    return EmbeddingCodec.for_teacher(teacher.num_classes, teacher.linear_head)
 
 
 def _listed(names: Sequence[str]) -> str:

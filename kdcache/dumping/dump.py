@@ -14,7 +14,7 @@ from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.data.shards import CLASSES
 from kdcache.dumping.calibration import begin_entry
-from kdcache.dumping.choice import DEFAULT_KIND, coding_for, coding_of, objectives_called, require_no_labels
+from kdcache.dumping.choice import coding_for, coding_of, objectives_called, require_no_labels
 from kdcache.dumping.dry_run import Prediction, predict
 from kdcache.dumping.options import DumpOptions, require_one_choice
 from kdcache.dumping.waiting import Waiting
@@ -36,6 +36,7 @@ from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
+from kdcache.targets.kinds import DEFAULT_KIND
 from kdcache.views.policy import Policy
 
 

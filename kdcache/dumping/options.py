@@ -17,6 +17,7 @@ from kdcache.runtime.shared_options import (
     Weights,
     seed_option,
 )
+from kdcache.targets.kinds import DEFAULT_KIND, require_options_of
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,10 @@ def require_one_choice(
 
     Raises:
         UsageError: targets, or a parameter of theirs, beside the objectives that choose them; or as
-            `require_parameters_of` does.
+            `require_options_of` does.
     """
     if objectives is None:
-        require_parameters_of(targets or "topk", k=k, min_prob=min_prob, dtype=dtype)
+        require_options_of(targets or DEFAULT_KIND, {"k": k, "min_prob": min_prob, "dtype": dtype})
         return
     chosen = {"--targets": targets, "--k": k, "--min-prob": min_prob, "--dtype": dtype}
     given = [option for option, value in chosen.items() if value is not None]
@@ -153,15 +154,3 @@ def require_one_choice(
         raise UsageError(
             f"--for chooses what is kept, and {given[0]} says it: give one of them. --dry-run shows what --for chooses."
         )
-
-
-def require_parameters_of(kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> None:
-    """Refuse parameters that targets of a kind do not have; None for those that were not given.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if kind != "topk" and (k is not None or min_prob is not None):
-        raise UsageError(f"--k and --min-prob belong to --targets topk; {kind} targets have every class.")
-    if kind == "topk" and dtype is not None:
-        raise UsageError("--dtype belongs to --targets full or embedding; what topk keeps has a form of its own.")

@@ -9,6 +9,8 @@ from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
 from kdcache.runtime.formatting import format_count, format_ranges
 from kdcache.runtime.progress import Progress
+from kdcache.targets.base import Capabilities
+from kdcache.targets.mixture import mixed_capabilities
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,10 @@ class CachedTeachers:
         return self.entries[0].identity.num_classes
 
     @property
-    def kind(self) -> str:
-        """What the answers can give: of a mixture of kinds every class, `full`, where each of them has it."""
-        kinds = {entry.codec.kind for entry in self.entries}
-        if len(kinds) == 1:
-            return kinds.pop()
-        return "topk" if "topk" in kinds else "full"
+    def capabilities(self) -> Capabilities:
+        """What the targets can give to an objective."""
+        each = [entry.codec.capabilities for entry in self.entries]
+        return each[0] if len(each) == 1 else mixed_capabilities(each)
 
     def require_one(self) -> None:
         """Raise UsageError where there are several, whose features have nothing in common."""

@@ -15,9 +15,9 @@ from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.base import Layers
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import TargetCodec, Targets
-from kdcache.targets.kinds import create_codec
-from kdcache.targets.live import LiveTargets
+from kdcache.targets.base import Capabilities, TargetCodec, Targets
+from kdcache.targets.full import FullCodec
+from kdcache.targets.live import LIVE_CAPABILITIES, LiveTargets
 from kdcache.views.stream import Views
 
 
@@ -38,6 +38,11 @@ class LiveTeacher:
     block_rows: int
     features: bool = False
     layers: Layers | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the targets can give to an objective."""
+        return LIVE_CAPABILITIES
 
     def answer(self, views: Views) -> Targets:
         """What it says of some views, as `dump-logits` would keep it, and beside it what else is asked for."""
@@ -99,7 +104,7 @@ def open_live_teacher(
     label_space = stored.label_space if stored is not None else "teacher" if same_classes else "none"
     return LiveTeacher(
         teacher,
-        create_codec("full", teacher.num_classes),
+        FullCodec(teacher.num_classes),
         label_space,
         opened.identity.block_rows,
         features=features,

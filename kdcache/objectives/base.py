@@ -31,6 +31,27 @@ class TeacherTargets(Protocol):
         """The teacher's feature maps, float32, from fine to coarse. Raises UsageError where they are not there."""
 
 
+@runtime_checkable
+class TargetCapabilities(Protocol):
+    """What a teacher's targets can give, as `kdcache.targets.base.Capabilities` has it."""
+
+    @property
+    def description(self) -> str:
+        """How a sentence names the targets, such as "full targets"."""
+
+    @property
+    def every_class(self) -> bool:
+        """Whether they have every class as the teacher computed it."""
+
+    @property
+    def features(self) -> bool:
+        """Whether they have what entered the teacher's classifier."""
+
+    @property
+    def maps(self) -> bool:
+        """Whether they have the teacher's feature maps."""
+
+
 @dataclass(frozen=True)
 class LossInputs:
     """A batch as an objective sees it: b rows, c classes, everything on one device.
@@ -168,13 +189,12 @@ class Objective(Protocol):
         """
 
 
-def require(needs: Needs, *, targets: str | None, unlabelled: str, num_classes: int) -> None:
+def require(needs: Needs, *, targets: TargetCapabilities | None, unlabelled: str, num_classes: int) -> None:
     """Refuse to train without what an objective needs.
 
     Args:
         needs: of the objective.
-        targets: the kind of targets that are there ("topk", "full", "embedding"), or "live" for a teacher that runs;
-            None for no teacher.
+        targets: what the targets that are there can give; None for no teacher.
         unlabelled: empty where every image has a label in the student's own classes; else why not, as a clause.
         num_classes: of the student.
 
@@ -191,19 +211,19 @@ def require(needs: Needs, *, targets: str | None, unlabelled: str, num_classes: 
             f"The objective has nothing to compare with fewer than {needs.classes} classes, and there are "
             f"{num_classes}: set objective.name=kd."
         )
-    if needs.full and targets == "topk":
+    if needs.full and targets is not None and not targets.every_class:
         raise UsageError(
             "The objective needs the teacher's probability of every class, and the cache holds those of the likeliest "
             f"only: {needs.full}, or dump again with --targets full or embedding."
         )
-    if needs.maps and targets != "live":
+    if needs.maps and targets is not None and not targets.maps:
         raise UsageError(
             "The objective needs the teacher's feature maps, which are too large to be kept: run the teacher with "
             "--online-teacher."
         )
-    if needs.teacher_features and targets not in ("embedding", "live"):
+    if needs.teacher_features and targets is not None and not targets.features:
         raise UsageError(
-            f"The objective needs the teacher's features, and the cache holds {targets} targets: dump again with "
+            f"The objective needs the teacher's features, and the cache holds {targets.description}: dump again with "
             "--targets embedding, or run the teacher with --online-teacher."
         )
     if needs.labels and unlabelled:

@@ -6,7 +6,7 @@ probabilities.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar, Literal, TypeVar
@@ -19,6 +19,9 @@ from torch import Tensor
 from kdcache.errors import CorruptError, ModelError, UsageError
 
 T = TypeVar("T", bound="Targets")
+
+ReadClassifier = Callable[[], tuple[Float[Tensor, "c d"], Float[Tensor, "c"]]]
+"""Returns weights and biases of a teacher's classifier; raises ModelError where that is not one linear layer."""
 
 #: The uncompressed bytes that one chunk of one array may have.
 MAX_CHUNK_BYTES = 8 * 2**20
@@ -53,6 +56,23 @@ class ArraySpec:
     def nbytes(self) -> int:
         """Uncompressed bytes of one chunk."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What targets can give to an objective.
+
+    Attributes:
+        description: how a sentence names the targets, such as "full targets" or "the live teacher".
+        every_class: whether they have every class as the teacher computed it, and not the likeliest and a tail only.
+        features: whether they have what entered the teacher's classifier.
+        maps: whether they have the teacher's feature maps.
+    """
+
+    description: str
+    every_class: bool
+    features: bool = False
+    maps: bool = False
 
 
 class Targets(ABC):
@@ -122,11 +142,32 @@ class TargetCodec(ABC):
     kind: str
     num_classes: int
 
+    capabilities: ClassVar[Capabilities]
+    """What targets of this kind can give to an objective."""
+
+    table_names: ClassVar[frozenset[str]] = frozenset()
+    """The names of `table_specs`, which are known before there is a codec."""
+
     needs_features: ClassVar[bool] = False
     """Whether `select` must be given what entered the teacher's classifier."""
 
     fixed_tables: ClassVar[bool] = False
     """Whether its tables follow from the teacher alone, so that no others will do in their place."""
+
+    @classmethod
+    @abstractmethod
+    def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "TargetCodec":
+        """The codec of a teacher; options that are left out have the kind's defaults.
+
+        Args:
+            num_classes: of the teacher.
+            classifier: called by kinds that store the classifier, and by no others.
+            options: fields of the codec.
+
+        Raises:
+            UsageError: a value that makes no sense, or a classifier that is too large for a cache.
+            ModelError: as `classifier` does.
+        """
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:

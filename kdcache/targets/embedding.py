@@ -18,6 +18,8 @@ from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     MAX_TABLE_BYTES,
     ArraySpec,
+    Capabilities,
+    ReadClassifier,
     TargetCodec,
     Targets,
     check_classes,
@@ -123,6 +125,8 @@ class EmbeddingCodec(TargetCodec):
     dtype: str = "uint8"
     head: Head | None = None
     kind = "embedding"
+    capabilities: ClassVar[Capabilities] = Capabilities("embedding targets", every_class=True, features=True)
+    table_names: ClassVar[frozenset[str]] = frozenset({"head"})
     needs_features: ClassVar[bool] = True
     fixed_tables: ClassVar[bool] = True
 
@@ -142,6 +146,13 @@ class EmbeddingCodec(TargetCodec):
                 f"{size >> 20:,} MiB, and a cache takes {MAX_TABLE_BYTES >> 20:,}: use --targets topk or "
                 "full."
             )
+
+    @classmethod
+    def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "EmbeddingCodec":
+        """The codec with the teacher's classifier as its table."""
+        weight, bias = classifier()
+        codec = cls(num_classes, weight.shape[1], **options)  # refuses one that is too large before it is copied
+        return replace(codec, head=Head.of(weight, bias))
 
     def parameters(self) -> dict[str, Any]:
         """The number of features, the stored data type, and the checksum of the classifier where it is known."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from kdcache.errors import CorruptError, UsageError
 from kdcache.runtime.transfer import send
 from kdcache.targets.base import (
     ArraySpec,
+    Capabilities,
+    ReadClassifier,
     TargetCodec,
     Targets,
     check_classes,
@@ -122,6 +124,7 @@ class FullCodec(TargetCodec):
     num_classes: int
     dtype: str = "float32"
     kind = "full"
+    capabilities: ClassVar[Capabilities] = Capabilities("full targets", every_class=True)
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -130,6 +133,11 @@ class FullCodec(TargetCodec):
             raise UsageError(
                 f"Full targets of dtype '{self.dtype}' are not known; use {' or '.join(DTYPES)} (--dtype)."
             )
+
+    @classmethod
+    def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "FullCodec":
+        """The codec of a teacher of so many classes, whatever its classifier is."""
+        return cls(num_classes, **options)
 
     def parameters(self) -> dict[str, Any]:
         """The stored data type."""

@@ -8,7 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.runtime.transfer import send
-from kdcache.targets.base import Targets, check_slice
+from kdcache.targets.base import Capabilities, Targets, check_slice
+
+#: What a running teacher can give: all that there is.
+LIVE_CAPABILITIES = Capabilities("the live teacher", every_class=True, features=True, maps=True)
 
 
 @dataclass(frozen=True)

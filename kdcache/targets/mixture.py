@@ -9,7 +9,8 @@ from torch import Tensor
 
 from kdcache.errors import UsageError
 from kdcache.runtime.transfer import send
-from kdcache.targets.base import Targets
+from kdcache.targets.base import Capabilities, Targets
+from kdcache.targets.full import FullCodec
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,13 @@ class MixedTargets(Targets):
     def _mix(self, said: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
         shares = send(torch.tensor(self.shares, dtype=said[0].dtype), said[0].device)
         return torch.logsumexp(torch.stack(list(said)) + shares.log()[:, None, None], 0)
+
+
+def mixed_capabilities(parts: Sequence[Capabilities]) -> Capabilities:
+    """What a mixture of several teachers' targets can give: every class where each of them has it, and no features.
+
+    It is described as the weakest of its parts is, and as full targets where different kinds have every class.
+    """
+    limited = [part for part in parts if not part.every_class]
+    weakest = parts[0] if len(set(parts)) == 1 else [*limited, FullCodec.capabilities][0]
+    return Capabilities(weakest.description, every_class=not limited)

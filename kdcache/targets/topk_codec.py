@@ -19,7 +19,7 @@ out right within a level. The tail is stored, never derived from quantised value
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import floor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
 from kdcache.targets.array_codec import SqrtLevels, decode_label, encode_label
-from kdcache.targets.base import ArraySpec, TargetCodec, Targets
+from kdcache.targets.base import ArraySpec, Capabilities, ReadClassifier, TargetCodec, Targets
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.ragged import first_maxima, row_maxima, row_sums, row_totals, starts_of
 from kdcache.targets.topk import TopKTargets, keep_top
@@ -61,6 +61,8 @@ class TopKCodec(TargetCodec):
     bits: int = 5
     order: ClassOrder | None = None
     kind = "topk"
+    capabilities: ClassVar[Capabilities] = Capabilities("topk targets", every_class=False)
+    table_names: ClassVar[frozenset[str]] = frozenset({"order"})
 
     def __post_init__(self) -> None:
         if self.num_classes < 1:
@@ -77,6 +79,12 @@ class TopKCodec(TargetCodec):
         """The most classes that a row can keep: no more than 1 / min_prob can exceed min_prob."""
         most = min(self.k, self.num_classes)
         return floor(min(most, 1 / self.min_prob)) if self.min_prob > 0 else most
+
+    @classmethod
+    def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "TopKCodec":
+        """The codec without an order; `k` is at most the number of classes, `bits` is `usual_bits`."""
+        codec = cls(num_classes, **options)
+        return replace(codec, k=min(codec.k, num_classes), bits=usual_bits(codec.min_prob))
 
     def parameters(self) -> dict[str, Any]:
         """k, min_prob and bits, and the checksum of the order where there is one."""

@@ -27,6 +27,7 @@ from kdcache.render.opening import renderer_version
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
+from kdcache.targets.base import Capabilities
 from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
 from kdcache.training.configure import configure, label_loss_words
 from kdcache.training.naming import default_folder
@@ -84,8 +85,8 @@ class Setup:
         return describe_policy(self.opened.view_set.policy, self.opened.view_set.seed)
 
     @property
-    def targets(self) -> str | None:
-        """The kind of targets that there are, or "live" for a teacher that runs; None for no teacher."""
+    def targets(self) -> Capabilities | None:
+        """What the teacher's targets can give to an objective; None for no teacher."""
         return _targets(self.stored, self.live)
 
     @property
@@ -232,7 +233,7 @@ def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> CachedTea
     needs = config.objective.needs
     if needs.teacher_features:
         stored.require_one()
-    require(needs, targets=stored.kind, unlabelled="", num_classes=stored.num_classes)
+    require(needs, targets=stored.capabilities, unlabelled="", num_classes=stored.num_classes)
     return stored
 
 
@@ -325,8 +326,9 @@ def _loader(
     )
 
 
-def _targets(stored: CachedTeachers | None, live: LiveTeacher | None) -> str | None:
-    return stored.kind if stored is not None else "live" if live is not None else None
+def _targets(stored: CachedTeachers | None, live: LiveTeacher | None) -> Capabilities | None:
+    source = stored or live
+    return None if source is None else source.capabilities
 
 
 def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str:

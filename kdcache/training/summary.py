@@ -7,6 +7,7 @@ from kdcache.objectives.registry import AnyObjective
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
+from kdcache.targets.base import Capabilities
 from kdcache.training.setup import Setup
 
 # The label loss has a line of its own, and what `approximate` does is said with the targets.
@@ -45,14 +46,14 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
         )
 
 
-def objective_words(name: str, objective: AnyObjective, targets: str | None) -> str:
+def objective_words(name: str, objective: AnyObjective, targets: Capabilities | None) -> str:
     """Which objective, its settings but those that are 0 or without effect, and how well the targets serve it.
 
     The words for that are those of docs/objectives.md.
 
     Args:
         name: that it was chosen by.
-        targets: "topk", "full", "embedding" or "live"; None without a teacher.
+        targets: what the teacher's targets can give; None without a teacher.
     """
     needs = objective.needs
     if not (needs.teacher or needs.history):
@@ -68,14 +69,13 @@ def objective_words(name: str, objective: AnyObjective, targets: str | None) -> 
     return f"Objective {name}: {settings + '; ' if settings else ''}{served}."
 
 
-def _served(objective: AnyObjective, targets: str | None) -> str:
-    if targets == "live":
-        return "exact from the live teacher"
-    if targets != "topk":
-        return f"exact from {targets} targets"
+def _served(objective: AnyObjective, targets: Capabilities | None) -> str:
+    assert targets is not None  # `require` has refused an objective whose teacher is not there
+    if targets.every_class:
+        return f"exact from {targets.description}"
     if getattr(objective, "approximate", False):
         strict = dataclasses.replace(objective, approximate=False)  # type: ignore[arg-type] # it has it
         if strict.needs.full:
             far = getattr(objective, "far_from_topk", "")
-            return f"approximate from topk targets, whose tail is spread evenly{far and f': {far}'}"
-    return "close from topk targets"
+            return f"approximate from {targets.description}, whose tail is spread evenly{far and f': {far}'}"
+    return f"close from {targets.description}"

@@ -73,18 +73,19 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
-    from kdcache.dumping.choice import DEFAULT_K, DEFAULT_KIND, DEFAULT_MIN_PROB
     from kdcache.dumping.options import DumpOptions
     from kdcache.evaluation.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
     from kdcache.loader.opening import DEFAULT_VIEWS
     from kdcache.loader.teacher_views import DEFAULT_BATCH
+    from kdcache.targets.kinds import DEFAULT_KIND
+    from kdcache.targets.topk_codec import TopKCodec
     from kdcache.training.recipes import DEFAULT_RECIPE
     from kdcache.views.policies import DEFAULT as DEFAULT_POLICY
 
     dump = help_of("dump-logits")
     assert default_of("--views", dump) == str(DEFAULT_VIEWS)
-    assert default_of("--k", dump) == str(DEFAULT_K)
-    assert default_of("--min-prob", dump) == str(DEFAULT_MIN_PROB)
+    assert default_of("--k", dump) == str(TopKCodec.k)
+    assert default_of("--min-prob", dump) == str(TopKCodec.min_prob)
     assert default_of("--batch-size", dump) == f"{DEFAULT_BATCH}, fewer for small data"
     assert default_of("--targets", dump) == DEFAULT_KIND
     assert default_of("--label-space", dump) == DumpOptions.label_space

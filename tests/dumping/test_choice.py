@@ -16,6 +16,7 @@ from kdcache.targets.embedding import EmbeddingCodec
 from kdcache.targets.full import FullCodec
 from kdcache.targets.topk_codec import TopKCodec
 from kdcache.training.train import train
+from support.capabilities import CAPABILITIES
 from support.small_job import MODEL, Heard, dump_request, train_request
 
 
@@ -136,7 +137,7 @@ def test_without_a_label_space_only_what_learns_without_labels_is_kept(name):
     beside = " --set objective.vanilla_weight=1" if objective.needs.teacher_features else ""
     assert f"{objective.name} will want --set objective.label_loss=none{beside}." in heard.said[0]
     alone = dataclasses.replace(objective, **objective.without_labels)
-    require(alone.needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
+    require(alone.needs, targets=CAPABILITIES["live"], unlabelled="1 of 2 images have none", num_classes=10)
 
 
 def test_what_each_will_want_without_a_label_space_is_said():

@@ -18,6 +18,7 @@ from kdcache.loader.cached_teachers import open_cached_teachers, parse_teachers,
 from kdcache.loader.live_teacher import open_live_teacher
 from kdcache.loader.opening import stored_views
 from kdcache.loader.schedule import Schedule
+from kdcache.targets.topk_codec import TopKCodec
 from kdcache.training.train import train
 from kdcache.views.stream import Views
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_teacher, train_request, tree_bytes
@@ -93,7 +94,7 @@ def test_views_that_every_teacher_has_are_the_ones_there_are(cache):
     opened = Cache.open(cache)
     assert open_cached_teachers(opened, "other", None).complete_views() == 3
     assert open_cached_teachers(opened, None, f"other,{MODEL}").complete_views() == 2
-    assert open_cached_teachers(opened, None, f"other,{MODEL}").kind == "topk"
+    assert open_cached_teachers(opened, None, f"other,{MODEL}").capabilities == TopKCodec.capabilities
 
 
 def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):

@@ -19,6 +19,7 @@ from kdcache.objectives.reviewkd import hierarchical_context, with_summary
 from kdcache.objectives.rkd import rkd
 from kdcache.objectives.sp import sp
 from support.batches import batch_for, called, loss_spec
+from support.capabilities import CAPABILITIES
 
 NAMES = [name for name, objective in OBJECTIVES.items() if objective.needs.teacher_features or objective.needs.maps]
 ALL = pytest.mark.parametrize("name", NAMES)
@@ -101,9 +102,11 @@ def test_what_would_leave_the_classifier_as_it_was_drawn_is_refused(name):
 @ALL
 def test_the_remedy_for_missing_labels_trains_the_classifier_too(name):
     with pytest.raises(UsageError, match=r"set objective\.label_loss=none and objective\.vanilla_weight=1\."):
-        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
+        require(
+            OBJECTIVES[name].needs, targets=CAPABILITIES["live"], unlabelled="1 of 2 images have none", num_classes=10
+        )
     without = replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
-    require(without.needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
+    require(without.needs, targets=CAPABILITIES["live"], unlabelled="1 of 2 images have none", num_classes=10)
 
 
 @ALL

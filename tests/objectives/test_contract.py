@@ -16,6 +16,7 @@ from kdcache.objectives.registry import OBJECTIVES, objective_named
 from kdcache.training.config import RunConfig
 from kdcache.training.settings import from_plain, to_plain
 from support.batches import FixedTargets, batch_for, called, moved
+from support.capabilities import CAPABILITIES
 
 ALL = pytest.mark.parametrize("name", OBJECTIVES)
 # Sigmoids are not invariant to a shift of the logits.
@@ -196,8 +197,10 @@ def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
 @objectives_that(lambda objective: objective.needs.labels)
 def test_labels_that_are_needed_and_missing_are_refused(name):
     with pytest.raises(UsageError, match="label for every image, and 1 of 2 images have none: "):
-        require(OBJECTIVES[name].needs, targets="live", unlabelled="1 of 2 images have none", num_classes=10)
-    require(OBJECTIVES[name].needs, targets="live", unlabelled="", num_classes=10)
+        require(
+            OBJECTIVES[name].needs, targets=CAPABILITIES["live"], unlabelled="1 of 2 images have none", num_classes=10
+        )
+    require(OBJECTIVES[name].needs, targets=CAPABILITIES["live"], unlabelled="", num_classes=10)
 
 
 @objectives_that(lambda objective: objective.needs.teacher_features)
@@ -205,26 +208,26 @@ def test_features_are_asked_of_embeddings_or_of_a_live_teacher(name):
     needs = OBJECTIVES[name].needs
     for kind in ("topk", "full"):
         with pytest.raises(UsageError, match=rf"holds {kind} targets.*--targets embedding.*--online-teacher"):
-            require(needs, targets=kind, unlabelled="", num_classes=10)
+            require(needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
     for kind in ("embedding", "live"):
-        require(needs, targets=kind, unlabelled="", num_classes=10)
+        require(needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
 
 
 @objectives_that(lambda objective: objective.needs.maps)
 def test_feature_maps_are_asked_of_a_live_teacher(name):
     for kind in ("topk", "full", "embedding"):
         with pytest.raises(UsageError, match=r"too large to be kept.*--online-teacher"):
-            require(OBJECTIVES[name].needs, targets=kind, unlabelled="", num_classes=10)
-    require(OBJECTIVES[name].needs, targets="live", unlabelled="", num_classes=10)
+            require(OBJECTIVES[name].needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
+    require(OBJECTIVES[name].needs, targets=CAPABILITIES["live"], unlabelled="", num_classes=10)
 
 
 @objectives_that(lambda objective: objective.needs.full)
 def test_answers_that_are_cut_are_refused_with_a_remedy(name):
     objective = OBJECTIVES[name]
     with pytest.raises(UsageError, match=r"every class.*objective\.\w+=.*--targets full"):
-        require(objective.needs, targets="topk", unlabelled="", num_classes=10)
+        require(objective.needs, targets=CAPABILITIES["topk"], unlabelled="", num_classes=10)
     approximate = dataclasses.replace(objective, approximate=True)
-    require(approximate.needs, targets="topk", unlabelled="", num_classes=10)
+    require(approximate.needs, targets=CAPABILITIES["topk"], unlabelled="", num_classes=10)
     assert torch.equal(approximate(batch_for(objective)).total, objective(batch_for(objective)).total)
 
 
@@ -235,11 +238,11 @@ def test_as_many_classes_are_asked_for_as_there_must_be(name):
     fewest = 3 if name.removesuffix("-cifar") in ("dkd", "lskd", "lskd-dkd", "ipwd") else 1
     assert objective.needs.classes == fewest
     assert objective.without_teacher().needs.classes == 1
-    require(objective.needs, targets="live", unlabelled="", num_classes=fewest)
+    require(objective.needs, targets=CAPABILITIES["live"], unlabelled="", num_classes=fewest)
     with pytest.raises(
         UsageError, match=rf"fewer than {fewest} classes, and there are {fewest - 1}.*objective\.name=kd"
     ):
-        require(objective.needs, targets="live", unlabelled="", num_classes=fewest - 1)
+        require(objective.needs, targets=CAPABILITIES["live"], unlabelled="", num_classes=fewest - 1)
 
 
 @ALL

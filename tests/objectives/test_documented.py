@@ -7,6 +7,7 @@ import pytest
 from kdcache.errors import UsageError
 from kdcache.objectives.base import require
 from kdcache.objectives.registry import OBJECTIVES
+from support.capabilities import CAPABILITIES
 
 KINDS = ("topk", "full", "embedding", "live")
 
@@ -61,17 +62,17 @@ def test_needs_are_the_objectives_own(name, table):
 def test_what_a_kind_serves_is_what_training_accepts(name, kind, table):
     objective, said = OBJECTIVES[name], table[name][kind]
     if said in ("exact", "close"):
-        require(objective.needs, targets=kind, unlabelled="", num_classes=10)
+        require(objective.needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
         assert (said == "close") == (kind == "topk")
         return
     with pytest.raises(UsageError):
-        require(objective.needs, targets=kind, unlabelled="", num_classes=10)
+        require(objective.needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
     assert said in ("no", "approximate")
     if said == "no":
         assert not (kind == "topk" and hasattr(objective, "approximate"))
     else:
         accepted = dataclasses.replace(objective, approximate=True)
-        require(accepted.needs, targets=kind, unlabelled="", num_classes=10)
+        require(accepted.needs, targets=CAPABILITIES[kind], unlabelled="", num_classes=10)
 
 
 def test_what_needs_no_teacher_says_nothing_of_targets(table):

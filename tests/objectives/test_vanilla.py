@@ -12,6 +12,7 @@ from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 from kdcache.objectives.vanilla import VanillaKD
 from support.batches import FixedTargets
+from support.capabilities import CAPABILITIES
 
 LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
 ANSWERS = FixedTargets(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
@@ -116,10 +117,18 @@ def test_without_answers_it_refuses_to_distil():
     ("needs", "there", "said"),
     [
         (VanillaKD().needs, {"targets": None}, "--supervised"),
-        (VanillaKD(temperature=4.0).needs, {"targets": "topk"}, "--targets full"),
-        (VanillaKD().needs, {"targets": "topk", "unlabelled": "the shards have no labels"}, "label_loss=none"),
-        (VanillaKD().needs, {"targets": "topk", "unlabelled": "no shard has labels"}, "no shard has labels"),
-        (DKD().needs, {"targets": "full", "num_classes": 2}, "fewer than 3 classes, and there are 2"),
+        (VanillaKD(temperature=4.0).needs, {"targets": CAPABILITIES["topk"]}, "--targets full"),
+        (
+            VanillaKD().needs,
+            {"targets": CAPABILITIES["topk"], "unlabelled": "the shards have no labels"},
+            "label_loss=none",
+        ),
+        (
+            VanillaKD().needs,
+            {"targets": CAPABILITIES["topk"], "unlabelled": "no shard has labels"},
+            "no shard has labels",
+        ),
+        (DKD().needs, {"targets": CAPABILITIES["full"], "num_classes": 2}, "fewer than 3 classes, and there are 2"),
     ],
 )
 def test_what_is_missing_is_refused_with_a_remedy(needs, there, said):
@@ -128,10 +137,15 @@ def test_what_is_missing_is_refused_with_a_remedy(needs, there, said):
 
 
 def test_what_is_there_is_accepted():
-    require(VanillaKD().needs, targets="topk", unlabelled="", num_classes=1)
-    require(VanillaKD(temperature=4.0).needs, targets="full", unlabelled="", num_classes=5)
+    require(VanillaKD().needs, targets=CAPABILITIES["topk"], unlabelled="", num_classes=1)
+    require(VanillaKD(temperature=4.0).needs, targets=CAPABILITIES["full"], unlabelled="", num_classes=5)
     require(VanillaKD(temperature=4.0, kd_weight=0.0).needs, targets=None, unlabelled="", num_classes=5)
-    require(VanillaKD(label_loss="none").needs, targets="topk", unlabelled="the shards have no labels", num_classes=5)
+    require(
+        VanillaKD(label_loss="none").needs,
+        targets=CAPABILITIES["topk"],
+        unlabelled="the shards have no labels",
+        num_classes=5,
+    )
 
 
 @pytest.mark.parametrize(

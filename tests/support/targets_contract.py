@@ -1,5 +1,7 @@
 """What holds for every kind of targets; a kind's test class inherits from `TargetsContract`."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,19 @@ class TargetsContract:
             spec = self.codec.table_specs()[name]
             assert (spec.dtype, spec.shape) == (table.dtype, table.shape)
             assert identity[name] == again.identity()[name]
+
+    def test_capabilities_are_what_the_targets_can_do(self, kept: Targets) -> None:
+        """Another temperature asks for every class."""
+        stored, told = self.stored(kept, labels_for(40)), self.codec.capabilities
+        asked = {
+            "every_class": lambda: stored.log_probs(CLASSES, 4.0),
+            "features": stored.features,
+            "maps": stored.maps,
+        }
+        for name, ask in asked.items():
+            with nullcontext() if getattr(told, name) else pytest.raises(UsageError):
+                ask()
+        assert told.description == f"{self.codec.kind} targets"
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3.0])
     def test_what_is_no_log_probability_is_refused(self, bad: float) -> None:

@@ -11,6 +11,7 @@ from kdcache.training.naming import default_folder
 from kdcache.training.options import TrainOptions
 from kdcache.training.summary import objective_words
 from kdcache.training.train import train
+from support.capabilities import CAPABILITIES
 from support.small_job import Heard, train_request
 
 WORDS = {
@@ -29,35 +30,41 @@ WORDS = {
 
 @pytest.mark.parametrize(("name", "targets"), WORDS)
 def test_the_objective_is_said_with_what_counts(name, targets):
-    assert objective_words(name, OBJECTIVES[name], targets) == WORDS[name, targets]
+    assert objective_words(name, OBJECTIVES[name], targets and CAPABILITIES[targets]) == WORDS[name, targets]
 
 
 def test_what_is_set_beside_is_said_and_what_has_no_effect_is_not():
     beside = dataclasses.replace(
         OBJECTIVES["at"], vanilla_weight=0.5, label_loss="none", smoothing=0.1, student_layers=(1, -1)
     )
-    said = objective_words("at", beside, "live")
+    said = objective_words("at", beside, CAPABILITIES["live"])
     assert "vanilla_weight 0.5, vanilla_temperature 4, student_layers [1, -1], teacher_layers stages" in said
     assert "smoothing" not in said
-    assert "kd_stop_epoch 3" in objective_words("kd", dataclasses.replace(OBJECTIVES["kd"], kd_stop_epoch=3), "full")
+    assert "kd_stop_epoch 3" in objective_words(
+        "kd", dataclasses.replace(OBJECTIVES["kd"], kd_stop_epoch=3), CAPABILITIES["full"]
+    )
 
 
 @pytest.mark.parametrize(("name", "word"), [("dkd", "approximate"), ("kd-cifar", "approximate"), ("kd", "close")])
 def test_a_tail_spread_evenly_is_said_to_be_approximate_where_it_counts(name, word):
     accepted = dataclasses.replace(OBJECTIVES[name], approximate=True)
-    assert f"; {word} from topk targets" in objective_words(name, accepted, "topk")
+    assert f"; {word} from topk targets" in objective_words(name, accepted, CAPABILITIES["topk"])
 
 
 @pytest.mark.parametrize(("name", "far"), [("dist", "columns"), ("lskd", "mean and the spread")])
 def test_what_an_even_tail_puts_far_off_is_said(name, far):
     accepted = dataclasses.replace(OBJECTIVES[name], approximate=True)
-    assert f"spread evenly: {'the ' if name == 'lskd' else ''}{far}" in objective_words(name, accepted, "topk")
-    assert far not in objective_words(name, accepted, "full")
+    assert f"spread evenly: {'the ' if name == 'lskd' else ''}{far}" in objective_words(
+        name, accepted, CAPABILITIES["topk"]
+    )
+    assert far not in objective_words(name, accepted, CAPABILITIES["full"])
 
 
 def test_rows_alone_are_not_said_to_be_far_off():
     rows = dataclasses.replace(OBJECTIVES["dist"], approximate=True, gamma=0.0)
-    assert objective_words("dist", rows, "topk").endswith("approximate from topk targets, whose tail is spread evenly.")
+    assert objective_words("dist", rows, CAPABILITIES["topk"]).endswith(
+        "approximate from topk targets, whose tail is spread evenly."
+    )
 
 
 def test_labels_alone_are_said_to_be_alone():
