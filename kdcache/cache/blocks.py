@@ -229,8 +229,8 @@ class Blocks:
             self._has_length(file.key, file.length(record.chunks)) for file in self.block_files(view, block)
         )
 
-    def settle(self, view: int, block: int) -> bool:
-        """Whether a block is there; a record without its chunks, which a crash may leave, is dropped first."""
+    def drop_incomplete(self, view: int, block: int) -> bool:
+        """Drop the record of a block that a crash left without its chunks; returns whether the block is there then."""
         if self.is_listed(view, block) and not self.is_sound(view, block):
             self.drop_record(view, block)
         return self.is_listed(view, block)

@@ -25,9 +25,9 @@ from kdcache.io.failures import cannot_write
 from kdcache.io.folders import open_folder
 from kdcache.io.reading import read_bytes
 
-#: Seconds between two signs of life of a claim that is an object.
+#: Seconds between two heartbeats of a claim that is an object.
 HEARTBEAT_INTERVAL = 20.0
-#: Seconds without one after which such a claim is taken over.
+#: Seconds without a heartbeat after which such a claim is taken over.
 LEASE_TIMEOUT = 6 * HEARTBEAT_INTERVAL
 
 #: Bytes that a claim that is a file may have.
@@ -39,24 +39,25 @@ GLANCE = 0.002
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim, as it says itself.
+    """The process that holds a claim, as the claim itself names it.
 
-    silent, lease_timeout: seconds since its last sign of life, and after how many it is taken for dead; None where the
-    system tells when it dies.
+    Attributes:
+        who: process and host.
+        silent: seconds since its last heartbeat; None where the system tells when the process dies.
+        lease_timeout: seconds without a heartbeat after which it is taken for dead; None likewise.
     """
 
     who: str
     silent: float | None = None
     lease_timeout: float | None = None
 
-    def words(self) -> str:
-        """A sentence or two."""
+    def describe(self) -> str:
+        """Return one or two sentences on the process that holds the claim."""
         if self.silent is None or self.lease_timeout is None:
-            return f"{self.who} is at it."
+            return f"{self.who} holds the claim on it."
         return (
-            f"{self.who} is at it. Its last sign of life is {self.silent:.0f} s old; when that is "
-            f"{self.lease_timeout:.0f} "
-            "s, its work is taken over."
+            f"{self.who} holds the claim on it. Its last heartbeat was {self.silent:.0f} s ago; after "
+            f"{self.lease_timeout:.0f} s without one another process takes the work over."
         )
 
 
@@ -203,7 +204,7 @@ class BeatingClaims(Claims):
         self, files: Files, heartbeat_interval: float = HEARTBEAT_INTERVAL, lease_timeout: float = LEASE_TIMEOUT
     ) -> None:
         self._files = files
-        #: A sign of life that fails is made good by the next, and a claim that stays when all ends goes stale: neither
+        #: A heartbeat that fails is made good by the next, and a claim that stays when all ends goes stale: neither
         #: is worth the minutes for which other requests are tried again.
         self._hasty = files.hasty()
         self._heartbeat_interval, self._lease_timeout = heartbeat_interval, lease_timeout
@@ -217,7 +218,7 @@ class BeatingClaims(Claims):
         self._heart.start()
 
     def take(self, name: str) -> bool:
-        """Claim a piece of work; take it over where its owner has shown no sign of life for long enough."""
+        """Claim a piece of work; take it over where its owner has had no heartbeat for `lease_timeout`."""
         with self._one_at_a_time:
             if name in self._held or self._closed.is_set():
                 return False

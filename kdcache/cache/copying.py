@@ -20,7 +20,7 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
         CorruptError: a chunk that was written was read back with other bytes.
         RecordedError: another process wrote other bytes at the same time; the block is not there.
     """
-    if target.settle(view, block):
+    if target.drop_incomplete(view, block):
         return None
     commit = BlockCommit(target, view, block)
     total = 0

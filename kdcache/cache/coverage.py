@@ -1,4 +1,4 @@
-"""What of a teacher's answers is not in a cache, and what a training does without it, in words.
+"""Which views of a teacher are missing in a cache, and which views a training can use without them.
 
 A training takes views from 0 on without a gap, in whole groups of those that share an order. So a single block that is
 not there makes every later view useless until it is made; the blocks of the last views that a dump is at do not.
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from kdcache.cache.entry import Entry
 from kdcache.runtime.formatting import format_count, format_ranges
 
-#: Views of which the missing blocks are told one by one.
+#: Number of views of which the missing blocks are listed one by one.
 SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Reach:
-    """Which of some views a training can use.
+class Coverage:
+    """The complete views of an entry, and those of them that a training can use.
 
     Attributes:
-        whole: the views that have every block, ascending.
-        repeats: of the policy: so many views share an order and are taken together.
+        whole: numbers of the views that have every block, ascending.
+        repeats: number of views that share an order and are taken together, of the policy.
     """
 
     whole: tuple[int, ...]
@@ -28,45 +28,46 @@ class Reach:
 
     @property
     def usable(self) -> int:
-        """How many: from 0 on without a gap, in whole groups."""
+        """The number of usable views: from 0 on without a gap, in whole groups."""
         gap = next((number for number, view in enumerate(self.whole) if number != view), len(self.whole))
         return gap // self.repeats * self.repeats
 
     @property
     def is_cut(self) -> bool:
-        """Whether there are groups that would serve, were it not for a gap before them."""
+        """Whether there are complete groups that cannot be used because of a gap before them."""
         return self.usable < len(self.whole) // self.repeats * self.repeats
 
-    def words(self) -> str:
-        """The views that can be used, such as `views 0-4 only`."""
+    def describe(self) -> str:
+        """Return the views that can be used as text, such as `views 0-4 only`."""
         return f"{views_named(range(self.usable))} only" if self.usable else "none of its views"
 
     def rule(self) -> str:
-        """Why it is these, as the beginning of a sentence."""
+        """Return the rule by which views are usable, as the beginning of a sentence."""
         groups = f", in groups of {self.repeats}" if self.repeats > 1 else ""
         return f"Training takes views from 0 on without a gap{groups}"
 
 
 @dataclass(frozen=True)
-class Lacking:
-    """What an entry has not, up to the last view that was begun.
+class MissingViews:
+    """The blocks that an entry lacks, up to the last view that was begun.
 
     Attributes:
         teacher: the entry's name.
-        blocks: of a view, ascending, those that are not recorded; of all views but whole ones.
-        layout_blocks: how many a view has.
+        blocks: numbers of the blocks that are not recorded, ascending, by view; complete views are left out.
+        layout_blocks: number of blocks of a view.
+        coverage: the views that are complete.
     """
 
     teacher: str
     blocks: Mapping[int, tuple[int, ...]]
     layout_blocks: int
-    reach: Reach
+    coverage: Coverage
 
-    def words(self) -> str:
-        """What is missing, what a training takes until it is there, and what brings it."""
-        whole = len(self.reach.whole)
-        takes = f"trainings take {self.reach.words()}"
-        if self.reach.is_cut:
+    def describe(self) -> str:
+        """Return as text what is missing, what a training takes until it is there, and what brings it."""
+        whole = len(self.coverage.whole)
+        takes = f"trainings take {self.coverage.describe()}"
+        if self.coverage.is_cut:
             takes += f", of {format_count(whole, 'view')} that {'is' if whole == 1 else 'are'} whole"
         gone = [blocks for blocks in self.blocks.values() if len(blocks) == self.layout_blocks]
         one = len(self.blocks) == 1 and (gone or sum(map(len, self.blocks.values())) == 1)
@@ -89,8 +90,8 @@ class Lacking:
         return ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
 
 
-def lacking(entry: Entry, repeats: int) -> Lacking | None:
-    """What an entry lacks, by the names of its records; None where it lacks nothing, or has no block at all.
+def missing_views(entry: Entry, repeats: int) -> MissingViews | None:
+    """Return what an entry lacks, by the names of its records; None where it lacks nothing, or has no block at all.
 
     Raises CacheError where the records cannot be listed.
     """
@@ -103,9 +104,9 @@ def lacking(entry: Entry, repeats: int) -> Lacking | None:
     missing = {view: tuple(sorted(blocks - listed[view])) if view in listed else none for view in range(up_to)}
     whole = tuple(view for view in range(up_to) if not missing[view])
     missing = {view: numbers for view, numbers in missing.items() if numbers}
-    return Lacking(entry.identity.name, missing, len(blocks), Reach(whole, repeats)) if missing else None
+    return MissingViews(entry.identity.name, missing, len(blocks), Coverage(whole, repeats)) if missing else None
 
 
 def views_named(numbers: Collection[int]) -> str:
-    """Views by their numbers, such as `view 3` or `views 0-4, 7`."""
+    """Return views by their numbers, such as `view 3` or `views 0-4, 7`."""
     return f"{'view' if len(numbers) == 1 else 'views'} {format_ranges(numbers)}"

@@ -118,7 +118,7 @@ class BlockWriter:
         self._parts: dict[str, list[bytes]] = {name: [] for name in entry._codecs}
         self._stored: dict[str, Stored] = {}
         self._commit = BlockCommit(entry, view, block)
-        if entry.settle(view, block):
+        if entry.drop_incomplete(view, block):
             raise self._recorded()
 
     def append(self, targets: Targets) -> None:

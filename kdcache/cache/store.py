@@ -38,7 +38,7 @@ from kdcache.cache.layout import table_key, teacher_key
 from kdcache.cache.locations import open_files
 from kdcache.cache.lost import copy_lost, read_lost, write_lost
 from kdcache.cache.metadata import answers_metadata, cache_metadata, entry_metadata
-from kdcache.cache.tables import lost_tables, restore_tables, settle_tables, with_stored_tables
+from kdcache.cache.tables import lost_tables, restore_tables, store_tables, with_stored_tables
 from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
 from kdcache.errors import CacheError, CorruptError, UsageError
@@ -273,7 +273,7 @@ class Cache:
         if self.teacher(identity.name) is None:
             if self._files.all_names(f"{folder}/records") - {META}:
                 raise CorruptError(f"{self._files.locate(folder)} has lost its {META}; restore it from a copy.")
-            settle_tables(self._files, codec, identity.name)
+            store_tables(self._files, codec, identity.name)
             # The identity before the arrays: it settles which of two processes makes an entry of this name.
             self._files.put_if_absent(f"{folder}/{META}", group_metadata({OURS: seal(identity.to_json())}))
         stored = self.teacher(identity.name)

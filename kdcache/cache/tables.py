@@ -48,7 +48,7 @@ def restore_tables(files: Files, codec: TargetCodec, stored: TeacherIdentity) ->
         files.tidy()
 
 
-def settle_tables(files: Files, codec: TargetCodec, name: str) -> None:
+def store_tables(files: Files, codec: TargetCodec, name: str) -> None:
     """Store the tables of a codec, before the identity that names them; nothing where an identity is there already.
 
     A table that no identity names is of a dump that was killed, perhaps of another teacher's: it is written over. An

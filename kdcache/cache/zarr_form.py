@@ -89,12 +89,12 @@ def is_metadata(stored: bytes, expected: bytes) -> bool:
         return True
     try:
         in_form = json.dumps(parse_json(stored), indent=2).encode() == stored
-        return in_form and _said(stored) == _said(expected)
+        return in_form and _filled_fields(stored) == _filled_fields(expected)
     except (ValueError, AttributeError):
         return False
 
 
-def _said(meta: bytes) -> dict[str, Any]:
+def _filled_fields(meta: bytes) -> dict[str, Any]:
     return {name: value for name, value in parse_json(meta).items() if value or name not in MAY_BE_LEFT_OUT}
 
 

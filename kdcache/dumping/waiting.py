@@ -28,6 +28,6 @@ class Waiting:
         if claim not in self._told and now - self._since.setdefault(claim, now) >= QUIET:
             holder = self.claims.holder(claim)
             if holder is not None:
-                self.progress.say(f"Waiting for {what}: {holder.words()}")
+                self.progress.say(f"Waiting for {what}: {holder.describe()}")
                 self._told.add(claim)
         time.sleep(PAUSE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
-from kdcache.cache.coverage import Reach, views_named
+from kdcache.cache.coverage import Coverage, views_named
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import FORMAT
 from kdcache.cache.layout import VIEW_CAPACITY
@@ -164,17 +164,17 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
 def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions) -> str | None:
     """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
     there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
-    reach = Reach(there, Policy.from_json(source.view_set.policy).repeats)
-    if not there or (reach.usable and not reach.is_cut):
+    coverage = Coverage(there, Policy.from_json(source.view_set.policy).repeats)
+    if not there or (coverage.usable and not coverage.is_cut):
         return None
-    missing = sorted(set(range(reach.usable + reach.repeats)) - set(there))
+    missing = sorted(set(range(coverage.usable + coverage.repeats)) - set(there))
     lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
     remedy = f"run `kdcache cache copy {options.source} {options.target} --views {missing[0]}:{missing[-1] + 1}`"
     if not set(missing) <= set(source.whole_views()):
         remedy = f"{options.source} has not all of them either"
     return (
-        f"{options.target} will hold {views_named(there)} of {source.identity.name}. {reach.rule()}, so it takes "
-        f"{reach.words()} until {lack}: {remedy}. verify and inspect need none of them."
+        f"{options.target} will hold {views_named(there)} of {source.identity.name}. {coverage.rule()}, so it takes "
+        f"{coverage.describe()} until {lack}: {remedy}. verify and inspect need none of them."
     )
 
 

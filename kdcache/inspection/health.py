@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.cache.coverage import Lacking
+from kdcache.cache.coverage import MissingViews
 from kdcache.cache.repair import Repairs
 from kdcache.cache.verify import Finding
 from kdcache.inspection.rerun import Comparison
@@ -35,7 +35,7 @@ class VerifyReport:
     repairs: Repairs | None = None
     comparison: Comparison | None = None
     failure: str | None = None
-    lacking: tuple[Lacking, ...] = ()
+    lacking: tuple[MissingViews, ...] = ()
     format_warning: str | None = None
 
     @property
@@ -59,7 +59,7 @@ class VerifyReport:
         """The report as plain lines; the last says what the exit code says."""
         lines = _some([self._words(finding) for finding in self.findings])
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
-        lines += [lacking.words() for lacking in self.lacking]
+        lines += [missing.describe() for missing in self.lacking]
         lines += [self.format_warning] if self.format_warning is not None else []
         if self.failure is not None:
             lines.append(f"The answers were not compared with the teacher's: {self.failure}")
@@ -136,8 +136,8 @@ class VerifyReport:
             "failure": self.failure,
             "format_warning": self.format_warning,
             "lacking": {
-                lacking.teacher: {"blocks": lacking.blocks, "usable_views": lacking.reach.usable}
-                for lacking in self.lacking
+                missing.teacher: {"blocks": missing.blocks, "usable_views": missing.coverage.usable}
+                for missing in self.lacking
             },
         }
 

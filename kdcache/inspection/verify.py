@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 
-from kdcache.cache.coverage import Lacking, lacking
+from kdcache.cache.coverage import MissingViews, missing_views
 from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
 from kdcache.cache.layout import teacher_key
@@ -185,11 +185,11 @@ class _Examination:
             format_warning=format_warning,
         )
 
-    def _lacking(self) -> Iterator[Lacking]:
+    def _lacking(self) -> Iterator[MissingViews]:
         """What is not there by now, with what was dropped."""
         for entry in self.entries:
             with suppress(CacheError):  # records that cannot be listed are among the findings
-                found = lacking(entry, Policy.from_json(entry.view_set.policy).repeats)
+                found = missing_views(entry, Policy.from_json(entry.view_set.policy).repeats)
                 if found is not None:
                     yield found
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from kdcache.cache.coverage import Lacking, lacking
+from kdcache.cache.coverage import MissingViews, missing_views
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import IdentityError, UsageError
@@ -89,9 +89,9 @@ class CachedTeachers:
             f"{up_to}."
         )
 
-    def lacking(self, repeats: int) -> list[Lacking]:
-        """What of each is not in the cache, of those that lack anything up to their last views."""
-        found = [lacking(entry, repeats) for entry in self.entries]
+    def missing_views(self, repeats: int) -> list[MissingViews]:
+        """Return what each entry lacks, of those that lack anything up to their last views."""
+        found = [missing_views(entry, repeats) for entry in self.entries]
         return [each for each in found if each is not None]
 
     def to_json(self) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def tell_of_repeated_views(
         f"{format_count(epochs, 'epoch')} over {format_count(views, 'view')}: each is shown {epochs / views:.3g} "
         "times, in new batches."
     )
-    for lack in stored.lacking(repeats) if stored is not None else ():
+    for lack in stored.missing_views(repeats) if stored is not None else ():
         # A gap makes whole views useless; a view that a dump is at is no news.
-        tell = progress.warn if lack.reach.is_cut else progress.say
-        tell(lack.words())
+        tell = progress.warn if lack.coverage.is_cut else progress.say
+        tell(lack.describe())

@@ -1,8 +1,7 @@
-"""What every kind of targets can do: the answers (`Targets`) and the way they are stored (`TargetCodec`).
+"""The interfaces of every kind of targets: the values themselves (`Targets`) and their storage (`TargetCodec`).
 
-A `TargetCodec` keeps what it needs of a batch of answers, packs consecutive rows into plain arrays of a fixed
-shape (one chunk), and unpacks them again. It knows nothing of files; the cache knows nothing of
-probabilities.
+A `TargetCodec` selects what it needs of a batch of teacher outputs, encodes consecutive rows into plain arrays of a
+fixed shape (one chunk), and decodes them again. It knows nothing of files; the cache knows nothing of probabilities.
 """
 
 from abc import ABC, abstractmethod
@@ -33,7 +32,7 @@ MAX_FILE_BYTES = 2 * 2**30
 #: The uncompressed bytes that a table of a codec may have.
 MAX_TABLE_BYTES = 256 * 2**20
 
-#: How far the probabilities of an answer may sum from 1 (half precision teachers, 21,841 classes).
+#: How far the probabilities of a row may sum from 1 (half precision teachers, 21,841 classes).
 SUM_TOLERANCE = 1e-2
 
 
@@ -76,39 +75,42 @@ class Capabilities:
 
 
 class Targets(ABC):
-    """A teacher's answers to some rows, decoded. Read from a cache they have no labels until `with_labels`."""
+    """What a loss learns from: a teacher's targets of some rows, decoded.
+
+    Those that are read from a cache have no labels until `with_labels`.
+    """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
 
     @abstractmethod
     def __getitem__(self: T, rows: slice) -> T:
-        """Some consecutive rows (no step)."""
+        """Return some consecutive rows (no step)."""
 
     @abstractmethod
     def take(self: T, rows: Int64[Tensor, " n"]) -> T:
-        """The rows at these positions, in this order; a position may come more than once."""
+        """Return the rows at these positions, in this order; a position may come more than once."""
 
     @abstractmethod
     def with_labels(self: T, labels: Int64[Tensor, "b 2"]) -> T:
-        """The same answers with each row's own label and its partner's, -1 where there is none.
+        """Return the same targets with each row's own label and its partner's, -1 where there is none.
 
-        They must be those that `TargetCodec.select` was given: CorruptError where the answers show that they are not.
+        They must be those that `TargetCodec.select` was given: CorruptError where the targets show that they are not.
         """
 
     @abstractmethod
     def to(self: T, device: torch.device | str) -> T:
-        """The same answers on another device."""
+        """Return the same targets on another device."""
 
     @classmethod
     @abstractmethod
     def concat(cls: type[T], parts: Sequence[T]) -> T:
-        """Several answers (at least one), one after the other."""
+        """Concatenate targets (at least one), in this order."""
 
     @abstractmethod
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """Log-probabilities of every class, float32, built where the targets lie; always finite.
+        """Return log-probabilities of every class, float32, built where the targets lie; always finite.
 
         Raises UsageError where the targets cannot give them at this temperature or number of classes, or need
         labels first.
@@ -116,28 +118,28 @@ class Targets(ABC):
 
     @abstractmethod
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label.
+        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label.
 
         Raises UsageError where the targets have no labels yet.
         """
 
     def features(self) -> Float[Tensor, "b d"]:
-        """What entered the teacher's classifier, float32. Raises UsageError where it was not kept."""
+        """Return what entered the teacher's classifier, float32. Raises UsageError where it was not kept."""
         raise UsageError(
-            "What entered the teacher's classifier is not among these answers: dump again with --targets embedding, "
+            "What entered the teacher's classifier is not among these targets: dump again with --targets embedding, "
             "or train with --online-teacher."
         )
 
     def maps(self) -> list[Float[Tensor, "b _c _h _w"]]:
-        """The teacher's feature maps, float32, from fine to coarse. Raises UsageError where there are none."""
+        """Return the teacher's feature maps, float32, from fine to coarse. Raises UsageError where there are none."""
         raise UsageError(
-            "The teacher's feature maps are not among these answers: they are too large to keep, so train with "
+            "The teacher's feature maps are not among these targets: they are too large to keep, so train with "
             "--online-teacher."
         )
 
 
 class TargetCodec(ABC):
-    """How one kind of targets is kept and stored; a frozen value."""
+    """How one kind of targets is selected, encoded and decoded; a frozen value."""
 
     kind: str
     num_classes: int
@@ -157,7 +159,7 @@ class TargetCodec(ABC):
     @classmethod
     @abstractmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "TargetCodec":
-        """The codec of a teacher; options that are left out have the kind's defaults.
+        """Return the codec of a teacher; options that are left out have the kind's defaults.
 
         Args:
             num_classes: of the teacher.
@@ -171,7 +173,7 @@ class TargetCodec(ABC):
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
-        """Everything that changes what is stored, as plain JSON values; `create_codec` takes them back."""
+        """Return everything that changes what is stored, as plain JSON values; `create_codec` takes them back."""
 
     @abstractmethod
     def select(
@@ -180,30 +182,30 @@ class TargetCodec(ABC):
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> Targets:
-        """What is kept of a batch of answers, before quantisation, on the host.
+        """Return what is kept of a batch of teacher outputs, before quantisation, on the host.
 
         `labels` are each row's own label and its mixing partner's, -1 where there is none; `features` what entered
         the teacher's classifier, for codecs with `needs_features`. Raises ModelError
-        where the answers are no log-probabilities, UsageError where a label is not among the classes.
+        where `log_probs` are no log-probabilities, UsageError where a label is not among the classes.
         """
 
     @abstractmethod
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
-        """The arrays of one chunk of `rows` rows, by name."""
+        """Return the arrays of one chunk of `rows` rows, by name."""
 
     @abstractmethod
     def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
-        """The arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
+        """Return the arrays of one chunk: `targets` (at most `rows` rows), then zeros."""
 
     @abstractmethod
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> Targets:
-        """The first `count` rows of a chunk, without labels.
+        """Return the first `count` rows of a chunk, without labels.
 
         Raises CorruptError where the arrays contradict themselves.
         """
 
     def rows_of(self, arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
-        """The arrays of some consecutive rows of a chunk, for `decode` to take as if they were a chunk of their own.
+        """Return the arrays of some consecutive rows of a chunk, which `decode` takes like a chunk of their own.
 
         As it stands here, every array has as many numbers for one row as for another.
         """
@@ -214,26 +216,26 @@ class TargetCodec(ABC):
         return found
 
     def table_specs(self) -> dict[str, ArraySpec]:
-        """The tables that this kind may have, each stored once for all views as one chunk; none by default.
+        """Return the tables that this kind may have, each stored once for all views as one chunk; none by default.
 
         The parameters hold a table's checksum under its name.
         """
         return {}
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The tables that this codec has."""
+        """Return the tables that this codec has."""
         return {}
 
     def with_tables(self, tables: Mapping[str, np.ndarray]) -> "TargetCodec":
-        """The same codec with these tables and no others. Raises CorruptError where one makes no sense."""
+        """Return the same codec with these tables and no others. Raises CorruptError where one makes no sense."""
         return self
 
     def chunk_rows(self, block_rows: int) -> int:
-        """Rows of a chunk: `block_rows` halved until no array has more than `MAX_CHUNK_BYTES`."""
+        """Return the rows of a chunk: `block_rows` halved until no array has more than `MAX_CHUNK_BYTES`."""
         return self._rows_within(MAX_CHUNK_BYTES, block_rows)
 
     def file_rows(self, block_rows: int) -> int:
-        """Rows of a file: `block_rows` halved until no array has more than `MAX_FILE_BYTES`."""
+        """Return the rows of a file: `block_rows` halved until no array has more than `MAX_FILE_BYTES`."""
         return self._rows_within(MAX_FILE_BYTES, block_rows)
 
     def _rows_within(self, limit: int, block_rows: int) -> int:
@@ -243,11 +245,11 @@ class TargetCodec(ABC):
         return rows
 
     def identity(self) -> dict[str, Any]:
-        """The kind and its parameters, as they enter a teacher's identity."""
+        """Return the kind and its parameters, as they enter a teacher's identity."""
         return {"kind": self.kind, **self.parameters()}
 
-    def check_answers(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> None:
-        """Raise where `select` was given something else than log-probabilities and labels of this many classes."""
+    def check_outputs(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> None:
+        """Raise an error unless `select` was given log-probabilities and labels of this many classes."""
         classes = log_probs.shape[1]
         if classes != self.num_classes:
             raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")
@@ -274,26 +276,26 @@ def check_slice(rows: slice, length: int) -> tuple[int, int]:
 
 
 def check_label_range(labels: Int64[Tensor, "b 2"], num_classes: int) -> None:
-    """Raise CorruptError where a label is none of the classes of stored answers."""
+    """Raise CorruptError where a label is none of the classes of stored targets."""
     wrong = (labels >= num_classes).any(1).nonzero()
     if len(wrong):
         row = int(wrong[0])
         raise CorruptError(
-            f"{len(wrong)} rows (the first is {row}) have labels that the stored answers do not know, "
+            f"{len(wrong)} rows (the first is {row}) have labels that the stored targets do not know, "
             f"such as {labels[row].tolist()}: there are {num_classes} classes."
         )
 
 
 def concat_labels(parts: Sequence[Int64[Tensor, "_ 2"] | None]) -> Int64[Tensor, "b 2"] | None:
-    """The labels of several answers, one after the other; None where any has none."""
+    """Concatenate the labels of several targets; None where any has none."""
     found = [part for part in parts if part is not None]
     return torch.cat(found) if len(found) == len(parts) else None
 
 
 def require_labels(labels: Int64[Tensor, "b 2"] | None) -> Int64[Tensor, "b 2"]:
-    """The labels. Raises UsageError where there are none yet."""
+    """Return the labels. Raises UsageError where there are none yet."""
     if labels is None:
-        raise UsageError("These answers were read without their labels, which are needed here: use with_labels first.")
+        raise UsageError("These targets were read without their labels, which are needed here: use with_labels first.")
     return labels
 
 

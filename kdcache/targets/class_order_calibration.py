@@ -1,8 +1,8 @@
-"""Learning the order of classes from what a teacher said of the first views, and from its classifier.
+"""Learn the order of classes from a teacher's targets of the first views, and from its classifier.
 
-Each class's nearest are first guessed, without having seen an answer to it: by the cosine between the rows of the
+Each class's nearest are first guessed, without having seen a target of it: by the cosine between the rows of the
 classifier's weights where it is linear, else by how often a class is kept at all. How often the class of a given rank
-in that guess is kept, over all answers, is what one expects of it. Then each class's own answers, as far as there are
+in that guess is kept, over all rows, is what one expects of it. Then each class's own rows, as far as there are
 any, are added to `WEIGHT` times that expectation, and its classes sorted by the sum.
 """
 
@@ -23,14 +23,14 @@ _SLICE = 256
 
 
 def calibration_rows(num_classes: int) -> int:
-    """Views that an order should be learned from: sixteen a class, at most 32,768."""
+    """Return how many views an order should be learned from: sixteen a class, at most 32,768."""
     return min(16 * num_classes, 32768)
 
 
 def learn_order(calibration: TopKTargets, head: Float[Tensor, "c d"] | None) -> ClassOrder:
-    """The order of a teacher's classes.
+    """Learn the order of a teacher's classes.
 
-    `calibration` are answers to some views, `head` the classifier's weights, a row for each class. The same answers and
+    `calibration` are targets of some views, `head` the classifier's weights, a row for each class. The same targets and
     weights give the same order.
     """
     top, other = _pairs(calibration)
@@ -51,7 +51,7 @@ def learn_order(calibration: TopKTargets, head: Float[Tensor, "c d"] | None) -> 
 
 
 def _pairs(calibration: TopKTargets) -> tuple[Integer[np.ndarray, " n"], Integer[np.ndarray, " n"]]:
-    """Every class that was kept beside a row's most probable one, and that one."""
+    """Return every class that was kept beside a row's most probable one, and that one."""
     class_id, counts = calibration.class_id.numpy(), calibration.offset.diff().numpy()
     place = first_maxima(calibration.prob.numpy(), counts)
     top = np.repeat(class_id[place], counts[counts > 0])
@@ -65,7 +65,7 @@ def _sorted_row(
     name: Integer[np.ndarray, " seen"],
     times: Integer[np.ndarray, " seen"],
 ) -> Integer[np.ndarray, " p"]:
-    """A row of the guess, sorted anew by what was expected and what was seen; of equal classes, the nearer first."""
+    """Return a row of the guess, sorted by what was expected and what was seen; of equal classes, the nearer first."""
     prefix = len(guess)
     far = name >= prefix
     score = expected.copy()
@@ -87,7 +87,7 @@ def _by_cosine(head: Float[Tensor, "c d"]) -> Integer[np.ndarray, "c p"]:
 
 
 def _largest(values: Float[np.ndarray, "r c"], count: int) -> Integer[np.ndarray, "r p"]:
-    """The places of the largest values of each row, the largest first, of equal ones the first first."""
+    """Return the places of the largest values of each row, the largest first, of equal ones the first first."""
     if count == 0:
         return np.empty((len(values), 0), np.int64)
     places = np.sort(np.argpartition(-values, count - 1, axis=1)[:, :count], axis=1)

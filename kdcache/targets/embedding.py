@@ -1,6 +1,6 @@
-"""What enters a teacher's classifier instead of what comes out of it: features, and every logit at any temperature.
+"""Embedding targets: the features that enter a teacher's classifier, which give every logit at any temperature.
 
-The classifier itself, one linear layer, is stored once for all views, so that an answer takes as many numbers as there
+The classifier itself, one linear layer, is stored once for all views, so that a row takes as many numbers as there
 are features, however many classes there are.
 """
 
@@ -55,16 +55,16 @@ class EmbeddingTargets(Targets):
         return self._rows(slice(start, stop))
 
     def take(self, rows: Int64[Tensor, " n"]) -> "EmbeddingTargets":
-        """The rows at these positions."""
+        """Return the rows at these positions."""
         return self._rows(rows)
 
     def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "EmbeddingTargets":
-        """The same answers with labels. Every class can be rebuilt, so that only a label beyond them is noticed."""
+        """Return the same targets with labels. Every class can be rebuilt, so only a label beyond them is noticed."""
         check_label_range(labels, len(self.head.table))
         return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "EmbeddingTargets":
-        """The same answers on another device; the host does not wait for a GPU."""
+        """Return the same targets on another device; the host does not wait for a GPU."""
         return EmbeddingTargets(
             send(self.code, device),
             None if self.scale is None else send(self.scale, device),
@@ -74,7 +74,7 @@ class EmbeddingTargets(Targets):
 
     @classmethod
     def concat(cls, parts: Sequence["EmbeddingTargets"]) -> "EmbeddingTargets":
-        """Several answers (at least one) of one teacher, one after the other."""
+        """Concatenate targets (at least one) of one teacher, in this order."""
         if len(parts) == 1:
             return parts[0]
         scales = [part.scale for part in parts if part.scale is not None]
@@ -86,18 +86,18 @@ class EmbeddingTargets(Targets):
         )
 
     def features(self) -> Float32[Tensor, "b d"]:
-        """What entered the classifier, as it was kept."""
+        """Return what entered the classifier, as it was kept."""
         if self.scale is None:
             return self.code.float()
         return self.scale[:, :1] + self.code * self.scale[:, 1:]
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """log_softmax(logits / temperature), the logits computed anew from the features."""
+        """Return log_softmax(logits / temperature), the logits computed anew from the features."""
         check_classes(len(self.head.table), num_classes)
         return self.head.log_probs(self.features(), temperature)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         label = require_labels(self.label)
         found = self.log_probs(len(self.head.table)).gather(1, label.clamp(min=0))
         return torch.where(label < 0, torch.nan, found)
@@ -149,26 +149,26 @@ class EmbeddingCodec(TargetCodec):
 
     @classmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "EmbeddingCodec":
-        """The codec with the teacher's classifier as its table."""
+        """Return the codec with the teacher's classifier as its table."""
         weight, bias = classifier()
         codec = cls(num_classes, weight.shape[1], **options)  # refuses one that is too large before it is copied
         return replace(codec, head=Head.of(weight, bias))
 
     def parameters(self) -> dict[str, Any]:
-        """The number of features, the stored data type, and the checksum of the classifier where it is known."""
+        """Return the number of features, the stored data type, and the checksum of the classifier where it is known."""
         found: dict[str, Any] = {"num_features": self.num_features, "dtype": self.dtype}
         return found if self.head is None else found | {"head": self.head.checksum}
 
     def table_specs(self) -> dict[str, ArraySpec]:
-        """`head`, the table of a `Head`."""
+        """Return the one table, `head`, that of a `Head`."""
         return {"head": ArraySpec("float32", (self.num_classes, self.num_features + 1), shuffle="shuffle", effort=3)}
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The classifier, where it is known."""
+        """Return the classifier, where it is known."""
         return {} if self.head is None else {"head": self.head.table}
 
     def with_tables(self, tables: Mapping[str, np.ndarray]) -> "EmbeddingCodec":
-        """The same codec with this classifier."""
+        """Return the same codec with this classifier."""
         return replace(self, head=Head(tables["head"]) if "head" in tables else None)
 
     def select(
@@ -177,8 +177,8 @@ class EmbeddingCodec(TargetCodec):
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> EmbeddingTargets:
-        """The features, on the host. Raises ModelError also where they are not as many as there shall be."""
-        self.check_answers(log_probs, labels)
+        """Return the features, on the host. Raises ModelError also where they are not as many as there shall be."""
+        self.check_outputs(log_probs, labels)
         found = 0 if features is None else features.shape[1]
         if features is None or found != self.num_features:
             raise ModelError(f"The teacher answers with {found} features where {self.num_features} were expected.")
@@ -190,7 +190,7 @@ class EmbeddingCodec(TargetCodec):
         return EmbeddingTargets(features.detach().to("cpu", torch.float32), None, self._known_head, labels.to("cpu"))
 
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
-        """See the class; labels are the index's."""
+        """Return the arrays of the class's docstring; labels are not stored, as the index has them."""
         shape = (rows, self.num_features)
         if self.dtype == "float16":
             return {"feature": ArraySpec("float16", shape, shuffle="shuffle", effort=1)}
@@ -200,7 +200,7 @@ class EmbeddingCodec(TargetCodec):
         }
 
     def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
-        """The features or their codes, padded with zeros."""
+        """Return the features or their codes, padded with zeros."""
         assert isinstance(targets, EmbeddingTargets)
         count, feature = len(targets), targets.features().numpy()
         packed = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
@@ -215,7 +215,7 @@ class EmbeddingCodec(TargetCodec):
         return packed
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> EmbeddingTargets:
-        """The features in half precision, or the codes and what they stand for."""
+        """Return the features in half precision, or the codes and the scale that tells what they stand for."""
         code, scale = torch.from_numpy(arrays["feature"][:count]), None
         if self.dtype == "float16":
             sound = code.abs() <= LARGEST

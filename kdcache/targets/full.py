@@ -1,4 +1,4 @@
-"""The whole answer: every class's log-probability, for objectives that need it and for temperatures other than 1."""
+"""Full targets: the log-probability of every class, for objectives that need it and for temperatures other than 1."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,16 +51,16 @@ class FullTargets(Targets):
         return self._rows(slice(start, stop))
 
     def take(self, rows: Int64[Tensor, " n"]) -> "FullTargets":
-        """The rows at these positions."""
+        """Return the rows at these positions."""
         return self._rows(rows)
 
     def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "FullTargets":
-        """The same answers with labels. Every class is stored, so that only a label beyond them is noticed."""
+        """Return the same targets with labels. Every class is stored, so only a label beyond them is noticed."""
         check_label_range(labels, self.stored.shape[1])
         return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "FullTargets":
-        """The same answers on another device; the host does not wait for a GPU."""
+        """Return the same targets on another device; the host does not wait for a GPU."""
         return FullTargets(
             send(self.stored, device),
             None if self.label is None else send(self.label, device),
@@ -69,7 +69,7 @@ class FullTargets(Targets):
 
     @classmethod
     def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
-        """Several answers (at least one) of one codec, one after the other."""
+        """Concatenate targets (at least one) of one codec, in this order."""
         if len(parts) == 1:
             return parts[0]
         scales = [part.scale for part in parts if part.scale is not None]
@@ -85,14 +85,14 @@ class FullTargets(Targets):
         return self.stored if self.scale is None else torch.log_softmax(self._decoded, 1)
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """`log_prob`, or log_softmax(log_prob / temperature)."""
+        """Return `log_prob`, or log_softmax(log_prob / temperature)."""
         check_classes(self.stored.shape[1], num_classes)
         if temperature == 1.0:
             return self.log_prob
         return torch.log_softmax(self._decoded / temperature, 1)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         label = require_labels(self.label)
         found = self.log_prob.gather(1, label.clamp(min=0))
         return torch.where(label < 0, torch.nan, found)
@@ -136,11 +136,11 @@ class FullCodec(TargetCodec):
 
     @classmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "FullCodec":
-        """The codec of a teacher of so many classes, whatever its classifier is."""
+        """Return the codec of a teacher of so many classes, whatever its classifier is."""
         return cls(num_classes, **options)
 
     def parameters(self) -> dict[str, Any]:
-        """The stored data type."""
+        """Return the stored data type."""
         return {"dtype": self.dtype}
 
     def select(
@@ -149,12 +149,12 @@ class FullCodec(TargetCodec):
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> FullTargets:
-        """All of it, on the host."""
-        self.check_answers(log_probs, labels)
+        """Return all log-probabilities, on the host."""
+        self.check_outputs(log_probs, labels)
         return FullTargets(log_probs.detach().to("cpu", torch.float32), labels.to("cpu"))
 
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
-        """See the class; labels are the index's."""
+        """Return the arrays of the class's docstring; labels are not stored, as the index has them."""
         shuffle: Literal["shuffle", "noshuffle"] = "shuffle" if self.dtype == "float32" else "noshuffle"
         found = {"log_prob": ArraySpec(self.dtype, (rows, self.num_classes), shuffle=shuffle, effort=3)}
         if self.dtype == "uint8":
@@ -162,7 +162,7 @@ class FullCodec(TargetCodec):
         return found
 
     def encode(self, targets: Targets, rows: int) -> dict[str, np.ndarray]:
-        """The log-probabilities or their codes, padded with zeros."""
+        """Return the log-probabilities or their codes, padded with zeros."""
         assert isinstance(targets, FullTargets)
         count, log_prob = len(targets), targets.log_prob.numpy()
         packed = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
@@ -178,7 +178,7 @@ class FullCodec(TargetCodec):
         return packed
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
-        """The same bits back, or the codes and what they stand for."""
+        """Return the same bits, or the codes and the scale that tells what they stand for."""
         stored = torch.from_numpy(arrays["log_prob"][:count])
         if self.dtype == "float32":
             return FullTargets(stored, None)

@@ -32,7 +32,7 @@ class Head:
 
     @classmethod
     def of(cls, weight: Float[Tensor, "c d"], bias: Float[Tensor, "c"]) -> "Head":
-        """The head with these weights and biases."""
+        """Return the head with these weights and biases."""
         return cls(torch.cat([weight, bias[:, None]], 1).detach().to("cpu", torch.float32).numpy())
 
     @cached_property
@@ -41,7 +41,7 @@ class Head:
         return hashlib.blake2b(np.ascontiguousarray(self.table, "<f4").tobytes(), digest_size=16).hexdigest()
 
     def log_probs(self, features: Float32[Tensor, "b d"], temperature: float = 1.0) -> Float32[Tensor, "b c"]:
-        """log_softmax(logits / temperature), computed in float32 where the features lie."""
+        """Return log_softmax(logits / temperature), computed in float32 where the features lie."""
         table = self._on(features.device)
         with torch.autocast(features.device.type, enabled=False):
             logits = torch.addmm(table[:, -1], features, table[:, :-1].T)

@@ -41,7 +41,7 @@ DEFAULT_KIND = "topk"
 
 
 def codec_class(kind: str) -> "type[TargetCodec]":
-    """The class of a kind's codec. Raises UsageError for an unknown kind."""
+    """Return the class of a kind's codec. Raises UsageError for an unknown kind."""
     if kind not in KINDS:
         *most, last = KINDS
         raise UsageError(f"Targets of kind '{kind}' are not known; use {', '.join(most)} or {last}.")
@@ -52,7 +52,7 @@ def codec_class(kind: str) -> "type[TargetCodec]":
 def create_codec(
     kind: str, num_classes: int, tables: "Mapping[str, np.ndarray] | None" = None, /, **parameters: Any
 ) -> "TargetCodec":
-    """The codec of a kind; parameters that are left out have the kind's defaults.
+    """Return the codec of a kind; parameters that are left out have the kind's defaults.
 
     Checksums of tables, which are among the parameters of an identity, are passed over: the tables are what counts.
     Raises UsageError for an unknown kind or parameter, or a value that makes no sense.
@@ -62,7 +62,7 @@ def create_codec(
 
 
 def codec_for_teacher(kind: str, num_classes: int, classifier: "ReadClassifier", /, **options: Any) -> "TargetCodec":
-    """The codec of a kind for a teacher, as `TargetCodec.for_teacher` makes it.
+    """Return the codec of a kind for a teacher, as `TargetCodec.for_teacher` makes it.
 
     Raises UsageError also for an unknown kind or option.
     """
@@ -86,7 +86,7 @@ def require_options_of(kind: str, given: Mapping[str, object]) -> None:
 
 
 def _checked(kind: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a kind without the checksums of tables, whole numbers as floats where floats are meant."""
+    """Return the parameters without the checksums of tables, and whole numbers as floats where floats are meant."""
     codec = codec_class(kind)
     types = {field.name: field.type for field in fields(codec) if field.type in (int, float, str)}  # type: ignore[arg-type]
     del types["num_classes"]

@@ -1,4 +1,4 @@
-"""Several teachers' answers to the same rows as one: the weighted mean of their probabilities."""
+"""Targets of several teachers as one: the weighted mean of their probabilities."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from kdcache.targets.full import FullCodec
 
 @dataclass(frozen=True)
 class MixedTargets(Targets):
-    """`parts` answer the same rows, each with a share of the whole; the shares sum to 1."""
+    """Targets of several teachers for the same rows, each with a share of the whole; the shares sum to 1."""
 
     parts: tuple[Targets, ...]
     shares: tuple[float, ...]
@@ -27,25 +27,25 @@ class MixedTargets(Targets):
         return MixedTargets(tuple(part[rows] for part in self.parts), self.shares)
 
     def take(self, rows: Int64[Tensor, " n"]) -> "MixedTargets":
-        """The rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
         return MixedTargets(tuple(part.take(rows) for part in self.parts), self.shares)
 
     def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "MixedTargets":
-        """The same answers with labels, which must be those of every part."""
+        """Return the same targets with labels, which must be those of every part."""
         return MixedTargets(tuple(part.with_labels(labels) for part in self.parts), self.shares)
 
     def to(self, device: torch.device | str) -> "MixedTargets":
-        """The same answers on another device."""
+        """Return the same targets on another device."""
         return MixedTargets(tuple(part.to(device) for part in self.parts), self.shares)
 
     @classmethod
     def concat(cls, parts: Sequence["MixedTargets"]) -> "MixedTargets":
-        """Several mixtures of the same shares, one after the other."""
+        """Concatenate mixtures of the same shares."""
         columns = zip(*(mixed.parts for mixed in parts), strict=True)
         return cls(tuple(type(column[0]).concat(column) for column in columns), parts[0].shares)
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """log of the weighted sum of probabilities; at another temperature, log_softmax(that / temperature).
+        """Return the log of the weighted sum of probabilities; at another temperature, log_softmax(that / temperature).
 
         Raises UsageError where one of the parts cannot give them.
         """
@@ -57,23 +57,23 @@ class MixedTargets(Targets):
         return torch.log_softmax(mixed / temperature, 1)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         return self._mix([part.label_log_prob() for part in self.parts])
 
     def features(self) -> Float[Tensor, "b d"]:
-        """Of no single teacher, so there are none. Raises UsageError."""
+        """Raise UsageError: the features of several teachers cannot be mixed."""
         raise UsageError(
-            "These answers are mixed of several teachers, whose features cannot be mixed as they mean other things: "
+            "These targets are mixed of several teachers, whose features cannot be mixed as they mean other things: "
             "choose one of the teachers with --teacher."
         )
 
-    def _mix(self, said: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
-        shares = send(torch.tensor(self.shares, dtype=said[0].dtype), said[0].device)
-        return torch.logsumexp(torch.stack(list(said)) + shares.log()[:, None, None], 0)
+    def _mix(self, log_probs: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
+        shares = send(torch.tensor(self.shares, dtype=log_probs[0].dtype), log_probs[0].device)
+        return torch.logsumexp(torch.stack(list(log_probs)) + shares.log()[:, None, None], 0)
 
 
 def mixed_capabilities(parts: Sequence[Capabilities]) -> Capabilities:
-    """What a mixture of several teachers' targets can give: every class where each of them has it, and no features.
+    """Return what a mixture of targets can give: every class where each of its parts has it, and no features.
 
     It is described as the weakest of its parts is, and as full targets where different kinds have every class.
     """

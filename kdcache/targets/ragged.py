@@ -8,29 +8,29 @@ from jaxtyping import Int64, Integer, Num
 
 
 def starts_of(counts: Integer[np.ndarray, " b"]) -> Int64[np.ndarray, " b"]:
-    """Where each row begins."""
+    """Return where each row begins."""
     return counts.cumsum(dtype=np.int64) - counts
 
 
 def row_sums(values: Num[np.ndarray, " n"], counts: Integer[np.ndarray, " b"]) -> Num[np.ndarray, " b"]:
-    """Sum of each row, 0 for an empty one."""
+    """Return the sum of each row, 0 for an empty one."""
     return _reduce(np.add, values, counts)
 
 
 def row_maxima(values: Num[np.ndarray, " n"], counts: Integer[np.ndarray, " b"]) -> Num[np.ndarray, " b"]:
-    """Largest of each row, 0 for an empty one."""
+    """Return the largest of each row, 0 for an empty one."""
     return _reduce(np.maximum, values, counts)
 
 
 def row_totals(values: Num[np.ndarray, " n"], counts: Integer[np.ndarray, " b"]) -> Num[np.ndarray, " n"]:
-    """Cumulative sum within each row, of the values' own type."""
+    """Return the cumulative sum within each row, of the values' own type."""
     running = np.zeros(len(values) + 1, values.dtype)
     np.add.accumulate(values, out=running[1:])
     return running[1:] - np.repeat(running[starts_of(counts)], counts)
 
 
 def first_maxima(values: Num[np.ndarray, " n"], counts: Integer[np.ndarray, " b"]) -> Int64[np.ndarray, " filled"]:
-    """Place of the first largest entry of each row that is not empty."""
+    """Return the place of the first largest entry of each row that is not empty."""
     rows = np.repeat(np.arange(len(counts)), counts)
     places = np.flatnonzero(values == row_maxima(values, counts)[rows])
     return places[np.diff(rows[places], prepend=-1) > 0]

@@ -1,7 +1,7 @@
-"""The classes that matter, the mass of all others, and the labels: a few bytes instead of a whole answer.
+"""Top-k targets: the likely classes, the mass of all others, and the labels, in a few bytes.
 
 Kept are the most probable class and those with p > min_prob, at most k in all. What they leave is one number, the
-tail, spread uniformly over the other classes when the answer is rebuilt. A label that is not among the kept classes
+tail, spread uniformly over the other classes when a row is rebuilt. A label that is not among the kept classes
 is kept as an exception: its probability is stored beside the tail and taken out of it.
 """
 
@@ -63,7 +63,7 @@ class TopKTargets(Targets):
         )
 
     def take(self, rows: Int64[Tensor, " n"]) -> "TopKTargets":
-        """The rows at these positions: one gather for all of them."""
+        """Return the rows at these positions: one gather for all of them."""
         starts = self.offset[:-1][rows]
         counts = self.offset[1:][rows] - starts
         offset = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -81,7 +81,7 @@ class TopKTargets(Targets):
         )
 
     def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "TopKTargets":
-        """The same answers with labels: exactly those that are there and not kept must be the exceptions."""
+        """Return the same targets with labels: exactly those that are there and not kept must be the exceptions."""
         check_label_range(labels, self.num_classes)
         rows = self.rows()
         expected = labels >= 0
@@ -98,7 +98,7 @@ class TopKTargets(Targets):
         return replace(self, label=labels)
 
     def to(self, device: torch.device | str) -> "TopKTargets":
-        """The same answers on another device; the host does not wait for a GPU."""
+        """Return the same targets on another device; the host does not wait for a GPU."""
         return TopKTargets(
             self.num_classes,
             send(self.class_id, device),
@@ -111,7 +111,7 @@ class TopKTargets(Targets):
 
     @classmethod
     def concat(cls, parts: Sequence["TopKTargets"]) -> "TopKTargets":
-        """Several answers (at least one), one after the other."""
+        """Concatenate targets (at least one), in this order."""
         if len(parts) == 1:
             return parts[0]
         counts = torch.cat([part.offset.diff() for part in parts])
@@ -126,15 +126,15 @@ class TopKTargets(Targets):
         )
 
     def rows(self) -> Int64[Tensor, " n"]:
-        """The row of each kept entry."""
+        """Return the row of each kept entry."""
         numbers = torch.arange(len(self), device=self.offset.device)
         return numbers.repeat_interleave(self.offset.diff(), output_size=len(self.class_id))
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """Kept classes, exceptions, and the tail in equal parts over all other classes; at least log(TINY).
+        """Return the log-probabilities of kept classes and exceptions, and the tail in equal parts over all others.
 
-        Raises UsageError at another temperature than 1: the order within the tail, which a temperature would
-        lift, is not stored.
+        None is below log(TINY). Raises UsageError at another temperature than 1: the order within the tail, which a
+        temperature would lift, is not stored.
         """
         check_classes(self.num_classes, num_classes)
         if temperature != 1.0:
@@ -155,7 +155,7 @@ class TopKTargets(Targets):
         return out
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
+        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         label, rows = require_labels(self.label), self.rows()
         found = self.label_prob.clone()
         for column in (0, 1):
@@ -200,13 +200,13 @@ def keep_top(log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], k: i
 
 
 def _largest(prob: Float[Tensor, "b c"], k: int) -> Bool[Tensor, "b c"]:
-    """Where the k largest of each row are; `topk` would choose among equal ones as it likes."""
+    """Return where the k largest of each row are; `topk` would choose among equal ones as it likes."""
     ranked = prob.argsort(dim=1, descending=True, stable=True)[:, :k]
     return torch.zeros_like(prob, dtype=torch.bool).scatter_(1, ranked, True)
 
 
 def _exceptions(kept: Bool[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> Bool[Tensor, "b 2"]:
-    """Which labels are there, are not kept, and are not named a second time."""
+    """Return which labels are there, are not kept, and are not named a second time."""
     exception = (labels >= 0) & ~kept.gather(1, labels.clamp(min=0))
     exception[:, 1] &= labels[:, 1] != labels[:, 0]
     return exception

@@ -41,7 +41,7 @@ LEAD = 1.001
 
 
 def usual_bits(min_prob: float) -> int:
-    """The bits of a level that lose little for their bytes: 5 over a threshold, 8 for a fixed number of classes.
+    """Return the bits of a level that lose little for their bytes: 5 over a threshold, 8 for a fixed number of classes.
 
     Without a threshold the lowest level begins at 0, and a coarse one would read every unlikely class too high.
     """
@@ -76,32 +76,32 @@ class TopKCodec(TargetCodec):
 
     @property
     def width(self) -> int:
-        """The most classes that a row can keep: no more than 1 / min_prob can exceed min_prob."""
+        """The number of classes that a row can keep: no more than 1 / min_prob can exceed min_prob."""
         most = min(self.k, self.num_classes)
         return floor(min(most, 1 / self.min_prob)) if self.min_prob > 0 else most
 
     @classmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "TopKCodec":
-        """The codec without an order; `k` is at most the number of classes, `bits` is `usual_bits`."""
+        """Return the codec without an order; `k` is at most the number of classes, `bits` is `usual_bits`."""
         codec = cls(num_classes, **options)
         return replace(codec, k=min(codec.k, num_classes), bits=usual_bits(codec.min_prob))
 
     def parameters(self) -> dict[str, Any]:
-        """k, min_prob and bits, and the checksum of the order where there is one."""
+        """Return k, min_prob and bits, and the checksum of the order where there is one."""
         found: dict[str, Any] = {"k": self.k, "min_prob": self.min_prob, "bits": self.bits}
         return found if self.order is None else found | {"order": self.order.checksum}
 
     def table_specs(self) -> dict[str, ArraySpec]:
-        """`order`, the table of a `ClassOrder`."""
+        """Return the one table, `order`, that of a `ClassOrder`."""
         classes = self.num_classes
         return {"order": ArraySpec(class_dtype(classes), (classes, prefix_of(classes)), shuffle="shuffle")}
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The order, where there is one."""
+        """Return the order, where there is one."""
         return {} if self.order is None else {"order": self.order.table}
 
     def with_tables(self, tables: Mapping[str, np.ndarray]) -> "TopKCodec":
-        """The same codec with this order."""
+        """Return the same codec with this order."""
         return replace(self, order=ClassOrder(tables["order"]) if "order" in tables else None)
 
     def select(
@@ -110,12 +110,12 @@ class TopKCodec(TargetCodec):
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> TopKTargets:
-        """Select on the device of the answers, then move what is kept to the host."""
-        self.check_answers(log_probs, labels)
+        """Select on the device of the teacher's outputs, then move what is kept to the host."""
+        self.check_outputs(log_probs, labels)
         return keep_top(log_probs.detach(), labels.to(log_probs.device), self.width, self.min_prob).to("cpu")
 
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
-        """See the module's table."""
+        """Return the arrays of the table in the module's docstring."""
         stream = (rows * max(1, self.width - 1),)
         names = (prefix_of(self.num_classes) if self.order is not None else 0) + self.num_classes
         name_type, count_type = class_dtype(names), class_dtype(self.width)
@@ -158,7 +158,7 @@ class TopKCodec(TargetCodec):
         return packed
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> TopKTargets:
-        """The most probable class of each row first; every row sums to 1."""
+        """Return the targets, the most probable class of each row first; every row sums to 1."""
         counts = arrays["count"][:count].astype(np.int64)
         top = arrays["top"][:count].astype(np.int32)
         stored = int(counts.sum())
@@ -197,7 +197,7 @@ class TopKCodec(TargetCodec):
         )
 
     def rows_of(self, arrays: Mapping[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
-        """The streams have what the rows before have left."""
+        """Return the arrays of some rows; in the streams they begin where those of the rows before end."""
         counts = arrays["count"]
         first, entries = (int(counts[part].sum(dtype=np.int64)) for part in (slice(start), slice(start, stop)))
         streams = {name: arrays[name][first : first + entries] for name in ("class", "level")}
@@ -220,7 +220,7 @@ class TopKCodec(TargetCodec):
     def _masses(
         self, counts: Int64[np.ndarray, " b"], tail: UInt8[np.ndarray, " b"], label: UInt16[np.ndarray, "b 2"]
     ) -> tuple[Float64[np.ndarray, " b"], Float64[np.ndarray, " b"], Float32[np.ndarray, "b 2"]]:
-        """What is read of a row's kept classes together, of its tail and of its exceptions: they sum to 1."""
+        """Return the masses of a row's kept classes together, of its tail and of its exceptions, which sum to 1."""
         exception = decode_label(label)
         rest = self._tail_levels.decode(tail).astype(np.float64)
         rest[counts + 1 + (label != 0).sum(1) >= self.num_classes] = 0  # no class is left for a tail
@@ -232,7 +232,7 @@ class TopKCodec(TargetCodec):
 def _joined(
     first: np.ndarray, first_place: Int64[np.ndarray, " b"], other: np.ndarray, other_place: Int64[np.ndarray, " n"]
 ) -> np.ndarray:
-    """One array of both, each at its place."""
+    """Return one array with the values of both, each at its place."""
     found = np.empty(len(first) + len(other), other.dtype)
     found[first_place] = first
     found[other_place] = other

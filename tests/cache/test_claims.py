@@ -117,7 +117,7 @@ def test_it_is_known_who_holds_a_claim(pair: tuple[Claims, Claims], kind: str) -
     assert holder is not None
     assert holder.who == f"process {os.getpid()} on {socket.gethostname()}"
     assert (holder.lease_timeout is None) == (kind == "locked")
-    assert holder.words().startswith(f"{holder.who} is at it.")
+    assert holder.describe().startswith(f"{holder.who} holds the claim on it.")
     assert two.holder("b") is None
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.coverage import Reach, lacking
+from kdcache.cache.coverage import Coverage, missing_views
 from support.small_cache import fill, open_entry
 
 BLOCKS = 3
@@ -66,13 +66,13 @@ def test_what_is_missing_is_told_with_what_a_training_takes(
     assert entry.layout.blocks == BLOCKS
     for view, block in gone:
         entry.drop_record(view, block)
-    found = lacking(entry, repeats)
+    found = missing_views(entry, repeats)
     assert (found is None) == (words is None)
-    assert found is None or words in found.words()
+    assert found is None or words in found.describe()
 
 
 def test_nothing_is_lacking_where_nothing_was_begun(tmp_path: Path) -> None:
-    assert lacking(open_entry(tmp_path / "cache"), 1) is None
+    assert missing_views(open_entry(tmp_path / "cache"), 1) is None
 
 
 @pytest.mark.parametrize(
@@ -89,5 +89,5 @@ def test_nothing_is_lacking_where_nothing_was_begun(tmp_path: Path) -> None:
 def test_a_training_takes_whole_groups_from_the_first_on(
     whole: tuple[int, ...], repeats: int, usable: int, is_cut: bool
 ) -> None:
-    reach = Reach(whole, repeats)
-    assert (reach.usable, reach.is_cut) == (usable, is_cut)
+    coverage = Coverage(whole, repeats)
+    assert (coverage.usable, coverage.is_cut) == (usable, is_cut)

@@ -101,7 +101,7 @@ def test_counts_copies_and_trainings_miss_no_block(
     assert report.once_bytes == inspect(InspectOptions(str(put_on_disk(whole, tmp_path / "disk")))).once_bytes
     stored = open_cached_teachers(Cache.open(url), None, None)
     assert stored.complete_views() == stored.usable_views(2) == 2
-    assert stored.lacking(1) == []
+    assert stored.missing_views(1) == []
     copied = copy_cache(CopyOptions(url, str(tmp_path / "copy")))
     assert (copied.copied, copied.whole) == (6, True)
     assert {key: data for key, data in tree(tmp_path / "copy").items() if data is not None} == whole

@@ -9,7 +9,7 @@ import pytest
 from kdcache.cache.durable import LocalFiles
 from kdcache.cache.identity import seal
 from kdcache.cache.store import Cache
-from kdcache.cache.tables import restore_tables, settle_tables
+from kdcache.cache.tables import restore_tables, store_tables
 from kdcache.errors import CorruptError
 from support.small_cache import (
     CLASSES,
@@ -57,7 +57,7 @@ def test_a_table_that_no_entry_names_is_written_over(tmp_path: Path, left: bytes
 
 def test_a_table_of_a_killed_dump_of_another_kind_goes(tmp_path: Path) -> None:
     cache = Cache.create(tmp_path / "cache", VIEW_SET, WINDOWS)
-    settle_tables(cache.files, TOPK, "teacher")
+    store_tables(cache.files, TOPK, "teacher")
     assert (tmp_path / "cache" / ORDER).exists()
     fill(cache.add_teacher(identity_of(FULL), FULL))
     fill(open_entry(tmp_path / "alone", FULL))
@@ -74,7 +74,7 @@ def test_of_two_processes_that_make_an_entry_at_once_the_table_of_one_stays(
 
     def put_late(self: LocalFiles, key: str, data: bytes) -> bool:
         if key == "teachers/teacher/zarr.json":
-            settle_tables(LocalFiles(tmp_path), other, "teacher")
+            store_tables(LocalFiles(tmp_path), other, "teacher")
         return put(self, key, data)
 
     monkeypatch.setattr(LocalFiles, "put_if_absent", put_late)
