@@ -30,7 +30,7 @@ def belongs_elsewhere(files: Files, found: BlockId | None, expected: BlockId) ->
 
 
 def no_own_record(files: Files, name: str, found: BlockId | None, expected: BlockId) -> CorruptError:
-    """The error for an entry all of whose records are of other entries; of one of them, what it names and should."""
+    """Return the error for an entry all of whose records are of other entries; one of them serves as the example."""
     folder, where = teacher_key(name), files.locate(record_key(name, expected.view, expected.block))
     same_views = found is not None and found.view_set == expected.view_set
     meta = f"{folder}/{META}" if same_views else META
@@ -45,7 +45,7 @@ def no_own_record(files: Files, name: str, found: BlockId | None, expected: Bloc
 
 
 def _entry_with(files: Files, digest: str) -> str | None:
-    """The entry of the cache whose teacher's identity has this digest; None where there is none that can be read."""
+    """Return the entry of the cache whose teacher's identity has this digest; None where none can be read."""
     for name in files.names("teachers"):
         key = f"{teacher_key(name)}/{META}"
         try:

@@ -54,7 +54,7 @@ class BlockCommit:
         return first
 
     def _is_recorded(self) -> bool:
-        """Whether another process has recorded the block meanwhile. Raises RecordedError as the class says."""
+        """Return whether another process has recorded the block meanwhile. Raises RecordedError as the class says."""
         if not self._blocks.is_listed(self._view, self._block):
             return False
         if self._keys:

@@ -1,4 +1,4 @@
-"""What is stored of a teacher's answers: blocks, each a record and the files that it speaks of. Nothing is decoded."""
+"""The stored blocks of a teacher's targets: each is a record and the files that it names. Nothing is decoded."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -45,13 +45,13 @@ class Blocks:
         self._known_record = lru_cache(maxsize=kept)(self._read_record)
 
     def listed(self, view: int) -> set[int]:
-        """Blocks of a view that have a record, by its name alone: one look at one folder."""
+        """Return the blocks of a view that have a record, by its name alone: one look at one folder."""
         names = self._files.names(record_folder(self.identity.name, view))
         numbers = _numbers(name.removesuffix(".json") for name in names if name.endswith(".json"))
         return {block for block in numbers if block < self.layout.blocks}
 
     def surely_listed(self, view: int) -> set[int]:
-        """What `listed` gives, for whoever leaves out or reports a block that is not among them.
+        """Return what `listed` does, for callers that leave out or report a block that is not among them.
 
         A listing that lacks blocks is asked for again, where the place may give one of before.
         """
@@ -65,20 +65,20 @@ class Blocks:
         return found
 
     def views(self) -> list[int]:
-        """The views that have a record or had one, ascending; none is missed."""
+        """Return the views that have a record or had one, ascending; none is missed."""
         return sorted(view for view in _numbers(self._files.all_names(self._records)) if view < VIEW_CAPACITY)
 
     def is_listed(self, view: int, block: int) -> bool:
-        """Whether a block has a record."""
+        """Return whether a block has a record."""
         return self._files.size(record_key(self.identity.name, view, block)) is not None
 
     def is_recorded(self, view: int, block: int) -> bool:
-        """Whether a block is there, as `recorded` has it."""
+        """Return whether a block is there, as `recorded` has it."""
         is_there = self.is_sound if self._files.may_lose else self._is_own
         return self.is_listed(view, block) and is_there(view, block)
 
     def recorded(self, view: int) -> set[int]:
-        """Blocks of a view that are there: they have a sound record that is theirs, and chunks of the recorded lengths.
+        """Return the blocks of a view with a sound record of their own, and chunks of the recorded lengths.
 
         Where no crash can leave a record without its chunks, the records are enough; each is read once.
         """
@@ -88,29 +88,29 @@ class Blocks:
             return {block for block, is_there in zip(listed, there, strict=True) if is_there}
 
     def whole_views(self) -> list[int]:
-        """The views of which every block is listed, ascending."""
+        """Return the views of which every block is listed, ascending."""
         return [view for view in self.views() if len(self.surely_listed(view)) == self.layout.blocks]
 
     def complete_views(self) -> int:
-        """Length of the longest prefix of views of which every block is listed."""
+        """Return the length of the longest prefix of views of which every block is listed."""
         view = 0
         while view < VIEW_CAPACITY and len(self.surely_listed(view)) == self.layout.blocks:
             view += 1
         return view
 
     def chunk_names(self, block: int) -> set[str]:
-        """What the record of a block has to name: "ARRAY/CHUNK" for each."""
+        """Return the names of chunks that the record of a block must have: "ARRAY/CHUNK" for each."""
         return {f"{name}/{chunk}" for name in self._codecs for chunk in self.layout.chunks_of(block)}
 
     def record(self, view: int, block: int) -> BlockRecord:
-        """The record of a block.
+        """Return the record of a block.
 
         Raises CacheError where there is none, CorruptError where it cannot be read or says that it is another block's.
         """
         return self._known_record(view, block)
 
     def own_record(self, view: int, block: int) -> BlockRecord:
-        """What `record` gives. Raises CorruptError also where it is another block's, by the chunks that it names."""
+        """Return what `record` does. Raises CorruptError also where it names the chunks of another block."""
         record = self.record(view, block)
         if not self._names_all(record, block):
             where = self._files.locate(record_key(self.identity.name, view, block))
@@ -152,7 +152,7 @@ class Blocks:
             raise foreign
 
     def stored_bytes(self, view: int) -> dict[str, int]:
-        """Bytes of a view's recorded blocks by array, and under `records` those of the records."""
+        """Return the bytes of a view's recorded blocks by array, and under `records` those of the records."""
         found = dict.fromkeys([*self._codecs, "records"], 0)
         for block in sorted(self.surely_listed(view)):
             record = self.own_record(view, block)
@@ -162,7 +162,7 @@ class Blocks:
         return found
 
     def raw_block(self, view: int, block: int) -> Iterator[tuple[str, list[bytes]]]:
-        """Keys and bytes of the files of a recorded block, each chunk checked against the record.
+        """Yield keys and bytes of the files of a recorded block, each chunk checked against the record.
 
         The bytes are parts that lie one behind the other. Raises CacheError and CorruptError as `read_chunk` and
         `own_record` do.
@@ -204,11 +204,11 @@ class Blocks:
         return True
 
     def block_id(self, view: int, block: int) -> BlockId:
-        """Which block it is that a view and a number mean here."""
+        """Return which block it is that a view and a number mean here."""
         return BlockId(*self._digests, view, block)
 
     def recorded_id(self, view: int, block: int) -> BlockId | None:
-        """What the record of a block says of it: which block it is, but nothing in a cache of format 3."""
+        """Return what the record of a block says of it: which block it is, but nothing in a cache of format 3."""
         return self.block_id(view, block) if self.view_set.records_name_blocks else None
 
     def drop_record(self, view: int, block: int) -> None:
@@ -218,7 +218,7 @@ class Blocks:
         self._own.discard((view, block))
 
     def is_sound(self, view: int, block: int) -> bool:
-        """Whether a listed block has a sound record that is its own, and files of the recorded lengths."""
+        """Return whether a listed block has a sound record that is its own, and files of the recorded lengths."""
         try:
             record = self._read_record(view, block)
         except UnreadableError:
@@ -236,7 +236,7 @@ class Blocks:
         return self.is_listed(view, block)
 
     def drop_if_mixed(self, view: int, block: int) -> None:
-        """For a process that wrote chunks of a block that another has recorded: well unless they lie over the other's.
+        """Drop another process's record of a block whose chunks this process has written over.
 
         Then the block is neither one nor the other; without its record it does not exist, and can be made again.
         Raises RecordedError in that case.
@@ -254,11 +254,11 @@ class Blocks:
 
     @property
     def files(self) -> Files:
-        """Where its bytes lie."""
+        """The files of the cache."""
         return self._files
 
     def block_files(self, view: int, block: int) -> list[ChunkFile]:
-        """The files that make a block, of one array after the other."""
+        """Return the files that make a block, of one array after the other."""
         return [self._file(name, view, number) for name in self._codecs for number in self.layout.files_of(block)]
 
     @property
@@ -281,7 +281,7 @@ class Blocks:
         return record
 
     def _require_lost_list(self, name: str, view: int, block: int) -> None:
-        """Raise CorruptError where the list is gone that says which answers of a block nobody may learn from."""
+        """Raise CorruptError where the list is gone that says which rows of a block nobody may learn from."""
         if name in self._lost_lists:
             return
         key = lost_key(name)
@@ -297,7 +297,7 @@ class Blocks:
         self._lost_lists.add(name)
 
     def _any_record(self, view: int, block: int) -> BlockRecord:
-        """The record that lies in the place of a block's, whichever block it is of."""
+        """Return the record that lies in a block's place, whichever block it is of."""
         key = record_key(self.identity.name, view, block)
 
         def read() -> BlockRecord | None:
@@ -318,7 +318,7 @@ class Blocks:
         return found
 
     def _is_own(self, view: int, block: int) -> bool:
-        """Whether a listed block has a record that is its own; the answer yes is remembered."""
+        """Return whether a listed block has a record that is its own; that it has is remembered."""
         if (view, block) not in self._own:
             try:
                 self.own_record(view, block)
@@ -330,15 +330,15 @@ class Blocks:
         return True
 
     def _has_length(self, key: str, length: int) -> bool:
-        """Whether a file has so many bytes."""
+        """Return whether a file has so many bytes."""
         return self._files.confirm(key, lambda: self._files.size(key) == length, bool)
 
     def _names_all(self, record: BlockRecord, block: int) -> bool:
-        """Whether a record names the block's chunks and no others."""
+        """Return whether a record names the block's chunks and no others."""
         return len(record.chunks) == self._chunks_of(block) and record.chunks.keys() == self.chunk_names(block)
 
     def _chunks_of(self, block: int) -> int:
-        """How many chunks a block has, of all arrays: reckoned, as a file may say that there are billions."""
+        """Return how many chunks a block has, of all arrays: reckoned, as a file may say that there are billions."""
         return len(self._codecs) * len(self.layout.chunks_of(block))
 
     def _checked_chunk(self, record: BlockRecord, file: ChunkFile, name: str, view: int, block: int) -> bytes:
@@ -378,5 +378,5 @@ class Blocks:
 
 
 def _numbers(names: Iterable[str]) -> set[int]:
-    """The numbers among some names, each written as a key has it: `1`, and not `01`."""
+    """Return the numbers among some names, each written as a key has it: `1`, and not `01`."""
     return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}

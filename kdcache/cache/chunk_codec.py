@@ -1,4 +1,4 @@
-"""What the cache asks of whoever compresses: a chunk of an array to bytes, and back."""
+"""The interface of compression: a chunk of an array to bytes, and back."""
 
 from abc import ABC, abstractmethod
 
@@ -15,12 +15,12 @@ class ChunkCodec(ABC):
     @property
     @abstractmethod
     def most_bytes(self) -> int:
-        """No chunk takes more."""
+        """The number of bytes that no compressed chunk exceeds."""
 
     @abstractmethod
     def encode(self, values: np.ndarray) -> bytes:
-        """The same values always give the same bytes."""
+        """Compress a chunk; the same values always give the same bytes."""
 
     @abstractmethod
     def decode(self, data: bytes) -> np.ndarray:
-        """Raises CorruptError where the bytes cannot be decoded."""
+        """Decompress a chunk. Raises CorruptError where the bytes cannot be decoded."""

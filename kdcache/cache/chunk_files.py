@@ -33,19 +33,19 @@ class ChunkFile:
 
     @property
     def array(self) -> str:
-        """Whose chunks they are."""
+        """The array that the chunks belong to."""
         return self.names[0].split("/")[0]
 
     def is_in(self, chunks: Mapping[str, Stored]) -> bool:
-        """Whether a record names all of its chunks."""
+        """Return whether a record names all of its chunks."""
         return all(name in chunks for name in self.names)
 
     def start(self, name: str, chunks: Mapping[str, Stored]) -> int:
-        """Where a chunk begins, in bytes, by what the record says of all."""
+        """Return where a chunk begins, in bytes, by what the record says of all."""
         return sum(chunks[before].length for before in self.names[: self.names.index(name)])
 
     def index(self, lengths: Sequence[int]) -> bytes:
-        """What stands behind chunks of these lengths: start and length of each as u64, and the CRC32C of it all."""
+        """Return the index behind chunks of these lengths: start and length of each as u64, and the CRC32C of all."""
         if self.room == 1:
             return b""
         starts = accumulate(lengths, initial=0)
@@ -55,14 +55,14 @@ class ChunkFile:
         return packed + struct.pack("<I", google_crc32c.value(packed))
 
     def recorded_index(self, chunks: Mapping[str, Stored]) -> bytes:
-        """The index by what the record says."""
+        """Return the index of the file, by what the record says."""
         return self.index([chunks[name].length for name in self.names])
 
     def length(self, chunks: Mapping[str, Stored]) -> int:
-        """Bytes of the whole file by what the record says."""
+        """Return the length of the whole file in bytes, by what the record says."""
         return sum(chunks[name].length for name in self.names) + index_length(self.room)
 
 
 def index_length(room: int) -> int:
-    """Bytes of the index of a file with room for so many chunks."""
+    """Return the length in bytes of the index of a file with room for so many chunks."""
     return 0 if room == 1 else 16 * room + 4

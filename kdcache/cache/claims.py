@@ -1,4 +1,4 @@
-"""Claims: who is making which block just now, so that processes that share a cache do different ones.
+"""Claims: which process makes which block, so that processes that share a cache make different ones.
 
 A claim is a hint. What is right rests on records alone, which are put where none is: a claim that is lost, or taken
 over from a process that only seemed dead, costs the work of one block. Where the file system has locks a claim is a
@@ -73,7 +73,7 @@ class Claims(ABC):
 
     @abstractmethod
     def holder(self, name: str) -> Holder | None:
-        """Who has a claim that could not be taken; None where nobody is known to."""
+        """Return the holder of a claim that could not be taken; None where none is known."""
 
     @abstractmethod
     def release(self, name: str) -> None:
@@ -91,7 +91,7 @@ class Claims(ABC):
 
 
 def block_claim(teacher: str, view: int, block: int) -> str:
-    """The name under which a block is claimed, by whoever makes or copies it."""
+    """Return the name under which a block is claimed, by whoever makes or copies it."""
     return f"{teacher}-{view}-{block}"
 
 
@@ -127,14 +127,14 @@ class LockedClaims(Claims):
             return True
 
     def holder(self, name: str) -> Holder | None:
-        """Who has a claim."""
+        """Return the holder of a claim."""
         try:
             return Holder(_shown(read_bytes(self._files.root / PARTIAL / f"claim-{name}", MAX_CLAIM, follow=False)))
         except OSError:
             return None
 
     def _lock(self, name: str) -> int | None:
-        """The descriptor of the file of this name with its lock; None where somebody else has that."""
+        """Return the descriptor of the file of this name with its lock; None where somebody else has that."""
         while True:
             try:
                 with self._files.partial_folder() as folder:
@@ -178,7 +178,7 @@ class LockedClaims(Claims):
 
 
 def _locked_soon(file: int) -> bool:
-    """Whether the lock of an open file could be had, at once or a moment later."""
+    """Return whether the lock of an open file could be had, at once or a moment later."""
     if _locked(file):
         return True
     time.sleep(GLANCE)
@@ -186,7 +186,7 @@ def _locked_soon(file: int) -> bool:
 
 
 def _locked(file: int) -> bool:
-    """Whether the lock of an open file could be had."""
+    """Return whether the lock of an open file could be had."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -237,13 +237,13 @@ class BeatingClaims(Claims):
             return name in self._held
 
     def holder(self, name: str) -> Holder | None:
-        """Who had a claim when it was last looked at."""
+        """Return the holder that a claim had when it was last read."""
         content, since = self._seen.get(name, (b"", 0.0))
         who = content.split(maxsplit=2)[2:]
         return Holder(_shown(who[0]), time.monotonic() - since, self._lease_timeout) if who else None
 
     def _put_at(self, name: str) -> float:
-        """When a claim was last put, on this process's clock: never later than now."""
+        """Return when a claim was last put, on this process's clock: never later than now."""
         now = time.monotonic()
         if self._ahead is None:
             key = f"{PARTIAL}/clock-{self._token}"
@@ -296,17 +296,17 @@ def _key(name: str) -> str:
 
 
 def _self() -> str:
-    """This process, for the messages of others."""
+    """Return the name of this process, for the messages of others."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _shown(who: bytes) -> str:
-    """What a claim says of its owner, fit for a message whatever it is."""
+    """Return what a claim says of its owner, fit for a message whatever it is."""
     return printable_excerpt(who.decode(errors="replace"), 100, "another process")
 
 
 def _has_locks(folder: Path) -> bool:
-    """Whether the file system of a folder that may not be there yet knows locks."""
+    """Return whether the file system of a folder that may not be there yet knows locks."""
     while not folder.exists():
         folder = folder.parent
     try:

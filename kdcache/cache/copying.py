@@ -34,7 +34,7 @@ def copy_block(source: Entry, target: Entry, view: int, block: int) -> int | Non
 
 
 def _named(found: Iterator[tuple[str, list[bytes]]]) -> Iterator[tuple[str, list[bytes]]]:
-    """The same, with errors that tell the source's from those of the target."""
+    """Yield the same values, and raise errors of the source as SourceError."""
     try:
         yield from found
     except CacheError as error:

@@ -53,46 +53,49 @@ class LocalFiles(Files):
         self.disk = disk or Disk()
 
     def locate(self, key: str) -> str:
-        """The path."""
+        """Return the path of a key."""
         return str(self.root / key)
 
     def get(self, key: str) -> bytes | None:
-        """The bytes of a file, None where it does not exist."""
+        """Return the bytes of a file, None where it does not exist."""
         with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
             return read_bytes(self.root / key, MAX_WHOLE)
         return None
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
-        """Some bytes of a file, None where it does not exist."""
+        """Return some bytes of a file, None where it does not exist."""
         with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError), opened(self.root / key) as file:
             return read_part(file, start, length)
         return None
 
     def size(self, key: str) -> int | None:
-        """The length of a file, None where it does not exist."""
+        """Return the length of a file, None where it does not exist."""
         with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
             return (self.root / key).stat().st_size
         return None
 
     def modified(self, key: str) -> float | None:
-        """When a file was last written, None where it does not exist."""
+        """Return when a file was last written, None where it does not exist."""
         with self._named("read", key), suppress(FileNotFoundError, NotADirectoryError):
             return (self.root / key).stat().st_mtime
         return None
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder, sorted; none where it does not exist."""
+        """Return the names in a folder, sorted; none where it does not exist."""
         with self._named("read", folder), suppress(FileNotFoundError):
             return sorted(os.listdir(self.root / folder))
         return []
 
     def put(self, key: str, *parts: bytes) -> None:
-        """Write, flush, rename."""
+        """Write a partial file, flush it and rename it."""
         with self._named("write", key):
             self._staged(key, parts, self.disk.replace)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Write, flush, link, and flush the folders; where there are no hard links, look and rename under a lock."""
+        """Write and flush a partial file, link it, and flush the folders.
+
+        Where there are no hard links, it is renamed under a lock if nothing has the key.
+        """
 
         def place(partial: Location, target: Location) -> None:
             try:
@@ -159,7 +162,7 @@ class LocalFiles(Files):
                 self.disk.remove_folder(root.at(PARTIAL))
 
     def partial_folder(self) -> Folder:
-        """The folder of partial files, open, which is made where it is missing; OSError where that fails."""
+        """Return the folder of partial files, open, which is made where it is missing; OSError where that fails."""
         return make_folder(self.root, PARTIAL, self.disk)
 
     def _staged(self, key: str, parts: Sequence[bytes], place: Callable[[Location, Location], None]) -> None:
@@ -259,6 +262,6 @@ def _left_over(place: Location) -> Iterator[bool]:
 
 
 def is_still(file: int, place: Location) -> bool:
-    """Whether an open file is the one that lies at a place."""
+    """Return whether an open file is the one that lies at a place."""
     status = place.folder.stat(place.name)
     return status is not None and os.path.samestat(os.fstat(file), status)

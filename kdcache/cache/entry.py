@@ -23,7 +23,7 @@ PART = 2**20
 
 
 class Entry(Blocks):
-    """The answers of one teacher. `Cache.entry` and `Cache.add_teacher` make them."""
+    """The cached targets of one teacher. `Cache.entry` and `Cache.add_teacher` make them."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Entry(Blocks):
         self.codec = codec
 
     def read_chunk(self, view: int, chunk: int) -> Targets:
-        """The answers to a chunk's rows (`layout.chunk_range`), without labels.
+        """Return the targets of a chunk's rows (`layout.chunk_range`), without labels.
 
         Raises CacheError where the block was not recorded, CorruptError where it is not what was written.
         """
@@ -49,7 +49,7 @@ class Entry(Blocks):
             return self.codec.decode(arrays, stop - start)
 
     def read_parts(self, view: int, chunk: int, rows: slice = slice(None)) -> Iterator[Targets]:
-        """What `read_chunk` gives, or these rows of it (no step), some at a time, in little memory."""
+        """Yield what `read_chunk` returns, or these rows of it (no step), some at a time, in little memory."""
         first, stop = self.layout.chunk_range(chunk)
         first, stop, _ = rows.indices(stop - first)
         room = sum(prod(chunk_codec.spec.shape) for chunk_codec in self._codecs.values())
@@ -62,7 +62,7 @@ class Entry(Blocks):
             yield part
 
     def read_block(self, view: int, block: int) -> Targets:
-        """The answers to all rows of a block; see `read_chunk`. A `full` block may need much memory."""
+        """Return the targets of all rows of a block; see `read_chunk`. A block of full targets may need much memory."""
         return _join([self.read_chunk(view, chunk) for chunk in self.layout.chunks_of(block)])
 
     def open_block(self, view: int, block: int) -> "BlockWriter":
@@ -70,13 +70,13 @@ class Entry(Blocks):
         return BlockWriter(self, view, block)
 
     def write_block(self, view: int, block: int, targets: Targets, provenance: Mapping[str, Any]) -> None:
-        """Write a block whose answers are all at hand; see `BlockWriter`."""
+        """Write a block whose targets are all at hand; see `BlockWriter`."""
         writer = self.open_block(view, block)
         writer.append(targets)
         writer.finish(provenance)
 
     def _arrays(self, view: int, chunk: int) -> dict[str, np.ndarray]:
-        """The arrays of a chunk, each checked and decoded before the next is read."""
+        """Return the arrays of a chunk, each checked and decoded before the next is read."""
         block = self.layout.block_of(chunk)
         record = self.record(view, block)
         found = {}
@@ -122,7 +122,7 @@ class BlockWriter:
             raise self._recorded()
 
     def append(self, targets: Targets) -> None:
-        """The answers to the next rows. Raises CacheError when they are more than the block has."""
+        """Append the targets of the next rows. Raises CacheError when they are more than the block has."""
         if len(targets) > self._missing:
             raise CacheError(
                 f"Block {self._block} of view {self._view} has {self._missing} rows left, "

@@ -1,4 +1,4 @@
-"""The little that a cache asks of the place where its bytes lie."""
+"""The interface of the place where the bytes of a cache lie."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ MAX_WHOLE = 512 * 2**20
 
 
 def is_there(found: object) -> bool:
-    """Whether a key was found, by what `get` or `size` says of it."""
+    """Return whether a key was found, by what `get` or `size` says of it."""
     return found is not None
 
 
@@ -31,27 +31,27 @@ class Files(ABC):
 
     @abstractmethod
     def locate(self, key: str) -> str:
-        """Where a key lies, for messages."""
+        """Return the place of a key, for messages."""
 
     @abstractmethod
     def get(self, key: str) -> bytes | None:
-        """The bytes of a key, None where it does not exist. Raises CorruptError where they are absurdly many."""
+        """Return the bytes of a key, None where it does not exist. Raises CorruptError where they are absurdly many."""
 
     @abstractmethod
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
-        """So many bytes of a key from `start` on, fewer where it ends before; None where it does not exist."""
+        """Return `length` bytes of a key from `start` on, fewer where it ends before; None where it does not exist."""
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """The length of a key's bytes, None where it does not exist."""
+        """Return the length of a key's bytes, None where it does not exist."""
 
     @abstractmethod
     def modified(self, key: str) -> float | None:
-        """When a key was last put, in seconds by the clock of the place itself; None where it does not exist."""
+        """Return when a key was last put, in seconds by the clock of the place itself; None where it does not exist."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """The names directly under a folder ("" is the root), sorted; none where it does not exist."""
+        """Return the names directly under a folder ("" is the root), sorted; none where it does not exist."""
 
     @abstractmethod
     def put(self, key: str, *parts: bytes) -> None:
@@ -74,7 +74,7 @@ class Files(ABC):
         """Make sure of being able to write, and clear away what a killed writer left half written."""
 
     def confirm(self, key: str, read: Callable[[], T], accept: Callable[[T], bool] = is_there) -> T:
-        """What `read` returns, once it is sure that the place means it.
+        """Return what `read` returns, once it is sure that the place means it.
 
         Whoever drops, deletes, leaves out or reports something because it is missing or damaged asks in this way. A
         disk is believed at once; an object store may say for a moment that there is no such object, or give other
@@ -82,16 +82,16 @@ class Files(ABC):
 
         key: what is asked about, for the log.
         read: may raise CorruptError, which is doubtful, too.
-        accept: whether an answer is beyond doubt.
+        accept: whether a result is beyond doubt.
         """
         return read()
 
     def all_names(self, folder: str) -> set[str]:
-        """The names directly under a folder, once it is sure that there are no more."""
+        """Return the names directly under a folder, once it is sure that there are no more."""
         return set(self.names(folder))
 
     def hasty(self) -> "Files":
-        """The same files for whoever would rather have an error now than an answer in minutes."""
+        """Return the same files with few retries, for callers that prefer an early error to a late result."""
         return self
 
     def check_size(self, key: str, size: int) -> None:
@@ -100,7 +100,7 @@ class Files(ABC):
             raise self.too_large(key)
 
     def too_large(self, key: str) -> CorruptError:
-        """The error that a key is too large for anything that is read whole."""
+        """Return the error that a key is too large for anything that is read whole."""
         return CorruptError(
             f"{self.locate(key)} has more than {MAX_WHOLE >> 20:,} MiB, and no file of a cache that is read whole has: "
             "it was altered.",
@@ -108,7 +108,7 @@ class Files(ABC):
         )
 
     def holds(self, key: str, *parts: bytes) -> bool:
-        """Whether a key has these bytes and no others; no more than a part is read at once."""
+        """Return whether a key has these bytes and no others; no more than a part is read at once."""
         if len(parts) == 1:
             return self.get(key) == parts[0]
         starts = accumulate(map(len, parts), initial=0)
@@ -118,4 +118,4 @@ class Files(ABC):
 
     @abstractmethod
     def tidy(self) -> None:
-        """Leave nothing behind that is not a key."""
+        """Remove everything that a writer left behind and that is not a key."""

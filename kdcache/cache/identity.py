@@ -1,6 +1,6 @@
 """What a cache belongs to, as frozen values with one canonical JSON form. No I/O.
 
-Two levels: the view set (which images the rows are) and the teacher (whose answers they hold, and how they
+Two levels: the view set (which images the rows are) and the teacher (whose targets they hold, and how they
 were had and stored). Things with equal identity may be used together; anything else is refused by the name
 of the field.
 """
@@ -25,7 +25,7 @@ FORMAT = 4
 #: The oldest format that is read, verified and grown: its records do not say which block they are of.
 OLDEST_FORMAT = 3
 
-#: Fields of identities that say nothing about the stored answers, and so are not part of `Identity.digest`.
+#: Fields of identities that say nothing about the stored targets, and so are not part of `Identity.digest`.
 _NOT_OF_ANSWERS = frozenset({"format", "name"})
 #: Bytes of such a digest. It tells caches of honest origin apart, of which nobody has more than thousands: of 10,000
 #: some two are alike with a probability of 3e-12. Whoever forges a record can write any digest, however long.
@@ -41,17 +41,17 @@ TEACHER_NAME = re.compile(r"(?!zarr\.json$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys, no spaces, no NaN: equal values give equal text."""
+    """Return JSON with sorted keys, no spaces, no NaN: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content with a checksum of its canonical JSON under `check`."""
+    """Return the content with a checksum of its canonical JSON under `check`."""
     return {**content, "check": _digest(canonical(dict(content)).encode(), 8)}
 
 
 def unseal(value: Any, where: str) -> dict[str, Any]:
-    """The content of a sealed value. Raises CacheError where it is none or was altered; `where` names its place."""
+    """Return the content of a sealed value. Raises CacheError, naming `where`, where it is none or was altered."""
     if not isinstance(value, dict) or "check" not in value:
         raise CacheError(f"{where} holds no kdcache metadata; it was altered or belongs to something else.")
     content = {name: part for name, part in value.items() if name != "check"}
@@ -99,17 +99,20 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """BLAKE2b-64, in hex, of the canonical JSON of all fields that the stored answers depend on.
+        """BLAKE2b-64, in hex, of the canonical JSON of all fields that the stored targets depend on.
 
         Neither the version of the format is among them nor the name of an entry: a cache that is copied into a newer
-        format, or an entry that gets another name, holds the same answers.
+        format, or an entry that gets another name, holds the same targets.
         """
         content = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_ANSWERS}
         return _digest(canonical(content).encode(), _DIGEST_BYTES)
 
     @classmethod
     def from_json(cls: type[Kind], data: Any, where: str) -> Kind:
-        """The inverse. Raises CacheError, naming `where`, for unknown or missing fields and wrong types."""
+        """Return the identity of plain JSON values.
+
+        Raises CacheError, naming `where`, for unknown or missing fields and wrong types.
+        """
         if not isinstance(data, dict):
             raise CacheError(f"{where} holds no {cls.noun}: {_short(data)}.")
         known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
@@ -132,7 +135,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class ViewSetIdentity(Identity):
-    """Which images the rows of a cache are.
+    """The images that the rows of a cache are views of.
 
     fingerprint  the index's: keys, labels, encoded lengths and sizes of all samples
     samples      their number
@@ -179,7 +182,7 @@ class ViewSetIdentity(Identity):
 
 @dataclass(frozen=True)
 class TeacherIdentity(Identity):
-    """Whose answers an entry holds, how they were had, and how they are stored.
+    """The teacher of an entry, how its targets were computed, and how they are stored.
 
     name          of the entry in the cache
     architecture  the timm name
@@ -189,7 +192,7 @@ class TeacherIdentity(Identity):
     precision     fp32, bf16 or fp16
     batch_size    rows of the one batch shape that the teacher runs
     targets       kind and parameters of the codec
-    num_classes   of an answer
+    num_classes   of the teacher
     label_space   `teacher` where the labels are classes of the teacher's, else `none`
     """
 
@@ -271,7 +274,7 @@ def _as_stored(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    """A value as it appears in a message."""
+    """Return a value as it appears in a message."""
     if value is None:
         return "nothing"
     text = value if isinstance(value, str) else repr(value)
@@ -279,7 +282,7 @@ def _short(value: Any) -> str:
 
 
 def _typed(value: Any, wanted: Any, where: str) -> Any:
-    """A JSON value as a field of type str, int, float tuple or dict; CacheError for anything else."""
+    """Return a JSON value as a field of type str, int, float tuple or dict; CacheError for anything else."""
     origin = get_origin(wanted) or wanted
     if origin is tuple and isinstance(value, list):
         return tuple(_typed(part, float, where) for part in value)

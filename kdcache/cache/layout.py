@@ -13,7 +13,7 @@ MAX_BLOCK_ROWS = 131072
 
 
 def default_block_rows(samples: int) -> int:
-    """The largest power of two that gives a view at least four blocks, within 2 and `MAX_BLOCK_ROWS`."""
+    """Return the largest power of two that gives a view at least four blocks, within 2 and `MAX_BLOCK_ROWS`."""
     return min(MAX_BLOCK_ROWS, max(2, 1 << (max(1, samples // 4).bit_length() - 1)))
 
 
@@ -31,51 +31,51 @@ class Layout:
 
     @property
     def blocks(self) -> int:
-        """Blocks of a view."""
+        """The number of blocks of a view."""
         return -(-self.samples // self.block_rows)
 
     @property
     def chunks(self) -> int:
-        """Chunks of a view."""
+        """The number of chunks of a view."""
         return -(-self.samples // self.chunk_rows)
 
     def block_range(self, block: int) -> tuple[int, int]:
-        """First row of a block and the row after its last. Raises CacheError where there is no such block."""
+        """Return the first row of a block and the row after its last. Raises CacheError if there is no such block."""
         if not 0 <= block < self.blocks:
             raise CacheError(f"There is no block {block}: a view has {self.blocks} blocks.")
         return block * self.block_rows, min((block + 1) * self.block_rows, self.samples)
 
     def chunk_range(self, chunk: int) -> tuple[int, int]:
-        """First row of a chunk and the row after its last. Raises CacheError where there is no such chunk."""
+        """Return the first row of a chunk and the row after its last. Raises CacheError if there is no such chunk."""
         if not 0 <= chunk < self.chunks:
             raise CacheError(f"There is no chunk {chunk}: a view has {self.chunks} chunks.")
         return chunk * self.chunk_rows, min((chunk + 1) * self.chunk_rows, self.samples)
 
     def chunks_of(self, block: int) -> range:
-        """The chunks of a block."""
+        """Return the chunks of a block."""
         start, stop = self.block_range(block)
         return range(start // self.chunk_rows, -(-stop // self.chunk_rows))
 
     def block_of(self, chunk: int) -> int:
-        """The block that a chunk belongs to."""
+        """Return the block that a chunk belongs to."""
         return chunk * self.chunk_rows // self.block_rows
 
     @property
     def chunks_a_file(self) -> int:
-        """Chunks that a file has room for."""
+        """The number of chunks that a file has room for."""
         return self.file_rows // self.chunk_rows
 
     def file_of(self, chunk: int) -> int:
-        """The file that a chunk lies in."""
+        """Return the file that a chunk lies in."""
         return chunk // self.chunks_a_file
 
     def files_of(self, block: int) -> range:
-        """The files of a block, of each array."""
+        """Return the files of a block, of each array."""
         start, stop = self.block_range(block)
         return range(start // self.file_rows, -(-stop // self.file_rows))
 
     def chunks_in(self, file: int) -> range:
-        """The chunks of a file."""
+        """Return the chunks of a file."""
         return range(file * self.chunks_a_file, min((file + 1) * self.chunks_a_file, self.chunks))
 
 
@@ -86,17 +86,17 @@ def check_view(view: int) -> None:
 
 
 def teacher_key(name: str) -> str:
-    """The folder of a teacher's entry."""
+    """Return the folder of a teacher's entry."""
     return f"teachers/{name}"
 
 
 def table_key(name: str, table: str) -> str:
-    """The one chunk of a table of a teacher's codec."""
+    """Return the one chunk of a table of a teacher's codec."""
     return f"{teacher_key(name)}/{table}/c/0/0"
 
 
 def record_folder(name: str, view: int) -> str:
-    """The folder of a view's records."""
+    """Return the folder of a view's records."""
     return f"{teacher_key(name)}/records/{view}"
 
 
@@ -105,16 +105,16 @@ LOST = "lost"
 
 
 def lost_key(name: str) -> str:
-    """Where the list of lost samples of this name lies."""
+    """Return where the list of lost samples of this name lies."""
     return f"{LOST}/{name}.json"
 
 
 def record_key(name: str, view: int, block: int) -> str:
-    """The record of a block."""
+    """Return the record of a block."""
     return f"{record_folder(name, view)}/{block}.json"
 
 
 def file_key(axis: int, ndim: int, view: int, file: int) -> str:
-    """A file's key within its array, in Zarr's default encoding; files follow each other along `axis`."""
+    """Return a file's key within its array, in Zarr's default encoding; files follow each other along `axis`."""
     place = [file if number == axis else 0 for number in range(ndim)]
     return "/".join(["c", str(view), *map(str, place)])

@@ -11,7 +11,7 @@ from kdcache.io.folder_lock import Tell, hold_folder
 
 
 def open_files(path: str | Path, read_only: bool = False) -> Files:
-    """The files of a folder, or of an object store where `path` is a URL such as `s3://bucket/path`.
+    """Return the files of a folder, or of an object store where `path` is a URL such as `s3://bucket/path`.
 
     Raises CacheError where the URL cannot be opened, or obstore is not installed.
     """

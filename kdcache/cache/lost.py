@@ -22,13 +22,13 @@ from kdcache.io.json_format import parse_json
 
 
 def lost_names(files: Files) -> list[str]:
-    """The names of all lists, sorted."""
+    """Return the names of all lists, sorted."""
     names = (name.removesuffix(".json") for name in sorted(files.all_names(LOST)) if name.endswith(".json"))
     return [name for name in names if LOST_NAME.fullmatch(name)]
 
 
 def read_lost(files: Files) -> frozenset[str]:
-    """The keys of all samples that were lost to some dump into this cache. Raises CorruptError where one is altered."""
+    """Return the keys of all samples that any dump into this cache lost. Raises CorruptError if a list is altered."""
     keys: set[str] = set()
     for name in lost_names(files):
         keys.update(_keys(_checked(files, name), files, name))
@@ -61,7 +61,7 @@ def _put(files: Files, name: str, data: bytes) -> None:
 
 
 def _checked(files: Files, name: str) -> bytes:
-    """The bytes of a list, which are those that its name stands for."""
+    """Return the bytes of a list, which are those that its name stands for."""
     key = lost_key(name)
     data = files.confirm(key, lambda: files.get(key), lambda found: found is not None and _hash(found) == name)
     if data is None or _hash(data) != name:

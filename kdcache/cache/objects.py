@@ -41,31 +41,31 @@ class ObjectFiles(Files):
             self._store = ObjectStore(self.url, policy)
 
     def locate(self, key: str) -> str:
-        """The object's URL."""
+        """Return the object's URL."""
         return f"{self.url}/{key}" if key else self.url
 
     def get(self, key: str) -> bytes | None:
-        """The bytes of an object, None where there is none."""
+        """Return the bytes of an object, None where there is none."""
         with self._named("read", key):
             return self._store.get(key, partial(self.check_size, key))
 
     def get_part(self, key: str, start: int, length: int) -> bytes | None:
-        """Some bytes of an object, None where there is none."""
+        """Return some bytes of an object, None where there is none."""
         with self._named("read", key):
             return self._store.get_range(key, start, length)
 
     def size(self, key: str) -> int | None:
-        """The length of an object, None where there is none."""
+        """Return the length of an object, None where there is none."""
         found = self._state(key)
         return None if found is None else found.size
 
     def modified(self, key: str) -> float | None:
-        """When an object was last put, in whole seconds by the store's clock; None where there is none."""
+        """Return when an object was last put, in whole seconds by the store's clock; None where there is none."""
         found = self._state(key)
         return None if found is None else found.modified.timestamp()
 
     def names(self, folder: str) -> list[str]:
-        """The names directly under a prefix, sorted."""
+        """Return the names directly under a prefix, sorted."""
         with self._named("read", folder):
             objects, folders = self._store.names(folder)
         return sorted({*objects, *folders})
@@ -76,12 +76,12 @@ class ObjectFiles(Files):
             self._store.put(key, *parts)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """A conditional put."""
+        """Put an object on the condition that there is none."""
         with self._named("write", key):
             return self._store.put_if_absent(key, data)
 
     def flush(self, keys: Iterable[str]) -> None:
-        """Nothing: what was put is kept."""
+        """Do nothing: what was put is kept."""
 
     def delete(self, key: str) -> None:
         """Remove an object."""
@@ -99,14 +99,14 @@ class ObjectFiles(Files):
                     self._store.delete(state.key)
 
     def tidy(self) -> None:
-        """Nothing: there are no partial objects."""
+        """Do nothing: there are no partial objects."""
 
     def confirm(self, key: str, read: Callable[[], T], accept: Callable[[T], bool] = is_there) -> T:
         """Ask again, a few times over one to two seconds, before what is missing or damaged is taken to be so."""
         return self._store.confirmed(key, read, accept, _is_damage)
 
     def all_names(self, folder: str) -> set[str]:
-        """What several listings over one to two seconds have."""
+        """Return the names of several listings over one to two seconds."""
         seen: set[str] = set()
 
         def look() -> bool:
@@ -117,7 +117,7 @@ class ObjectFiles(Files):
         return seen
 
     def hasty(self) -> "ObjectFiles":
-        """The same, but what fails is tried again for a second at most."""
+        """Return the same files, but try what fails again for a second at most."""
         limit = min(HASTY_LIMIT, self._store.policy.limit)
         return ObjectFiles(self.url, read_only=self.read_only, policy=replace(self._store.policy, limit=limit))
 

@@ -38,13 +38,13 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> "Stored":
-        """What is true of these bytes."""
+        """Return checksum and length of these bytes."""
         if google_crc32c.value(data) == WITH_OWN:  # then the last four say it, and nothing has to be copied
             return cls(int.from_bytes(data[-CHECKSUM_BYTES:], "little"), len(data))
         return cls(google_crc32c.value(data[:-CHECKSUM_BYTES]), len(data))
 
     def describes(self, data: bytes) -> bool:
-        """Whether these are the bytes, down to the last."""
+        """Return whether these are the bytes, down to the last."""
         return self.of(data) == self and data[-CHECKSUM_BYTES:] == self.crc32c.to_bytes(4, "little")
 
 
@@ -64,7 +64,7 @@ class BlockId:
 
     @classmethod
     def from_json(cls, value: Any, where: str) -> "BlockId":
-        """The inverse of `asdict`. Raises CacheError, naming `where`, for anything else."""
+        """Return the id that `asdict` gave. Raises CacheError, naming `where`, for anything else."""
         fields = {"view_set": str, "teacher": str, "view": int, "block": int}
         known = isinstance(value, dict) and value.keys() == fields.keys()
         if not known or any(type(value[name]) is not kind for name, kind in fields.items()):
@@ -79,13 +79,13 @@ class BlockRecord:
     Provenance says with what the block was made (software, hardware, renderer), as plain JSON values. It
     holds no time, host, rank or duration: making the block again on the same machine gives the same bytes.
 
-    `kl` is what the codec loses: the mean KL divergence, in nats, of the answers as they are stored from those that
+    `kl` is what the codec loses: the mean KL divergence, in nats, of the stored targets from those that
     the teacher gave, over the block's first batch; None where it was not measured.
 
     `block_id` says which block it is of; None in caches of format 3.
 
     `lost` names the list of the samples whose images were lost when the block was made (`cache.lost`); None where none
-    were. Without that list nobody knows which of its answers are to a stand-in.
+    were. Without that list nobody knows which of its rows are of a stand-in.
     """
 
     chunks: Mapping[str, Stored]
@@ -99,7 +99,7 @@ class BlockRecord:
             object.__setattr__(self, "kl", float(f"{self.kl:.3g}"))
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON with a checksum."""
+        """Return canonical JSON with a checksum."""
         content: dict[str, Any] = {
             "chunks": {name: list(stored) for name, stored in self.chunks.items()},
             "provenance": dict(self.provenance),
@@ -114,7 +114,7 @@ class BlockRecord:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "BlockRecord":
-        """The inverse. Raises CacheError, naming `where`, for anything that `to_bytes` does not write."""
+        """Return the record. Raises CacheError, naming `where`, for anything that `to_bytes` does not write."""
         try:
             value = parse_json(data)
         except FormatError as error:

@@ -44,7 +44,7 @@ class Repairs:
     failed: list[str] = field(default_factory=list)
 
     def make(self, repair: Repair) -> bool:
-        """Whether it was made. An error is kept and not raised: what could be found is not to be lost by it."""
+        """Try a repair and return whether it was made. An error is kept and not raised, so that no finding is lost."""
         if self.files is None:
             return False
         try:
@@ -61,14 +61,14 @@ class Repairs:
         return True
 
     def done(self, repair: Repair) -> str:
-        """What became of one, in a sentence; empty where nothing was tried, or it failed."""
+        """Return the outcome of a repair as a sentence; empty where nothing was tried, or it failed."""
         if repair.key in self.rewritten:
             return "It was written again."
         return "It was dropped." if repair.key in self.dropped else ""
 
 
 def mended_identity(data: bytes) -> bytes | None:
-    """The zarr.json that an identity's was before one byte, or what is not the identity's, was altered; else None."""
+    """Return an identity's zarr.json as it was before one byte, or what is not the identity's, was altered, or None."""
     found = _sealed(data)
     if found is not None:
         return found
@@ -86,7 +86,7 @@ def mended_identity(data: bytes) -> bytes | None:
 
 
 def _sealed(data: bytes) -> bytes | None:
-    """The zarr.json that holds the identity of this one, where that fits its seal."""
+    """Return the zarr.json that holds the identity of this one, where that fits its seal."""
     try:
         sealed = parse_json(data)["attributes"][OURS]
         return group_metadata({OURS: sealed}) if unseal(sealed, "") else None

@@ -1,4 +1,4 @@
-"""A cache: a Zarr v3 group of a view set's windows and the answers of its teachers.
+"""A cache: a Zarr v3 group of a view set's windows and the targets of its teachers.
 
     zarr.json                          group; its attribute `kdcache` is the view set
     windows/                           int32 [samples], the window of each sample
@@ -37,7 +37,7 @@ from kdcache.cache.identity import (
 from kdcache.cache.layout import table_key, teacher_key
 from kdcache.cache.locations import open_files
 from kdcache.cache.lost import copy_lost, read_lost, write_lost
-from kdcache.cache.metadata import answers_metadata, cache_metadata, entry_metadata
+from kdcache.cache.metadata import cache_metadata, entry_metadata, targets_metadata
 from kdcache.cache.tables import lost_tables, restore_tables, store_tables, with_stored_tables
 from kdcache.cache.windows import read_windows, restore_windows, windows_keys, write_windows
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
@@ -56,7 +56,7 @@ class Cache:
 
     @staticmethod
     def exists(path: str | Path, *, files: Files | None = None) -> bool:
-        """Whether a whole cache is there (of whatever identity)."""
+        """Return whether a whole cache is there (of whatever identity)."""
         files = files or open_files(path)
         return files.confirm(META, lambda: files.size(META)) is not None
 
@@ -146,7 +146,7 @@ class Cache:
 
     @property
     def files(self) -> Files:
-        """Where its bytes lie."""
+        """The files of the cache."""
         return self._files
 
     @property
@@ -172,7 +172,7 @@ class Cache:
         return read_windows(self._files, self.view_set)
 
     def lost(self) -> frozenset[str]:
-        """The keys of samples whose images were lost when blocks were made. Raises CorruptError as `read_lost` does."""
+        """Return the keys of samples whose images were lost when blocks were made. Raises as `read_lost` does."""
         return read_lost(self._files)
 
     def add_lost(self, keys: Collection[str]) -> str | None:
@@ -184,7 +184,7 @@ class Cache:
         copy_lost(source.files, self._files)
 
     def once_bytes(self, entries: Iterable[Entry]) -> dict[str, int]:
-        """Bytes of what is stored once and not for each view: windows, tables, and the metadata of it all.
+        """Return the bytes of what is stored once and not for each view: windows, tables, and the metadata of it all.
 
         entries: the teachers' that count.
         """
@@ -207,7 +207,7 @@ class Cache:
         return open_claims(self._files)
 
     def names(self) -> list[str]:
-        """The names of all teachers, sorted, whatever state their entries are in; no entry is read."""
+        """Return the names of all teachers, sorted, whatever state their entries are in; no entry is read."""
         folders = [name for name in sorted(self._files.all_names("teachers")) if TEACHER_NAME.fullmatch(name)]
         keys = {name: f"{teacher_key(name)}/{META}" for name in folders}
         return [
@@ -215,7 +215,7 @@ class Cache:
         ]
 
     def teacher(self, name: str) -> TeacherIdentity | None:
-        """The identity of the teacher of this name, whatever became of others; None where there is none.
+        """Return the identity of the teacher of this name, whatever became of others; None where there is none.
 
         Raises CacheError where it is damaged.
         """
@@ -224,12 +224,12 @@ class Cache:
         return None if content is None else TeacherIdentity.from_json(content, self._files.locate(key))
 
     def entry(self, name: str, *, strict: bool = True, tables: bool = True) -> Entry:
-        """A teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
+        """Return a teacher's entry. Raises CacheError where there is none of that name, or it is damaged.
 
         CorruptError is raised also where all of its records are of other entries (`Blocks.require_own_records`).
 
         Unless `strict`, the zarr.json files of its arrays may say what they like: kdcache reads without them. Without
-        `tables` none of them is read: what is recorded can be told, and its bytes checked, but no answer made of them.
+        `tables` none of them is read: what is recorded can be told, and its bytes checked, but no targets decoded.
         """
         identity = self.teacher(name)
         if identity is None:
@@ -238,18 +238,18 @@ class Cache:
         where = self._files.locate(f"{teacher_key(name)}/{META}")
         if identity.name != name:
             raise CorruptError(f"{where} is the entry of teacher '{identity.name}'; rename its folder to that.")
-        codec = _coding_of(identity, where)
+        codec = _codec_of(identity, where)
         self._entry(identity, codec, strict=False).require_own_records()  # before its tables are said to be wrong
         codec = with_stored_tables(self._files, codec, identity) if tables else codec
         return self._entry(identity, codec, strict)
 
     def with_stored_tables(self, codec: TargetCodec, name: str) -> TargetCodec:
-        """The codec with the tables of the teacher of this name, or as it is where there is no such teacher."""
+        """Return the codec with the tables of the teacher of this name, or as it is where there is no such teacher."""
         stored = self.teacher(name)
         return codec if stored is None else with_stored_tables(self._files, codec, stored)
 
     def lost_tables(self, name: str) -> dict[str, str]:
-        """The tables of a teacher's entry that are missing or were altered, and what is wrong with each.
+        """Return the tables of a teacher's entry that are missing or were altered, and what is wrong with each.
 
         `add_teacher` puts them back where its codec has the same ones.
         """
@@ -257,10 +257,10 @@ class Cache:
         if stored is None:
             return {}
         where = self._files.locate(f"{teacher_key(name)}/{META}")
-        return lost_tables(self._files, _coding_of(stored, where), stored)
+        return lost_tables(self._files, _codec_of(stored, where), stored)
 
     def add_teacher(self, identity: TeacherIdentity, codec: TargetCodec, *, exact: bool = False) -> Entry:
-        """The entry of this teacher, made where there is none of its name.
+        """Return the entry of this teacher, made where there is none of its name.
 
         An entry that is there keeps its own tables, whatever those of `codec` are, unless `exact`: chunks that were
         packed with a table can be read with no other.
@@ -282,7 +282,7 @@ class Cache:
         require_same(stored, identity if exact else replace(identity, targets=stored.targets), what)
         # Before anything is written beside records that may be dear to somebody.
         where = self._files.locate(f"{folder}/{META}")
-        self._entry(stored, _coding_of(stored, where), strict=False).require_own_records()
+        self._entry(stored, _codec_of(stored, where), strict=False).require_own_records()
         restore_tables(self._files, codec, stored)
         codec = with_stored_tables(self._files, codec, stored)
         identity = replace(identity, targets=codec.identity())
@@ -305,12 +305,12 @@ class Cache:
         for name, chunk_codec in codecs.items() if strict else ():
             key = f"{teacher_key(identity.name)}/{name}/{META}"
             self._files.confirm(
-                key, partial(self._check_array, key, answers_metadata(chunk_codec.spec, entry.layout)), bool
+                key, partial(self._check_array, key, targets_metadata(chunk_codec.spec, entry.layout)), bool
             )
         return entry
 
     def _check_array(self, key: str, expected: bytes) -> bool:
-        """Whether a zarr.json says what is expected, or is not there. Raises CorruptError where it says otherwise."""
+        """Return True where a zarr.json is as expected or is not there. Raises CorruptError where it is not."""
         data = self._files.get(key)
         if data is not None:
             require_array(data, expected, self._files.locate(key))
@@ -318,7 +318,7 @@ class Cache:
 
 
 def _read_group(files: Files, key: str) -> dict[str, Any] | None:
-    """What is sealed in the zarr.json of a group; None where there is none. Raises CorruptError for a damaged one."""
+    """Return the sealed content of a group's zarr.json; None where there is none. Raises CorruptError if damaged."""
 
     def read() -> dict[str, Any] | None:
         data = files.get(key)
@@ -330,8 +330,8 @@ def _read_group(files: Files, key: str) -> dict[str, Any] | None:
     return files.confirm(key, read)
 
 
-def _coding_of(identity: TeacherIdentity, where: str) -> TargetCodec:
-    """The codec that an identity names, without its tables. Raises CacheError, naming `where`, for an unknown one."""
+def _codec_of(identity: TeacherIdentity, where: str) -> TargetCodec:
+    """Return the codec that an identity names, without its tables. Raises CacheError, naming `where`, if unknown."""
     try:
         targets = dict(identity.targets)
         return create_codec(str(targets.pop("kind", "")), identity.num_classes, **targets)

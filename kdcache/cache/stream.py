@@ -16,7 +16,7 @@ from kdcache.cache.layout import Layout
 from kdcache.errors import CacheError
 from kdcache.targets.base import Targets
 
-#: The view and the row of each answer that is wanted.
+#: The view and the row of each target that is wanted.
 Wanted = tuple[Int64[np.ndarray, "_"], Int64[np.ndarray, "_"]]
 #: A view and a chunk of it.
 Place = tuple[int, int]
@@ -42,9 +42,9 @@ BATCHES_GIVEN = 2
 def stream_targets(
     entry: Entry, batches: Iterable[Wanted], depth: int = CHUNKS_AHEAD
 ) -> Generator[Targets, None, None]:
-    """The answers to each batch of rows, without labels, in order.
+    """Return the targets of each batch of rows, without labels, in order.
 
-    A batch is the view and the row of each of its answers (at least one), of any views and in any order. Chunks are
+    A batch is the view and the row of each of its targets (at least one), of any views and in any order. Chunks are
     read ahead by a thread: those of the batches to come, until `depth` of them are not in use yet, and at least those
     of the next `BATCHES_AHEAD`. Another thread puts the next two batches together, so that neither the caller nor the
     next batch waits where many chunks are read at once for later ones, and gives back the memory of what was used. A
@@ -136,14 +136,14 @@ class _Batch:
         return cls(pieces, torch.from_numpy(order))
 
     def gather(self, chunks: dict[Place, Future[Targets]]) -> Targets:
-        """The batch's answers out of the chunks that it needs, as soon as they have been read."""
+        """Return the batch's targets out of the chunks that it needs, as soon as these have been read."""
         parts = [_rows(chunks[place].result(), rows) for place, rows in self.pieces.items()]
         joined = type(parts[0]).concat(parts)
         return joined if self.order is None else joined.take(self.order)
 
 
 def _rows(targets: Targets, rows: Int64[np.ndarray, "rows"]) -> Targets:
-    """Some rows of a chunk; neighbours are cut out without copying."""
+    """Return some rows of a chunk; neighbours are cut out without copying."""
     if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
         return targets[int(rows[0]) : int(rows[-1]) + 1]
     return targets.take(torch.from_numpy(rows))

@@ -15,7 +15,7 @@ from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec
 
 
 def with_stored_tables(files: Files, codec: TargetCodec, stored: TeacherIdentity) -> TargetCodec:
-    """The codec with the tables of a stored entry. Raises CorruptError where one is missing or was altered."""
+    """Return the codec with the tables of a stored entry. Raises CorruptError where one is missing or was altered."""
     if not _is_alike(codec, stored):
         return codec
     if codec.fixed_tables and codec.table_specs().keys() - stored.targets.keys():
@@ -27,7 +27,7 @@ def with_stored_tables(files: Files, codec: TargetCodec, stored: TeacherIdentity
 
 
 def lost_tables(files: Files, codec: TargetCodec, stored: TeacherIdentity) -> dict[str, str]:
-    """The tables of a stored entry that are missing or were altered, and what is wrong with each, in sentences."""
+    """Return the tables of a stored entry that are missing or were altered, each with a sentence that says why."""
     found = {}
     for table in _named(codec, stored) if _is_alike(codec, stored) else ():
         try:
@@ -77,13 +77,13 @@ def _clear_left_over(files: Files, codec: TargetCodec, name: str) -> None:
 
 
 def _has_identity(files: Files, name: str) -> bool:
-    """Whether an entry of this name is there, so that its tables are not to be touched."""
+    """Return whether an entry of this name is there, so that its tables are not to be touched."""
     key = f"{teacher_key(name)}/{META}"
     return files.confirm(key, lambda: files.size(key)) is not None
 
 
 def _as_files(codec: TargetCodec, name: str, table: str) -> dict[str, bytes]:
-    """A table's bytes, and those of its zarr.json, by key."""
+    """Return a table's bytes, and those of its zarr.json, by key."""
     chunk_codec = ZarrChunk(codec.table_specs()[table])
     return {
         table_key(name, table): chunk_codec.encode(codec.tables()[table]),
@@ -98,12 +98,12 @@ def _is_alike(codec: TargetCodec, stored: TeacherIdentity) -> bool:
 
 
 def _named(codec: TargetCodec, stored: TeacherIdentity) -> list[str]:
-    """The tables that a stored entry has."""
+    """Return the tables that a stored entry has."""
     return [table for table in codec.table_specs() if table in stored.targets]
 
 
 def _sound(files: Files, codec: TargetCodec, stored: TeacherIdentity, table: str) -> np.ndarray:
-    """A table of a stored entry. Raises CorruptError where it is not the one that the identity names."""
+    """Return a table of a stored entry. Raises CorruptError where it is not the one that the identity names."""
     return files.confirm(table_key(stored.name, table), lambda: _named_table(files, codec, stored, table))
 
 

@@ -2,7 +2,7 @@
 
 An entry without any record may have been begun by a dump that was killed: what it lacks the next dump completes. What
 cannot be read is found like what is damaged, and what comes after it is looked at all the same; but it may be sound,
-so that no answer is given up for it.
+so that no row is given up for it.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ from kdcache.targets.topk import TopKTargets
 #: Blocks in a row that cannot be read, after which the place is taken to be gone: each may cost minutes of trying.
 MAX_UNREADABLE = 16
 
-#: Numbers of an answer in full that are looked at together.
+#: Number of log-probabilities that are looked at together.
 _TOGETHER = 2**21
 
 
@@ -41,7 +41,7 @@ class Finding:
         problem: a sentence that names the file.
         remedy: what to do, unless it was repaired; empty where the problem says it.
         unreadable: whether nobody knows what lies there, as it could not be read: it may be sound.
-        teacher, view, block: whose answers are concerned; None where it is not one block's.
+        teacher, view, block: whose targets are concerned; None where it is not one block's.
         repair: what puts it right, or makes room for the next dump to do so; None where nothing in the cache does.
     """
 
@@ -55,7 +55,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: CacheError, teacher: str | None = None, view: int | None = None) -> "Finding":
-        """What an error says of a place."""
+        """Return the finding of an error at a place."""
         return cls(str(error), teacher, view, unreadable=isinstance(error, UnreadableError))
 
 
@@ -87,7 +87,7 @@ def check_identity(files: Files, key: str, teacher: str | None = None, *, search
 
 
 def _is_group(data: bytes, where: str) -> bool:
-    """Whether these are the bytes of a zarr.json that holds a sealed identity."""
+    """Return whether these are the bytes of a zarr.json that holds a sealed identity."""
     with suppress(CacheError):
         group_content(data, where)
         return True
@@ -105,7 +105,7 @@ def check_cache(cache: Cache) -> Iterator[Finding]:
 
 
 def entry_names(cache: Cache) -> list[str]:
-    """The teachers of whom there is more than what an interrupted dump leaves: a folder, or its table alone."""
+    """Return the teachers of whom there is more than what an interrupted dump leaves: a folder, or its table alone."""
     found = []
     for name in sorted(cache.files.all_names("teachers")):
         if name == META or not TEACHER_NAME.fullmatch(name):
@@ -120,13 +120,13 @@ def _is_in(cache: Cache, key: str) -> bool:
 
 
 def _has_records(cache: Cache, name: str) -> bool:
-    """Whether a teacher has a folder of records of any view."""
+    """Return whether a teacher has a folder of records of any view."""
     folder = f"{teacher_key(name)}/records"
     return cache.files.confirm(folder, lambda: bool(set(cache.files.names(folder)) - {META}), bool)
 
 
 def open_entry(cache: Cache, name: str) -> tuple[Entry | None, list[Finding]]:
-    """A teacher's entry, or what keeps it from being opened; both where it has blocks and lacks a table alone."""
+    """Return a teacher's entry, or what keeps it from being opened; both where only a table is missing."""
     try:
         return cache.entry(name, strict=False), []
     except CacheError as error:
@@ -149,7 +149,7 @@ def check_entry(cache: Cache, entry: Entry) -> Iterator[Finding]:
 
 
 def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
-    """View and block of everything that is recorded, and what keeps one from knowing."""
+    """Return the view and block of everything that is recorded, and what keeps one from knowing."""
     blocks, findings = [], []
     for view in entry.views():
         try:
@@ -160,7 +160,7 @@ def listed_blocks(entry: Entry) -> tuple[list[tuple[int, int]], list[Finding]]:
 
 
 def check_block(entry: Entry, view: int, block: int) -> Finding | None:
-    """Read a listed block whole: its record, every chunk, and what the answers say. None where all is well.
+    """Read a listed block whole: its record, every chunk, and the targets. None where all is well.
 
     What they say is not known where the teacher has lost a table; its bytes are read all the same.
     """
@@ -172,7 +172,7 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
         entry.check_indices(view, block)
         for chunk in entry.layout.chunks_of(block):
             for part in entry.read_parts(view, chunk):
-                check_answers(part, entry.identity.num_classes)
+                check_targets(part, entry.identity.num_classes)
     except CorruptError as error:
         return Finding(error.problem, name, view, block, Repair(record_key(name, view, block), None), error.remedy)
     except CacheError as error:
@@ -189,15 +189,15 @@ def check_block(entry: Entry, view: int, block: int) -> Finding | None:
 
 
 @singledispatch
-def check_answers(targets: Targets, num_classes: int) -> None:
-    """Raise CorruptError unless every answer is a distribution, in the order in which its kind is kept.
+def check_targets(targets: Targets, num_classes: int) -> None:
+    """Raise CorruptError unless every row is a distribution, in the order in which its kind is kept.
 
     Of a kind that says nothing else about itself, what it gives as log-probabilities.
     """
     _check_log_probs(targets, num_classes)
 
 
-@check_answers.register
+@check_targets.register
 def _(targets: TopKTargets, num_classes: int) -> None:
     counts = targets.offset.diff()
     rows = targets.rows()
@@ -211,9 +211,9 @@ def _(targets: TopKTargets, num_classes: int) -> None:
         raise CorruptError("The probabilities of an answer do not sum to 1.")
 
 
-@check_answers.register
+@check_targets.register
 def _(targets: FullTargets, num_classes: int) -> None:
-    """What codes stand for is made to sum to 1: it has to before that, but for what was rounded."""
+    """Check the sums before decoding makes them 1: they may differ from 1 by rounding only."""
     if targets.scale is None:
         _check_log_probs(targets, num_classes)
         return
@@ -225,9 +225,9 @@ def _(targets: FullTargets, num_classes: int) -> None:
             raise CorruptError("The probabilities that an answer's codes stand for do not sum to 1.")
 
 
-@check_answers.register
+@check_targets.register
 def _(targets: EmbeddingTargets, num_classes: int) -> None:
-    """Of whatever features, the classifier makes a distribution: it is they that are looked at, and not it."""
+    """Check the features themselves, as the classifier makes a distribution of any features."""
     if not bool(targets.features().isfinite().all()):
         raise CorruptError("The features of an answer hold a value that is no number, or infinite.")
 
@@ -246,18 +246,18 @@ def _check_sums(log_probs: torch.Tensor) -> None:
 
 
 def _is_off(error: torch.Tensor) -> bool:
-    """Whether any value is far from 0, or no number."""
+    """Return whether any value is far from 0, or no number."""
     return not bool((error.abs() < SUM_TOLERANCE).all())
 
 
 def _lacks_tables(entry: Entry) -> bool:
-    """Whether an entry was opened without tables that its answers are read with."""
+    """Return whether an entry was opened without tables that its targets are read with."""
     named = entry.codec.table_specs().keys() & entry.identity.targets.keys()
     return bool(named - entry.codec.tables().keys())
 
 
 def _is_table(finding: Finding) -> bool:
-    """Whether a table goes alone, and its entry stays."""
+    """Return whether a table goes alone, and its entry stays."""
     return finding.repair is not None and not finding.repair.key.endswith(META)
 
 
@@ -295,5 +295,5 @@ def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Findin
 
 
 def _says(stored: bytes | None, expected: bytes) -> bool:
-    """Whether a zarr.json is there and says what is expected."""
+    """Return whether a zarr.json is there and says what is expected."""
     return stored is not None and is_metadata(stored, expected)

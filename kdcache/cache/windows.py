@@ -28,13 +28,13 @@ _REMEDY = (
 
 
 def windows_metadata(samples: int) -> bytes:
-    """The zarr.json of the array."""
+    """Return the zarr.json of the array."""
     spec = _chunk_codec(samples).spec
     return array_metadata(spec, (samples,), spec.shape)
 
 
 def windows_keys(samples: int) -> list[str]:
-    """The keys of its chunks."""
+    """Return the keys of its chunks."""
     return [f"windows/c/{number}" for number in range(-(-samples // WINDOWS_CHUNK))]
 
 
@@ -49,7 +49,7 @@ def write_windows(files: Files, windows: Int32[np.ndarray, " n"]) -> list[str]:
 
 
 def read_windows(files: Files, view_set: ViewSetIdentity) -> Int32[np.ndarray, " n"]:
-    """The window of each sample. Raises CorruptError where they are not those of the view set."""
+    """Return the window of each sample. Raises CorruptError where they are not those of the view set."""
     return files.confirm("windows", partial(_read_windows, files, view_set))
 
 

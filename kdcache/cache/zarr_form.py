@@ -51,11 +51,14 @@ class ZarrChunk(ChunkCodec):
 
     @property
     def most_bytes(self) -> int:
-        """What cannot be compressed is stored as it is, behind Blosc's header and before the checksum."""
+        """The number of bytes that no chunk exceeds.
+
+        What cannot be compressed is stored as it is, behind Blosc's header and before the checksum.
+        """
         return BLOSC_HEADER.size + self.spec.nbytes + CHECKSUM_BYTES
 
     def encode(self, values: np.ndarray) -> bytes:
-        """The same values always give the same bytes."""
+        """Compress a chunk; the same values always give the same bytes."""
         with self._lock:
             if self._array is None:
                 self._array = _make_array(self._held, self.spec, self.spec.shape, self.spec.shape)
@@ -63,7 +66,7 @@ class ZarrChunk(ChunkCodec):
             return self._held.pop(self._key).to_bytes()
 
     def decode(self, data: bytes) -> np.ndarray:
-        """Raises CorruptError where the bytes cannot be decoded.
+        """Decompress a chunk. Raises CorruptError where the bytes cannot be decoded.
 
         Done without the array, which would copy streams that are padding for the most part: a fifth of the time.
         """
@@ -81,7 +84,7 @@ class ZarrChunk(ChunkCodec):
 
 
 def is_metadata(stored: bytes, expected: bytes) -> bool:
-    """Whether a zarr.json says what is expected, and has no byte that says nothing.
+    """Return whether a zarr.json says what is expected, and has no byte that says nothing.
 
     It may be one of another version of Zarr, which orders it otherwise or writes out what need not be said.
     """
@@ -99,7 +102,7 @@ def _filled_fields(meta: bytes) -> dict[str, Any]:
 
 
 def encoded_bytes(codec: TargetCodec, targets: Targets) -> dict[str, int]:
-    """The bytes that targets would take as one chunk, by array; nothing is written."""
+    """Return the bytes that targets would take as one chunk, by array; nothing is written."""
     packed = codec.encode(targets, len(targets))
     return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in codec.arrays(len(targets)).items()}
 
@@ -108,7 +111,7 @@ def encoded_bytes(codec: TargetCodec, targets: Targets) -> dict[str, int]:
 def array_metadata(
     spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...], files: tuple[int, ...] | None = None
 ) -> bytes:
-    """The zarr.json of an array; `files` is the shape of what lies in one file, where that is several chunks."""
+    """Return the zarr.json of an array; `files` is the shape of what lies in one file, where that is several chunks."""
     held: dict[str, Any] = {}
     _make_array(held, spec, shape, chunks, files)
     return held[META].to_bytes()
@@ -121,7 +124,7 @@ def _make_array(
     chunks: tuple[int, ...],
     files: tuple[int, ...] | None = None,
 ) -> zarr.Array[Any]:
-    """An array in `held`, of core codecs only, so that any Zarr v3 library can read it."""
+    """Return an array in `held`, of core codecs only, so that any Zarr v3 library can read it."""
     itemsize = np.dtype(spec.dtype).itemsize
     return zarr.create_array(
         MemoryStore(held),
@@ -164,7 +167,7 @@ def group_metadata(attributes: Mapping[str, Any]) -> bytes:
 
 
 def group_content(meta: bytes, where: str) -> dict[str, Any]:
-    """What is sealed in a group's attributes. Raises CacheError where nothing is."""
+    """Return what is sealed in a group's attributes. Raises CacheError where nothing is."""
     try:
         parse_json(meta)  # within its limits: Zarr has none
         attributes = zarr.open_group(MemoryStore(_held(meta)), mode="r").attrs.asdict()
@@ -174,7 +177,7 @@ def group_content(meta: bytes, where: str) -> dict[str, Any]:
 
 
 def _held(meta: bytes) -> dict[str, Any]:
-    """The contents of a store in memory that has this metadata and nothing else."""
+    """Return the contents of a store in memory that has this metadata and nothing else."""
     return {META: _buffer(meta)}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdcache.cache.verify import check_answers
+from kdcache.cache.verify import check_targets
 from kdcache.errors import CorruptError
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
@@ -20,17 +20,17 @@ from support.targets_contract import answers
 def test_answers_have_to_be_distributions() -> None:
     sound = TOPK.select(answers(5, 12), torch.full((5, 2), -1))
     assert isinstance(sound, TopKTargets)
-    check_answers(sound, 12)
+    check_targets(sound, 12)
     with pytest.raises(CorruptError, match="twice"):
-        check_answers(replace(sound, class_id=torch.zeros_like(sound.class_id)), 12)
+        check_targets(replace(sound, class_id=torch.zeros_like(sound.class_id)), 12)
     for part in (replace(sound, tail=sound.tail + 0.1), replace(sound, prob=-sound.prob),
                  replace(sound, tail=sound.tail * torch.nan)):  # fmt: skip
         with pytest.raises(CorruptError, match="sum to 1"):
-            check_answers(part, 12)
+            check_targets(part, 12)
     full = FullTargets(answers(5, 12), None)
-    check_answers(full, 12)
+    check_targets(full, 12)
     with pytest.raises(CorruptError, match="sum to 1"):
-        check_answers(FullTargets(full.stored + 0.1, None), 12)
+        check_targets(FullTargets(full.stored + 0.1, None), 12)
 
 
 @pytest.mark.parametrize("value", [-torch.inf, torch.nan])
@@ -41,7 +41,7 @@ def test_an_answer_in_full_has_a_probability_for_every_class(value: float) -> No
     stored = torch.log_softmax(stored, 1)
     stored[2, 3] = value
     with pytest.raises(CorruptError, match="no number"):
-        check_answers(FullTargets(stored, None), 12)
+        check_targets(FullTargets(stored, None), 12)
 
 
 @pytest.mark.parametrize("codec", [replace(FULL, dtype="uint8"), EMBEDDING, replace(EMBEDDING, dtype="float16")],
@@ -61,19 +61,19 @@ def test_codes_in_8_bits_stand_for_a_distribution() -> None:
     packed = codec.encode(FULL.select(answers(50, 12), torch.full((50, 2), -1)), 50)
     sound = codec.decode(packed, 50)
     assert sound.scale is not None
-    check_answers(sound, 12)
+    check_targets(sound, 12)
     half = torch.tensor([-0.3, 0.0])
     for wrong in (replace(sound, scale=sound.scale + half), replace(sound, stored=sound.stored // 2),
                   replace(sound, scale=sound.scale + half / 0)):  # fmt: skip
         with pytest.raises(CorruptError, match="sum to 1"):
-            check_answers(wrong, 12)
+            check_targets(wrong, 12)
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_features_are_numbers(value: float) -> None:
     sound = EMBEDDING.select(answers(5, 12), torch.full((5, 2), -1), answers(5, 12))
-    check_answers(sound, 12)
+    check_targets(sound, 12)
     code = sound.code.clone()
     code[2, 3] = value
     with pytest.raises(CorruptError, match="no number"):
-        check_answers(replace(sound, code=code), 12)
+        check_targets(replace(sound, code=code), 12)
