@@ -16,7 +16,7 @@ from kdcache.cache.store import Cache
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import FIRST, Source
-from kdcache.loader.teacher_views import Answered
+from kdcache.loader.teacher_views import TeacherBatch
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec, Targets
 from kdcache.targets.class_order_calibration import calibration_rows, learn_order
@@ -38,7 +38,7 @@ class Begun:
     """
 
     entry: Entry
-    answers: list[Answered] = field(default_factory=list)
+    answers: list[TeacherBatch] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
 
 
@@ -99,7 +99,7 @@ def with_order(source: Source, parts: list[Targets]) -> TargetCodec:
 def _begun_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> Begun:
     batches = calibration_batches(source)
     rows = sum(span.stop - span.start for span in batches)
-    answers: list[Answered] = []
+    answers: list[TeacherBatch] = []
     top1 = Top1()
     title = f"the order of {identity.num_classes:,} classes, from the first views"
     with progress.task(title, total=rows) as task, closing(source.answers(batches)) as answered_views:

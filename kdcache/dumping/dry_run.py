@@ -13,7 +13,7 @@ from kdcache.dumping.calibration import calibration_batches, wants_order, with_o
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.worker import Source
 from kdcache.loader.provenance import provenance_of
-from kdcache.loader.teacher_views import Answered, block_count
+from kdcache.loader.teacher_views import TeacherBatch, block_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import TargetCodec, Targets
 
@@ -73,7 +73,7 @@ def predict(source: Source, progress: Progress) -> Prediction:
 class _Said:
     """Answers to the first rows, how often they were right, and how many a second there were."""
 
-    answers: list[Answered]
+    answers: list[TeacherBatch]
     top1: Top1
     rate: float
 
@@ -86,7 +86,7 @@ def _say(source: Source, progress: Progress) -> _Said:
     most = _rows_wanted(source)
     blocks = range(block_count(source.samples, source.block_rows))
     spans = chain.from_iterable(source.batches(0, block) for block in blocks)
-    answers: list[Answered] = []
+    answers: list[TeacherBatch] = []
     rows, clock = [0], [time.perf_counter()]
     top1 = Top1()
     with (

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from kdcache.loader.teacher_views import Answered
+from kdcache.loader.teacher_views import TeacherBatch
 from kdcache.runtime.progress import Progress
 from kdcache.views.stream import Views
 
@@ -15,7 +15,7 @@ class Top1:
     def __init__(self) -> None:
         self.right = self.seen = 0
 
-    def count(self, views: Views, answered: Answered) -> None:
+    def count(self, views: Views, answered: TeacherBatch) -> None:
         labels = views.rows.labels
         main = np.where(views.rows.weight >= 0.5, labels[:, 0], labels[:, 1])
         first = answered.first.numpy()

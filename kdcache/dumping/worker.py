@@ -16,7 +16,7 @@ from kdcache.dumping.top1 import Top1
 from kdcache.dumping.waiting import Waiting
 from kdcache.errors import RecordedError
 from kdcache.loader.opening import OpenViews
-from kdcache.loader.teacher_views import Answered, answer, block_batches
+from kdcache.loader.teacher_views import TeacherBatch, block_batches, compute_targets
 from kdcache.models.teachers import Teacher
 from kdcache.render.base import Renderer
 from kdcache.runtime.progress import Progress, Task
@@ -58,7 +58,7 @@ class Source:
             view, block, samples=self.samples, block_rows=self.block_rows, batch_size=self.teacher.batch_size
         )
 
-    def answers(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, Answered], None, None]:
+    def answers(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, TeacherBatch], None, None]:
         """Each batch of views with the teacher's answers, in order; of the first of each block it can be told what a
         codec loses.
         """
@@ -72,7 +72,7 @@ class Source:
         with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted())) as stream:
             for views in stream:
                 first = asked.popleft().start % self.block_rows == 0
-                yield views, answer(self.teacher, self.codec, views, self.label_space, measure=first)
+                yield views, compute_targets(self.teacher, self.codec, views, self.label_space, measure=first)
 
 
 class MissingBlocks:
@@ -193,7 +193,7 @@ class DumpWorker:
     progress: Progress
     task: Task
     waiting: Waiting
-    begun: list[Answered] = field(default_factory=list)
+    begun: list[TeacherBatch] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
     tell: bool = True
     lost: str | None = None
@@ -251,7 +251,7 @@ class DumpWorker:
                 rest = islice(answers, len(self.source.batches(view, block)) - 1)
                 self._make_block(view, block, self._counted(chain([first], rest)))
 
-    def _make_block(self, view: int, block: int, answers: Iterator[Answered]) -> None:
+    def _make_block(self, view: int, block: int, answers: Iterator[TeacherBatch]) -> None:
         """Write a claimed block and give its claim back."""
         if self._write_block(view, block, answers):
             start, stop = self.entry.layout.block_range(block)
@@ -272,7 +272,7 @@ class DumpWorker:
         self.missing.look_at_others()
         self.task.advance(self.missing.rows_made_elsewhere())
 
-    def _write_block(self, view: int, block: int, answers: Iterator[Answered]) -> bool:
+    def _write_block(self, view: int, block: int, answers: Iterator[TeacherBatch]) -> bool:
         """Write a block as its answers come, so that no more of them is held than a file has.
 
         False where another process writes it too; the answers are used up either way.
@@ -292,12 +292,12 @@ class DumpWorker:
             return False
         return True
 
-    def _told(self, answers: Iterable[Answered]) -> Iterator[Answered]:
+    def _told(self, answers: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
         for answered in answers:
             self.task.advance(len(answered.targets))
             yield answered
 
-    def _counted(self, answers: Iterable[tuple[Views, Answered]]) -> Iterator[Answered]:
+    def _counted(self, answers: Iterable[tuple[Views, TeacherBatch]]) -> Iterator[TeacherBatch]:
         for views, answered in answers:
             if self.blocks == 0:
                 self.top1.count(views, answered)

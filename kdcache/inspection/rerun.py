@@ -195,7 +195,7 @@ def rerun(
         progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
     ):
         for span, views, targets in zip(spans, stream, stored, strict=True):
-            again = live.teacher.answer(views.pixels, features=entry.codec.needs_features)
+            again = live.teacher.compute_output(views.pixels, features=entry.codec.needs_features)
             said = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:

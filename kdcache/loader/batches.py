@@ -258,7 +258,7 @@ def _in_dump_batches(
             held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
             while not held or held[-1].span.stop < span.stop:
                 batch, views = next(answered)
-                targets = live.answer(views)
+                targets = live.compute_targets(views)
                 held.append(_Held(batch, views.pixels, targets))
             pieces = [(part, _within(part.span, span)) for part in held]
             pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
@@ -280,7 +280,7 @@ def _in_own_batches(
         closing(open_stream(() if shared else steps, size)) as student_stream,
     ):
         for views in teacher_stream:
-            targets = live.answer(views)
+            targets = live.compute_targets(views)
             student_views = views if shared else next(student_stream)
             yield Batch.from_views(student_views, targets)
 

@@ -1,4 +1,4 @@
-"""A teacher that answers while a student trains: the baseline for speed and the oracle for exactness."""
+"""A teacher that runs while a student trains: the baseline for speed and the reference for exactness."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,13 +23,15 @@ from kdcache.views.stream import Views
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """A teacher that answers while the student trains, in the batches that `dump-logits` would use.
+    """A teacher that runs while the student trains, in the batches that `dump-logits` would use.
 
     Attributes:
-        codec: `full`, so that a live answer passes through the same form as a stored one.
-        block_rows: of the view set; batches do not cross a block.
-        features: whether to say what entered the classifier.
-        layers: whose feature maps to give; None for none.
+        teacher: the model that runs.
+        codec: codec `full`, so that live targets pass through the same form as stored ones.
+        label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
+        block_rows: number of rows of a block of the view set; batches do not cross a block.
+        features: whether targets hold the inputs of the teacher's classifier.
+        layers: layers whose feature maps the targets hold; None for none.
     """
 
     teacher: Teacher
@@ -44,11 +46,11 @@ class LiveTeacher:
         """What the targets can give to an objective."""
         return LIVE_CAPABILITIES
 
-    def answer(self, views: Views) -> Targets:
-        """What it says of some views, as `dump-logits` would keep it, and beside it what else is asked for."""
-        said = self.teacher.answer(views.pixels, features=self.features, maps=self.layers)
-        kept = self.codec.select(said.log_probs, teacher_labels(views, self.label_space))
-        return LiveTargets(kept, said.features, said.maps) if self.features or said.maps else kept
+    def compute_targets(self, views: Views) -> Targets:
+        """Compute targets of some views as `dump-logits` would keep them, with features and maps where asked for."""
+        output = self.teacher.compute_output(views.pixels, features=self.features, maps=self.layers)
+        kept = self.codec.select(output.log_probs, teacher_labels(views, self.label_space))
+        return LiveTargets(kept, output.features, output.maps) if self.features or output.maps else kept
 
 
 def open_live_teacher(
@@ -63,12 +65,13 @@ def open_live_teacher(
     features: bool = False,
     layers: Layers | None = None,
 ) -> LiveTeacher:
-    """The live teacher, with the settings that the cache has for it.
+    """Load the live teacher, with the settings that the cache has for it.
 
     Args:
-        name, weights: as `model_source` has them.
-        entry: of the cache, whose settings it takes; None for the one of its name or architecture, if there is one.
-        features, layers: what else it shall say; see `LiveTeacher`.
+        name, weights: model and weights, as `model_source` has them.
+        entry: name of the cache's entry whose settings are taken; None for the entry of the same name or
+            architecture, if there is one.
+        features, layers: further outputs that the targets hold; see `LiveTeacher`.
 
     Raises:
         UsageError: the cache has no such entry.
@@ -128,7 +131,10 @@ def _stored_teacher(source: ModelSource, entry: str | None, cache: Cache | None)
 
 
 def teachers_of(cache: Cache, architecture: str | None) -> list[TeacherIdentity]:
-    """The teachers of an architecture, by name; without those of whom it cannot be read, which concerns nobody else."""
+    """Return the cache's teachers of an architecture, by name, without those whose identity cannot be read.
+
+    A damaged entry is no reason to refuse a live teacher: it may be of another architecture.
+    """
     found = []
     for name in cache.names():
         with suppress(CacheError):

@@ -1,6 +1,6 @@
-"""A teacher's answers to the rows of a view, in the one batching that both `dump-logits` and a live teacher use.
+"""A teacher's targets for the rows of a view, in the one batching that both `dump-logits` and a live teacher use.
 
-A teacher's answer can depend, in its last bits, on the batch it is computed in. So the batches are a function of the
+A teacher's output can depend, in its last bits, on the batch it is computed in. So the batches are a function of the
 view set alone: each block is cut into batches of one fixed size, and the last one of a block is padded.
 """
 
@@ -17,34 +17,38 @@ from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import Views
 from kdcache.views.viewset import RowRange
 
+#: Rows of a teacher's batch, unless a block has fewer.
 DEFAULT_BATCH = 128
-"""Rows of a teacher's batch, unless a block has fewer."""
 
 
 def block_count(samples: int, block_rows: int) -> int:
-    """Blocks of a view; the last one may hold fewer rows."""
+    """Return the number of blocks of a view; the last one may hold fewer rows."""
     return -(-samples // block_rows)
 
 
 def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch_size: int) -> list[RowRange]:
-    """The batches of one block, in row order; none crosses the block's end."""
+    """Return the batches of one block, in row order; none crosses the block's end."""
     first = block * block_rows
     last = min(first + block_rows, samples)
     return [RowRange(view, start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
 
 def batches_covering(span: RowRange, *, samples: int, block_rows: int, batch_size: int) -> Iterator[RowRange]:
-    """The batches, in row order, that hold the rows of `span`."""
+    """Yield the batches, in row order, that hold the rows of `span`."""
     for block in range(span.start // block_rows, block_count(span.stop, block_rows)):
         for batch in block_batches(span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):
             if batch.stop > span.start and batch.start < span.stop:
                 yield batch
 
 
-class Answered(NamedTuple):
-    """What is kept of the answers to some rows, and the likeliest class of each.
+class TeacherBatch(NamedTuple):
+    """The targets that a teacher's output for b rows is kept as, and the likeliest class of each row.
 
-    loss: of a codec, the mean KL divergence in nats of what comes back from it from what was said; where asked for.
+    Attributes:
+        targets: targets of the b rows.
+        first: likeliest class of each row, on the host.
+        loss: function that returns a codec's mean KL divergence, in nats, of the decoded targets from the teacher's
+            output; None unless asked for.
     """
 
     targets: Targets
@@ -52,25 +56,30 @@ class Answered(NamedTuple):
     loss: Callable[[TargetCodec], float] | None = None
 
 
-def answer(teacher: Teacher, codec: TargetCodec, views: Views, label_space: str, *, measure: bool = False) -> Answered:
-    """The teacher's answers to one batch of views, as the cache keeps them.
+def compute_targets(
+    teacher: Teacher, codec: TargetCodec, views: Views, label_space: str, *, measure: bool = False
+) -> TeacherBatch:
+    """Compute the targets of one batch of views with the teacher, as the cache keeps them.
 
     Args:
+        teacher: teacher that computes the output.
+        codec: codec that selects what is kept of the output.
+        views: one batch of views.
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
-        measure: whether to be able to tell later what a codec loses, for which the whole answers are held.
+        measure: whether to set `TeacherBatch.loss`, for which the whole output stays in memory.
     """
-    said = teacher.answer(views.pixels, features=codec.needs_features)
+    output = teacher.compute_output(views.pixels, features=codec.needs_features)
     labels = teacher_labels(views, label_space)
 
     def loss(codec: TargetCodec) -> float:
-        rebuilt = coded(codec, said.log_probs, labels, said.features)
-        return float(divergence(said.log_probs.cpu(), rebuilt).mean())
+        rebuilt = coded(codec, output.log_probs, labels, output.features)
+        return float(divergence(output.log_probs.cpu(), rebuilt).mean())
 
-    kept = codec.select(said.log_probs, labels, said.features)
-    return Answered(kept, said.log_probs.argmax(dim=1).cpu(), loss if measure else None)
+    kept = codec.select(output.log_probs, labels, output.features)
+    return TeacherBatch(kept, output.log_probs.argmax(dim=1).cpu(), loss if measure else None)
 
 
 def teacher_labels(views: Views, label_space: str) -> Int64[Tensor, "b 2"]:
-    """Labels as a teacher's answers are stored with them: -1 throughout where they are other classes than its own."""
+    """Return the labels that targets are stored with: -1 throughout where they are not the teacher's own classes."""
     labels = torch.from_numpy(views.rows.labels)
     return torch.full_like(labels, -1) if label_space == "none" else labels

@@ -1,4 +1,4 @@
-"""Teachers: frozen models that answer images with log-probabilities."""
+"""Teachers: frozen models that compute log-probabilities, features and feature maps of images."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ HEAD_TOLERANCE = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a teacher says of b images, on its device.
+class TeacherOutput:
+    """The output of a teacher for b images, on the teacher's device.
 
     Attributes:
         log_probs: log softmax of the logits, float32.
-        features: what entered its classifier, float32; None unless asked for.
-        maps: its feature maps from fine to coarse, in the precision it computed them in; none unless asked for.
+        features: inputs of the teacher's classifier, float32; None unless asked for.
+        maps: feature maps from fine to coarse, in the precision they were computed in; empty unless asked for.
     """
 
     log_probs: Float[Tensor, "b c"]
@@ -40,10 +40,10 @@ class Said:
 class Teacher:
     """A model in eval mode with its own preprocessing, run at one batch shape only.
 
-    Every forward pass has `batch_size` rows: the last one is padded and the padding's answers are dropped.
-    Kernels choose how they add up by the shape of their input, so an answer's last bits depend on that shape
-    and on the number of threads. On one machine's CPU, with one set of versions and one number of threads,
-    the same row at the same position of that shape has the same answer bit for bit, whatever the others are.
+    Every forward pass has `batch_size` rows: the last one is padded and the padding's outputs are dropped.
+    Kernels choose the order of their sums by the shape of their input, so the last bits of an output depend on that
+    shape and on the number of threads. On one machine's CPU, with one set of versions and one number of threads,
+    the same row at the same position of that shape has the same output bit for bit, whatever the other rows are.
     """
 
     def __init__(self, network: Network, *, name: str, device: torch.device, precision: str, batch_size: int) -> None:
@@ -79,10 +79,10 @@ class Teacher:
     def linear_head(self) -> tuple[Float[Tensor, "c d"], Float[Tensor, "c"]]:
         """The classifier's weights and biases on the host, such that logits = features W^T + bias.
 
-        A batch of noise is answered to see that this is so, up to a shift of all logits of a row.
+        The output of a batch of noise shows that this is so, up to a shift of all logits of a row.
 
         Raises:
-            ModelError: it is not.
+            ModelError: the logits are something else.
         """
         weight = self.class_vectors
         if weight is None:
@@ -90,10 +90,10 @@ class Teacher:
         head: Any = self._network.module.get_classifier()  # type: ignore[operator] # it is there, see class_vectors
         bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach().to("cpu", torch.float32)
         generator = torch.Generator().manual_seed(0)
-        said = self.answer(
+        output = self.compute_output(
             torch.rand(self.batch_size, 3, self.size, self.size, generator=generator) * 255, features=True
         )
-        log_probs, features = said.log_probs.cpu(), said.features
+        log_probs, features = output.log_probs.cpu(), output.features
         assert features is not None
         if features.shape[1] != weight.shape[1]:
             raise self._without_head()
@@ -105,38 +105,39 @@ class Teacher:
             )
         return weight, bias
 
-    # Not inference_mode: a loss may keep what is said for its gradient.
+    # Not inference_mode, whose tensors autograd refuses: a loss may keep the output for its gradient.
     @torch.no_grad()
-    def answer(
+    def compute_output(
         self, pixels: Float[Tensor, "b 3 s s"], *, features: bool = False, maps: tuple[int, ...] | str | None = None
-    ) -> Said:
-        """What it says of images in 0..255, mixed but not yet normalised.
+    ) -> TeacherOutput:
+        """Compute the teacher's output for images in 0..255, mixed but not yet normalised.
 
-        Any number of rows: they are taken `batch_size` at a time, the last of them padded. What else is asked for
-        changes no bit of the log-probabilities.
+        There may be any number of rows: `batch_size` of them are taken at a time, and the last batch is padded.
+        Asking for features or maps changes no bit of the log-probabilities.
 
         Args:
-            features: whether to say what entered the classifier.
-            maps: of which layers to give feature maps, as `choose_layers` has them; None for none.
+            pixels: images in 0..255, of the teacher's own size.
+            features: whether to return the inputs of the classifier.
+            maps: layers whose feature maps are returned, as `choose_layers` has them; None for none.
 
         Raises:
             ModelError: features or maps are asked for, and the model has none that timm could give.
-            ConfigError: layers that it does not have.
+            ConfigError: the model does not have these layers.
         """
-        parts = [self._answer_batch(part, features, maps) for part in pixels.to(self.device).split(self.batch_size)]
-        return Said(
+        parts = [self._compute_batch(part, features, maps) for part in pixels.to(self.device).split(self.batch_size)]
+        return TeacherOutput(
             torch.cat([part.log_probs for part in parts]),
             torch.cat([part.features for part in parts if part.features is not None]) if features else None,
             tuple(torch.cat(same) for same in zip(*(part.maps for part in parts), strict=True)),
         )
 
     def map_shapes(self, layers: tuple[int, ...] | str) -> tuple[tuple[int, int, int], ...]:
-        """Channels, height and width of its feature maps. Arguments and errors as `answer` has them."""
+        """Return channels, height and width of each feature map. Arguments and errors as `compute_output` has them."""
         return WithMaps(self._network.module, layers).shapes(self.size)
 
     @property
     def num_features(self) -> int:
-        """How many features enter its classifier. Raises ModelError where that is not one linear layer."""
+        """The number of features that enter the classifier. Raises ModelError where that is not one linear layer."""
         if self.class_vectors is None:
             raise self._without_head()
         return feature_size(self._network.module)
@@ -148,9 +149,9 @@ class Teacher:
             "or another teacher."
         )
 
-    def _answer_batch(
+    def _compute_batch(
         self, pixels: Float[Tensor, "b 3 s s"], features: bool, maps: tuple[int, ...] | str | None
-    ) -> Said:
+    ) -> TeacherOutput:
         rows = len(pixels)
         inputs = self._network.normalise(pixels.float())
         if rows < self.batch_size:
@@ -165,7 +166,7 @@ class Teacher:
                 logits = self._network.module(inputs)
             else:
                 logits, found = WithMaps(self._network.module, maps)(inputs)
-        return Said(
+        return TeacherOutput(
             F.log_softmax(logits.float(), dim=-1)[:rows],
             seen[0].float()[:rows] if features else None,
             tuple(part[:rows] for part in found),
@@ -187,16 +188,16 @@ def load_teacher(
     batch_size: int,
     size: int | None = None,
 ) -> Teacher:
-    """The teacher called `name`, ready to answer; torch's random state stays as it was.
+    """Load the teacher called `name`; torch's random state stays as it was.
 
     Args:
-        name: a short name (`kdcache.models.names`) or any timm name; None where the weights say it.
+        name: a short name (`kdcache.models.names`) or any timm name; None where the weights tell it.
         weights: a timm or kdcache checkpoint or run folder; None for timm's pretrained weights.
-        label: what to call it; by default as its name.
-        device: where it runs.
+        label: the name that is reported; by default `name`.
+        device: the device that the teacher runs on.
         precision: "fp32", "bf16" or "fp16" (mixed precision; the log softmax is float32 always), or "auto".
         batch_size: rows of every forward pass; part of a teacher's identity.
-        size: pixels a side, where they should differ from the model's own.
+        size: pixels a side; None for the model's own size.
 
     Raises:
         ModelError: as `load_model` does.

@@ -75,13 +75,13 @@ class StoppedError(Exception):
 @pytest.fixture
 def answered(monkeypatch) -> list[int]:
     """The rows of each batch that a teacher answers."""
-    rows, answer = [], Teacher.answer
+    rows, compute_output = [], Teacher.compute_output
 
     def counted(teacher, pixels, *arguments, **choice):
         rows.append(len(pixels))
-        return answer(teacher, pixels, *arguments, **choice)
+        return compute_output(teacher, pixels, *arguments, **choice)
 
-    monkeypatch.setattr(Teacher, "answer", counted)
+    monkeypatch.setattr(Teacher, "compute_output", counted)
     return rows
 
 

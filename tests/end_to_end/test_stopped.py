@@ -21,7 +21,7 @@ from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.models.card import ModelCard
 from kdcache.models.network import Network
-from kdcache.models.teachers import Said, Teacher
+from kdcache.models.teachers import Teacher, TeacherOutput
 from kdcache.targets.base import ArraySpec, TargetCodec
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import RowRange
@@ -74,9 +74,9 @@ class Counting(Teacher):
 
     rows = 0
 
-    def answer(self, pixels: Tensor, **choice: Any) -> Said:
+    def compute_output(self, pixels: Tensor, **choice: Any) -> TeacherOutput:
         self.rows += len(pixels)
-        return super().answer(pixels, **choice)
+        return super().compute_output(pixels, **choice)
 
 
 class Remembered:

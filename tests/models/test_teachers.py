@@ -41,7 +41,7 @@ def test_an_answer_is_the_log_softmax_of_timms_own_model(folders, name):
     std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1)
     with torch.inference_mode():
         expected = F.log_softmax(model((seen / 255 - mean) / std), dim=-1)
-    answer = teacher.answer(seen).log_probs
+    answer = teacher.compute_output(seen).log_probs
     assert answer.dtype == torch.float32
     torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
 
@@ -62,7 +62,7 @@ def test_a_classifiers_weights_are_a_row_for_each_class(folders, name):
     vectors = teacher.class_vectors
     seen = []
     teacher._network.module.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    answer = teacher.answer(pixels(5)).log_probs
+    answer = teacher.compute_output(pixels(5)).log_probs
     logits = seen[0] @ vectors.T + teacher._network.module.get_classifier().bias
     torch.testing.assert_close(F.log_softmax(logits, 1), answer, atol=1e-5, rtol=0)
 
@@ -88,42 +88,42 @@ def test_a_short_name_stands_for_its_own_preprocessing_and_training_size(tmp_pat
 def test_a_row_has_the_same_answer_whatever_the_other_rows_are(folders, name):
     teacher = teacher_of(folders, name, batch_size=8)
     seen = pixels(8)
-    whole = teacher.answer(seen).log_probs
+    whole = teacher.compute_output(seen).log_probs
     for rows in (1, 3, 7):
         changed = torch.cat([seen[:rows], pixels(8 - rows, seed=rows)])
-        assert torch.equal(teacher.answer(changed).log_probs[:rows], whole[:rows])
+        assert torch.equal(teacher.compute_output(changed).log_probs[:rows], whole[:rows])
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_padded_batch_answers_as_a_whole_one(folders, name):
     teacher = teacher_of(folders, name, batch_size=8)
     seen = pixels(21)
-    whole = teacher.answer(seen).log_probs
+    whole = teacher.compute_output(seen).log_probs
     assert whole.shape == (21, 6)
     for start in (0, 8, 16):
         for stop in (start + 1, start + 5):
-            assert torch.equal(teacher.answer(seen[start:stop]).log_probs, whole[start:stop])
+            assert torch.equal(teacher.compute_output(seen[start:stop]).log_probs, whole[start:stop])
 
 
 def test_every_forward_pass_has_the_same_shape(folders):
     teacher = teacher_of(folders, batch_size=4)
     shapes = []
     teacher._network.module.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
-    teacher.answer(pixels(11))
+    teacher.compute_output(pixels(11))
     assert shapes == [(4, 3, 32, 32)] * 3
 
 
 def test_answers_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
     teacher = teacher_of(folders)
     seen = pixels(2).requires_grad_()
-    assert not teacher.answer(seen).log_probs.requires_grad
+    assert not teacher.compute_output(seen).log_probs.requires_grad
     assert not teacher._network.module.training
     assert weight_hash(teacher._network.module.state_dict()) == teacher.weight_hash
 
 
 def test_bf16_is_close_to_fp32_and_its_log_softmax_is_float32(folders):
     wide, half = (
-        teacher_of(folders, precision=precision).answer(pixels(4)).log_probs for precision in ("fp32", "bf16")
+        teacher_of(folders, precision=precision).compute_output(pixels(4)).log_probs for precision in ("fp32", "bf16")
     )
     assert half.dtype == torch.float32
     assert not torch.equal(wide, half)
@@ -144,14 +144,14 @@ def test_an_empty_batch_is_refused(folders):
 def test_building_and_asking_a_teacher_leave_the_random_state_alone(folders):
     torch.manual_seed(11)
     before = torch.get_rng_state()
-    teacher_of(folders, "test_vit").answer(pixels(3))
+    teacher_of(folders, "test_vit").compute_output(pixels(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("layers", ["stages", "middle", (0, -1)])
 def test_feature_maps_come_of_the_layers_that_are_asked_for(folders, layers):
     teacher = teacher_of(folders, batch_size=4)
-    with_maps, plain = teacher.answer(pixels(6), maps=layers), teacher.answer(pixels(6))
+    with_maps, plain = teacher.compute_output(pixels(6), maps=layers), teacher.compute_output(pixels(6))
     assert plain.maps == ()
     assert torch.equal(with_maps.log_probs, plain.log_probs), "asking for maps changes no bit"
     shapes = teacher.map_shapes(layers)
@@ -165,7 +165,7 @@ def test_feature_maps_come_of_the_layers_that_are_asked_for(folders, layers):
 
 
 def test_what_is_said_may_be_kept_for_a_gradient(folders):
-    said = teacher_of(folders).answer(pixels(3), features=True, maps="middle")
+    said = teacher_of(folders).compute_output(pixels(3), features=True, maps="middle")
     for values in (said.log_probs, said.features, *said.maps):
         ours = torch.zeros_like(values, requires_grad=True)
         F.mse_loss(ours, values).backward()
@@ -182,17 +182,17 @@ def loaded(tmp_path, name, precision="fp32", **kwargs):
 def test_a_linear_head_makes_the_teachers_logits_of_its_features(folders, name, precision):
     teacher = teacher_of(folders, name, precision=precision)
     weight, bias = teacher.linear_head()
-    said = teacher.answer(pixels(7), features=True)
+    said = teacher.compute_output(pixels(7), features=True)
     rebuilt = F.log_softmax(said.features @ weight.T + bias, dim=-1)
     assert said.features.shape == (7, teacher.num_features)
     torch.testing.assert_close(rebuilt, said.log_probs, atol=1e-5 if precision == "fp32" else 0.05, rtol=0)
-    assert torch.equal(said.log_probs, teacher.answer(pixels(7)).log_probs)
+    assert torch.equal(said.log_probs, teacher.compute_output(pixels(7)).log_probs)
 
 
 def test_a_convolution_of_one_pixel_is_a_linear_head(tmp_path):
     teacher = loaded(tmp_path, "dla46_c")
     weight, bias = teacher.linear_head()
-    said = teacher.answer(pixels(2, size=teacher.size), features=True)
+    said = teacher.compute_output(pixels(2, size=teacher.size), features=True)
     torch.testing.assert_close(
         F.log_softmax(said.features @ weight.T + bias, dim=-1), said.log_probs, atol=1e-4, rtol=1e-5
     )

@@ -31,13 +31,13 @@ def _run(request: DumpOptions, log: Path, calibration: int | None, environment: 
     from kdcache.dumping.dump import dump
 
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    answer = Teacher.answer
+    compute_output = Teacher.compute_output
 
     def logged(teacher: Teacher, pixels: Tensor, *arguments: Any, **choice: Any) -> Any:
         os.write(file, b"." * len(pixels))
-        return answer(teacher, pixels, *arguments, **choice)
+        return compute_output(teacher, pixels, *arguments, **choice)
 
-    Teacher.answer = logged  # type: ignore[method-assign]
+    Teacher.compute_output = logged  # type: ignore[method-assign]
     if calibration is not None:
         kdcache.dumping.calibration.calibration_rows = lambda classes: calibration  # type: ignore[attr-defined]
     try:
