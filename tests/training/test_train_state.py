@@ -221,8 +221,8 @@ def test_self_distillation_trusts_what_was_said_an_epoch_before(tmp_path):
     said = []
     with torch.no_grad():
         trainer.module.train()
-    original = trainer._history.remember
-    trainer._history.remember = lambda *args: (said.append(args[2].detach()), original(*args))
+    original = trainer._history.write
+    trainer._history.write = lambda *args: (said.append(args[2].detach()), original(*args))
     run(trainer, 1)
     recalled = trainer._history.read(1, torch.arange(ROWS), torch.ones(ROWS))
     torch.testing.assert_close(recalled, said[0].softmax(1), rtol=1e-3, atol=1e-5)
