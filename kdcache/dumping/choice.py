@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from kdcache.errors import ModelError, UsageError
 from kdcache.models.teachers import Teacher
-from kdcache.objectives.distillation import Distillation, plainly
+from kdcache.objectives.distillation import format_setting
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import TargetCodec
@@ -53,13 +53,13 @@ def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) ->
     """
     wanted: dict[str, list[str]] = {}
     for objective in objectives:
-        changes = objective.without_labels if isinstance(objective, Distillation) else {}
+        changes = objective.without_labels
         if not changes:
             raise UsageError(
                 f"{objective.name} distils by the label, and with --label-space none labels are not the teacher's "
                 "classes: leave it out of --for."
             )
-        settings = " ".join(f"--set objective.{name}={plainly(value)}" for name, value in changes.items())
+        settings = " ".join(f"--set objective.{name}={format_setting(value)}" for name, value in changes.items())
         wanted.setdefault(settings, []).append(objective.name)
     each = [f"{' and '.join(dict.fromkeys(names))} will want {settings}" for settings, names in wanted.items()]
     progress.say(f"Labels are not the teacher's classes (--label-space none): in training {'; '.join(each)}.")

@@ -1,34 +1,43 @@
-"""An objective: a loss over a student's logits, a teacher's answers and labels, and what it needs of them."""
+"""An objective: a loss over a student's logits, a teacher's targets and labels, and what it needs of them."""
 
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
 
-MapShape = tuple[int, int, int]
-"""Channels, height and width of a feature map."""
+# Not typing.Self, which the type checks that the tests run with (beartype) cannot follow in a method.
+T = TypeVar("T", bound="Objective")
 
+#: Channels, height and width of a feature map.
+MapShape = tuple[int, int, int]
+
+#: Layers whose feature maps are meant: numbers as timm counts them, or `kdcache.models.maps`'s choice of all stages or
+#: of one.
 Layers = tuple[int, ...] | Literal["stages", "middle"]
-"""Whose feature maps: numbers of layers as timm counts them, or `kdcache.models.maps`'s choice of all stages or one."""
+
+#: The loss on labels: cross-entropy, binary cross-entropy or none.
+LabelLoss = Literal["ce", "bce", "none"]
 
 
 @runtime_checkable
 class TeacherTargets(Protocol):
-    """A teacher's answers to the rows of a batch, as `kdcache.targets` has them."""
+    """A teacher's targets for the rows of a batch, as `kdcache.targets` has them."""
 
     def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
-        """Log-probabilities on the device that the answers are on; always finite."""
+        """Return log-probabilities on the device that the targets are on; always finite."""
 
     def features(self) -> Float[Tensor, "b d"]:
-        """What entered the teacher's classifier, float32. Raises UsageError where it is not there."""
+        """Return the inputs of the teacher's classifier, float32. Raises UsageError where they are not there."""
 
     def maps(self) -> list[Float[Tensor, "b _c _h _w"]]:
-        """The teacher's feature maps, float32, from fine to coarse. Raises UsageError where they are not there."""
+        """Return the teacher's feature maps, float32, fine to coarse. Raises UsageError where they are not there."""
 
 
 @runtime_checkable
@@ -57,18 +66,19 @@ class LossInputs:
     """A batch as an objective sees it: b rows, c classes, everything on one device.
 
     Attributes:
-        logits: the student's.
+        logits: logits of the student.
         labels: each row's own label and its partner's, -1 for none.
         weight: each row's own share of the mix, in 0..1; 1 where it is not mixed.
-        targets: the teacher's to the same rows; None where there are none.
-        features: what enters the student's classifier; None where the objective does not need them.
+        targets: the teacher's targets of the same rows; None where there are none.
+        features: inputs of the student's classifier; None where the objective does not need them.
         maps: the student's feature maps from fine to coarse; empty where the objective does not need them.
         past_probs: the student's own probabilities from an earlier round, mixed as the row is; a row sums to 1, to less
             where a part of it was not seen then, to 0 where nothing was. None where the objective does not need them.
         samples: positions in the index.
-        aux_module: what `Objective.aux_module` made. mixed: a context for its layers, in which they compute in the
-            student's own precision.
-        epoch: the running one, counted from 0; of `epochs` in all.
+        aux_module: the module that `Objective.aux_module` made; None where it made none.
+        mixed: a context for the layers of `aux_module`, in which they compute in the student's own precision.
+        epoch: number of the current epoch, counted from 0.
+        epochs: number of epochs of the training.
     """
 
     logits: Float[Tensor, "b c"]
@@ -86,7 +96,7 @@ class LossInputs:
 
     @property
     def required_targets(self) -> TeacherTargets:
-        """The teacher's answers. Raises UsageError where there are none."""
+        """The teacher's targets. Raises UsageError where there are none."""
         if self.targets is None:
             raise UsageError("This objective distils, and there are no targets of a teacher.")
         return self.targets
@@ -98,20 +108,22 @@ class LossInputs:
 
 
 class Losses(NamedTuple):
-    """What an objective says of a batch: the loss to descend, and its parts before their weights."""
+    """The losses of a batch: the total to descend, and its parts before their weights."""
 
     total: Float[Tensor, ""]
     parts: Mapping[str, Float[Tensor, ""]]
 
 
 class LossSpec(NamedTuple):
-    """What a aux_module is built for.
+    """The facts about data and models that an `aux_module` is built with.
 
-    num_classes: of the student. num_features: that enter its classifier; None where the objective does not need them.
-    samples: of the data set.
-    labels: of each of them, -1 for none; None where they are not known.
-    teacher_features: that enter the teacher's classifier; None where the objective does not need them.
-    maps, teacher_maps: shapes of feature maps from fine to coarse; empty where the objective does not need them.
+    Attributes:
+        num_classes: number of the student's classes.
+        num_features: number of features that enter the student's classifier; None where the objective needs none.
+        samples: number of samples of the data set.
+        labels: label of each sample, -1 for none; None where labels are not known.
+        teacher_features: number of features that enter the teacher's classifier; None where the objective needs none.
+        maps, teacher_maps: shapes of feature maps from fine to coarse; empty where the objective needs none.
     """
 
     num_classes: int
@@ -125,18 +137,19 @@ class LossSpec(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective must be given.
+    """The inputs and facts that an objective must be given.
 
     Attributes:
-        teacher: a teacher's answers.
-        full: not empty where it needs every class of them as the teacher said it, rather than the likeliest few and a
-            tail: what to do without them, such as "set objective.temperature=1".
-        labels: not empty where it needs a label for every image: what to do without them.
-        features: what enters the student's classifier.
-        teacher_features: what enters the teacher's.
-        maps: feature maps of both, from `student_layers` and `teacher_layers`.
-        history: the student's own earlier predictions.
-        classes: fewest with which it has something to compare.
+        teacher: whether it needs a teacher's targets.
+        full: advice for the user who has no target of every class, such as "set objective.temperature=1"; empty where
+            the likeliest classes and a tail suffice.
+        labels: advice for the user who has images without a label; empty where labels are not needed.
+        features: whether it needs the inputs of the student's classifier.
+        teacher_features: whether it needs the inputs of the teacher's classifier.
+        maps: whether it needs feature maps of both models.
+        student_layers, teacher_layers: layers whose feature maps are meant.
+        history: whether it needs the student's own earlier predictions.
+        classes: smallest number of classes with which it has something to compare.
     """
 
     teacher: bool
@@ -151,52 +164,114 @@ class Needs:
     classes: int = 1
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A frozen value: a named loss with its parameters, which is also its section of a run's configuration."""
+@dataclass(frozen=True)
+class Objective(ABC):
+    """A named loss with its settings: a frozen dataclass, whose fields are its section of a run's configuration.
+
+    Callers read the properties below plainly. Each of those with a default states a fact about an objective that has
+    no setting for it; a dataclass that has one declares a field of the same name and type in its place.
+    """
 
     @property
+    @abstractmethod
     def name(self) -> str:
-        """The name that a recipe chooses it by."""
+        """The name that a recipe chooses the objective by."""
 
     @property
+    @abstractmethod
     def needs(self) -> Needs:
-        """What it must be given."""
+        """What the objective must be given."""
 
     @property
+    @abstractmethod
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts that a call reports, in order."""
+        """The names of the parts that a call reports, in order."""
 
-    def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """What is learnt beside the student and never exported, with fresh weights; None where there is nothing.
-
-        Its parameters are trained by the student's optimiser, averaged over all processes; its state dict is kept in
-        checkpoints.
-        """
-
-    def without_teacher(self) -> "Objective":
-        """What is left of it where there is no teacher.
+    @abstractmethod
+    def without_teacher(self: T) -> T:
+        """Return what is left of the objective where there is no teacher.
 
         Raises:
-            ConfigError: nothing is.
+            ConfigError: nothing is left.
         """
 
+    @abstractmethod
     def __call__(self, inputs: LossInputs) -> Losses:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Raises:
             UsageError: something that `needs` names is not given.
         """
+
+    def aux_module(self, spec: LossSpec) -> nn.Module | None:
+        """Create the module that is trained beside the student and never exported; None where there is none.
+
+        Its parameters are trained by the student's optimiser, averaged over all processes; its state dict is kept in
+        checkpoints.
+        """
+        return None
+
+    @property
+    def setting_names(self) -> tuple[str, ...]:
+        """The names of the settings, in the order of the configuration."""
+        return tuple(field.name for field in dataclasses.fields(self))
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The names of settings that have no effect, given the values of the others."""
+        return ()
+
+    @property
+    def distils_by_label(self) -> bool:
+        """Whether the distillation term itself needs labels."""
+        return False
+
+    @property
+    def without_labels(self) -> Mapping[str, str | float]:
+        """The settings with which it learns where images have no label; empty where none would do."""
+        return {}
+
+    @property
+    def label_loss(self) -> LabelLoss:
+        """The loss on labels."""
+        return "ce"
+
+    @property
+    def label_loss_text(self) -> str | None:
+        """The label loss and its weight as a summary names them; None where there is no setting to choose them."""
+        return None
+
+    @property
+    def kd_stop_epoch(self) -> int | None:
+        """The epoch, counted from 0, from which on the distillation term has no weight; None for none."""
+        return None
+
+    @property
+    def approximate(self) -> bool:
+        """Whether `topk` targets are taken where every class is needed, with their tail spread evenly."""
+        return False
+
+    @property
+    def far_from_topk(self) -> str:
+        """What an evenly spread tail puts far off, as a clause; empty where nothing."""
+        return ""
+
+    def with_approximate(self: T, approximate: bool) -> T:
+        """Return the objective with this value of `approximate`; itself where it has no such setting."""
+        if "approximate" not in self.setting_names:
+            return self
+        changes: dict[str, Any] = {"approximate": approximate}
+        return dataclasses.replace(self, **changes)
 
 
 def require(needs: Needs, *, targets: TargetCapabilities | None, unlabelled: str, num_classes: int) -> None:
     """Refuse to train without what an objective needs.
 
     Args:
-        needs: of the objective.
+        needs: what the objective needs.
         targets: what the targets that are there can give; None for no teacher.
         unlabelled: empty where every image has a label in the student's own classes; else why not, as a clause.
-        num_classes: of the student.
+        num_classes: number of the student's classes.
 
     Raises:
         UsageError: naming what is missing and what to do.

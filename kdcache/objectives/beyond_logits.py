@@ -56,8 +56,8 @@ class BeyondLogits(Distillation):
         return (*super().idle, *(() if self.vanilla_weight else ("vanilla_temperature",)))
 
     @property
-    def term_parts(self) -> tuple[str, ...]:  # type: ignore[override] # decided by a setting here
-        """Its own term, and vanilla distillation where it has weight."""
+    def term_parts(self) -> tuple[str, ...]:
+        """The names of the method's own term, and of vanilla distillation where it has weight."""
         return ("kd", "vanilla") if self.vanilla_weight else ("kd",)
 
     def terms(self, inputs: LossInputs) -> dict[str, tuple[float, Float[Tensor, ""]]]:

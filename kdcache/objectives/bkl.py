@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdcache.objectives.base import LossInputs
-from kdcache.objectives.distillation import Distillation, LabelLoss
+from kdcache.objectives.base import LabelLoss, LossInputs
+from kdcache.objectives.distillation import Distillation
 from kdcache.objectives.precision import at_least_float32
 
 
@@ -38,5 +38,5 @@ class BKL(Distillation):
     label_loss: LabelLoss = "bce"
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`bkl`."""
+        """Compute `bkl`."""
         return bkl(inputs.logits, inputs.teacher_log_probs)

@@ -95,8 +95,8 @@ class DIST(Distillation):
         return APPROXIMATELY
 
     @property
-    def far_from_topk(self) -> str:  # type: ignore[override] # decided by a setting here
-        """Columns, if they count."""
+    def far_from_topk(self) -> str:
+        """What an evenly spread tail puts far off: the columns, if they have weight."""
         return "columns are far off, and objective.gamma=0 leaves them out" if self.gamma > 0 else ""
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:

@@ -1,23 +1,22 @@
-"""What the objectives with a teacher have in common: a distillation term and a label loss, each with its weight."""
+"""The base classes of objectives with a teacher: a distillation term and a label loss, each with its weight."""
 
 import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.errors import ConfigError
-from kdcache.objectives.base import Losses, LossInputs, LossSpec, Needs
+from kdcache.objectives.base import LabelLoss, Losses, LossInputs, Needs, Objective
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
 
 D = TypeVar("D", bound="Distillation")
-LabelLoss = Literal["ce", "bce", "none"]
 
-#: Which label loss there is: a method's own where its paper states one, and else a recipe's.
+#: The settings of the label loss, which is a method's own where its paper states one, and else a recipe's.
 LABEL_LOSS_SETTINGS = ("label_loss", "bce_sum", "bce_target_thresh")
 
 #: The largest temperature, weight, width, and number of negatives or epochs.
@@ -28,18 +27,18 @@ APPROXIMATELY = "set objective.approximate=true (--approximate), which spreads t
 
 
 @dataclass(frozen=True)
-class Distillation(ABC):
+class Distillation(Objective):
     """kd_weight * distillation + label_weight * label loss; a weight of 0 leaves its part out.
 
     Attributes:
-        kd_weight, label_weight: of the parts.
-        kd_stop_epoch: the distillation term has no weight from this epoch (counted from 0) on, and is reported still;
+        kd_weight, label_weight: weights of the two parts.
+        kd_stop_epoch: epoch, counted from 0, from which on the distillation term has no weight and is only reported;
             None: never. Cho and Hariharan 2019, "On the Efficacy of Knowledge Distillation" (ESKD).
         label_loss: "ce", "bce" or "none".
-        smoothing: of the labels, 0..1.
-        bce_sum: sum the binary cross-entropy over the classes in place of timm's mean.
-        bce_target_thresh: the binary cross-entropy takes soft labels above it for 1 and the others for 0; None: as
-            they are.
+        smoothing: label smoothing, 0..1.
+        bce_sum: whether the binary cross-entropy is summed over the classes in place of timm's mean.
+        bce_target_thresh: threshold above which the binary cross-entropy takes soft labels for 1, and the others for
+            0; None: soft labels are taken as they are.
     """
 
     name: str = ""
@@ -51,11 +50,14 @@ class Distillation(ABC):
     bce_sum: bool = False
     bce_target_thresh: float | None = None
 
+    #: The settings that are 0 without a teacher.
     teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight",)
-    """Settings that are 0 without a teacher."""
-
-    distils_by_label: ClassVar[bool] = False
-    """Whether the distillation term needs labels itself."""
+    #: The names of further losses, each of weight 1, in the order of `extras`.
+    extra_parts: ClassVar[tuple[str, ...]] = ()
+    #: Whether the distillation term needs the inputs of the student's classifier.
+    needs_features: ClassVar[bool] = False
+    #: The smallest number of classes with which the distillation term has something to compare.
+    fewest_classes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
@@ -75,41 +77,42 @@ class Distillation(ABC):
 
     @abstractmethod
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """The distillation term before its weight."""
+        """Compute the distillation term before its weight."""
 
     def needs_full(self) -> str:
-        """`Needs.full`, where it distils."""
+        """Return `Needs.full` of the distillation term."""
         return ""
 
+    @property
+    def warmup_epochs(self) -> int:
+        """The number of epochs in which the distillation term grows linearly to its weight; 1 for at once."""
+        return 1
+
     def ramp(self, epoch: int) -> float:
-        """The share of its weight that the distillation term has in an epoch, in 0..1."""
-        return 1.0
+        """Return the share of its weight that the distillation term has in an epoch, up to 1 at the warm-up's end."""
+        return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
+
+    @property
+    def term_parts(self) -> tuple[str, ...]:
+        """The names of the losses that `terms` gives, in order."""
+        return ("kd",)
 
     def terms(self, inputs: LossInputs) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """What `kd_stop_epoch` ends: names, weights and losses; the distillation term first."""
+        """Compute the losses that `kd_stop_epoch` ends: name to weight and loss, the distillation term first."""
         return {"kd": (self.kd_weight * self.ramp(inputs.epoch), self.distil(inputs))}
 
     def extras(self, inputs: LossInputs) -> dict[str, Float[Tensor, ""]]:
-        """Further losses, each of weight 1, in the order of `extra_parts`."""
+        """Compute further losses, each of weight 1, in the order of `extra_parts`."""
         return {}
-
-    term_parts: ClassVar[tuple[str, ...]] = ("kd",)
-    extra_parts: ClassVar[tuple[str, ...]] = ()
-    needs_features: ClassVar[bool] = False
-    fewest_classes: ClassVar[int] = 1
-    far_from_topk: ClassVar[str] = ""
-    """What a tail that is spread evenly puts far off, as a clause; for what takes it only where `approximate`."""
-
-    def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """Nothing, unless a method says otherwise."""
-        return None
 
     @property
     def needs(self) -> Needs:
-        """What it must be given."""
+        """What the parts that have weight must be given."""
         labels = ""
         if self._has_label_loss or (self._distils and self.distils_by_label):
-            changes = " and ".join(f"objective.{name}={plainly(value)}" for name, value in self.without_labels.items())
+            changes = " and ".join(
+                f"objective.{name}={format_setting(value)}" for name, value in self.without_labels.items()
+            )
             labels = f"set {changes}" if changes else ANOTHER_OBJECTIVE
         return Needs(
             teacher=self._distils,
@@ -121,23 +124,29 @@ class Distillation(ABC):
 
     @property
     def without_labels(self) -> Mapping[str, str | float]:
-        """Settings with which it learns where images have no label; empty where none would do."""
+        """The settings with which it learns where images have no label: none where it distils by label."""
         return {} if self._distils and self.distils_by_label else {"label_loss": "none"}
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """Settings that have no effect, as the others are."""
+        """The names of settings that have no effect, given the values of the others."""
         idle = () if self._has_label_loss else ("smoothing",)
-        return (*idle, "warmup_epochs") if getattr(self, "warmup_epochs", 1) <= 1 else idle
+        return (*idle, "warmup_epochs") if self.warmup_epochs <= 1 else idle
+
+    @property
+    def label_loss_text(self) -> str:
+        """The label loss and its weight as a summary names them."""
+        names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
+        return names[self.label_loss] + (f" of weight {self.label_weight:g}" if self.label_loss != "none" else "")
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Names of the parts that a call reports, in order."""
+        """The names of the parts that a call reports, in order."""
         distilled = self.term_parts * self._distils
         return distilled + ("label",) * self._has_label_loss + self.extra_parts * self._distils
 
     def without_teacher(self: D) -> D:
-        """Its label loss alone, which then is the whole of it."""
+        """Return the label loss alone, with a weight of 1."""
         if self.label_loss == "none":
             raise ConfigError(
                 "objective.label_loss is none, and --supervised has nothing else to learn from: set it to ce or bce."
@@ -146,7 +155,7 @@ class Distillation(ABC):
         return dataclasses.replace(self, kd_stop_epoch=None, label_weight=1.0, **changes)
 
     def __call__(self, inputs: LossInputs) -> Losses:
-        """The loss of a batch."""
+        """Compute the loss of a batch: the weighted sum of the parts that have weight."""
         parts: dict[str, Tensor] = {}
         total = inputs.logits.new_zeros((), dtype=torch.promote_types(inputs.logits.dtype, torch.float32))
         if self._distils:
@@ -181,8 +190,31 @@ class Distillation(ABC):
         return binary_cross_entropy(inputs.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
 
 
-def plainly(value: object) -> str:
-    """A setting's value as one writes it: 1 for 1.0, [1, 2] for (1, 2)."""
+@dataclass(frozen=True)
+class SoftenedDistillation(Distillation):
+    """A distillation term over probabilities that both sides soften by one temperature.
+
+    Attributes:
+        temperature: temperature of the distillation term, T > 0.
+        approximate: whether `topk` targets are softened too, with their tail spread evenly.
+    """
+
+    temperature: float = 1.0
+    approximate: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_above_zero(temperature=self.temperature)
+
+    def needs_full(self) -> str:
+        """Return advice where the temperature is not 1, as softening needs the order of classes within the tail."""
+        if self.temperature == 1 or self.approximate:
+            return ""
+        return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
+
+
+def format_setting(value: object) -> str:
+    """Return a setting's value as a user writes it: 1 for 1.0, [1, 2] for (1, 2)."""
     if isinstance(value, tuple):
         return str(list(value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -94,10 +94,6 @@ class DKD(Distillation):
         """The rest is divided among all classes."""
         return "" if self.approximate else APPROXIMATELY
 
-    def ramp(self, epoch: int) -> float:
-        """Up to 1 in the warm-up's last epoch."""
-        return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
-
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`dkd`."""
         target = hard_labels(inputs.labels, inputs.weight)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from kdcache.errors import UsageError
 from kdcache.objectives.base import LossInputs, LossSpec
-from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, Distillation, require_above_zero
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, SoftenedDistillation
 from kdcache.objectives.kd import kd_by_row
 from kdcache.objectives.labels import cross_entropy, soft_labels
 from kdcache.objectives.lskd import standardized
@@ -50,41 +50,26 @@ def ipwd(
 
 
 @dataclass(frozen=True)
-class IPWD(Distillation):
+class IPWD(SoftenedDistillation):
     """kd_weight * IPWD + label_weight * label loss + the cross-entropy of its classification head.
 
     The head is a linear layer of its own on the student's features, which its loss does not change: it measures, and
     the student is what it would be without it but for the weights. It never reaches the export. Weight and
     temperature are those of WSLD, with which the paper compares: 2.5 and T = 2 for ImageNet, 2.25 and T = 4 for CIFAR
     (`ipwd-cifar`).
-
-    Attributes:
-        temperature: T > 0.
-        approximate: soften `topk` answers too, their tail spread evenly.
     """
 
     name: Literal["ipwd"] = "ipwd"
     kd_weight: float = 2.5
     temperature: float = 2.0
-    approximate: bool = False
 
     distils_by_label = True
     needs_features = True
     fewest_classes = 3  # standardised, two logits are 1 and -1 whatever they were
     extra_parts = ("head",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
-
-    def needs_full(self) -> str:
-        """Softening needs the order within the tail."""
-        if self.temperature == 1 or self.approximate:
-            return ""
-        return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
-
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """The head; none where there is nothing to weigh."""
+        """Create the head; None where there is nothing to weigh."""
         if not self.needs.features:
             return None
         if spec.num_features is None:
@@ -92,11 +77,11 @@ class IPWD(Distillation):
         return nn.Linear(spec.num_features, spec.num_classes)
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`ipwd`, on labels without smoothing."""
+        """Compute `ipwd` on labels without smoothing."""
         return ipwd(inputs.logits, _head(inputs).detach(), inputs.teacher_log_probs, _labels(inputs), self.temperature)
 
     def extras(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """The loss of the head alone."""
+        """Compute the loss of the head, which reaches nothing but the head."""
         return {"head": cross_entropy(_head(inputs), _labels(inputs))}
 
 

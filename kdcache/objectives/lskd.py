@@ -69,13 +69,13 @@ class LSKD(Distillation):
     fewest_classes = 3  # standardised, two logits are 1 and -1 whatever they were
 
     @property
-    def distils_by_label(self) -> bool:  # type: ignore[override] # decided by a setting here
-        """DKD does."""
+    def distils_by_label(self) -> bool:
+        """Whether the distillation term itself needs labels, which DKD does."""
         return self.method == "dkd"
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """DKD's where the method is another."""
+        """The names of settings that have no effect: those of DKD where the method is another, among others."""
         return (*super().idle, *(() if self.method == "dkd" else ("alpha", "beta", "warmup_epochs")))
 
     def __post_init__(self) -> None:
@@ -88,8 +88,8 @@ class LSKD(Distillation):
         return "" if self.approximate else ANOTHER_OBJECTIVE
 
     def ramp(self, epoch: int) -> float:
-        """DKD's."""
-        return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0) if self.method == "dkd" else 1.0
+        """Return the share of the term's weight in an epoch: only DKD has a warm-up."""
+        return super().ramp(epoch) if self.method == "dkd" else 1.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """`lskd`, or `dkd` of standardised logits."""

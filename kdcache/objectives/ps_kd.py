@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Losses, LossInputs, LossSpec, Needs
+from kdcache.objectives.base import Losses, LossInputs, Needs, Objective
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse
 from kdcache.objectives.labels import cross_entropy, soft_labels
 
@@ -25,8 +25,8 @@ def ps_kd(
     Args:
         student_logits: any real numbers.
         soft: y, the labels; those of a mixed image are mixed.
-        past: what the student said of the image a round before, mixed in the same way. A row of it may sum to less
-            than 1, where it was not seen then: the label takes what is missing.
+        past: probabilities that the student gave the image a round before, mixed in the same way. A row of it
+            may sum to less than 1, where it was not seen then: the label takes what is missing.
         alpha: trust in the past, in 0..1.
 
     Needs no teacher and no cache.
@@ -37,15 +37,15 @@ def ps_kd(
 
 
 @dataclass(frozen=True)
-class PSKD:
+class PSKD(Objective):
     """Progressive self-distillation: alpha grows linearly with the epochs, to `alpha` in the last.
 
     The paper's alpha for ImageNet is 0.3, for CIFAR 0.8 (`ps-kd-cifar`). Predictions are kept in half precision by
     sample. As in the paper's code, those of a mixed image are kept for both of it, which is right for neither.
 
     Attributes:
-        alpha: in the last epoch, 0..1.
-        smoothing: of the labels, 0..1.
+        alpha: trust in the past in the last epoch, 0..1.
+        smoothing: label smoothing, 0..1.
     """
 
     name: Literal["ps-kd"] = "ps-kd"
@@ -60,24 +60,20 @@ class PSKD:
 
     @property
     def needs(self) -> Needs:
-        """Labels and its own past."""
+        """What it must be given: labels and the student's earlier predictions."""
         return Needs(teacher=False, labels=ANOTHER_OBJECTIVE, history=True)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """It is one loss."""
+        """The name of its one loss."""
         return ("label",)
 
-    def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """Nothing is learnt beside the student."""
-        return None
-
     def without_teacher(self) -> "PSKD":
-        """Itself."""
+        """Return the objective itself, which has no teacher."""
         return self
 
     def __call__(self, inputs: LossInputs) -> Losses:
-        """`ps_kd`."""
+        """Compute `ps_kd` with the alpha of the epoch."""
         if inputs.past_probs is None:
             raise UsageError("This objective learns from the student's past predictions, and none are given.")
         soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1], self.smoothing)

@@ -163,10 +163,6 @@ class ReviewKD(FromMaps):
         require_above_zero(middle=self.middle)
         require_weights(warmup_epochs=self.warmup_epochs)
 
-    def ramp(self, epoch: int) -> float:
-        """Up to 1 in the warm-up's last epoch."""
-        return min((epoch + 1) / max(self.warmup_epochs, 1), 1.0)
-
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """The fusion of the student's stages; none where there is nothing to compare."""
         if not self.needs.maps:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdcache.objectives.base import LossInputs
-from kdcache.objectives.distillation import Distillation, require_above_zero
+from kdcache.objectives.distillation import SoftenedDistillation
 from kdcache.objectives.labels import soft_labels
 from kdcache.objectives.precision import at_least_float32
 
@@ -45,34 +45,19 @@ def wsld(
 
 
 @dataclass(frozen=True)
-class WSLD(Distillation):
+class WSLD(SoftenedDistillation):
     """kd_weight * WSLD + label_weight * label loss.
 
-    The paper's for ImageNet: 2.5, T = 2; for CIFAR 2.25, T = 4 (`wsld-cifar`).
-
-    Attributes:
-        temperature: T > 0.
-        approximate: soften `topk` answers too, their tail spread evenly.
+    Weight and temperature are the paper's: 2.5 and T = 2 for ImageNet, 2.25 and T = 4 for CIFAR (`wsld-cifar`).
     """
 
     name: Literal["wsld"] = "wsld"
     kd_weight: float = 2.5
     temperature: float = 2.0
-    approximate: bool = False
 
     distils_by_label = True
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
-
-    def needs_full(self) -> str:
-        """Softening needs the order within the tail."""
-        if self.temperature == 1 or self.approximate:
-            return ""
-        return "set objective.temperature=1, or accept a tail spread evenly with --approximate"
-
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`wsld`, on labels without smoothing."""
+        """Compute `wsld` on labels without smoothing."""
         soft = soft_labels(inputs.labels, inputs.weight, inputs.logits.shape[1])
         return wsld(inputs.logits, inputs.teacher_log_probs, soft, self.temperature)

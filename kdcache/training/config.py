@@ -221,7 +221,7 @@ def inherited_settings(name: str) -> tuple[str, ...]:
         ConfigError: an unknown name.
     """
     own = objective_named(name)
-    return ("smoothing", *(LABEL_LOSS_SETTINGS if getattr(own, "label_loss", None) == "bce" else ()))
+    return ("smoothing", *(LABEL_LOSS_SETTINGS if own.label_loss == "bce" else ()))
 
 
 def chosen_objective(recipe: str, *, file: Path | None = None, assignments: Sequence[str] = ()) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.ps_kd import PSKD
 from kdcache.runtime.device import resolve_precision
 from kdcache.training.config import RunConfig, given_settings, label_loss_origin, load_config
 from kdcache.training.options import Mode, TrainOptions
@@ -29,9 +28,9 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
     config = load_config(
         options.recipe or DEFAULT_RECIPE, file=options.config, options=settings, assignments=options.overrides
     )
-    if options.approximate and hasattr(config.objective, "approximate"):  # what cannot be is refused with the cache
-        objective = dataclasses.replace(config.objective, approximate=True)  # type: ignore[arg-type] # it has it
-        config = dataclasses.replace(config, objective=objective)
+    if options.approximate:
+        # An objective that cannot approximate stays as it is: `require` refuses it once the cache's targets are known.
+        config = dataclasses.replace(config, objective=config.objective.with_approximate(True))
     asked = given_settings(file=options.config, options=settings, assignments=options.overrides)
     twice = sorted(settings.keys() & given_settings(assignments=options.overrides))
     if twice:
@@ -40,7 +39,7 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
         # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
     binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & settings.keys())
-    if binary and getattr(config.objective, "label_loss", "ce") != "bce":
+    if binary and config.objective.label_loss != "bce":
         raise UsageError(
             f"{_option(binary[0])} belongs to the binary cross-entropy, and this "
             "objective's label loss is another: add --set objective.label_loss=bce, or leave it out."
@@ -69,7 +68,7 @@ def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, A
         options.recipe or DEFAULT_RECIPE, file=options.config, options=others, assignments=options.overrides
     ).objective
     for name in own:
-        if not hasattr(objective, name.removeprefix("objective.")):
+        if name.removeprefix("objective.") not in objective.setting_names:
             raise UsageError(f"{_option(name)} has no meaning for {objective.name}: leave it out.")
 
 
@@ -80,10 +79,7 @@ def _option(name: str) -> str:
 
 def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
     """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
-    objective = config.objective
-    if isinstance(objective, PSKD):
+    if config.objective.label_loss_text is None:
         return None
     origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
-    names = {"ce": "cross-entropy", "bce": "binary cross-entropy", "none": "none"}
-    weight = f" of weight {objective.label_weight:g}" if objective.label_loss != "none" else ""
-    return f"The label loss is {names[objective.label_loss]}{weight}, {origin}."
+    return f"The label loss is {config.objective.label_loss_text}, {origin}."

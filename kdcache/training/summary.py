@@ -1,13 +1,12 @@
 """What a training says of itself before its first step."""
 
-import dataclasses
-
-from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, plainly
-from kdcache.objectives.registry import AnyObjective
+from kdcache.objectives.base import Objective
+from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, format_setting
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import Capabilities
+from kdcache.training.settings import to_plain
 from kdcache.training.setup import Setup
 
 # The label loss has a line of its own, and what `approximate` does is said with the targets.
@@ -31,7 +30,7 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
     progress.say(objective_words(setup.objective_name, config.objective, setup.targets))
     if setup.label_loss is not None:
         progress.say(setup.label_loss)
-    stop = getattr(config.objective, "kd_stop_epoch", None)
+    stop = config.objective.kd_stop_epoch
     if stop is not None and stop >= epochs:
         progress.say(
             f"objective.kd_stop_epoch is {stop}, counted from 0, and there {'is' if epochs == 1 else 'are'} "
@@ -46,7 +45,7 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
         )
 
 
-def objective_words(name: str, objective: AnyObjective, targets: Capabilities | None) -> str:
+def objective_words(name: str, objective: Objective, targets: Capabilities | None) -> str:
     """Which objective, its settings but those that are 0 or without effect, and how well the targets serve it.
 
     The words for that are those of docs/objectives.md.
@@ -58,24 +57,21 @@ def objective_words(name: str, objective: AnyObjective, targets: Capabilities | 
     needs = objective.needs
     if not (needs.teacher or needs.history):
         return "Objective: labels alone, without a teacher."
-    idle = getattr(objective, "idle", ())
-    values = {field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)}
+    values = to_plain(objective)
     settings = ", ".join(
-        f"{setting} {plainly(value)}"
+        f"{setting} {format_setting(value)}"
         for setting, value in values.items()
-        if value and setting not in _TOLD_ELSEWHERE and setting not in idle
+        if value and setting not in _TOLD_ELSEWHERE and setting not in objective.idle
     )
     served = "from labels and the student's own past" if needs.history else _served(objective, targets)
     return f"Objective {name}: {settings + '; ' if settings else ''}{served}."
 
 
-def _served(objective: AnyObjective, targets: Capabilities | None) -> str:
+def _served(objective: Objective, targets: Capabilities | None) -> str:
     assert targets is not None  # `require` has refused an objective whose teacher is not there
     if targets.every_class:
         return f"exact from {targets.description}"
-    if getattr(objective, "approximate", False):
-        strict = dataclasses.replace(objective, approximate=False)  # type: ignore[arg-type] # it has it
-        if strict.needs.full:
-            far = getattr(objective, "far_from_topk", "")
-            return f"approximate from {targets.description}, whose tail is spread evenly{far and f': {far}'}"
+    if objective.approximate and objective.with_approximate(False).needs.full:
+        far = objective.far_from_topk
+        return f"approximate from {targets.description}, whose tail is spread evenly{far and f': {far}'}"
     return f"close from {targets.description}"

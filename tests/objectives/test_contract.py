@@ -49,6 +49,26 @@ def test_it_is_a_frozen_value_that_a_configuration_holds(name):
 
 
 @ALL
+def test_an_even_tail_is_accepted_by_those_that_have_a_setting_for_it(name):
+    objective = OBJECTIVES[name]
+    accepting = objective.with_approximate(True)
+    assert accepting.approximate == ("approximate" in objective.setting_names)
+    assert not accepting.needs.full
+    assert accepting.with_approximate(False) == objective
+
+
+@ALL
+def test_settings_without_effect_and_what_it_takes_to_learn_without_labels_are_settings_of_it(name):
+    objective = OBJECTIVES[name]
+    assert set(objective.without_labels) <= set(objective.setting_names)
+    without = set(objective.idle) & set(objective.setting_names)
+    for setting in without:
+        value = getattr(objective, setting)
+        changed = dataclasses.replace(objective, **{setting: value / 2 if isinstance(value, float) else value})
+        assert changed(batch_for(objective)).total == objective(batch_for(objective)).total
+
+
+@ALL
 def test_it_reports_its_parts_and_one_finite_total(name):
     objective = OBJECTIVES[name]
     losses = objective(batch_for(objective))
@@ -183,7 +203,7 @@ def large_like(values):
     return torch.full_like(values, 1e4)
 
 
-@objectives_that(lambda objective: objective.needs.teacher and not getattr(objective, "distils_by_label", False))
+@objectives_that(lambda objective: objective.needs.teacher and not objective.distils_by_label)
 def test_samples_without_labels_are_no_trouble_to_what_needs_none(name):
     objective = dataclasses.replace(OBJECTIVES[name], **OBJECTIVES[name].without_labels)
     assert not objective.needs.labels
@@ -317,7 +337,7 @@ NUMBERS = (
 
 @pytest.mark.parametrize("setting", [*WHOLE, *NUMBERS])
 def test_each_own_setting_has_a_range(setting):
-    found = [objective for objective in OBJECTIVES.values() if hasattr(objective, setting)]
+    found = [objective for objective in OBJECTIVES.values() if setting in objective.setting_names]
     assert found
     for objective in found:
         value = -1 if setting in WHOLE else -1.0
