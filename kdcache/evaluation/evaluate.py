@@ -13,7 +13,7 @@ from kdcache.runtime.progress import Progress, logged
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What `evaluate` was asked for: what `model_source` takes."""
+    """The options of `evaluate`: model and weights as `model_source` takes them, and labelled shards."""
 
     model: str
     data: str
@@ -24,7 +24,7 @@ class EvaluateOptions:
 
 
 def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluation:
-    """Score one model.
+    """Score one model on labelled images.
 
     Raises:
         KdcacheError: no such model, weights that do not fit, data without labels or with other classes.

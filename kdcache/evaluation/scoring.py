@@ -32,9 +32,9 @@ class Evaluation:
     """A model's score on labelled images.
 
     Attributes:
-        top1, top5: share of the images whose label is the first, or among the first five classes.
+        top1, top5: share of the images whose label is the likeliest class, or among the five likeliest.
         loss: mean cross entropy in nats.
-        correct: for each sample of the index, whether its first class is the label; never of a lost one.
+        correct: whether the likeliest class is the label, for each sample of the index; False for a lost one.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Evaluation:
     correct: Bool[np.ndarray, "n"]
 
     def lines(self) -> list[str]:
-        """The score as a plain line."""
+        """Return the score as a plain line."""
         return [
             f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} "
             f"on {self.samples:,} images"
@@ -63,10 +63,10 @@ def score(
     processes: Distributed | None = None,
     progress: Progress = logged,
 ) -> Evaluation:
-    """Every sample of `index` once but lost ones, in the order of the shards; the module is left in the mode it had.
+    """Score a model on every sample of `index` that is not lost, in the order of the shards; its mode is restored.
 
-    The last batch is smaller; scores do not depend on the batch but in rounding. Several processes score a
-    share each, and all of them get the whole.
+    The last batch is smaller; scores depend on the batch in rounding only. Several processes score a
+    share each, and all of them get the score of the whole.
     """
     check_labels(index, network.card.num_classes, network.card.class_names)
     ranks = processes.ranks if processes is not None else Ranks()
@@ -104,7 +104,7 @@ def score(
 
 
 def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.device, precision: str = "fp32") -> None:
-    """Score the first of this process's images and forget it: what `score` needs is found missing in time.
+    """Score the first of this process's images, so that a failure shows before hours of training.
 
     Raises:
         KdcacheError: as `score` does, of this image.
@@ -126,7 +126,7 @@ def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.d
 
 
 def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
-    """The samples that a process scores, in the order of the shards."""
+    """Return the samples that a process scores, in the order of the shards."""
     order = np.lexsort((index.offset, index.shard))
     return np.array_split(order[~is_lost(index)[order]], ranks.world_size)[ranks.rank]
 

@@ -39,7 +39,7 @@ def attention(
 def attention_map(
     maps: Float[Tensor, "b c h w"], size: tuple[int, int] | None = None
 ) -> Float[Tensor, "b out_h out_w"]:
-    """Mean over channels of the squares; maps of another size are averaged to `size` (height, width) first."""
+    """Return the mean over channels of the squares; maps of another size are averaged to `size` (h, w) first."""
     maps = at_least_float32(maps)
     if size is not None and size != tuple(maps.shape[2:]):
         maps = F.adaptive_avg_pool2d(maps, size)
@@ -47,7 +47,7 @@ def attention_map(
 
 
 def attention_distance(student: Float[Tensor, "b h w"], teacher: Float[Tensor, "b h w"]) -> Float[Tensor, ""]:
-    """One layer's part of `attention`, from its attention maps."""
+    """Compute one layer's part of `attention`, from its attention maps."""
     ours, theirs = at_least_float32(student), at_least_float32(teacher.detach())
     return (unit(ours.flatten(1)) - unit(theirs.flatten(1))).square().mean()
 
@@ -63,11 +63,11 @@ class AT(FromMaps):
     kd_weight: float = 1_000.0
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """Nothing is learnt; but each of the student's maps needs one of the teacher's."""
+        """Return None, after a check that each of the student's maps has one of the teacher's."""
         if self.needs.maps:
             self.require_counterparts(spec)
         return None
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`attention`."""
+        """Compute `attention`."""
         return attention(*self.maps_of(inputs))

@@ -1,4 +1,4 @@
-"""What the objectives have in common that compare something else than logits: features or feature maps."""
+"""The base classes of objectives that compare features or feature maps in place of logits."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class BeyondLogits(Distillation):
     """kd_weight * its own term + vanilla_weight * vanilla distillation + label_weight * label loss.
 
     Attributes:
-        vanilla_weight: of `kd` beside its own term; the common benchmark of these methods (Tian et al. 2020) has 0, and
-            1 where it combines them.
-        vanilla_temperature: T > 0 of `kd`.
+        vanilla_weight: weight of `kd` beside its own term; the common benchmark of these methods (Tian et al. 2020) has
+            0, and 1 where it combines them.
+        vanilla_temperature: temperature of `kd`, T > 0.
     """
 
     vanilla_weight: float = 0.0
@@ -47,12 +47,15 @@ class BeyondLogits(Distillation):
 
     @property
     def without_labels(self) -> Mapping[str, str | float]:
-        """Vanilla distillation beside it trains the classifier, which its own term does not reach."""
+        """The settings with which it learns where images have no label.
+
+        Vanilla distillation is among them, as it trains the classifier, which the method's own term does not reach.
+        """
         return {**super().without_labels, **({} if self.vanilla_weight else {"vanilla_weight": 1.0})}
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The temperature where there is no vanilla distillation."""
+        """The names of settings that have no effect: the temperature without vanilla distillation, among others."""
         return (*super().idle, *(() if self.vanilla_weight else ("vanilla_temperature",)))
 
     @property
@@ -61,7 +64,7 @@ class BeyondLogits(Distillation):
         return ("kd", "vanilla") if self.vanilla_weight else ("kd",)
 
     def terms(self, inputs: LossInputs) -> dict[str, tuple[float, Float[Tensor, ""]]]:
-        """Its own term, and vanilla distillation where it has weight."""
+        """Compute the method's own term, and vanilla distillation where it has weight."""
         terms = super().terms(inputs)
         if self.vanilla_weight:
             loss = kd(inputs.logits, inputs.teacher_log_probs, self.vanilla_temperature)
@@ -71,16 +74,16 @@ class BeyondLogits(Distillation):
 
 @dataclass(frozen=True)
 class FromFeatures(BeyondLogits):
-    """It compares what enters the classifiers: the student's pooled features and the teacher's."""
+    """The base class of objectives that compare the inputs of both classifiers, the pooled features."""
 
     @property
     def needs(self) -> Needs:
-        """Features of both."""
+        """What it must be given: features of both models, among others."""
         return dataclasses.replace(super().needs, features=self._distils, teacher_features=self._distils)
 
     @staticmethod
     def features_of(inputs: LossInputs) -> tuple[Float[Tensor, "b s"], Float[Tensor, "b t"]]:
-        """The student's and the teacher's to the rows of this process."""
+        """Return the student's and the teacher's features of the rows of this process."""
         teacher = inputs.required_targets.features()
         if inputs.features is None:
             raise UsageError("This objective relates the student's features, and they are not given.")
@@ -89,11 +92,11 @@ class FromFeatures(BeyondLogits):
 
 @dataclass(frozen=True)
 class FromMaps(BeyondLogits):
-    """It compares feature maps of the student with as many of the teacher.
+    """The base class of objectives that compare feature maps of the student with as many of the teacher.
 
     Attributes:
-        student_layers, teacher_layers: whose maps: "stages", "middle" (`kdcache.models.maps`), or numbers of layers as
-            timm counts them (`feature_info`), ascending, negative ones from the end.
+        student_layers, teacher_layers: layers whose maps are compared: "stages", "middle" (`kdcache.models.maps`), or
+            numbers of layers as timm counts them (`feature_info`), ascending, negative ones from the end.
     """
 
     student_layers: Layers = "stages"
@@ -101,7 +104,7 @@ class FromMaps(BeyondLogits):
 
     @property
     def needs(self) -> Needs:
-        """Maps of both."""
+        """What it must be given: feature maps of both models, among others."""
         return dataclasses.replace(
             super().needs,
             maps=self._distils,
@@ -120,7 +123,7 @@ class FromMaps(BeyondLogits):
 
     @staticmethod
     def maps_of(inputs: LossInputs) -> tuple[Sequence[Float[Tensor, "b _ _ _"]], Sequence[Float[Tensor, "b _ _ _"]]]:
-        """The student's and the teacher's, from fine to coarse."""
+        """Return the student's and the teacher's maps, from fine to coarse."""
         teacher = inputs.required_targets.maps()
         if len(inputs.maps) != len(teacher):
             raise UsageError("This objective compares feature maps, and those of the student are not given.")

@@ -20,7 +20,8 @@ def bkl(student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "
 
     Args:
         student_logits: any real numbers. Not invariant to a shift: the sigmoid has no softmax to undo it.
-        teacher_log_probs: of the teacher, by its softmax at T = 1. A constant: no gradient flows to it.
+        teacher_log_probs: log-probabilities of the teacher, by its softmax at T = 1. A constant: no gradient flows to
+            it.
 
     Exact with `full` and `embedding` targets. With `topk` the gradient is off by at most twice the tail mass over c
     (L1).

@@ -78,7 +78,7 @@ class Embeddings(nn.Module):
     def forward(
         self, student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Embeddings of a batch; no gradient flows to the teacher's features."""
+        """Return the embeddings of a batch; no gradient flows to the teacher's features."""
         dtype = self.student.weight.dtype
         return self.student(student.to(dtype)), self.teacher(teacher.detach().to(dtype))
 
@@ -90,7 +90,7 @@ class CC(FromFeatures):
     Weight and width are those of the author's code in the benchmark of Tian et al. 2020.
 
     Attributes:
-        width: of the embeddings that are learnt for both networks.
+        width: width of the embeddings that are learnt for both networks.
     """
 
     name: Literal["cc"] = "cc"
@@ -102,7 +102,7 @@ class CC(FromFeatures):
         require_above_zero(width=self.width)
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """The embeddings; none where there is nothing to relate."""
+        """Create the embeddings; None where there is nothing to relate."""
         if not self.needs.features:
             return None
         if spec.num_features is None or spec.teacher_features is None:
@@ -110,7 +110,7 @@ class CC(FromFeatures):
         return Embeddings(spec.num_features, spec.teacher_features, self.width)
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`cc` of the rows of all processes."""
+        """Compute `cc` of the rows of all processes."""
         features = self.features_of(inputs)
         if inputs.aux_module is None:
             raise UsageError("This objective learns embeddings of features, and they are not given.")

@@ -59,10 +59,10 @@ class Contrast(nn.Module):
     ) -> None:
         """
         Args:
-            student_width, teacher_width: of the pooled features.
-            samples: N, how many there are.
-            generator: draws the first memory, evenly from a cube in which a vector's mean square length is 1; seeded
-                alike on every rank.
+            student_width, teacher_width: widths of the pooled features.
+            samples: number of samples, N.
+            generator: generator of the first memory, evenly from a cube in which a vector's mean square length is 1;
+                seeded alike on every rank.
         """
         super().__init__()
         self.temperature, self.momentum = temperature, momentum
@@ -90,7 +90,7 @@ class Contrast(nn.Module):
         samples: Int64[Tensor, "b"],
         negatives: Int64[Tensor, "b m"],
     ) -> Float[Tensor, ""]:
-        """The loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             student, teacher: pooled features. No gradient flows to the teacher's.
@@ -150,7 +150,7 @@ def _scores(
 
 
 def _parts(rows: Tensor, memory: Tensor, compared: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows and what they are compared with, as many at a time as may be held."""
+    """Yield rows and the numbers they are compared with, as many at a time as may be held."""
     count = max(1, _AT_A_TIME // (compared.shape[1] * memory.shape[1]))
     return zip(rows.split(count), compared.split(count), strict=True)
 
@@ -184,14 +184,19 @@ class Contrasts(nn.Module):
     """`Contrast` with the negatives that it needs: all that CRD learns and remembers beside the student."""
 
     def __init__(self, contrast: Contrast, negatives: Negatives, count: int) -> None:
-        """`count`: negatives of each row."""
+        """
+        Args:
+            contrast: loss and memories.
+            negatives: source of the negatives.
+            count: number of negatives of each row.
+        """
         super().__init__()
         self.contrast, self.negatives, self.count = contrast, negatives, count
 
     def forward(
         self, student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"], samples: Int64[Tensor, "b"]
     ) -> Float[Tensor, ""]:
-        """The loss of a batch, as `Contrast` has it."""
+        """Compute the loss of a batch, as `Contrast` has it."""
         return self.contrast(student, teacher, samples, self.negatives(samples, self.count))
 
 
@@ -207,10 +212,11 @@ class CRD(FromFeatures):
     partner's. The paper trained without mixing.
 
     Attributes:
-        negatives: that each row is told from; by chance the same sample may come more than once among them.
-        width: of the embeddings.
-        temperature: of the contrast.
-        momentum: the share of the old in what is remembered, 0..1.
+        negatives: number of negatives that each row is told from; by chance the same sample may come more than once
+            among them.
+        width: width of the embeddings.
+        temperature: temperature of the contrast.
+        momentum: share of the old in what is remembered, 0..1.
     """
 
     name: Literal["crd"] = "crd"
@@ -227,7 +233,7 @@ class CRD(FromFeatures):
             refuse("momentum", self.momentum, "a share in 0..1, below 1")
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """Embeddings, memories and negatives, drawn by torch's random state; none where there is nothing to tell apart.
+        """Create embeddings, memories and negatives, drawn by torch's random state; None where nothing is told apart.
 
         Raises:
             UsageError: all samples are of one class.
@@ -249,7 +255,7 @@ class CRD(FromFeatures):
         return Contrasts(contrast, negatives, self.negatives)
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`Contrast` of this process's rows, against memories that all processes fill."""
+        """Compute `Contrast` of this process's rows, against memories that all processes fill."""
         features = self.features_of(inputs)
         if inputs.aux_module is None or inputs.samples is None:
             raise UsageError("This objective remembers samples, and neither memory nor their numbers are given.")
@@ -257,10 +263,10 @@ class CRD(FromFeatures):
 
 
 def larger_share(samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:
-    """The sample that has the larger share in each row: the own one where both are equal.
+    """Return the sample that has the larger share in each row: the own one where both are equal.
 
     Args:
-        samples: each row's own; rows 2j and 2j+1 are mixed with each other, if at all.
+        samples: each row's own sample; rows 2j and 2j+1 are mixed with each other, if at all.
         weight: each row's own share, 1 where it is not mixed.
     """
     partner = torch.arange(len(samples), device=samples.device) ^ 1

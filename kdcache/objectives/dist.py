@@ -36,7 +36,7 @@ def dist(
 
     Args:
         student_logits: any real numbers.
-        teacher_log_probs: of the teacher at T = 1. A constant: no gradient flows to it.
+        teacher_log_probs: log-probabilities of the teacher at T = 1. A constant: no gradient flows to it.
         beta, gamma: weights of rows (between classes) and of columns (within a class).
         temperature: T > 0.
 
@@ -54,7 +54,7 @@ def dist(
 
 
 def _relation(one: Float[Tensor, "n m"], other: Float[Tensor, "n m"]) -> Float[Tensor, ""]:
-    """1 less the mean correlation of rows."""
+    """Return 1 less the mean correlation of rows."""
     one, other = (z - z.mean(dim=1, keepdim=True) for z in map(constant_where_flat, (one, other)))
     # Not F.cosine_similarity, which bounds each norm by itself: then classes that nobody thinks of count in full.
     spreads = torch.linalg.vector_norm(one, dim=1) * torch.linalg.vector_norm(other, dim=1)
@@ -69,9 +69,9 @@ class DIST(Distillation):
     4 on CIFAR (`dist-cifar`).
 
     Attributes:
-        temperature: T > 0.
+        temperature: temperature of both sides, T > 0.
         beta, gamma: weights of rows and of columns.
-        approximate: take `topk` answers too, their tail spread evenly, which is far off for columns.
+        approximate: whether `topk` targets are taken too, with their tail spread evenly, which is far off for columns.
     """
 
     name: Literal["dist"] = "dist"
@@ -87,7 +87,7 @@ class DIST(Distillation):
         require_weights(beta=self.beta, gamma=self.gamma)
 
     def needs_full(self) -> str:
-        """Columns need every class; rows do at another temperature than 1."""
+        """Return advice unless a tail is taken as even, as columns need every class."""
         if self.approximate:
             return ""
         if self.gamma > 0:
@@ -100,7 +100,7 @@ class DIST(Distillation):
         return "columns are far off, and objective.gamma=0 leaves them out" if self.gamma > 0 else ""
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`dist`: rows as they are, columns over the rows of all ranks."""
+        """Compute `dist`: rows as they are, columns over the rows of all ranks."""
         student, teacher = inputs.logits, inputs.teacher_log_probs
         total = dist(student, teacher, beta=self.beta, gamma=0.0, temperature=self.temperature)
         if self.gamma > 0:

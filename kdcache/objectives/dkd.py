@@ -31,7 +31,7 @@ def dkd(
 
     Args:
         student_logits: any real numbers.
-        teacher_log_probs: of the teacher at T = 1. A constant: no gradient flows to it.
+        teacher_log_probs: log-probabilities of the teacher at T = 1. A constant: no gradient flows to it.
         target: the class that counts as the label, 0 <= target < c.
         alpha, beta: weights of the two.
         temperature: T > 0.
@@ -57,7 +57,7 @@ def dkd(
 def _sides(
     logits: Float[Tensor, "b c"], rest: Float[Tensor, "b r"], target: Int64[Tensor, "b"]
 ) -> Float[Tensor, "b 2"]:
-    """Logits of "the target" and "anything else"."""
+    """Return the logits of "the target" and "anything else"."""
     return torch.cat([logits.gather(1, target[:, None]), rest.logsumexp(1, keepdim=True)], dim=1)
 
 
@@ -69,10 +69,11 @@ class DKD(Distillation):
     there. For CIFAR they are beta = 8, T = 4 and a warm-up of 20 epochs (`dkd-cifar`).
 
     Attributes:
-        temperature: T > 0.
+        temperature: temperature of both sides, T > 0.
         alpha, beta: weights of being sure of the label and of dividing the rest.
-        warmup_epochs: in which the term grows linearly to its weight; the first epoch has 1 / warmup_epochs of it.
-        approximate: take `topk` answers too, their tail spread evenly.
+        warmup_epochs: number of epochs in which the term grows linearly to its weight; the first epoch has 1 /
+            warmup_epochs of it.
+        approximate: whether `topk` targets are taken too, with their tail spread evenly.
     """
 
     name: Literal["dkd"] = "dkd"
@@ -91,11 +92,11 @@ class DKD(Distillation):
         require_weights(alpha=self.alpha, beta=self.beta, warmup_epochs=self.warmup_epochs)
 
     def needs_full(self) -> str:
-        """The rest is divided among all classes."""
+        """Return advice unless a tail is taken as even, as the rest is divided among all classes."""
         return "" if self.approximate else APPROXIMATELY
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`dkd`."""
+        """Compute `dkd` with the label that has the larger share."""
         target = hard_labels(inputs.labels, inputs.weight)
         return dkd(
             inputs.logits,

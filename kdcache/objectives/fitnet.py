@@ -23,7 +23,7 @@ def hint(student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"]) -
 
     Args:
         student: feature maps of a middle layer behind a `Regressor`.
-        teacher: its own. No gradient flows to it.
+        teacher: feature maps of the teacher's layer. No gradient flows to them.
 
     Exact with a live teacher; no kind of targets holds feature maps.
     """
@@ -40,7 +40,7 @@ class Regressor(nn.Module):
     def __init__(self, student: MapShape, teacher: MapShape) -> None:
         """
         Args:
-            student, teacher: shapes of their feature maps.
+            student, teacher: shapes of the feature maps of both models.
 
         Raises:
             UsageError: maps of sizes between which no such convolution leads.
@@ -63,7 +63,7 @@ class Regressor(nn.Module):
         self.layers = nn.Sequential(convolution, nn.BatchNorm2d(theirs), nn.ReLU(inplace=True))
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b out_c out_h out_w"]:
-        """The student's maps in the teacher's shape."""
+        """Bring the student's maps to the teacher's shape."""
         return self.layers(maps)
 
 
@@ -81,14 +81,14 @@ class FitNet(FromMaps):
     teacher_layers: Layers = "middle"
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """A regressor for each layer; none where there is nothing to compare."""
+        """Create a regressor for each layer; None where there is nothing to compare."""
         if not self.needs.maps:
             return None
         self.require_counterparts(spec)
         return nn.ModuleList(Regressor(*pair) for pair in zip(spec.maps, spec.teacher_maps, strict=True))
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """The sum over layers of `hint`."""
+        """Compute the sum over layers of `hint`."""
         student, teacher = self.maps_of(inputs)
         if not isinstance(inputs.aux_module, nn.ModuleList):
             raise UsageError("This objective learns regressors of feature maps, and they are not given.")

@@ -6,10 +6,10 @@ from torch import Tensor
 
 
 def constant_where_flat(values: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """The same values; rows that vary by no more than rounding are constants, and have no gradient.
+    """Return the same values; rows that vary by no more than rounding are constants, and have no gradient.
 
     Divided by its own spread such a row has a gradient without bound in no direction that means anything; a new head
-    that answers with zeros would begin with it.
+    that gives zeros would begin with it.
     """
     spread = values.amax(dim=1) - values.amin(dim=1)
     rounding = 8 * torch.finfo(values.dtype).eps * values.abs().amax(dim=1)

@@ -8,7 +8,8 @@ from torch import Tensor, distributed
 
 
 def gather_rows(rows: Shaped[Tensor, "b *shape"]) -> Shaped[Tensor, "all *shape"]:
-    """Everybody's rows by rank, so that rank r's are the r-th of equal shares; alone, the rows themselves.
+    """Return the rows of all ranks in the order of ranks, so that rank r's are the r-th of equal shares;
+    alone, the rows themselves.
 
     Backward, each rank is given the sum of all ranks' gradients of its own rows. A loss L that every rank computes
     from the gathered rows thereby reaches the parameters `world` times, and the mean over ranks that DDP takes makes
@@ -22,7 +23,7 @@ def gather_rows(rows: Shaped[Tensor, "b *shape"]) -> Shaped[Tensor, "all *shape"
 
 
 def mean_of_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """The mean of everybody's tensors, without a gradient; alone, the tensor itself. Every rank has to call it."""
+    """Return the mean over ranks, without a gradient; alone, the tensor itself. Every rank has to call it."""
     value = value.detach()
     if not _together():
         return value
@@ -32,7 +33,7 @@ def mean_of_ranks(value: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
 
 
 def place_among_ranks() -> tuple[int, int]:
-    """This process's rank and how many there are; 0 and 1 alone."""
+    """Return this process's rank and the number of ranks; 0 and 1 alone."""
     return (distributed.get_rank(), distributed.get_world_size()) if _together() else (0, 1)
 
 

@@ -8,7 +8,7 @@ _NO_LENGTH = 1e-12
 
 
 def unit(vectors: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*shape"]:
-    """Vectors along a dimension at length 1; a vector no longer than 1e-12 becomes 0, and no gradient flows to it.
+    """Scale vectors along a dimension to length 1; one no longer than 1e-12 becomes 0, and no gradient flows to it.
 
     `torch.nn.functional.normalize` gives such vectors gradients of up to 1e12.
     """
@@ -18,7 +18,7 @@ def unit(vectors: Float[Tensor, "*shape"], dim: int = -1) -> Float[Tensor, "*sha
 
 
 def distances(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
-    """Euclidean distances between rows, 0 on the diagonal and at least 1e-6 elsewhere.
+    """Return Euclidean distances between rows, 0 on the diagonal and at least 1e-6 elsewhere.
 
     From products of the centred rows: memory for b * b numbers, and no digits lost to a mean far from 0. No gradient
     flows to rows that coincide.

@@ -33,9 +33,9 @@ def ipwd(
 
     Args:
         student_logits: any real numbers.
-        head_logits: of the head, on the same features. A constant here: no gradient flows to it.
-        teacher_log_probs: of the teacher at T = 1. A constant: no gradient flows to it.
-        soft: y, the labels; those of a mixed image are mixed.
+        head_logits: logits of the head, on the same features. A constant here: no gradient flows to it.
+        teacher_log_probs: log-probabilities of the teacher at T = 1. A constant: no gradient flows to it.
+        soft: soft labels y; those of a mixed image are mixed.
         temperature: T > 0.
 
     Exact with `full` and `embedding` targets. With `topk` the weights are exact, as they do not ask the teacher, and at

@@ -17,8 +17,8 @@ def kd(
 
     Args:
         student_logits: any real numbers.
-        teacher_log_probs: of the teacher at T = 1; -inf stands for a probability of 0. A constant: no gradient
-            flows to it.
+        teacher_log_probs: log-probabilities of the teacher at T = 1; -inf stands for a probability of 0. A constant: no
+            gradient flows to it.
         temperature: T > 0. Anything but 1 needs the teacher's whole vector: a uniform tail is no longer close.
 
     Exact with `full` and `embedding` targets. With `topk` the gradient is off by at most twice the tail mass (L1).

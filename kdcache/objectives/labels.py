@@ -17,11 +17,11 @@ def soft_labels(
     others.
 
     Args:
-        labels: of the image and of its partner in the mix, 0 <= label < num_classes; a partner of -1 means that
+        labels: labels of the image and of its partner in the mix, 0 <= label < num_classes; a partner of -1 means that
             the image is not mixed, and its weight does not count.
-        weight: w, the image's own share of the mix, in 0..1.
-        num_classes: c.
-        smoothing: s, in 0..1.
+        weight: the image's own share w of the mix, in 0..1.
+        num_classes: number of classes c.
+        smoothing: share s, in 0..1.
     """
     own, partner = labels.unbind(dim=1)
     mixed = partner >= 0
@@ -38,7 +38,7 @@ def soft_labels(
 
 
 def hard_labels(labels: Int64[Tensor, "b 2"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:
-    """The label that has the larger share: the own one where both are equal. Arguments as `soft_labels` has them."""
+    """Return the label that has the larger share: the own one where equal. Arguments as `soft_labels` has them."""
     own, partner = labels.unbind(dim=1)
     return torch.where((partner >= 0) & (weight < 0.5), partner, own)
 

@@ -50,10 +50,10 @@ class LSKD(Distillation):
     in fact leaves T at DKD's own, and multiplies beta of CIFAR so as to make it 81: temperature 4 and beta 9 here.
 
     Attributes:
-        temperature: T > 0.
-        method: what compares the standardised logits: "kd" or "dkd".
-        alpha, beta, warmup_epochs: of DKD; without effect on "kd".
-        approximate: take `topk` answers too, their tail spread evenly, which is far off.
+        temperature: temperature of both sides, T > 0.
+        method: method that compares the standardised logits: "kd" or "dkd".
+        alpha, beta, warmup_epochs: settings of DKD; without effect on "kd".
+        approximate: whether `topk` targets are taken too, with their tail spread evenly, which is far off.
     """
 
     name: Literal["lskd"] = "lskd"
@@ -84,7 +84,7 @@ class LSKD(Distillation):
         require_weights(alpha=self.alpha, beta=self.beta, warmup_epochs=self.warmup_epochs)
 
     def needs_full(self) -> str:
-        """Mean and spread are those of all classes."""
+        """Return advice unless a tail is taken as even, as mean and spread are those of all classes."""
         return "" if self.approximate else ANOTHER_OBJECTIVE
 
     def ramp(self, epoch: int) -> float:
@@ -92,7 +92,7 @@ class LSKD(Distillation):
         return super().ramp(epoch) if self.method == "dkd" else 1.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`lskd`, or `dkd` of standardised logits."""
+        """Compute `lskd`, or `dkd` of standardised logits."""
         if self.method == "kd":
             return lskd(inputs.logits, inputs.teacher_log_probs, self.temperature)
         return dkd(

@@ -21,8 +21,8 @@ class Negatives(nn.Module):
     def __init__(self, labels: Int64[Tensor, "n"], seed: int) -> None:
         """
         Args:
-            labels: of every sample, in the order of their numbers; one labelled -1 differs from all others.
-            seed: of the sequence, 0..2^63-1.
+            labels: label of every sample, in the order of their numbers; one labelled -1 differs from all others.
+            seed: seed of the sequence, 0..2^63-1.
 
         Raises:
             UsageError: a class that has no sample beside it.
@@ -51,7 +51,7 @@ class Negatives(nn.Module):
     drawn: Tensor
 
     def forward(self, samples: Int64[Tensor, "b"], count: int) -> Int64[Tensor, "b {count}"]:
-        """For each of these samples, `count` others of other classes; the sequence moves on.
+        """Draw `count` samples of other classes for each of these samples; the sequence moves on.
 
         Under DDP every rank calls it with as many samples: those of the whole batch follow each other by rank.
         """
@@ -67,7 +67,7 @@ class Negatives(nn.Module):
 
 
 def split_mix(seed: Int64[Tensor, ""], places: Int64[Tensor, "n"]) -> Float64[Tensor, "n"]:
-    """Numbers in 0..1, below 1, at places of SplitMix64's sequence: its upper 53 bits.
+    """Return numbers in 0..1, below 1, at places of SplitMix64's sequence: its upper 53 bits.
 
     Steele et al. 2014, "Fast Splittable Pseudorandom Number Generators". Any place costs the same, on any device.
     """
@@ -78,10 +78,10 @@ def split_mix(seed: Int64[Tensor, ""], places: Int64[Tensor, "n"]) -> Float64[Te
 
 
 def _signed(word: int) -> int:
-    """A 64-bit word as torch's integers, which wrap around, hold it."""
+    """Return a 64-bit word as torch's integers, which wrap around, hold it."""
     return word - 2**64
 
 
 def _shifted(words: Int64[Tensor, "n"], bits: int) -> Int64[Tensor, "n"]:
-    """Shifted to the right, zeros coming in: torch would bring in the sign."""
+    """Shift words to the right, zeros coming in: torch would bring in the sign."""
     return (words >> bits) & (2 ** (64 - bits) - 1)

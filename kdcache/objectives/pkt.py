@@ -53,5 +53,5 @@ class PKT(FromFeatures):
     kd_weight: float = 30_000.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`pkt` of the rows of all processes."""
+        """Compute `pkt` of the rows of all processes."""
         return pkt(*map(gather_rows, self.features_of(inputs)))

@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def at_least_float32(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Half-precision values as float32, others as they are: sums of exponentials overflow in half precision."""
+    """Return half-precision values as float32, others as they are: sums of exponentials overflow in half precision."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def without_autocast(values: Float[Tensor, "*shape"]) -> torch.autocast:
-    """A context in which products of matrices keep the precision of their factors, autocast or not.
+    """Return a context in which products of matrices keep the precision of their factors, autocast or not.
 
     Autocast would round them to half precision, and differences of products would be little but rounding.
     """

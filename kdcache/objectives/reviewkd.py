@@ -54,7 +54,7 @@ def _context(student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"
 
 
 def with_summary(maps: Sequence[Float[Tensor, "b _ _ _"]]) -> list[Float[Tensor, "b _ _ _"]]:
-    """Feature maps from fine to coarse, and behind them the last one's mean as a map of 1 x 1, the paper's last."""
+    """Return maps from fine to coarse, and behind them the mean of the last as a map of 1 x 1, the paper's last."""
     return [*maps, maps[-1].mean(dim=(2, 3), keepdim=True)]
 
 
@@ -64,9 +64,9 @@ class Fusion(nn.Module):
     def __init__(self, channels: int, middle: int, out: int, *, fuses: bool) -> None:
         """
         Args:
-            channels: of the student's maps.
-            middle: of what is handed on to the next finer level.
-            out: of the teacher's maps.
+            channels: number of channels of the student's maps.
+            middle: number of channels of the maps that are handed on to the next finer level.
+            out: number of channels of the teacher's maps.
             fuses: False for the coarsest level, before which nothing is fused.
         """
         super().__init__()
@@ -81,10 +81,10 @@ class Fusion(nn.Module):
     def forward(
         self, maps: Float[Tensor, "b c h w"], fused: Float[Tensor, "b middle _ _"] | None, size: tuple[int, int]
     ) -> tuple[Float[Tensor, "b out to_h to_w"], Float[Tensor, "b middle to_h to_w"]]:
-        """Maps to compare with the teacher's, and maps to hand on; both of `size` (height, width).
+        """Compute maps to compare with the teacher's, and maps to hand on; both of `size` (height, width).
 
         Args:
-            fused: what the coarser level handed on; None for the coarsest.
+            fused: maps that the coarser level handed on; None for the coarsest.
         """
         maps = self.inward(maps)
         if self.weigh is not None and fused is not None:
@@ -128,11 +128,11 @@ class Review(nn.Module):
     def forward(
         self, maps: Sequence[Float[Tensor, "b _ _ _"]], sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[Float[Tensor, "b _ _ _"]]:
-        """Maps in the teacher's shapes, from fine to coarse.
+        """Compute the fused maps in the teacher's shapes, from fine to coarse.
 
         Args:
-            maps: the student's, from fine to coarse.
-            sizes: heights and widths of the teacher's where they differ from the student's.
+            maps: maps of the student, from fine to coarse.
+            sizes: heights and widths of the teacher's maps where they differ from the student's.
         """
         fused, made = None, []
         to = [(level.shape[2], level.shape[3]) for level in maps] if sizes is None else sizes
@@ -150,8 +150,9 @@ class ReviewKD(FromMaps):
     of networks (0.6 to 8), with a warm-up of 20 epochs (`reviewkd-cifar`).
 
     Attributes:
-        middle: channels in which stages are fused, at most those of the student's last.
-        warmup_epochs: in which the term grows linearly to its weight; the first epoch has 1 / warmup_epochs of it.
+        middle: number of channels in which stages are fused, at most those of the student's last.
+        warmup_epochs: number of epochs in which the term grows linearly to its weight; the first epoch has 1 /
+            warmup_epochs of it.
     """
 
     name: Literal["reviewkd"] = "reviewkd"
@@ -164,7 +165,7 @@ class ReviewKD(FromMaps):
         require_weights(warmup_epochs=self.warmup_epochs)
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
-        """The fusion of the student's stages; none where there is nothing to compare."""
+        """Create the fusion of the student's stages; None where there is nothing to compare."""
         if not self.needs.maps:
             return None
         self.require_counterparts(spec)
@@ -172,7 +173,7 @@ class ReviewKD(FromMaps):
         return Review(student, teacher, min(self.middle, student[-1]))
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`hierarchical_context`."""
+        """Compute `hierarchical_context` of all stages and of the mean of the last."""
         student, teacher = map(with_summary, self.maps_of(inputs))
         if inputs.aux_module is None:
             raise UsageError("This objective learns a fusion of feature maps, and it is not given.")

@@ -97,7 +97,7 @@ class RKD(FromFeatures):
     batch: with thousands of rows set angle_weight to 0, which leaves the distances.
 
     Attributes:
-        distance_weight, angle_weight: of the two, within the term.
+        distance_weight, angle_weight: weights of distances and of angles, within the term.
     """
 
     name: Literal["rkd"] = "rkd"
@@ -109,6 +109,6 @@ class RKD(FromFeatures):
         require_weights(distance_weight=self.distance_weight, angle_weight=self.angle_weight)
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`rkd` of the rows of all processes."""
+        """Compute `rkd` of the rows of all processes."""
         student, teacher = map(gather_rows, self.features_of(inputs))
         return rkd(student, teacher, self.distance_weight, self.angle_weight)

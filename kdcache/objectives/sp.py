@@ -42,5 +42,5 @@ class SP(FromFeatures):
     kd_weight: float = 3_000.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
-        """`sp` of the rows of all processes."""
+        """Compute `sp` of the rows of all processes."""
         return sp(*map(gather_rows, self.features_of(inputs)))

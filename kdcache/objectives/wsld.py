@@ -28,8 +28,8 @@ def wsld(
 
     Args:
         student_logits: any real numbers.
-        teacher_log_probs: of the teacher at T = 1, finite. A constant: no gradient flows to it.
-        soft: y, the labels; those of a mixed image are mixed.
+        teacher_log_probs: log-probabilities of the teacher at T = 1, finite. A constant: no gradient flows to it.
+        soft: soft labels y; those of a mixed image are mixed.
         temperature: T > 0.
 
     Exact with `full` and `embedding` targets. With `topk` the weights are exact but for the codec's steps, as the

@@ -37,13 +37,13 @@ _MAX_TRAINER_JSON = 64 * 2**20
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds.
+    """The contents of a checkpoint.
 
     Attributes:
         step: optimiser steps done.
         model: the student's state dict, on the CPU.
-        ema: that of its moving average; None where there is none.
-        trainer: the tree of plain values and tensors that was saved, types and all.
+        ema: state dict of its moving average; None where there is none.
+        trainer: tree of plain values and tensors as it was saved, types included.
     """
 
     step: int
@@ -59,8 +59,8 @@ class Checkpoints:
         """
         Args:
             folder: `checkpoints` in the run's folder; made with the first save.
-            keep: how many of the latest stay.
-            keep_every: those of steps that are multiples of it stay too.
+            keep: number of the latest checkpoints that stay.
+            keep_every: number of steps; checkpoints of its multiples stay too.
         """
         self.folder = folder
         self._keep = keep
@@ -118,11 +118,11 @@ class Checkpoints:
             self._prune(step)
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, in order, unread."""
+        """Return the steps of the checkpoints that are there, in order; their files are not read."""
         return checkpoint_steps(self.folder)
 
     def latest(self, warn: Callable[[str], None]) -> Checkpoint | None:
-        """The latest checkpoint that is whole; None where there is none. Each broken one is told to `warn`."""
+        """Return the latest checkpoint that is whole; None where there is none. `warn` is told of each broken one."""
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
@@ -131,12 +131,12 @@ class Checkpoints:
         return None
 
     def best_step(self) -> int | None:
-        """The step of the checkpoint with the highest score; None where none has been scored."""
+        """Return the step of the checkpoint with the highest score; None where none has been scored."""
         best = self._best()
         return None if best is None else best[0]
 
     def load(self, step: int) -> Checkpoint:
-        """The checkpoint of a step.
+        """Read the checkpoint of a step.
 
         Raises:
             CorruptError: a file of it is missing, short or altered.
@@ -158,7 +158,7 @@ class Checkpoints:
             raise CorruptError(f"The checkpoint {folder} is broken ({reason(error)}).") from error
 
     def weights(self, step: int) -> Path:
-        """The file of a checkpoint's weights, of their moving average where there is one.
+        """Return the file of a checkpoint's weights, of their moving average where there is one.
 
         Raises:
             CorruptError, RunError: as `load` does.
@@ -168,7 +168,7 @@ class Checkpoints:
 
     @property
     def _known(self) -> re.Pattern[str]:
-        """All that a checkpoint is, as paths below the run's folder."""
+        """Return a pattern of all paths of a checkpoint below the run's folder."""
         return re.compile(f"{re.escape(self.folder.name)}/{FOLDER_NAME.pattern}(/{FILE_NAME.pattern})?")
 
     @property
@@ -201,7 +201,7 @@ class Checkpoints:
 
 
 def torch_random_state(processes: Distributed) -> list[dict[str, Tensor]]:
-    """torch's random state in each process, on the CPU and on its GPU, for a trainer's tree."""
+    """Return torch's random state of each process, on the CPU and on its GPU, for a trainer's tree."""
     states = {"cpu": torch.get_rng_state()}
     if processes.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(processes.device)

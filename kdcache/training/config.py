@@ -18,19 +18,19 @@ from kdcache.training.files import replace_file
 from kdcache.training.recipes import DEFAULT_RECIPE, read_recipe
 from kdcache.training.settings import Range, check_ranges, from_plain, nested, overlay, to_plain
 
-#: Of learning rates and the decay of weights: beyond it nothing is learnt.
+#: The largest learning rate and weight decay: beyond it nothing is learnt.
 MAX_RATE = 10_000
 
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """Which model is trained. Arguments as `kdcache.models.students.create_student` has them.
+    """The model that is trained. Arguments as `kdcache.models.students.create_student` has them.
 
     Attributes:
         name: a short name or a timm name.
         size: pixels a side, in training and in evaluation; None: the reference size of the views.
         drop_path: rate of stochastic depth.
-        crop_pct, interpolation: of the evaluation transform; None: timm's own for the model.
+        crop_pct, interpolation: settings of the evaluation transform; None: timm's own for the model.
         kwargs: further arguments of `timm.create_model`.
     """
 
@@ -44,12 +44,12 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """Which views it sees; a cache's own policy and seed go before these.
+    """The views that the student sees; a cache's own policy and seed go before these.
 
     Attributes:
         policy: a policy's name, or its JSON form.
-        seed: of the views; apart from the run's, so that students with several seeds see the same views.
-        count: how many views there are; a training of more epochs shows them again. None: all that are complete in
+        seed: seed of the views; apart from the run's, so that students with several seeds see the same views.
+        count: number of views; a training of more epochs shows them again. None: all that are complete in
             the cache, or one for each epoch.
     """
 
@@ -60,17 +60,17 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How it learns; names and meanings are timm's.
+    """The optimiser of the student; names and meanings are timm's.
 
     Attributes:
-        name: of a timm optimiser: lamb, adamw, sgd, ...
-        lr: the peak learning rate at a batch of `lr_batch_size`.
-        lr_batch_size: the batch that `lr` is meant for; None: for any.
-        lr_scaling: how the rate follows the batch; "auto" is timm's habit: by its square root for optimisers that
-            adapt (Adam and its kin, LAMB), linearly for the others.
-        weight_decay: of matrices and kernels; biases and norms have none.
-        momentum: of SGD.
-        betas, eps: of optimisers that have them; None: the optimiser's own.
+        name: name of a timm optimiser: lamb, adamw, sgd, ...
+        lr: peak learning rate at a batch of `lr_batch_size`.
+        lr_batch_size: batch size that `lr` is meant for; None: for any.
+        lr_scaling: rule by which the rate follows the batch; "auto" is timm's rule: by its square root for
+            optimisers that adapt (Adam and its kin, LAMB), linearly for the others.
+        weight_decay: decay of matrices and kernels; biases and norms have none.
+        momentum: momentum of SGD.
+        betas, eps: settings of optimisers that have them; None: the optimiser's own.
     """
 
     name: str
@@ -83,7 +83,7 @@ class OptimizerConfig:
     eps: Annotated[float | None, Range(above=0, most=1)] = None
 
     def lr_at(self, batch_size: int) -> float:
-        """The peak learning rate for a global batch of `batch_size` images."""
+        """Return the peak learning rate for a global batch of `batch_size` images."""
         if self.lr_batch_size is None or self.lr_scaling == "none":
             return self.lr
         adapts = any(part in self.name.lower() for part in ("ada", "lamb"))
@@ -94,11 +94,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and how the learning rate moves: linearly up from `warmup_lr`, then down a cosine to `min_lr`.
+    """The length of the training and the course of its learning rate.
+
+    The rate grows linearly from `warmup_lr` to its peak, then falls along a cosine to `min_lr`.
 
     Attributes:
         epochs: passes over the data, the warm-up included.
-        warmup_epochs: of linear growth; a training that is shorter is all warm-up.
+        warmup_epochs: epochs of linear growth; a training that is shorter is all warm-up.
         warmup_lr, min_lr: learning rates at the start and at the end.
     """
 
@@ -110,21 +112,21 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All of it.
+    """The whole configuration of a run.
 
     Attributes:
-        recipe: the recipe that it began with.
+        recipe: recipe that the other settings were laid over.
         batch_size: images a step over all processes; even, because pairs stay whole.
-        seed: of the student's weights and of the training's own draws (drop path, dropout).
+        seed: seed of the student's weights and of the training's own draws (drop path, dropout).
         precision: "auto", "fp32", "bf16" or "fp16".
-        clip_grad: greatest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
-        ema_decay: of the moving average of the weights; None for no average.
+        clip_grad: largest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
+        ema_decay: decay of the moving average of the weights; None for no average.
         eval_epochs: epochs between evaluations; 0 for the last only.
         checkpoint_epochs: epochs between checkpoints; one is made before every evaluation as well.
-        keep_checkpoints: how many of the latest checkpoints stay, beside the best.
-        keep_epochs: epochs between checkpoints that stay for good; None: none do. Each can be a teacher
+        keep_checkpoints: number of the latest checkpoints that stay, beside the best.
+        keep_epochs: epochs between checkpoints that stay for good; None: no such checkpoints. Each can be a teacher
             (`kdcache.models.run_weights`).
-        export_dtype: of the exported weights; float16 halves the file, and every loader widens it again.
+        export_dtype: number format of the exported weights; float16 halves the file, and every loader widens it again.
     """
 
     student: StudentConfig
@@ -148,7 +150,7 @@ class RunConfig:
         check_ranges(self)
 
     def with_lr_resolved(self) -> "RunConfig":
-        """The same training, with the learning rate that its batch size has written out."""
+        """Return the configuration with the learning rate of its batch size written out."""
         lr = self.optimizer.lr_at(self.batch_size)
         optimizer = dataclasses.replace(self.optimizer, lr=lr, lr_batch_size=None, lr_scaling="none")
         return dataclasses.replace(self, optimizer=optimizer)
@@ -161,19 +163,19 @@ def load_config(
     options: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> RunConfig:
-    """A configuration from a recipe and what is laid over it, later over earlier.
+    """Build a configuration from a recipe and the settings laid over it, later over earlier.
 
     An objective of another name than the recipe's begins from the settings of that name (`OBJECTIVES`); of the
     recipe's it keeps what `inherited_settings` says.
 
     Args:
-        recipe: the name of a shipped recipe, or a recipe's file.
-        file: YAML with any of the settings.
+        recipe: name of a shipped recipe, or path of a recipe's file.
+        file: YAML file with any of the settings.
         options: values by dotted name ("schedule.epochs"), as a command line's own options give them.
         assignments: "NAME=VALUE" each, with a dotted name and a YAML value.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value that it can't have.
+        ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value out of its range.
     """
     base = read_recipe(recipe)
     given = _given(file, options, assignments)
@@ -187,7 +189,7 @@ def load_config(
 def given_settings(
     *, file: Path | None = None, options: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
 ) -> set[str]:
-    """Dotted names of the settings that `load_config` was given over its recipe."""
+    """Return the dotted names of the settings that `load_config` was given over its recipe."""
     return set(_dotted(_given(file, options, assignments)))
 
 
@@ -201,7 +203,7 @@ def _given(file: Path | None, options: Mapping[str, Any] | None, assignments: Se
 
 
 def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an objective from those of the recipe and those given over them."""
+    """Return the settings of an objective from those of the recipe and those given over them."""
     usual = VanillaKD.name
     name = str(given.get("name", recipe.get("name", usual)))
     own = to_plain(objective_named(name))
@@ -211,11 +213,11 @@ def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 
 
 def inherited_settings(name: str) -> tuple[str, ...]:
-    """What an objective takes from a recipe that is written for one of another name.
+    """Return the settings that an objective takes from a recipe that is written for an objective of another name.
 
-    How far labels are smoothed is a recipe's to say. Which label loss there is, only where the objective's own is the
-    binary cross-entropy, as in Hao et al. 2023, who have another in some of their recipes: the other methods' weights
-    are measured against the cross-entropy, of which timm's binary mean is a small part.
+    These are the label smoothing, and the label loss only where the objective's own is the binary cross-entropy, as in
+    Hao et al. 2023, who have another in some of their recipes: the other methods' weights are measured against the
+    cross-entropy, of which timm's binary mean is a small part.
 
     Raises:
         ConfigError: an unknown name.
@@ -225,7 +227,7 @@ def inherited_settings(name: str) -> tuple[str, ...]:
 
 
 def chosen_objective(recipe: str, *, file: Path | None = None, assignments: Sequence[str] = ()) -> str:
-    """The name by which `load_config` comes to its objective, a key of `OBJECTIVES`; arguments and errors as there."""
+    """Return the key of `OBJECTIVES` by which `load_config` finds its objective; arguments and errors as there."""
     usual = read_recipe(recipe).get("objective", {}).get("name", VanillaKD.name)
     return str(_given(file, None, assignments).get("objective", {}).get("name", usual))
 
@@ -237,7 +239,7 @@ def label_loss_origin(
     options: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
 ) -> str:
-    """Whence `load_config` has the label loss, in words; arguments and errors as there."""
+    """Describe where `load_config` takes the label loss from; arguments and errors as there."""
     given = _given(file, options, assignments).get("objective", {})
     usual = read_recipe(recipe).get("objective", {})
     if "label_loss" in given:
@@ -262,7 +264,7 @@ def write_config(config: RunConfig, file: Path) -> None:
 
 
 def read_config(file: Path) -> RunConfig:
-    """The configuration that `write_config` wrote; ConfigError where it cannot be read."""
+    """Read the configuration that `write_config` wrote. Raises ConfigError where it cannot be read."""
     return from_plain(RunConfig, _read_yaml(file))
 
 

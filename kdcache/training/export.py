@@ -1,4 +1,4 @@
-"""The trained model in the form that `timm.create_model` loads, and kdcache itself, from one folder or one file."""
+"""Export of a trained model in a form that `timm.create_model` and kdcache load, from one folder or one file."""
 
 import dataclasses
 import json
@@ -43,11 +43,11 @@ def export_model(
     The header of model.safetensors describes the model as well, so that this one file is enough for kdcache.
 
     Args:
-        folder: the export; its parents are made.
-        network: the model and its card.
-        tensors: a state dict in place of the module's own, such as its moving average.
-        dtype: of floating point weights in the file; float16 halves it, and every loader widens it again.
-        class_names: in the order of the classes.
+        folder: folder of the export; its parents are made.
+        network: model and its card.
+        tensors: state dict in place of the module's own, such as its moving average.
+        dtype: number format of floating point weights in the file; float16 halves it, and every loader widens it again.
+        class_names: names in the order of the classes.
 
     Returns:
         The weights' file.
@@ -68,7 +68,7 @@ def export_model(
 
 
 def _timm_config(network: Network, class_names: Sequence[str] | None) -> dict[str, Any]:
-    """config.json as timm's loaders of local folders and of the hub read it."""
+    """Return config.json as timm's loaders of local folders and of the hub read it."""
     card = network.card
     cfg: Mapping[str, Any] = getattr(network.module, "pretrained_cfg", {})
     config: dict[str, Any] = {

@@ -38,10 +38,10 @@ def append_line(path: Path, line: str, *, root: Path | None = None) -> None:
 
 @contextmanager
 def new_folder(path: Path, ours: re.Pattern[str], *, root: Path | None = None) -> Iterator[Path]:
-    """A folder to fill, which stands at `path` once the block has ended well; what stood there gives way to it.
+    """Yield a folder to fill, which stands at `path` once the block has ended well; what stood there gives way to it.
 
     Args:
-        ours: matches the names of all that such a folder holds; one that holds more is not replaced.
+        ours: pattern of the names of all that such a folder holds; one that holds more is not replaced.
         root: the folder that the user named, below which no link is followed; None for the one that `path` is in.
 
     Raises:

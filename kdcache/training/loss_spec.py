@@ -1,4 +1,4 @@
-"""What an objective is told of the data set and of the teacher, before it makes what it learns beside the student."""
+"""The facts about the data set and the teacher that an objective is given before it makes its `aux_module`."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from kdcache.training.setup import Setup
 
 
 def loss_spec(setup: Setup) -> LossSpec:
-    """The shape of a training, but for the student's part of it.
+    """Return the `LossSpec` of a training, without the part that describes the student.
 
     Raises:
         ModelError: the objective needs the teacher's features or feature maps, and it has none.

@@ -30,7 +30,7 @@ class MetricsTable:
     def __init__(self, file: Path, columns: Sequence[str], *, resume_step: int = 0) -> None:
         """
         Args:
-            file: of the table; made where it is missing.
+            file: path of the table; made where it is missing.
             columns: names of the numbers, after the first column, "step".
             resume_step: optimiser steps done; rows of later steps are cut.
 
@@ -54,7 +54,7 @@ class MetricsTable:
         append_line(self.file, _line([str(step), *(_text(values.get(name)) for name in self._columns[1:])]))
 
     def rows(self) -> list[dict[str, float | None]]:
-        """What the table holds, as numbers; None where a row has no value."""
+        """Return the rows of the table as numbers; None where a row has no value."""
         return read_metrics(self.file)
 
     def _kept(self, resume_step: int) -> list[list[str]]:
@@ -68,7 +68,7 @@ class MetricsTable:
 
 
 def read_metrics(file: Path) -> list[dict[str, float | None]]:
-    """The rows of a `metrics.csv`, as numbers by column; None where a row has no value."""
+    """Read the rows of a `metrics.csv` as numbers by column; None where a row has no value."""
     header, rows = _read(file)
     return [{name: float(text) if text else None for name, text in zip(header, row, strict=True)} for row in rows]
 
@@ -86,10 +86,10 @@ class TensorBoard:
     ) -> None:
         """
         Args:
-            folder: for event files; made where it is missing.
-            warn: is told when there are no events, or no more.
-            last_row: of the table that a run goes on with. It is written again, as a kill may have come before; what
-                there is from its step on, also of later steps that a kill took back, is marked as void.
+            folder: folder of the event files; made where it is missing.
+            warn: function that is told when there are no events, or no more.
+            last_row: last row of the table that a run goes on with. It is written again, as a kill may have come
+                before; what there is from its step on, also of later steps that a kill took back, is marked as void.
         """
         self._warn = warn
         self._file: BinaryIO | None = None
@@ -144,14 +144,14 @@ class TensorBoard:
 
 
 def _events_name(there: Sequence[str]) -> str:
-    """A file name by which TensorBoard reads the file after those that are there, whatever the clock says."""
+    """Return a file name that TensorBoard reads after those that are there, whatever the clock says."""
     before = [name.split(".")[3] for name in there if re.fullmatch(r"events\.out\.tfevents\..*\..*", name)]
     second = max([int(time.time()), *(int(number) + 1 for number in before if number.isdecimal())])
     return f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
 
 
 def _read(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and whole rows; a last line without an end, or of another width, was being written when a kill came."""
+    """Read header and whole rows; a last line without an end or of another width was cut short by a kill."""
     try:
         text = read_text(file)
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The run folder of a training that was given none."""
+"""The name of the run folder of a training without --out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from kdcache.training.options import TrainOptions
 
 
 def default_folder(options: TrainOptions, config: RunConfig, entries: Sequence[str]) -> Path:
-    """One folder for each student, recipe, source, objective and seed, so that the same command finds its run again.
+    """Return the folder of a student, recipe, source, objective and seed: the same command finds its run again.
 
-    Such as `runs/resnet18-a2-resnet50-dkd-seed0`; the usual objective, vanilla distillation, is not named, nor is one
-    of which labels alone are left.
+    An example is `runs/resnet18-a2-resnet50-dkd-seed0`. The usual objective, vanilla distillation, is not
+    named, nor is one of which labels alone are left.
 
     Args:
-        entries: of the cache, by name.
+        entries: names of the cache's entries.
     """
     source = {"supervised": "alone", "live": f"live-{entry_name(options.online_teacher or '')}"}.get(options.mode)
     if source is None:

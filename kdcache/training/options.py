@@ -142,7 +142,7 @@ class TrainOptions:
 
     @property
     def mode(self) -> Mode:
-        """Where answers come from."""
+        """Where targets come from; "supervised" for labels alone."""
         if self.supervised and self.online_teacher:
             raise UsageError("--supervised trains without a teacher and --online-teacher with one: give one of them.")
         if self.teacher_weights is not None and not self.online_teacher:

@@ -3,7 +3,7 @@
 past/round-00000007.f16    probabilities [samples, classes] in the 7th round; a row of zeros for a sample not seen
 
 A round is as many epochs as a view has repeats: in it each sample is seen, but for a last partial batch. One file is
-written while that of the round before is read. Unlike views and answers, what they hold depends on the student, and
+written while that of the round before is read. Unlike views and targets, what they hold depends on the student, and
 nothing promises that it is the same elsewhere; a run that resumes from its latest checkpoint finds in them what it
 would have found.
 
@@ -48,8 +48,8 @@ class PredictionHistory:
         """
         Args:
             folder: `past` in the run's folder; made with the first round.
-            samples: of the data set.
-            epochs_per_round: repeats of the policy.
+            samples: number of samples of the data set.
+            epochs_per_round: number of epochs that see the same views, the repeats of the policy.
             is_main: whether this process removes files for all.
             warn: is told when a round's predictions are gone.
             barrier: returns when every process has called it: so nobody reads a round before all have written it.
@@ -66,7 +66,7 @@ class PredictionHistory:
         self._pinned: set[int] = set()
 
     def read(self, epoch: int, samples: Int64[Tensor, "b"], weight: Float[Tensor, "b"]) -> Float32[Tensor, "b c"]:
-        """Predictions of the round before, mixed as the rows are: those of a sample that was not seen are zeros.
+        """Return the predictions of the round before, mixed as the rows are; zeros for a sample that was not seen.
 
         Args:
             epoch: the running one.
@@ -177,7 +177,7 @@ def _name(number: int) -> str:
 
 
 def _write(file: int, data: bytes, start: int) -> None:
-    """All of the data, from `start` on; OSError where the disk does not take it."""
+    """Write all of the data from `start` on. Raises OSError where the disk does not take it."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(file, rest, start)

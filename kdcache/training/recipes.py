@@ -24,7 +24,7 @@ class Recipe:
 
 
 def list_recipes() -> tuple[Recipe, ...]:
-    """The recipes that ship with kdcache, by name."""
+    """Return the recipes that ship with kdcache, sorted by name."""
     return tuple(
         Recipe(name, file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip())
         for name, file in sorted(_shipped().items())
@@ -32,7 +32,7 @@ def list_recipes() -> tuple[Recipe, ...]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The settings of a shipped recipe, or of the file `name` where it is a path to one.
+    """Return the settings of a shipped recipe, or of the file `name` where it is a path to one.
 
     Raises:
         ConfigError: no such recipe (with the nearest), or a file that is no mapping in YAML.

@@ -96,7 +96,7 @@ class RunFolder:
             config: resolved.
             identity: what results depend on beside it, as plain JSON values.
             invocation: paths and devices of this start, as plain JSON values.
-            windows: of the view set, read again by `stored_windows`.
+            windows: windows of the view set, read again by `stored_windows`.
             fresh: begin anew.
 
         Raises:
@@ -159,7 +159,7 @@ class RunFolder:
         return not self.is_run() and all((self.path / name).is_file() for name in (_CONFIG, "belongs.json", _WINDOWS))
 
     def stored_config(self) -> RunConfig | None:
-        """The configuration of the run that is here; None where there is none."""
+        """Return the configuration of the run that is here; None where there is none."""
         return read_config(self.path / _CONFIG) if self.is_run() else None
 
     def _clear(self) -> None:
@@ -205,7 +205,7 @@ class RunFolder:
 
 
 def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:
-    """The windows of the run in `folder`, if it is there to be resumed: its views must not follow today's shards."""
+    """Return the windows of a run in `folder` that can be resumed: its views must not follow today's shards."""
     file = folder / _WINDOWS
     if fresh or not RunFolder(folder).is_run() or not file.is_file():
         return None

@@ -31,15 +31,15 @@ class Range:
     even: bool = False
 
     def holds(self, value: int | float) -> bool:
-        """Whether a number is one of them; NaN is none of any."""
+        """Return whether a number lies in the range; NaN lies in none."""
         inside = self.least <= value <= self.most and self.above < value < self.below
         return inside and isfinite(value) and not (self.even and value % 2)
 
     def describe(self) -> str:
-        """Such as "a number above 0, at most 10,000"."""
+        """Describe the range, such as "a number above 0, at most 10,000"."""
         bounds = (("above", self.above), ("at least", self.least), ("below", self.below), ("at most", self.most))
-        said = [f"{words} {bound:,.0f}" for words, bound in bounds if abs(bound) != inf]
-        return f"{'an even' if self.even else 'a'} number {', '.join(said)}"
+        parts = [f"{words} {bound:,.0f}" for words, bound in bounds if abs(bound) != inf]
+        return f"{'an even' if self.even else 'a'} number {', '.join(parts)}"
 
 
 def check_ranges(value: Any, path: str = "") -> None:
@@ -59,7 +59,7 @@ def check_ranges(value: Any, path: str = "") -> None:
 
 
 def from_plain(cls: type[T], values: Any, path: str = "") -> T:
-    """The dataclass `cls` with the fields that `values`, a mapping, gives; the others have their defaults.
+    """Build the dataclass `cls` from the mapping `values`; fields that it does not give have their defaults.
 
     Fields may be dataclasses, int, float, str, bool, None, Literal, unions of these, tuples of one type, or mappings,
     which are taken as they are. Of a union of dataclasses the value's `name` chooses the one whose own `name` is so by
@@ -86,7 +86,7 @@ def from_plain(cls: type[T], values: Any, path: str = "") -> T:
 
 
 def to_plain(value: Any) -> Any:
-    """`value` as YAML and JSON can write it: dataclasses as mappings, tuples as lists."""
+    """Return `value` as YAML and JSON can write it: dataclasses as mappings, tuples as lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -97,7 +97,7 @@ def to_plain(value: Any) -> Any:
 
 
 def overlay(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `change` over it, mapping by mapping."""
+    """Return `base` with the values of `change` over it, mapping by mapping."""
     out = dict(base)
     for key, value in change.items():
         below = out.get(key)
@@ -107,14 +107,14 @@ def overlay(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 def nested(name: str, value: Any) -> dict[str, Any]:
-    """`value` under its dotted name: ("a.b", 1) is {"a": {"b": 1}}."""
+    """Return `value` under its dotted name: ("a.b", 1) gives {"a": {"b": 1}}."""
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
 
 
 def differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Settings in which two configurations differ: dotted name to both values."""
+    """Return the settings in which two configurations differ: dotted name to both values."""
     one, other = to_plain(one), to_plain(other)
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return {} if one == other else {path: (one, other)}
@@ -133,7 +133,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 
 def _names(cls: Any, path: str) -> list[str]:
-    """Dotted names of all settings of the dataclass `cls` and of those within it."""
+    """Return the dotted names of all settings of the dataclass `cls` and of the dataclasses within it."""
     hints = get_type_hints(cls)
     names: dict[str, None] = {}
     for item in dataclasses.fields(cls):
@@ -144,7 +144,7 @@ def _names(cls: Any, path: str) -> list[str]:
 
 
 def _dataclasses(kind: Any) -> list[Any]:
-    """The dataclasses that `kind` is, or is a union of; none where it is anything else too."""
+    """Return the dataclasses that `kind` is, or is a union of; none where it is anything else too."""
     kinds = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
     return list(kinds) if all(map(dataclasses.is_dataclass, kinds)) else []
 
@@ -165,7 +165,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
 
 
 def _named(kinds: Sequence[Any], value: Any, path: str) -> Any:
-    """The one of `kinds` that the `name` in `value` says."""
+    """Return the class among `kinds` that the `name` in `value` chooses."""
     if len(kinds) == 1 or not isinstance(value, Mapping) or "name" not in value:
         return kinds[0]
     by_name = {kind.name: kind for kind in kinds}

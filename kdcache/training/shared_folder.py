@@ -1,4 +1,4 @@
-"""Whether all processes see one run folder, or each its own of the same path."""
+"""A check that all processes see one run folder, rather than each its own of the same path."""
 
 import os
 import secrets
@@ -21,7 +21,7 @@ _PATIENCE = 5.0
 def require_shared(folder: Path, processes: Distributed) -> None:
     """Refuse unless every process sees a file that the first makes in `folder`.
 
-    Every process has to call it. One alone needs nobody.
+    Every process has to call it. A single process passes.
 
     Raises:
         RunError: in every process, naming those that see another folder.
@@ -49,7 +49,7 @@ def require_shared(folder: Path, processes: Distributed) -> None:
 
 
 def _make(token: Path) -> RunError | None:
-    """Make an empty file; the error where it cannot be made, for the others wait."""
+    """Make an empty file. Returns the error in place of raising it, because the other processes wait for the result."""
     try:
         with refusals(token), Folder.trusted(token.parent) as place:
             os.close(Disk().create(place.at(token.name)))

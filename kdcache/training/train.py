@@ -29,15 +29,15 @@ from kdcache.training.trainer import METRICS, Trainer
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-        folder: of the run.
-        epochs, steps: done.
-        loss: mean of the last epoch.
-        images_per_s: of the epochs trained by this call, evaluation left out; None if there were none left.
-        evaluation: of the exported weights on the labelled images of `--val`; None without.
-        losses: of each step taken by this call, if they were asked for.
+        folder: run folder.
+        epochs, steps: number of epochs and optimiser steps done.
+        loss: mean loss of the last epoch.
+        images_per_s: speed of the epochs trained by this call, evaluation left out; None if there were none left.
+        evaluation: score of the exported weights on the labelled images of `--val`; None without.
+        losses: loss of each step taken by this call, if asked for.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class TrainReport:
     losses: tuple[float, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report as plain lines."""
+        """Return the report as plain lines."""
         done = [f"{self.folder}: {format_count(self.epochs, 'epoch')}, {format_count(self.steps, 'step')} done"]
         if self.loss is not None:
             done.append(f"mean loss of the last epoch {self.loss:.4f}")
@@ -70,7 +70,7 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
     resumed run takes the very steps that an uninterrupted one takes.
 
     Args:
-        keep_losses: return the loss of each step, at the cost of reading it.
+        keep_losses: whether to return the loss of each step, at the cost of reading it from the device.
 
     Raises:
         Interrupted: a signal asked it to stop, and its state is saved.

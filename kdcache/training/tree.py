@@ -14,7 +14,7 @@ _TENSOR, _TUPLE, _ITEMS, _NUMBER = "$tensor", "$tuple", "$items", "$number"
 
 
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """A JSON value and the tensors it refers to, from which `unflatten` gives the same tree back.
+    """Return a JSON value and the tensors it refers to, from which `unflatten` gives the same tree back.
 
     Types survive: tuples, whole-number keys, infinities, the layout (channels last) of tensors.
 
@@ -26,7 +26,7 @@ def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def unflatten(plain: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that `flatten` took apart; KeyError where a tensor is missing."""
+    """Return the tree that `flatten` took apart. Raises KeyError where a tensor is missing."""
     if isinstance(plain, list):
         return [unflatten(part, tensors) for part in plain]
     if not isinstance(plain, dict):
@@ -72,7 +72,7 @@ def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def stored(tensor: Tensor) -> Tensor:
-    """A copy for a safetensors file: on the CPU, contiguous, sharing memory with nothing."""
+    """Return a copy for a safetensors file: on the CPU, contiguous, sharing memory with nothing."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
