@@ -1,4 +1,4 @@
-"""What must be known beside its weights to use a model, small enough for a file's header."""
+"""The facts that are needed beside its weights to use a model, small enough for a file's header."""
 
 import json
 import math
@@ -16,15 +16,15 @@ MAX_CHANNELS, MAX_CROP_PCT = 64, 4.0
 
 @dataclass(frozen=True)
 class ModelCard:
-    """How to build a model and what to feed it.
+    """The facts to build a model and to prepare its images.
 
     Attributes:
         architecture: timm's name without a tag.
-        num_classes: outputs of its classifier.
-        input_size: (channels, height, width) that it was trained for.
-        mean, std: of each channel, for pixels in 0..1.
-        interpolation, crop_pct, crop_mode: of timm's evaluation transform.
-        class_names: in the order of the outputs, where they are known.
+        num_classes: number of outputs of its classifier.
+        input_size: channels, height and width of the images that it was trained for.
+        mean, std: mean and standard deviation of each channel, for pixels in 0..1.
+        interpolation, crop_pct, crop_mode: settings of timm's evaluation transform.
+        class_names: names in the order of the outputs, where they are known.
         model_args: further arguments of `timm.create_model`, as plain JSON values.
     """
 
@@ -41,11 +41,11 @@ class ModelCard:
 
     @property
     def size(self) -> int:
-        """Pixels a side."""
+        """The pixels a side."""
         return self.input_size[1]
 
     def to_metadata(self) -> dict[str, str]:
-        """The card for the header of a safetensors file: strings, each a JSON value or plain text."""
+        """Return the card for the header of a safetensors file: strings, each a JSON value or plain text."""
         out = {"format": "pt"}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -54,7 +54,7 @@ class ModelCard:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None) -> "ModelCard | None":
-        """The card in a file's header; None where there is none; ModelError where it cannot be read."""
+        """Read the card in a file's header; None where there is none. Raises ModelError where it is not readable."""
         if not metadata or "architecture" not in metadata:
             return None
         try:
@@ -86,10 +86,10 @@ class ModelCard:
 
     @classmethod
     def from_timm(cls, config: Any) -> "ModelCard | None":
-        """The card in the `config.json` that timm saves beside weights; None where it is of something else.
+        """Read the card in the `config.json` that timm saves beside weights; None where it is of something else.
 
         Raises:
-            ModelError: timm's, and not readable.
+            ModelError: the file is one of timm's, and not readable.
         """
         if not isinstance(config, Mapping) or "architecture" not in config:
             return None
@@ -144,7 +144,7 @@ def require_model_args(args: Mapping[str, Any]) -> None:
 
 
 def _cause(error: Exception) -> str:
-    """What is wrong, as a clause."""
+    """Describe what is wrong, as a clause."""
     return f"{error} is missing" if isinstance(error, KeyError) else reason(error)
 
 

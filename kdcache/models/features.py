@@ -1,4 +1,4 @@
-"""What enters a model's classifier: its pooled features."""
+"""The inputs of a model's classifier: its pooled features."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from kdcache.errors import ModelError
 
 
 def feature_size(module: nn.Module) -> int:
-    """How many features enter the classifier of a timm model.
+    """Return the number of features that enter the classifier of a timm model.
 
     Raises:
         ModelError: the model's classifier is not one linear layer.
@@ -20,12 +20,12 @@ def feature_size(module: nn.Module) -> int:
 
 @contextmanager
 def watched_features(module: nn.Module) -> Iterator[list[Float[Tensor, "b f"]]]:
-    """A list to which each forward pass of a timm model in the block adds what entered its classifier, [b, f].
+    """Yield a list to which each forward pass of a timm model adds the inputs of its classifier, [b, f].
 
     They are part of the graph: a loss on them teaches the model.
 
     Raises:
-        ModelError: as `feature_size`.
+        ModelError: as `feature_size` does.
     """
     seen: list[Tensor] = []
     handle = _classifier(module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))

@@ -1,4 +1,4 @@
-"""Where timm's pretrained weights are: on this disk, or on a hub that is asked once, shortly."""
+"""The places of timm's pretrained weights: this disk, or a hub that is asked once, with a short time-out."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ _PROBE_SECONDS = 5
 
 
 def find_pretrained(name: str) -> Weights | None:
-    """The weights of timm's `name` from the hub's cache on this disk; None where timm should fetch them.
+    """Return the weights of timm's `name` from the hub's cache on this disk; None where timm should fetch them.
 
     Raises:
         ModelError: timm knows no weights for the name, or they are on a hub that cannot be reached. The hub's
@@ -39,7 +39,7 @@ def find_pretrained(name: str) -> Weights | None:
 
 
 def pretrained_classes(name: str) -> int | None:
-    """How many classes timm's pretrained weights of `name` have, the hub unasked; None where it alone knows.
+    """Return the classes of timm's pretrained weights of `name` without asking the hub; None where it alone knows.
 
     Raises:
         ModelError: nobody knows the name.
@@ -50,7 +50,7 @@ def pretrained_classes(name: str) -> int | None:
 
 
 def _location(name: str) -> tuple[str | None, str, bool]:
-    """The hub's repository (None: not on the hub), the file in it, and whether only timm can read it."""
+    """Return the hub's repository (None: not on the hub), the file in it, and whether only timm can read it."""
     if name.startswith("hf-hub:"):
         return name.removeprefix("hf-hub:").partition("@")[0], "model.safetensors", True
     cfg = get_pretrained_cfg(name)

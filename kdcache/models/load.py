@@ -1,4 +1,4 @@
-"""Building a timm model with the weights of a file, or those that timm knows."""
+"""Construction of a timm model with the weights of a file, or those that timm knows."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ from kdcache.models.weights import Weights, misfits, read_weights
 
 
 def load_model(name: str | None, weights: Path | None = None, *, size: int | None = None) -> Network:
-    """A model with weights, in eval mode, on the CPU. torch's random state stays as it was.
+    """Load a model with weights, in eval mode, on the CPU. torch's random state stays as it was.
 
     Args:
         name: a short name or a timm name; None where the weights describe their model themselves.
-        weights: what `read_weights` reads; without it, timm's pretrained weights for the name.
+        weights: path that `read_weights` reads; None for timm's pretrained weights for the name.
         size: pixels a side, where they should differ from those that the weights were trained at; position
             embeddings are resampled by timm.
 
@@ -50,7 +50,7 @@ def load_model(name: str | None, weights: Path | None = None, *, size: int | Non
 
 
 def card_of(module: nn.Module, name: str, size: int | None, model_args: Mapping[str, Any]) -> ModelCard:
-    """The card of a timm model as built: its own preprocessing, at the size that it is used at.
+    """Return the card of a timm model as built: its own preprocessing, at the size that it is used at.
 
     timm's larger size for tests (`test_input_size`) is left out: the size is the one of training.
     """
@@ -70,7 +70,7 @@ def card_of(module: nn.Module, name: str, size: int | None, model_args: Mapping[
 
 
 def size_args(name: str, size: int | None) -> dict[str, Any]:
-    """The argument of `timm.create_model` for `size` pixels a side, where a model is built for one size."""
+    """Return the argument of `timm.create_model` for `size` pixels a side, where a model is built for one size."""
     cfg = get_pretrained_cfg(name)
     if size is None or cfg is None or not cfg.fixed_input_size or cfg.input_size[1:] == (size, size):
         return {}
@@ -142,7 +142,7 @@ def _build(name: str, **args: Any) -> nn.Module:
 
 
 def _count_classes(name: str, tensors: Mapping[str, Tensor]) -> int:
-    """Outputs of the classifier in the weights; of timm's config where its name there is another."""
+    """Count the classifier's outputs in the weights; those of timm's config where its name is another."""
     cfg = get_pretrained_cfg(name)
     if cfg is None:
         return 1000
@@ -171,20 +171,20 @@ def _explained(name: str, weights: Weights, classes: int, args: Mapping[str, Any
 
 
 def try_out(network: Network) -> None:
-    """Raise ModelError unless the module, in eval mode, answers an image of its size with a score a class."""
+    """Raise ModelError unless the module, in eval mode, gives an image of its size one score for each class."""
     card = network.card
     if card.num_classes < 1:
         raise ModelError(f"{card.architecture} has no classifier: use weights that were trained to classify.")
     try:
         with torch.inference_mode():
-            answer = network.module(torch.zeros(1, *card.input_size))
+            output = network.module(torch.zeros(1, *card.input_size))
     except Exception as error:
         raise ModelError(
             f"{card.architecture} does not take images of {card.size}x{card.size} pixels "
             f"({reason(error)}): choose another size."
         ) from error
-    if not isinstance(answer, Tensor) or answer.shape != (1, card.num_classes):
+    if not isinstance(output, Tensor) or output.shape != (1, card.num_classes):
         raise ModelError(
-            f"{card.architecture} does not answer with one score for each of {card.num_classes} classes: "
+            f"{card.architecture} does not give one score for each of {card.num_classes} classes: "
             "choose a plain classifier."
         )

@@ -1,4 +1,4 @@
-"""A timm model's feature maps: which layers, of which shapes, and beside the logits in one forward pass."""
+"""Feature maps of a timm model: the choice of layers, their shapes, and a forward pass with logits and maps."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from kdcache.errors import ConfigError, ModelError, reason
 
 STAGES = 4
-"""How many layers are taken by custom: as many as a usual network has stages."""
+"""The number of layers that are taken by custom: as many as a usual network has stages."""
 
 
 def choose_layers(module: nn.Module, wanted: tuple[int, ...] | str) -> tuple[int, ...]:
-    """Numbers of layers, ascending, of those whose maps timm gives (`feature_info`, `forward_intermediates`).
+    """Return the chosen layers, ascending, among those whose maps timm gives (`forward_intermediates`).
 
     Args:
         wanted: "stages": the last layer of each of the four coarsest resolutions, which is each stage of a usual
@@ -46,7 +46,7 @@ def choose_layers(module: nn.Module, wanted: tuple[int, ...] | str) -> tuple[int
 
 
 class WithMaps(nn.Module):
-    """A timm model that answers with its feature maps as well; the same logits, bit for bit, from the same parameters.
+    """A timm model that returns feature maps beside the logits, which stay the same bit for bit.
 
     It is a module so that DistributedDataParallel can hold it.
     """
@@ -67,9 +67,9 @@ class WithMaps(nn.Module):
         return model.forward_head(last), tuple(maps)
 
     def shapes(self, size: int) -> tuple[tuple[int, int, int], ...]:
-        """Channels, height and width of the maps of an image of `size` pixels a side.
+        """Return channels, height and width of the maps of an image of `size` pixels a side.
 
-        Found by a forward pass that changes nothing: neither batch statistics nor torch's random state.
+        They are found by a forward pass that changes nothing: neither batch statistics nor torch's random state.
 
         Raises:
             ModelError: the model does not give them.
@@ -93,7 +93,7 @@ class WithMaps(nn.Module):
 
 
 def _reductions(module: nn.Module) -> Sequence[int]:
-    """By how much each layer's maps are smaller than the image."""
+    """Return the factor by which each layer's maps are smaller than the image."""
     info: Any = getattr(module, "feature_info", None)
     if not info or not callable(getattr(module, "forward_intermediates", None)):
         raise ModelError(

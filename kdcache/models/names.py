@@ -15,9 +15,9 @@ class KnownModel:
     """A model that the papers use.
 
     Attributes:
-        short: the name to type.
+        short: name that a user types.
         timm: timm's name, with the tag of its pretrained weights where the paper's teacher is meant.
-        top1: of these weights on ImageNet-1k's validation set at the size that they are used at, in percent.
+        top1: accuracy of these weights on ImageNet-1k's validation set at the size that they are used at, in percent.
         source: the paper that the model, or these weights, come from.
     """
 
@@ -53,7 +53,7 @@ _TIMM_OF_SHORT = {known.short: known.timm for known in TEACHERS + STUDENTS}
 
 
 def resolve_name(name: str) -> str:
-    """timm's name for `name`: a short name's timm name, any timm name (with or without tag) as it is.
+    """Return timm's name for `name`: a short name's timm name, any timm name (with or without tag) as it is.
 
     `hf-hub:OWNER/MODEL` and `hf-hub:OWNER/MODEL@REVISION` pass too: only the hub knows whether there is such a model.
 
@@ -101,7 +101,7 @@ def _require_repository(name: str) -> None:
 
 
 def architecture(name: str) -> str:
-    """timm's architecture of `name`, without the tag of its weights.
+    """Return timm's architecture of `name`, without the tag of its weights.
 
     Raises:
         ModelError: as `resolve_name` does, or the name is the hub's: only a download tells what is behind it.

@@ -1,4 +1,4 @@
-"""A module together with what it must be fed."""
+"""A module together with the preprocessing of its images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from kdcache.models.card import ModelCard
 
 
 class Normaliser:
-    """(pixels - 255 mean) / (255 std) for pixels in 0..255, in the order that timm's loader computes it.
+    """Computes (pixels - 255 mean) / (255 std) for pixels in 0..255, in the order that timm's loader computes it.
 
     Mean and deviation go to a device with the first pixels that lie there, and stay: afterwards nothing is copied.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """`mean`, `std`: of each channel, for pixels in 0..1."""
+        """`mean`, `std`: mean and standard deviation of each channel, for pixels in 0..1."""
         self._mean, self._std = (
             torch.tensor([255.0 * part for part in parts], dtype=torch.float64).view(1, -1, 1, 1)
             for parts in (mean, std)
@@ -26,7 +26,7 @@ class Normaliser:
         self._there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The pixels, normalised; they themselves stay as they are."""
+        """Return the normalised pixels; the argument stays as it is."""
         place = pixels.device, pixels.dtype
         if place not in self._there:
             self._there[place] = self._mean.to(*place), self._std.to(*place)
@@ -43,5 +43,5 @@ class Network:
 
     @cached_property
     def normalise(self) -> Normaliser:
-        """Makes pixels in 0..255, mixed or not, what this model wants."""
+        """The normalisation from pixels in 0..255, mixed or not, to the inputs of the model."""
         return Normaliser(self.card.mean, self.card.std)

@@ -32,11 +32,11 @@ _MAX_FILE_BYTES = 2**37
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint's manifest says.
+    """The contents of a checkpoint's manifest.
 
     Attributes:
-        step: optimiser steps done.
-        epoch: epochs done, where the step is the last of one; None for a checkpoint within an epoch.
+        step: number of optimiser steps done.
+        epoch: number of epochs done, where the step is the last of one; None for a checkpoint within an epoch.
         files: length and hash of each file by its name.
     """
 
@@ -98,7 +98,7 @@ def require_whole_weights(folder: Path, manifest: Manifest) -> Path:
 
 
 def checkpoint_steps(checkpoints: Path) -> list[int]:
-    """The steps of the checkpoints in a run's folder of them, in ascending order; their files are not looked at."""
+    """Return the steps of the checkpoints in `checkpoints`, in ascending order; their files are not looked at."""
     if not checkpoints.is_dir():
         return []
     found = ((FOLDER_NAME.fullmatch(path.name), path) for path in checkpoints.iterdir())
@@ -107,12 +107,12 @@ def checkpoint_steps(checkpoints: Path) -> list[int]:
 
 
 def checkpoint_folder(checkpoints: Path, step: int) -> Path:
-    """The folder of the checkpoint of a step."""
+    """Return the folder of the checkpoint of a step."""
     return checkpoints / f"step-{step:08d}"
 
 
 def _holds_any(folder: Path) -> bool:
-    """Whether a folder holds any file of a checkpoint's; where it cannot be looked at, it is said to."""
+    """Return whether a folder holds any file of a checkpoint's; True where it cannot be looked at."""
     try:
         return not folder.is_dir() or any(map(FILE_NAME.fullmatch, os.listdir(folder)))
     except OSError:

@@ -15,16 +15,16 @@ _AT_EPOCH = re.compile(r"(?P<run>.+)@epoch=(?P<epoch>\d+)")
 
 
 def at_epoch(path: Path) -> tuple[Path, int] | None:
-    """The run and the epoch that a path "RUN@epoch=35" means; None for a path of another form, or one that is there."""
+    """Return the run and the epoch of a path "RUN@epoch=35"; None for another form, or a path that is there."""
     match = _AT_EPOCH.fullmatch(str(path))
     return None if match is None or path.exists() else (Path(match["run"]), int(match["epoch"]))
 
 
 def kept_weights(run: Path, epoch: int) -> Path:
-    """The file of the weights that `run` had after so many epochs; of their moving average where there is one.
+    """Return the file of the weights that `run` had after an epoch; of their moving average where there is one.
 
     Raises:
-        ModelError: no run, or one that has no checkpoint of that epoch; it names those that there are.
+        ModelError: no run, or one that has no checkpoint of that epoch; the message names those that there are.
         CorruptError: the checkpoint is damaged.
     """
     if not (run / "metrics.csv").is_file():
@@ -42,7 +42,7 @@ def kept_weights(run: Path, epoch: int) -> Path:
 
 
 def _kept_epochs(checkpoints: Path) -> dict[int, int]:
-    """The step of each checkpoint that was saved at the end of an epoch, by that epoch."""
+    """Return the step of each checkpoint that was saved at the end of an epoch, by that epoch."""
     kept = {}
     for step in checkpoint_steps(checkpoints):
         with suppress(CorruptError):  # one that tells no epoch is none of those that can be named

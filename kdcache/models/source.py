@@ -1,4 +1,4 @@
-"""Which model is meant: by timm's name with weights of its own or a file's, or by a folder that describes its model."""
+"""The model that a user names: by timm's name, with a file's weights or its own, or by a folder of weights."""
 
 import os
 import re
@@ -18,9 +18,9 @@ class ModelSource:
     """A model by name, or a folder of weights.
 
     Attributes:
-        name: a short name or timm name; None where the weights say which model they belong to.
-        weights: what `read_weights` reads; None for timm's pretrained weights.
-        label: what to call it: its name, or that of its folder.
+        name: a short name or timm name; None where the weights describe their model.
+        weights: path that `read_weights` reads; None for timm's pretrained weights.
+        label: name in reports: its name, or that of its folder.
     """
 
     name: str | None
@@ -29,7 +29,7 @@ class ModelSource:
 
     @property
     def architecture(self) -> str | None:
-        """timm's name without a tag; None where only a download tells."""
+        """The name of timm's without a tag; None where only a download tells."""
         if self.name is not None:
             return None if self.name.startswith("hf-hub:") else architecture(self.name)
         card = read_card(self.weights) if self.weights is not None else None
@@ -37,13 +37,13 @@ class ModelSource:
 
 
 def model_source(given: str, weights: Path | None = None) -> ModelSource:
-    """The model that `given` means: a name, or the folder of a run, an export, or of timm's `local-dir:`.
+    """Return the model that `given` names: a name, or the folder of a run, an export, or of timm's `local-dir:`.
 
     A run's checkpoint of an epoch is "RUN@epoch=35", as the model and as the weights of one. A folder that is called
     like a model of timm's is meant only where it holds weights, or by its path ("./resnet50").
 
     Raises:
-        ModelError: nobody knows the name; there is no such folder or epoch, or it does not say which model it has.
+        ModelError: nobody knows the name; there is no such folder or epoch, or it does not tell its model.
         CorruptError: the checkpoint of the epoch is damaged.
         UsageError: weights beside a folder that has its own.
     """
@@ -67,7 +67,7 @@ def model_source(given: str, weights: Path | None = None) -> ModelSource:
 
 
 def label_of(given: str) -> str:
-    """What to call the model that `given` means: the name itself, or the folder's."""
+    """Return the name in reports of the model that `given` names: the name itself, or the folder's."""
     path = Path(given.removeprefix(_LOCAL))
     return _folder_label(path) if _is_folder(given, path) else given
 
@@ -86,7 +86,7 @@ def _is_folder(given: str, path: Path) -> bool:
 
 
 def _folder_label(path: Path) -> str:
-    """The folder's own name, or that of the run which it is a part of: "runs/big@epoch=35" is "big-epoch-35"."""
+    """Return the folder's own name, or that of the run which it is a part of: "runs/big@epoch=35" is "big-epoch-35"."""
     run, epoch = at_epoch(path) or (path, None)
     whole = Path(os.path.abspath(run))
     name = whole.parent.name if whole.name == "export" else whole.name

@@ -25,19 +25,19 @@ def create_student(
     interpolation: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> Network:
-    """A model with fresh weights, in training mode, on the CPU.
+    """Create a model with fresh weights, in training mode, on the CPU.
 
     The weights depend on the arguments alone: they are drawn under `seed`, and torch's random state stays
     as it was.
 
     Args:
         name: a short name or a timm name; a tag is ignored.
-        num_classes: outputs of its classifier.
+        num_classes: number of outputs of its classifier.
         size: pixels a side that it is trained at; models built for one size are built for this one.
-        seed: of the weights.
+        seed: seed of the weights.
         drop_path: rate of stochastic depth (Huang et al. 2016).
-        crop_pct: of the evaluation transform; None: timm's own for the model.
-        interpolation: of the evaluation transform; None: timm's own for the model.
+        crop_pct: share of the image that the evaluation transform keeps; None: timm's own for the model.
+        interpolation: filter of the evaluation transform; None: timm's own for the model.
         kwargs: further arguments of `timm.create_model`.
 
     Raises:

@@ -77,7 +77,7 @@ class Teacher:
         return head.weight.detach().to("cpu", torch.float32).flatten(1)
 
     def linear_head(self) -> tuple[Float[Tensor, "c d"], Float[Tensor, "c"]]:
-        """The classifier's weights and biases on the host, such that logits = features W^T + bias.
+        """Return the classifier's weights and biases on the host, such that logits = features W^T + bias.
 
         The output of a batch of noise shows that this is so, up to a shift of all logits of a row.
 
@@ -174,7 +174,7 @@ class Teacher:
 
 
 def _spread(logits: Float[Tensor, "b c"]) -> float:
-    """Root mean square of logits from each row's mean."""
+    """Return the root mean square of logits from each row's mean."""
     return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
 
 

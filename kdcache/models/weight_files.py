@@ -1,4 +1,4 @@
-"""What a file is that was given as weights and holds none: a web page, a Git LFS pointer, an archive, a whole model.
+"""The kinds of files that are given as weights and hold none: a web page, a Git LFS pointer, an archive, a whole model.
 
 A file is told by its first bytes, or by the names in its archive. Nothing in it is run.
 """
@@ -51,8 +51,8 @@ class ForeignFile:
     """A file that holds no weights which kdcache reads.
 
     Attributes:
-        kind: what it is, as a clause without a full stop: "an empty file".
-        remedy: what to do, as a sentence.
+        kind: description as a clause without a full stop: "an empty file".
+        remedy: advice as a sentence.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class ForeignFile:
 
 
 def is_safetensors(file: Path) -> bool:
-    """Whether a file is read as safetensors: by its name, or else by how it begins.
+    """Return whether a file is read as safetensors: by its name, or else by how it begins.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
@@ -122,7 +122,7 @@ def _head(file: Path) -> bytes:
 
 
 def _recognise_zip(file: Path) -> ForeignFile | None:
-    """What a zip archive is; None for one that torch.save may have written."""
+    """Describe a zip archive; None for one that torch.save may have written."""
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}

@@ -1,4 +1,4 @@
-"""Reading weights from files, without running what is in them."""
+"""Weights from files, read without running anything in them."""
 
 import hashlib
 import warnings
@@ -36,7 +36,7 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """The weights in a safetensors file, in a state dict or timm checkpoint of `torch.save`, or in a folder.
+    """Read the weights in a safetensors file, in a state dict or timm checkpoint of `torch.save`, or in a folder.
 
     A folder is a run of kdcache's (its export is taken), an export, a checkpoint, or a model that timm saved with its
     config.json: safetensors, or pytorch_model.bin where there are none. Of a checkpoint, kdcache's or timm's, the
@@ -51,12 +51,12 @@ def read_weights(path: Path) -> Weights:
 
 
 def holds_weights(path: Path) -> bool:
-    """Whether a folder has weights where `read_weights` looks for them."""
+    """Return whether a folder has weights where `read_weights` looks for them."""
     return any((path / name).is_file() for name in _IN_FOLDERS)
 
 
 def read_card(path: Path) -> ModelCard | None:
-    """What the weights at `path` say of their model, the weights themselves unread; None where they say nothing.
+    """Read the card of the weights at `path`, the weights themselves unread; None where there is none.
 
     Raises:
         ModelError: as `read_weights` does.
@@ -69,7 +69,7 @@ def read_card(path: Path) -> ModelCard | None:
 
 
 def weight_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Hex BLAKE2b-256 over (name, dtype, shape, bytes) of every tensor of a state dict, sorted by name.
+    """Return the hex BLAKE2b-256 over (name, dtype, shape, bytes) of every tensor of a state dict, sorted by name.
 
     It is taken of the state dict of the loaded model, so that one set of weights has one hash whatever file
     it came in: half-precision files are hashed as the float32 values that they load as.
@@ -84,7 +84,7 @@ def weight_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Why `given` does not fit a model whose state dict is `wanted`: missing, misshapen, unexpected names."""
+    """Describe why `given` does not fit a model whose state dict is `wanted`: missing, misshapen, unexpected names."""
     missing = [f"{name} is missing" for name in wanted if name not in given]
     misshapen = [
         f"{name} is {list(given[name].shape)} and should be {list(tensor.shape)}"
@@ -121,13 +121,13 @@ def _read_safetensors(file: Path) -> Weights:
 
 
 def _card(file: Path, metadata: Mapping[str, str] | None) -> ModelCard | None:
-    """The card in the header, or in the config.json that timm saves beside the weights."""
+    """Read the card in the header, or in the config.json that timm saves beside the weights."""
     card = ModelCard.from_metadata(metadata)
     return _card_beside(file) if card is None else card
 
 
 def _card_beside(file: Path) -> ModelCard | None:
-    """The card in the config.json of timm's in the folder of `file`; None where there is none."""
+    """Read the card in timm's config.json in the folder of `file`; None where there is none."""
     config = file.with_name("config.json")
     if not config.is_file():
         return None
@@ -138,7 +138,7 @@ def _card_beside(file: Path) -> ModelCard | None:
 
 
 def _has_safetensors(file: Path) -> bool:
-    """Whether a file holds safetensors, not a state dict; ModelError where it is neither, or cannot be read."""
+    """Return whether a file holds safetensors, not a state dict. Raises ModelError for neither, or no access."""
     try:
         foreign = recognise(file)
         if foreign is None:

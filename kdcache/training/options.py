@@ -146,9 +146,9 @@ class TrainOptions:
         if self.supervised and self.online_teacher:
             raise UsageError("--supervised trains without a teacher and --online-teacher with one: give one of them.")
         if self.teacher_weights is not None and not self.online_teacher:
-            raise UsageError("--teacher-weights belongs to --online-teacher: a cache holds its teacher's answers.")
+            raise UsageError("--teacher-weights belongs to --online-teacher: a cache holds its teacher's targets.")
         if self.teacher is not None and self.supervised:
             raise UsageError("--teacher names an entry of the cache, and --supervised reads none: give one of them.")
         if self.teachers is not None and (self.supervised or self.online_teacher):
-            raise UsageError("--teachers mixes answers of the cache: leave --supervised and --online-teacher out.")
+            raise UsageError("--teachers mixes targets of the cache: leave --supervised and --online-teacher out.")
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"

@@ -1,4 +1,4 @@
-"""What a student said of each sample a round ago, in half precision: the memory of self-distillation.
+"""A student's predictions of each sample a round ago, in half precision: the memory of self-distillation.
 
 past/round-00000007.f16    probabilities [samples, classes] in the 7th round; a row of zeros for a sample not seen
 
@@ -86,16 +86,16 @@ class PredictionHistory:
         return share * own + (1 - share) * own[partner] if bool((share < 1).any()) else own
 
     def write(self, epoch: int, samples: Int64[Tensor, "b"], logits: Float[Tensor, "b c"]) -> None:
-        """Keep what the student has just said, for the next round.
+        """Write the predictions of the current step, which the next round reads.
 
         Raises:
             RunError: the file cannot be written.
         """
         self._turn_to(epoch)
         assert self._writes is not None
-        said = logits.detach().float().softmax(dim=1).half().cpu().numpy()
+        probs = logits.detach().float().softmax(dim=1).half().cpu().numpy()
         try:
-            for sample, row in zip(samples.tolist(), said, strict=True):
+            for sample, row in zip(samples.tolist(), probs, strict=True):
                 _write(self._writes.fileno(), row.tobytes(), sample * row.nbytes)
         except OSError as error:
             raise self._unkept(error) from error
@@ -142,12 +142,14 @@ class PredictionHistory:
         )
 
     def _open(self, folder: Folder, number: int) -> np.memmap | None:
-        """The file of a round, to be read; None, with a warning, where it is not there."""
+        """Open the file of a round for reading; None, with a warning, where it is not there."""
         try:
             file = open_regular(_name(number), folder=folder.descriptor, follow=False)
         except FileNotFoundError:
             if number >= 0:
-                self._warn(f"What the student said in round {number} is gone: this round learns from labels alone.")
+                self._warn(
+                    f"The file of the predictions of round {number} is gone: this round learns from labels alone."
+                )
             return None
         with file:
             self._require_whole(file.fileno(), number)

@@ -1,4 +1,4 @@
-"""What a training is made of before its first step: configuration, views and where answers come from.
+"""Preparation of a training before its first step: configuration, views and the source of targets.
 
 Every refusal happens here, before any time is spent.
 """
@@ -42,15 +42,15 @@ class Setup:
     """A training that is ready to begin.
 
     Attributes:
-        stored: the cached answers, if they come from a cache.
+        stored: entries of the cache, if targets come from one.
         live: the running teacher, if there is one.
-        loader: of the batches of each step.
-        objective_name: that it was chosen by, a key of `OBJECTIVES`.
-        label_loss: which one there is and why, as a line; None where the objective does not choose one.
-        class_names: of the student's outputs, where they are known.
-        identity: what the run's results depend on beside its configuration; compared when it is resumed.
-        invocation: where things were found, for a reader of the run folder.
-        lock: of the run folder; rank 0 holds it for all of its job, and the others have None.
+        loader: loader of the batches of each step.
+        objective_name: name that the objective was chosen by, a key of `OBJECTIVES`.
+        label_loss: line with the label loss and its origin; None where the objective has no setting to choose it.
+        class_names: names of the student's outputs, where they are known.
+        identity: facts that the run's results depend on beside its configuration; compared when it is resumed.
+        invocation: places where things were found, for a reader of the run folder.
+        lock: lock of the run folder; rank 0 holds it for all of its job, and the others have None.
     """
 
     config: RunConfig
@@ -71,12 +71,12 @@ class Setup:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass."""
+        """The number of optimiser steps of one pass."""
         return self.loader.schedule.steps_per_epoch
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """The number of optimiser steps of the whole training."""
         return self.loader.schedule.steps
 
     @property
@@ -202,7 +202,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
 
 
 def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
-    """The cache whose answers or views are wanted; None for views of the training's own."""
+    """Open the cache whose targets or views are wanted; None for views of the training's own."""
     if mode == "supervised" or options.cache is None or not Cache.exists(options.cache):
         if mode == "cache":
             raise UsageError(
@@ -221,7 +221,7 @@ def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
 
 
 def _warnings(options: TrainOptions, cache: Cache | None) -> list[str]:
-    """What is to be told of the teachers that were asked for, and of the cache that their answers are read from."""
+    """Return warnings about the teachers that were asked for, and about the cache that their targets are read from."""
     found = [scaled_words(options.teachers) if options.teachers else None]
     found += [cache.format_warning if cache is not None else None]
     return [warning for warning in found if warning]
@@ -243,7 +243,7 @@ def _policy(config: RunConfig) -> Policy:
 
 
 def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
-    """The configuration with what the views decide written out: policy, seed, and the size where none was given."""
+    """Return the configuration with what the views decide: policy, seed, and the size where none was given."""
     policy = opened.view_set.policy
     return dataclasses.replace(
         config,
@@ -338,7 +338,7 @@ def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str
 
 
 def _unlabelled(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
-    """Why some images have no label in the student's classes, as a clause; empty where all have one."""
+    """Describe why some images have no label in the student's classes, as a clause; empty where all have one."""
     if _label_space(stored, live) == "none":
         if live is not None and live.teacher.num_classes != index.num_classes:
             return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"

@@ -1,4 +1,4 @@
-"""What a training says of itself before its first step."""
+"""The summary that a training logs before its first step."""
 
 from kdcache.objectives.base import Objective
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS, format_setting
@@ -9,7 +9,7 @@ from kdcache.targets.base import Capabilities
 from kdcache.training.settings import to_plain
 from kdcache.training.setup import Setup
 
-# The label loss has a line of its own, and what `approximate` does is said with the targets.
+# The label loss has a line of its own, and the effect of `approximate` is described with the targets.
 _TOLD_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
 
 
@@ -46,12 +46,13 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
 
 
 def objective_words(name: str, objective: Objective, targets: Capabilities | None) -> str:
-    """Which objective, its settings but those that are 0 or without effect, and how well the targets serve it.
+    """Describe the objective, its settings that are not 0 and have effect, and how well the targets serve it.
 
     The words for that are those of docs/objectives.md.
 
     Args:
-        name: that it was chosen by.
+        name: name that it was chosen by.
+        objective: objective of the training.
         targets: what the teacher's targets can give; None without a teacher.
     """
     needs = objective.needs

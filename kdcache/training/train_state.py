@@ -1,4 +1,4 @@
-"""Everything that an optimiser step changes: weights, optimiser, learning rate, moving average, random states."""
+"""The state that an optimiser step changes: weights, optimiser, learning rate, moving average, random states."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -48,8 +48,8 @@ class TrainState:
         """
         Args:
             module: the student, in training mode; moved to the device of this process.
-            config: resolved.
-            spec: of the data set and of the teacher; what the objective needs of the student's is found here.
+            config: resolved configuration.
+            spec: facts about the data set and the teacher; those about the student are added here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
             history: the student's earlier predictions, where the objective needs them.
 
@@ -101,8 +101,8 @@ class TrainState:
         epoch = self.step // self._steps_per_epoch
         mixed = partial(autocast, self.precision, self._device)
         with mixed(), self._watched() as features:
-            said = self._shared(inputs.contiguous(memory_format=torch.channels_last))
-        logits, maps = said if self._gives_maps else (said, ())
+            output = self._shared(inputs.contiguous(memory_format=torch.channels_last))
+        logits, maps = output if self._gives_maps else (output, ())
         logits = logits.float()
         past_probs = None if self._history is None else self._history.read(epoch, samples, weight)
         losses = self._objective(
@@ -189,7 +189,7 @@ class TrainState:
 
 
 def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> LossSpec:
-    """The shape with what the objective needs to know of the student."""
+    """Return the `LossSpec` with the facts about the student that the objective needs."""
     features = feature_size(module) if config.objective.needs.features else None
     if watched is None:
         return spec._replace(num_features=features)
@@ -198,7 +198,7 @@ def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, c
 
 
 def _aux_module(config: RunConfig, spec: LossSpec, device: torch.device) -> nn.Module | None:
-    """What the objective learns beside the student, the same in each process; torch's random state stays as it was."""
+    """Create the module beside the student, alike in each process; torch's random state stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         aux_module = config.objective.aux_module(spec)

@@ -42,8 +42,8 @@ class Trainer:
     Under torchrun every process has one and calls each method; the main process writes.
 
     Attributes:
-        evaluation: the last one that was made, None before the first.
-        clock: of the steps, evaluation and saving left out.
+        evaluation: result of the last evaluation, None before the first.
+        clock: clock of the steps, evaluation and saving left out.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            setup: what the training was found to need, ready to begin.
+            setup: prepared training.
             network: the student, whose module `state` trains.
             requests: the signals that ask this process to stop.
         """
@@ -80,12 +80,12 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Number of optimiser steps done."""
+        """The number of optimiser steps done."""
         return self.state.step
 
     @property
     def epoch(self) -> int:
-        """Number of epochs done."""
+        """The number of epochs done."""
         return self.step // self.setup.steps_per_epoch
 
     @property

@@ -109,7 +109,7 @@ def test_the_binary_target_may_have_a_threshold():
 
 
 def test_without_answers_it_refuses_to_distil():
-    with pytest.raises(UsageError, match="no teacher's answers"):
+    with pytest.raises(UsageError, match="no targets of a teacher"):
         VanillaKD()(inputs_of(targets=None))
 
 
