@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from kdcache.loader.cached_loader import CachedLoader as CachedLoader
     from kdcache.loader.dataset import CachedDataset as CachedDataset
     from kdcache.loader.dataset import open_cache as open_cache
+    from kdcache.models.student_outputs import StudentOutputs as StudentOutputs
+    from kdcache.training.objective_module import ObjectiveModule as ObjectiveModule
+    from kdcache.training.objective_module import create_objective as create_objective
 
 __version__ = "0.1.0"
 
@@ -36,10 +39,23 @@ _MODULES = {
     "CachedDataset": "kdcache.loader.dataset",
     "CachedLoader": "kdcache.loader.cached_loader",
     "KdcacheError": "kdcache.errors",
+    "ObjectiveModule": "kdcache.training.objective_module",
+    "StudentOutputs": "kdcache.models.student_outputs",
+    "create_objective": "kdcache.training.objective_module",
     "open_cache": "kdcache.loader.dataset",
 }
 
-__all__ = ["Batch", "CachedDataset", "CachedLoader", "KdcacheError", "__version__", "open_cache"]
+__all__ = [
+    "Batch",
+    "CachedDataset",
+    "CachedLoader",
+    "KdcacheError",
+    "ObjectiveModule",
+    "StudentOutputs",
+    "__version__",
+    "create_objective",
+    "open_cache",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,17 @@ import pytest
 
 import kdcache
 
-PUBLIC = ["Batch", "CachedDataset", "CachedLoader", "KdcacheError", "__version__", "open_cache"]
+PUBLIC = [
+    "Batch",
+    "CachedDataset",
+    "CachedLoader",
+    "KdcacheError",
+    "ObjectiveModule",
+    "StudentOutputs",
+    "__version__",
+    "create_objective",
+    "open_cache",
+]
 #: A version says itself, and the example of an error is the except clause of any program.
 WITHOUT_EXAMPLE = {"KdcacheError", "__version__"}
 

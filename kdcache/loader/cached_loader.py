@@ -6,6 +6,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from kdcache.cache.identity import ViewSetIdentity
 from kdcache.errors import IdentityError, UsageError
 from kdcache.loader.batches import Batch
@@ -22,6 +24,7 @@ class CachedLoader:
     ends them.
 
     Attributes:
+        device: where images, labels and targets are put.
         steps: number of steps of all epochs together.
         step: number of batches handed out so far, counted from the start of epoch 0.
         epoch: number of complete epochs so far, which is the number of the epoch that is under way or comes next.
@@ -64,6 +67,11 @@ class CachedLoader:
     def __len__(self) -> int:
         """Number of steps of an epoch, which is the same in each process."""
         return self._loader.schedule.steps_per_epoch
+
+    @property
+    def device(self) -> torch.device:
+        """Where images, labels and targets are put."""
+        return self._loader.device
 
     @property
     def steps(self) -> int:

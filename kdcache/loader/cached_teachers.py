@@ -6,6 +6,7 @@ from typing import Any
 from kdcache.cache.coverage import MissingViews, missing_views
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
+from kdcache.data.index import Index
 from kdcache.errors import IdentityError, UsageError
 from kdcache.runtime.formatting import format_count, format_ranges
 from kdcache.runtime.progress import Progress
@@ -37,6 +38,11 @@ class CachedTeachers:
     def num_classes(self) -> int:
         """Of each of them."""
         return self.entries[0].identity.num_classes
+
+    @property
+    def num_features(self) -> int | None:
+        """Number of features that enter the classifier of the first teacher; None where they are not kept."""
+        return getattr(self.entries[0].codec, "num_features", None)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -198,3 +204,11 @@ def tell_of_repeated_views(
         # A gap makes whole views useless; a view that a dump is at is no news.
         tell = progress.warn if lack.coverage.is_cut else progress.say
         tell(lack.describe())
+
+
+def why_unlabelled(index: Index, label_space: str) -> str:
+    """Return why some images have no label in the teacher's classes, as a clause; empty where all have one."""
+    if label_space == "none":
+        return "the teacher's classes are not the labels' (label space none)"
+    missing = int((index.label < 0).sum())
+    return f"{missing:,} of {len(index):,} images have none" if missing else ""

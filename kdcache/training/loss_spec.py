@@ -28,6 +28,4 @@ def loss_spec(setup: Setup) -> LossSpec:
 def _teacher_features(setup: Setup) -> int | None:
     if setup.live is not None:
         return setup.live.teacher.num_features
-    if setup.stored is None:
-        return None
-    return getattr(setup.stored.entries[0].codec, "num_features", None)
+    return None if setup.stored is None else setup.stored.num_features

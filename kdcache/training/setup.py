@@ -15,7 +15,13 @@ from kdcache.data.classes import check_labels
 from kdcache.data.index import Index, open_index
 from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
-from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words, tell_of_repeated_views
+from kdcache.loader.cached_teachers import (
+    CachedTeachers,
+    open_cached_teachers,
+    scaled_words,
+    tell_of_repeated_views,
+    why_unlabelled,
+)
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
@@ -339,12 +345,10 @@ def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str
 
 def _unlabelled(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
     """Describe why some images have no label in the student's classes, as a clause; empty where all have one."""
-    if _label_space(stored, live) == "none":
-        if live is not None and live.teacher.num_classes != index.num_classes:
-            return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
-        return "the teacher's classes are not the labels' (label space none)"
-    missing = int((index.label < 0).sum())
-    return f"{missing:,} of {len(index):,} images have none" if missing else ""
+    label_space = _label_space(stored, live)
+    if label_space == "none" and live is not None and live.teacher.num_classes != index.num_classes:
+        return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
+    return why_unlabelled(index, label_space)
 
 
 def _num_classes(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> int:

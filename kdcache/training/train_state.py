@@ -21,6 +21,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import send
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig, ScheduleConfig
+from kdcache.training.objective_module import create_aux_module
 from kdcache.training.prediction_history import PredictionHistory
 
 
@@ -72,7 +73,8 @@ class TrainState:
         self._clip_grad = config.clip_grad
         self._history = history
         spec = _with_student(spec, self.module, watched, config)
-        self._aux_module = _aux_module(config, spec, processes.device)
+        aux_module = create_aux_module(self._objective, spec, config.seed)
+        self._aux_module = None if aux_module is None else aux_module.to(processes.device)
         self._optimizer = _optimizer(self.module, self._aux_module, config)
         self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
         self._scheduler = _scheduler(self._optimizer, config.schedule, steps_per_epoch)
@@ -195,14 +197,6 @@ def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, c
         return spec._replace(num_features=features)
     assert config.student.size is not None  # resolved by the setup
     return spec._replace(num_features=features, maps=watched.shapes(config.student.size))
-
-
-def _aux_module(config: RunConfig, spec: LossSpec, device: torch.device) -> nn.Module | None:
-    """Create the module beside the student, alike in each process; torch's random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        aux_module = config.objective.aux_module(spec)
-    return None if aux_module is None else aux_module.to(device)
 
 
 def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps_per_epoch: int) -> CosineLRScheduler:

@@ -1,0 +1,175 @@
+"""An objective as a module, for a training loop of one's own."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdcache.errors import UsageError
+from kdcache.loader.batches import Batch
+from kdcache.loader.cached_teachers import why_unlabelled
+from kdcache.loader.dataset import CachedDataset
+from kdcache.models.features import feature_size
+from kdcache.models.student_outputs import StudentOutputs, WithStudentOutputs
+from kdcache.objectives.base import LossInputs, LossSpec, Objective, require
+from kdcache.objectives.registry import objective_named
+from kdcache.training.settings import from_plain, overlay, to_plain
+
+
+class ObjectiveModule(nn.Module):
+    """A loss over a student's outputs and a batch of the cache; `create_objective` makes it.
+
+    What it learns beside the student (such as the embeddings of CRD) is its parameters: give them to the optimiser as
+    well, and save its state dict. An objective on logits alone has none.
+
+    Attributes:
+        objective: the settings, a frozen value.
+        aux_module: what is learnt beside the student; None where there is nothing.
+
+    Example:
+        >>> objective = kdcache.create_objective("dist")
+        >>> losses = objective(model(batch.images), batch, epoch=0, epochs=100)
+        >>> losses["loss"].backward()
+    """
+
+    def __init__(self, objective: Objective, aux_module: nn.Module | None = None) -> None:
+        """
+        Args:
+            objective: the settings.
+            aux_module: what `objective.aux_module` made.
+        """
+        super().__init__()
+        self.objective = objective
+        self.aux_module = aux_module
+
+    def forward(
+        self, student_outputs: Tensor | StudentOutputs, batch: Batch, *, epoch: int, epochs: int
+    ) -> dict[str, Tensor]:
+        """Return the losses of a batch by name: "loss" is the total to descend, the others are its parts.
+
+        It is to be called outside of torch.autocast, with outputs in whatever precision: losses are float32.
+
+        Args:
+            student_outputs: logits [b, c], or the `StudentOutputs` of a module that `wrap_student` made.
+            batch: of a `CachedLoader`; b rows on the device of the logits.
+            epoch: number of the epoch, counted from 0, for weights that change with it.
+            epochs: number of epochs of the training.
+
+        Returns:
+            Scalars: "loss", then each part before its weight, such as "kd" and "label".
+
+        Raises:
+            UsageError: something that the objective needs is not there, such as the student's features.
+        """
+        if isinstance(student_outputs, Tensor):
+            student_outputs = StudentOutputs(student_outputs)
+        logits, features, maps = student_outputs
+        losses = self.objective(
+            LossInputs(
+                logits.float(),
+                batch.labels,
+                batch.mix_weight,
+                batch.targets,
+                features=None if features is None else features.float(),
+                maps=maps,
+                samples=batch.samples.to(logits.device),
+                aux_module=self.aux_module,
+                epoch=epoch,
+                epochs=epochs,
+            )
+        )
+        return {"loss": losses.total, **losses.parts}
+
+    def wrap_student(self, student: nn.Module) -> nn.Module:
+        """Return a module whose outputs hold what the objective needs; the student itself where logits are enough.
+
+        DistributedDataParallel is to hold the module that is returned. Its parameters are those of the student.
+
+        Raises:
+            ModelError: the student is no timm model that has the features or feature maps.
+        """
+        needs = self.objective.needs
+        if not (needs.features or needs.maps):
+            return student
+        layers = needs.student_layers if needs.maps else None
+        return WithStudentOutputs(student, features=needs.features, layers=layers)
+
+
+def create_objective(
+    name: str,
+    *,
+    dataset: CachedDataset | None = None,
+    student: nn.Module | None = None,
+    spec: LossSpec | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> ObjectiveModule:
+    """Return an objective by name as a module, and refuse what the data set's targets cannot serve.
+
+    Args:
+        name: as `objective.name` of `kdcache train` has it, such as "kd", "dkd", "dist" or "crd"; docs/objectives.md
+            describes each.
+        dataset: whose batches it will see; it is needed for objectives that learn something beside the student, and
+            lets the others be checked before the first step.
+        student: the timm model that is trained; needed where features are compared.
+        spec: what is known of data and models, in place of `dataset` and `student`, for batches from elsewhere.
+        seed: fixes the first weights of what is learnt beside the student, as `kdcache train` draws them.
+        settings: of the objective, over those of its name, such as `temperature=4.0` or `label_loss="none"`.
+
+    Raises:
+        ConfigError: an unknown name or setting, or a value that it cannot have.
+        UsageError: the targets of the cache cannot serve it, or `dataset` and `student` are needed and not given.
+        ModelError: the student has no features.
+
+    Example:
+        >>> objective = kdcache.create_objective("kd", temperature=2.0, label_loss="none")
+        >>> crd = kdcache.create_objective("crd", dataset=dataset, student=model)
+        >>> student = crd.wrap_student(model)
+        >>> optimizer = torch.optim.AdamW([*model.parameters(), *crd.parameters()])
+    """
+    usual = objective_named(name)
+    values = overlay(to_plain(usual), {key: to_plain(value) for key, value in settings.items()})
+    objective = from_plain(type(usual), values, "objective")
+    needs = objective.needs
+    if needs.history:
+        raise UsageError(
+            f"{name} learns from the student's own past predictions, which `kdcache train` keeps and a loop of one's "
+            "own does not: use `kdcache train --supervised`, or another objective."
+        )
+    if dataset is not None:
+        if needs.teacher_features:
+            dataset.teachers.require_one()
+        unlabelled = why_unlabelled(dataset.index, dataset.teachers.label_space)
+        require(needs, targets=dataset.teachers.capabilities, unlabelled=unlabelled, num_classes=dataset.num_classes)
+    if spec is None and dataset is not None:
+        spec = _spec(dataset, objective, student)
+    if spec is None:
+        if needs.features or needs.maps:
+            raise UsageError(
+                f"{name} compares more than logits: give create_objective the dataset and the student, so that it can "
+                "make what is learnt beside the student."
+            )
+        return ObjectiveModule(objective)
+    return ObjectiveModule(objective, create_aux_module(objective, spec, seed))
+
+
+def _spec(dataset: CachedDataset, objective: Objective, student: nn.Module | None) -> LossSpec:
+    needs = objective.needs
+    if needs.features and student is None:
+        raise UsageError(f"{objective.name} compares features: give create_objective the student that has them.")
+    return LossSpec(
+        num_classes=dataset.num_classes,
+        num_features=feature_size(student) if needs.features and student is not None else None,
+        samples=len(dataset),
+        labels=torch.from_numpy(np.asarray(dataset.index.label).astype(np.int64)),
+        teacher_features=dataset.teachers.num_features if needs.teacher_features else None,
+    )
+
+
+def create_aux_module(objective: Objective, spec: LossSpec, seed: int) -> nn.Module | None:
+    """Return what an objective learns beside the student, drawn under `seed`; torch's random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed every GPU as well.
+        torch.default_generator.manual_seed(seed)
+        return objective.aux_module(spec)
