@@ -6,6 +6,7 @@ Killed at any time and started again, it goes on from the end of the last epoch.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import timm
 import timm.data
@@ -21,17 +22,17 @@ def train(options: argparse.Namespace) -> list[float]:
     dataset = kdcache.open_cache(options.cache, data=options.data)
     torch.manual_seed(0)
     model = timm.create_model(options.model, num_classes=dataset.num_classes)
-    eats = timm.data.resolve_model_data_config(model)
+    eats = timm.data.resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     objective = kdcache.create_objective("kd", dataset=dataset, label_loss="ce")
     losses = []
     with dataset.loader(
         options.batch_size, options.epochs, image_size=options.image_size, mean=eats["mean"], std=eats["std"],
         device=options.device, renderer=options.renderer,
     ) as loader:  # fmt: skip
-        model = model.to(loader.device, memory_format=torch.channels_last)
+        model.to(loader.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = timm.optim.create_optimizer_v2(model, opt="adamw", lr=options.lr, weight_decay=0.05)
         scheduler = timm.scheduler.CosineLRScheduler(optimizer, loader.steps, t_in_epochs=False)
-        parts = {"model": model, "optimizer": optimizer, "loader": loader}
+        parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "loader": loader}
         torch.manual_seed(0)
         if options.checkpoint.exists():
             saved = torch.load(options.checkpoint, map_location=loader.device, weights_only=True)

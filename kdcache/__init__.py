@@ -23,6 +23,11 @@ from kdcache.runtime import account as account
 
 if TYPE_CHECKING:
     from kdcache.errors import KdcacheError as KdcacheError
+    from kdcache.jobs import dump_logits as dump_logits
+    from kdcache.jobs import evaluate as evaluate
+    from kdcache.jobs import inspect as inspect
+    from kdcache.jobs import train as train
+    from kdcache.jobs import verify as verify
     from kdcache.loader.batches import Batch as Batch
     from kdcache.loader.cached_loader import CachedLoader as CachedLoader
     from kdcache.loader.dataset import CachedDataset as CachedDataset
@@ -42,7 +47,12 @@ _MODULES = {
     "ObjectiveModule": "kdcache.training.objective_module",
     "StudentOutputs": "kdcache.models.student_outputs",
     "create_objective": "kdcache.training.objective_module",
+    "dump_logits": "kdcache.jobs",
+    "evaluate": "kdcache.jobs",
+    "inspect": "kdcache.jobs",
     "open_cache": "kdcache.loader.dataset",
+    "train": "kdcache.jobs",
+    "verify": "kdcache.jobs",
 }
 
 __all__ = [
@@ -54,7 +64,12 @@ __all__ = [
     "StudentOutputs",
     "__version__",
     "create_objective",
+    "dump_logits",
+    "evaluate",
+    "inspect",
     "open_cache",
+    "train",
+    "verify",
 ]
 
 

@@ -172,7 +172,7 @@ ROWS = (
     {"loader"},
     {"evaluation"},
     {"training", "dumping", "inspection", "doctor"},
-    {"demo"},
+    {"demo", "jobs"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 

@@ -19,7 +19,12 @@ PUBLIC = [
     "StudentOutputs",
     "__version__",
     "create_objective",
+    "dump_logits",
+    "evaluate",
+    "inspect",
     "open_cache",
+    "train",
+    "verify",
 ]
 #: A version says itself, and the example of an error is the except clause of any program.
 WITHOUT_EXAMPLE = {"KdcacheError", "__version__"}

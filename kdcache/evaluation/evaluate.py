@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from kdcache.data.index import open_index
+from kdcache.errors import ModelError
 from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation, score
-from kdcache.models.load import load_model
+from kdcache.models.load import card_of, load_model
+from kdcache.models.network import Network
 from kdcache.models.source import model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
 from kdcache.runtime.progress import Progress, logged
@@ -43,5 +47,41 @@ def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluatio
         device=device,
         precision=precision,
         batch_size=options.batch_size,
+        progress=progress,
+    )
+
+
+def evaluate_module(
+    module: nn.Module,
+    data: str,
+    *,
+    image_size: int | None = None,
+    precision: str = "fp32",
+    batch_size: int = DEFAULT_BATCH,
+    progress: Progress = logged,
+) -> Evaluation:
+    """Score a timm module on the device that it is on; it is left in the mode that it had.
+
+    Args:
+        image_size: pixels a side; None for the size in its own configuration.
+
+    Raises:
+        ModelError: the module does not say how many classes it has.
+        KdcacheError: data without labels or with other classes.
+    """
+    if not isinstance(getattr(module, "num_classes", None), int):
+        raise ModelError(
+            f"{type(module).__name__} does not say how many classes it has: give it an attribute num_classes, as "
+            "timm's models have it."
+        )
+    network = Network(module, card_of(module, type(module).__name__, image_size, {}))
+    device = next(module.parameters()).device
+    return score(
+        network,
+        open_index(data, progress=progress),
+        name=type(module).__name__,
+        device=device,
+        precision=resolve_precision(precision, device),
+        batch_size=batch_size,
         progress=progress,
     )

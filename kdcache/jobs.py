@@ -1,0 +1,210 @@
+"""The jobs of the command line as functions with keyword arguments and typed reports.
+
+What can be asked for is declared once, in the options of each job; these functions take the same names.
+"""
+
+import functools
+import inspect as introspection
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+
+from torch import nn
+
+from kdcache.dumping.dump import DumpReport
+from kdcache.dumping.dump import dump as run_dump
+from kdcache.dumping.options import DumpOptions
+from kdcache.errors import UsageError
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate_module
+from kdcache.evaluation.evaluate import evaluate as run_evaluate
+from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation
+from kdcache.inspection.contents import InspectReport
+from kdcache.inspection.health import VerifyReport
+from kdcache.inspection.inspect import InspectOptions
+from kdcache.inspection.inspect import inspect as run_inspect
+from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.verify import VerifyOptions
+from kdcache.inspection.verify import verify as run_verify
+from kdcache.training.options import TrainOptions
+from kdcache.training.train import TrainReport
+from kdcache.training.train import train as run_train
+
+P = ParamSpec("P")
+O = TypeVar("O")  # noqa: E741 # of options
+R = TypeVar("R")
+
+
+def _with_arguments_of(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+    """Let a function of options take their fields as its own arguments; its signature and type are those of them.
+
+    A path may be given as text or as a `Path`, whichever of them a field has.
+    """
+    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(options).items()}
+
+    def as_declared(name: str, value: Any) -> Any:
+        if isinstance(value, Path) and Path not in hints[name]:
+            return str(value)
+        return Path(value) if isinstance(value, str) and Path in hints[name] else value
+
+    def decorate(job: Callable[[O], R]) -> Callable[P, R]:
+        signature = introspection.signature(options)
+
+        @functools.wraps(job)
+        def function(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind(*args, **kwargs).arguments
+            return job(options(**{name: as_declared(name, value) for name, value in given.items()}))  # type: ignore[call-arg] # bound above
+
+        result = get_type_hints(job)["return"]
+        function.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined] # as PEP 362 has it
+        return function
+
+    return decorate
+
+
+@_with_arguments_of(TrainOptions)
+def train(options: TrainOptions) -> TrainReport:
+    """Train a student from a cache, from labels alone or with the teacher live, as `kdcache train` does.
+
+    Arguments are the options of the command, in its words; `overrides` are those of `--set`. A run that was stopped
+    goes on where its last checkpoint was made. Messages go to the logger `kdcache`. Under torchrun every process calls
+    it.
+
+    Returns:
+        The report: run folder, epochs and steps done, mean loss of the last epoch, images per second, evaluation.
+
+    Raises:
+        KdcacheError: what does not belong together, before the first step; names it, and what to do.
+
+    Example:
+        >>> report = kdcache.train("resnet50", "data", "cache", val="val", epochs=100, out="runs/first")
+        >>> report.evaluation.top1
+        0.781
+    """
+    return run_train(options)
+
+
+@_with_arguments_of(DumpOptions)
+def dump_logits(options: DumpOptions) -> DumpReport:
+    """Run a teacher over every view of a data set and keep its targets in a cache, as `kdcache dump-logits` does.
+
+    Arguments are the options of the command, in its words; `objectives` are those of `--for`. Stopped and called again
+    it goes on where it was. Messages go to the logger `kdcache`.
+
+    Returns:
+        The report: samples, views, blocks written, bytes for each view of a sample, images per second.
+
+    Raises:
+        KdcacheError: anything that a user can mend; what was written before stays.
+
+    Example:
+        >>> report = kdcache.dump_logits("beitv2_b", "data", "cache", policy="a2", views=300)
+        >>> report.bytes_per_view
+        21.4
+    """
+    return run_dump(options)
+
+
+@_with_arguments_of(InspectOptions)
+def inspect(options: InspectOptions) -> InspectReport:
+    """Return what a cache belongs to, what it holds and lacks, and statistics of its targets.
+
+    Arguments are the options of `kdcache inspect`. `report.lines()` is what the command prints, `report.to_json()` the
+    same as plain values.
+
+    Raises:
+        CacheError: there is no cache.
+
+    Example:
+        >>> print("\\n".join(kdcache.inspect("cache", data="data").lines()))
+    """
+    return run_inspect(options)
+
+
+def verify(
+    cache: str | Path,
+    *,
+    data: str | Path | None = None,
+    teacher: str | None = None,
+    repair: bool = False,
+    **rerun: Any,
+) -> VerifyReport:
+    """Read everything that a cache holds and compare it with what was written, as `kdcache verify` does.
+
+    Args:
+        cache: path or URL of the cache.
+        data, teacher: with both, the teacher is run again on some views and its outputs are compared with the cache.
+        repair: whether to drop damaged blocks, so that the next dump makes them again.
+        rerun: further options of the comparison: weights, samples, max_kl, seed, device, renderer, decode.
+
+    Returns:
+        The report; `report.whole` tells whether nothing was found, `report.lines()` what.
+
+    Raises:
+        CacheError: there is no cache.
+        UsageError: of data and teacher only one is given, or options of the comparison without them.
+
+    Example:
+        >>> kdcache.verify("cache", data="data", teacher="beitv2_b", samples=256).whole
+        True
+    """
+    if (data is None) != (teacher is None):
+        raise UsageError("data and teacher make targets again together: give both, or none of them.")
+    if data is None or teacher is None:
+        if rerun:
+            raise UsageError(f"{sorted(rerun)[0]} belongs to data and teacher: give these too, or leave it out.")
+        return run_verify(VerifyOptions(cache=str(cache), repair=repair))
+    if rerun.get("weights") is not None:
+        rerun["weights"] = Path(rerun["weights"])
+    again = RerunOptions(data=str(data), teacher=teacher, **rerun)
+    return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair))
+
+
+def evaluate(
+    model: str | Path | nn.Module,
+    data: str | Path,
+    *,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
+    batch_size: int = DEFAULT_BATCH,
+) -> Evaluation:
+    """Score a model on labelled images, seen as timm evaluates, as `kdcache evaluate` does.
+
+    Args:
+        model: a run folder, RUN@epoch=N or a timm model name; or a timm module of one's own training, which is scored
+            where it lies and left in the mode that it had.
+        data: labelled shards.
+        weights: checkpoint of a model that is given by name.
+        image_size: pixels a side, of a module alone; None for the size in its own configuration.
+        device: "auto", "cpu", "cuda" or "cuda:N"; of a module it is not asked.
+        precision: "fp32", "bf16" or "fp16".
+        batch_size: images at a time.
+
+    Returns:
+        Top-1, top-5 and mean cross-entropy in nats, with the number of images.
+
+    Raises:
+        ModelError: no such model, or weights that do not fit it.
+        DataError: data that cannot be read, or have no labels or other classes.
+        UsageError: weights of a module, or the image size of a named model.
+
+    Example:
+        >>> kdcache.evaluate(model, "val", image_size=224).top1
+        0.781
+    """
+    if isinstance(model, nn.Module):
+        if weights is not None:
+            raise UsageError("A module has its weights: leave weights out, or give the name of a model.")
+        return evaluate_module(model, str(data), image_size=image_size, precision=precision, batch_size=batch_size)
+    if image_size is not None:
+        raise UsageError("A model that is given by name is evaluated at its own size: leave image_size out.")
+    options = EvaluateOptions(
+        model=str(model),
+        data=str(data),
+        weights=None if weights is None else Path(weights),
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+    )
+    return run_evaluate(options)

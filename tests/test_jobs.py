@@ -1,0 +1,85 @@
+"""The jobs as functions: keyword arguments, typed reports, and nothing but what the commands do."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import kdcache
+from kdcache.dumping.dump import DumpReport
+from kdcache.dumping.options import DumpOptions
+from kdcache.errors import ModelError, UsageError
+from kdcache.inspection.inspect import InspectOptions
+from kdcache.training.options import TrainOptions
+from kdcache.training.train import TrainReport
+from support.small_job import CLASSES, MODEL, SAMPLES, SETTINGS, SIZE
+
+
+@pytest.fixture(scope="module")
+def run(job, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    report = kdcache.train(
+        MODEL, job.data, job.cache, out=str(out), epochs=1, recipe="fashion-mnist", overrides=SETTINGS, device="cpu",
+        renderer="pillow", val=job.data,
+    )  # fmt: skip
+    assert isinstance(report, TrainReport)
+    assert report.folder == out
+    return report
+
+
+@pytest.mark.parametrize(
+    ("function", "options"), [("train", TrainOptions), ("dump_logits", DumpOptions), ("inspect", InspectOptions)]
+)
+def test_a_job_takes_what_its_options_have(function, options):
+    job = getattr(kdcache, function)
+    assert list(inspect.signature(job).parameters.values()) == list(inspect.signature(options).parameters.values())
+    with pytest.raises(TypeError, match="nonsense"):
+        job("a", "b", nonsense=1)
+
+
+def test_a_run_is_evaluated_by_its_folder(job, run):
+    found = kdcache.evaluate(run.folder, job.data, device="cpu")
+    assert (found.top1, found.loss) == (run.evaluation.top1, pytest.approx(run.evaluation.loss))
+
+
+def test_a_module_is_evaluated_as_the_same_model_by_name(job, run):
+    folder = Path(run.folder) / "export"
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = kdcache.evaluate(model, job.data)
+    assert (found.samples, found.top1, found.loss) == (SAMPLES, run.evaluation.top1, pytest.approx(run.evaluation.loss))
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_dump_and_what_its_cache_holds(job, tmp_path):
+    cache = tmp_path / "cache"
+    report = kdcache.dump_logits(
+        MODEL, job.data, cache, weights=str(job.weights), policy="centre", views=1, batch_size=16, device="cpu",
+        renderer="pillow",
+    )  # fmt: skip
+    assert isinstance(report, DumpReport)
+    assert (report.samples, report.views) == (SAMPLES, 1)
+    assert kdcache.inspect(cache).to_json() == kdcache.inspect(str(cache)).to_json()
+    assert kdcache.verify(cache).whole
+    again = kdcache.verify(cache, data=job.data, teacher=MODEL, weights=job.weights, samples=8, device="cpu",
+                           renderer="pillow")  # fmt: skip
+    assert again.whole
+    dataset = kdcache.open_cache(cache, data=job.data)
+    with dataset.loader(batch_size=16, epochs=1, image_size=SIZE, device="cpu", renderer="pillow") as loader:
+        assert next(iter(loader)).targets.log_probs(CLASSES).shape == (16, CLASSES)
+
+
+def test_what_makes_no_sense_is_refused(job):
+    with pytest.raises(UsageError, match="give both"):
+        kdcache.verify(job.cache, data=job.data)
+    with pytest.raises(UsageError, match="samples belongs to data and teacher"):
+        kdcache.verify(job.cache, samples=3)
+    with pytest.raises(UsageError, match="leave weights out"):
+        kdcache.evaluate(torch.nn.Flatten(), job.data, weights="a.safetensors")
+    with pytest.raises(UsageError, match="leave image_size out"):
+        kdcache.evaluate(MODEL, job.data, image_size=32)
+    with pytest.raises(ModelError, match="attribute num_classes"):
+        kdcache.evaluate(torch.nn.Flatten(), job.data)
