@@ -36,7 +36,7 @@ def test_a_job_takes_what_its_options_have(function, options):
     job = getattr(kdcache, function)
     assert list(inspect.signature(job).parameters.values()) == list(inspect.signature(options).parameters.values())
     with pytest.raises(TypeError, match="nonsense"):
-        job("a", "b", nonsense=1)
+        job("a", "b", "c", nonsense=1)
 
 
 def test_a_run_is_evaluated_by_its_folder(job, run):

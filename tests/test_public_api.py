@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kdcache
+from support.documented import code_blocks
 
 PUBLIC = [
     "Batch",
@@ -82,3 +83,19 @@ assert "torch" in sys.modules and vars(kdcache)["open_cache"] is open_cache
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_loop_of_the_readme_runs(job, project_root, monkeypatch):
+    """On a cache of the tests, with a smaller model, batch and number of epochs, and all else as it is printed."""
+    text = (project_root / "README.md").read_text(encoding="utf-8")
+    code = next(block for block in code_blocks(text, "python") if "open_cache" in block)
+    smaller = {'"cache"': repr(str(job.cache)), '"data"': repr(job.data), '"resnet50"': '"test_resnet"'}
+    smaller |= {"batch_size=256": "batch_size=24", "epochs=100": "epochs=2", "range(100)": "range(2)"}
+    for printed, used in smaller.items():
+        assert printed in code
+        code = code.replace(printed, used)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["loader"].step == names["loader"].steps
+    assert names["loss"].isfinite()

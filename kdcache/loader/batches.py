@@ -45,7 +45,7 @@ class Batch:
         mix_weight: [b], each row's own share of the mix, in 0..1; 1 where the row is not mixed.
         samples: [b], position of each row's sample in the index; always on the CPU.
         targets: what the cache holds of the teacher's outputs for these rows, on the device of the images; None
-            without a teacher. `targets.log_probs(num_classes, temperature=1)` has shape [b, c],
+            without a teacher. `targets.log_probs(temperature=1)` has shape [b, c],
             `targets.features()` [b, d], `targets.label_log_prob()` [b, 2].
         index: of the data set, which knows the samples' keys; None for a batch that was made by hand.
 

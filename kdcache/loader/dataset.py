@@ -119,7 +119,7 @@ class CachedDataset:
             >>> with dataset.loader(batch_size=256, epochs=100, image_size=160) as loader:
             ...     for epoch in range(100):
             ...         for batch in loader:
-            ...             loss = train_step(batch.images, batch.targets.log_probs(dataset.num_classes))
+            ...             loss = train_step(batch.images, batch.targets.log_probs())
         """
         _require_number("batch_size", batch_size, 2, MAX_BATCH)
         _require_number("epochs", epochs, 1, MAX_EPOCHS)

@@ -109,8 +109,12 @@ class Targets(ABC):
         """Concatenate targets (at least one), in this order."""
 
     @abstractmethod
-    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log-probabilities of every class, float32, built where the targets lie; always finite.
+
+        Args:
+            num_classes: number of classes that the caller expects; None for that of the targets.
+            temperature: T > 0.
 
         Raises UsageError where the targets cannot give them at this temperature or number of classes, or need
         labels first.
@@ -299,9 +303,9 @@ def require_labels(labels: Int64[Tensor, "b 2"] | None) -> Int64[Tensor, "b 2"]:
     return labels
 
 
-def check_classes(stored: int, wanted: int) -> None:
+def check_classes(stored: int, wanted: int | None) -> None:
     """Raise UsageError where targets are asked for another number of classes than they have."""
-    if stored != wanted:
+    if wanted is not None and stored != wanted:
         raise UsageError(
             f"The teacher's answers have {stored} classes, and {wanted} were asked for. "
             "Train a student of as many classes, or use another teacher's answers."

@@ -130,7 +130,7 @@ class TopKTargets(Targets):
         numbers = torch.arange(len(self), device=self.offset.device)
         return numbers.repeat_interleave(self.offset.diff(), output_size=len(self.class_id))
 
-    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log-probabilities of kept classes and exceptions, and the tail in equal parts over all others.
 
         None is below log(TINY). Raises UsageError at another temperature than 1: the order within the tail, which a
@@ -143,9 +143,9 @@ class TopKTargets(Targets):
                 "are not stored. Use temperature 1, or dump full targets (--targets full)."
             )
         label = require_labels(self.label)
-        others = num_classes - self.offset.diff() - (~self.label_prob.isnan()).sum(1)
+        others = self.num_classes - self.offset.diff() - (~self.label_prob.isnan()).sum(1)
         share = (self.tail / others.clamp(min=1)).clamp(min=TINY).log()
-        out = share[:, None].repeat(1, num_classes)
+        out = share[:, None].repeat(1, self.num_classes)
         out[self.rows(), self.class_id.long()] = self.prob.clamp(min=TINY).log()
         for column in (0, 1):  # one after the other: both may point at one class, where the second changes nothing
             target = label[:, column : column + 1].clamp(min=0)
