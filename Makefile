@@ -1,4 +1,4 @@
-# make demo    the main job on real images, on the CPU, in a few minutes
+# make demo    the quick start on real images, on the CPU, in a few minutes
 # make test    lint, types and all tests
 # make venv    the environment alone: .venv, with every version from constraints.txt
 # Another interpreter: make PYTHON=python3.12 demo

@@ -1,1 +1,1 @@
-"""The command line of kdcache: parses, builds a request, calls the library's job and prints what it says."""
+"""The command line of kdcache: each command parses its options, calls the library and prints the report."""

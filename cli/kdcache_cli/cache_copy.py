@@ -10,26 +10,28 @@ from kdcache_cli.verify import NOT_READ, NOT_WHOLE
 
 def copy(
     source: Annotated[str, typer.Argument(metavar="SRC", help="The cache to copy.")],
-    target: Annotated[str, typer.Argument(metavar="DST", help="Where to; a cache of the same views may be there.")],
+    target: Annotated[
+        str, typer.Argument(metavar="DST", help="Path of the copy; a cache of the same views may exist there.")
+    ],
     views: Annotated[
         str | None,
         typer.Option(
             "--views",
             metavar="A:B",
             help="Only views A to B - 1 (from the first on without A, to the last without B), or view A alone, given "
-            "as A. They keep their numbers.",
+            "as A. Views keep their numbers.",
             show_default="all",
         ),
     ] = None,
     teachers: Annotated[
         str | None,
-        typer.Option("--teachers", metavar="NAME,...", help="Only these teachers' answers.", show_default="all"),
+        typer.Option("--teachers", metavar="NAME,...", help="Only the targets of these teachers.", show_default="all"),
     ] = None,
 ) -> None:
-    """Copy a cache or a part of it, and check every chunk on the way.
+    """Copy a cache or a part of it, and verify every chunk while it is copied.
 
-    Stopped at any time and run again, it goes on where it was. Exits with 3 when what is damaged was left out, and
-    with 1 when all that was left out cannot be read.
+    If the command is stopped, the same command continues where it stopped. It exits with 3 if damaged blocks were left
+    out, and with 1 if blocks were left out only because they could not be read.
     """
     from kdcache.inspection.copy import CopyOptions, copy_cache
 

@@ -1,10 +1,10 @@
-"""What commands show: reports on stdout; progress, facts and warnings on stderr.
+"""Output of the commands: reports go to stdout; progress, notices and warnings go to stderr.
 
-On a terminal a stretch of work is a bar; elsewhere, in a log file or a job's output, it is a plain line when it
-begins, one every half minute, and one when it ends.
+On a terminal, a task is shown as a progress bar. Elsewhere, such as in a log file, it is a plain line when it begins,
+one every 30 seconds, and one when it ends.
 
-Whatever is shown may hold names from files, arguments and servers. So every line goes through `printable` here, and no
-text is taken for rich's markup or emoji codes.
+A line may contain names from files, arguments and servers. So every line goes through `printable` here, and no text is
+interpreted as rich's markup or emoji codes.
 """
 
 import json
@@ -23,9 +23,9 @@ from kdcache.runtime.progress import Progress, Task
 from kdcache_cli.meter import Meter
 
 PLAIN_INTERVAL = 30.0
-"""Seconds between two plain lines about one stretch of work."""
+"""Seconds between two plain lines about one task."""
 
-_WIDE = 110  # columns; in a narrower terminal the words need the place of the bar
+_WIDE = 110  # columns; a narrower terminal has no room for the bar beside the text
 _NUMBER = re.compile(r"-|[\d,.]+( ?%)?")
 
 
@@ -36,12 +36,12 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print a report for programs. All but ASCII is escaped in JSON's own way."""
+    """Print a report as JSON. Characters outside ASCII are escaped as JSON does it."""
     print(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
 
 
 def _print(line: str, stream: TextIO) -> None:
-    """Print a line, with escapes in the place of letters that the stream's encoding does not have."""
+    """Print a line; characters that the stream's encoding cannot represent are escaped."""
     try:
         print(line, file=stream, flush=stream is not sys.stdout)
     except UnicodeEncodeError:
@@ -50,7 +50,7 @@ def _print(line: str, stream: TextIO) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text as columns, aligned to the left, or to the right where a column holds numbers alone."""
+    """Print rows of text as columns, aligned to the right if all cells of a column are numbers, else to the left."""
     body = [[printable(cell) for cell in row] for row in rows]
     columns = list(zip(header, *body, strict=True))
     widths = [max(map(len, column)) for column in columns]
@@ -64,7 +64,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 class ConsoleProgress(Progress):
-    """Tells whoever sits at the terminal, or reads the log later, what a job does."""
+    """Shows the progress of a job on a terminal, or as plain lines in a log."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = sys.stderr if stream is None else stream
@@ -73,7 +73,7 @@ class ConsoleProgress(Progress):
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
-        """Show a stretch of work while the context is open, and what it came to when it ends well."""
+        """Show a task while the context is open, and its summary if it ends without an error."""
         meter = Meter(total, unit, done, self._clock)
         if self._bars is not None:
             with self._bars.bar(title, meter) as task:
@@ -84,14 +84,14 @@ class ConsoleProgress(Progress):
         self.say(f"{title}: {meter.summary()}")
 
     def say(self, line: str) -> None:
-        """Print one fact, above the bars if there are any."""
+        """Print one notice, above the progress bars if there are any."""
         if self._bars is not None:
             self._bars.say(printable(line))
         else:
             _print(printable(line), self._stream)
 
     def warn(self, line: str) -> None:
-        """Print one thing that wants attention."""
+        """Print one warning."""
         self.say(f"warning: {line}")
 
 
@@ -118,15 +118,15 @@ class _BarTask:
 
 
 class _Bars:
-    """The bars of all stretches of work that are open; they vanish as these end."""
+    """The progress bars of all open tasks; a bar disappears when its task ends."""
 
     def __init__(self, stream: TextIO) -> None:
         console = rich.console.Console(file=stream, highlight=False)
-        words = "{task.percentage:>3.0f}% {task.description}: {task.fields[state]}"
+        text = "{task.percentage:>3.0f}% {task.description}: {task.fields[state]}"
         self._progress = rich.progress.Progress(
             rich.progress.SpinnerColumn(),
             *([rich.progress.BarColumn(bar_width=20)] if console.width >= _WIDE else []),
-            rich.progress.TextColumn(words, markup=False),
+            rich.progress.TextColumn(text, markup=False),
             console=console,
             transient=True,
         )

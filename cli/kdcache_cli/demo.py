@@ -10,18 +10,25 @@ from kdcache_cli.options import MAX_SEED, RendererOption
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where shards, cache and run folders go.")] = Path(
-        "demo-runs"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the shards, the cache and the runs.")
+    ] = Path("demo-runs"),
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes views, students and order.")
+        int,
+        typer.Option(
+            "--seed",
+            min=0,
+            max=MAX_SEED,
+            metavar="S",
+            help="Seed of the views, the students and the order of the samples.",
+        ),
     ] = 0,
     renderer: RendererOption = "dali",
     quick: Annotated[
-        bool, typer.Option("--quick", help="Take every step with a few images, in seconds; the scores say nothing.")
+        bool, typer.Option("--quick", help="Run every step on a few images, in seconds; the scores have no meaning.")
     ] = False,
 ) -> None:
-    """Run the main job on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores."""
+    """Run the quick start on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores."""
     from kdcache.demo import EPOCHS, QUICK
     from kdcache.demo import demo as run
 
@@ -45,6 +52,8 @@ def demo(
     print_table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in report.stages.items()])
     print()
     if quick:
-        print_lines([f"A quick look: {epochs} epochs of {limit} images say nothing of what distillation gives."])
+        print_lines(
+            [f"A quick run: scores after {epochs} epochs of {limit} images do not show what distillation gains."]
+        )
     else:
         print_lines(report.summary())

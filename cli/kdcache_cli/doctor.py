@@ -24,14 +24,14 @@ def doctor(
         ),
     ] = None,
     limit: Annotated[
-        float, typer.Option("--limit", min=1, metavar="SECONDS", help="How long each thing may take to be tried.")
+        float, typer.Option("--limit", min=1, metavar="SECONDS", help="Seconds that each check may take.")
     ] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Say whether the main job can run on this machine, and what to do where it cannot.
+    """Check whether kdcache can dump and train on this machine, and print a remedy for each fault.
 
-    Versions, threads, driver, GPUs, DALI (tried on a JPEG), shared memory, data, cache, disks. Exits with 1 if
-    something is at fault. A machine without a GPU is well: everything runs on its CPU.
+    It checks versions, threads, driver, GPUs, DALI (which decodes a JPEG), shared memory, data, cache and disks. It
+    exits with 1 if there is a fault. A missing GPU is no fault: everything runs on the CPU.
     """
     from kdcache.doctor.examine import examine
 
@@ -46,8 +46,8 @@ def doctor(
     if as_json:
         print_json({"able": not faults, "findings": [asdict(finding) for finding in findings]})
     elif faults:
-        print_lines(["", f"The main job cannot run here: {', '.join(faults)}."])
+        print_lines(["", f"kdcache cannot run here: {', '.join(faults)}."])
     else:
-        print_lines(["", "The main job can run here."])
+        print_lines(["", "kdcache can run here."])
     if faults:
         raise typer.Exit(1)

@@ -17,12 +17,14 @@ def evaluate(
     ],
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
-    precision: Annotated[Precision, typer.Option("--precision", help="What the model computes in.")] = "fp32",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="B", help="Images at a time.")] = 256,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Number format in which the model computes.")
+    ] = "fp32",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="B", help="Images per batch.")] = 256,
 ) -> None:
-    """Print top-1, top-5 and loss of a run or of a model, on labelled images seen as timm evaluates.
+    """Print top-1, top-5 and loss of a run or of a model, on labelled images, with timm's evaluation transform.
 
-    Images are decoded with Pillow on the CPU, as timm does it, whatever the device.
+    Images are decoded with Pillow on the CPU, as in timm, on every device.
     """
     from kdcache.evaluation.evaluate import EvaluateOptions
     from kdcache.evaluation.evaluate import evaluate as run

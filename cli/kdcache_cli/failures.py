@@ -1,4 +1,4 @@
-"""How a command ends when it cannot do its work."""
+"""Exit codes and messages of commands that fail or are stopped."""
 
 import os
 import signal
@@ -19,10 +19,10 @@ _GO_ON = frozenset({"dump-logits", "train", "cache", "demo"})
 
 @contextmanager
 def explained(command: str = "") -> Iterator[None]:
-    """Turn what a user can mend into one message on stderr and an exit code; let surprises keep their traceback.
+    """Turn errors that a user can resolve into one message on stderr and an exit code; others keep their traceback.
 
     Args:
-        command: first word of what runs, for what is said of one that a signal ended.
+        command: name of the command, such as `train`, for the message if a signal ends it.
     """
     try:
         yield
@@ -33,31 +33,31 @@ def explained(command: str = "") -> Iterator[None]:
         number = signal_of(interrupt)
         _stop(stopped(command, number), 128 + number)
     except BrokenPipeError:
-        # Whoever read us has gone; Python would complain once more when it flushes stdout at the end.
+        # The reader of stdout has ended. Python would raise again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(BROKEN_PIPE) from None
     except OSError as error:
-        if error.errno not in REMEDIES:  # a surprise
+        if error.errno not in REMEDIES:  # not one that a user can resolve
             raise
         _stop(f"error: {describe_os_error(error)}", 1)
 
 
 def stopped(command: str, number: int) -> str:
-    """What is said of a command that a signal ended."""
+    """Return the message for a command that a signal ended."""
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
     kept = "go on" if command in _GO_ON else "begin anew"
     return f"stopped{by}; run the same command again to {kept}"
 
 
 def farewell(command: str, number: int) -> None:
-    """Say that a command is ended by a signal, from a thread that is not its own."""
-    # A bar that is being shown hides the cursor, and nobody is there any more to show it again.
+    """Print the message for a command that a signal ends; called from a thread other than the command's."""
+    # A progress bar hides the cursor, and rich gets no chance to show it again.
     shown = "\x1b[?25h\r\n" if sys.stderr.isatty() else ""
     os.write(2, f"{shown}{stopped(command, number)}\n".encode())
 
 
 def describe_os_error(error: OSError) -> str:
-    """Say in a sentence which path failed and how, and in another what to do."""
+    """Return a sentence about the path and the error, and one about the remedy."""
     paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
     where = f"{' -> '.join(paths)}: " if paths else ""
     return printable(f"{where}{error.strerror}. {REMEDIES[error.errno or 0]}")

@@ -10,18 +10,20 @@ from kdcache_cli.options import MAX_SEED
 
 
 def folder(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A torchvision ImageFolder tree: SRC/CLASS/.../IMAGE.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the shards.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Tree as torchvision's ImageFolder reads it: SRC/CLASS/.../IMAGE.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the shards.")],
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes the order of the samples.")
+        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="Seed of the order of the samples.")
     ] = 0,
     allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Keep class folders without images as classes that have none.")
+        bool, typer.Option("--allow-empty", help="Keep class folders without images as classes without samples.")
     ] = False,
 ) -> None:
-    """Write a tree of images as shards, in random order, files copied as they are, class names beside them.
+    """Write a tree of images as shards, in random order, with unchanged image files and a file of class names.
 
-    Labels are the class folders' places by name, or by number where all names are whole numbers.
+    Labels number the class folders in the order of their names, or of their numbers if all names are whole numbers.
     """
     from kdcache.data.importers.folder import import_folder
 

@@ -20,46 +20,54 @@ def index(
         ),
     ] = DEFAULT_DATA,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Take samples without labels, or leave their labels out.")
+        bool, typer.Option("--unlabelled", help="Index samples without labels, or ignore their labels.")
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Decode every image, list the bad ones, and keep a checksum of the others."),
+        typer.Option("--check", help="Decode every image, list the bad ones, and store a checksum of the others."),
     ] = False,
     drop_bad: Annotated[
         bool,
         typer.Option(
             "--drop-bad",
-            help="Do --check, and leave the bad ones out of the index; caches that were made before are refused then.",
+            help="Do --check, and leave bad images out of the index; caches dumped before are refused afterwards.",
         ),
     ] = False,
     mark_bad: Annotated[
         bool,
         typer.Option(
             "--mark-bad",
-            help="Do --check, and mark the bad ones as lost: caches of these data stay usable, and trainings pass over "
-            "them.",
+            help="Do --check, and mark bad images as lost: caches of these data stay usable, and training skips the "
+            "images.",
         ),
     ] = False,
     renderer: Annotated[
         RendererName,
-        typer.Option("--renderer", help="With --check: pillow asks Pillow's decoders alone, dali asks DALI's as well."),
+        typer.Option(
+            "--renderer", help="With --check: pillow tries only Pillow's decoders; dali tries DALI's as well."
+        ),
     ] = "dali",
     fraction: Annotated[
         float | None,
-        typer.Option("--fraction", metavar="F", help="Make a smaller index of this share of the samples, in --out."),
+        typer.Option(
+            "--fraction", metavar="F", help="Share of the samples, from 0 to 1, for a smaller index in --out."
+        ),
     ] = None,
     stratified: Annotated[
-        bool, typer.Option("--stratified", help="With --fraction: take that share of every class.")
+        bool, typer.Option("--stratified", help="With --fraction: take this share of every class.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="With --fraction: the folder that other commands take as DATA."),
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="With --fraction: folder of the smaller index, which other commands take as DATA.",
+        ),
     ] = None,
 ) -> None:
-    """Build the index of shards if it is missing or stale, and say what it holds.
+    """Build the index of shards if it is missing or stale, and print its contents.
 
-    Other commands do this by themselves. --check exits with 3 when there are bad samples, unless they are left out or
+    Other commands build it automatically. --check exits with 3 if there are bad samples, unless they are left out or
     marked as lost.
     """
     if (fraction is None) != (out is None) or (stratified and fraction is None):
@@ -69,7 +77,7 @@ def index(
         raise UsageError("Check the whole first (--check), then take a part of it (--fraction).")
 
     if renderer != "dali" and not check:
-        raise UsageError("--renderer says whose decoders are asked: give it with --check, --mark-bad or --drop-bad.")
+        raise UsageError("--renderer chooses the decoders of a check: give it with --check, --mark-bad or --drop-bad.")
 
     progress = ConsoleProgress()
     if check:

@@ -12,15 +12,22 @@ def inspect(
     cache: CacheArgument,
     data: Annotated[
         str | None,
-        typer.Option("--data", metavar="DATA", help="The shards, for what needs labels.", show_default="none"),
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="Shards of the cache, for the statistics that need labels.",
+            show_default="none",
+        ),
     ] = None,
     samples: Annotated[
         int,
-        typer.Option("--samples", min=1, metavar="N", help="How many answers of each teacher are looked at."),
+        typer.Option(
+            "--samples", min=1, metavar="N", help="Number of targets of each teacher that are read for the statistics."
+        ),
     ] = 100_000,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a cache belongs to, what it holds and lacks, and what the answers in it look like."""
+    """Print the data set and policy of a cache, its complete and missing views, and statistics of its targets."""
     from kdcache.inspection.inspect import InspectOptions
     from kdcache.inspection.inspect import inspect as run
 

@@ -1,4 +1,4 @@
-"""What the library tells in its log, shown on stderr while a command runs."""
+"""Warnings of the library's log, shown on stderr while a command runs."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from kdcache.errors import printable
 
-#: Of the requests to object stores that were made again, as many are shown.
+#: Number of retried requests to object stores that are shown one by one.
 SHOWN = 3
 
 _STORE = "kdcache.io.object_store"
@@ -15,7 +15,7 @@ _STORE = "kdcache.io.object_store"
 
 @contextmanager
 def log_shown() -> Iterator[None]:
-    """Show warnings of the library as lines, the first few of those about object stores, and how many there were."""
+    """Show warnings of the library as lines; of those about object stores, only the first few and the number of all."""
     handler = _Lines()
     logger = logging.getLogger("kdcache")
     logger.addHandler(handler)
@@ -25,8 +25,8 @@ def log_shown() -> Iterator[None]:
         logger.removeHandler(handler)
         if handler.retries > SHOWN:
             print(
-                f"warning: {handler.retries:,} requests to the object store failed or were answered wrongly, and were "
-                f"made again; the first {SHOWN} are told above",
+                f"warning: {handler.retries:,} requests to the object store failed or returned wrong data, and were "
+                f"retried; the first {SHOWN} are shown above",
                 file=sys.stderr,
             )
 

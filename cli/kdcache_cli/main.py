@@ -1,4 +1,4 @@
-"""The command `kdcache`: one file beside this one for each of its commands."""
+"""The command `kdcache`; each of its commands has a file beside this one."""
 
 import os
 import sys
@@ -51,7 +51,7 @@ _ORDER = (
 
 
 class Commands(TyperGroup):
-    """Commands whose failures are explained in a sentence where they can be."""
+    """A group of commands that reports errors as messages with a remedy."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         with _plain_usage_errors():
@@ -68,14 +68,14 @@ class Commands(TyperGroup):
 
 @contextmanager
 def _plain_usage_errors() -> Iterator[None]:
-    """Make what typer says of wrong options fit to be shown: it quotes what was given as it was given."""
+    """Escape the arguments that typer quotes in its messages about wrong options, so that they can be printed."""
     try:
         yield
     except Exception as error:
         message = getattr(error, "message", None)
-        # That no command was given is no error, and its message the whole help.
+        # A call without a command is no error: its message is the whole help text.
         if hasattr(error, "format_message") and message and type(error).__name__ != "NoArgsIsHelpError":
-            # Without pydantic's name for the kind of error, which typer passes on.
+            # typer passes on pydantic's prefix for the type of the error; a user does not need it.
             error.message = printable(message.removeprefix("Value error, "))  # type: ignore[attr-defined]
         raise
 
@@ -83,7 +83,7 @@ def _plain_usage_errors() -> Iterator[None]:
 app = typer.Typer(
     name="kdcache",
     cls=Commands,
-    help="Run a large teacher once, keep its answers, train any number of students from them.",
+    help="Run a large teacher once, store its targets, and train any number of students from them.",
     epilog="Exits with 0 (done), 1 (failed), 2 (usage), 3 (verification failed), or 128 + n where signal n ended it: "
     "130 for Ctrl-C, 143 for SIGTERM.",
     no_args_is_help=True,
@@ -106,9 +106,9 @@ def _options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    # The doctor has a line of its own for it, and of several processes the first one speaks.
-    told = context.invoked_subcommand == "doctor" or os.environ.get("RANK", "0") != "0"
-    if kdcache.runtime.account.NOTE is not None and not told:
+    # The doctor reports it as a finding, and of several processes only rank 0 prints.
+    is_reported = context.invoked_subcommand == "doctor" or os.environ.get("RANK", "0") != "0"
+    if kdcache.runtime.account.NOTE is not None and not is_reported:
         ConsoleProgress().say(kdcache.runtime.account.NOTE)
 
 
@@ -125,7 +125,7 @@ app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("inspect")(inspect)
 app.command("verify")(verify)
-caches = typer.Typer(help="Do something with whole caches.", no_args_is_help=True)
+caches = typer.Typer(help="Copy whole caches.", no_args_is_help=True)
 caches.command("copy")(copy)
 app.add_typer(caches, name="cache")
 app.command("policies")(policies)
@@ -133,7 +133,7 @@ app.command("recipes")(recipes)
 
 
 def _command() -> str:
-    """The first word of what runs, such as `train`."""
+    """Return the name of the command that runs, such as `train`; empty if there is none."""
     return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     It exits with 0, 1 (failed), 2 (usage), 3 (verification failed), or 128 + n where signal n ended it: 130 for SIGINT,
     143 for SIGTERM.
     """
-    # Waiting threads of PyTorch's should sleep, not spin: decoding and other processes want the same cores. OpenMP
+    # Waiting threads of PyTorch should sleep, not spin: decoding and other processes need the same cores. OpenMP
     # reads this when torch is imported, which comes later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     raise_open_files_limit()
@@ -154,8 +154,8 @@ def main() -> None:
         except SystemExit as end:
             if not isinstance(end.code, int) or end.code <= 128:
                 raise
-            # Everything of ours is closed. What Python would still do at its end waits for threads of libraries, and a
-            # signal that is sent twice, as torchrun and Slurm do, would find no handler any more.
+            # All of our files and locks are closed. Python's own exit would wait for threads of libraries, and a
+            # second signal, which torchrun and Slurm send, would then find no handler.
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()

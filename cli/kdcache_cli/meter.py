@@ -1,4 +1,4 @@
-"""Counting a stretch of work: how much is done, how fast, how long it still takes."""
+"""A counter of a task: units done, rate, and remaining time."""
 
 import time
 from collections import deque
@@ -8,9 +8,9 @@ _WINDOW_SECONDS = 30.0
 
 
 class Meter:
-    """Counts units of work and words the state in one line.
+    """Counts units of work and formats the state in one line.
 
-    The rate is that of the last half minute, so that a slow start (a first batch, a cold disk) is soon forgotten.
+    The rate is that of the last 30 seconds, so that a slow start (first batch, cold disk) does not distort it for long.
     """
 
     def __init__(self, total: int, unit: str, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -31,19 +31,19 @@ class Meter:
 
     @property
     def rate(self) -> float | None:
-        """Units a second of late; None before there is anything to go by."""
+        """Units per second over the last 30 seconds; None before the first units are done."""
         (then, before), (now, done) = self._history[0], self._history[-1]
         return (done - before) / (now - then) if now > then and done > before else None
 
     def state(self) -> str:
-        """Such as `1,200 of 6,000 images, 103/s, 0:46 left, loss 1.234`."""
+        """Return the state, such as `1,200 of 6,000 images, 103/s, 0:46 left, loss 1.234`."""
         parts = [f"{self.done:,} of {self.total:,} {self.unit}"]
         if self.rate is not None:
             parts += [f"{_rate(self.rate)}/s", f"{_duration((self.total - self.done) / self.rate)} left"]
         return ", ".join(parts + self._shown_values())
 
     def summary(self) -> str:
-        """Such as `6,000 images in 0:58, 103/s, loss 0.987`: of what was done since the meter was made."""
+        """Return what was done since the meter was created, such as `6,000 images in 0:58, 103/s, loss 0.987`."""
         seconds, count = self._clock() - self._began, self.done - self._first
         parts = [f"{count:,} {self.unit} in {_duration(seconds)}"]
         if count and seconds > 0:

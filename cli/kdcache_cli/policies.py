@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 def policies(
     policy: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME_OR_FILE]", help="Say every field of this one: a name, or a JSON or YAML file."),
+        typer.Argument(
+            metavar="[NAME_OR_FILE]", help="Policy whose fields are all printed: a name, or a JSON or YAML file."
+        ),
     ] = None,
 ) -> None:
-    """List the named policies: how views are drawn; or check one of your own, and say all that it means.
+    """List the named policies, which define how views are drawn; or check one of your own and print all of its fields.
 
-    A file has one `field: value` a line. `base: a2` takes over what it leaves out from a named policy.
+    A file has one `field: value` per line. With `base: a2`, fields that it leaves out come from that named policy.
     """
     from kdcache.views.policies import DEFAULT, NAMED, ORIGIN, load_with_base
 
@@ -33,7 +35,7 @@ def policies(
 
 
 def _every_field(policy: "Policy", base: str) -> list[str]:
-    """A line for each field, as a policy file has them, with what the base has where that differs."""
+    """Return one line per field, in the form of a policy file, with the base's value where it differs."""
     import dataclasses
 
     from kdcache.views.policies import NAMED
@@ -53,14 +55,14 @@ def _every_field(policy: "Policy", base: str) -> list[str]:
 
 
 def _yaml(value: object) -> str:
-    """In YAML's own notation, so that the lines are a policy file."""
+    """Return a value in YAML's notation, so that the printed lines form a policy file."""
     import json
 
     if isinstance(value, tuple):
         return f"[{', '.join(map(_yaml, value))}]"
     if isinstance(value, float):
         text = f"{value:.4g}" if float(f"{value:.4g}") == value else repr(value)
-        # Without the dot, readers of YAML 1.1 take it for text.
+        # Readers of YAML 1.1 take a float without a dot for text.
         return text if "." in text else text.replace("e", ".0e")
     return json.dumps(value)
 

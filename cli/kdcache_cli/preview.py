@@ -16,33 +16,37 @@ def preview(
         typer.Option(
             "--policy",
             metavar="NAME_OR_FILE",
-            help="How views are drawn: a name from `kdcache policies`, or a JSON or YAML file.",
+            help="Policy of the views: a name from `kdcache policies`, or a JSON or YAML file.",
             show_default="the cache's, or a2",
         ),
     ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
-            "--cache", metavar="PATH", help="Show the views of this cache, with the teacher's likeliest classes."
+            "--cache", metavar="PATH", help="Cache whose views are shown, with the teacher's likeliest classes."
         ),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option("--teacher", metavar="NAME", help="Whose answers.", show_default="the cache's only one"),
+        typer.Option(
+            "--teacher", metavar="NAME", help="Teacher whose targets are shown.", show_default="the cache's only one"
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The file to write: .html or .png.")] = Path(
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write: .html or .png.")] = Path(
         "preview.html"
     ),
-    images: Annotated[int, typer.Option("--images", min=1, max=1000, metavar="N", help="How many images.")] = 6,
-    views: Annotated[int, typer.Option("--views", min=1, max=100, metavar="V", help="How many views of each.")] = 4,
+    images: Annotated[int, typer.Option("--images", min=1, max=1000, metavar="N", help="Number of images.")] = 6,
+    views: Annotated[
+        int, typer.Option("--views", min=1, max=100, metavar="V", help="Number of views of each image.")
+    ] = 4,
     sample: Annotated[
         list[str] | None,
-        typer.Option("--sample", metavar="KEY", help="Show the image with this key; give it several times for more."),
+        typer.Option("--sample", metavar="KEY", help="Key of an image to show; may be given several times."),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            "--seed", min=0, max=MAX_SEED, metavar="S", help="Fixes every view.", show_default="the cache's, or 0"
+            "--seed", min=0, max=MAX_SEED, metavar="S", help="Seed of the views.", show_default="the cache's, or 0"
         ),
     ] = None,
     size: Annotated[
@@ -52,13 +56,13 @@ def preview(
             min=8,
             max=1024,
             metavar="PIXELS",
-            help="Of a view's sides.",
-            show_default="the policy's, mostly 224",
+            help="Pixels per side of a view.",
+            show_default="the policy's, usually 224",
         ),
     ] = None,
     renderer: RendererOption = "dali",
 ) -> None:
-    """Look at views: a contact sheet of images by views, mixed pairs side by side, the plan in words under each."""
+    """Write a contact sheet of images and their views, mixed pairs side by side, with the plan of each view as text."""
     from kdcache.inspection.contact_sheet import require_format
 
     require_format(out)  # before torch is imported

@@ -17,7 +17,7 @@ from kdcache_cli.options import (
 )
 
 NOT_WHOLE = 3
-#: What there is to judge could not be read, for whatever is wrong with the disk, the network or the credentials.
+#: The cache could not be read, because of the disk, the network or the credentials; so it is not known to be damaged.
 NOT_READ = 1
 
 
@@ -26,7 +26,10 @@ def verify(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="DATA", help="With --teacher: the shards, to render views again.", show_default="none"
+            "--data",
+            metavar="DATA",
+            help="With --teacher: shards from which views are rendered again.",
+            show_default="none",
         ),
     ] = None,
     teacher: Annotated[
@@ -34,8 +37,8 @@ def verify(
         typer.Option(
             "--teacher",
             metavar="NAME",
-            help="With --data: the teacher whose answers are made again, and compared: an entry of the cache, with "
-            "--weights where timm has not those that answered; or as dump-logits was given it.",
+            help="With --data: teacher whose targets are computed again and compared: an entry of the cache (with "
+            "--weights if its weights are not timm's), or the --teacher that was given to dump-logits.",
             show_default="none",
         ),
     ] = None,
@@ -46,7 +49,7 @@ def verify(
             "--samples",
             min=1,
             metavar="N",
-            help="With --teacher: how many answers are made again, spread over all views and blocks.",
+            help="With --teacher: number of targets that are computed again, spread over all views and blocks.",
         ),
     ] = 1024,
     max_kl: Annotated[
@@ -55,31 +58,33 @@ def verify(
             "--max-kl",
             min=0.0,
             metavar="KL",
-            help="With --teacher: nats that answers may lose over codec in the mean; a single one, 100 times that.",
+            help="With --teacher: nats of KL that targets may lose in the mean, beyond their "
+            "encoding; one target, 100 times that.",
         ),
     ] = 0.01,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="With --teacher: chooses the answers.")
+        int,
+        typer.Option("--seed", min=0, max=MAX_SEED, metavar="S", help="With --teacher: seed of the choice of targets."),
     ] = 0,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Drop bad blocks, so that the next dump-logits makes them again.")
+        bool, typer.Option("--repair", help="Drop bad blocks, so that the next dump-logits computes them again.")
     ] = False,
     device: DeviceOption = "auto",
     renderer: RendererOption = "dali",
     decode: DecodeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Read everything that a cache holds, and compare it with what was written.
+    """Read the whole cache, and compare all bytes with the checksums of what was written.
 
-    With --data and --teacher, run the teacher again on random views and compare its answers with those of the cache.
-    Exits with 3 when something is wrong, and with 1 when all that is wrong is that it cannot be read.
+    With --data and --teacher, run the teacher again on random views and compare its outputs with the cached targets.
+    Exits with 3 if something is damaged, and with 1 if the cache only could not be read.
     """
     from kdcache.inspection.rerun import RerunOptions
     from kdcache.inspection.verify import VerifyOptions
     from kdcache.inspection.verify import verify as run
 
     if (data is None) != (teacher is None):
-        raise UsageError("--data and --teacher make answers again together: give both, or none.")
+        raise UsageError("--data and --teacher are needed together to compute targets again: give both, or none.")
     if teacher is None and weights is not None:
         raise UsageError(f"--weights {weights} belongs to --teacher and --data: give these too.")
     again = None

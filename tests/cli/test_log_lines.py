@@ -25,8 +25,8 @@ def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.Capt
     assert lines[SHOWN - 1].endswith("failed at try 2; further ones are only counted")
     assert lines[SHOWN] == "warning: something else"
     assert lines[SHOWN + 1 :] == [
-        "warning: 2,000 requests to the object store failed or were answered wrongly, and were made again; the first 3 "
-        "are told above"
+        "warning: 2,000 requests to the object store failed or returned wrong data, and were retried; the first 3 are "
+        "shown above"
     ]
     store.warning("afterwards")
     assert capsys.readouterr().err == ""

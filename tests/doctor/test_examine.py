@@ -51,7 +51,7 @@ def test_a_dali_that_crashes_is_a_fault_with_a_remedy_and_takes_nothing_along(tm
     assert "It cannot decode a JPEG: it crashed (SIGSEGV)." in lines[place]
     assert "--renderer pillow" in lines[place + 1]
     assert any(line.split()[:2] == ["ok", "cache"] for line in lines[place:]), "what comes after it is looked at, too"
-    assert lines[-1] == "The main job cannot run here: DALI on the CPU."
+    assert lines[-1] == "kdcache cannot run here: DALI on the CPU."
     assert "Traceback" not in done.stderr
 
 
