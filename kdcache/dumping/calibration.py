@@ -1,9 +1,9 @@
-"""Making a teacher's entry, for which it may have to be known which classes the teacher takes for each other.
+"""Creation of a teacher's entry, with the calibration of the class order that some codecs need.
 
-That is learned from the first batches of the first block. They are not asked for twice: what is kept of them waits
-until the entry is there, and is then written as the beginning of that block. So whoever is killed on the way loses no
-more than at any other block, and the order is the same however many processes there are: one of them makes it, the
-others wait.
+The order is learned from the first batches of the first block. The teacher computes these batches only once: their
+targets are held until the entry exists, and are then written as the beginning of the block. So a process that is killed
+during calibration loses at most one block, as at any other time. The order does not depend on the number of processes:
+one of them learns it while the others wait.
 """
 
 from contextlib import closing
@@ -24,30 +24,32 @@ from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import RowRange
 
-#: Classes that answers may have room for which are held until the order is known: some 260 MB of them.
+#: Limit on rows times classes of the targets that are held until the order is known: about 260 MB.
 MAX_HELD = 2**25
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A teacher's entry, and what has been answered of the first block to make it.
+class StartedEntry:
+    """A teacher's entry, and the outputs for the first block that were computed to create it.
 
     Attributes:
-        answers: the block's first batches, with its claim held; empty where the entry was there.
-        top1: of them.
+        outputs: the first batches of the block, whose claim is held; empty if the entry existed before.
+        top1: count of the labels that these batches predict.
     """
 
     entry: Entry
-    answers: list[TeacherBatch] = field(default_factory=list)
+    outputs: list[TeacherBatch] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
 
 
-def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims: Claims, progress: Progress) -> Begun:
-    """The entry of a teacher, made where there is none, once the order of its classes is known.
+def start_entry(
+    source: Source, cache: Cache, identity: TeacherIdentity, claims: Claims, progress: Progress
+) -> StartedEntry:
+    """Return the entry of a teacher; create it, with the order of its classes, if it does not exist.
 
-    An order that the entry has lost is learned again; CorruptError where it does not come out the same.
+    If the table with the order is lost, the order is learned again; CorruptError if it differs from the lost one.
 
-    identity: the teacher's, with `source.codec` as it is without an order, or with that of the entry that is there.
+    identity: the teacher's, with `source.codec` without an order, or with the order of the existing entry.
     """
     claim, waiting = block_claim(identity.name, *FIRST), Waiting(claims, progress)
 
@@ -61,16 +63,16 @@ def begin_entry(source: Source, cache: Cache, identity: TeacherIdentity, claims:
             )
             continue
         if lacks_order():
-            return _begun_with_order(source, cache, identity, progress)
-        claims.release(claim)  # another process has made it since the last look
+            return _start_with_order(source, cache, identity, progress)
+        claims.release(claim)  # another process has created it since the last check
     codec = source.codec if source.codec.fixed_tables else cache.with_stored_tables(source.codec, identity.name)
-    return Begun(cache.add_teacher(replace(identity, targets=codec.identity()), codec))
+    return StartedEntry(cache.add_teacher(replace(identity, targets=codec.identity()), codec))
 
 
 def wants_order(codec: TargetCodec) -> bool:
-    """Whether a codec has yet to be given an order of classes.
+    """Whether a codec needs an order of classes and has none.
 
-    Of two classes there is nothing to sort, and of more than some 250,000 the table would be larger than a cache takes.
+    Two classes need no order, and for more than about 250,000 the table would exceed the limit of a cache.
     """
     if not isinstance(codec, TopKCodec) or codec.order is not None or codec.num_classes <= 2:
         return False
@@ -89,23 +91,23 @@ def calibration_batches(source: Source) -> list[RowRange]:
 
 
 def with_order(source: Source, parts: list[Targets]) -> TargetCodec:
-    """The codec with an order learned from these answers and the teacher's classifier."""
+    """Return the codec with an order learned from these targets and the teacher's classifier."""
     assert isinstance(source.codec, TopKCodec)
-    answers = type(parts[0]).concat(parts)
-    assert isinstance(answers, TopKTargets)
-    return replace(source.codec, order=learn_order(answers, source.teacher.class_vectors))
+    targets = type(parts[0]).concat(parts)
+    assert isinstance(targets, TopKTargets)
+    return replace(source.codec, order=learn_order(targets, source.teacher.class_vectors))
 
 
-def _begun_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> Begun:
+def _start_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> StartedEntry:
     batches = calibration_batches(source)
     rows = sum(span.stop - span.start for span in batches)
-    answers: list[TeacherBatch] = []
+    outputs: list[TeacherBatch] = []
     top1 = Top1()
     title = f"the order of {identity.num_classes:,} classes, from the first views"
-    with progress.task(title, total=rows) as task, closing(source.answers(batches)) as answered_views:
+    with progress.task(title, total=rows) as task, closing(source.outputs(batches)) as answered_views:
         for views, answered in answered_views:
             top1.count(views, answered)
-            answers.append(answered)
+            outputs.append(answered)
             task.advance(len(answered.targets))
-    codec = with_order(source, [answered.targets for answered in answers])
-    return Begun(cache.add_teacher(replace(identity, targets=codec.identity()), codec), answers, top1)
+    codec = with_order(source, [answered.targets for answered in outputs])
+    return StartedEntry(cache.add_teacher(replace(identity, targets=codec.identity()), codec), outputs, top1)

@@ -1,4 +1,4 @@
-"""What a dump keeps of a teacher's answers: as it is told, or what serves the objectives that it is told of."""
+"""The choice of a dump's target codec, from its options or from the objectives to be trained."""
 
 from collections.abc import Sequence
 
@@ -13,8 +13,8 @@ from kdcache.targets.full import FullCodec
 from kdcache.targets.kinds import DEFAULT_KIND, codec_for_teacher, require_options_of
 
 
-def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> TargetCodec:
-    """The codec of a kind; None gives the kind's default.
+def codec_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | None, dtype: str | None) -> TargetCodec:
+    """Return the codec of a kind of targets; None stands for the default of that kind.
 
     Raises:
         UsageError: a parameter that the kind does not have, or a value that makes no sense.
@@ -26,12 +26,12 @@ def coding_of(teacher: Teacher, kind: str, *, k: int | None, min_prob: float | N
     return codec_for_teacher(kind, teacher.num_classes, teacher.linear_head, **given)
 
 
-def objectives_called(names: str) -> tuple[AnyObjective, ...]:
-    """The objectives of a list such as "dkd,dist", each of which can learn from a cache.
+def parse_objectives(names: str) -> tuple[AnyObjective, ...]:
+    """Return the objectives of a list such as "dkd,dist", each of which can learn from a cache.
 
     Raises:
         ConfigError: an unknown name.
-        UsageError: an objective that no cache can serve, or needs none.
+        UsageError: an objective that no cache can serve, or that needs no teacher.
     """
     found = tuple(objective_named(name.strip()) for name in names.split(","))
     for objective in found:
@@ -39,14 +39,14 @@ def objectives_called(names: str) -> tuple[AnyObjective, ...]:
             raise UsageError(f"{objective.name} learns without a teacher: leave it out of --for.")
         if objective.needs.maps:
             raise UsageError(
-                f"{objective.name} compares feature maps, which are too large to be kept: leave it out of --for, and "
+                f"{objective.name} compares feature maps, which are too large to be cached: leave it out of --for, and "
                 "train it with --online-teacher."
             )
     return found
 
 
 def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) -> None:
-    """Refuse what cannot learn where the labels are not the teacher's classes, and say what the others will want.
+    """Refuse objectives that need the teacher's classes as labels, and report the settings that the others need.
 
     Raises:
         UsageError: an objective that distils by the label.
@@ -61,23 +61,24 @@ def require_no_labels(objectives: Sequence[AnyObjective], progress: Progress) ->
             )
         settings = " ".join(f"--set objective.{name}={format_setting(value)}" for name, value in changes.items())
         wanted.setdefault(settings, []).append(objective.name)
-    each = [f"{' and '.join(dict.fromkeys(names))} will want {settings}" for settings, names in wanted.items()]
+    each = [f"{' and '.join(dict.fromkeys(names))} will need {settings}" for settings, names in wanted.items()]
     progress.say(f"Labels are not the teacher's classes (--label-space none): in training {'; '.join(each)}.")
 
 
-def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> TargetCodec:
-    """The codec that serves all of these objectives, with their own settings and without approximation.
+def codec_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Progress) -> TargetCodec:
+    """Return the codec that serves all of these objectives, with their own settings and without approximation.
 
-    Where two kinds do, it is that with fewer numbers an answer.
+    If two kinds do, the one with fewer numbers per view is taken.
 
     Raises:
-        ModelError: one needs features, and the teacher's classifier is not one linear layer.
-        UsageError: one needs features, and the classifier is too large for a cache; or one needs more classes.
+        ModelError: an objective needs features, and the teacher's classifier is not one linear layer.
+        UsageError: an objective needs features, and the classifier is too large for a cache; or it needs more classes
+            than the teacher has.
     """
     for objective in objectives:
         if teacher.num_classes < objective.needs.classes:
             raise UsageError(
-                f"{objective.name} has nothing to compare with fewer than {objective.needs.classes} classes, and "
+                f"{objective.name} needs at least {objective.needs.classes} classes, and "
                 f"{teacher.name} has {teacher.num_classes}: leave it out of --for."
             )
     related = [objective.name for objective in objectives if objective.needs.teacher_features]
@@ -90,10 +91,10 @@ def coding_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: P
         codec, reason = _every_class(teacher)
         why = f"{_listed(whole)} every class, and {reason}"
     else:
-        codec = coding_of(teacher, DEFAULT_KIND, k=None, min_prob=None, dtype=None)
+        codec = codec_of(teacher, DEFAULT_KIND, k=None, min_prob=None, dtype=None)
         why = f"{_listed([objective.name for objective in objectives])} no more than the likely classes and a tail"
     settings = ", ".join(f"{name} {value}" for name, value in codec.parameters().items() if name != "head")
-    progress.say(f"Keeps {codec.kind} targets ({settings}): {why}.")
+    progress.say(f"Stores {codec.kind} targets ({settings}): {why}.")
     return codec
 
 
@@ -117,7 +118,7 @@ def _embedding_of(teacher: Teacher) -> EmbeddingCodec:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names with a verb: "dkd needs", "dkd and dist need"."""
+    """Return names with a verb, such as "dkd needs" or "dkd and dist need"."""
     names = list(dict.fromkeys(names))
     if len(names) == 1:
         return f"{names[0]} needs"

@@ -1,4 +1,4 @@
-"""What a dump will take, from a few of its batches."""
+"""Prediction of the size and duration of a dump, from a few of its batches."""
 
 import time
 from contextlib import closing
@@ -17,27 +17,27 @@ from kdcache.loader.teacher_views import TeacherBatch, block_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import TargetCodec, Targets
 
-#: Batches before the clock starts: the first warms kernels up, the others were rendered meanwhile.
+#: Batches before the timing starts: the first includes the warm-up of kernels, and the next were rendered meanwhile.
 WARM_UP = 6
-#: Batches that are timed, at least.
+#: Least number of batches that are timed.
 TIMED = 8
-#: Rows that are coded, beside those that an order of classes is learned from; and how many bytes all of them may have.
+#: Rows that are encoded, beside those that a class order is learned from; and the limit of their bytes in memory.
 SEEN = 4096
 MAX_BYTES = 2**28
-#: Seconds of timed answering after which enough was seen.
+#: Seconds of timed batches after which the dry run ends.
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What `rows` answers told.
+    """Measurements over the first `rows` rows.
 
     Attributes:
-        bytes_per_view: of the answers to one sample in one view, on disk, records included.
-        once_bytes: of tables, stored once.
-        images_per_s: that one process will answer and store.
-        top1: share of views whose first class is the label; None without labels.
-        kl: mean KL divergence, in nats, of stored answers from the teacher's, over the first batch.
+        bytes_per_view: bytes on disk for one sample in one view, records included.
+        once_bytes: bytes of tables, which are stored once.
+        images_per_s: images that one process computes and stores per second.
+        top1: share of views whose likeliest class is the label; None without labels.
+        kl: mean KL divergence of the targets from the teacher's outputs, in nats, over the first batch.
     """
 
     rows: int
@@ -49,65 +49,65 @@ class Prediction:
 
 
 def predict(source: Source, progress: Progress) -> Prediction:
-    """Answer, code and time what shows how large and how fast a dump will be; nothing is written."""
-    said = _say(source, progress)
-    parts = [answered.targets for answered in said.answers]
+    """Compute, encode and time the first batches to predict bytes and speed of a dump; nothing is written."""
+    run = _run_sample(source, progress)
+    parts = [answered.targets for answered in run.outputs]
     targets = type(parts[0]).concat(parts)
     start = time.perf_counter()
     encoded_bytes(source.codec, targets)
     storing = (time.perf_counter() - start) / len(targets)
     codec, per_view = _with_tables(source, targets)
     tables = codec.tables()
-    loss = said.answers[0].loss
+    loss = run.outputs[0].loss
     return Prediction(
         rows=len(targets),
         bytes_per_view=per_view + _record_bytes(source, codec),
         once_bytes=sum(len(ZarrChunk(codec.table_specs()[name]).encode(tables[name])) for name in tables),
-        images_per_s=1 / (1 / said.rate + storing),
-        top1=said.top1.share,
+        images_per_s=1 / (1 / run.rate + storing),
+        top1=run.top1.share,
         kl=loss(codec) if loss is not None else 0.0,
     )
 
 
 @dataclass(frozen=True)
-class _Said:
-    """Answers to the first rows, how often they were right, and how many a second there were."""
+class _SampleRun:
+    """Outputs for the first rows, the count of right ones, and the images per second."""
 
-    answers: list[TeacherBatch]
+    outputs: list[TeacherBatch]
     top1: Top1
     rate: float
 
 
-def _say(source: Source, progress: Progress) -> _Said:
-    """The answers to the first rows, of as many as are wanted and time allows.
+def _run_sample(source: Source, progress: Progress) -> _SampleRun:
+    """Return the outputs for the first rows, as many as are wanted and time allows.
 
-    More are asked for than are looked at: rendering goes on behind the last, as it does in a dump.
+    The stream covers more rows than are used: so rendering continues behind the last one, as it does in a dump.
     """
     most = _rows_wanted(source)
     blocks = range(block_count(source.samples, source.block_rows))
     spans = chain.from_iterable(source.batches(0, block) for block in blocks)
-    answers: list[TeacherBatch] = []
+    outputs: list[TeacherBatch] = []
     rows, clock = [0], [time.perf_counter()]
     top1 = Top1()
     with (
         progress.task("a dry run", total=min(most, source.samples)) as task,
-        closing(source.answers(spans)) as stream,
+        closing(source.outputs(spans)) as stream,
     ):
         for views, answered in stream:
             top1.count(views, answered)
-            answers.append(answered)
+            outputs.append(answered)
             rows.append(rows[-1] + len(answered.targets))
             clock.append(time.perf_counter())
             task.advance(len(answered.targets))
-            timed = len(answers) - WARM_UP
+            timed = len(outputs) - WARM_UP
             if timed >= TIMED and (rows[-1] >= most or clock[-1] - clock[WARM_UP] >= PATIENCE):
                 break
-    begin = WARM_UP if len(answers) >= 2 * WARM_UP else min(1, len(answers) - 1)
-    return _Said(answers, top1, (rows[-1] - rows[begin]) / (clock[-1] - clock[begin]))
+    begin = WARM_UP if len(outputs) >= 2 * WARM_UP else min(1, len(outputs) - 1)
+    return _SampleRun(outputs, top1, (rows[-1] - rows[begin]) / (clock[-1] - clock[begin]))
 
 
 def _rows_wanted(source: Source) -> int:
-    """Rows for an order of classes, and as many again to try it on; no more than can be held."""
+    """Return the number of rows for a class order and for measuring its effect, limited by `MAX_BYTES`."""
     wanted = SEEN
     if wants_order(source.codec):
         wanted += sum(span.stop - span.start for span in calibration_batches(source))
@@ -116,11 +116,11 @@ def _rows_wanted(source: Source) -> int:
 
 
 def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
-    """The codec with the tables that it would have, and the bytes a view that it would take.
+    """Return the codec with the tables that a dump would give it, and its bytes per view.
 
-    Answers that an order was learned from are coded better by it than others. Where there are not enough for the
-    whole calibration and others besides, an order is learned from half of them and one from three quarters, the last
-    quarter is coded with both, and what is gained from the one to the other is taken to go on with each doubling.
+    An order encodes the rows that it was learned from better than others. If there are too few rows for the whole
+    calibration and others besides, one order is learned from half of them and one from three quarters. The last quarter
+    is encoded with both, and the gain between the two is assumed to continue with each doubling of the rows.
     """
     codec = source.codec
     if not wants_order(codec):
@@ -142,10 +142,10 @@ def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
 
 
 def _bytes_per_view(source: Source, codec: TargetCodec, targets: Targets) -> float:
-    """Bytes of all arrays for each row, in chunks as they will be.
+    """Return the bytes of all arrays per row, in chunks of their final size.
 
-    What a chunk takes whatever it holds is seen in chunks of their size where there are that many rows, else told apart
-    by codec the rows together and in halves.
+    A chunk has a constant overhead. It is included by encoding chunks of the final size if there are enough rows, else
+    it is estimated by encoding the rows together and in halves.
     """
     rows, chunk = len(targets), min(codec.chunk_rows(source.block_rows), source.samples)
     if chunk <= rows:
@@ -167,19 +167,19 @@ def _coded_bytes(codec: TargetCodec, targets: Targets) -> int:
 
 
 def _record_bytes(source: Source, codec: TargetCodec) -> float:
-    """Bytes of all blocks' records, and of the indices of their files, for each row of a view."""
+    """Return the bytes of all blocks' records and of their files' indices, per row of a view."""
     whole, rest = divmod(source.samples, source.block_rows)
     together = whole * _beside_chunks(source, codec, source.block_rows) if whole else 0
     return (together + (_beside_chunks(source, codec, rest) if rest else 0)) / source.samples
 
 
 def _beside_chunks(source: Source, codec: TargetCodec, rows: int) -> int:
-    """Bytes of the record, and of the indices of the files, of a block of so many rows."""
+    """Return the bytes of the record and of the files' indices of a block of `rows` rows."""
     chunk_rows, file_rows = codec.chunk_rows(source.block_rows), codec.file_rows(source.block_rows)
     indices = -(-rows // file_rows) * len(codec.arrays(1)) * index_length(file_rows // chunk_rows)
     some = Stored(2**31, min(2**20, 8 * rows))
     chunks = {f"{array}/{number}": some for array in codec.arrays(1) for number in range(-(-rows // chunk_rows))}
-    digest = source.opened.identity.digest  # as long as that of a teacher, whose identity is not known yet
+    digest = source.opened.identity.digest  # has the length of a teacher's digest, which is not known yet
     block_id = BlockId(digest, digest, view=100, block=0)
     record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123, block_id)
     return len(record.to_bytes()) + indices

@@ -1,4 +1,4 @@
-"""`kdcache dump-logits`: run a teacher once over every view and keep its answers."""
+"""`kdcache dump-logits`: run a teacher once over every view and store its targets."""
 
 import time
 from contextlib import closing
@@ -13,8 +13,14 @@ from kdcache.data.classes import require_same_classes
 from kdcache.data.index import Index, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.data.shards import CLASSES
-from kdcache.dumping.calibration import begin_entry
-from kdcache.dumping.choice import coding_for, coding_of, objectives_called, require_no_labels
+from kdcache.dumping.calibration import start_entry
+from kdcache.dumping.choice import (
+    DEFAULT_KIND,
+    codec_for,
+    codec_of,
+    parse_objectives,
+    require_no_labels,
+)
 from kdcache.dumping.dry_run import Prediction, predict
 from kdcache.dumping.options import DumpOptions, require_one_choice
 from kdcache.dumping.waiting import Waiting
@@ -42,19 +48,19 @@ from kdcache.views.policy import Policy
 
 @dataclass(frozen=True)
 class DumpReport:
-    """What a dump did, or would do.
+    """The result of a dump, or the prediction of a dry run.
 
     Attributes:
-        samples: in the data set.
-        views: that the cache holds whole at the end, which may be more than were asked for; of a dry run, those.
-        written: blocks written by this run, of `blocks` that were asked for.
-        bytes_per_view: of the answers to one sample in one view, on disk, records included.
-        images_per_s: that this run answered; None if there was nothing left to do.
+        samples: number of samples in the data set.
+        views: number of complete views at the end, which may exceed the option `views`; of a dry run, that option.
+        written: blocks written by this run, of the `blocks` of all requested views.
+        bytes_per_view: bytes on disk for one sample in one view, records included.
+        images_per_s: images per second of this run; None if no block was missing.
         top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
             without labels.
-        kl: of a dry run, the mean KL divergence in nats of stored answers from the teacher's, in its first batch.
-        once_bytes, tried: of a dry run, the bytes of tables that are stored once, and the views that it looked at.
-        to_come: of a dry run, the answers that the cache does not have yet.
+        kl: mean KL divergence in nats of the targets from the teacher's outputs, in a dry run's first batch.
+        once_bytes, tried: of a dry run, bytes of tables, which are stored once, and rows that it computed.
+        to_come: of a dry run, rows that the cache does not hold yet.
     """
 
     cache: str
@@ -73,7 +79,7 @@ class DumpReport:
     to_come: int = 0
 
     def lines(self) -> list[str]:
-        """The report as plain lines."""
+        """Return the report as plain lines."""
         total = self.bytes_per_view * self.samples * self.views
         size = f"{self.bytes_per_view:,.1f} bytes a view, {format_bytes(total)} in all"
         what = f"{self.samples:,} samples x {format_count(self.views, 'view')} of {self.teacher}"
@@ -82,31 +88,31 @@ class DumpReport:
             rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
             pace = f"in {format_duration(self.to_come / self.images_per_s)} at {rate} images/s"
             if self.to_come == 0:
-                pace = "all of it there already"
+                pace = "all of which the cache holds already"
             elif self.to_come < self.samples * self.views:
                 some = format_bytes(self.bytes_per_view * self.to_come)
-                pace = f"of which {self.to_come:,} answers are still to come, about {some} {pace}"
+                pace = f"of which {self.to_come:,} targets are still missing, about {some} {pace}"
             once = f", and {format_bytes(self.once_bytes)} once for its tables" if self.once_bytes else ""
             return [
                 f"Dry run: {what}: about {size}{once}, {pace}, as "
-                f"{self.tried:,} views showed. What is stored differs from the answers by a KL of {self.kl:.3g} nats "
+                f"{self.tried:,} views showed. Targets differ from the teacher's outputs by a KL of {self.kl:.3g} nats "
                 f"in the mean. Nothing was written to {self.cache}."
             ]
         if self.images_per_s is None:
-            return [f"{self.cache} holds {what} already: {size}. Nothing was left for this run to do."]
+            return [f"{self.cache} holds {what} already: {size}. No block was missing, and nothing was written."]
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
 def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
-    """Make every block of the first V views that is not in the cache yet.
+    """Compute every block of the first V views that the cache does not hold yet.
 
-    Killed at any time and started again it goes on with the first block that is missing; the cache ends with the same
-    bytes as that of an uninterrupted run. Under torchrun the processes share the missing blocks, and so do any that
-    are started on the same cache by themselves; each returns when all blocks are there. Rank 0 tells the progress,
-    and the report is of all ranks.
+    If the process is killed and started again, it continues with the first missing block, and the finished cache has
+    the same bytes as that of an uninterrupted run. Processes under torchrun share the missing blocks, and so do others
+    that are started on the same cache; each returns when all blocks are recorded. Rank 0 reports the progress, and the
+    returned report covers all ranks.
 
     Raises:
-        KdcacheError: anything that a user can mend; what was written before stays.
+        KdcacheError: any error that a user can resolve; blocks written before stay.
     """
     require_one_choice(
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
@@ -116,7 +122,7 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     progress = progress if ranks.is_main else silent
     device = resolve_device(options.device)
     use_all_cores()
-    # A wrong name, or a renderer that cannot work here, is told before an index of millions is built.
+    # A wrong name, or a renderer that cannot work here, is reported before an index of millions is built.
     model = model_source(options.teacher, options.weights)
     objectives = _objectives(options, progress)
     renderer_version(options.renderer, device=device, decode=options.decode)
@@ -125,7 +131,7 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     opened = views_for_dump(options.cache, index, options.policy, options.seed, progress)
     batch_size = _even(options.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     name = options.name or entry_name(options.teacher)
-    progress.say(f"Loading the teacher, {_words(options.teacher, model)}.")
+    progress.say(f"Loading the teacher, {_describe_source(options.teacher, model)}.")
     teacher = load_teacher(
         model.name,
         model.weights,
@@ -137,19 +143,19 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     )
     kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
-        f"{name} ({kind}{teacher.num_classes:,} classes) answers at {teacher.size} pixels in {teacher.precision}, in "
+        f"{name} ({kind}{teacher.num_classes:,} classes) runs at {teacher.size} pixels in {teacher.precision}, in "
         f"batches of {teacher.batch_size}."
     )
     opened = views_as_evaluated(opened, teacher.card, options.policy, progress)
     view_set = opened.view_set
     _check_classes(index, teacher, options.label_space)
-    codec = coding_for(teacher, objectives, progress) if objectives else _codec(options, teacher)
+    codec = codec_for(teacher, objectives, progress) if objectives else _codec(options, teacher)
     stored, lost = None, {}
     if Cache.exists(options.cache):
-        there = Cache.open(options.cache)
-        stored = there.teacher(name)
-        lost = {} if codec.fixed_tables else there.lost_tables(name)  # they are made again
-        codec = codec if codec.fixed_tables or lost else there.with_stored_tables(codec, name)
+        existing = Cache.open(options.cache)
+        stored = existing.teacher(name)
+        lost = {} if codec.fixed_tables else existing.lost_tables(name)  # they are computed again
+        codec = codec if codec.fixed_tables or lost else existing.with_stored_tables(codec, name)
     identity = teacher_identity(teacher, codec, name, options.label_space)
     if stored is not None:
         targets = identity.targets | {table: stored.targets[table] for table in lost}
@@ -157,9 +163,9 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
     views = _whole_groups(options.views, view_set.policy)
     if view_set.policy.is_fixed:
         if views > view_set.policy.repeats:
-            progress.warn(f"The policy draws nothing: all {views} views are the same, and one would do (--views 1).")
+            progress.warn(f"The policy draws nothing at random: all {views} views are the same. --views 1 is enough.")
     elif options.views is None:
-        progress.say(f"{views} views, one for each epoch of the default recipe; --views says otherwise.")
+        progress.say(f"{views} views, one for each epoch of the default recipe; --views changes it.")
 
     with (
         open_renderer(
@@ -181,7 +187,7 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
             progress.say(
                 f"{format_count(len(index.lost), 'sample')} of {len(index):,} "
                 f"{'is' if len(index.lost) == 1 else 'are'} "
-                "lost: answers to a grey image keep their places, and trainings pass over them."
+                "lost: a grey image takes the place of each, and training skips them."
             )
         return _fill(options, source, cache, identity, views, ranks, progress)
 
@@ -201,12 +207,12 @@ def _fill(
     lost = cache.add_lost([index.key(row) for row in index.lost.tolist()])
     start = time.perf_counter()
     with cache.claims() as claims, last_act(claims.close):
-        begun = begin_entry(source, cache, identity, claims, progress)
-        entry = begun.entry
+        started = start_entry(source, cache, identity, claims, progress)
+        entry = started.entry
         warn_of_other_provenance(entry, provenance, views, progress)
-        missing = MissingBlocks(entry, views, claims, begun=bool(begun.answers))
-        told = progress if missing.rows else silent
-        with told.task(
+        missing = MissingBlocks(entry, views, claims, first_is_held=bool(started.outputs))
+        shown_progress = progress if missing.rows else silent
+        with shown_progress.task(
             f"{name} over {samples:,} samples x {format_count(views, 'view')}",
             total=samples * views,
             done=samples * views - missing.rows,
@@ -214,11 +220,11 @@ def _fill(
             waiting = Waiting(claims, progress)
             alone = ranks.world_size == 1
             worker = DumpWorker(
-                source, entry, missing, provenance, progress, task, waiting, begun.answers, begun.top1, alone, lost
+                source, entry, missing, provenance, progress, task, waiting, started.outputs, started.top1, alone, lost
             )
             worker.run()
     counts = torch.tensor([worker.blocks, worker.rows, worker.top1.right, worker.top1.seen])
-    # Only now: until here no process waits for another, and one that is killed stops none.
+    # Processes join only now: until here none waits for another, so that one that is killed stops no other.
     with join_processes(torch.device("cpu")) as processes:
         blocks, rows, right, seen = processes.all_reduce_sum(counts).tolist()
     return DumpReport(
@@ -257,7 +263,7 @@ def _predicted(
 
 
 def teacher_identity(teacher: Teacher, codec: TargetCodec, name: str, label_space: str) -> TeacherIdentity:
-    """What a teacher's answers depend on."""
+    """Return the identity of a teacher's entry: everything that its targets depend on."""
     return TeacherIdentity(
         name=name,
         architecture=teacher.architecture,
@@ -280,10 +286,10 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
     if index.num_classes == teacher.num_classes:
         return
     raise IdentityError(
-        f"The data has {index.num_classes:,} classes, the teacher {teacher.num_classes:,}: its answers are not about "
-        "these labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. If the "
-        f"labels are the teacher's and some have no sample here, list the names of all {teacher.num_classes:,} in the "
-        f"order of the labels in {CLASSES} beside the shards, a JSON list, which kdcache import writes.",
+        f"The data has {index.num_classes:,} classes, the teacher {teacher.num_classes:,}: its outputs are not "
+        "about these labels. Use --label-space none to distil its own classes, or a teacher trained on these labels. "
+        f"If the labels are the teacher's and some have no sample, list the names of all {teacher.num_classes:,} "
+        f"classes, in the order of the labels, as a JSON list in {CLASSES} beside the shards, as kdcache import does.",
         field="num_classes",
     )
 
@@ -291,7 +297,7 @@ def _check_classes(index: Index, teacher: Teacher, label_space: str) -> None:
 def _objectives(options: DumpOptions, progress: Progress) -> tuple[AnyObjective, ...]:
     if options.objectives is None:
         return ()
-    objectives = objectives_called(options.objectives)
+    objectives = parse_objectives(options.objectives)
     if options.label_space == "none":
         require_no_labels(objectives, progress)
     return objectives
@@ -299,11 +305,11 @@ def _objectives(options: DumpOptions, progress: Progress) -> tuple[AnyObjective,
 
 def _codec(options: DumpOptions, teacher: Teacher) -> TargetCodec:
     kind = options.targets or DEFAULT_KIND
-    return coding_of(teacher, kind, k=options.k, min_prob=options.min_prob, dtype=options.dtype)
+    return codec_of(teacher, kind, k=options.k, min_prob=options.min_prob, dtype=options.dtype)
 
 
 def _rows_there(path: str, name: str, views: int) -> int:
-    """Answers of the first views that a cache has, if there is one, and a teacher of this name in it."""
+    """Return the number of rows in the first views that a cache holds of a teacher; 0 without cache or teacher."""
     if not Cache.exists(path) or (cache := Cache.open(path)).teacher(name) is None:
         return 0
     entry = cache.entry(name, strict=False, tables=False)
@@ -315,15 +321,15 @@ def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
 
 
-def _words(teacher: str, model: ModelSource) -> str:
-    """Where a teacher comes from; a folder that is one has its weights in it."""
+def _describe_source(teacher: str, model: ModelSource) -> str:
+    """Return a teacher's name and the source of its weights; a folder contains its own weights."""
     if model.name is None:
         return teacher
     return f"{teacher}, {model.weights or 'with its pretrained weights'}"
 
 
 def _whole_groups(views: int | None, policy: Policy) -> int:
-    """How many views there shall be: views that share an order are dumped together."""
+    """Return the number of views to dump: views that share an order are dumped together."""
     repeats = policy.repeats
     if views is None:
         return repeats if policy.is_fixed else -(-DEFAULT_VIEWS // repeats) * repeats
@@ -337,7 +343,7 @@ def _whole_groups(views: int | None, policy: Policy) -> int:
 
 
 def _require_sane(options: DumpOptions) -> None:
-    """Raise UsageError for a number of which nothing could ever come to an end."""
+    """Raise UsageError for a number that is too large for any dump."""
     for option, value, most in (
         ("--views", options.views, MAX_VIEWS),
         ("--batch-size", options.batch_size, MAX_BATCH),

@@ -1,4 +1,4 @@
-"""What a dump is asked for, as far as it can be refused before anything is opened, or torch imported."""
+"""The options of a dump, and checks of them that need no open file and no torch."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -139,7 +139,7 @@ class DumpOptions:
 def require_one_choice(
     objectives: str | None, *, targets: str | None, k: int | None, min_prob: float | None, dtype: str | None
 ) -> None:
-    """Refuse options about what is kept that contradict each other; None for those that were not given.
+    """Refuse target options that contradict each other; None for those that were not given.
 
     Raises:
         UsageError: targets, or a parameter of theirs, beside the objectives that choose them; or as
@@ -152,5 +152,5 @@ def require_one_choice(
     given = [option for option, value in chosen.items() if value is not None]
     if given:
         raise UsageError(
-            f"--for chooses what is kept, and {given[0]} says it: give one of them. --dry-run shows what --for chooses."
+            f"--for chooses the targets, and so does {given[0]}: give one of them. --dry-run shows what --for chooses."
         )

@@ -1,4 +1,4 @@
-"""A first check of a teacher: does it know these labels at all?"""
+"""The teacher's top-1 accuracy on the first blocks, which shows whether labels and classes match."""
 
 import math
 
@@ -10,7 +10,7 @@ from kdcache.views.stream import Views
 
 
 class Top1:
-    """How often the teacher's first class is the label that holds most of the image."""
+    """A count of how often the teacher's likeliest class is the label with the larger share of a mixed image."""
 
     def __init__(self) -> None:
         self.right = self.seen = 0
@@ -28,21 +28,21 @@ class Top1:
         return self.right / self.seen if self.seen else None
 
     def say(self, num_classes: int, label_space: str, progress: Progress) -> None:
-        """Tell the share, with a warning where it is near chance; nothing where labels are no classes of its."""
+        """Log the share, with a warning if it is near chance; log nothing if labels are not the teacher's classes."""
         if label_space != "teacher" or self.share is None:
             return
         progress.say(f"The teacher's top-1 on the first block of this run: {self.share:.1%} of {self.seen:,}.")
         if near_chance(self.right, self.seen, num_classes):
             progress.warn(
-                f"That is near chance ({1 / num_classes:.1%}): are the labels in the order of the teacher's classes, "
-                "and are these the weights you meant? Use --label-space none if the teacher's classes are others."
+                f"That is near chance ({1 / num_classes:.1%}): check that the labels are in the order of the teacher's "
+                "classes, and that these are the right weights. Use --label-space none if the classes are others."
             )
 
 
 def near_chance(right: int, seen: int, num_classes: int) -> bool:
-    """Whether a teacher surely knows little of these labels: within a tenth of the way from chance to all.
+    """Whether accuracy is within a tenth of the way from chance to 100 %, with 95 % confidence.
 
-    Surely means that the upper end of a 95 % interval lies there too, so that a few images give no alarm.
+    The upper end of the confidence interval must lie there, so that a few images give no false alarm.
     """
     share, chance = right / seen, 1 / num_classes
     upper = share + 1.96 * math.sqrt(max(share * (1 - share), chance * (1 - chance)) / seen)

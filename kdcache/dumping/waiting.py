@@ -1,4 +1,4 @@
-"""Waiting for work that another process is at, and saying so."""
+"""Waiting for blocks that another process computes, with a message."""
 
 import time
 from dataclasses import dataclass, field
@@ -6,28 +6,28 @@ from dataclasses import dataclass, field
 from kdcache.cache.claims import Claims
 from kdcache.runtime.progress import Progress
 
-#: Seconds between two looks at what other processes are making.
+#: Seconds between two checks of what other processes have written.
 PAUSE = 1.0
 
-#: Seconds that are waited without a word.
+#: Seconds of waiting before a message is logged.
 QUIET = 5.0
 
 
 @dataclass
 class Waiting:
-    """One process's waits for others; each piece of work that keeps it waiting for longer is told of once."""
+    """The waits of one process for others; each claim that it waits for longer than `QUIET` is logged once."""
 
     claims: Claims
     progress: Progress
     _since: dict[str, float] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _logged: set[str] = field(default_factory=set)
 
     def pause(self, claim: str, what: str) -> None:
-        """Wait a moment for the holder of a claim; `what` names the work."""
+        """Wait for `PAUSE` seconds for the holder of a claim; `what` names the block in the message."""
         now = time.monotonic()
-        if claim not in self._told and now - self._since.setdefault(claim, now) >= QUIET:
+        if claim not in self._logged and now - self._since.setdefault(claim, now) >= QUIET:
             holder = self.claims.holder(claim)
             if holder is not None:
                 self.progress.say(f"Waiting for {what}: {holder.describe()}")
-                self._told.add(claim)
+                self._logged.add(claim)
         time.sleep(PAUSE)

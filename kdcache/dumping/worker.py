@@ -1,4 +1,4 @@
-"""Making the blocks that a cache lacks, beside whatever other processes make of them."""
+"""Computation of the blocks that a cache is missing, shared with other processes."""
 
 import time
 from collections import deque
@@ -24,16 +24,16 @@ from kdcache.targets.base import TargetCodec
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import RowRange
 
-#: View and block that a dump begins with.
+#: First view and block of a dump.
 FIRST = (0, 0)
 
-#: Seconds between two looks at what others have made meanwhile, once they are known to be there.
+#: Seconds between two checks of what other processes have written, once one has been met.
 LOOK = 10.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that answers come from."""
+    """Views, renderer, teacher and codec, from which targets are computed."""
 
     opened: OpenViews
     reader: SampleReader
@@ -44,51 +44,52 @@ class Source:
 
     @property
     def samples(self) -> int:
-        """Rows of a view."""
+        """Number of rows of a view."""
         return len(self.opened.view_set)
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block; the last of a view may have fewer."""
+        """Number of rows of a block; the last block of a view may have fewer."""
         return self.opened.identity.block_rows
 
     def batches(self, view: int, block: int) -> list[RowRange]:
-        """The teacher's batches that make a block."""
+        """Return the teacher's batches of a block."""
         return block_batches(
             view, block, samples=self.samples, block_rows=self.block_rows, batch_size=self.teacher.batch_size
         )
 
-    def answers(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, TeacherBatch], None, None]:
-        """Each batch of views with the teacher's answers, in order; of the first of each block it can be told what a
-        codec loses.
-        """
-        asked: deque[RowRange] = deque()
+    def outputs(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, TeacherBatch], None, None]:
+        """Yield each batch of views with the teacher's outputs, in order.
 
-        def noted() -> Iterator[RowRange]:
+        The first batch of each block can measure the loss of a codec.
+        """
+        pending: deque[RowRange] = deque()
+
+        def noted_spans() -> Iterator[RowRange]:
             for span in spans:
-                asked.append(span)
+                pending.append(span)
                 yield span
 
-        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted())) as stream:
+        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted_spans())) as stream:
             for views in stream:
-                first = asked.popleft().start % self.block_rows == 0
+                first = pending.popleft().start % self.block_rows == 0
                 yield views, compute_targets(self.teacher, self.codec, views, self.label_space, measure=first)
 
 
 class MissingBlocks:
-    """The blocks of some views that are not recorded, claimed one by one.
+    """The missing blocks of some views, which are claimed one by one.
 
     Attributes:
-        met: claim and words for the first block that another process turned out to be at; None so far.
+        met: claim and description of the first block that another process was found to hold; None before.
     """
 
-    def __init__(self, entry: Entry, views: int, claims: Claims, begun: bool = False) -> None:
-        """`begun`: whether this process holds the claim on `FIRST` already."""
-        self._entry, self._claims, self._begun = entry, claims, begun
+    def __init__(self, entry: Entry, views: int, claims: Claims, first_is_held: bool = False) -> None:
+        """`first_is_held`: whether this process holds the claim on `FIRST` already."""
+        self._entry, self._claims, self._first_is_held = entry, claims, first_is_held
         self.met: tuple[str, str] | None = None
         self._looked = time.monotonic()
         self._counting = Lock()
-        #: Found to be recorded by a look at their records: a listing may be one of before.
+        #: Blocks found to be recorded by reading their records: a listing may be older.
         self._known: set[tuple[int, int]] = set()
         self._missing = {view: self._unrecorded(view) for view in range(views)}
         self._counted: set[tuple[int, int]] = set()
@@ -96,20 +97,20 @@ class MissingBlocks:
 
     @property
     def rows(self) -> int:
-        """Rows of all blocks that were missing at the last look."""
+        """Number of rows of all blocks that were missing at the last check."""
         return sum(self._rows_of(block) for blocks in self._missing.values() for block in blocks)
 
     def lacks(self, view: int, block: int) -> bool:
-        """Whether a block was missing at the last look."""
+        """Whether a block was missing at the last check."""
         return block in self._missing[view]
 
     def look_at_others(self) -> None:
-        """See now and then what has been made meanwhile, if there is anybody to make it."""
+        """Check what has been recorded, at most every `LOOK` seconds, if another process has been met."""
         if self.met is not None and time.monotonic() - self._looked >= LOOK:
             self.look_again()
 
     def look_again(self) -> None:
-        """See what has been made meanwhile."""
+        """Check which blocks have been recorded by other processes."""
         self._looked = time.monotonic()
         for view in [view for view, blocks in self._missing.items() if blocks]:
             missing = self._unrecorded(view)
@@ -118,38 +119,38 @@ class MissingBlocks:
             self._missing[view] = missing
 
     def take(self) -> Iterator[tuple[int, int]]:
-        """View and block of whatever nobody else is at, claimed; ends when nothing more is free just now."""
+        """Yield view and block of each missing block that could be claimed; end when no other is free now."""
         for view, blocks in list(self._missing.items()):
             for block in sorted(blocks):
                 if not self._claims.take(self._name(view, block)):
-                    if self.met is None and not (self._begun and (view, block) == FIRST):
+                    if self.met is None and not (self._first_is_held and (view, block) == FIRST):
                         self.met = self._name(view, block), f"view {view}, block {block}"
                     continue
                 if self._entry.is_recorded(view, block):
                     self._known.add((view, block))
-                    self._count(view, block)  # recorded since the last look
+                    self._count(view, block)  # recorded since the last check
                     self._claims.release(self._name(view, block))
                 else:
                     yield view, block
 
     def next(self) -> tuple[str, str] | None:
-        """The claim and the words for the first block that is missing; None where none is."""
+        """Return claim and description of the first missing block; None if none is missing."""
         for view, blocks in self._missing.items():
             if blocks:
                 return self._name(view, min(blocks)), f"view {view}, block {min(blocks)}"
         return None
 
     def view_after(self, view: int) -> int | None:
-        """The next view that lacked a block at the last look; None where none does."""
+        """Return the next view that missed a block at the last check; None if there is none."""
         return next((later for later, blocks in self._missing.items() if later > view and blocks), None)
 
     def done(self, view: int, block: int) -> None:
-        """This process has done with a block, the rows of which it has counted, and gives its claim back."""
+        """Mark a block as counted by this process, and release its claim."""
         self._counted.add((view, block))
         self._claims.release(self._name(view, block))
 
     def rows_made_elsewhere(self) -> int:
-        """Rows that other processes turn out to have made since the last call."""
+        """Return the number of rows that other processes have recorded since the last call."""
         with self._counting:
             rows, self._elsewhere = self._elsewhere, 0
         return rows
@@ -174,16 +175,16 @@ class MissingBlocks:
 
 @dataclass
 class DumpWorker:
-    """One process's work at the missing blocks.
+    """One process's computation of the missing blocks.
 
     Attributes:
-        task: is told of every row, whoever makes it.
-        begun: answers to the first batches of the block `FIRST`, which is claimed already; none where it is not. They
-            are of no use where the block is recorded, and only a table that was learned from it was lost.
-        top1: of the first block that is made here; given with what was begun counted.
-        tell: whether to say once that others share the work; they are expected where this process is one of several.
-        lost: the list of samples that are lost now, as records name it; None where none are.
-        blocks, rows: that were made here.
+        task: progress task, which counts the rows of all processes.
+        held: outputs for the first batches of the block `FIRST`, whose claim is held; empty if it is not. They are
+            dropped if the block is recorded, which happens if only a table that was learned from it was lost.
+        top1: counts of the first block of this process; `held` is counted already.
+        report_sharing: whether to log once that other processes share the work; not needed under torchrun.
+        lost: name of the list of lost samples, for the records; None if no sample is lost.
+        blocks, rows: number of blocks and rows that this process has written.
     """
 
     source: Source
@@ -193,20 +194,20 @@ class DumpWorker:
     progress: Progress
     task: Task
     waiting: Waiting
-    begun: list[TeacherBatch] = field(default_factory=list)
+    held: list[TeacherBatch] = field(default_factory=list)
     top1: Top1 = field(default_factory=Top1)
-    tell: bool = True
+    report_sharing: bool = True
     lost: str | None = None
     blocks: int = 0
     rows: int = 0
 
     def run(self) -> None:
-        """Make blocks until none is missing, waiting for those that other processes are making.
+        """Compute blocks until none is missing, and wait for those of other processes.
 
-        What was claimed when an error ends it is for the caller to give back, by closing the claims.
+        If an error ends it, the caller releases the claims by closing them.
         """
-        if self.begun and not self.missing.lacks(*FIRST):
-            self.begun, self.top1 = [], Top1()
+        if self.held and not self.missing.lacks(*FIRST):
+            self.held, self.top1 = [], Top1()
             self.missing.done(*FIRST)
         while self.missing.rows:
             self._make_free_blocks()
@@ -218,12 +219,12 @@ class DumpWorker:
         self._keep_tables()
 
     def _keep_tables(self) -> None:
-        """What is packed with a table is of no use without it, and another process may have put its own meanwhile."""
+        """Write the codec's tables again if another process has replaced them: targets cannot be decoded without."""
         restore_tables(self.entry.files, self.entry.codec, self.entry.identity)
 
     def _make_free_blocks(self) -> None:
-        """One stream over all blocks that are free: rendering does not pause at a block's end."""
-        held, self.begun = self.begun, []
+        """Compute all free blocks in one stream, so that rendering does not pause at the end of a block."""
+        held, self.held = self.held, []
         rest_of_first = self.source.batches(*FIRST)[len(held) :] if held else []
         claimed: deque[tuple[int, int]] = deque()
 
@@ -241,19 +242,19 @@ class DumpWorker:
                 if upcoming is not None:
                     view_set.prepare_order(upcoming)
 
-        with closing(view_set), closing(self.source.answers(spans())) as answers:
+        with closing(view_set), closing(self.source.outputs(spans())) as outputs:
             if held:
-                following = self._counted(islice(answers, len(rest_of_first)))
-                self._make_block(*FIRST, chain(self._told(held), following))
+                following = self._counted(islice(outputs, len(rest_of_first)))
+                self._make_block(*FIRST, chain(self._advanced(held), following))
                 held.clear()
-            for first in answers:
+            for first in outputs:
                 view, block = claimed.popleft()
-                rest = islice(answers, len(self.source.batches(view, block)) - 1)
+                rest = islice(outputs, len(self.source.batches(view, block)) - 1)
                 self._make_block(view, block, self._counted(chain([first], rest)))
 
-    def _make_block(self, view: int, block: int, answers: Iterator[TeacherBatch]) -> None:
-        """Write a claimed block and give its claim back."""
-        if self._write_block(view, block, answers):
+    def _make_block(self, view: int, block: int, outputs: Iterator[TeacherBatch]) -> None:
+        """Write a claimed block and release its claim."""
+        if self._write_block(view, block, outputs):
             start, stop = self.entry.layout.block_range(block)
             self.blocks, self.rows = self.blocks + 1, self.rows + stop - start
             if self.blocks == 1:
@@ -262,25 +263,25 @@ class DumpWorker:
         self._note_others()
 
     def _note_others(self) -> None:
-        """Say once that the work is shared, and count what is made elsewhere, so that the time left is that of all."""
-        if self.tell and self.missing.met is not None:
-            self.tell = False
+        """Log once that the work is shared, and count rows of other processes for the remaining time."""
+        if self.report_sharing and self.missing.met is not None:
+            self.report_sharing = False
             claim, what = self.missing.met
             holder = self.waiting.claims.holder(claim)
             who = holder.who if holder is not None else "another process"
-            self.progress.say(f"The work is shared: {who} is at {what}. What it makes is counted, too.")
+            self.progress.say(f"The work is shared: {who} computes {what}. Its rows are counted, too.")
         self.missing.look_at_others()
         self.task.advance(self.missing.rows_made_elsewhere())
 
-    def _write_block(self, view: int, block: int, answers: Iterator[TeacherBatch]) -> bool:
-        """Write a block as its answers come, so that no more of them is held than a file has.
+    def _write_block(self, view: int, block: int, outputs: Iterator[TeacherBatch]) -> bool:
+        """Write a block batch by batch, so that at most the rows of one file are held in memory.
 
-        False where another process writes it too; the answers are used up either way.
+        Return False if another process has written it; `outputs` is consumed in both cases.
         """
         try:
             writer = self.entry.open_block(view, block)
             kl = None
-            for answered in answers:
+            for answered in outputs:
                 writer.append(answered.targets)
                 if answered.loss is not None:
                     kl = answered.loss(self.entry.codec)
@@ -288,17 +289,17 @@ class DumpWorker:
                 self._keep_tables()
             writer.finish(self.provenance, kl, self.lost)
         except RecordedError:
-            deque(answers, maxlen=0)
+            deque(outputs, maxlen=0)
             return False
         return True
 
-    def _told(self, answers: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
-        for answered in answers:
+    def _advanced(self, outputs: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
+        for answered in outputs:
             self.task.advance(len(answered.targets))
             yield answered
 
-    def _counted(self, answers: Iterable[tuple[Views, TeacherBatch]]) -> Iterator[TeacherBatch]:
-        for views, answered in answers:
+    def _counted(self, outputs: Iterable[tuple[Views, TeacherBatch]]) -> Iterator[TeacherBatch]:
+        for views, answered in outputs:
             if self.blocks == 0:
                 self.top1.count(views, answered)
             self.task.advance(len(answered.targets))

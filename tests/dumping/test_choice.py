@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdcache.cache.store import Cache
-from kdcache.dumping.choice import coding_for, objectives_called, require_no_labels
+from kdcache.dumping.choice import codec_for, parse_objectives, require_no_labels
 from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, ModelError, UsageError
 from kdcache.models.teachers import Teacher
@@ -43,7 +43,7 @@ class TeacherOf(Teacher):
 
 def chosen(names, teacher):
     heard = Heard()
-    return coding_for(teacher, objectives_called(names), heard), heard.said
+    return codec_for(teacher, parse_objectives(names), heard), heard.said
 
 
 @pytest.mark.parametrize(
@@ -129,23 +129,23 @@ def test_without_a_label_space_only_what_learns_without_labels_is_kept(name):
     heard = Heard()
     if name.removesuffix("-cifar") in ("dkd", "lskd-dkd", "wsld", "ipwd"):
         with pytest.raises(UsageError, match=r"by the label.*--label-space none.*leave it out of --for"):
-            require_no_labels(objectives_called(f"kd,{name}"), heard)
+            require_no_labels(parse_objectives(f"kd,{name}"), heard)
         assert not heard.said
         return
-    require_no_labels(objectives_called(name), heard)
+    require_no_labels(parse_objectives(name), heard)
     objective = OBJECTIVES[name]
     beside = " --set objective.vanilla_weight=1" if objective.needs.teacher_features else ""
-    assert f"{objective.name} will want --set objective.label_loss=none{beside}." in heard.said[0]
+    assert f"{objective.name} will need --set objective.label_loss=none{beside}." in heard.said[0]
     alone = dataclasses.replace(objective, **objective.without_labels)
     require(alone.needs, targets=CAPABILITIES["live"], unlabelled="1 of 2 images have none", num_classes=10)
 
 
 def test_what_each_will_want_without_a_label_space_is_said():
     heard = Heard()
-    require_no_labels(objectives_called("kd,rkd,dist,pkt"), heard)
+    require_no_labels(parse_objectives("kd,rkd,dist,pkt"), heard)
     assert (
-        "kd and dist will want --set objective.label_loss=none; "
-        "rkd and pkt will want --set objective.label_loss=none --set objective.vanilla_weight=1." in heard.said[0]
+        "kd and dist will need --set objective.label_loss=none; "
+        "rkd and pkt will need --set objective.label_loss=none --set objective.vanilla_weight=1." in heard.said[0]
     )
 
 

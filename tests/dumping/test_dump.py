@@ -105,7 +105,7 @@ def test_a_second_run_has_nothing_to_do(job):
     assert report.views == 10, "it holds what it held"
     (line,) = report.lines()
     assert f"holds {SAMPLES} samples x 10 views of {MODEL} already: " in line
-    assert "Nothing was left for this run to do" in line
+    assert "No block was missing, and nothing was written" in line
     assert heard.titles == []
     assert tree_bytes(job.cache) == before
 
@@ -114,7 +114,7 @@ def test_a_teacher_is_called_what_its_entry_is(job, tmp_path):
     heard = Tasks()
     dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=1, name="emb"), heard)
     assert f"emb over {SAMPLES} samples x 1 view" in heard.titles
-    assert any(line.startswith(f"emb ({MODEL}, 4 classes) answers at") for line in heard.said)
+    assert any(line.startswith(f"emb ({MODEL}, 4 classes) runs at") for line in heard.said)
     again = replace(dump_request(job.data, tmp_path / "cache", None, None, views=1), teacher=str(job.weights.parent))
     dump(replace(again, name="emb"), heard := Tasks())
     assert f"Loading the teacher, {job.weights.parent}." in heard.said
@@ -326,18 +326,18 @@ def test_a_dry_run_tells_what_is_still_to_come(job, tmp_path):
         (found,) = dump(request(views)).lines()
         return found
 
-    assert "still to come" not in line(1)
+    assert "still missing" not in line(1)
     dump(replace(request(1), dry_run=False))
     before = tree_bytes(tmp_path / "cache")
-    assert "all of it there already" in line(1)
+    assert "all of which the cache holds already" in line(1)
     report = dump(request(2))
     assert report.to_come == SAMPLES
-    assert f"of which {SAMPLES} answers are still to come, about" in report.lines()[0]
+    assert f"of which {SAMPLES} targets are still missing, about" in report.lines()[0]
     assert tree_bytes(tmp_path / "cache") == before
     teacher = tmp_path / f"cache/teachers/{MODEL}"
     (teacher / "records/0/1.json").unlink()
     (teacher / "order/c/0/0").unlink()
-    assert "of which 32 answers are still to come" in line(1)
+    assert "of which 32 targets are still missing" in line(1)
 
 
 def test_a_dry_run_refuses_what_the_dump_would_refuse(job, tmp_path):

@@ -169,7 +169,7 @@ def test_that_another_process_shares_the_work_is_said_once_and_its_blocks_are_co
     dump(request(path, 2), heard)
     told = [line for line in heard.said if line.startswith("The work is shared")]
     assert len(told) == 1
-    assert "is at view 1, block 0" in told[0]
+    assert "computes view 1, block 0" in told[0]
     assert seen[1] >= 3 * rows, "its first block was counted before the end"
     assert heard.images == SAMPLES
     assert tree_bytes(path) == tree_bytes(source)

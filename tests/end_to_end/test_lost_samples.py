@@ -60,7 +60,7 @@ def story(job, tmp_path_factory):
     heard = Heard()
     report = dump(request, heard)
     assert report.views == 2
-    assert any(line.startswith("1 sample of 131 is lost: answers to a grey image keep") for line in heard.said)
+    assert any(line.startswith("1 sample of 131 is lost: a grey image takes the place of each") for line in heard.said)
     return request, before
 
 
