@@ -15,7 +15,6 @@ from kdcache.data.reader import SampleReader
 from kdcache.data.shards import CLASSES
 from kdcache.dumping.calibration import start_entry
 from kdcache.dumping.choice import (
-    DEFAULT_KIND,
     codec_for,
     codec_of,
     parse_objectives,

@@ -1,1 +1,1 @@
-"""Looking at a cache and checking it: inspect, verify, preview, copy, and the check of shards."""
+"""Inspection of caches and shards: the commands inspect, verify, preview, copy, and the check of images."""

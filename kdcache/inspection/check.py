@@ -1,4 +1,4 @@
-"""`kdcache index --check`: every image decoded once, by each decoder on the CPU that may render it."""
+"""`kdcache index --check`: decodes every image once, with each CPU decoder that may render it."""
 
 from kdcache.data.check import Checked, Faults, check_index
 from kdcache.errors import DeviceError
@@ -16,12 +16,12 @@ def check(
     renderer: str = "dali",
     progress: Progress = logged,
 ) -> Checked:
-    """Decode every image of DATA, on all cores; bad are those that Pillow or DALI refuses, and broken headers.
+    """Decode every image of DATA on all cores, and find those that Pillow or DALI refuses.
 
-    Both decode on the CPU. Where DALI cannot run, a warning says so and Pillow alone is asked. A JPEG that is damaged
-    within a scan is not among the bad: decoders pass over that in silence, alike.
+    Both decode on the CPU. If DALI cannot run, a warning is logged and only Pillow is tried. A broken header counts as
+    bad. A JPEG that is damaged within a scan does not: both decoders accept it without an error.
 
-    renderer: what the images are to be rendered by; for "pillow", DALI is not asked.
+    renderer: name of the renderer of later jobs; for "pillow", DALI is not tried.
 
     Raises BadSamplesError and DataError as `check_index` does, and UsageError for an unknown renderer.
     """
@@ -34,9 +34,9 @@ def _faults(renderer: str, progress: Progress) -> Faults:
         version = renderer_version(renderer, decode="cpu")
     except DeviceError as error:
         progress.warn(
-            "Only Pillow is asked, so images that DALI alone refuses are not found: DALI cannot run here "
+            "Only Pillow is tried, so images that only DALI refuses are not found: DALI cannot run here "
             f"({error.__cause__ or error}). Install nvidia-dali-cuda120 and check again before DALI renders them; "
-            "where Pillow does, --renderer pillow asks it alone."
+            "if Pillow renders them, add --renderer pillow."
         )
         return encoded.faults
     if not version.startswith("dali"):

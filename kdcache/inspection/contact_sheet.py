@@ -1,4 +1,4 @@
-"""A contact sheet: pictures in lines and columns with words under them, as one HTML file or one PNG."""
+"""A contact sheet: images in lines and columns with captions below them, as one HTML file or one PNG."""
 
 import base64
 import html
@@ -18,30 +18,36 @@ from kdcache.io.disk import make_root
 from kdcache.io.failures import cannot_write
 
 FORMATS = (".html", ".png")
-_SMALL = 96  # pixels; pictures below are shown enlarged, as hard squares
+_SMALL = 96  # pixels; smaller images are enlarged without interpolation
 _GAP, _LINE = 12, 15  # pixels between cells, and of a line of text
 _INK, _ANSWER, _PAPER = (30, 30, 30), (0, 90, 160), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture, what is said of it, and what a teacher answered to it; one item a line."""
+class CaptionedImage:
+    """An image, its caption, and the teacher's likeliest classes; one item per line."""
 
     pixels: UInt8[np.ndarray, "h w 3"]
-    words: tuple[str, ...]
-    answers: tuple[str, ...] = ()
+    caption: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Pictures that belong side by side."""
+    """Images that are shown side by side, such as a mixed pair."""
 
-    pictures: tuple[Picture, ...]
+    images: tuple[CaptionedImage, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """title: its first is the heading; columns: one heading for each cell of a line."""
+    """The content of a contact sheet.
+
+    Attributes:
+        title: lines above the table, of which the first is the heading.
+        columns: one heading for each cell of a line.
+        lines: rows of cells.
+    """
 
     title: tuple[str, ...]
     columns: tuple[str, ...]
@@ -55,9 +61,9 @@ def require_format(out: Path) -> None:
 
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
-    """Write the sheet in the format of `out`'s extension, one of `FORMATS`, in place of what is there.
+    """Write the sheet in the format of `out`'s extension, one of `FORMATS`, and replace an existing file.
 
-    Raises RunError where it cannot be written; what was there is whole then.
+    Raises RunError if it cannot be written; an existing file is unchanged then.
     """
     sheet = _printable(sheet)
     content = _to_html(sheet).encode() if out.suffix == ".html" else _to_png(sheet)
@@ -65,23 +71,23 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
         make_root(out.parent)
         replace_file(out.parent, out.name, content)
     except OSError as error:
-        raise RunError(cannot_write(out, error, "What was there before is whole")) from error
+        raise RunError(cannot_write(out, error, "An existing file is unchanged")) from error
 
 
 def _printable(sheet: Sheet) -> Sheet:
-    """The sheet with what cannot be seen as itself escaped in all of its text: keys and class names are others'."""
+    """Return the sheet with unprintable characters escaped, which keys and class names may contain."""
 
     def seen(texts: Iterable[str]) -> tuple[str, ...]:
         return tuple(map(printable, texts))
 
     def cell(of: Cell) -> Cell:
-        pictures = (Picture(each.pixels, seen(each.words), seen(each.answers)) for each in of.pictures)
-        return Cell(tuple(pictures))
+        images = (CaptionedImage(each.pixels, seen(each.caption), seen(each.classes)) for each in of.images)
+        return Cell(tuple(images))
 
     return Sheet(seen(sheet.title), seen(sheet.columns), tuple(tuple(map(cell, line)) for line in sheet.lines))
 
 
-# HTML: one file without scripts, fonts or anything else from elsewhere
+# HTML: one file, without scripts, fonts or other files
 
 # Cells of a line wrap, each under its own heading, so that nothing is cut on a narrow screen; a pair stays together.
 _STYLE = f"""
@@ -122,39 +128,38 @@ def _to_html(sheet: Sheet) -> str:
 
 
 def _cell_to_html(column: str, cell: Cell) -> str:
-    pair = len(cell.pictures) > 1
+    pair = len(cell.images) > 1
     heading = html.escape(f"{column}, a mixed pair" if pair else column)
-    pictures = "".join(map(_picture_to_html, cell.pictures))
-    return f'<td{" class=pair" * pair} data-column="{heading}"><div class="cell">{pictures}</div></td>\n'
+    images = "".join(map(_image_to_html, cell.images))
+    return f'<td{" class=pair" * pair} data-column="{heading}"><div class="cell">{images}</div></td>\n'
 
 
-def _picture_to_html(picture: Picture) -> str:
-    height, width = picture.pixels.shape[:2]
+def _image_to_html(captioned: CaptionedImage) -> str:
+    height, width = captioned.pixels.shape[:2]
     small = max(height, width) < _SMALL
     format, settings = ("PNG", {}) if small else ("JPEG", {"quality": 92})
     file = io.BytesIO()
-    Image.fromarray(picture.pixels).save(file, format, **settings)
+    Image.fromarray(captioned.pixels).save(file, format, **settings)
     source = f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
-    words = "".join(f"<p>{html.escape(line)}</p>" for line in picture.words)
-    answers = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in picture.answers)
+    caption = "".join(f"<p>{html.escape(line)}</p>" for line in captioned.caption)
+    classes = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in captioned.classes)
     kind = ' class="small"' if small else ""
     image = f'<img{kind} width="{width}" height="{height}" alt="" src="{source}">'
-    return (
-        f'<figure style="--width: {max(width, 2 * _SMALL)}px">{image}<figcaption>{words}{answers}</figcaption></figure>'
-    )
+    text = f"<figcaption>{caption}{classes}</figcaption>"
+    return f'<figure style="--width: {max(width, 2 * _SMALL)}px">{image}{text}</figure>'
 
 
 # PNG
 
 
 class _Text:
-    """Text of one size, broken to a width."""
+    """Draws text of one font size, with line breaks."""
 
     def __init__(self) -> None:
         self._font = ImageFont.load_default(size=12)
 
     def broken(self, lines: Iterable[str], width: int) -> list[str]:
-        """The lines, with each that is wider than `width` pixels going on in a further one: at a space if it can."""
+        """Break each line that is wider than `width` pixels, at a space if possible."""
         out: list[str] = []
         for line in lines:
             current = ""
@@ -173,14 +178,14 @@ class _Text:
         return out
 
     def draw(self, canvas: ImageDraw.ImageDraw, at: tuple[int, int], lines: Sequence[str], colour: object) -> None:
-        """Write lines below each other, from the upper left corner `at`."""
+        """Draw lines below each other, from the upper left corner `at`."""
         for number, line in enumerate(lines):
             canvas.text((at[0], at[1] + number * _LINE), line, fill=colour, font=self._font)  # type: ignore[arg-type]
 
 
 def _to_png(sheet: Sheet) -> bytes:
     text = _Text()
-    grid = [[[_Tile(text, picture) for picture in cell.pictures] for cell in cells] for cells in sheet.lines]
+    grid = [[[_Tile(text, captioned) for captioned in cell.images] for cell in cells] for cells in sheet.lines]
     widths = [max(_width(line[column]) for line in grid) for column in range(len(sheet.columns))]
     heights = [max(tile.height for cell in line for tile in cell) for line in grid]
     width = sum(widths) + _GAP * (len(widths) + 1)
@@ -210,23 +215,23 @@ def _width(cell: Sequence["_Tile"]) -> int:
 
 
 class _Tile:
-    """A picture of a sheet with its words below, laid out."""
+    """The layout of an image with its caption below."""
 
-    def __init__(self, text: _Text, picture: Picture) -> None:
-        height, width = picture.pixels.shape[:2]
+    def __init__(self, text: _Text, captioned: CaptionedImage) -> None:
+        height, width = captioned.pixels.shape[:2]
         enlarged = max(1, -(-_SMALL * 2 // max(height, width))) if max(height, width) < _SMALL else 1
-        self._image = Image.fromarray(picture.pixels).resize(
+        self._image = Image.fromarray(captioned.pixels).resize(
             (width * enlarged, height * enlarged), Image.Resampling.NEAREST
         )
         self._text = text
         self.width = max(self._image.width, 2 * _SMALL - 32)
-        self._words = text.broken(picture.words, self.width)
-        self._answers = text.broken(picture.answers, self.width)
-        self.height = self._image.height + _LINE * (len(self._words) + len(self._answers)) + 6
+        self._caption = text.broken(captioned.caption, self.width)
+        self._classes = text.broken(captioned.classes, self.width)
+        self.height = self._image.height + _LINE * (len(self._caption) + len(self._classes)) + 6
 
     def draw(self, image: Image.Image, canvas: ImageDraw.ImageDraw, x: int, y: int) -> None:
-        """Put it with its upper left corner at x, y."""
+        """Draw the tile with its upper left corner at x, y."""
         image.paste(self._image, (x, y))
         below = y + self._image.height + 4
-        self._text.draw(canvas, (x, below), self._words, _INK)
-        self._text.draw(canvas, (x, below + _LINE * len(self._words)), self._answers, _ANSWER)
+        self._text.draw(canvas, (x, below), self._caption, _INK)
+        self._text.draw(canvas, (x, below + _LINE * len(self._caption)), self._classes, _ANSWER)

@@ -1,4 +1,4 @@
-"""`kdcache cache copy`: a cache, or a part of it, somewhere else."""
+"""`kdcache cache copy`: copy a cache, or a part of it, to another place."""
 
 import re
 import time
@@ -21,22 +21,22 @@ from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.signals import last_act
 from kdcache.views.policy import Policy
 
-#: Seconds between two looks at blocks that other processes are at.
+#: Seconds between two checks of blocks that other processes are copying.
 PAUSE = 2.0
 
-#: Blocks that cannot be copied and are named.
+#: Number of blocks that cannot be copied which are listed.
 SHOWN = 20
 
-#: An entry, where it goes, and a view and block of it.
+#: Source entry, target entry, view, block.
 Work = tuple[Entry, Entry, int, int]
 
 
 @dataclass(frozen=True)
 class CopyOptions:
-    """What `cache copy` was asked for.
+    """The options of `cache copy`.
 
     Attributes:
-        views: the views to take, such as "0:50" (view 50 not among them); None for all. They keep their numbers.
+        views: range of the views to copy, such as "0:50" (without view 50); None for all. Views keep their numbers.
         teachers: names of entries; empty for all.
     """
 
@@ -48,14 +48,14 @@ class CopyOptions:
 
 @dataclass(frozen=True)
 class CopyReport:
-    """What was copied.
+    """The result of a copy.
 
     Attributes:
-        copied: blocks, of `blocks` that were asked for and the source has; the others were there already.
-        copied_bytes: of these blocks.
+        copied: number of blocks copied, of the requested `blocks` of the source; the target had the others already.
+        copied_bytes: bytes of the copied blocks.
         problems: a sentence for each block that is damaged in the source or cannot be read, and was left out.
-        left_out: what keeps a teacher of the source from being read, by its name; not asked for by it, and left out.
-        damaged: whether any of that is damaged; else it could not be read, and may be sound.
+        left_out: reason why a teacher of the source was left out, by its name; only if it was not named in `teachers`.
+        damaged: whether any of these is damaged; else they could not be read, and may be undamaged.
     """
 
     source: str
@@ -74,20 +74,22 @@ class CopyReport:
         return not self.problems and not self.left_out
 
     def lines(self) -> list[str]:
-        """The report as plain lines."""
+        """Return the report as plain lines."""
         there = self.blocks - len(self.problems)
         lines = [
             *(f"Teacher '{name}' is left out: {problem}" for name, problem in self.left_out.items()),
             *self.problems[:SHOWN],
             f"{self.target} holds {there:,} of {format_count(self.blocks, 'block')} of {', '.join(self.teachers)} "
-            "asked for "
+            "requested "
             f"and found in {self.source}: {self.copied:,} copied now and checked ({format_bytes(self.copied_bytes)}), "
-            f"{there - self.copied:,} there already.",
+            f"{there - self.copied:,} copied before.",
         ]
         if not self.whole:
             blocks = [format_count(len(self.problems), "block")] if self.problems else []
             teachers = [f"the teacher {', '.join(self.left_out)}"] if self.left_out else []
-            remedy = "is mended (kdcache verify --repair, then the same dump-logits)" if self.damaged else "can be read"
+            remedy = (
+                "is repaired (kdcache verify --repair, then the same dump-logits)" if self.damaged else "can be read"
+            )
             lines.append(
                 f"NOT copied: {' and '.join(blocks + teachers)}. When the source {remedy}, the same copy adds what is "
                 "missing."
@@ -96,15 +98,15 @@ class CopyReport:
 
 
 def copy_cache(options: CopyOptions, progress: Progress = logged) -> CopyReport:
-    """Copy a cache's views and answers; what is there already is left alone, so that it can be killed and run again.
+    """Copy a cache's views and targets; existing blocks are skipped, so that a copy can be killed and run again.
 
     Raises:
-        UsageError: views or teachers that make no sense, or none of which is there.
-        IdentityError: the target is a cache of other views, or holds other answers under a teacher's name.
-        CorruptError: what was written was read back with other bytes.
-        SourceError: block after block of the source cannot be read.
+        UsageError: invalid views or teachers, or none that the source holds.
+        IdentityError: the target is a cache of other views, or holds another teacher under the same name.
+        CorruptError: written bytes differ when they are read back.
+        SourceError: too many blocks in a row of the source cannot be read.
         RecordedError: another process wrote other bytes of a block at the same time.
-        FolderHeldError: another process copies to the target, or repairs it. A dump may go on there.
+        FolderHeldError: another process copies to the target, or repairs it. A dump may run at the same time.
     """
     source = Cache.open(options.source)
     with hold_cache(options.target, progress.say, new=True):
@@ -117,7 +119,7 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
     entries = _with_any(entries, wanted, options, progress)
     target = Cache.ensure(options.target, replace(source.view_set, format=FORMAT), source.windows)
     if source.format_warning is not None:
-        progress.warn(source.format_warning + " What was exchanged before goes with it unseen.")
+        progress.warn(source.format_warning + " Blocks exchanged before are copied undetected.")
     work: list[Work] = []
     blocks = 0
     pairs = [(entry, target.add_teacher(entry.identity, entry.codec, exact=True)) for entry in entries]
@@ -126,7 +128,7 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
             listed = entry.surely_listed(view)
             blocks += len(listed)
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
-    target.add_lost_of(source)  # now: whatever is listed, its samples were noted as lost before
+    target.add_lost_of(source)  # only now: the lost samples of every listed block were recorded before the block
     for entry, there in pairs:
         what = _usable(entry, there, wanted, options)
         if what is not None:
@@ -146,42 +148,42 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
                 if in_a_row == MAX_UNREADABLE:
                     raise SourceError(
                         f"{in_a_row} blocks in a row cannot be copied: {found} Check the source with kdcache verify; "
-                        "what was copied before stays, and the same command goes on from there."
+                        "blocks copied before stay, and the same command continues from there."
                     ) from found
             elif found is not None:
                 copied, copied_bytes = copied + 1, copied_bytes + found
             task.advance()
-    for _, there in pairs:  # another process may have put its own tables meanwhile
+    for _, there in pairs:  # another process may have replaced the tables meanwhile
         restore_tables(target.files, there.codec, there.identity)
     target.files.tidy()
     names = tuple(entry.identity.name for entry in entries)
-    told = tuple(map(str, problems))
+    sentences = tuple(map(str, problems))
     damaged = any(error.damaged for error in (*problems, *left_out.values()))
-    said = {name: str(error) for name, error in left_out.items()}
-    return CopyReport(options.source, options.target, names, copied, blocks, copied_bytes, told, said, damaged)
+    reasons = {name: str(error) for name, error in left_out.items()}
+    return CopyReport(options.source, options.target, names, copied, blocks, copied_bytes, sentences, reasons, damaged)
 
 
 def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions) -> str | None:
-    """What the copy cannot be used for as it will be, in sentences; None where it serves as the source does."""
+    """Return a warning if training cannot use all copied views; None if the copy serves as the source does."""
     there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
     coverage = Coverage(there, Policy.from_json(source.view_set.policy).repeats)
     if not there or (coverage.usable and not coverage.is_cut):
         return None
     missing = sorted(set(range(coverage.usable + coverage.repeats)) - set(there))
-    lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} there"
+    lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} copied, too"
     remedy = f"run `kdcache cache copy {options.source} {options.target} --views {missing[0]}:{missing[-1] + 1}`"
     if not set(missing) <= set(source.whole_views()):
-        remedy = f"{options.source} has not all of them either"
+        remedy = f"{options.source} does not have all of them"
     return (
         f"{options.target} will hold {views_named(there)} of {source.identity.name}. {coverage.rule()}, so it takes "
-        f"{coverage.describe()} until {lack}: {remedy}. verify and inspect need none of them."
+        f"{coverage.describe()} until {lack}: {remedy}. verify and inspect work without them."
     )
 
 
 def _with_any(entries: list[Entry], wanted: range, options: CopyOptions, progress: Progress) -> list[Entry]:
-    """The entries that have some of the wanted views; of views up to a last one that are not there, a warning.
+    """Return the entries that have some of the wanted views; warn about views that are missing.
 
-    Raises UsageError where no entry has any.
+    Raises UsageError if no entry has any of them.
     """
     if options.views is None:
         return entries
@@ -199,17 +201,17 @@ def _with_any(entries: list[Entry], wanted: range, options: CopyOptions, progres
     if not found:
         raise UsageError(
             f"There is nothing to copy from {options.source}: {'; '.join(lacking)}. Choose --views among those that "
-            "are there, or leave it out for all."
+            "exist, or leave it out for all."
         )
     if lacking:
-        progress.warn(f"Not everything that was asked for is in {options.source}: {'; '.join(lacking)}.")
+        progress.warn(f"Not all requested views are in {options.source}: {'; '.join(lacking)}.")
     return found
 
 
 def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | None]:
-    """Copy blocks as `copy_block` does, and yield what it returns, or what is wrong with a block of the source.
+    """Copy blocks with `copy_block`; yield its result for each, or the error of a block of the source.
 
-    Blocks that others are at come last.
+    Blocks that other processes have claimed come last.
     """
     while work:
         left = []
@@ -231,41 +233,41 @@ def _copied(work: list[Work], claims: Claims) -> Iterator[int | SourceError | No
 
 
 def parse_views(text: str | None) -> range:
-    """Views as a user names them: "0:50", ":50", "10:", or "7" for one. Raises UsageError for anything else."""
+    """Parse a range of views: "0:50", ":50", "10:", or "7" for one. Raises UsageError for anything else."""
     if text is None:
         return range(VIEW_CAPACITY)
     found = re.fullmatch(r"(\d*):(\d*)|(\d+)", text.strip())
     if found is None:
-        raise UsageError(f"Views {text!r} make no sense: give a range such as 0:50, which leaves view 50 out.")
+        raise UsageError(f"--views {text!r} is no range: give one such as 0:50, which ends before view 50.")
     if found[3] is not None:
         return range(int(found[3]), int(found[3]) + 1)
     views = range(int(found[1] or 0), int(found[2] or VIEW_CAPACITY))
     if not views:
-        raise UsageError(f"Views {text!r} are none: the second number has to be larger than the first.")
+        raise UsageError(f"--views {text!r} is empty: the second number must be larger than the first.")
     return views
 
 
-def _entries(source: Cache, asked: tuple[str, ...]) -> tuple[list[Entry], dict[str, SourceError]]:
-    """The entries to copy, and what keeps others from being read, by name.
+def _entries(source: Cache, requested: tuple[str, ...]) -> tuple[list[Entry], dict[str, SourceError]]:
+    """Return the entries to copy, and the errors of others that cannot be read, by name.
 
-    Raises CacheError where one cannot be read that was asked for by its name, or none of all.
+    Raises CacheError if an entry that was named cannot be read, or no entry at all.
     """
     there = source.names()
     if not there:
-        raise UsageError(f"The cache {source.location} holds no teacher's answers: there is nothing to copy.")
-    for name in asked:
+        raise UsageError(f"The cache {source.location} holds no teacher's targets: there is nothing to copy.")
+    for name in requested:
         if name not in there:
             raise UsageError(f"The cache {source.location} holds no teacher {name!r}; it holds {', '.join(there)}.")
     entries: list[Entry] = []
     left_out: dict[str, SourceError] = {}
-    for name in dict.fromkeys(asked) or there:
+    for name in dict.fromkeys(requested) or there:
         try:
             entry = source.entry(name)
             for view in entry.views():
                 entry.surely_listed(view)
             entries.append(entry)
         except CacheError as error:
-            if asked or len(there) == 1:
+            if requested or len(there) == 1:
                 raise
             left_out[name] = SourceError(str(error), damaged=not isinstance(error, UnreadableError))
     if not entries:

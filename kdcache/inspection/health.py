@@ -1,4 +1,4 @@
-"""What `kdcache verify` reports."""
+"""The report of `kdcache verify`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,22 +9,23 @@ from kdcache.cache.verify import Finding
 from kdcache.inspection.rerun import Comparison
 from kdcache.runtime.formatting import format_count
 
-#: Findings that the report names one by one; the JSON form names all.
+#: Number of findings that the report lists; the JSON form lists all.
 SHOWN = 20
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found.
+    """The result of a verification.
 
     Attributes:
-        teachers, blocks, answers: how many were looked at; each block with all of its chunks.
-        findings: everything that is not as it was written, repaired or not.
-        repairs: what became of them; None where none were asked for.
-        comparison: with the teacher's answers of now, where they were asked for.
-        failure: why there is none all the same.
-        lacking: what teachers have not; it is not there to be damaged, and the cache is whole without it.
-        format_warning: what the format of the cache does not prove; None where it is that of today.
+        teachers: names of the teachers that were read.
+        blocks, answers: number of blocks that were read, each with all of its chunks, and of their targets.
+        findings: everything that differs from what was written, repaired or not.
+        repairs: results of --repair; None without it.
+        comparison: the targets compared with the teacher's outputs now; None without --teacher.
+        failure: reason why the comparison failed; None if it did not.
+        lacking: blocks that teachers do not have yet; they are missing, not damaged, and the cache is whole.
+        format_warning: properties that an older format does not verify; None for the current format.
     """
 
     cache: str
@@ -40,40 +41,42 @@ class VerifyReport:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing was found, so that the cache can be relied on."""
+        """Whether nothing was found, so that the cache can be used."""
         return not self.findings and (self.comparison is None or self.comparison.agrees)
 
     @property
     def damaged(self) -> bool:
-        """Whether something is known not to be as it was written; else all that keeps it from being whole is unknown,
-        as it could not be read."""
+        """Whether anything is known to differ from what was written.
+
+        A cache that is neither whole nor damaged could not be read completely.
+        """
         disagrees = self.comparison is not None and not self.comparison.agrees
         return disagrees or any(not finding.unreadable for finding in self.findings)
 
     @property
     def dropped(self) -> int:
-        """Blocks that the next dump has to make again."""
+        """Number of blocks that the next dump has to compute again."""
         return sum("/records/" in key for key in self.repairs.dropped) if self.repairs is not None else 0
 
     def lines(self) -> list[str]:
-        """The report as plain lines; the last says what the exit code says."""
+        """Return the report as plain lines; the last one is the verdict of the exit code."""
         lines = _some([self._words(finding) for finding in self.findings])
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
         lines += [missing.describe() for missing in self.lacking]
         lines += [self.format_warning] if self.format_warning is not None else []
         if self.failure is not None:
-            lines.append(f"The answers were not compared with the teacher's: {self.failure}")
+            lines.append(f"The targets were not compared with the teacher's outputs: {self.failure}")
         lines += self.comparison.lines() if self.comparison is not None else []
         return [*lines, self._verdict()]
 
     def _verdict(self) -> str:
-        """Whether the cache can be relied on, in a sentence."""
-        looked = f"{format_count(self.blocks, 'block')} with {format_count(self.answers, 'answer')}"
+        """Return a sentence on whether the cache can be used."""
+        looked = f"{format_count(self.blocks, 'block')} with {format_count(self.answers, 'target')}"
         looked += f" of {', '.join(self.teachers) or 'no teacher'}"
         differs = self.comparison is not None and not self.comparison.agrees
         if not self.findings and differs:
             return (
-                f"{self.cache} does NOT hold its teacher's answers, although every byte is what was written: {looked}."
+                f"{self.cache} does NOT hold its teacher's targets, although every byte is what was written: {looked}."
             )
         if not self.findings:
             return f"{self.cache} is whole: {looked}."
@@ -84,17 +87,17 @@ class VerifyReport:
                 f"{self.cache} could NOT be verified: {problems} with reading it, and no damage in {looked}. Verify "
                 "again when the cause is gone."
             )
-        problems += f" ({unread:,} of what could not be read, and may be sound)" if unread else ""
-        problems += " in " + looked if self.teachers else ", and no block to look at"
+        problems += f" ({unread:,} could not be read, and may be undamaged)" if unread else ""
+        problems += " in " + looked if self.teachers else ", and no block could be read"
         rewritten = self.repairs.rewritten if self.repairs is not None else []
-        mended = all(finding.repair is not None and finding.repair.key in rewritten for finding in self.findings)
-        if mended and not differs:
-            return f"{self.cache} was NOT whole: {problems}. All of it is put right: verify again."
-        answers = ", and its answers are NOT the teacher's" if differs else ""
+        is_repaired = all(finding.repair is not None and finding.repair.key in rewritten for finding in self.findings)
+        if is_repaired and not differs:
+            return f"{self.cache} was NOT whole: {problems}. All of it is repaired: verify again."
+        answers = ", and its targets do NOT match the teacher's outputs" if differs else ""
         return f"{self.cache} is NOT whole: {problems}{answers}."
 
     def _words(self, finding: Finding) -> str:
-        """A finding with what was done about it, or else is to be done."""
+        """Return a finding with the repair that was done, or the remedy."""
         repair, repairs = finding.repair, self.repairs
         after = finding.remedy if repair is None or repairs is None else repairs.done(repair)
         return f"{finding.problem} {after}".rstrip()
@@ -107,19 +110,17 @@ class VerifyReport:
             others = len(repairs.dropped) - self.dropped
             what = [format_count(self.dropped, "bad block")] * bool(self.dropped)
             what += [format_count(others, "other bad file")] * bool(others)
-            lines.append(f"Dropped: {' and '.join(what)}. Run the same dump-logits again to make anew what is missing.")
+            lines.append(f"Dropped: {' and '.join(what)}. Run the same dump-logits again to compute what is missing.")
         if repairs.failed:
             lines.append(f"NOT repaired: {format_count(len(repairs.failed), 'problem')}, and as bad as before.")
             lines += _some(repairs.failed)
         left = sum(finding.repair is None for finding in self.findings)
         if left:
-            lines.append(
-                f"Not for --repair to put right: {format_count(left, 'problem')}; what to do stands with each."
-            )
+            lines.append(f"Cannot be repaired with --repair: {format_count(left, 'problem')}; each names its remedy.")
         return lines
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain JSON values."""
+        """Return all fields as plain JSON values."""
         repairs = self.repairs
         return {
             "cache": self.cache,
@@ -143,7 +144,7 @@ class VerifyReport:
 
 
 def _plain(finding: Finding) -> dict[str, Any]:
-    """`repair`: what --repair does about it."""
+    """Return a finding as JSON values; `repair` is the action of --repair: "drop", "write" or None."""
     repair = finding.repair
     return {
         "problem": finding.problem,
@@ -158,4 +159,4 @@ def _plain(finding: Finding) -> dict[str, Any]:
 
 def _some(sentences: list[str]) -> list[str]:
     left = len(sentences) - SHOWN
-    return sentences[:SHOWN] + ([f"... and {left:,} more; --json names all."] if left > 0 else [])
+    return sentences[:SHOWN] + ([f"... and {left:,} more; --json lists all."] if left > 0 else [])

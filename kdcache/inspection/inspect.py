@@ -1,4 +1,4 @@
-"""`kdcache inspect`: what a cache holds, and what the answers in it look like."""
+"""`kdcache inspect`: the contents of a cache, and statistics of its targets."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import CacheError, CorruptError, UnreadableError
-from kdcache.inspection.contents import Answers, InspectReport, Pair, TeacherReport
+from kdcache.inspection.contents import InspectReport, Pair, TargetSummary, TeacherReport
 from kdcache.inspection.sampling import Sample, spread
-from kdcache.inspection.statistics import Looks, look_at
+from kdcache.inspection.statistics import TargetStatistics, compute_statistics
 from kdcache.loader.opening import OpenViews, stored_views
 from kdcache.runtime.progress import Progress, logged
 from kdcache.views.policies import describe_policy
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import RowRange
 
-#: Pairs of classes that are told.
+#: Number of confused pairs of classes that are reported.
 PAIRS = 5
 
 
 @dataclass(frozen=True)
 class InspectOptions:
-    """What `inspect` was asked for.
+    """The options of `inspect`.
 
     Attributes:
-        data: shards, for what needs labels; None does without.
-        samples: about how many answers of each teacher are looked at, spread evenly over what is there.
+        data: shards, for the statistics that need labels; None: without these.
+        samples: approximate number of targets of each teacher that are read, spread evenly over all blocks.
     """
 
     cache: str
@@ -39,14 +39,14 @@ class InspectOptions:
 
 
 def inspect(options: InspectOptions, progress: Progress = logged) -> InspectReport:
-    """Say what a cache belongs to, what it holds, and what the answers look like.
+    """Report the views of a cache, its contents, and statistics of its targets.
 
-    A block that is damaged or cannot be read is named among the problems of its teacher, and so is a lost table, which
-    leaves no answer to look at; a teacher that cannot be read at all is among the problems of the cache.
+    A block that is damaged or cannot be read is listed with the problems of its teacher, and so is a lost table,
+    without which no target can be read. A teacher that cannot be read at all is listed with those of the cache.
 
     Raises:
-        CacheError: there is no cache, or what is common to all teachers is damaged.
-        IdentityError: `data` are other samples than the cache's.
+        CacheError: there is no cache, or data common to all teachers are damaged.
+        IdentityError: `data` does not hold the samples of the cache.
     """
     cache = Cache.open(options.cache)
     opened = None
@@ -76,9 +76,9 @@ def inspect(options: InspectOptions, progress: Progress = logged) -> InspectRepo
 
 
 def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
-    """A teacher's entry, and which tables it has lost, without which its answers cannot be read.
+    """Return a teacher's entry and its lost tables, without which its targets cannot be read.
 
-    Raises CacheError where nothing can be said of it.
+    Raises CacheError if the entry cannot be opened at all.
     """
     try:
         return cache.entry(name), []
@@ -126,26 +126,26 @@ def _teacher(
         answers=answers,
         damaged={view: tuple(sorted(blocks)) for view, blocks in problems.damaged.items()},
         unread={view: tuple(sorted(blocks)) for view, blocks in problems.unread.items()},
-        problems=tuple(dict.fromkeys(problems.told)),  # of a file, each of its chunks says the same
+        problems=tuple(dict.fromkeys(problems.sentences)),  # all chunks of one file have the same problem
     )
 
 
 @dataclass
 class _Problems:
-    """What is wrong with the blocks of a teacher.
+    """The problems with the blocks of a teacher.
 
     Attributes:
-        told: a sentence for each problem.
-        damaged, unread: blocks of each view that are not what was written, and that cannot be read for the moment.
+        sentences: a sentence for each problem.
+        damaged, unread: blocks of each view that differ from what was written, and that cannot be read at the moment.
     """
 
-    told: list[str]
+    sentences: list[str]
     damaged: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
     unread: dict[int, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def note(self, error: CacheError, view: int, block: int) -> None:
-        """Keep what an error says of a block."""
-        self.told.append(str(error))
+        """Record the error of a block."""
+        self.sentences.append(str(error))
         (self.unread if isinstance(error, UnreadableError) else self.damaged)[view].add(block)
 
 
@@ -156,20 +156,20 @@ def _answers(
     sound: dict[int, set[int]],
     problems: _Problems,
     progress: Progress,
-) -> Answers | None:
-    """What the samples look like; what is damaged of them or cannot be read is noted, and its block sound no more."""
+) -> TargetSummary | None:
+    """Return statistics of the samples; note damaged and unreadable ones, and remove their blocks from `sound`."""
     index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
     labels: list[np.ndarray] = []
     views = set()
     total = sum(sample.stop - sample.start for sample in samples)
-    looks, looked = Looks.room(total), 0
-    with progress.task(f"Looking at {entry.identity.name}", total=total, unit="answers") as task:
+    statistics, looked = TargetStatistics.room(total), 0
+    with progress.task(f"Reading {entry.identity.name}", total=total, unit="targets") as task:
         for sample in samples:
             task.advance(sample.stop - sample.start)
             try:
                 end = looked
                 for part in entry.read_parts(sample.view, sample.chunk, sample.rows):
-                    end = looks.put(end, look_at(part))
+                    end = statistics.put(end, compute_statistics(part))
             except CacheError as error:
                 block = entry.layout.block_of(sample.chunk)
                 problems.note(error, sample.view, block)
@@ -182,28 +182,28 @@ def _answers(
                 labels.append(_main_labels(opened, sample.view, first + sample.start, first + sample.stop))
     if not looked:
         return None
-    all_looks = looks.until(looked)
+    statistics = statistics.until(looked)
     label = torch.from_numpy(np.concatenate(labels)) if labels else None
     labelled = None if label is None or not bool((label >= 0).any()) else label
-    return Answers(
-        looked_at=len(all_looks.first),
+    return TargetSummary(
+        looked_at=len(statistics.first),
         views=len(views),
-        top=float(all_looks.top.mean()),
-        kept=float(all_looks.kept.double().mean()),
-        covered=float(all_looks.covered.mean()),
-        entropy=float(all_looks.entropy.mean()),
-        hidden=float(all_looks.hidden.mean()),
-        top1=None if labelled is None else float((all_looks.first == labelled)[labelled >= 0].double().mean()),
-        pairs=_pairs(all_looks, labelled, index),
+        top=float(statistics.top.mean()),
+        kept=float(statistics.kept.double().mean()),
+        covered=float(statistics.covered.mean()),
+        entropy=float(statistics.entropy.mean()),
+        hidden=float(statistics.hidden.mean()),
+        top1=None if labelled is None else float((statistics.first == labelled)[labelled >= 0].double().mean()),
+        pairs=_pairs(statistics, labelled, index),
     )
 
 
-def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tuple[Pair, ...]:
-    one, other = (looks.first, looks.second) if labels is None else (labels, looks.first)
+def _pairs(statistics: TargetStatistics, labels: torch.Tensor | None, index: Index | None) -> tuple[Pair, ...]:
+    one, other = (statistics.first, statistics.second) if labels is None else (labels, statistics.first)
     known = int((one >= 0).sum())
     differ = (one != other) & (one >= 0) & (other >= 0)
     classes = int(max(one.max(), other.max())) + 1
-    # As one number each: torch.unique of columns takes kilobytes for every one of them.
+    # A pair is one number: torch.unique over columns takes kilobytes for each of them.
     pairs, counts = torch.unique(one[differ] * classes + other[differ], return_counts=True)
     names = index.class_names if index is not None else None
     found = []
@@ -217,8 +217,8 @@ def _pairs(looks: Looks, labels: torch.Tensor | None, index: Index | None) -> tu
 
 
 def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
-    """The label of each row that holds most of its image; -1 in pairs with a lost sample."""
-    first = start - start % 2  # pairs are mixed: a chunk of one row has half of one
+    """Return each row's label with the larger share of the image; -1 in pairs with a lost sample."""
+    first = start - start % 2  # pairs are mixed: a chunk of one row holds half a pair
     last = min(stop + stop % 2, len(opened.view_set))
     rows = opened.view_set.rows(RowRange(view, first, last))
     main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])

@@ -1,4 +1,4 @@
-"""`kdcache preview`: views of some images as a contact sheet, with a teacher's answers where a cache has them."""
+"""`kdcache preview`: a contact sheet of views of some images, with a teacher's likeliest classes if cached."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,7 +15,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, RunError, UsageError
-from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, require_format, write_sheet
+from kdcache.inspection.contact_sheet import CaptionedImage, Cell, Sheet, require_format, write_sheet
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_beside
 from kdcache.loader.opening import new_views, views_for_dump
@@ -28,22 +28,22 @@ from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import RowIndices, Rows, ViewSet
 
-_TOP = 3  # answers that are shown
+_TOP = 3  # likeliest classes that are shown
 _COLOURS = ((230, 60, 50), (40, 120, 220), (30, 160, 80), (230, 150, 20), (150, 70, 200), (20, 170, 180))
 
 
 @dataclass(frozen=True)
 class PreviewOptions:
-    """What to look at.
+    """The options of `preview`.
 
     Attributes:
-        out: the file, .html or .png.
-        cache: its views and, where they are there, its answers; None for views of `policy` and `seed`.
-        teacher: the entry of the cache; None for the only one.
-        images: how many; they are those of the first pairs of view 0, so a random choice.
-        samples: keys of images to show in place of these.
-        views: how many, from view 0 on.
-        size: pixels a side; None for the policy's reference size.
+        out: file to write, .html or .png.
+        cache: cache whose views are shown, with its targets if it holds any; None for views of `policy` and `seed`.
+        teacher: name of the entry; None for the only one.
+        images: number of images, taken from the first pairs of view 0, which is a random choice.
+        samples: keys of images to show instead.
+        views: number of views, from view 0 on.
+        size: pixels per side; None for the policy's reference size.
     """
 
     data: str
@@ -62,12 +62,12 @@ class PreviewOptions:
 def preview(options: PreviewOptions, progress: Progress = logged) -> Path:
     """Write the contact sheet and return its path: a line for each image, a column for each view.
 
-    Beside a view that is mixed stands its partner, mixed with it; under each its plan, and what the teacher said.
+    A mixed view is shown beside its partner. Below each are its plan and the teacher's likeliest classes.
 
     Raises:
-        UsageError: a format, number or teacher that is not there.
+        UsageError: an unknown format or teacher.
         DataError: a key that no sample has.
-        IdentityError: the cache is about other data, or of another policy or seed than asked for.
+        IdentityError: the cache belongs to other data, or to another policy or seed.
         FolderHeldError: another process writes the same file.
     """
     require_format(options.out)
@@ -77,7 +77,7 @@ def preview(options: PreviewOptions, progress: Progress = logged) -> Path:
     try:
         lock = hold_beside(options.out, f"The file {options.out}", remedy, progress.say)
     except OSError as error:
-        raise RunError(cannot_write(options.out, error, "What was there before is whole")) from error
+        raise RunError(cannot_write(options.out, error, "An existing file is unchanged")) from error
     with lock:
         return _preview(options, progress)
 
@@ -109,17 +109,17 @@ def _entry(cache: Cache, name: str | None) -> Entry | None:
 
 
 def _samples(view_set: ViewSet, options: PreviewOptions) -> Int64[np.ndarray, " n"]:
-    """Positions in the index of the images to show."""
+    """Return the positions of the images to show in the index."""
     index = view_set.index
     if not options.samples:
         order = view_set.order(0)
-        # Every other row: its partner stands beside it anyway.
+        # Every other row first: its partner is shown beside it anyway.
         return np.concatenate([order[::2], order[1::2]])[: options.images]
     hashes = np.array([key_hash(key) for key in options.samples], np.uint64)
     places = np.searchsorted(index.key_hash, hashes).clip(max=len(index) - 1)
     for key, place in zip(options.samples, places.tolist(), strict=True):
         if index.key(place) != key:
-            raise DataError(f"No sample has the key {key!r}; one that is there is {index.key(0)!r}. Check --sample.")
+            raise DataError(f"No sample has the key {key!r}; an existing key is {index.key(0)!r}. Check --sample.")
     return places.astype(np.int64)
 
 
@@ -149,24 +149,26 @@ def _sheet(
         _units(size, view_set.policy.reference_size),
     ]
     if entry is not None:
-        title.append(f"answers of {entry.identity.name}, in blue")
+        title.append(f"likeliest classes of {entry.identity.name}, in blue")
     headings = ("image", *(f"view {view}" for view in range(options.views)))
     return Sheet(tuple(title), headings, tuple(lines))
 
 
 def _units(size: int, reference_size: int) -> str:
-    """What the numbers under the pictures count."""
+    """Return the units of the numbers below the images."""
     view = "the view"
     if size != reference_size:
         view = f"a {reference_size} x {reference_size} view, scaled to {size} x {size}"
-    return f"crops are in pixels of the image; what is moved, swapped or erased is in pixels of {view}"
+    return f"crops are in pixels of the image; other distances are in pixels of {view}"
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
     """The rows of one view that hold the chosen samples, with their partners.
 
-    picks: pair by pair; places: where each of the samples lies in them.
+    Attributes:
+        picks: row indices, pair by pair.
+        places: position of each sample in `picks`.
     """
 
     picks: RowIndices
@@ -187,19 +189,19 @@ class _View:
 def _cell(
     index: Index, rows: Rows, pixels: UInt8[np.ndarray, "b s s 3"], at: int, answers: dict[int, tuple[str, ...]]
 ) -> Cell:
-    def picture(place: int, *first: str) -> Picture:
-        words = (*first, describe_crop(rows.plan, place), *describe_changes(rows.plan, place))
-        return Picture(pixels[place], words, answers.get(place, ()))
+    def image(place: int, *first: str) -> CaptionedImage:
+        caption = (*first, describe_crop(rows.plan, place), *describe_changes(rows.plan, place))
+        return CaptionedImage(pixels[place], caption, answers.get(place, ()))
 
     if at // 2 == len(rows.plan.weight) or rows.plan.weight[at // 2] == 1:
-        return Cell((picture(at),))
+        return Cell((image(at),))
     partner = at ^ 1
     name = f"with {_name(index, int(rows.samples[partner]))}"
-    return Cell((picture(at, describe_mixing(rows.plan, at // 2)), picture(partner, name)))
+    return Cell((image(at, describe_mixing(rows.plan, at // 2)), image(partner, name)))
 
 
 def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int, tuple[str, ...]]:
-    """Place in the column -> the likeliest classes there, for the rows that the cache holds."""
+    """Return the likeliest classes of each row that the cache holds, by its place in the column."""
     layout, own_labels = entry.layout, entry.identity.label_space == "teacher"
     names = index.class_names if own_labels else None
     found: dict[int, tuple[str, ...]] = {}
@@ -207,7 +209,7 @@ def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int,
     for place, (view, row) in enumerate(zip(column.picks.view.tolist(), column.picks.row.tolist(), strict=True)):
         chunk = row // layout.chunk_rows
         if layout.block_of(chunk) not in listed[view]:
-            found[place] = ("no answer yet",)
+            found[place] = ("no targets yet",)
             continue
         at = row - chunk * layout.chunk_rows
         labels = torch.from_numpy(rows.labels[place : place + 1])
@@ -224,8 +226,8 @@ def _likeliest(probabilities: Float32[np.ndarray, " c"], names: Sequence[str] | 
     )
 
 
-def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndarray], size: int) -> Picture:
-    """The whole image, with the crop of each view drawn into it."""
+def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndarray], size: int) -> CaptionedImage:
+    """Return the whole image with the crop of each view drawn into it."""
     try:
         image = decode_rgb(encoded)
     except UndecodableError as error:
@@ -240,14 +242,14 @@ def _original(index: Index, sample: int, encoded: bytes, boxes: Sequence[np.ndar
         colour = _COLOURS[number % len(_COLOURS)]
         canvas.rectangle(corners, outline=colour, width=2)
         canvas.text((left + 5, top + 2), str(number), fill=colour, font=font, stroke_width=1, stroke_fill="white")
-    return Picture(np.asarray(image), (_name(index, sample), f"{height} x {width} pixels"))
+    return CaptionedImage(np.asarray(image), (_name(index, sample), f"{height} x {width} pixels"))
 
 
 def _name(index: Index, sample: int) -> str:
-    """A sample's key and class, and whether its image is lost, so that a grey one is shown."""
-    label, told = int(index.label[sample]), []
+    """Return a sample's key, its class, and "lost" if a grey image is shown in its place."""
+    label, details = int(index.label[sample]), []
     if label >= 0:
-        told.append(index.class_names[label] if index.class_names is not None else f"class {label}")
+        details.append(index.class_names[label] if index.class_names is not None else f"class {label}")
     if sample in index.lost:
-        told.append("lost")
-    return f"{index.key(sample)} ({', '.join(told)})" if told else index.key(sample)
+        details.append("lost")
+    return f"{index.key(sample)} ({', '.join(details)})" if details else index.key(sample)

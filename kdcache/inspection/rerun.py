@@ -1,4 +1,4 @@
-"""Asking a teacher again: do a cache's answers belong to these images and these weights?"""
+"""Runs the teacher again, to check that a cache's targets belong to these images and these weights."""
 
 from collections.abc import Iterator, Set
 from contextlib import closing
@@ -32,13 +32,13 @@ from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import RowIndices, RowRange
 
-#: A single answer may be this many times as far off as the mean of all may be.
+#: Factor by which the limit for a single target exceeds that for the mean.
 WORST = 100.0
 
 
 @dataclass(frozen=True)
-class Coverage:
-    """How much of what is recorded was compared: answers, blocks with at least one of them, and views with one."""
+class Compared:
+    """How much was compared: targets, and blocks and views with at least one of them."""
 
     answers: int
     blocks: int
@@ -48,68 +48,69 @@ class Coverage:
     recorded_views: int
 
     def lines(self) -> list[str]:
-        """What was not compared, in a sentence; nothing where all was."""
+        """Return a sentence about targets that were not compared; none if all were."""
         answers, blocks = self.recorded_answers - self.answers, self.recorded_blocks - self.blocks
         if not answers:
             return []
         among = f", among them all of {format_count(blocks, 'block')}," if blocks else ""
-        rest = f"The other {format_count(answers, 'answer')}{among} {'was' if answers == 1 else 'were'}"
-        return [f"{rest} not compared with the teacher's; --samples says how many are."]
+        rest = f"The other {format_count(answers, 'target')}{among} {'was' if answers == 1 else 'were'}"
+        return [f"{rest} not compared with the teacher's outputs; --samples sets the number."]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Stored answers beside those that the teacher gives now.
+    """Cached targets compared with the teacher's outputs now.
 
-    KL divergences are from the teacher's answer of now, in nats: to the stored one (`kl`), and to the same answer of
-    now after codec (`codec`), which is what codec alone loses.
+    KL divergences are from the teacher's output now, in nats: to the cached target (`kl`), and to the same output after
+    encoding and decoding (`coding`), which is the error of the encoding alone.
 
     Attributes:
-        samples: answers compared.
-        coverage: of what they are a part.
-        top1: share of them whose likeliest class is the same.
-        kl, codec: means; worst_kl, worst_coding: of single answers.
-        excess: the largest difference of the two for one answer.
-        limit: how much more than codec alone the mean may lose; a single answer, `WORST` times that.
+        samples: number of targets compared.
+        coverage: numbers of compared and recorded targets, blocks and views.
+        top1: share of targets whose likeliest class is the same.
+        kl, coding: means.
+        worst_kl, worst_coding: maxima over single targets.
+        excess: largest difference of the two for one target.
+        limit: largest accepted excess of the mean over the encoding's error; for a single target, `WORST` times that.
     """
 
     samples: int
-    coverage: Coverage
+    coverage: Compared
     top1: float
     kl: float
     worst_kl: float
-    codec: float
+    coding: float
     worst_coding: float
     excess: float
     limit: float
 
     @property
     def agrees(self) -> bool:
-        """Whether the stored answers are the teacher's, as far as rounding goes."""
-        return self.kl - self.codec <= self.limit and self.excess <= WORST * self.limit
+        """Whether the cached targets match the teacher's outputs within the limit."""
+        return self.kl - self.coding <= self.limit and self.excess <= WORST * self.limit
 
     def lines(self) -> list[str]:
-        """The comparison in words."""
-        verdict = f"What was compared {'is' if self.agrees else 'is NOT'} what the teacher answers"
+        """Return the comparison as plain lines."""
+        verdict = f"The compared targets {'match' if self.agrees else 'do NOT match'} the teacher's outputs"
         seen = self.coverage
         return [
-            f"{self.samples:,} of {format_count(seen.recorded_answers, 'answer')} made again, from {seen.blocks:,} of "
-            f"{format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of "
+            f"{self.samples:,} of {format_count(seen.recorded_answers, 'target')} computed again, from "
+            f"{seen.blocks:,} of {format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of "
             f"{format_count(seen.recorded_views, 'view')}: "
-            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which codec {self.codec:.5f}; worst "
-            f"{self.worst_kl:.4f}, of codec alone {self.worst_coding:.4f}.",
+            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which encoding {self.coding:.5f}; worst "
+            f"{self.worst_kl:.4f}, of encoding alone {self.worst_coding:.4f}.",
             *seen.lines(),
-            f"{verdict} (limit: {self.limit:g} nats over codec in the mean, {WORST * self.limit:g} for one answer).",
+            f"{verdict} (limit: {self.limit:g} nats over encoding in the mean, {WORST * self.limit:g} for one target).",
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Every number, and the verdict."""
+        """Return all numbers and the verdict as JSON values."""
         return {**asdict(self), "agrees": self.agrees}
 
 
 @dataclass(frozen=True)
 class RerunOptions:
-    """Which answers to make again: of the entry or model `teacher`, on `data`; see `VerifyOptions`."""
+    """The options of a comparison: the entry or model `teacher`, on `data`; see `VerifyOptions`."""
 
     data: str
     teacher: str
@@ -124,7 +125,7 @@ class RerunOptions:
 
 @dataclass(frozen=True)
 class Rerun:
-    """Everything that answers are made again with."""
+    """Entry, views and live teacher of a comparison."""
 
     options: RerunOptions
     entry: Entry
@@ -137,8 +138,8 @@ def prepare_rerun(cache: Cache, options: RerunOptions, progress: Progress) -> Re
     """Open data and teacher.
 
     Raises:
-        UsageError: the cache holds no answers of such a teacher.
-        KdcacheError: data, weights or teacher are others than the cache's, by name.
+        UsageError: the cache holds no such teacher.
+        KdcacheError: data, weights or teacher differ from the cache's.
     """
     device = resolve_device(options.device)
     use_all_cores()
@@ -164,15 +165,15 @@ def rerun(
 ) -> tuple[Comparison | None, list[Finding]]:
     """Render random batches of the dump again, run the teacher on them, and compare.
 
-    The batches are whole, as the dump computed them, so that on the machine that made the cache nothing differs.
-    Returns also which blocks do not fit the data's labels; None where there is nothing else to compare.
+    The batches are those of the dump, so that nothing differs on the machine that dumped the cache. Returns the
+    comparison, which is None if nothing could be compared, and a finding for each block that does not fit the labels.
 
     Args:
-        without: teacher, view and block of answers that are known to be damaged.
+        without: teacher, view and number of blocks that are known to be damaged.
 
     Raises:
-        UsageError: the cache holds no answers, or no sound ones, of this teacher.
-        KdcacheError: images or answers cannot be read.
+        UsageError: the cache holds no targets of this teacher, or only damaged ones.
+        KdcacheError: images or targets cannot be read.
     """
     options, entry, opened, live = prepared.options, prepared.entry, prepared.opened, prepared.live
     recorded, sound = _blocks(entry, without)
@@ -192,25 +193,25 @@ def rerun(
         closing(SampleReader(opened.view_set.index)) as reader,
         closing(stream_views(opened.view_set, reader, renderer, spans)) as stream,
         closing(stream_targets(entry, _wanted(spans))) as stored,
-        progress.task(f"{entry.identity.name} again", total=rows, unit="answers") as task,
+        progress.task(f"{entry.identity.name} again", total=rows, unit="targets") as task,
     ):
         for span, views, targets in zip(spans, stream, stored, strict=True):
             again = live.teacher.compute_output(views.pixels, features=entry.codec.needs_features)
-            said = again.log_probs.cpu()
+            output = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:
-                found = targets.with_labels(labels).log_probs(said.shape[1])
+                found = targets.with_labels(labels).log_probs(output.shape[1])
             except CorruptError as error:
                 block = span.start // entry.layout.block_rows
                 misfits.setdefault((span.view, block), _misfit(entry, span.view, block, error))
                 continue
-            same = said.argmax(1) == found.argmax(1)
-            own = divergence(said, coded(entry.codec, said, labels, again.features))
-            # Of a lost sample nobody knows whether its image was there when the block was made.
+            same = output.argmax(1) == found.argmax(1)
+            own = divergence(output, coded(entry.codec, output, labels, again.features))
+            # It is unknown whether the image of a lost sample existed when the block was dumped.
             known = torch.from_numpy(~opened.view_set.holds_lost(views.rows.samples))
-            parts.append((same[known], divergence(said, found)[known], own[known]))
+            parts.append((same[known], divergence(output, found)[known], own[known]))
             compared.append(span)
-            task.advance(len(said))
+            task.advance(len(output))
     if not any(len(same) for same, _, _ in parts):
         return None, list(misfits.values())
     top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -220,7 +221,7 @@ def rerun(
         top1=float(top1.double().mean()),
         kl=float(kl.mean()),
         worst_kl=float(kl.max()),
-        codec=float(own.mean()),
+        coding=float(own.mean()),
         worst_coding=float(own.max()),
         excess=float((kl - own).max()),
         limit=options.max_kl,
@@ -230,7 +231,7 @@ def rerun(
 
 def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding:
     name = entry.identity.name
-    problem = f"Answers of {name} to view {view}, block {block} do not fit the data's labels: {error}"
+    problem = f"Targets of {name} in view {view}, block {block} do not fit the data's labels: {error}"
     return Finding(problem, name, view, block)
 
 
@@ -247,53 +248,53 @@ def _entry(cache: Cache, teacher: str) -> Entry:
     if len(alike) != 1:
         raise UsageError(
             f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}. Name one of these with "
-            "--teacher, and what answered with --weights: a checkpoint, a run, or RUN@epoch=N; nothing for weights "
-            "that timm has."
+            "--teacher, and its weights with --weights: a checkpoint, a run, or RUN@epoch=N; without --weights, timm's "
+            "pretrained weights are used."
         )
     return cache.entry(alike[0].name)
 
 
 def _model(options: RerunOptions, entry: Entry) -> tuple[str, bool]:
-    """The model to run, and whether with timm's pretrained weights: an entry's name need not be a model's."""
+    """Return the model to run, and whether timm's weights are used; an entry's name may differ from its model's."""
     try:
         source = model_source(options.teacher)
     except ModelError:
         if options.weights is None and options.teacher != entry.identity.name:
-            raise  # a run that is gone
+            raise  # such as a run that does not exist any more
         return entry.identity.architecture, options.weights is None
     return options.teacher, source.weights is None and options.weights is None
 
 
 def _require_as_many_classes(model: str, entry: Entry) -> None:
-    """Raise IdentityError where timm's pretrained weights cannot be those of an entry, before they are fetched."""
+    """Raise IdentityError if timm's pretrained weights cannot be those of an entry, before they are downloaded."""
     classes, identity = pretrained_classes(model), entry.identity
     if classes is None or classes == identity.num_classes:
         return
     raise IdentityError(
-        f"{identity.name} answered with {identity.num_classes:,} classes, and timm's pretrained weights of {model} "
+        f"{identity.name} has {identity.num_classes:,} classes in the cache, and timm's pretrained weights of {model} "
         f"have {classes:,}: it was dumped from other weights. Give the same again: --teacher RUN, or --weights FILE.",
         field="num_classes",
     )
 
 
 def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """View and block of all that is recorded, and of what of that is sound, in the order of the cache.
+    """Return view and block of all recorded blocks, and of the undamaged ones, in the order of the cache.
 
-    Raises UsageError where nothing is recorded, or nothing sound.
+    Raises UsageError if nothing is recorded, or everything is damaged.
     """
     name = entry.identity.name
     recorded = [(view, block) for view in entry.views() for block in sorted(entry.surely_listed(view))]
     sound = [(view, block) for view, block in recorded if (name, view, block) not in without]
     if recorded and not sound:
-        raise UsageError(f"No block of {name} is sound: run the same dump-logits again after --repair.")
+        raise UsageError(f"All blocks of {name} are damaged: run the same dump-logits again after --repair.")
     if not sound:
-        raise UsageError(f"The cache holds no answers of {name} yet: run the same dump-logits again.")
+        raise UsageError(f"The cache holds no targets of {name} yet: run the same dump-logits again.")
     return recorded, sound
 
 
-def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[RowRange]) -> Coverage:
+def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[RowRange]) -> Compared:
     ranges = [entry.layout.block_range(block) for _, block in recorded]
-    return Coverage(
+    return Compared(
         answers=sum(span.stop - span.start for span in compared),
         blocks=len({(span.view, span.start // entry.layout.block_rows) for span in compared}),
         views=len({span.view for span in compared}),

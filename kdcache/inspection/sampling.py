@@ -1,4 +1,4 @@
-"""Which stored answers are looked at, when not all of them are."""
+"""The choice of targets that are read if not all of them are."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from kdcache.cache.layout import Layout
 from kdcache.loader.teacher_views import block_batches
 from kdcache.views.viewset import RowRange
 
-#: Chunks that answers are taken from, however few answers: one chunk says little of hundreds of views.
+#: Least number of chunks that targets are taken from: one chunk does not represent hundreds of views.
 LEAST_CHUNKS = 32
 
 
@@ -24,15 +24,15 @@ class Sample:
 
     @property
     def rows(self) -> slice:
-        """As a slice."""
+        """The rows as a slice."""
         return slice(self.start, self.stop)
 
 
 def spread(layout: Layout, recorded: Mapping[int, Set[int]], samples: int) -> list[Sample]:
-    """About so many of the rows of recorded blocks, by view; the same ones for the same blocks.
+    """Return about `samples` rows of the recorded blocks, by view; the same ones for the same blocks.
 
-    What is recorded is divided into stretches of equal length, and from a random chunk of each are taken as many rows
-    as from every other, in whole pairs: so that neither a view nor a place in the views is preferred.
+    The recorded chunks are divided into sections of equal length. One random chunk of each gives the same number of
+    rows, in whole pairs, so that neither a view nor a position in the views is preferred.
     """
     blocks = [(view, block) for view in sorted(recorded) for block in sorted(recorded[view])]
     chunks = [(view, chunk) for view, block in blocks for chunk in layout.chunks_of(block)]
@@ -54,14 +54,14 @@ def spread(layout: Layout, recorded: Mapping[int, Set[int]], samples: int) -> li
 def spread_batches(
     layout: Layout, batch_size: int, blocks: Sequence[tuple[int, int]], samples: int, seed: int
 ) -> list[RowRange]:
-    """Batches, as a dump computes them, that hold at least `samples` rows, or all there are; in the order of `blocks`.
+    """Return batches of a dump with at least `samples` rows, or all there are, in the order of `blocks`.
 
-    The batches of all blocks are divided into stretches of equal length, from each of which one is drawn: so that
-    neither a view nor a place in the views is preferred, and few batches lie far apart.
+    The batches of all blocks are divided into sections of equal length, and one is drawn from each, so that neither a
+    view nor a position in the views is preferred, and few batches lie far apart.
 
     Args:
         blocks: view and number of each block that batches are taken from, at least one, in ascending order.
-        seed: chooses the batches; the same ones for the same blocks.
+        seed: seed of the choice; the same batches for the same blocks.
     """
     batches = {
         block: block_batches(0, block, samples=layout.samples, block_rows=layout.block_rows, batch_size=batch_size)
@@ -72,11 +72,13 @@ def spread_batches(
     rng = np.random.default_rng(seed)
     chosen: list[RowRange] = []
     while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
-        wanted = min(total, wanted - (-missing // batch_size))  # again where some had fewer rows: the last of blocks
+        wanted = min(
+            total, wanted - (-missing // batch_size)
+        )  # repeated if some batches had fewer rows, such as the last of a block
         bounds = np.arange(wanted + 1) * total // wanted
         chosen = []
         for place in bounds[:-1] + (rng.random(wanted) * np.diff(bounds)).astype(np.int64):
             number = int(np.searchsorted(ends, place, side="right"))
             view, block = blocks[number]
-            chosen.append(batches[block][place - ends[number]]._replace(view=view))  # counted from the block's last
+            chosen.append(batches[block][place - ends[number]]._replace(view=view))  # counted from the end of the block
     return chosen

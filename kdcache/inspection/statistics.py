@@ -1,4 +1,4 @@
-"""What a teacher's stored answers look like, row by row."""
+"""Statistics of a teacher's targets, row by row."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,21 +13,21 @@ from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 
-#: Probabilities that are rebuilt together.
+#: Number of probabilities that are decoded together.
 TOGETHER = 2**23
 
 
 @dataclass(frozen=True)
-class Looks:
-    """What can be said of each answer without its label.
+class TargetStatistics:
+    """Statistics of each target, computed without its label.
 
     Attributes:
-        first, second: the likeliest class and the next (-1 where only one is kept).
+        first, second: the likeliest class and the next (-1 if only one is kept).
         top: probability of the first.
         kept: number of classes with a probability of their own.
-        covered: the mass of these.
-        entropy: of the answer as it is rebuilt, in nats.
-        hidden: the most that the KL divergence from the teacher's answer can be for what the tail hides, in nats.
+        covered: mass of these classes.
+        entropy: entropy of the decoded target, in nats.
+        hidden: upper bound of the KL divergence from the teacher's output that the tail can cause, in nats.
     """
 
     first: Int64[Tensor, "b"]
@@ -39,59 +39,59 @@ class Looks:
     hidden: Float[Tensor, "b"]
 
     @classmethod
-    def room(cls, rows: int) -> "Looks":
-        """Room for so many, to be filled with `put`.
+    def room(cls, rows: int) -> "TargetStatistics":
+        """Allocate statistics of `rows` targets, to be filled with `put`.
 
-        One tensor for all: many small ones that stay, made between large ones that go, would leave holes in memory.
+        One tensor holds all: many small tensors, allocated between large temporary ones, would fragment the memory.
         """
         whole, real = torch.int64, torch.float64
         types = {"first": whole, "second": whole, "kept": whole}
         return cls(**{field.name: torch.zeros(rows, dtype=types.get(field.name, real)) for field in fields(cls)})
 
-    def put(self, at: int, part: "Looks") -> int:
-        """Copy some in from row `at` on; returns the row after them."""
+    def put(self, at: int, part: "TargetStatistics") -> int:
+        """Copy statistics in from row `at` on; return the row after them."""
         end = at + len(part.first)
         for field in fields(self):
             getattr(self, field.name)[at:end] = getattr(part, field.name)
         return end
 
-    def until(self, row: int) -> "Looks":
-        """Those before a row."""
-        return Looks(**{field.name: getattr(self, field.name)[:row] for field in fields(self)})
+    def until(self, row: int) -> "TargetStatistics":
+        """Return the statistics before a row."""
+        return TargetStatistics(**{field.name: getattr(self, field.name)[:row] for field in fields(self)})
 
     @classmethod
-    def concat(cls, parts: Sequence["Looks"]) -> "Looks":
-        """Several, one after the other."""
+    def concat(cls, parts: Sequence["TargetStatistics"]) -> "TargetStatistics":
+        """Concatenate several parts."""
         return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
 
 @singledispatch
-def look_at(targets: Targets) -> Looks:
-    """What each answer looks like; labels are not needed."""
-    raise TypeError(f"It is not said how answers kept as {type(targets).__name__} are looked at.")
+def compute_statistics(targets: Targets) -> TargetStatistics:
+    """Return statistics of each target; labels are not needed."""
+    raise TypeError(f"There are no statistics of targets of the type {type(targets).__name__}.")
 
 
-@look_at.register
-def _(targets: FullTargets) -> Looks:
+@compute_statistics.register
+def _(targets: FullTargets) -> TargetStatistics:
     return _in_parts(targets, targets.stored.shape[1])
 
 
-@look_at.register
-def _(targets: EmbeddingTargets) -> Looks:
+@compute_statistics.register
+def _(targets: EmbeddingTargets) -> TargetStatistics:
     return _in_parts(targets, len(targets.head.table))
 
 
-def _in_parts(targets: FullTargets | EmbeddingTargets, classes: int) -> Looks:
+def _in_parts(targets: FullTargets | EmbeddingTargets, classes: int) -> TargetStatistics:
     rows = max(1, TOGETHER // classes)
     parts = (targets[start : start + rows].log_probs(classes) for start in range(0, len(targets), rows))
-    return Looks.concat([_of_every_class(log_prob) for log_prob in parts])
+    return TargetStatistics.concat([_of_every_class(log_prob) for log_prob in parts])
 
 
-def _of_every_class(log_prob: Float[Tensor, "b c"]) -> Looks:
+def _of_every_class(log_prob: Float[Tensor, "b c"]) -> TargetStatistics:
     prob = log_prob.double().exp()
     values, classes = prob.topk(min(2, prob.shape[1]), dim=1)
     count = torch.full((len(prob),), prob.shape[1])
-    return Looks(
+    return TargetStatistics(
         first=classes[:, 0],
         second=classes[:, -1] if classes.shape[1] == 2 else torch.full_like(count, -1),
         top=values[:, 0],
@@ -102,8 +102,8 @@ def _of_every_class(log_prob: Float[Tensor, "b c"]) -> Looks:
     )
 
 
-@look_at.register
-def _(targets: TopKTargets) -> Looks:
+@compute_statistics.register
+def _(targets: TopKTargets) -> TargetStatistics:
     rows, counts, size = targets.rows(), targets.offset.diff(), len(targets)
     prob, tail = targets.prob.double(), targets.tail.double()
     exceptions = targets.label_prob.double().nan_to_num(0.0)
@@ -117,11 +117,11 @@ def _(targets: TopKTargets) -> Looks:
     second = _at(ranked, start + 1, counts > 1)
     sums = torch.zeros(size, dtype=torch.float64)
     others = (targets.num_classes - known).clamp(min=1).double()
-    # No hidden class is likelier than the least likely one that is kept; all of them equal is what is rebuilt.
+    # No class of the tail is likelier than the least likely kept one; decoding gives all of them the same probability.
     least = torch.ones(size, dtype=torch.float64).scatter_reduce(0, rows, prob, "amin")
     most = torch.minimum(least, tail)
     hidden = tail * (most * others / tail.clamp(min=1e-30)).clamp(min=1).log()
-    return Looks(
+    return TargetStatistics(
         first=first,
         second=second,
         top=torch.zeros(size, dtype=torch.float64).scatter_reduce(0, rows, prob, "amax"),
@@ -138,8 +138,8 @@ def _surprise(prob: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return torch.special.entr(prob)
 
 
-def _at(values: Int64[Tensor, "n"], places: Int64[Tensor, "b"], there: Tensor) -> Int64[Tensor, "b"]:
-    """Values at places, -1 where there is none."""
+def _at(values: Int64[Tensor, "n"], places: Int64[Tensor, "b"], exists: Tensor) -> Int64[Tensor, "b"]:
+    """Return the values at places, -1 where `exists` is False."""
     found = torch.full_like(places, -1)
-    found[there] = values[places[there]]
+    found[exists] = values[places[exists]]
     return found

@@ -1,4 +1,4 @@
-"""`kdcache verify`: is a cache whole, and does it say what its teacher says?"""
+"""`kdcache verify`: checks that a cache is undamaged, and that its targets match its teacher."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -32,12 +32,13 @@ from kdcache.views.policy import Policy
 
 @dataclass(frozen=True)
 class VerifyOptions:
-    """What `verify` was asked for.
+    """The options of `verify`.
 
     Attributes:
-        rerun: answers to make again, where data and a teacher were given.
-        repair: write again what follows from the identities, and drop what is damaged, so that the next dump makes it
-            anew.
+        cache: path or URL of the cache.
+        rerun: options of the comparison with the teacher; None without one.
+        repair: write files again that follow from the identities, and drop damaged blocks, so that the next dump
+            computes them again.
     """
 
     cache: str
@@ -46,14 +47,14 @@ class VerifyOptions:
 
 
 def verify(options: VerifyOptions, progress: Progress = logged) -> VerifyReport:
-    """Read everything that a cache holds and compare it with what was written.
+    """Read a whole cache and compare all bytes with the checksums of what was written.
 
-    Blocks that are not recorded do not exist and are not missed. What is wrong, and what cannot be read, is a finding
-    of the report. Where something was found, so is what keeps the teacher from being asked again.
+    Blocks that are not recorded are no findings. Damage and unreadable files are findings of the report, and if there
+    are any, so is an error that prevents the comparison with the teacher.
 
     Raises:
         CacheError: there is no cache.
-        KdcacheError: as `prepare_rerun` and `rerun` do, of a cache in which nothing was found.
+        KdcacheError: as `prepare_rerun` and `rerun` do, for a cache without findings.
         FolderHeldError: another process repairs it, or copies to it.
     """
     with hold_cache(options.cache, progress.say) if options.repair else nullcontext():
@@ -65,11 +66,11 @@ def _verify(options: VerifyOptions, progress: Progress) -> VerifyReport:
     cache = found.open(open_files(options.cache, read_only=True))
     prepared = comparison = None
     if cache is not None:
-        found.look_at_what_is_common(cache)
+        found.check_common_files(cache)
         if options.rerun is not None:
             with found.noting_failure():
                 prepared = prepare_rerun(cache, options.rerun, progress)
-        found.look_at_blocks(cache, progress)
+        found.check_blocks(cache, progress)
     if prepared is not None:
         with found.noting_failure():
             comparison, misfits = rerun(prepared, found.bad, progress)
@@ -79,9 +80,9 @@ def _verify(options: VerifyOptions, progress: Progress) -> VerifyReport:
 
 @dataclass
 class _Examination:
-    """What was looked at so far, and what was found.
+    """The state of a verification: counts and findings so far.
 
-    bad: teacher, view and block of what is not as it was written or cannot be read.
+    bad: teacher, view and block of what is damaged or cannot be read.
     """
 
     repairs: Repairs
@@ -93,16 +94,16 @@ class _Examination:
     failure: str | None = None
 
     def note(self, findings: Iterable[Finding]) -> None:
-        """Keep what was found, and put right what can be."""
+        """Record findings, and repair those that can be repaired."""
         for finding in findings:
             self.findings.append(finding)
             if finding.repair is not None:
                 self.repairs.make(finding.repair)
 
     def open(self, files: Files) -> Cache | None:
-        """The cache, or None where what it is cannot be told.
+        """Return the cache, or None if its identity is damaged.
 
-        Raises CacheError where there is none, UnreadableError where its place cannot be reached.
+        Raises CacheError if there is no cache, UnreadableError if its location cannot be reached.
         """
         if not files.confirm(META, lambda: files.size(META) is not None or bool(files.names("teachers")), bool):
             raise CacheError(f"There is no cache at {files.locate('')}: check the path.")
@@ -114,8 +115,8 @@ class _Examination:
             self.note([Finding.of(error)])
             return None
 
-    def look_at_what_is_common(self, cache: Cache) -> None:
-        """Everything but the blocks."""
+    def check_common_files(self, cache: Cache) -> None:
+        """Check everything but the blocks."""
         self.note(check_cache(cache))
         with self._noting():
             for name in entry_names(cache):
@@ -128,8 +129,8 @@ class _Examination:
             with self._noting(entry.identity.name):
                 self.note(check_entry(cache, entry))
 
-    def look_at_blocks(self, cache: Cache, progress: Progress) -> None:
-        """Every block that has a record, whole."""
+    def check_blocks(self, cache: Cache, progress: Progress) -> None:
+        """Check all bytes of every recorded block."""
         todo = []
         for entry in self.entries:
             with self._noting(entry.identity.name):
@@ -138,11 +139,11 @@ class _Examination:
                 todo += [(entry, view, block) for view, block in listed]
         unreadable = 0
         rows = sum(_rows(entry, block) for entry, _, block in todo)
-        with progress.task(f"Reading {cache.location}", total=rows, unit="answers") as task:
+        with progress.task(f"Reading {cache.location}", total=rows, unit="targets") as task:
             for entry, view, block in todo:
                 finding = check_block(entry, view, block)
                 if finding is not None and finding.repair is not None and self.repairs.files is not None:
-                    finding = check_block(entry, view, block)  # once more, before it is dropped
+                    finding = check_block(entry, view, block)  # read again before it is dropped
                 unreadable = unreadable + 1 if finding is not None and finding.repair is None else 0
                 if finding is not None:
                     self.note([finding])
@@ -155,7 +156,7 @@ class _Examination:
 
     @contextmanager
     def noting_failure(self) -> Iterator[None]:
-        """Keep what goes wrong with asking the teacher, where raising it would lose what was found."""
+        """Record an error of the comparison if raising it would lose other findings."""
         try:
             yield
         except KdcacheError as error:
@@ -167,7 +168,7 @@ class _Examination:
             self.failure = str(error)
 
     def report(self, cache: str, comparison: Comparison | None, format_warning: str | None) -> VerifyReport:
-        """What it all came to."""
+        """Return the report."""
         repairs = self.repairs if self.repairs.files is not None else None
         if repairs is not None and repairs.files is not None and self.findings:
             with suppress(CacheError):
@@ -186,7 +187,7 @@ class _Examination:
         )
 
     def _lacking(self) -> Iterator[MissingViews]:
-        """What is not there by now, with what was dropped."""
+        """Yield the missing blocks of each entry, including dropped ones."""
         for entry in self.entries:
             with suppress(CacheError):  # records that cannot be listed are among the findings
                 found = missing_views(entry, Policy.from_json(entry.view_set.policy).repeats)
@@ -194,7 +195,7 @@ class _Examination:
                     yield found
 
     def _identified(self, files: Files, key: str, teacher: str | None = None) -> bool:
-        """Whether an identity can be read, if need be after it was put right."""
+        """Whether an identity can be read, after a repair if necessary."""
         finding = check_identity(files, key, teacher, search=self.repairs.files is not None)
         if finding is None:
             return True
@@ -203,7 +204,7 @@ class _Examination:
 
     @contextmanager
     def _noting(self, teacher: str | None = None) -> Iterator[None]:
-        """Keep what cannot be read, and go on."""
+        """Record an error of reading, and continue."""
         try:
             yield
         except CacheError as error:
@@ -212,7 +213,7 @@ class _Examination:
 
 def _gone(cache: Cache, left: int) -> str:
     return (
-        f"{MAX_UNREADABLE} blocks in a row cannot be read, so that the other {left:,} were not looked at. Check the "
+        f"{MAX_UNREADABLE} blocks in a row cannot be read, so that the other {left:,} were not read. Check the "
         f"disk or the network behind {cache.location}, then verify again."
     )
 

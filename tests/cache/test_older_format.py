@@ -77,7 +77,7 @@ def test_it_grows_in_its_own_format(old: Path) -> None:
 def test_a_copy_has_the_format_of_today_and_the_same_answers(old: Path, tmp_path: Path) -> None:
     heard = Heard()
     copy_cache(CopyOptions(str(old), str(tmp_path / "new")), heard)
-    assert heard.warned == [f"{Cache.open(old).format_warning} What was exchanged before goes with it unseen."]
+    assert heard.warned == [f"{Cache.open(old).format_warning} Blocks exchanged before are copied undetected."]
     report = look(tmp_path / "new")
     assert report.whole
     assert report.format_warning is None

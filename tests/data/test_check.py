@@ -125,7 +125,7 @@ def test_without_dali_the_check_says_once_that_only_pillow_is_asked(
     with pytest.raises(BadSamplesError, match="1 of 24"):
         job.check(str(refused_by_one), progress=listener)
     (warning,) = listener.warnings
-    assert warning.startswith("Only Pillow is asked, so images that DALI alone refuses are not found: DALI cannot run")
+    assert warning.startswith("Only Pillow is tried, so images that only DALI refuses are not found: DALI cannot run")
     assert "--renderer pillow asks it alone" in warning
 
 

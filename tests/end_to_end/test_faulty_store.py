@@ -156,5 +156,5 @@ def test_what_cannot_be_read_is_not_called_damaged(job, s3, s3_server, tmp_path)
             assert (code, "NOT copied" in output, "can be read" in output) == (1, True, True), output
             ObjectFiles(url).put("teachers/test_resnet/records/0/1.json", b"?")
             code, output = command("verify", url)
-            assert (code, "could not be read, and may be sound" in output) == (3, True), output
+            assert (code, "could not be read, and may be undamaged" in output) == (3, True), output
     assert command("verify", url)[0] == 3

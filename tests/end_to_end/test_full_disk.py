@@ -20,7 +20,7 @@ from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import build_index, find_index, open_index
 from kdcache.data.part import write_part
 from kdcache.errors import KdcacheError, RunError
-from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, write_sheet
+from kdcache.inspection.contact_sheet import CaptionedImage, Cell, Sheet, write_sheet
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.io.atomic import PARTIAL_NAME
 from kdcache.models.students import create_student
@@ -136,7 +136,7 @@ def image_tree(folder: Path) -> Path:
 
 
 def sheet(folder: Path, side: int) -> None:
-    image = Picture(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8), ("a view",))
+    image = CaptionedImage(np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8), ("a view",))
     write_sheet(Sheet(("title",), ("view",), ((Cell((image,)),),)), folder / "sheet.png")
 
 

@@ -74,10 +74,10 @@ def test_the_report_counts_what_was_asked_for_and_says_so(source: Path, tmp_path
     copy(source, target, "0", Heard(), "teacher")
     (line,) = copy(source, target, "1", Heard(), "teacher").lines()
     assert line.startswith(f"{target} holds 3 of 3 blocks of teacher asked for and found in {source}: 3 copied now")
-    assert line.endswith(", 0 there already.")
+    assert line.endswith(", 0 copied before.")
     (line,) = copy(source, target, None, Heard(), "teacher").lines()
     assert "6 of 6 blocks" in line
-    assert "0 copied now and checked (0 bytes), 6 there already." in line
+    assert "0 copied now and checked (0 bytes), 6 copied before." in line
 
 
 def test_help_knows_every_way_to_name_views() -> None:

@@ -12,7 +12,7 @@ import torch
 from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.inspection.inspect import InspectOptions, inspect
-from kdcache.inspection.statistics import look_at
+from kdcache.inspection.statistics import compute_statistics
 from kdcache.loader.opening import stored_views
 from kdcache.runtime.formatting import format_ranges
 from kdcache.targets.base import Targets
@@ -67,7 +67,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     assert str(tmp_path / "teachers/teacher/records/0/1.json") in text
     assert "view 1, block 2" in text
     assert "  damaged    view 0: block 1\n  damaged    view 1: block 2" in text
-    assert "15 of 18 looked at, from 2 views of 2" in text
+    assert "15 of 18 targets, from 2 views of 2" in text
 
 
 def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Path) -> None:
@@ -122,16 +122,16 @@ def stored(codec: TopKCodec | FullCodec, rows: int) -> tuple[Targets, torch.Tens
 @pytest.mark.parametrize("codec", [TOPK, FULL, TopKCodec(12, k=1, min_prob=0.0), TopKCodec(12, k=12, min_prob=0.0)])
 def test_looks_are_those_of_the_rebuilt_answers(codec: TopKCodec | FullCodec) -> None:
     targets, rebuilt = stored(codec, 200)
-    looks = look_at(targets)
+    statistics = compute_statistics(targets)
     prob = rebuilt.exp()
-    assert torch.allclose(looks.entropy, -(prob * rebuilt).sum(1), atol=1e-4)
-    assert torch.allclose(looks.top, prob.gather(1, looks.first[:, None])[:, 0], atol=1e-5)
-    two = looks.second >= 0
-    assert bool((looks.second != looks.first).all())
+    assert torch.allclose(statistics.entropy, -(prob * rebuilt).sum(1), atol=1e-4)
+    assert torch.allclose(statistics.top, prob.gather(1, statistics.first[:, None])[:, 0], atol=1e-5)
+    two = statistics.second >= 0
+    assert bool((statistics.second != statistics.first).all())
     if codec is not TOPK:
         assert bool(two.all()) == (codec.parameters().get("k") != 1)
-    assert bool((prob.gather(1, looks.second.clamp(min=0)[:, None])[:, 0] <= looks.top + 1e-6)[two].all())
-    assert float(looks.covered.max()) <= 1 + 1e-6
+    assert bool((prob.gather(1, statistics.second.clamp(min=0)[:, None])[:, 0] <= statistics.top + 1e-6)[two].all())
+    assert float(statistics.covered.max()) <= 1 + 1e-6
 
 
 def test_what_the_tail_hides_is_bounded() -> None:
@@ -140,10 +140,10 @@ def test_what_the_tail_hides_is_bounded() -> None:
     said = answers(500, 12, seed=3, sharpness=1.0)
     nobody = torch.full((500, 2), -1)
     kept_targets = codec.select(said, nobody)
-    looks = look_at(kept_targets)
+    statistics = compute_statistics(kept_targets)
     divergence = (said.double().exp() * (said.double() - kept_targets.log_probs(12).double())).sum(1)
-    assert bool((divergence <= looks.hidden + 1e-6).all())
-    assert float(divergence.mean()) > 0.05 * float(looks.hidden.mean()), "a bound that says nothing"
+    assert bool((divergence <= statistics.hidden + 1e-6).all())
+    assert float(divergence.mean()) > 0.05 * float(statistics.hidden.mean()), "a bound that says nothing"
 
 
 def test_labels_tell_top1_and_confusions(job) -> None:
@@ -167,7 +167,7 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     assert worst.share == pytest.approx(wrong.max() / (10 * SAMPLES))
     assert worst.within == pytest.approx(wrong.max() / (labelled[worst.classes[0]]))
     one, other = worst.names
-    told = f"{one} taken for {other}: {worst.share:.2%} of the answers, {worst.within:.2%} of those labelled {one}"
+    told = f"{one} taken for {other}: {worst.share:.2%} of the targets, {worst.within:.2%} of those labelled {one}"
     assert f"  confused   {told}" in report.lines()
     assert worst.names == tuple(index.class_names[number] for number in worst.classes)
     assert f"top-1 is the label for {found.top1:.2%}" in "\n".join(report.lines())
@@ -197,7 +197,7 @@ def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
     assert (worst.classes, worst.names, worst.within) == (pair, None, None)
     assert worst.share == pytest.approx(count / (10 * SAMPLES))
     (line,) = (line for line in report.lines() if line.startswith("  close "))
-    assert f"most often likeliest and next: {pair[0]} and {pair[1]} ({worst.share:.2%}), " in line
+    assert f"most often likeliest and second: {pair[0]} and {pair[1]} ({worst.share:.2%}), " in line
 
 
 def test_neighbours_are_joined() -> None:

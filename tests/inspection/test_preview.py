@@ -17,7 +17,7 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.dumping.dump import dump
 from kdcache.errors import DataError, IdentityError, KdcacheError, UsageError
-from kdcache.inspection.contact_sheet import Cell, Picture, Sheet, write_sheet
+from kdcache.inspection.contact_sheet import CaptionedImage, Cell, Sheet, write_sheet
 from kdcache.inspection.preview import PreviewOptions, preview
 from kdcache.loader.opening import new_views, stored_views
 from kdcache.render.opening import open_renderer
@@ -109,7 +109,7 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path) -> None
     sheet = Sheet(
         ("<b>title</b>", "a & b"),
         ("<i>",),
-        ((Cell((Picture(np.zeros((8, 8, 3), np.uint8), ('<script>"x"',), ("50% <u>",)),)),),),
+        ((Cell((CaptionedImage(np.zeros((8, 8, 3), np.uint8), ('<script>"x"',), ("50% <u>",)),)),),),
     )
     write_sheet(sheet, tmp_path / "deep" / "a.html")
     page = Page(tmp_path / "deep" / "a.html")
@@ -123,7 +123,7 @@ def test_a_png_shows_every_picture_and_has_room_for_the_words(tmp_path: Path) ->
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (size, size, 3)).astype(np.uint8) for size in (100, 130, 40)]
     words = ("a line of words that is far too long to stand in one line under so small a picture",)
-    cells = tuple(Cell((Picture(pixels, words),)) for pixels in pictures)
+    cells = tuple(Cell((CaptionedImage(pixels, words),)) for pixels in pictures)
     write_sheet(Sheet(("title",), ("a", "b", "c"), (cells, cells)), tmp_path / "a.png")
     image = np.asarray(Image.open(tmp_path / "a.png"))
     for pixels in pictures[:2]:
@@ -138,7 +138,7 @@ def test_a_word_wider_than_its_picture_goes_on_in_a_further_line(tmp_path: Path)
     black = np.zeros((100, 100, 3), np.uint8)
     heights = []
     for words in (("WWW",), ("W" * 60, "a " + "W" * 60)):
-        write_sheet(Sheet(("title",), ("a",), ((Cell((Picture(black, words),)),),)), tmp_path / "a.png")
+        write_sheet(Sheet(("title",), ("a",), ((Cell((CaptionedImage(black, words),)),),)), tmp_path / "a.png")
         image = np.asarray(Image.open(tmp_path / "a.png"))
         assert (image[:, -12:] == 255).all()
         heights.append(len(image))
@@ -147,7 +147,7 @@ def test_a_word_wider_than_its_picture_goes_on_in_a_further_line(tmp_path: Path)
 
 def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewOptions) -> None:
     text = preview(request_).read_text("utf-8")
-    assert "<p>crops are in pixels of the image; what is moved, swapped or erased is in pixels of the view</p>" in text
+    assert "<p>crops are in pixels of the image; other distances are in pixels of the view</p>" in text
     text = preview(replace(request_, size=48)).read_text("utf-8")
     assert f"is in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
 
@@ -169,7 +169,7 @@ def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewOpti
     for probabilities, words in zip(answers, shown, strict=False):
         best = np.argsort(-probabilities)[:3]
         assert words[-3:] == [f"{probabilities[number]:.0%} class {number}" for number in best]
-    assert shown[10][-1] == "no answer yet"
+    assert shown[10][-1] == "no targets yet"
 
 
 @pytest.mark.parametrize(("label_space", "names"), [("teacher", "Sort"), ("none", "class")])

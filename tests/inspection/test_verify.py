@@ -52,15 +52,15 @@ def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
     assert found.excess == pytest.approx(0, abs=1e-12)
     assert found.codec > 0, "two of four classes are kept: codec loses something"
     assert found.top1 > 0.9, "but for near ties"
-    assert found.lines()[-1].startswith("What was compared is what the teacher answers (")
-    assert report.lines()[-1] == f"{topk} is whole: 10 blocks with {2 * SAMPLES} answers of {MODEL}."
+    assert found.lines()[-1].startswith("The compared targets match the teacher's outputs (")
+    assert report.lines()[-1] == f"{topk} is whole: 10 blocks with {2 * SAMPLES} targets of {MODEL}."
 
 
 def test_it_is_said_how_much_was_compared_and_how_much_was_not(job, topk):
     report = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job, samples=32)))
     first, second, _ = report.comparison.lines()
-    assert first.startswith(f"32 of {2 * SAMPLES} answers made again, from 2 of 10 blocks and 2 of 2 views: ")
-    assert second.startswith(f"The other {2 * SAMPLES - 32} answers, among them all of 8 blocks, were not compared ")
+    assert first.startswith(f"32 of {2 * SAMPLES} targets computed again, from 2 of 10 blocks and 2 of 2 views: ")
+    assert second.startswith(f"The other {2 * SAMPLES - 32} targets, among them all of 8 blocks, were not compared ")
     assert report.to_json()["comparison"]["coverage"]["recorded_blocks"] == 10
 
 
@@ -97,8 +97,8 @@ def test_answers_that_belong_to_other_rows_are_told(job, tmp_path):
     report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job, samples=10**6, max_kl=1e-5)))
     assert not report.comparison.agrees
     assert not report.whole
-    assert "What was compared is NOT what the teacher answers (" in report.lines()[-2]
-    assert report.lines()[-1].startswith(f"{path} does NOT hold its teacher's answers")
+    assert "The compared targets do NOT match the teacher's outputs (" in report.lines()[-2]
+    assert report.lines()[-1].startswith(f"{path} does NOT hold its teacher's targets")
 
 
 def test_blocks_in_each_others_places_are_found_without_asking_the_teacher_for_them(job, topk, tmp_path):
@@ -117,7 +117,7 @@ def test_blocks_in_each_others_places_are_found_without_asking_the_teacher_for_t
     assert ended.returncode == 3, ended.stderr
     assert "is that of view 1, block 3:" in lines[0]
     assert "is that of view 0, block 3:" in lines[1]
-    assert any(line.startswith("What was compared is what the teacher answers") for line in lines[:-1])
+    assert any(line.startswith("The compared targets match the teacher's outputs") for line in lines[:-1])
     assert lines[-1].startswith(f"{path} is NOT whole: 2 problems in ")
     for job_of_others in (
         lambda: dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=2)),
@@ -169,7 +169,7 @@ def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_p
     report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job)))
     assert report.findings
     assert report.comparison is None
-    assert report.lines()[-2].startswith("The answers were not compared with the teacher's: ")
+    assert report.lines()[-2].startswith("The targets were not compared with the teacher's outputs: ")
     assert " is NOT whole: " in report.lines()[-1]
     ended = kdcache("verify", path, "--data", job.data, "--teacher", MODEL, "--weights", job.weights,
                     "--renderer", "pillow", "--device", "cpu")  # fmt: skip

@@ -114,7 +114,7 @@ def test_of_an_identity_that_is_lost_it_is_said_what_can_be_done(cache: Path, ke
     (problem,) = [found.problem for found in report.findings]
     assert str(cache / key) in problem
     assert "`kdcache cache copy` made of any part" in problem
-    assert "Not for --repair to put right: 1 problem; what to do stands with each." in report.lines()
+    assert "Cannot be repaired with --repair: 1 problem; each names its remedy." in report.lines()
 
 
 def test_a_copy_of_a_part_has_the_identities(cache: Path, tmp_path: Path) -> None:

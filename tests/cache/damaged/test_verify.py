@@ -27,7 +27,7 @@ def test_a_whole_cache_is_whole(cache: Path) -> None:
     assert (report.teachers, report.blocks, report.answers) == (("other", "teacher"), 13, 4 * 11 + 4)
     assert report.lines() == [
         "other lacks blocks 0, 2 of view 2: until the same dump-logits has made them, trainings take views 0-1 only.",
-        f"{cache} is whole: 13 blocks with 48 answers of other, teacher.",
+        f"{cache} is whole: 13 blocks with 48 targets of other, teacher.",
     ]
     assert report.to_json()["whole"] is True
     assert report.to_json()["lacking"] == {"other": {"blocks": {2: (0, 2)}, "usable_views": 2}}
@@ -155,7 +155,7 @@ def test_a_place_that_is_gone_is_not_asked_for_every_block(cache: Path, monkeypa
     unreadable(monkeypatch, "level", "log_prob")
     report = look(cache)
     assert report.blocks == 3
-    assert "3 blocks in a row cannot be read, so that the other 10 were not looked at" in report.findings[-1].problem
+    assert "3 blocks in a row cannot be read, so that the other 10 were not read" in report.findings[-1].problem
 
 
 @pytest.mark.parametrize("key", ["zarr.json", "windows", "teachers", "records", "order"])
