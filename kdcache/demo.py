@@ -1,7 +1,7 @@
-"""`kdcache demo`: the main job on real images, small enough for two CPU cores, with a table of what came out.
+"""`kdcache demo`: the quick start on real images, small enough for two CPU cores, with a table of the results.
 
-The setting is one in which distillation has something to give: the teacher was trained on all 60,000 training images
-of Fashion-MNIST, the students see 6,000 of them. `docs/demo.md` says how it was chosen, and on which test images.
+In this setting distillation has a clear gain: the teacher was trained on all 60,000 training images of Fashion-MNIST,
+and the students see 6,000 of them. `docs/demo.md` explains how it was chosen, and on which test images.
 """
 
 import json
@@ -40,10 +40,10 @@ TEACHER = "ese_vovnet19b_slim"
 STUDENT = "test_resnet"
 RECIPE = "fashion-mnist"
 EPOCHS = 20
-#: Epochs and images of a quick look: every step is taken, and the scores say nothing.
+#: Epochs and images of a quick run, which takes every step; its scores have no meaning.
 QUICK = (2, 512)
 _MARK = ".kdcache-demo"
-#: What a demo makes, as paths below its folder: all that the next one removes.
+#: Paths below a demo's folder that a demo creates; the next demo removes only these.
 _KNOWN = re.compile(
     r"data(/(train|test)(/.*)?)?|cache\.zarr(/.*)?|runs(/(from-cache|alone|live)(/.*)?)?",
     re.DOTALL,
@@ -52,7 +52,7 @@ _KNOWN = re.compile(
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One line of the table: a model's score, and the speed at which its stage went through images."""
+    """One line of the table: a model's score, and the images per second of its stage."""
 
     name: str
     top1: float
@@ -63,13 +63,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What the demo found.
+    """The results of a demo.
 
     Attributes:
         rows: teacher, student alone, distilled live, distilled from the cache.
-        gain: of the student distilled from the cache over the student alone, in top-1, with its 95 % interval over
+        gain: gain in top-1 of the student distilled from the cache over the student alone, with its 95 % interval over
             the test images.
-        live_gap: the same for the cache over the live teacher.
+        live_gap: gain of the student distilled from the cache over the one distilled live.
         stages: seconds of each stage.
     """
 
@@ -80,7 +80,7 @@ class DemoReport:
     stages: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> list[str]:
-        """What the table says, in words."""
+        """Return the gains as sentences."""
         return [
             f"Distilled from the cache against alone: {self.gain} (paired, {self.test_images:,} test images, "
             "one seed).",
@@ -90,7 +90,7 @@ class DemoReport:
 
 @dataclass(frozen=True)
 class PairedGain:
-    """Mean difference of two models' hits on the same images, with a normal 95 % interval, in percentage points."""
+    """Mean difference in top-1 of two models on the same images, with a normal 95 % interval, in percentage points."""
 
     mean: float
     low: float
@@ -101,7 +101,7 @@ class PairedGain:
 
 
 def paired_gain(ours: Bool[np.ndarray, "n"], theirs: Bool[np.ndarray, "n"]) -> PairedGain:
-    """The gain of `ours` over `theirs`, which tell of each image whether its first class was right."""
+    """Return the gain of `ours` over `theirs`, which hold for each image whether the likeliest class was right."""
     difference = 100 * (ours.astype(np.float64) - theirs.astype(np.float64))
     mean = float(difference.mean())
     half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
@@ -119,15 +119,16 @@ def demo(
 ) -> DemoReport:
     """Run both stages and their baselines in the folder `out`.
 
-    A demo with the same settings that was interrupted there is gone on with, and what was done before has no speed in
-    the table. What any other demo left there is removed first.
+    An interrupted demo with the same settings continues; steps done before have no speed in the table. Files of any
+    other demo are removed first.
 
     Args:
-        seed: of views and students.
-        epochs, limit: fewer epochs and images than the setting has, for a quick look.
+        seed: seed of views and students.
+        epochs: number of epochs.
+        limit: number of training and of test images; None for all.
 
     Raises:
-        RunError: `out` holds something else.
+        RunError: `out` holds files of something else.
         FolderHeldError: another process writes `out` or a folder in it.
     """
     remedy = "Wait until it has ended, or give another --out."
@@ -137,7 +138,7 @@ def demo(
     with lock:
         require_not_held_within(out, remedy, progress.say)
         if _enter(out, settings):
-            progress.say(f"Going on with the demo that was interrupted in {out}; times are those of what is done now.")
+            progress.say(f"Continuing the demo that was interrupted in {out}; times cover only this run.")
         report = _demo(out, progress, seed, renderer, epochs, limit)
         _write_mark(out, settings, finished=True)
     return report
@@ -190,7 +191,7 @@ def _demo(
                     from_cache,
                     out=out / "runs" / "alone",
                     supervised=True,
-                    overrides=(f"views.seed={seed}",),  # the views that the others take from the cache
+                    overrides=(f"views.seed={seed}",),  # the same views as those of the cache
                 ),
                 progress,
             )
@@ -236,16 +237,16 @@ def _timed(stage: str, stages: dict[str, float]) -> Iterator[None]:
 
 
 def _enter(out: Path, settings: Mapping[str, object]) -> bool:
-    """Make `out` the folder of a demo with these settings; returns whether an interrupted one goes on there."""
+    """Prepare `out` for a demo with these settings; return whether an interrupted one continues there."""
     ours = (path for path in out.iterdir() if not (PARTIAL_NAME.fullmatch(path.name) or is_lock_file(path.name)))
     there = set(ours)
     with _refusals(out):
         _require_no_links(out)
     if there and out / _MARK not in there:
-        raise RunError(f"{out} holds files that no demo made: give an empty or new folder with --out.")
+        raise RunError(f"{out} holds files that no demo wrote: give an empty or new folder with --out.")
     if there and _read_mark(out) == {**settings, "finished": False}:
         return True
-    for key in ("data", "cache.zarr", "runs"):  # the mark stays: emptying may be interrupted as well
+    for key in ("data", "cache.zarr", "runs"):  # the mark stays, because removing may be interrupted as well
         with _refusals(out):
             remove_known(out, key, _KNOWN)
     _write_mark(out, settings, finished=False)
@@ -257,7 +258,7 @@ def _refusals(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(cannot_write(out, error, "The demo goes on where it was")) from error
+        raise RunError(cannot_write(out, error, "The demo continues where it stopped")) from error
 
 
 def _require_no_links(out: Path) -> None:
@@ -280,6 +281,6 @@ def _read_mark(out: Path) -> object:
 
 
 def _import(folder: Path, split: Split, limit: int | None, progress: Progress) -> None:
-    """Import a split, unless it was before a demo was interrupted."""
+    """Import a split, unless an interrupted demo has imported it."""
     if not (folder / CLASSES).exists() or (folder / INCOMPLETE).exists():
         import_fashion_mnist(folder, split=split, source="sample", limit=limit, progress=progress)

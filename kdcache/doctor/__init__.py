@@ -1,1 +1,1 @@
-"""What `kdcache doctor` tries on this machine."""
+"""The checks of `kdcache doctor` on this machine."""

@@ -1,4 +1,4 @@
-"""Trying something in a process of its own, so that a driver that crashes or hangs takes nothing along with it."""
+"""Runs trials in child processes, so that a driver that crashes or hangs does not affect the doctor."""
 
 import contextlib
 import os
@@ -16,15 +16,14 @@ Ending = Literal["refusal", "error", "crash", "kill", "timeout"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """The result of a trial.
 
     Attributes:
-        answer: what it returned; empty where it failed.
-        failure: why it failed, as a clause; None where it did not.
-        ending: how it failed, where it did: with a "refusal", an error of kdcache's that ends in its own remedy and is
-            whole sentences; with another "error"; with a "crash", by a signal; by the "kill" of a system that needs
-            memory; or by a "timeout".
-        errno: the number of an error of the system's.
+        answer: values that the trial returned; empty if it failed.
+        failure: reason of a failure, as a clause; None if it succeeded.
+        ending: kind of a failure: "refusal", an error of kdcache in whole sentences with a remedy; "error", any other
+            error; "crash", by a signal; "kill", by SIGKILL, mostly for lack of memory; or "timeout".
+        errno: number of the system's error, if it was one.
     """
 
     answer: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +33,7 @@ class Outcome:
 
 
 def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
-    """Run a function of `kdcache.doctor.trials` in a process of its own, for `limit` seconds at most.
+    """Run a function of `kdcache.doctor.trials` in a child process, for at most `limit` seconds.
 
     A process that cannot even be killed, because it waits for a dead mount or device, is left behind.
     """
@@ -49,11 +48,11 @@ def attempt(trial: str, *arguments: str, limit: float) -> Outcome:
     if code < 0:
         return Outcome(failure=f"it crashed ({_signal_name(-code)})", ending="crash")
     try:
-        said = parse_json(out)
+        fields = parse_json(out)
     except ValueError:
-        last = err.strip().splitlines()[-1:] or ["it said nothing"]
+        last = err.strip().splitlines()[-1:] or ["it printed nothing"]
         return Outcome(failure=f"it ended with {code}: {last[0]}")
-    return Outcome(**said)
+    return Outcome(**fields)
 
 
 def _signal_name(number: int) -> str:
@@ -64,9 +63,9 @@ def _signal_name(number: int) -> str:
 
 
 def run(command: list[str], limit: float) -> tuple[int | None, str, str]:
-    """Exit code, stdout and stderr of a command; the code is None where it was still running after `limit` seconds.
+    """Run a command; return exit code, stdout and stderr. The code is None if it ran for more than `limit` seconds.
 
-    Raises OSError where it cannot be started.
+    Raises OSError if the command cannot be started.
     """
     process = subprocess.Popen(
         command,
@@ -75,7 +74,7 @@ def run(command: list[str], limit: float) -> tuple[int | None, str, str]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # whatever it starts itself is ended with it
+        start_new_session=True,  # its own children are ended with it
     )
     try:
         out, err = process.communicate(timeout=limit)

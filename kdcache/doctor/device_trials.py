@@ -4,11 +4,11 @@ import warnings
 from typing import Any
 
 _FULL = ("out of memory", "alloc_failed", "allocator_failure", "can't allocate", "cuda allocation failed")
-"""What CUDA, cuBLAS and cuDNN, nvJPEG and DALI say, in any case of letters, where a GPU has no memory left."""
+"""Parts of the messages of CUDA, cuBLAS, cuDNN, nvJPEG and DALI if a GPU has no memory left; case is ignored."""
 
 
 def compute() -> dict[str, Any]:
-    """PyTorch computes on the CPU; what it knows of GPUs, and with how many threads a job would compute."""
+    """Compute with PyTorch on the CPU; return its versions, whether it finds GPUs, and the threads of a job."""
     import torch
 
     from kdcache.errors import UsageError
@@ -32,10 +32,10 @@ def compute() -> dict[str, Any]:
 
 
 def compute_on_gpus() -> dict[str, Any]:
-    """PyTorch computes on every GPU: what they are, and how each of them fared.
+    """Compute with PyTorch on every GPU; return name, memory and state of each.
 
-    "right", "full" of what others have there, "old" where this PyTorch has no code for it, or "broken" for the cause
-    that is given with it.
+    The state is "right"; "full" if other processes use all memory; "old" if this PyTorch has no code for the GPU; or
+    "broken", with a cause.
     """
     import torch
 
@@ -64,7 +64,7 @@ def compute_on_gpus() -> dict[str, Any]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of PyTorch's, DALI's or one of their libraries says that a GPU's memory is full.
+    """Whether an error of PyTorch, DALI or their libraries means that a GPU's memory is full.
 
     Where others have filled a GPU not even a context or a library's own buffers fit, and each says so in its own words.
     """
@@ -75,7 +75,7 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _require_right(device: str) -> None:
-    """A product and a convolution of small whole numbers, which every precision computes exactly."""
+    """Compute a product and a convolution of small whole numbers, which are exact in every precision."""
     import torch
     from torch.nn.functional import conv2d
 
@@ -93,7 +93,7 @@ def _require_right(device: str) -> None:
 
 
 def decode(where: str) -> dict[str, Any]:
-    """DALI decodes a JPEG on the "cpu" or the "gpu"; by how many of 255 levels it differs from Pillow, on average."""
+    """Decode a JPEG with DALI on the "cpu" or the "gpu"; return the mean difference from Pillow, in levels of 255."""
     import numpy as np
 
     from kdcache.render.opening import open_renderer
@@ -115,7 +115,7 @@ def decode(where: str) -> dict[str, Any]:
 
 
 def photograph() -> bytes:
-    """A JPEG of 160 x 120 pixels with soft shapes in three colours."""
+    """Return a JPEG of 160 x 120 pixels with smooth shapes in three colours."""
     import io
 
     import numpy as np

@@ -1,6 +1,6 @@
-"""`kdcache doctor`: whether the main job can run on this machine, thing by thing.
+"""`kdcache doctor`: checks whether kdcache can run on this machine.
 
-Nothing of PyTorch, DALI, Zarr or a mount is touched by this process: whatever can crash or hang is tried in another.
+This process uses neither PyTorch, DALI, Zarr nor a mount: everything that can crash or hang runs in a child process.
 """
 
 from collections.abc import Generator, Iterator
@@ -31,11 +31,11 @@ DIFFERENCE = 1.0
 
 
 def examine(data: str | None = None, cache: str | None = None, limit: float = LIMIT) -> Iterator[Finding]:
-    """One finding after the other, as they are made; the main job can run where none is a fault.
+    """Yield one finding after the other; kdcache can run if none is a fault.
 
     Args:
-        data, cache: what `dump-logits` and `train` would be given; None looks at their defaults, of which no shards
-            need be there yet.
+        data, cache: shards and cache of a later `dump-logits` or `train`; None checks their defaults, where shards
+            may be missing.
         limit: seconds for each trial.
     """
     yield from _whole("packages", look_at_software())
@@ -50,20 +50,20 @@ def examine(data: str | None = None, cache: str | None = None, limit: float = LI
 
 
 def _whole(subject: str, findings: Generator[Finding, None, Result]) -> Generator[Finding, None, Result | None]:
-    """The findings, and what they return: one thing that surprises the doctor must not hide what comes after it."""
+    """Yield findings and return their result; an unexpected error becomes a finding, so that later checks still run."""
     try:
         return (yield from findings)
     except Exception as error:
         yield note(
             subject,
-            f"It could not be looked at to the end ({type(error).__name__}: {reason(error)}).",
+            f"It could not be checked completely ({type(error).__name__}: {reason(error)}).",
             "The doctor is at fault here: report it with this line, and run the job.",
         )
         return None
 
 
 def _compute(limit: float) -> Generator[Finding, None, int]:
-    """What PyTorch can do here; returns the number of usable GPUs."""
+    """Check PyTorch, threads, driver and GPUs; return the number of usable GPUs."""
     outcome = attempt("compute", limit=limit)
     if outcome.failure is not None:
         yield failed("PyTorch", "It cannot be used", outcome, install("torch", again=True))
@@ -85,14 +85,14 @@ def _decode(gpus: int, limit: float) -> Generator[Finding, None, None]:
 
 
 def judge_decoding(where: str, outcome: Outcome) -> Finding:
-    """What is to be said of the trial `decode`, on the "cpu" or the "gpu"."""
+    """Return the finding for the trial `decode`, on the "cpu" or the "gpu"."""
     subject = f"DALI on the {where.upper()}"
     other = "--renderer pillow" if where == "cpu" else "--decode cpu"
     if outcome.failure is not None:
         again = install("nvidia-dali-cuda120", again=True)
         return failed(subject, "It cannot decode a JPEG", outcome, f"Until then use {other}, which is slower. {again}")
     if outcome.answer["full"]:
-        return note(subject, "It was not tried: the GPU's memory is full.", "Wait for, or end, what runs there.")
+        return note(subject, "It was not checked: the GPU's memory is full.", "Wait for, or end, what runs there.")
     difference = outcome.answer["difference"]
     if difference > DIFFERENCE:
         return fault(

@@ -1,4 +1,4 @@
-"""What `kdcache doctor` found: one sentence about each thing, and one of remedy where it is not well."""
+"""The findings of `kdcache doctor`: a sentence about each subject, and a remedy if it is not in order."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,22 +9,21 @@ from kdcache.io.remedies import REMEDIES
 State = Literal["ok", "note", "fault"]
 
 _TIMEOUT = (
-    "The machine may be busy, or a disk, a mount or the network slow: see whether it answers, and try again with a "
+    "The machine may be busy, or a disk, a mount or the network slow: check whether it responds, and try again with a "
     "larger --limit."
 )
-_KILL = "Memory most likely ran out: end what else runs here, or give this container or job more."
+_KILL = "Memory most likely ran out: end other processes here, or give this container or job more."
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `ok`, `note`, `fault` and `failed` make one.
+    """The result of one check; `ok`, `note`, `fault` and `failed` create one.
 
     Attributes:
-        subject: what it is, in a word or two.
-        state: "ok"; "note" where the main job runs, though not as well as it could or only in part; "fault" where it
-            does not.
-        says: what is so.
-        remedy: what to do, for whatever is not ok; None where `says` ends in it.
+        subject: name of the checked subject, in a word or two.
+        state: "ok"; "note" if kdcache runs, but slower or only in part; "fault" if it does not run.
+        says: description of the result.
+        remedy: action that helps if the state is not "ok"; None if `says` ends with it.
     """
 
     subject: str
@@ -34,26 +33,26 @@ class Finding:
 
 
 def ok(subject: str, says: str) -> Finding:
-    """A thing that is well."""
+    """Return a finding that is in order."""
     return Finding(subject, "ok", says)
 
 
 def note(subject: str, says: str, remedy: str) -> Finding:
-    """A thing that the main job can do without."""
+    """Return a finding without which kdcache can run."""
     return Finding(subject, "note", says, remedy)
 
 
 def fault(subject: str, says: str, remedy: str) -> Finding:
-    """A thing that the main job cannot do without."""
+    """Return a finding with which kdcache cannot run."""
     return Finding(subject, "fault", says, remedy)
 
 
 def failed(subject: str, opening: str, outcome: Outcome, remedy: str, state: State = "fault") -> Finding:
-    """A thing whose trial failed.
+    """Return the finding of a failed trial.
 
     Args:
-        opening: the clause that the failure is the cause of.
-        remedy: for a failure that tells of none by the way it ended.
+        opening: clause before the cause, such as "It cannot be used".
+        remedy: action for a failure whose ending and errno imply none.
     """
     failure = outcome.failure or ""
     if outcome.ending == "refusal":

@@ -25,7 +25,7 @@ _OLD = "Install a build of PyTorch for an older CUDA, which still knows this GPU
 
 @dataclass(frozen=True)
 class Seen:
-    """What this process can see of NVIDIA's driver and devices.
+    """NVIDIA's driver and devices as this process sees them.
 
     Attributes:
         devices: how many files of GPUs there are.
@@ -39,7 +39,7 @@ class Seen:
 
 
 def look_for_gpus(limit: float) -> Seen:
-    """Look without any of NVIDIA's libraries, except that nvidia-smi is asked for a driver that is not plain to see."""
+    """Find driver and devices without NVIDIA's libraries; nvidia-smi runs only if /proc does not show the driver."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     return Seen(
         devices=len(glob.glob("/dev/nvidia[0-9]*"))
@@ -63,7 +63,7 @@ def _driver_version(limit: float) -> str | None:
 
 
 def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
-    """What is to be said of the driver, once the trial `compute` has told whether PyTorch can use it.
+    """Return the finding for the driver, from the result of the trial `compute`.
 
     A machine without a GPU is well, and so is one whose GPUs are hidden or whose PyTorch knows none, with a note: only
     a GPU that is there and cannot be used is a fault.
@@ -106,12 +106,12 @@ def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
     return fault(
         "driver",
         f"{seen.driver} is there, but {asked} finds no GPU: {why}",
-        "See whether nvidia-smi lists the GPU; after an update of the driver, restart the machine.",
+        "Check whether nvidia-smi lists the GPU; after an update of the driver, restart the machine.",
     )
 
 
 def judge_gpus(outcome: Outcome) -> Finding:
-    """What is to be said of the trial `compute_on_gpus`.
+    """Return the finding for the trial `compute_on_gpus`.
 
     One that cannot compute is a fault where jobs would take it, which is the first; any other can be left out.
     """
@@ -129,18 +129,20 @@ def judge_gpus(outcome: Outcome) -> Finding:
         return Finding("GPU", "fault" if 0 in unfit else "note", f"{names}; {causes}.", " ".join(remedies))
     full = [f"cuda:{number}" for number, gpu in enumerate(gpus) if gpu["state"] == "full"]
     if full:
-        return note("GPU", f"{names}; the memory of {', '.join(full)} is full.", "Wait for, or end, what runs there.")
+        return note(
+            "GPU", f"{names}; the memory of {', '.join(full)} is full.", "Wait for the processes there, or end them."
+        )
     return ok("GPU", f"{names}; each computes what the CPU does" if len(gpus) > 1 else f"{names}; it computes right")
 
 
 def usable(outcome: Outcome) -> int:
-    """On how many GPUs a job can compute, by the trial `compute_on_gpus`; 0 where the first fails, which it takes."""
+    """Return the number of usable GPUs, from the trial `compute_on_gpus`; 0 if the first fails, which jobs use."""
     fit = [gpu["state"] in ("right", "full") for gpu in outcome.answer.get("gpus", ())]
     return sum(fit) if fit and fit[0] else 0
 
 
 def judge_threads(computed: dict[str, Any], quota: float | None) -> Finding:
-    """What is to be said of the threads of a job, where a control group grants it `quota` cores' time."""
+    """Return the finding for the threads of a job; `quota` is the cores' time that a control group grants, or None."""
     threads = computed["threads"]
     if isinstance(threads, str):
         return fault("threads", threads, "Unset KDCACHE_THREADS to use all cores.")
@@ -154,7 +156,7 @@ def judge_threads(computed: dict[str, Any], quota: float | None) -> Finding:
 
 
 def granted_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The cores' time that the control group of this container grants it; None where it is not limited."""
+    """Return the cores' time that this container's control group grants; None if it is not limited."""
     try:
         quota, period = (root / "cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -163,7 +165,7 @@ def granted_cores(root: Path = Path("/sys/fs/cgroup")) -> float | None:
 
 
 def look_at_shared_memory(gpus: int, place: str = "/dev/shm") -> Generator[Finding, None, None]:
-    """Shared memory: processes meet in it, and NCCL exchanges gradients through it."""
+    """Check shared memory, which worker processes and NCCL use."""
     try:
         disk = os.statvfs(place)
         with tempfile.TemporaryFile(dir=place):

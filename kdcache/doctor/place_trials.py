@@ -1,4 +1,4 @@
-"""Trials of the places where data, answers, runs and weights lie."""
+"""Trials of the locations of data, cache, runs and weights."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def folder(path: str) -> dict[str, Any]:
-    """Whether files can be made in a folder, or in the nearest one above it that exists, and the bytes free there.
+    """Create a file in a folder, or in the nearest existing one above it; return the error, if any, and the free bytes.
 
     Of a folder that refuses: the error's number and text.
     """
@@ -27,7 +27,7 @@ def folder(path: str) -> dict[str, Any]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is something at a path; raises OSError where that cannot be told."""
+    """Whether a path exists; raises OSError if that cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):  # the latter's file is found further up
@@ -36,13 +36,13 @@ def _is_there(path: Path) -> bool:
 
 
 def anything(path: str) -> dict[str, Any]:
-    """Whether there is anything at a path: a file, or a folder that is not empty."""
+    """Return whether a path is a file, or a folder that is not empty."""
     there = _is_there(Path(path))
     return {"there": bool(os.listdir(path)) if there and os.path.isdir(path) else there}
 
 
 def data(path: str) -> dict[str, Any]:
-    """How many shards DATA names, all of which exist; the first one can be read. Where its index is, or can be."""
+    """Check that all shards of DATA exist and the first can be read; return their number and the place of the index."""
     from kdcache.data.index import find_index
     from kdcache.data.places import index_places
     from kdcache.data.shards import expand_data, open_shard
@@ -57,7 +57,7 @@ def data(path: str) -> dict[str, Any]:
 
 
 def cache(path: str) -> dict[str, Any]:
-    """Which teachers' answers a cache holds; None where there is no cache yet, and "foreign" for what is there.
+    """Return the teachers of a cache; None if there is no cache yet, with "foreign" for other files there.
 
     In an object store it is listed in any case: that there is no cache can be asked of a bucket that is not there.
     """
@@ -75,7 +75,7 @@ def cache(path: str) -> dict[str, Any]:
 
 
 def writing(url: str) -> dict[str, Any]:
-    """A small object can be put under the URL of a cache, and removed again."""
+    """Put a small object under the URL of a cache, and remove it again."""
     from kdcache.cache.durable import PARTIAL
     from kdcache.cache.locations import open_files
 
@@ -86,7 +86,7 @@ def writing(url: str) -> dict[str, Any]:
 
 
 def account() -> dict[str, Any]:
-    """The user's name, and where cached files go: what PyTorch and timm want to know while they are imported."""
+    """Return the user's name and the folder of cached files, which PyTorch and timm need while they are imported."""
     import getpass
 
     import timm  # noqa: F401  (its import is the trial)
@@ -96,7 +96,7 @@ def account() -> dict[str, Any]:
 
 
 def weights() -> dict[str, Any]:
-    """Where the Hugging Face hub's files are kept, whether there are any, and whether the hub may be asked for more."""
+    """Return the Hugging Face hub's folder, whether it holds weights, and whether the hub is set offline."""
     from huggingface_hub import constants
 
     held = any(file.is_file() for file in Path(constants.HF_HUB_CACHE).glob("models--*/snapshots/*/*"))

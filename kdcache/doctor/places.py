@@ -1,4 +1,4 @@
-"""Where data, answers, runs and weights lie: whether they can be reached and written, and whether there is room."""
+"""Checks of the locations of data, cache, runs and weights: access, write permission and free space."""
 
 import os
 from collections.abc import Generator
@@ -13,9 +13,9 @@ from kdcache.io.remedies import REMEDIES
 Findings = Generator[Finding, None, None]
 
 GIB = 2**30
-#: A disk with less is noted: a cache of ImageNet-1k with 300 views takes about 4 GB, a run with its checkpoints less.
+#: Bytes; less free space gives a note: a cache of ImageNet-1k with 300 views takes about 4 GB, a run less.
 ROOM = 5 * GIB
-#: With less, not even a checkpoint fits.
+#: Bytes; with less free space, not even a checkpoint fits.
 SCARCE = 100 * 10**6
 
 _FOLDER = "Check the path, its mount and its permissions."
@@ -23,9 +23,9 @@ _STORE = "Check the URL, and with it credentials, region and endpoint (AWS_ENDPO
 
 
 def look_at_account(lack: str | None, limit: float) -> Findings:
-    """The user's account has a name, and a folder for cached files, or was given them when kdcache started.
+    """Check that the user's account has a name and a folder for cached files.
 
-    lack: what was missing, as `kdcache.runtime.account.complete_environment` says it.
+    lack: message of `kdcache.runtime.account.complete_environment` about what was missing.
     """
     outcome = attempt("account", limit=limit)
     if outcome.failure is not None:
@@ -46,9 +46,9 @@ def look_at_account(lack: str | None, limit: float) -> Findings:
         yield ok("account", f"{outcome.answer['name']}; cached files go to {path}")
 
 
-def look_at_data(data: str, asked: bool, limit: float) -> Findings:
-    """The shards and their index; `asked` is whether somebody named them, and not only the default."""
-    if not asked and attempt("anything", data, limit=limit).answer.get("there") is False:
+def look_at_data(data: str, is_named: bool, limit: float) -> Findings:
+    """Check the shards and their index; `is_named` is False for the default path."""
+    if not is_named and attempt("anything", data, limit=limit).answer.get("there") is False:
         yield note(
             "data",
             f"There are no shards at {data}, the default.",
@@ -65,7 +65,7 @@ def look_at_data(data: str, asked: bool, limit: float) -> Findings:
 
 
 def _index(answer: dict[str, Any], limit: float) -> Finding:
-    """Where the index is; else the first place that can be written, as the job will take it."""
+    """Return the place of the index; else the first place that can be written, which a job takes."""
     if answer["index"] is not None:
         return ok("index", f"at {answer['index']}")
     refusals = []
@@ -74,19 +74,19 @@ def _index(answer: dict[str, Any], limit: float) -> Finding:
         disk = attempt("folder", parent, limit=limit)
         cause = disk.failure or disk.answer["cause"]
         if cause is None:
-            return ok("index", f"none yet; it will be kept at {place}")
+            return ok("index", f"none yet; it will be stored at {place}")
         refusals.append(f"{parent} ({cause})")
     return fault(
         "index",
         f"There is none yet, and it can be written neither to {' nor to '.join(refusals)}."
         if len(refusals) > 1
         else f"There is none yet, and it cannot be written to {refusals[0]}.",
-        "Make such a place writable, or set XDG_CACHE_HOME to a folder that is.",
+        "Make one of these places writable, or set XDG_CACHE_HOME to a folder that is.",
     )
 
 
 def look_at_cache(cache: str, limit: float) -> Findings:
-    """The cache, or the place where it will be made, and its disk."""
+    """Check the cache, or the place where it will be created, and its disk."""
     cache = cache.removeprefix("file://")
     check = _STORE if is_url(cache) else _FOLDER
     outcome = attempt("cache", cache, limit=limit)
@@ -99,7 +99,7 @@ def look_at_cache(cache: str, limit: float) -> Findings:
             "cache", f"{cache} is no cache, but holds {outcome.answer['foreign'][0]}.", "Name another with --cache."
         )
         return
-    held = None if teachers is None else f"{cache} holds answers of {', '.join(teachers) or 'no teacher yet'}"
+    held = None if teachers is None else f"{cache} holds targets of {', '.join(teachers) or 'no teacher yet'}"
     if is_url(cache):
         yield _store(cache, held, limit)
     else:
@@ -107,17 +107,17 @@ def look_at_cache(cache: str, limit: float) -> Findings:
 
 
 def _store(cache: str, held: str | None, limit: float) -> Finding:
-    """An object store tells whether it can be written by being written to."""
+    """Check an object store by writing to it: nothing else shows whether it can be written."""
     tried = attempt("writing", cache, limit=limit)
     if tried.failure is None:
-        return ok("cache", held or f"none yet; it can be made at {cache}")
+        return ok("cache", held or f"none yet; it can be created at {cache}")
     if held is None:
         return failed("cache", f"{cache} cannot be written", tried, _STORE)
     return note(
         "cache",
-        f"{held}, and cannot be written: students can learn from it, answers cannot be added "
+        f"{held}, and cannot be written: students can learn from it, but no targets can be added "
         f"({tried.failure.partition('. ')[0]}).",
-        "To add some, check what these credentials may do in the bucket.",
+        "To add targets, check the permissions of these credentials in the bucket.",
     )
 
 
@@ -126,25 +126,25 @@ def _cache_folder(cache: str, held: str | None, limit: float) -> Findings:
     if disk.failure is not None:
         yield failed("cache", f"{cache} cannot be reached", disk, _FOLDER)
     elif disk.answer["cause"] is None:
-        yield ok("cache", held or f"none yet; it can be made at {cache}")
+        yield ok("cache", held or f"none yet; it can be created at {cache}")
         yield _room("cache's disk", disk.answer, cache, needed=held is None)
     elif held is None:
         yield _unwritable("cache", cache, disk.answer, "--cache names another place.")
     else:
         yield note(
             "cache",
-            f"{held}, and cannot be written ({disk.answer['cause']}): students can learn from it, answers cannot be "
-            "added.",
-            "To add some, check its disk, who owns it, and in a container how it is mounted and --user.",
+            f"{held}, and cannot be written ({disk.answer['cause']}): students can learn from it, but no targets can "
+            "be added.",
+            "To add targets, check its disk and owner, and in a container its mount and --user.",
         )
 
 
 def look_at_folder(subject: str, path: str, elsewhere: str, limit: float, needed: bool = True) -> Findings:
-    """A folder that a job writes to.
+    """Check a folder that a job writes to.
 
     Args:
-        elsewhere: how to name another, in a sentence.
-        needed: whether the job cannot do without.
+        elsewhere: sentence on how to name another folder.
+        needed: whether the job fails without the folder.
     """
     state: State = "fault" if needed else "note"
     disk = attempt("folder", path, limit=limit)
@@ -158,11 +158,11 @@ def look_at_folder(subject: str, path: str, elsewhere: str, limit: float, needed
 
 
 def look_at_weights(limit: float) -> Findings:
-    """The folder of the hub's files: weights are in it, or can be fetched into it."""
+    """Check the folder of the hub's files: it holds weights, or they can be downloaded into it."""
     elsewhere = "HF_HOME names another folder, and --weights FILE needs none."
     outcome = attempt("weights", limit=limit)
     if outcome.failure is not None:
-        remedy = "Install huggingface-hub again, or, where its folder is out of reach, set HF_HOME to another."
+        remedy = "Install huggingface-hub again, or, if its folder cannot be reached, set HF_HOME to another."
         yield failed("weights", "The hub's client cannot be used", outcome, remedy)
         return
     path, held = outcome.answer["path"], outcome.answer["held"]
@@ -174,14 +174,14 @@ def look_at_weights(limit: float) -> Findings:
         yield note(
             "weights",
             f"There are none at {path}, and HF_HUB_OFFLINE is set.",
-            "Bring the cache folder of a machine that has them, unset HF_HUB_OFFLINE, or give --weights FILE.",
+            "Copy the hub's folder from a machine that has them, unset HF_HUB_OFFLINE, or give --weights FILE.",
         )
 
 
 def _unwritable(subject: str, path: str, answer: dict[str, Any], elsewhere: str, state: State = "fault") -> Finding:
-    """A folder that refused the trial's file, by the number of the error."""
+    """Return the finding for a folder in which no file could be created."""
     place = answer["place"] if answer["place"] != path else "it"
-    says = f"{path} cannot be written: of {place} the system says {answer['cause']!r}."
+    says = f"{path} cannot be written: the system reports {answer['cause']!r} for {place}."
     return Finding(subject, state, says, f"{REMEDIES.get(answer['errno'], _FOLDER)} {elsewhere}")
 
 

@@ -1,4 +1,4 @@
-"""Versions: Python's and the packages', against what kdcache requires and what it is tested with."""
+"""Checks of the versions of Python and packages against the required and the tested ones."""
 
 import importlib.util
 import platform
@@ -17,7 +17,7 @@ PINS = "constraints.txt"
 
 
 def look_at_software() -> Generator[Finding, None, None]:
-    """kdcache and Python; the packages that are missing, too old, or other than those tested."""
+    """Check the versions of kdcache, Python and the packages."""
     running = f"kdcache {kdcache.__version__}, Python {platform.python_version()}"
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
@@ -34,7 +34,7 @@ def look_at_software() -> Generator[Finding, None, None]:
 
 
 def install(*packages: str, again: bool = False) -> str:
-    """What to do to have packages in the versions that kdcache is tested with: a command, where there is a pip.
+    """Return the command that installs packages in the tested versions, or a sentence if there is no pip.
 
     Args:
         packages: names or requirements.
@@ -47,12 +47,12 @@ def install(*packages: str, again: bool = False) -> str:
 
 
 def _normal(name: str) -> str:
-    """A package's name as PyPA's specification of names compares them."""
+    """Return a package's name in the normal form of PyPA's specification."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def compare(required: Sequence[str], pins: Sequence[str], installed: Mapping[str, str]) -> Finding:
-    """What is to be said of the packages.
+    """Return the finding for the packages.
 
     Args:
         required: requirements, as a package's metadata hold them; those of extras are passed over.
@@ -74,11 +74,11 @@ def compare(required: Sequence[str], pins: Sequence[str], installed: Mapping[str
         if one not in missing and not one.specifier.contains(installed[_normal(one.name)], prereleases=True)
     ]
     if missing or wrong:
-        said = [f"{one.name} is missing" for one in missing]
-        said += [f"{one.name} is {installed[_normal(one.name)]}, not {one.specifier}" for one in wrong]
+        problems = [f"{one.name} is missing" for one in missing]
+        problems += [f"{one.name} is {installed[_normal(one.name)]}, not {one.specifier}" for one in wrong]
         return fault(
             "packages",
-            f"{', '.join(said)}.",
+            f"{', '.join(problems)}.",
             install(*(f"{one.name}{one.specifier}" for one in [*missing, *wrong])),
         )
     pinned = dict(line.strip().split("==", 1) for line in pins if "==" in line)
@@ -92,6 +92,6 @@ def compare(required: Sequence[str], pins: Sequence[str], installed: Mapping[str
         return note(
             "packages",
             f"Other versions than those kdcache is tested with: {', '.join(others.values())}.",
-            f"Should something go wrong, install those. {install(*others)}",
+            f"If something fails, install those. {install(*others)}",
         )
     return ok("packages", f"{len(needed)} required, all in the versions that kdcache is tested with")

@@ -1,4 +1,4 @@
-"""What the doctor tries in a process of its own: `python -m kdcache.doctor.trials NAME ARGUMENTS...`.
+"""The trials that the doctor runs in a child process: `python -m kdcache.doctor.trials NAME ARGUMENTS...`.
 
 Each trial loads only what it tries, and what it returns is printed as JSON. An error is printed as a failure; what
 kills the process speaks for itself.
@@ -20,7 +20,7 @@ TRIALS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def outcome_of(name: str, *arguments: str) -> dict[str, Any]:
-    """How a trial ended, as the fields of a `kdcache.doctor.child.Outcome`."""
+    """Return the result of a trial, as the fields of a `kdcache.doctor.child.Outcome`."""
     from kdcache.errors import KdcacheError, reason
 
     try:
@@ -34,7 +34,7 @@ def outcome_of(name: str, *arguments: str) -> dict[str, Any]:
 
 
 def main(name: str, *arguments: str) -> None:
-    """Print how a trial ended as one JSON object, and nothing else: stdout belongs to it alone."""
+    """Print the result of a trial as one JSON object, and nothing else: stdout is reserved for it."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     said = outcome_of(name, *arguments)

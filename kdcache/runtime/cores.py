@@ -1,4 +1,4 @@
-"""How many cores a job may use."""
+"""The number of cores that a job may use."""
 
 import os
 
@@ -6,7 +6,7 @@ from kdcache.errors import UsageError
 
 
 def cores() -> int:
-    """Threads or processes that a job works with: $KDCACHE_THREADS, else as many as this process has cores.
+    """Return the number of threads or processes of a job: $KDCACHE_THREADS, else the cores of this process.
 
     Raises:
         UsageError: $KDCACHE_THREADS is no whole number above 0.

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""The choice of the device and the precision of a job."""
 
 import contextlib
 import platform
@@ -19,13 +19,13 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `name` asks for: "auto" (the GPU where there is one), "cpu", "cuda" or "cuda:N".
+    """Return the device of a name: "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N".
 
     Where a launcher started several processes on this machine, "cuda" is the GPU of this one's number.
 
     Raises:
         UsageError: the name means nothing.
-        DeviceError: a GPU is asked for that is not there; the message says why and what to do.
+        DeviceError: the requested GPU does not exist; the message has cause and remedy.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,7 +59,7 @@ def _why_no_cuda() -> str:
 
 
 def resolve_precision(precision: str, device: torch.device) -> Precision:
-    """The precision that `precision` means on `device`: "fp32", "bf16" or "fp16".
+    """Return the precision that `precision` means on `device`: "fp32", "bf16" or "fp16".
 
     "auto" is mixed precision where it pays: bf16 on a GPU that computes in it, fp16 on an older one,
     fp32 on the CPU.
@@ -80,14 +80,14 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Mixed precision of torch's own kind: weights stay float32; "fp32" changes nothing."""
+    """Return a context of torch's mixed precision: weights stay float32; "fp32" changes nothing."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=_HALF[precision])
 
 
 def share_of_cores() -> int:
-    """Threads that decode and read: `cores`, divided among the processes that a launcher started on this machine.
+    """Return the threads that decode and read: `cores`, divided among the launcher's processes on this machine.
 
     They change no bit of what is computed, unlike the threads of PyTorch, whose number stays the same.
     """
@@ -95,7 +95,7 @@ def share_of_cores() -> int:
 
 
 def processor_name() -> str:
-    """The model of this machine's processor, as far as the system tells."""
+    """Return the model of this machine's processor, if the system reports it."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -105,9 +105,9 @@ def processor_name() -> str:
 
 
 def use_all_cores() -> None:
-    """Let PyTorch compute with as many threads as `cores` says.
+    """Set the number of PyTorch's threads to `cores`.
 
-    An answer's last bits depend on the number of threads, and torchrun sets it to one: a job sets it itself, so that
-    whoever computes an answer on this machine computes the same one.
+    The last bits of an output depend on the number of threads, and torchrun sets it to one. A job sets it itself, so
+    that every process on this machine computes the same outputs.
     """
     torch.set_num_threads(cores())

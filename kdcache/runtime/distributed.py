@@ -14,13 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from kdcache.errors import RunError, reason
 from kdcache.runtime.ranks import Ranks
 
-#: What gloo says where the other end of a connection is gone.
+#: Parts of gloo's messages if the other end of a connection is gone.
 _GONE = r"Connection (closed|reset) by peer|Connection refused|Broken pipe"
 
 
 @dataclass(frozen=True)
 class Maximum:
-    """The maximum of a number over all processes, which is computed while they go on."""
+    """The maximum of a number over all processes, computed in the background."""
 
     _tensor: Tensor
     _work: distributed.Work | None
@@ -80,7 +80,7 @@ class Distributed:
         return here if self.is_single else bool(self.all_reduce_sum(torch.tensor(int(here))).item())
 
     def begin_all_reduce_max(self, here: int) -> Maximum:
-        """Begin to compute the greatest of one number of each process; the processes go on meanwhile."""
+        """Begin to compute the maximum of a number over all processes, without waiting for it."""
         tensor = torch.tensor(here)
         work = None if self.is_single else distributed.all_reduce(tensor, distributed.ReduceOp.MAX, async_op=True)
         return Maximum(tensor, work)
@@ -94,7 +94,7 @@ class Distributed:
         return gathered
 
     def barrier(self) -> None:
-        """Block until all processes have come to this call."""
+        """Block until all processes have reached this call."""
         self.all_reduce_sum(torch.zeros(1))
 
     def wrap_ddp(self, module: nn.Module) -> nn.Module:
@@ -121,7 +121,7 @@ class Distributed:
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Distributed]:
-    """Join the processes that torchrun's variables tell of: NCCL between GPUs, gloo between CPUs.
+    """Join the processes of torchrun's environment variables: NCCL between GPUs, gloo between CPUs.
 
     Args:
         device: what this process computes on.
@@ -143,7 +143,7 @@ def join_processes(device: torch.device) -> Iterator[Distributed]:
             raise
         raise RunError(
             f"Another process of this job has ended, and this one cannot go on without it ({reason(error)}): its own "
-            "message says why. The same command goes on from what was saved last."
+            "message says why. The same command continues from what was saved last."
         ) from error
     finally:
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How many files a process may have open at once, and making the most of it."""
+"""The limit of open files of a process, and raising it."""
 
 import resource
 from contextlib import suppress
@@ -9,15 +9,15 @@ WANTED = 65_536
 
 
 def open_files_limit() -> int:
-    """How many files this process may have open at once (RLIMIT_NOFILE, `ulimit -n`)."""
+    """Return the number of files that this process may have open at once (RLIMIT_NOFILE, `ulimit -n`)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return WANTED if soft == resource.RLIM_INFINITY else soft
 
 
 def raise_open_files_limit() -> None:
-    """Ask for `WANTED` files, or as many as the system allows, where the limit is lower; for a process of our own."""
+    """Raise the limit to `WANTED` files, or as many as the system allows; only for processes of the command line."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with suppress(OSError, ValueError):  # macOS allows less than it says
+        with suppress(OSError, ValueError):  # macOS allows less than it reports
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,4 +1,4 @@
-"""Running an iterator ahead in a thread, with bounded memory; and sharing one between threads."""
+"""Iterators that run ahead in a thread with bounded memory, or are shared between threads."""
 
 import queue
 import threading
@@ -15,7 +15,7 @@ class _End:
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
-    """The same items in the same order, made up to `depth` ahead in a thread of their own.
+    """Yield the same items in the same order, computed up to `depth` ahead in a separate thread.
 
     An error of `items` is raised here, after the items that came before it. When the consumer stops early (closes
     this generator), the thread stops after the item it is at, and `items` is closed in that thread.
@@ -63,7 +63,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
 
 
 def shared(items: Iterable[T], readers: int) -> list[Iterator[T]]:
-    """So many iterators over the same items, each of which a thread of its own may read; every item is made once.
+    """Return several iterators over the same items, one per thread; every item is computed once.
 
     What one has read is kept for the others, so memory is bounded by how far they are apart. Only who needs an item
     that has not been made yet waits until it is.

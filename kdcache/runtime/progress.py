@@ -1,8 +1,8 @@
-"""How a long job says how far it is, without knowing who listens.
+"""The interface through which a long job reports its progress.
 
-A job opens one `Task` for each stretch of work. The command line shows bars on a terminal and plain lines elsewhere.
-Who calls a job as a function without a `Progress` of his own finds its messages in the logger `kdcache`: nothing is
-shown unless that logger is given a handler (`logging.basicConfig(level="INFO")`).
+A job opens one `Task` for each stage of its work. The command line shows bars on a terminal and plain lines elsewhere.
+If a job is called as a function without a `Progress`, its messages go to the logger `kdcache`: nothing is shown unless
+that logger has a handler (`logging.basicConfig(level="INFO")`).
 """
 
 import logging
@@ -19,24 +19,24 @@ _log.addHandler(logging.NullHandler())
 
 @runtime_checkable
 class Task(Protocol):
-    """One stretch of work of a known length."""
+    """A stage of work with a known number of units."""
 
     def advance(self, count: int = 1, **values: float) -> None:
-        """Say that `count` more units are done; `values` (a loss, an accuracy) are shown beside the rate."""
+        """Report that `count` more units are done; `values` (a loss, an accuracy) are shown beside the rate."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Somebody who is told what a job does."""
+    """A receiver of a job's progress and messages."""
 
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> AbstractContextManager[Task]:
-        """Open a stretch of `total` units, `done` of which were there already."""
+        """Open a task of `total` units, of which `done` were done before."""
 
     def say(self, line: str) -> None:
-        """Tell one fact in one line."""
+        """Report a notice of one line."""
 
     def warn(self, line: str) -> None:
-        """Tell one thing that wants attention, in one line."""
+        """Report a warning of one line."""
 
 
 class _SilentTask:
@@ -45,7 +45,7 @@ class _SilentTask:
 
 
 class Silent:
-    """Shows nothing: for processes that are not the main one of a job."""
+    """Shows nothing; for processes other than the main one of a job."""
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -59,7 +59,7 @@ class Silent:
 
 
 class Logged(Silent):
-    """Passes facts and warnings to the logger `kdcache`, and shows no bars: for those who call the library."""
+    """Passes notices and warnings to the logger `kdcache`, without bars; for callers of the library."""
 
     def say(self, line: str) -> None:
         _log.info("%s", printable(line))

@@ -1,4 +1,4 @@
-"""The processes that a launcher such as torchrun started together, as their environment tells."""
+"""The ranks of processes that a launcher such as torchrun started, from their environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ class Ranks:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Ranks":
-        """Read torchrun's variables; where there are none, this is a single process.
+        """Read torchrun's variables; without them, this is a single process.
 
-        Raises UsageError where they contradict each other.
+        Raises UsageError if they contradict each other.
         """
         environment = os.environ if environment is None else environment
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -35,8 +35,10 @@ class Ranks:
             ranks = cls(*map(int, values))
             if ranks.rank < ranks.world_size and ranks.local_rank < ranks.local_world_size <= ranks.world_size:
                 return ranks
-        said = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
-        raise UsageError(f"The launcher's variables make no sense: {said}. Start the job with torchrun, or unset them.")
+        settings = ", ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        raise UsageError(
+            f"The launcher's variables are invalid: {settings}. Start the job with torchrun, or unset them."
+        )
 
     @property
     def is_main(self) -> bool:

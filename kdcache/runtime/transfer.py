@@ -1,11 +1,11 @@
-"""Tensors on their way to a device."""
+"""The transfer of tensors to a device."""
 
 import torch
 from torch import Tensor
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """`tensor` on `device`, itself where it is there already; its way to a GPU runs behind the host, which goes on."""
+    """Return `tensor` on `device`; unchanged if it is there. The copy to a GPU is asynchronous."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         # A copy from pageable memory would make the host wait for the device.

@@ -1,4 +1,4 @@
-"""Sharing work among processes, where work is mostly Python's own and threads would wait for one another."""
+"""Worker processes, for work in pure Python, in which threads would wait for one another."""
 
 import logging
 import multiprocessing
@@ -25,12 +25,12 @@ R = TypeVar("R")
 
 
 def ignore_pillows_warnings() -> None:
-    """Keep what Pillow notes about odd headers off the terminal of our own processes: it names no image."""
+    """Suppress Pillow's warnings about unusual headers in our own processes: they name no image."""
     warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
 def workers_for(size: int) -> int:
-    """How many processes are worth while for images of `size` bytes: at most one for each core that a job may use."""
+    """Return the number of useful processes for images of `size` bytes: at most one per core of the job."""
     return min(cores(), max(1, size // _BYTES_A_WORKER))
 
 
@@ -43,7 +43,7 @@ def in_processes(
     *,
     quiet: bool = False,
 ) -> Iterator[R]:
-    """`function` of each item, in order, by as many as `workers` processes; by this one where it takes only one.
+    """Yield `function` of each item, in order, computed by up to `workers` processes; by this one if one is enough.
 
     Where processes cannot be started the work goes on here, and a warning calls it by the word `doing`. An error of
     `function` is raised in its item's place.
@@ -74,7 +74,7 @@ def in_processes(
                 done += 1
             pool.shutdown()
         except BrokenProcessPool:
-            progress.warn(f"worker processes cannot run here; {doing} goes on in this process")
+            progress.warn(f"worker processes cannot run here; {doing} continues in this process")
         finally:
             our_end.close()
             pool.shutdown()
@@ -89,7 +89,7 @@ def _begin(parent: Connection) -> None:
 
 
 def _end_with(parent: Connection) -> None:
-    """End this process when the other end of `parent` is closed, by whoever holds it or by his death."""
+    """End this process when the other end of `parent` is closed, also by the death of its owner."""
 
     def watch() -> None:
         parent.poll(None)
@@ -99,14 +99,14 @@ def _end_with(parent: Connection) -> None:
 
 
 class _Collected(QueueHandler):
-    """Keeps records in a list, as they can be sent to another process."""
+    """Collects log records in a list, in a form that can be sent to another process."""
 
     def enqueue(self, record: logging.LogRecord) -> None:
         self.queue.append(record)  # type: ignore[attr-defined]
 
 
 def _with_log(function: Callable[[T], R], item: T) -> tuple[R, list[logging.LogRecord]]:
-    """What `function` gives, and what the library logged meanwhile: who wants to see it the other process knows."""
+    """Return the result of `function` and the log records of the call, which the main process passes on."""
     records: list[logging.LogRecord] = []
     logger, handler = logging.getLogger("kdcache"), _Collected(records)  # type: ignore[arg-type]
     logger.addHandler(handler)

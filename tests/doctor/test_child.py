@@ -48,7 +48,7 @@ def test_an_error_on_purpose_is_quoted(tmp_path: Path) -> None:
         ("kill -40 $$", "it crashed (signal 40)", "crash"),
         ("kill -KILL $$", "it was killed (SIGKILL)", "kill"),
         ("echo ok; echo 'libcuda.so: broken' >&2; exit 3", "it ended with 3: libcuda.so: broken", "error"),
-        ("exit 1", "it ended with 1: it said nothing", "error"),
+        ("exit 1", "it ended with 1: it printed nothing", "error"),
     ],
 )
 def test_a_process_that_dies_is_a_failure_with_its_cause(interpreter, script: str, failure: str, ending: str) -> None:

@@ -57,7 +57,7 @@ def test_shards_that_are_there_are_well(tmp_path: Path) -> None:
     data = make_shards(tmp_path / "data", images=4, shards=2)
     shards, index = look_at_data(str(data), True, LIMIT)
     assert (shards.state, shards.says) == ("ok", f"2 shards at {data}")
-    assert (index.state, index.says) == ("ok", f"none yet; it will be kept at {data}/kdcache-index")
+    assert (index.state, index.says) == ("ok", f"none yet; it will be stored at {data}/kdcache-index")
     open_index(data)
     _, index = look_at_data(str(data), True, LIMIT)
     assert (index.state, index.says) == ("ok", f"at {data}/kdcache-index")
@@ -128,7 +128,7 @@ def test_an_index_goes_to_the_first_place_that_can_be_written(tmp_path: Path, mo
     writable = str(tmp_path / "cached")
     _, index = look_at_data(str(data), True, LIMIT)
     assert index.state == "ok"
-    assert f"it will be kept at {tmp_path}/cached/kdcache/" in index.says
+    assert f"it will be stored at {tmp_path}/cached/kdcache/" in index.says
     writable = "/nowhere"
     _, index = look_at_data(str(data), True, LIMIT)
     assert index.state == "fault"
@@ -143,7 +143,7 @@ def test_a_cache_is_there_or_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "begun" / "windows").mkdir(parents=True)
     there, room = look_at_cache(str(tmp_path / "cache"), LIMIT)
     assert there.state == "ok"
-    assert "holds answers of" in there.says
+    assert "holds targets of" in there.says
     assert room.subject == "cache's disk"
     assert next(look_at_cache(f"file://{tmp_path}/cache", LIMIT)) == there
     assert next(look_at_cache(str(tmp_path / "new"), LIMIT)).state == "ok"
@@ -160,7 +160,7 @@ NONE = Outcome({"teachers": None, "foreign": []})
 @pytest.mark.parametrize(
     ("cache", "disk", "state", "said", "remedy"),
     [
-        (NONE, refusing(errno.EACCES), "fault", "of /mnt the system says 'Permission denied'", "who owns it"),
+        (NONE, refusing(errno.EACCES), "fault", "the system reports 'Permission denied' for /mnt", "who owns it"),
         (NONE, refusing(errno.ENOSPC), "fault", "No space left", "Free some space"),
         (NONE, refusing(errno.EROFS), "fault", "Read-only", "Give a place that can be written."),
         (Outcome({"teachers": ["a", "b"]}), refusing(errno.EROFS), "note", "of a, b, and cannot be", "--user"),
@@ -182,7 +182,7 @@ def test_a_cache_that_cannot_be_used_as_it_should(
 
 def test_a_bucket_is_written_to_and_left_as_it_was(s3: str, in_this_process: None) -> None:  # noqa: F811
     (finding,) = look_at_cache(f"{s3}/cache", LIMIT)
-    assert (finding.state, finding.says) == ("ok", f"none yet; it can be made at {s3}/cache")
+    assert (finding.state, finding.says) == ("ok", f"none yet; it can be created at {s3}/cache")
     assert not ObjectFiles(s3).names("")
 
 
@@ -235,7 +235,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     (finding,) = look_at_folder("runs", str(tmp_path / "runs" / "first"), "--out names another.", LIMIT)
     assert finding.state == "fault"
-    assert f"of {tmp_path}/runs the system says 'Not a directory'" in finding.says
+    assert f"the system reports 'Not a directory' for {tmp_path}/runs" in finding.says
     assert finding.remedy == "Check the path: a part of it is a file. --out names another."
 
 

@@ -92,7 +92,7 @@ def test_features_of_a_teacher_without_a_linear_classifier_are_refused():
 
 @pytest.mark.parametrize("name", ["dkd", "dkd-cifar", "lskd", "lskd-dkd"])
 def test_a_teacher_of_too_few_classes_is_refused(name):
-    with pytest.raises(UsageError, match=r"fewer than 3 classes, and somebody has 2: leave it out"):
+    with pytest.raises(UsageError, match=r"needs at least 3 classes, and somebody has 2: leave it out"):
         chosen(f"kd,{name}", TeacherOf(2, 512))
 
 

@@ -27,7 +27,7 @@ def report(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("kdcache.demo.import_fashion_mnist", lambda *_, **__: pytest.fail("imported again"))
         report = demo(out, heard, epochs=2, limit=384, seed=3)
-    assert heard_of(heard, "Going on with the demo that was interrupted")
+    assert heard_of(heard, "Continuing the demo that was interrupted")
     return report, out
 
 
