@@ -1,4 +1,4 @@
-"""Commands that errors advise, as a shell takes them."""
+"""Commands that error messages recommend, quoted for a shell."""
 
 import os
 import shlex
@@ -10,26 +10,27 @@ from kdcache.data.places import is_url
 
 
 def arguments(data: str | Path, unlabelled: bool) -> str:
-    """DATA quoted where the shell asks for it, with the option that its index was built with."""
+    """Return DATA, quoted if necessary, with the option that its index was built with."""
     return shlex.quote(str(data)) + " --unlabelled" * unlabelled
 
 
 def about_bad(data: str) -> str:
-    """What helps against images that cannot be decoded, as sentences.
+    """Return sentences on what to do about images that cannot be decoded.
 
-    data: the shards as a command takes them (`arguments`).
+    data: argument of a command for the shards (see `arguments`).
     """
     return (
-        f"`kdcache index {data} --check` finds all such images. `kdcache index {data} --mark-bad` passes over them, "
-        "and caches that were made from these data stay usable; --drop-bad in its place leaves them out, and such "
-        "caches are refused"
+        f"`kdcache index {data} --check` finds all such images. `kdcache index {data} --mark-bad` marks them as lost, "
+        "and caches of these data stay usable; --drop-bad leaves them out, and such caches are refused"
     )
 
 
 def take_again(part: Path, meta: Mapping[str, Any], whole: str) -> str:
-    """The command that takes a part once more; in capitals what its `index.json` does not say.
+    """Return the command that creates a part again; values that its `index.json` does not hold are in capitals.
 
-    part: its folder; meta: what its `index.json` says; whole: the `arguments` of what it is a part of.
+    part: folder of the part.
+    meta: content of its `index.json`.
+    whole: `arguments` of the data set that it is a part of.
     """
     how = meta.get("part")
     how = how if isinstance(how, dict) else {}
@@ -38,14 +39,14 @@ def take_again(part: Path, meta: Mapping[str, Any], whole: str) -> str:
 
 
 def keep_data(data: str | Path, folder: Path) -> str:
-    """DATA as a folder may keep it that moves with the shards: its paths relative to that folder."""
+    """Return DATA with paths relative to a folder, for a folder that may be moved together with the shards."""
     if not _has_paths(str(data)):
         return str(data)
     return "::".join(os.path.relpath(path, folder) for path in str(data).split("::"))
 
 
 def kept_data(text: object, folder: Path) -> str:
-    """What `keep_data` was given, its paths absolute; empty where nothing was kept."""
+    """Return the DATA of `keep_data` with absolute paths; empty if nothing was kept."""
     if not isinstance(text, str) or not text:
         return ""
     if not _has_paths(text):
@@ -54,4 +55,4 @@ def kept_data(text: object, folder: Path) -> str:
 
 
 def _has_paths(data: str) -> bool:
-    return not is_url(data) and "$" not in data  # what a variable of the environment stands for is not known here
+    return not is_url(data) and "$" not in data  # the value of an environment variable is not known here

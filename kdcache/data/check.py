@@ -1,4 +1,4 @@
-"""Checking every image once: what cannot be decoded leaves the index, what can has a checksum from then on."""
+"""Check of every image: those that cannot be decoded leave the index, all others get a checksum."""
 
 import os
 import shutil
@@ -25,17 +25,19 @@ from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.workers import in_processes, workers_for
 
 Faults = Callable[[Iterable[bytes]], Iterator[str | None]]
-"""Why each of some encoded images is bad, as a clause; None where it is whole."""
+"""A function that yields for each encoded image why it is bad, as a clause; None if it is not."""
 
 _IMAGES_A_PIECE = 128
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check came to.
+    """The result of a check.
 
-    index: the index that it left.
-    bad: bad samples that are not in it, by shard and offset; lost: those that are in it and marked as lost.
+    Attributes:
+        index: index that the check has written.
+        bad: bad samples that are not in the index, by shard and offset.
+        lost: bad samples that are in the index, marked as lost.
     """
 
     index: Index
@@ -53,20 +55,20 @@ def check_index(
     workers: int | None = None,
     progress: Progress = logged,
 ) -> Checked:
-    """Look at every image of DATA, and write an index with the CRC32C of each; it counts the classes of bad ones too.
+    """Decode every image of DATA, and write an index with the CRC32C of each; classes of bad samples count, too.
 
     Args:
-        faults: a function of the top level of a module, as other processes must find it.
+        faults: function at the top level of a module, so that worker processes can import it.
         drop_bad: leave bad samples out, which gives the data another fingerprint.
         mark_bad: mark bad samples as lost, which keeps their places (see `kdcache.data.lost`). Without either, bad
             samples leave everything as it was.
-        workers: processes that decode; None takes one for each core as far as there is work for them.
+        workers: number of processes that decode; None: one per core, or fewer for little work.
 
     Raises:
-        UsageError: DATA is a part of a data set, or both drop_bad and mark_bad are asked for.
-        BadSamplesError: there are bad samples, and it is not said what to do about them.
+        UsageError: DATA is a part of a data set, or both drop_bad and mark_bad are given.
+        BadSamplesError: there are bad samples, and neither drop_bad nor mark_bad is given.
         FolderHeldError: another process writes the index.
-        DataError: no sample is whole; and as `build_index` does, but for broken image headers, which are found here.
+        DataError: no image can be decoded; and as `build_index` does, except for broken image headers.
     """
     if drop_bad and mark_bad:
         raise UsageError("--drop-bad leaves bad samples out and --mark-bad keeps their places: give one of them.")
@@ -82,12 +84,12 @@ def check_index(
         if found.bad and not drop_bad and not mark_bad and not _knows(former, found.bad):
             raise BadSamplesError(
                 f"{len(found.bad)} of {found.total} samples are bad; nothing was changed. "
-                f"`kdcache index {arguments(data, unlabelled)} --mark-bad` passes over them and keeps caches usable "
-                "that were made from these data; where there are none, "
+                f"`kdcache index {arguments(data, unlabelled)} --mark-bad` marks them as lost and keeps "
+                "caches of these data usable; if there are none, "
                 f"`kdcache index {arguments(data, unlabelled)} --drop-bad` leaves them out; or repair them.",
                 [str(sample) for sample in found.bad],
             )
-        # A check of an index that has lost samples goes on to keep their places.
+        # A check of an index with lost samples keeps their places again.
         marking = mark_bad or (not drop_bad and former is not None and len(former.loaded.lost) > 0)
         lost = _write_checked(folder, source, found, former, marking)
     index = load_index(place, source)
@@ -115,7 +117,7 @@ def _require_whole(data: str | Path, option: str) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a look at every image has found.
+    """The result of decoding every image.
 
     everything: the index of the samples with readable headers; None where there is none.
     crc: the checksum of each of its rows' bytes; faulty: row -> what is bad.
@@ -130,12 +132,12 @@ class _Found:
 
     @property
     def total(self) -> int:
-        """How many samples the shards hold."""
+        """Number of samples in the shards."""
         return len(self.headless) + len(self.crc)
 
 
 def _look(folder: Path, source: Source, faults: Faults, workers: int | None, progress: Progress) -> _Found:
-    """Scan and decode all shards; their index lies in `folder` afterwards."""
+    """Scan and decode all shards, and write their index to `folder`."""
     folder.mkdir()
     headless = write_index(folder, source, workers, progress, pass_over=True)
     everything = load_index(folder, source)
@@ -170,7 +172,7 @@ def _write_checked(
         rows = np.delete(np.arange(len(everything)), list(found.faulty))
         kept = Kept(columns | {"crc": found.crc}, rows, np.empty(0, np.int64))
     write_rows(folder, kept.columns, kept.rows)
-    # Of what is left out as well: a classifier keeps its size, whichever images are broken.
+    # Labels of left-out samples count as well: a classifier keeps its size, whichever images are broken.
     labels = max(int(kept.columns["label"].max()), *(sample.label for sample in found.headless), -1) + 1
     shutil.rmtree(folder / "whole")
     left_out = found.total - (len(kept.rows) - len(kept.gone))
@@ -193,7 +195,7 @@ def _warn_of_another_fingerprint(former: Former, index: Index, progress: Progres
     if index.left_out and not former.loaded.left_out:
         back = (
             f". To go back remove the index ({index.path}), then run `kdcache index {index.data} --mark-bad`, which "
-            "passes over bad samples without leaving them out"
+            "marks bad samples as lost without leaving them out"
         )
     progress.warn(
         f"the data have another fingerprint than before ({former.loaded.fingerprint[:12]}): caches made from them then "
@@ -202,27 +204,27 @@ def _warn_of_another_fingerprint(former: Former, index: Index, progress: Progres
 
 
 def _warn_of_whole_ones(found: _Found, index: Index, progress: Progress) -> None:
-    """Tell of samples that are not in the index and could be."""
+    """Warn about samples that a former check left out and that can be decoded now."""
     count = found.total - len(found.bad) - (len(index) - len(index.lost))
     if count > 0:
         progress.warn(
-            f"{count} of the samples that a check left out before are whole now. They stay out, so that the data keep "
-            f"their fingerprint; `kdcache index {index.data} --drop-bad` takes them in, for other caches"
+            f"{count} of the samples that a check left out before can be decoded now. They stay out, so that the data "
+            f"keep their fingerprint; `kdcache index {index.data} --drop-bad` takes them in, for other caches"
         )
 
 
 def _knows(former: Former | None, bad: Sequence[BadSample]) -> bool:
-    """Whether an index is there already that has none of these samples but as lost ones, because a check said so."""
+    """Whether a check has already left out all of these samples, or marked them as lost."""
     if former is None or not (former.loaded.left_out or len(former.loaded.lost)):
         return False
-    there = np.delete(former.loaded.columns["key_hash"], former.loaded.lost)
+    present = np.delete(former.loaded.columns["key_hash"], former.loaded.lost)
     hashes = np.array([key_hash(sample.key) for sample in bad], np.uint64)
-    return not np.isin(hashes, there).any()
+    return not np.isin(hashes, present).any()
 
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """Images of one shard, front to back."""
+    """Images of one shard, in ascending order of offset."""
 
     shard: str
     offset: Int64[np.ndarray, " b"]
@@ -232,14 +234,14 @@ class _Piece:
 def _decode_all(
     index: Index, faults: Faults, workers: int | None, progress: Progress
 ) -> tuple[UInt32[np.ndarray, " n"], dict[int, BadSample]]:
-    """The checksum of each row's bytes, and row -> what is bad."""
+    """Return the checksum of each row's bytes, and the bad samples by row."""
     rows = list(_rows_of_pieces(index))
     pieces = [_Piece(index.shards[index.shard[part[0]]], index.offset[part], index.length[part]) for part in rows]
     crc, bad = np.zeros(len(index), CRC), {}
     with progress.task("checking", total=len(index)) as task:
         if workers is None:
             workers = workers_for(int(index.length.sum()))
-        # Decoders in C say themselves what is wrong with an image, without its name.
+        # quiet: decoders in C print errors of images without their names.
         checked = in_processes(partial(_check_piece, faults=faults), pieces, workers, "checking", progress, quiet=True)
         for part, piece, (sums, reasons) in zip(rows, pieces, checked, strict=True):
             crc[part] = sums
@@ -258,7 +260,7 @@ def _rows_of_pieces(index: Index) -> Iterator[Int64[np.ndarray, " b"]]:
 
 
 def _check_piece(piece: _Piece, faults: Faults) -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
-    """The checksum of each image's bytes, and place in the piece -> what is bad."""
+    """Return the checksum of each image's bytes, and the reason for each bad one, by its place in the piece."""
 
     def check() -> tuple[UInt32[np.ndarray, " b"], dict[int, str]]:
         return _check_once(piece, faults)

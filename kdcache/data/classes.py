@@ -1,11 +1,11 @@
-"""Whether a data set and a model mean the same classes by their numbers."""
+"""Checks that a data set and a model number the same classes alike."""
 
 from kdcache.data.index import Index
 from kdcache.errors import IdentityError, UsageError
 
 
 def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | None, who: str) -> None:
-    """Raise IdentityError where both say what their classes are called, and not the same: labels would be shifted."""
+    """Raise IdentityError if both have class names and these differ: labels would be shifted."""
     if data is None or model is None or data == model:
         return
     differing = next((pair for pair in zip(data, model, strict=False) if pair[0] != pair[1]), None)
@@ -22,7 +22,7 @@ def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | 
 
 
 def check_labels(index: Index, num_classes: int, class_names: tuple[str, ...] | None) -> None:
-    """Raise where a model with these classes cannot be scored on `index`."""
+    """Raise UsageError or IdentityError if a model with these classes cannot be scored on `index`."""
     require_same_classes(index.class_names, class_names, "the model")
     if len(index) == 0 or int(index.label.min()) < 0:
         raise UsageError(
@@ -38,5 +38,5 @@ def check_labels(index: Index, num_classes: int, class_names: tuple[str, ...] | 
 
 
 def data_of(index: Index) -> str:
-    """Where the samples of an index lie, for messages."""
+    """Return the place of an index's samples, for messages."""
     return str(index.shards_folder) if len(index.shards) > 1 else index.shards[0]

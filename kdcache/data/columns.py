@@ -15,10 +15,10 @@ from kdcache.io.json_format import parse_json
 from kdcache.io.reading import open_regular, read_bytes, read_rest
 
 FORMAT = 1
-"""Version of the folder's layout and of the fingerprint; an index of another version is built again."""
+"""Version of the folder's layout and of the fingerprint; an index of another version is rebuilt."""
 
 FORMAT_WITH_LOST = 2
-"""Version of the layout where samples are marked as lost: whoever does not know of them must not read it."""
+"""Version of the layout with lost samples: programs that do not know them must not read it."""
 
 COLUMNS: dict[str, np.dtype] = {
     "key_hash": np.dtype("<u8"),
@@ -29,28 +29,28 @@ COLUMNS: dict[str, np.dtype] = {
     "width": np.dtype("<i4"),
     "label": np.dtype("<i4"),
 }
-"""One entry a sample, ascending in `key_hash`."""
+"""Columns with one entry per sample, ascending in `key_hash`."""
 
 KEY_START: np.dtype = np.dtype("<i8")
-"""Column `key_start` has an entry more than there are samples: key i is bytes start[i] to start[i+1] of `key_bytes`."""
+"""Type of the column `key_start` of n + 1 entries: key i is bytes start[i] to start[i+1] of `key_bytes`."""
 
 KEY_BYTES: np.dtype = np.dtype("u1")
 
 CRC: np.dtype = np.dtype("<u4")
-"""Column `crc`, where every image has been checked: the CRC32C of its bytes."""
+"""Type of the column `crc`, which exists after a check of every image: the CRC32C of its bytes."""
 
 LOST: np.dtype = np.dtype("<i8")
-"""Column `lost`, where samples have been marked as lost: their rows, ascending."""
+"""Type of the column `lost`, which exists if samples are marked as lost: their rows, ascending."""
 
 META = "index.json"
 
 MAX_META = 64 * 2**20
-"""Bytes of an `index.json` that are read; a million shards take that many."""
+"""Limit of the bytes of an `index.json`, enough for a million shards."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What an index is made from.
+    """The shards that an index is built from.
 
     folder: what the shards' names are relative to, so that an index moves with its shards; a `str` is a URL.
     shards: of each shard its name, size in bytes, and time of modification in nanoseconds; or its URL, size and ETag.
@@ -62,7 +62,7 @@ class Source:
 
     @classmethod
     def of(cls, folder: Path | str, shards: Iterable[str], unlabelled: bool) -> "Source":
-        """These shards (absolute paths, or URLs) as they are now. Raises DataError when one cannot be looked at."""
+        """Return the current state of shards (absolute paths, or URLs). Raises DataError if one cannot be accessed."""
         shards = tuple(shards)
         if is_url(shards[0]):
             states = zip(shards, remote.states_of(shards), strict=True)
@@ -86,13 +86,13 @@ class Source:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What `index.json` keeps, to tell whether an index is still of today's shards."""
+        """Return the part of `index.json` by which a stale index is recognised."""
         return {"unlabelled": self.unlabelled, "shards": [list(shard) for shard in self.shards]}
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """An index's folder, opened: memory maps by column name, and what `index.json` says.
+    """An open folder of an index: memory maps by column name, and the content of `index.json`.
 
     left_out: how many bad samples a check has left out; None without a check, and then there is no column `crc`.
     lost: rows of samples that have been marked as lost, ascending.
@@ -108,7 +108,7 @@ class Loaded:
 
 
 def load(folder: Path, source: Source) -> Loaded | None:
-    """The index in `folder` if it is whole, of this format and of this source; else None. Reads no column.
+    """Return the index in `folder` if it is complete and of this format and source; else None. Reads no column.
 
     All files are opened through one handle of the folder, so that another process that puts a new index in its
     place meanwhile cannot mix the two.
@@ -137,13 +137,13 @@ def load(folder: Path, source: Source) -> Loaded | None:
                 return None
         return Loaded(columns, meta["fingerprint"], meta["labels"], left_out, lost, "part" in meta)
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
-        return None  # damaged or half deleted: it is built again
+        return None  # damaged or half deleted: it is rebuilt
     finally:
         os.close(handle)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What `index.json` says, of whatever shards and format it is; empty where there is none that can be read."""
+    """Return the content of `index.json`, of any shards and format; empty if it cannot be read."""
     try:
         meta = parse_json(read_bytes(folder / META, MAX_META), max_bytes=MAX_META)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What an image file says of itself in its header."""
+"""The headers of image files."""
 
 import struct
 import zlib
@@ -21,17 +21,17 @@ from PIL.ImageFile import ImageFile
 from kdcache.errors import KdcacheError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "ppm", "bmp", "pgm", "tif", "tiff", "webp")
-"""Extensions, in lower case, of the components that are images: those torchvision's ImageFolder takes."""
+"""Extensions of images, in lower case: those of torchvision's ImageFolder."""
 
 MAX_PIXELS = 178_956_970
-"""Pixels of an image, such as 13,377 x 13,377: where Pillow refuses by default, as what is larger may be a small file
-that was made to fill the memory. From half of it on Pillow warns, which tells nobody which image it is."""
+"""Limit of an image's pixels, such as 13,377 x 13,377: Pillow's default, because a small file may decode to an image
+that fills the memory. From half of it on Pillow warns, but without the name of the image."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin)
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-_PREFIX = 16  # bytes by which Pillow's plugins tell formats
+_PREFIX = 16  # bytes by which Pillow's plugins recognise formats
 _ORIENTATION = 274
 
 
@@ -75,7 +75,7 @@ def open_image(stream: BufferedIOBase, *, every_format: bool = False) -> ImageFi
 
 
 def image_size(stream: BufferedIOBase) -> tuple[int, int]:
-    """Height and width of an image file in pixels, as stored: EXIF orientation is not applied, nothing is decoded.
+    """Return height and width of an image file in pixels, as stored: without EXIF orientation, and without decoding.
 
     Raises ValueError as `open_image` does, and for a TIFF that is stored turned.
     """
@@ -87,7 +87,7 @@ def image_size(stream: BufferedIOBase) -> tuple[int, int]:
 
 
 def png_fault(encoded: bytes) -> str | None:
-    """What is wrong with the chunks of a PNG file, as a clause: a wrong checksum, or no end; None where nothing is.
+    """Return what is wrong with the chunks of a PNG file, as a clause: a wrong checksum, or no end; None if nothing is.
 
     Bytes behind the last chunk are allowed: many files in use have them.
     """

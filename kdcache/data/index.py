@@ -35,7 +35,7 @@ _MANY_CLASSES, _CLASSES_A_LABEL = 1000, 10
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """All samples of a data set; `n` of them, one row each.
+    """The samples of a data set: `n` rows, one per sample.
 
     path: the index's own folder; shards: absolute paths, or URLs.
     key_hash: 64-bit BLAKE2b of the UTF-8 key as a little-endian number, strictly ascending.
@@ -45,11 +45,11 @@ class Index:
         wherever they lie and however they are spread over shards.
     class_names: in the order of labels, from the `classes.json` beside the shards, if there is one.
     crc: CRC32C of the image files, where every image has been checked; reading compares it.
-    left_out: how many bad samples that check has left out.
-    lost: rows, ascending, of bad samples that have kept their places (see `kdcache.data.lost`); nobody may read them.
-    is_part: whether these are some of the shards' samples, see `kdcache.data.part`.
+    left_out: number of bad samples that the check has left out.
+    lost: rows, ascending, of bad samples that keep their places (see `kdcache.data.lost`); they must not be read.
+    is_part: whether these are a part of the shards' samples (see `kdcache.data.part`).
     unlabelled: whether labels were left out, or there are none.
-    asked: the DATA that it, or the whole that it is a part of, was opened by; empty where an old part does not say.
+    asked: DATA by which it, or the data set that it is a part of, was opened; empty if an old part does not hold it.
     """
 
     path: Path
@@ -81,20 +81,20 @@ class Index:
         return self.key_bytes[self.key_start[sample] : self.key_start[sample + 1]].tobytes().decode()
 
     def describe(self, sample: int) -> str:
-        """How an error names a sample: "KEY in SHARD at byte OFFSET"; of a part also what comes after the advice."""
+        """Return a sample's name for errors: "KEY in SHARD at byte OFFSET", for a part with a further remedy."""
         place = f"{self.key(sample)} in {self.shards[self.shard[sample]]} at byte {self.offset[sample]}"
         if not self.is_part:
             return place
         return f"{place} (repair the whole as follows, then take the part {self.path} of it again)"
 
     def whose_label(self, label: int) -> str:
-        """A sample that has this label, in brackets for a message that doubts it; empty where none has."""
+        """Return a sample with this label, in brackets for a message; empty if there is none."""
         rows = np.flatnonzero(self.label == label)
         return f" (that of {self.describe(int(rows[0]))})" if len(rows) else ""
 
     @property
     def data(self) -> str:
-        """What `kdcache index` takes for these samples, or for the whole of a part, in a command that is advised."""
+        """The argument of `kdcache index` for these samples, or for the whole of a part, in recommended commands."""
         return arguments(self.asked or self.shards_folder, self.unlabelled)
 
     @property
@@ -112,13 +112,13 @@ def key_hash(key: str) -> int:
 def open_index(
     data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = logged
 ) -> Index:
-    """The index of DATA (a folder of tars, a brace pattern, or a part of either), built if it is missing, stale or old.
+    """Open the index of DATA (a folder of tars, a brace pattern, or a part of either); build it if necessary.
 
-    It is stale when the list of shards, or the size or time of modification of one, is no longer what it was. The
-    index of a part (see `kdcache.data.part`) is only ever opened. Of processes that open one index at the same time
-    one builds it, and the others wait. An index that has been checked goes before one that hasn't.
+    It is built if it is missing or of an old format, or if the list of shards, or the size or modification time of one,
+    has changed. The index of a part (see `kdcache.data.part`) is never built. If several processes open one index at
+    the same time, one builds it while the others wait. A checked index is preferred to one that is not checked.
 
-    unlabelled: store label -1 for every sample, and ask for none. workers: see `build_index`.
+    unlabelled: store label -1 for every sample, and require no labels. workers: see `build_index`.
 
     Raises DataError as `build_index` does, and for a part whose shards have changed.
     """
@@ -128,14 +128,14 @@ def open_index(
     if found.class_names is not None and (misplaced := _misplaced_number(found.class_names)) is not None:
         progress.warn(
             f"the classes of {found.data} are numbers in the order of text: label {misplaced} means class "
-            f"{found.class_names[misplaced]}. `kdcache import folder` did so once; import the folders again where "
-            "labels are to be those numbers, as a model's classes are"
+            f"{found.class_names[misplaced]}. old versions of `kdcache import folder` did so; import the "
+            "folders again if the labels must be these numbers, as a model's classes are"
         )
     return found
 
 
 def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
-    """What `open_index` opens where it builds nothing; None where it would build. Raises DataError as that does."""
+    """Return the index that `open_index` opens without building; None if it would build. Raises DataError like it."""
     part = read_meta(Path(data)) if os.path.isdir(data) else {}
     if part:
         return _open_part(Path(os.path.abspath(data)), part)
@@ -143,7 +143,7 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
 
     def look() -> Index | None:
         now = Source.of(shards_folder(data, shards), shards, unlabelled)
-        # What `kdcache index --unlabelled` has made serves whoever does not say; labels go before it.
+        # An index of `kdcache index --unlabelled` is used without the option, too, if there is none with labels.
         for without_labels in (unlabelled, True):
             source = replace(now, unlabelled=without_labels)
             places = index_places(data, shards, without_labels)
@@ -154,7 +154,7 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
 
     found = look()
     if found is None and is_url(shards[0]) and any(map(read_meta, index_places(data, shards, unlabelled))):
-        # An index, and perhaps a check of every image, is not given up for one answer about the shards.
+        # An index, and perhaps a check of every image, is not discarded for one response of the object store.
         found = remote.read_again(shards[0], look, lambda index: index is not None)
     return found
 
@@ -162,12 +162,12 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
 def build_index(
     data: str | Path, *, unlabelled: bool = False, workers: int | None = None, progress: Progress = logged
 ) -> Index:
-    """Build the index of DATA, whether or not there is one, and open it.
+    """Build the index of DATA, also if there is one, and open it.
 
     The folder is `kdcache-index` beside the shards or, where that cannot be written, one under $XDG_CACHE_HOME or
-    ~/.cache. It is written apart and renamed when it is whole.
+    ~/.cache. It is written to a temporary folder, which is renamed when it is complete.
 
-    workers: processes that scan shards; None takes one for each core as far as there is work for them.
+    workers: number of processes that scan shards; None: one per core, or fewer for little work.
 
     Raises DataError, naming shard, key and byte offset, for a shard that is missing, damaged or cut short, a sample
     without an image or label, a broken image header, a label that is no whole number, a duplicate key; and when no
@@ -187,8 +187,8 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
         if any(meta.get("lost") for meta in checked):
             raise DataError(
                 f"Samples of {data} have been marked as lost, and the shards have changed since. Run `kdcache index "
-                f"{arguments(data, unlabelled)} --mark-bad` again, which keeps caches usable that were made from them; "
-                "or --drop-bad in its place, for other caches."
+                f"{arguments(data, unlabelled)} --mark-bad` again, which keeps their caches usable; or run it with "
+                "--drop-bad, which makes these caches unusable."
             )
         left_out = [meta["left_out"] for meta in checked]
         if left_out:
@@ -210,7 +210,7 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
 
 
 def _warn_of_labels(index: Index, progress: Progress) -> None:
-    """Tell of labels that look like a slip: far more classes than there are different labels, and no names of them."""
+    """Warn about labels that may be a mistake: far more classes than different labels, and no class names."""
     if index.class_names is not None or index.num_classes <= _MANY_CLASSES:
         return
     highest = index.num_classes - 1

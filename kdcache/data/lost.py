@@ -1,8 +1,8 @@
-"""Samples that are lost and keep their places: an index in which caches of the data still find every row.
+"""Lost samples, which keep their places: an index in which existing caches of the data still find every row.
 
-The order of a view, and with it the rows of every cache, depends on which samples there are, and the fingerprint of the
-data on their keys, labels, lengths and sizes. A sample whose image has turned out to be bad stays in the index with
-what was known of it, marked as lost: its image is never read again, and trainings pass over the pairs it lies in.
+The order of a view, and with it the rows of every cache, depends on the set of samples, and the fingerprint of the data
+depends on their keys, labels, lengths and sizes. A sample whose image has become unreadable stays in the index with its
+former values, marked as lost: its image is never read again, and training skips the pairs that contain it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -17,13 +17,13 @@ from kdcache.data.index import Index
 from kdcache.data.scan import BadSample
 from kdcache.errors import DataError
 
-#: Of the samples, one in so many may be gone from the shards altogether; with more the data are others.
+#: At most one in this many samples may be missing from the shards; with more, the data count as different data.
 ONE_IN = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Former:
-    """The index that is about to be replaced, of whatever state of its shards.
+    """The index that is about to be replaced, also if its shards have changed.
 
     shards: absolute paths, or URLs.
     """
@@ -38,7 +38,7 @@ class Former:
 
 
 def read_former(places: Iterable[Path], source: Source) -> Former | None:
-    """The index in the first of these folders that holds a whole one; None where none does."""
+    """Return the index of the first of these folders that holds a complete one; None if none does."""
     for place in places:
         meta = read_meta(place)
         try:
@@ -53,7 +53,7 @@ def read_former(places: Iterable[Path], source: Source) -> Former | None:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """The rows of an index that keeps the places of lost samples.
+    """The rows of an index in which lost samples keep their places.
 
     columns: as `write_rows` takes them; rows: which of them, in the order of key hashes.
     lost: positions among these rows; gone: those of the lost ones that are in no shard any more.
@@ -72,7 +72,7 @@ def keep_places(
     headless: Collection[int],
     former: Former | None,
 ) -> Kept:
-    """The rows of an index of `everything` in which bad samples keep their places.
+    """Return the rows of an index of `everything` in which bad samples keep their places.
 
     Where there is a former index, its samples have places and no bad ones else: also those whose header is broken now,
     or that are gone. What a check had left out stays out, unless it lies in a shard that is new. Where there is none
@@ -100,8 +100,8 @@ def keep_places(
     if len(gone) > 1 and len(gone) * ONE_IN > len(then["key_hash"]):
         raise DataError(
             f"{len(gone):,} of the {len(then['key_hash']):,} samples that were indexed before are in no shard any "
-            f"more, such as {former.key(int(gone[0]))}: these are other data. Restore the shards; or index them as "
-            "they are now with --drop-bad, for caches of their own."
+            f"more, such as {former.key(int(gone[0]))}: these are different data. Restore the shards; or index "
+            "them as they are now with --drop-bad, for new caches."
         )
     columns = _joined(columns, former, lost, everything.shards)
     chosen = np.concatenate([np.flatnonzero(keep), np.arange(len(lost)) + len(everything)])
@@ -113,7 +113,7 @@ def keep_places(
 def _joined(
     columns: Mapping[str, np.ndarray], former: Former, rows: Int64[np.ndarray, " k"], shards: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """The columns, and behind them some rows of the former index."""
+    """Return the columns, followed by some rows of the former index."""
     then = former.loaded.columns
     if not len(rows):
         return dict(columns)
@@ -138,7 +138,7 @@ def _gone(former: Former, row: int) -> BadSample:
 
 
 def is_lost(index: Index) -> Bool[np.ndarray, " n"]:
-    """Which samples of an index are lost."""
+    """Return a mask of the lost samples of an index."""
     found = np.zeros(len(index), bool)
     found[index.lost] = True
     return found

@@ -1,4 +1,4 @@
-"""What the name of a tar member means: webdataset's rules for keys and extensions, and names without either."""
+"""The names of tar members: webdataset's rules for keys and extensions, and names without either."""
 
 import re
 
@@ -28,14 +28,14 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def why_no_component(name: str) -> str:
-    """Which kind of name it is that `split_name` gives no key for: HIDDEN, METADATA or NO_EXTENSION."""
+    """Return the kind of a name without a key: HIDDEN, METADATA or NO_EXTENSION."""
     if _METADATA.match(name):
         return METADATA
     return HIDDEN if name.rpartition("/")[2].startswith(".") else NO_EXTENSION
 
 
 def is_set_aside(name: str) -> bool:
-    """Whether a member's name says that it belongs to no sample whatever the member is: hidden files and metadata."""
+    """Whether a member's name shows that it belongs to no sample: hidden files and metadata."""
     return split_name(name) is None and why_no_component(name) != NO_EXTENSION
 
 

@@ -1,4 +1,4 @@
-"""Each view's own random order of the samples, near to the order on disk where the shards are many."""
+"""The random order of the samples in each view, close to the order on disk if there are many shards."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ class Windows:
 
 
 def derive_windows(shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], shards: int) -> Windows:
-    """Windows of about 64 neighbouring shards; one window for few shards, or where windows differ in their labels.
+    """Return windows of about 64 neighbouring shards; one window for few shards, or if windows differ in their labels.
 
     A window whose labels are far from the whole's would feed the student a few classes at a time. Far means a total
     variation distance above 0.1 plus twice what sampling alone gives.

@@ -58,7 +58,7 @@ def write_part(
     when it cannot be written, FolderHeldError when another process writes it.
     """
     if not 0 < fraction <= 1:
-        raise UsageError(f"A fraction of {fraction} cannot be: give a number above 0, up to 1.")
+        raise UsageError(f"The fraction {fraction} is out of range: give a number above 0, up to 1.")
     out = Path(os.path.abspath(out))
     if out.exists() and "part" not in read_meta(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists and is no part of a data set. Name another folder.")
@@ -86,5 +86,5 @@ def write_part(
     if part is None:
         raise DataError(f"{out / META} changed while it was being opened. Run the command again.")
     kind = "of each class" if stratified else "of all"
-    progress.say(f"took {len(part)} of {len(index)} samples, {fraction:g} {kind}: {out}")
+    progress.say(f"selected {len(part)} of {len(index)} samples, {fraction:g} {kind}: {out}")
     return replace(part, asked=kept_data(data, out))

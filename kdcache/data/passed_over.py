@@ -1,4 +1,4 @@
-"""What shards hold beside images and labels: counted while they are scanned, told when the index is built."""
+"""Members of shards that are neither images nor labels: counted by the scan, and reported when the index is built."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,11 +11,13 @@ _PLURALS = {HIDDEN: "hidden files", METADATA: "metadata members (__x__)", NO_EXT
 
 @dataclass
 class PassedOver:
-    """What is in shards and not in their index.
+    """Counts of members of shards that are not in the index.
 
-    names: how many members belong to no sample, by the kind of their name; examples: the first of each kind.
-    components: how many components of samples kdcache makes nothing of, by extension.
-    joined: shards that hold several archives, one after another.
+    Attributes:
+        names: number of members that belong to no sample, by the kind of their name.
+        examples: first member of each kind.
+        components: number of components of samples that kdcache does not use, by extension.
+        joined: shards that hold several archives, one after another.
     """
 
     names: Counter[str] = field(default_factory=Counter)
@@ -29,7 +31,7 @@ class PassedOver:
         self.examples.setdefault(kind, f"{name.encode('utf-8', 'backslashreplace').decode()} in {shard}")
 
     def add(self, other: "PassedOver") -> None:
-        """Count what another shard holds as well."""
+        """Add the counts of another shard."""
         self.names += other.names
         self.components += other.components
         self.joined += other.joined
@@ -37,23 +39,23 @@ class PassedOver:
             self.examples.setdefault(kind, example)
 
     def line(self) -> str | None:
-        """What was passed over, and why, with counts; None where there is nothing to tell."""
-        told = []
+        """Return the skipped members with reasons and counts; None if there are none."""
+        groups = []
         if self.names:
             kinds = [
                 f"{count:,} {_PLURALS[kind] if count > 1 else kind} (such as {self.examples[kind]})"
                 for kind, count in self.names.most_common()
             ]
-            told.append(f"members that belong to no sample: {', '.join(kinds)}")
+            groups.append(f"members that belong to no sample: {', '.join(kinds)}")
         if self.components:
             kinds = [f"{count:,} .{extension}" for extension, count in self.components.most_common(_KINDS_SHOWN)]
             more = len(self.components) - len(kinds)
             kinds += [f"{more:,} other kinds"] if more else []
-            told.append(f"components of samples that are neither images nor labels: {', '.join(kinds)}")
-        return f"passed over {'; '.join(told)}" if told else None
+            groups.append(f"components of samples that are neither images nor labels: {', '.join(kinds)}")
+        return f"passed over {'; '.join(groups)}" if groups else None
 
     def joined_line(self) -> str | None:
-        """A warning of shards in which another reader sees a part only; None where there is none."""
+        """Return a warning about shards of which most readers see only a part; None if there are none."""
         if not self.joined:
             return None
         count = len(self.joined)

@@ -1,4 +1,4 @@
-"""Where the index of some shards is kept, and putting a finished one there."""
+"""The folder of the index of some shards, and writing an index there."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from kdcache.io.failures import cannot_write, passing_remedy
 from kdcache.io.folder_lock import FolderLock, hold_beside
 from kdcache.runtime.progress import Progress
 
-#: What is in the folder of an index; one that holds anything else is not replaced by a new one.
+#: Files in the folder of an index; a folder that holds anything else is not replaced.
 _FILES = re.compile(r"[a-z_]+\.(npy|spool)|(index|classes)\.json|whole|replaced")
 
 
@@ -23,19 +23,19 @@ def is_url(place: str | Path) -> bool:
 
 
 def is_pattern(data: str | Path) -> bool:
-    """Whether webdataset makes anything of DATA but the one name that it is."""
+    """Whether webdataset expands DATA to other names."""
     return any(mark in str(data) for mark in ("{", "::", "$"))
 
 
 def is_folder(data: str | Path) -> bool:
-    """Whether DATA is a folder. Of a URL its name has to tell: object stores have no folders."""
+    """Whether DATA is a folder. A URL is judged by its name, because object stores have no folders."""
     if is_url(data):
         return not is_pattern(data) and not str(data).endswith(".tar")
     return os.path.isdir(data)
 
 
 def shards_folder(data: str | Path, shards: Sequence[str]) -> Path | str:
-    """The folder that DATA is, or the deepest one that holds all of the pattern's shards; a `str` is a URL."""
+    """Return the folder DATA, or the deepest one that holds all of the pattern's shards; a `str` is a URL."""
     if is_folder(data):
         return str(data).rstrip("/") if is_url(data) else Path(os.path.abspath(data))
     if is_url(shards[0]):
@@ -45,7 +45,7 @@ def shards_folder(data: str | Path, shards: Sequence[str]) -> Path | str:
 
 
 def index_places(data: str | Path, shards: Sequence[str], unlabelled: bool) -> tuple[Path, ...]:
-    """The folders in which the index of DATA may lie: beside its shards, else among the user's cached files.
+    """Return the possible folders of the index of DATA: beside its shards, else among the user's cached files.
 
     The index of a pattern carries a hash of the shards that the pattern names, so that patterns share a folder. That
     of URLs lies among the user's cached files alone: it is mapped into memory.
@@ -68,7 +68,7 @@ def _hash(text: str) -> str:
 
 @contextmanager
 def building(place: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `place` at the end, and is gone if an error ends the worker."""
+    """Yield an empty folder, which becomes `place` at the end and is removed after an error."""
     try:
         with new_folder(place.parent, place.name, _FILES) as folder:
             yield folder
@@ -78,11 +78,11 @@ def building(place: Path) -> Iterator[Path]:
 
 @contextmanager
 def claimed(places: Sequence[Path], progress: Progress, *, wait: bool) -> Iterator[Path]:
-    """The first of the places that can be written, held by this process as long as the block lasts.
+    """Yield the first of the places that can be written, and hold it within the block.
 
-    What killed builds left behind is cleared away.
+    Files of killed builds are removed.
 
-    wait: wait for another process that builds an index there, as those do that need one; else raise.
+    wait: whether to wait for another process that builds an index there; else raise.
 
     Raises:
         FolderHeldError: another process holds the place, and is not waited for.
@@ -110,6 +110,6 @@ def _hold(places: Sequence[Path], progress: Progress, wait: bool) -> tuple[Folde
 
 
 def hold_index(place: Path, progress: Progress, *, wait: bool = False) -> FolderLock:
-    """Hold the folder of an index, which need not be there, as `hold_beside` does."""
+    """Hold the folder of an index, which may not exist yet, as `hold_beside` does."""
     remedy = "Wait until it has ended, then run the same command again."
     return hold_beside(place, f"The index {place}", remedy, progress.say, wait=wait)

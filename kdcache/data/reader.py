@@ -1,4 +1,4 @@
-"""Reading single images out of the shards, by their place in the index."""
+"""Reading of single images from the shards, by their row in the index."""
 
 import errno
 import os
@@ -97,7 +97,7 @@ class SampleReader:
         return self._whole(data, sample, length)
 
     def _whole_remote(self, ranges: remote.RangeReader, data: bytes, sample: int, shard: int) -> bytes:
-        """As `_whole`; of bytes that are not all there or were altered, once they were fetched again."""
+        """Return the same as `_whole`; bytes that are incomplete or altered are fetched once more."""
         offset, length = int(self._index.offset[sample]), int(self._index.length[sample])
         try:
             return self._whole(data, sample, length)

@@ -1,6 +1,6 @@
-"""Shards in an object store, or wherever else obstore gets by a URL such as `s3://bucket/train/shard-000000.tar`.
+"""Shards in an object store, or at any other URL that obstore reads, such as `s3://bucket/train/shard-000000.tar`.
 
-Only what this module asks for is fetched: the listing of a folder, what tells one state of a shard from another, and
+Only these parts are fetched: the listing of a folder, what tells one state of a shard from another, and
 ranges of bytes. obstore is an extra, and imported when the first URL is met.
 """
 
@@ -27,13 +27,13 @@ _AT_ONCE = 32
 _RANGES_A_BATCH = 32
 
 _WINDOW = 8 << 20
-"""Bytes that a scan asks for at once: what is skipped within them costs less than another request would."""
+"""Bytes that a scan requests at once: unused bytes cost less than another request."""
 
 _READINGS = 3
-"""How often a shard, or a part of it, is read as a whole before it is called damaged."""
+"""Number of times that a shard, or a part of it, is read before it counts as damaged."""
 
 _NEAR = 1 << 20
-"""Ranges that are fewer bytes apart are fetched as one."""
+"""Bytes between two ranges below which they are fetched as one."""
 
 
 def names_in(folder: str) -> list[str]:
@@ -76,7 +76,7 @@ def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
 def read_if_there(url: str) -> bytes | None:
     """The bytes of a small object, None where there is none to be seen. Raises DataError when it cannot be read.
 
-    Two readings have to agree, as nothing tells which bytes it should have.
+    Two reads have to agree, because no checksum of the bytes is known.
     """
     store = _Stores().of(url)
     readings: list[bytes] = []
@@ -149,7 +149,7 @@ class RemoteFile(ShardFile):
 
 
 class RangeReader:
-    """Ranges of bytes of these objects, from any number of threads, with a bounded number of requests in flight."""
+    """Reads ranges of bytes of objects, from any number of threads, with a bounded number of requests in flight."""
 
     def __init__(self, urls: Sequence[str]) -> None:
         self._urls = urls
@@ -176,12 +176,12 @@ class RangeReader:
         return found
 
     def read_one(self, number: int, offset: int, length: int) -> bytes:
-        """One range of the object of this number, fetched by itself. Raises DataError as `read` does."""
+        """Fetch one range of the object of this number. Raises DataError as `read` does."""
         url = self._urls[number]
         return _read_range(self._stores.of(url), url, offset, length)
 
     def read_again(self, number: int, read: Callable[[], T]) -> T:
-        """What `read` makes of bytes of the object of this number, asked for again where it raises DataError."""
+        """Return the result of `read` on bytes of the object of this number; retry if it raises DataError."""
         url = self._urls[number]
         return self._stores.of(url).confirmed(_name(url), read, _is_there, _is_doubtful)
 
@@ -202,13 +202,13 @@ class RangeReader:
         return images
 
     def close(self) -> None:
-        """End the threads; a read that is going on is finished first, by whoever asked for it."""
+        """End the threads; a running read is finished first."""
         with self._lock:
             self._pool.shutdown(wait=False)
 
 
 def _stretches(offsets: Sequence[int], lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """First byte and the byte after the last of what is fetched for ascending ranges."""
+    """Return the first byte, and the byte after the last, of the requests for ascending ranges."""
     found: list[tuple[int, int]] = []
     for offset, length in zip(offsets, lengths, strict=True):
         if found and offset - found[-1][1] < _NEAR:
@@ -219,7 +219,7 @@ def _stretches(offsets: Sequence[int], lengths: Sequence[int]) -> list[tuple[int
 
 
 class _Stores:
-    """One store for each folder, opened when it is first needed: its connections are kept and used again."""
+    """One store per folder, opened when it is first used; its connections are reused."""
 
     def __init__(self) -> None:
         self._opened: dict[str, ObjectStore] = {}
@@ -290,7 +290,7 @@ def _missing(url: str) -> DataError:
 
 @contextmanager
 def _reading(url: str) -> Iterator[ModuleType]:
-    """Turn an error of the store's into one that names what was read."""
+    """Convert an error of the store to one that names the shard."""
     library = _library(url)
     try:
         yield library

@@ -191,7 +191,7 @@ class _Scan:
         self._passed_over.set_aside(why_no_component(member.name), member.name, self._shard)
 
     def table(self) -> ShardTable:
-        """What has come together. Raises DataError for the first sample without an image or without a label."""
+        """Return the table of the samples. Raises DataError for the first sample without image or label."""
         offset, label = np.array(self._offset, np.int64), np.array(self._label, np.int32)
         incomplete = np.flatnonzero((offset == _NONE) | (label == _NOT_READ))
         keys = list(self._rows)
@@ -249,7 +249,7 @@ class _Scan:
         )
 
     def _about_dots(self, key: str, row: int) -> str:
-        """webdataset's rule for keys, where a component of this sample shows that the shard was written by another."""
+        """Return webdataset's rule for keys, for errors, if this sample shows that the shard follows another."""
         dotted = next((extension for extension in self._extensions_of(row) if has_inner_dot(extension)), None)
         if dotted is None:
             return ""

@@ -1,4 +1,4 @@
-"""One shard, read by position, wherever it lies."""
+"""One shard, read by position, on a disk or in an object store."""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,7 +13,7 @@ class ShardFile(ABC):
 
     @abstractmethod
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Fill the buffer with the bytes from `offset` on, and say how many there were: fewer at the end alone."""
+        """Fill the buffer with the bytes from `offset` on; return their number, smaller only at the end."""
 
     def read(self, length: int, offset: int) -> bytes:
         """The `length` bytes from `offset` on, fewer at the end."""
@@ -21,7 +21,7 @@ class ShardFile(ABC):
         return bytes(memoryview(buffer)[: self.read_into(memoryview(buffer), offset)])
 
     def stream(self) -> BufferedIOBase:
-        """All of it as a file to be read from its beginning, which whoever asks closes."""
+        """Open the whole shard as a file, which the caller closes."""
         return BufferedReader(FileSlice(self, 0, self.size))
 
 
@@ -33,15 +33,15 @@ class LocalFile(ShardFile):
         self.size = os.fstat(descriptor).st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """One system call."""
+        """Read with one system call."""
         return os.preadv(self._descriptor, [buffer], offset)
 
     def read(self, length: int, offset: int) -> bytes:
-        """One system call."""
+        """Read with one system call."""
         return os.pread(self._descriptor, length, offset)
 
     def stream(self) -> BufferedIOBase:
-        """Python's own, which is quicker than slices."""
+        """Open with Python's own buffering, which is faster than single reads."""
         return os.fdopen(os.dup(self._descriptor), "rb")
 
 

@@ -1,4 +1,4 @@
-"""Where the shards are.
+"""The paths and URLs of shards.
 
 Shards are plain tar files on a file system, or in an object store (see `remote`). Which names a brace pattern stands
 for is webdataset's own rule; only random access by byte offset (see `reader`) is ours.
@@ -33,7 +33,7 @@ _REMEDIES = {number: REMEDIES[number] for number in (errno.EACCES, errno.EPERM, 
 
 
 def expand_data(data: str | Path) -> tuple[str, ...]:
-    """Absolute paths, or URLs, of the shards that DATA stands for, in order.
+    """Return the absolute paths, or URLs, of the shards of DATA, in order.
 
     data: a folder (its `*.tar` files by name), one tar file, or a brace pattern such as `train-{000000..001023}.tar`
         with webdataset's expansion, whose order is kept; or a URL of any of them, such as `s3://bucket/train`.
@@ -83,7 +83,7 @@ def _exists(path: str) -> bool:
 
 
 def _look_for(path: str) -> bool:
-    """Whether something is at a path. Raises DataError where that cannot be told: a folder above it is closed to us."""
+    """Whether a path exists. Raises DataError if a folder above it cannot be read."""
     try:
         os.stat(path)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Sorting many numbers by a random word each, in place and in cache-sized pieces.
+"""Sorting of many numbers by one random 32-bit word each, in place and in pieces of the size of a processor cache.
 
 A sort of 64-bit keys that carry what is sorted in their low bits is three to ten times as fast as an argsort of the
 words, because NumPy's sort uses the processor's vector instructions and reads memory in sequence. It needs eight bytes
@@ -65,7 +65,7 @@ def sorted_numbers(
 def _sort_equal(
     keys: UInt64[np.ndarray, "count"], low: np.uint64, word: Callable[[Numbers], UInt64[np.ndarray, "m"]]
 ) -> None:
-    """Sort keys that differ in the bits of `low`, their numbers, alone by the whole word of the number."""
+    """Sort keys that differ only in the bits of `low`, which hold their numbers, by the whole word of the number."""
     found = []
     for start in range(0, len(keys), PIECE):
         piece = keys[start : start + PIECE + 1]

@@ -21,7 +21,7 @@ MAX_ZEROS = 64 << 20
 megabytes; more is left where a download made the whole file beforehand and stopped."""
 
 MAX_HEADER = 1 << 20
-"""Bytes of one long name or extended header; file systems allow 4,096 for a path."""
+"""Limit of the bytes of one long name or extended header; file systems allow 4,096 for a path."""
 
 _GZIP, _ZSTD, _APPLE_DOUBLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x00\x05\x16\x07"
 _VOLUME_LABEL, _DIRECTORY_LISTING, _CONTINUATION = b"V", b"D", b"M"  # of GNU tar
@@ -54,7 +54,7 @@ def members(path: str, file: ShardFile) -> Generator[Member, None, int]:
 
     Raises DataError when the file is no plain tar, has a damaged header, ends before its end-of-archive mark, has
     anything but archives or zeros behind it, or holds what cannot be read at random: a link to something outside, a
-    sparse file, a device. Such a member comes, with length 0, where its name says that it belongs to no sample.
+    sparse file, a device. Such a member comes, with length 0, if its name shows that it belongs to no sample.
     """
     start: int | None = 0
     archives = 0
@@ -114,7 +114,7 @@ def _open(stream: BufferedIOBase, start: int) -> tarfile.TarFile:
 
 
 class _Headers:
-    """What tarfile reads headers from: the shard from the byte `start` on. No image is read, so nothing is large."""
+    """The stream from which tarfile reads headers: the shard from the byte `start` on. No image is read."""
 
     def __init__(self, stream: BufferedIOBase, start: int) -> None:
         self._stream, self._start = stream, start
@@ -133,7 +133,7 @@ class _Headers:
 
 
 def _earlier(file: ShardFile, start: int, end: int) -> dict[str, Member]:
-    """By name, the files of an archive whose headers lie before byte `end`.
+    """Return the files of an archive whose headers lie before byte `end`, by name.
 
     Hard links are rare. So names are not kept while there is none, and looked up once when the first one comes.
     """
@@ -149,7 +149,7 @@ def _earlier(file: ShardFile, start: int, end: int) -> dict[str, Member]:
 
 
 def _next_archive(path: str, file: ShardFile, end: int) -> int | None:
-    """Where the archive behind the end-of-archive mark at byte `end` begins; None where zeros follow, and nothing else.
+    """Return the start of a further archive behind the end-of-archive mark at byte `end`; None if only zeros follow.
 
     Raises DataError where there are more zeros than any tar has.
     """

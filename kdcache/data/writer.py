@@ -1,4 +1,4 @@
-"""Writing a set of webdataset shards: all of it, or visibly not.
+"""Writing of a set of webdataset shards: either all of it, or marked as incomplete.
 
 Until the last shard is whole they carry names that no reader takes for shards, and a file IMPORT-INCOMPLETE lies beside
 them until each has its own name: `expand_data` refuses such a folder, and the next import into it starts afresh.
@@ -79,7 +79,7 @@ def write_shards(
 
 
 def _finish(folder: Folder, shards: Sequence[str], class_names: Sequence[str] | None) -> None:
-    """Give the shards their names, when all of them are whole."""
+    """Rename the shards to their final names when all are complete."""
     disk = Disk()
     if class_names is not None:
         names = json.dumps(list(class_names), ensure_ascii=False) + "\n"
@@ -123,7 +123,7 @@ def _reported(out: Path) -> Iterator[None]:
 
 
 def _prepare(folder: Folder) -> None:
-    """Refuse a folder with shards of its own, and clear away what an interrupted import left."""
+    """Refuse a folder with other shards, and remove files of an interrupted import."""
     disk = Disk()
     require_no_shards(folder.path)
     if not folder.holds_file(INCOMPLETE):

@@ -35,7 +35,7 @@ _WRITING: Mapping[int, str] = MappingProxyType(
         errno.ENAMETOOLONG: "use a shorter path.",
     }
 )
-#: Errors of the place and not of the moment: nothing was begun.
+#: Permanent errors of a place: nothing was written.
 _ELSEWHERE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
@@ -49,7 +49,7 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class RefusedError(OSError):
-    """Something that kdcache does not open, write or remove. `strerror` is a clause, `remedy` another one."""
+    """A refusal of kdcache to open, write or remove something; `strerror` and `remedy` are clauses."""
 
     def __init__(self, number: int, cause: str, path: Path | str, remedy: str) -> None:
         super().__init__(number, cause, str(path))
@@ -93,17 +93,17 @@ class TooLargeError(RefusedError):
 
 
 def cause(error: OSError) -> str:
-    """The cause as a clause without a full stop."""
+    """Return the cause as a clause without a full stop."""
     return (error.strerror or str(error) or type(error).__name__).rstrip(".")
 
 
 def passing_remedy(error: OSError) -> str | None:
-    """What helps against an error of the moment, such as a full disk; None where another place is what helps."""
+    """Return the remedy for a temporary error, such as a full disk; None if only another place helps."""
     return None if error.errno in _ELSEWHERE else _WRITING.get(error.errno or 0)
 
 
 def cannot_write(path: Path | str, error: OSError, kept: str) -> str:
-    """The message that something cannot be written: cause, consequence, remedy.
+    """Return the message that something cannot be written: cause, consequence, remedy.
 
     kept: the consequence as a clause, such as "Nothing that is recorded is lost".
     """
@@ -118,14 +118,14 @@ def cannot_write(path: Path | str, error: OSError, kept: str) -> str:
 
 
 def cannot_read(path: Path | str, error: OSError, remedy: str) -> str:
-    """The message that something cannot be read. remedy: a sentence, used where the error has none of its own."""
+    """Return the message that something cannot be read; `remedy` is a sentence for errors without one."""
     if isinstance(error, RefusedError):
         remedy = error.remedy[:1].upper() + error.remedy[1:]
     return f"Cannot read {path}: {cause(error)}. {remedy}"
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """The error of the system that a library reports in an exception of its own; None where there is none.
+    """Return the system's error that a library reports in an exception of its own; None if there is none.
 
     safetensors, for one, turns a full disk into a SafetensorError whose text ends with "(os error 28)".
     """
@@ -139,7 +139,7 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it was raised from."""
+    """Yield the exception and the causes that it was raised from."""
     one: BaseException | None = error
     while one is not None:
         yield one

@@ -1,4 +1,4 @@
-"""Whoever writes a folder holds it: a second process is refused, and one that has died does not stand in the way.
+"""Locks of folders: a process that writes a folder holds it, and a second one is refused unless the first has died.
 
 The lock is a file named `.kdcache-owner` in the folder, or `.NAME.kdcache-owner` beside a file, or beside a folder that
 is replaced as a whole. It is locked with flock, its content names the process that holds it (`kdcache.io.lock_owner`),
@@ -52,17 +52,17 @@ from kdcache.io.lock_owner import Owner
 #: The lock of a folder, in it.
 OWNER_FILE = ".kdcache-owner"
 
-#: Seconds between two signs of life of an owner.
+#: Seconds between two heartbeats of an owner.
 HEARTBEAT_INTERVAL = 10.0
-#: Seconds without a sign of life after which an owner counts as dead where nothing else tells. It spans the 60 seconds
-#: for which NFS may keep what it knows of a file.
+#: Seconds without a heartbeat after which an owner counts as dead if nothing else shows it. It covers the 60 seconds
+#: for which NFS may cache the attributes of a file.
 LEASE_TIMEOUT = 120.0
 #: Seconds after which a record that was written over another one is read again, where no lock orders two writers.
 SETTLING_TIME = 1.0
-#: Seconds of waiting before it is told of: another process may have the lock for a moment only.
+#: Seconds of waiting before a message: another process may hold the lock only for a moment.
 NOTICE_AFTER = 2.0
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two looks
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0  # seconds between two checks
 _GLANCES = 50  # tries for the lock of a file that was just made
 
 
@@ -76,14 +76,14 @@ def is_lock_file(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be held, and what is said where it cannot be.
+    """The folder to hold, and the texts of messages about it.
 
     Attributes:
         lock: the file.
         target: what is held; an error of the system names it.
         subject: what is held, such as "The run folder runs/a".
         remedy: what to do about a refusal, as a sentence.
-        tell: told what is waited for, once.
+        tell: called once with a message about what is waited for.
         wait: whether to wait for an owner that lives, too.
     """
 
@@ -102,7 +102,7 @@ def hold_folder(folder: Path, subject: str, remedy: str, tell: Tell) -> "FolderL
         folder: made where there is none, and removed at the end where it was made for this and stayed empty.
         subject: what the folder is, such as "The run folder runs/a".
         remedy: what to do where another process holds it, as a sentence.
-        tell: told in a line what is waited for, where the owner's life cannot be told at once.
+        tell: called with a line about what is waited for, if it is not known at once whether the owner runs.
 
     Raises:
         FolderHeldError: another process holds it, or the lock's place is taken by something that is no lock.
@@ -173,7 +173,7 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Give the folder back; nothing happens the second time, nor in a process that was forked from the owner."""
+        """Release the folder; a second call does nothing, nor a call in a process forked from the owner."""
         if self._ended.is_set() or os.getpid() != self._owner.pid:
             return
         self._ended.set()
@@ -231,7 +231,7 @@ class FolderLock:
         return None
 
     def _write_over(self, look: LockFile) -> int | None:
-        """Put this process's record into a lock file whose lock it has; None where another came first."""
+        """Write this process's record to a lock file whose lock it holds; None if another process came first."""
         file = look.keep()
         with removed_on_error(file, self._request.lock):
             self._write(file)
@@ -241,7 +241,7 @@ class FolderLock:
         return None
 
     def _replace(self, look: LockFile) -> int | None:
-        """Put a lock file of this process's in the place of one that was looked at; None where another came first."""
+        """Replace a lock file that was read by this process's; None if another process came first."""
         new = self._request.lock.with_name(f"{self._request.lock.name}-{self._owner.token}")
         file = os.open(new, os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666)
         with removed_on_error(file, self._request.lock, new):
@@ -252,7 +252,7 @@ class FolderLock:
                 with now:
                     if now.same_as(look):
                         os.replace(new, self._request.lock)
-                        # Whoever has the lock of the former file, on a local disk, is alone with it.
+                        # On a local disk, only one process holds the lock of the former file.
                         if (look.locked and look.local) or self._has_settled():
                             return file
         with suppress(OSError):
@@ -261,7 +261,7 @@ class FolderLock:
         return None
 
     def _has_settled(self) -> bool:
-        """Whether this process's record is there still when others that wrote at the same time are done."""
+        """Whether this process's record is still in place after others that wrote at the same time."""
         time.sleep(SETTLING_TIME)
         return self._is_ours()
 
@@ -315,27 +315,27 @@ class FolderLock:
                 folder.rmdir()
 
     def _close_in_child(self) -> None:
-        """Let go of the lock in a process that was forked from the owner, or it would outlive the owner's death."""
+        """Release the lock in a process forked from the owner; else it would stay after the owner's death."""
         if self._file >= 0:
             os.close(self._file)
 
 
 class _Watch:
-    """What one process has seen of a lock that it waits for."""
+    """The observations of one process about a lock that it waits for."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._began = time.monotonic()
         self._pause = _FIRST_PAUSE
-        self._told = self._was_held = False
+        self._reported = self._was_held = False
         self._last: LockFile | None = None
         self._living: Owner | None = None  # the owner of a record that changed while it was watched
         self._silent_since = 0.0
 
     def verdict(self, look: LockFile) -> Verdict:
-        """Whether the lock may be taken now; tells what is waited for.
+        """Return whether the lock may be taken now; report what is waited for.
 
-        Raises FolderHeldError where it is held by a process that is not to be waited for.
+        Raises FolderHeldError if a process holds it and `wait` is False.
         """
         now = time.monotonic()
         verdict = look.verdict()
@@ -345,13 +345,13 @@ class _Watch:
         was_held, self._was_held = self._was_held, verdict == "held"
         if verdict == "held" and was_held and not self._request.wait:
             raise FolderHeldError(f"{self._request.subject} is being written by {_who(look)}. {self._request.remedy}")
-        if verdict != "free" and not self._told and now - self._began >= NOTICE_AFTER:
-            self._told = True
+        if verdict != "free" and not self._reported and now - self._began >= NOTICE_AFTER:
+            self._reported = True
             self._request.tell(self._notice(look, verdict, now))
         return verdict
 
     def _judge_by_signs_of_life(self, look: LockFile, now: float) -> Verdict:
-        """Whether the owner shows some, or has shown none for the time-out; unknown as long as neither is so."""
+        """Judge the owner by its heartbeats: held after one, free after the time-out, unknown before."""
         owner = look.owner
         if self._last is None:
             self._silent_since = now - age_of(self._request.lock, look)
@@ -367,12 +367,12 @@ class _Watch:
             return f"{self._request.subject} is being written by {_who(look)}: waiting until it has ended."
         left = max(0.0, LEASE_TIMEOUT - (now - self._silent_since))
         return (
-            f"{self._request.subject} was being written by {_who(look)}, and whether that still runs cannot be told "
-            f"from here. Waiting for a sign of life of it; if there is none, this goes on in {left:.0f} s."
+            f"{self._request.subject} was being written by {_who(look)}, and it is not known here whether that "
+            f"process still runs. Waiting for its heartbeat; without one, this command continues in {left:.0f} s."
         )
 
     def pause(self) -> None:
-        """Wait before the next look."""
+        """Wait before the next check."""
         time.sleep(self._pause)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 

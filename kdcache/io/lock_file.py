@@ -1,4 +1,4 @@
-"""The file that says who holds a folder, as it is at one moment, and what follows from it."""
+"""The lock file of a folder at one moment, and the verdict about its owner."""
 
 import errno
 import fcntl
@@ -30,7 +30,8 @@ class LockFile:
             or it was not asked for.
         writable: whether it may be written in place.
         local: whether its disk is this machine's own.
-        content, about: what it holds, and what the system says of it.
+        content: bytes of the file.
+        about: status of the file.
     """
 
     file: int
@@ -147,7 +148,7 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def age_of(lock: Path, look: LockFile) -> float:
-    """Seconds since the lock file was written, by the clock of its file system; 0 where that cannot be told."""
+    """Seconds since the lock file was written, by the clock of its file system; 0 if unknown."""
     probe = lock.with_name(f"{lock.name}-{uuid.uuid4().hex}")
     try:
         file = os.open(probe, os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666)

@@ -1,4 +1,4 @@
-"""The process that holds a folder: the record it leaves there, and what another process can tell of its life."""
+"""The process that holds a folder: its record there, and whether it still runs as far as another process can see."""
 
 import json
 import os
@@ -40,8 +40,8 @@ class Owner:
         host: name of its machine or container.
         boot: identifier of the running kernel, new at each boot; empty where the system has none.
         pid_namespace: number of the PID namespace; 0 where the system has none.
-        started: when the process started, in clock ticks since the boot; 0 where the system does not tell. With `boot`
-            it tells a process from a later one that was given the same number.
+        started: when the process started, in clock ticks since the boot; 0 if it is not known. With `boot`,
+            it distinguishes a process from a later one with the same number.
         command: what was run, shortened.
         since: when the folder was taken, in UTC.
         token: a random number in hexadecimal digits, different each time that a folder is taken.
@@ -93,7 +93,7 @@ class Owner:
         return MAGIC + values[1:] + b"\n"
 
     def describe(self) -> str:
-        """The process in words: number, machine, command, and since when it holds the folder."""
+        """Describe the process: number, machine, command, and since when it holds the folder."""
         host, command, since = (
             printable_excerpt(text, length, "unknown")
             for text, length in ((self.host, 100), (self.command, MAX_COMMAND), (self.since, 40))
@@ -101,7 +101,7 @@ class Owner:
         return f"process {self.pid} on {host} ({command}, since {since})"
 
     def life(self) -> Life:
-        """Whether the process still runs, as far as its number tells: only within its own PID namespace."""
+        """Whether the process still runs, by its number, which is valid only within its own PID namespace."""
         if not self.shares_kernel() or not self.pid_namespace or self.pid_namespace != _pid_namespace():
             return "unknown"
         try:
@@ -125,9 +125,9 @@ class Owner:
 
 
 def is_local(path: Path) -> bool:
-    """Whether a path lies on a file system that no other machine can write to, as its kind tells.
+    """Whether a path lies on a file system, judged by its type, that no other machine can write to.
 
-    False where that cannot be told.
+    False if the type is not known.
     """
     try:
         mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
@@ -189,7 +189,7 @@ def _pid_namespace() -> int:
 def _started(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; 0 for one that has ended and waits for its parent.
 
-    None where the system does not tell.
+    None if the system does not report it.
     """
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()

@@ -28,7 +28,7 @@ from kdcache.errors import UsageError
 
 T = TypeVar("T")
 
-#: Every request that is tried again is told here, at WARNING. A network that is bad for an hour makes thousands of
+#: Logger of every request that is retried, at WARNING. A network that is bad for an hour makes thousands of
 #: these, so that a program that shows them to a person shows the first few.
 log = logging.getLogger("kdcache.io.object_store")
 logging.getLogger("kdcache").addHandler(logging.NullHandler())
@@ -38,16 +38,16 @@ PAUSE_VARIABLE = "KDCACHE_STORE_RETRY_PAUSE"
 
 #: Seconds for which a request that fails is tried again.
 LIMIT = 180.0
-#: The same for a store that has not answered once: its URL or endpoint may well be wrong.
+#: The same for a store that has never responded: its URL or endpoint may be wrong.
 FIRST_CONTACT = 20.0
 #: Seconds before a request is tried again for the first time; the pause doubles from then on.
 FIRST_PAUSE = 0.1
 #: Seconds of the longest pause.
 LONGEST_PAUSE = 15.0
-#: How often a doubtful answer is asked for in all: by the pauses above, over one to two seconds.
+#: Number of requests for a doubtful response: with the pauses above, over one to two seconds.
 DOUBTFUL_TRIES = 5
 
-#: For pauses alone: the generator that everybody shares belongs to trainings, which save its state.
+#: Only for pauses: Python's shared generator belongs to training, which saves its state.
 _jitter = random.Random()
 
 
@@ -65,7 +65,7 @@ class RetryPolicy:
 
     @classmethod
     def from_environment(cls) -> "RetryPolicy":
-        """What $KDCACHE_STORE_RETRY_SECONDS and $KDCACHE_STORE_RETRY_PAUSE say; the defaults where they are not set.
+        """Read $KDCACHE_STORE_RETRY_SECONDS and $KDCACHE_STORE_RETRY_PAUSE; use the defaults if they are not set.
 
         Raises:
             UsageError: one of them is no number of seconds.
@@ -79,15 +79,15 @@ class RetryPolicy:
         worth: Callable[[BaseException], int | None],
         describe: Callable[[BaseException | None], str],
     ) -> Retrying:
-        """Tries again after errors, tells each in the log, and raises the last.
+        """Return a loop that retries after errors, logs each, and raises the last.
 
-        what: the request in words, such as "Reading s3://bucket/key".
-        limit: seconds after its first try from which it is not tried again.
-        worth: how often at most a request is tried that fails by this error; None where only `limit` says.
-        describe: an error in a few words, for the log.
+        what: description of the request, such as "Reading s3://bucket/key".
+        limit: seconds after the first try from which it is not retried.
+        worth: function that returns the most tries for an error; None if only `limit` applies.
+        describe: function that describes an error in a few words, for the log.
         """
 
-        def tell(state: RetryCallState) -> None:
+        def log_failure(state: RetryCallState) -> None:
             pause = state.next_action.sleep if state.next_action is not None else 0.0
             cause = describe(_error(state))
             log.warning("%s failed at try %d: %s. Next try in %.1f s", what, state.attempt_number, cause, pause)
@@ -96,7 +96,7 @@ class RetryPolicy:
             retry=retry_if_exception_type(Exception),
             stop=stop_after_delay(limit) | _StopAfterTries(worth),
             wait=self._pause,
-            before_sleep=tell,
+            before_sleep=log_failure,
             reraise=True,
         )
 
@@ -108,12 +108,12 @@ class RetryPolicy:
         doubted: Callable[[BaseException], bool],
         tries: int = DOUBTFUL_TRIES,
     ) -> T:
-        """What `read` gives, asked for again a few times where it is doubtful; the last answer is the one that counts.
+        """Return the result of `read`, repeated a few times if it is doubtful; the last response counts.
 
-        where: what is asked about, for the log.
-        accept: whether an answer is beyond doubt.
-        doubted: whether an error of `read` is doubtful, too; all others are raised at once.
-        tries: how often it is asked for in all.
+        where: name of the object, for the log.
+        accept: whether a response is certain.
+        doubted: whether an error of `read` is doubtful, too; others are raised at once.
+        tries: number of requests in all.
         """
         asking = Retrying(
             retry=retry_if_exception(doubted) | retry_if_result(lambda found: not accept(found)),
@@ -124,17 +124,19 @@ class RetryPolicy:
         found: T = asking(read)
         tried = asking.statistics["attempt_number"]
         if tried > 1 and accept(found):
-            log.warning("%s was missing or damaged by the store's first answer, and sound by number %d", where, tried)
+            log.warning(
+                "%s was missing or damaged in the store's first response, and correct in response %d", where, tried
+            )
         return found
 
     def _pause(self, state: RetryCallState) -> float:
-        """Twice the former pause, but for a random part of up to a half, so that many processes do not come at once."""
+        """Return twice the former pause, less up to a half at random, so that processes do not retry together."""
         longest: float = min(LONGEST_PAUSE, self.first_pause * 2.0 ** min(state.attempt_number - 1, 30))
         return _jitter.uniform(longest / 2, longest)
 
 
 class _StopAfterTries(stop_base):
-    """Stops where the last error was tried as often as it is worth."""
+    """Stops after the number of tries that the last error allows."""
 
     def __init__(self, worth: Callable[[BaseException], int | None]) -> None:
         self._worth = worth

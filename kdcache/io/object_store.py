@@ -47,21 +47,21 @@ SETTINGS = "URL, credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION,
 
 #: Where a machine of a cloud asks for its credentials; obstore does so last, when the environment has none.
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/latest/api/token", "/latest/meta-data")
-#: What obstore says where the environment has a half of them.
+#: Message of obstore if the environment has only a part of them.
 _HALF_A_KEY = ("Missing AccessKeyId", "Missing SecretAccessKey")
 
 _STATUS = re.compile(r"Server returned (?:non-2xx|error) .*?(\d{3})")
 _NO_ANSWER = re.compile(r"Error performing \w+ (https?://[^/\s]+)\S* .*error sending request")
-#: Answers of a server that is busy or broken for the moment; and of 400, the S3 codes that mean the same.
+#: HTTP status of a server that is busy or temporarily broken; for 400, the S3 codes of the same meaning.
 _BUSY = {408, 429, 500, 502, 503, 504}
 _BUSY_CODES = ("RequestTimeout", "SlowDown")
 
 
 class StoreError(Exception):
-    """A request that stayed broken however often it was tried, or that makes no sense to try again.
+    """A request that failed in all tries, or that cannot succeed in another one.
 
     Attributes:
-        is_missing: whether the server said that there is no such object or bucket.
+        is_missing: whether the server reported that there is no such object or bucket.
     """
 
     def __init__(self, cause: str, tries: int = 1, seconds: float = 0.0, *, is_missing: bool = False) -> None:
@@ -71,7 +71,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class ObjectState:
-    """What a store says of an object without its bytes.
+    """The metadata of an object.
 
     Attributes:
         key: relative to the store's URL.
@@ -87,16 +87,16 @@ class ObjectState:
 
 
 class ObjectStore:
-    """Requests for objects whose keys are relative to a URL. Any thread may ask.
+    """Requests for objects whose keys are relative to a URL; usable from any thread.
 
-    Every method tries again what fails, tells so in the log, and raises StoreError for what stays broken.
+    Every method retries failed requests, logs them, and raises StoreError if all tries fail.
     """
 
     def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
-        """Nothing is asked of the store yet. Raises StoreError for a URL that cannot be one."""
+        """Open no connection yet. Raises StoreError for an invalid URL."""
         self.url = url.rstrip("/")
         self.policy = RetryPolicy.from_environment() if policy is None else policy
-        #: Whether the store has answered, and was not given up since: then it is worth waiting for.
+        #: Whether the store has responded, and no request was given up since: then retries take longer.
         self._answered = self._given_up = False
         self._store = self._opened(max_retries=0)
         self._for_parts: Any = None
@@ -194,7 +194,7 @@ class ObjectStore:
         self._ask("Writing", key, put)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Put an object where there is none, and say whether it was put.
+        """Put an object if there is none; return whether it was put.
 
         A try that failed may have been done all the same, so that the next finds the object there: whose it is its
         bytes tell.
@@ -230,7 +230,7 @@ class ObjectStore:
         doubted: Callable[[BaseException], bool],
         tries: int = DOUBTFUL_TRIES,
     ) -> T:
-        """What `read` gives, asked for again where it is doubtful; see `RetryPolicy.confirmed`."""
+        """Return the result of `read`, repeated if it is doubtful; see `RetryPolicy.confirmed`."""
         return self.policy.confirmed(self.locate(key), read, accept, doubted, tries)
 
     def _opened(self, max_retries: int) -> Any:
@@ -292,13 +292,13 @@ class ObjectStore:
             return retrying(attempt)
         except FAILURES as error:
             seconds = time.monotonic() - start
-            if _worth(error) is None:  # whatever is asked next waits no longer than for a store that never answered
+            if _worth(error) is None:  # the next request waits no longer than for a store that never responded
                 self._answered, self._given_up = False, True
             raise StoreError(cause(error), tries, seconds, is_missing=_is_missing(error)) from error
 
 
 def cause(error: BaseException | None) -> str:
-    """What went wrong as a clause, without the Rust structure and the server's XML that obstore's errors have."""
+    """Return the cause as a clause, without the Rust structures and the server's XML of obstore's errors."""
     whole = str(error)
     first = re.split(r"\s+Debug source:|\n|: <\?xml", reason(error) if error is not None else "")[0].rstrip(":. ")
     if any(host in first for host in _METADATA):
@@ -319,7 +319,7 @@ def cause(error: BaseException | None) -> str:
 
 
 def _worth(error: BaseException) -> int | None:
-    """How often a request is tried at most that fails by this error; None where only time says."""
+    """Return the most tries of a request that fails with this error; None if only time limits it."""
     if isinstance(error, REFUSED) or not isinstance(error, FAILURES):
         return 1
     text, status = str(error), _status(error)
@@ -331,13 +331,13 @@ def _worth(error: BaseException) -> int | None:
 
 
 def _status(error: BaseException) -> int | None:
-    """The number by which a server refused; None where it did not answer at all."""
+    """Return the HTTP status of a refusal; None if the server did not respond."""
     found = _STATUS.search(str(error))
     return None if found is None else int(found[1])
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether there is no such object or bucket; of a bucket that is to be listed the text alone says so."""
+    """Whether there is no such object or bucket; for a listed bucket, only the text shows it."""
     return isinstance(error, MISSING) or _status(error) == 404
 
 

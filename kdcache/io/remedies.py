@@ -1,10 +1,10 @@
-"""What a user can do about errors of the system, without knowing the program."""
+"""Remedies for errors of the system."""
 
 import errno
 from collections.abc import Mapping
 from types import MappingProxyType
 
-#: One sentence by error number. What is not in it is a surprise.
+#: One sentence by error number; other numbers are unexpected errors.
 REMEDIES: Mapping[int, str] = MappingProxyType(
     {
         errno.EACCES: "Check who owns it and its permissions, or give another place.",

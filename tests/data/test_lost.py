@@ -121,7 +121,7 @@ def test_what_a_check_had_left_out_stays_out(shards: Path) -> None:
     found = check(shards, mark_bad=True, progress=listener)
     assert found.index.fingerprint == dropped.fingerprint
     (warning,) = listener.warnings
-    assert warning.startswith("1 of the samples that a check left out before are whole now. They stay out")
+    assert warning.startswith("1 of the samples that a check left out before can be decoded now. They stay out")
     assert keys(found.index, found.index.lost) == [key(ROT)]
     assert [sample.key for sample in found.bad] == [key(6)]
     assert found.index.left_out == 2

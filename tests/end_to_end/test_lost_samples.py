@@ -51,7 +51,7 @@ def story(job, tmp_path_factory):
     root = tmp_path_factory.mktemp("lost")
     data = write_data(root / "data", broken=True)
     request = dump_request(str(data), root / "cache", job.weights, job.policy, renderer="pillow")
-    with pytest.raises(BrokenImageError, match=rf"{LOST}.*`kdcache index {data} --mark-bad` passes over them, and"):
+    with pytest.raises(BrokenImageError, match=rf"{LOST}.*`kdcache index {data} --mark-bad` marks them as lost, and"):
         dump(request)
     before = tree_bytes(root / "cache" / "teachers")
     assert Cache.open(root / "cache").entry(MODEL).recorded(0)

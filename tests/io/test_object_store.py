@@ -222,7 +222,7 @@ def test_an_answer_that_is_doubtful_is_asked_for_again(caplog: pytest.LogCapture
 
     assert policy.confirmed("here", read, lambda found: found is not None, is_value_error) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "here was missing or damaged by the store's first answer, and sound by number 3"
+        "here was missing or damaged in the store's first response, and correct in response 3"
     ]
     caplog.clear()
     asked = []

@@ -265,7 +265,7 @@ class RendererContract:
         delivered = []
         message = (
             rf"^leopard-6 in shard-000002\.tar at byte 512 cannot be decoded: {reason}\. "
-            r"`kdcache index DATA --check` finds all .* `kdcache index DATA --mark-bad` passes over them, and caches .*"
+            r"`kdcache index DATA --check` finds all .* `kdcache index DATA --mark-bad` marks them as lost, and .*"
             r" stay usable; --drop-bad .* refused; or repair that sample\.$"
         )
         with pytest.raises(BrokenImageError, match=message):

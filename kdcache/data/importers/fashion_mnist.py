@@ -33,10 +33,10 @@ CLASS_NAMES = (
 )
 
 SAMPLE = "sample"
-"""As a source: the part of the set that kdcache ships."""
+"""Name of the source for the part of the data set that kdcache ships."""
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the whole set."""
+"""Folder in which Debian's package dataset-fashion-mnist installs the whole data set."""
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 

@@ -27,15 +27,15 @@ def import_folder(
     allow_empty: bool = False,
     progress: Progress = logged,
 ) -> int:
-    """Write the images of `src` to shards in `out`, in random order, and return how many there are.
+    """Write the images of `src` to shards in `out`, in random order, and return their number.
 
     Classes and their labels are those of torchvision's ImageFolder (the folders in `src`, by name), with two
     exceptions: folders of programs (`.ipynb_checkpoints`, `__MACOSX`) are no classes, and whole numbers are in the
-    order of numbers. Links are followed. What stays out, because it is no image by its extension or in no class, is
-    told in warnings. Image files are copied as they are. Keys are the paths below `src` without extension and with
-    what webdataset gives a meaning to written in percent.
+    order of numbers. Links are followed. Files that are left out, because their extension is no image's or they are in
+    no class folder, are listed in warnings. Image files are copied unchanged. Keys are the paths below `src` without
+    extension; characters with a meaning to webdataset are percent-encoded.
 
-    allow_empty: keep class folders without images as classes that have none.
+    allow_empty: keep class folders without images as classes without samples.
 
     Raises DataError as `read_tree` does, when an image has a broken header, and as `write_shards` does;
     FolderHeldError when another process writes `out`.

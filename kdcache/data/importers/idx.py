@@ -17,7 +17,7 @@ _MAX_BYTES = 2**30
 
 
 def read_idx(file: Traversable, dimensions: int) -> UInt8[np.ndarray, "..."]:
-    """The array of unsigned bytes in an IDX file that is compressed with gzip or xz, as its name tells.
+    """Read the array of unsigned bytes of an IDX file, which is compressed with gzip or xz by its extension.
 
     Raises DataError when it cannot be read, is damaged, or is no IDX file of so many dimensions.
     """

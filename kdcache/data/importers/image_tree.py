@@ -1,7 +1,7 @@
 """A tree of images in class folders, SRC/CLASS/.../IMAGE: its classes in the order of their labels, and its images.
 
-What torchvision's ImageFolder takes in silence is told or refused here, because a wrong class shifts the labels of all
-that follow it: folders of a program's own, links that lead back into the tree, numbers in the order of text.
+What torchvision's ImageFolder accepts silently is reported or refused here, because a wrong class shifts the labels of
+all that follow it: folders of a program's own, links that lead back into the tree, numbers in the order of text.
 """
 
 import os
@@ -26,7 +26,7 @@ _SHOWN = 3
 
 @dataclass
 class ImageTree:
-    """Images below a folder.
+    """The images below a folder.
 
     class_names: in the order of their labels, in Unicode's normal form C.
     labels: path below the folder -> label; sorted by path within each class.
@@ -43,7 +43,7 @@ class ImageTree:
     again: list[tuple[str, str]] = field(default_factory=list)
 
     def report(self, src: Path, progress: Progress) -> None:
-        """Tell what stays out, and what may not be meant."""
+        """Warn about files that are left out, and about names that may be mistakes."""
         if self.hidden:
             progress.warn(
                 f"{_count(self.hidden, 'hidden folder or file', 'hidden folders and files')} of programs, which are "
@@ -68,7 +68,7 @@ class ImageTree:
 
 
 def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) -> ImageTree:
-    """Look through the tree below `src`, without opening a file.
+    """List the tree below `src`, without opening a file.
 
     out: where its images will go; left out where it lies in the tree. allow_empty: keep class folders without
     images as classes that have none.
@@ -105,7 +105,7 @@ def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) ->
 
 
 class _Seen:
-    """Folders that have been looked through, so that none is twice, whatever links lead to it."""
+    """The folders that were listed, so that none is listed twice through links."""
 
     def __init__(self, src: Path, out: Path) -> None:
         self._src, self._out = src, out
@@ -168,7 +168,7 @@ def _is_same(entry: os.DirEntry[str], folder: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name. Raises DataError where it cannot be read, or holds what leads nowhere."""
+    """Return the entries of a folder, by name. Raises DataError if it cannot be read, or holds a broken link."""
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
         for entry in found:
@@ -212,7 +212,7 @@ def _require_classes(src: Path, out: Path, folders: Sequence[str], stray: Sequen
 
 
 def _in_order(folders: Sequence[str], src: Path, progress: Progress) -> list[str]:
-    """The class folders in the order of their labels: by number where all of them are numbers, else by name."""
+    """Return the class folders in the order of their labels: by number if all are numbers, else by name."""
     by_name = sorted(folders, key=_normal)
     _warn_of_case(by_name, progress)
     numbers = [name for name in by_name if _NUMBER.fullmatch(name)]
