@@ -52,8 +52,8 @@ MAX_META = 64 * 2**20
 class Source:
     """The shards that an index is built from.
 
-    folder: what the shards' names are relative to, so that an index moves with its shards; a `str` is a URL.
-    shards: of each shard its name, size in bytes, and time of modification in nanoseconds; or its URL, size and ETag.
+    folder: folder that the shards' names are relative to, so that an index moves with its shards; a `str` is a URL.
+    shards: name, size in bytes and modification time in nanoseconds of each shard; or its URL, size and ETag.
     """
 
     folder: Path | str
@@ -94,7 +94,7 @@ class Source:
 class Loaded:
     """An open folder of an index: memory maps by column name, and the content of `index.json`.
 
-    left_out: how many bad samples a check has left out; None without a check, and then there is no column `crc`.
+    left_out: number of bad samples that a check has left out; None without a check, and without the column `crc`.
     lost: rows of samples that have been marked as lost, ascending.
     is_part: whether these are some of the shards' samples.
     """

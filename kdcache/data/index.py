@@ -37,14 +37,17 @@ _MANY_CLASSES, _CLASSES_A_LABEL = 1000, 10
 class Index:
     """The samples of a data set: `n` rows, one per sample.
 
-    path: the index's own folder; shards: absolute paths, or URLs.
+    path: folder of the index.
+    shards: absolute paths, or URLs.
     key_hash: 64-bit BLAKE2b of the UTF-8 key as a little-endian number, strictly ascending.
-    shard: which of the shards; offset, length: where in it the image file lies, in bytes.
-    height, width: in pixels, as stored (EXIF orientation is not applied); label: -1 for unlabelled.
+    shard: number of the shard.
+    offset, length: position and size of the image file in the shard, in bytes.
+    height, width: pixels, as stored (EXIF orientation is not applied).
+    label: class number; -1 for unlabelled.
     fingerprint: BLAKE2b-256 in hex over keys, labels, encoded lengths, heights and widths: equal for equal samples,
         wherever they lie and however they are spread over shards.
-    class_names: in the order of labels, from the `classes.json` beside the shards, if there is one.
-    crc: CRC32C of the image files, where every image has been checked; reading compares it.
+    class_names: names in the order of labels, from the `classes.json` beside the shards, if there is one.
+    crc: CRC32C of the image files, if every image has been checked; reading compares it.
     left_out: number of bad samples that the check has left out.
     lost: rows, ascending, of bad samples that keep their places (see `kdcache.data.lost`); they must not be read.
     is_part: whether these are a part of the shards' samples (see `kdcache.data.part`).

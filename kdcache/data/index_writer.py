@@ -63,8 +63,9 @@ def seal(
 ) -> None:
     """Make the columns in `folder` an index: work out the fingerprint, and write `index.json`.
 
-    labels: how many there are; None counts to the highest. lost: rows to be marked as lost, ascending. notes: what else
-    `index.json` shall say.
+    labels: number of classes; None: the highest label plus one.
+    lost: rows to be marked as lost, ascending.
+    notes: further entries of `index.json`.
     """
     if lost is not None and len(lost):
         save(folder, "lost", LOST, [lost], len(lost))

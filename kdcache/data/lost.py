@@ -55,8 +55,10 @@ def read_former(places: Iterable[Path], source: Source) -> Former | None:
 class Kept:
     """The rows of an index in which lost samples keep their places.
 
-    columns: as `write_rows` takes them; rows: which of them, in the order of key hashes.
-    lost: positions among these rows; gone: those of the lost ones that are in no shard any more.
+    columns: columns for `write_rows`.
+    rows: rows of these columns, in the order of key hashes.
+    lost: positions of lost samples among these rows.
+    gone: lost samples that are in no shard any more.
     """
 
     columns: Mapping[str, np.ndarray]

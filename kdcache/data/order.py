@@ -30,7 +30,7 @@ def order(
         key_hash: ascending, as an index has them; ties of the Philox word fall back to this order.
         windows: each sample's window, numbered from 0.
         group: number of the group of views that share this order.
-        pause: is called every few milliseconds; what it raises ends the work.
+        pause: function called every few milliseconds; an error that it raises ends the work.
     """
     count = int(windows.max()) + 1 if len(windows) else 0
     window_word = _word64(philox_uint32(seed, Stream.WINDOW, np.arange(count, dtype=np.uint64), group, 1)[:, 0])
@@ -65,14 +65,14 @@ def reused_pairs(
       a unit each, is a stretch, whose pairs are shuffled.
 
     Args:
-        pairs: of the view.
-        block_pairs: of a block, a power of two.
+        pairs: number of pairs of the view.
+        block_pairs: number of pairs of a block, a power of two.
         unit_pairs: neighbouring pairs that stay in one stretch, a power of two that divides `block_pairs`; the last
             unit may have fewer.
-        seed: of the view set.
+        seed: seed of the view set.
         group: number of the group of views.
-        cycle: how often the group has been seen before.
-        pause: is called every few milliseconds; what it raises ends the work.
+        cycle: number of earlier passes over the group.
+        pause: function called every few milliseconds; an error that it raises ends the work.
     """
     if cycle == 0:
         return np.arange(pairs, dtype=np.int64)

@@ -24,8 +24,8 @@ def part_of(label: Int32[np.ndarray, " n"], fraction: float, stratified: bool) -
 
     So a part depends on the keys alone (and the labels, if stratified), and a smaller one lies within a larger one.
 
-    label: of all samples in the order of their key hashes. stratified: take `fraction` of each label's samples,
-    rounded, at least one.
+    label: labels of all samples in the order of their key hashes.
+    stratified: whether to take `fraction` of each label's samples, rounded, at least one.
     """
     if not stratified:
         return np.arange(_count(len(label), fraction))

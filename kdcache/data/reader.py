@@ -42,9 +42,9 @@ def grey_image(height: int, width: int) -> bytes:
 class SampleReader:
     """Reads encoded images at random, from any number of threads, with a bounded number of open shards or requests.
 
-    index: where each sample lies.
-    open_files: how many shards stay open, an eighth of the files that a process may have open, or 64; threads that
-        read at the same moment may exceed it by one each.
+    index: index of the samples.
+    open_files: number of shards that stay open; None: an eighth of the process's limit of open files, at most 64.
+        Threads that read at the same moment may exceed it by one each.
     """
 
     def __init__(self, index: Index, open_files: int | None = None) -> None:

@@ -52,11 +52,13 @@ class BadSample:
 class ShardTable:
     """The samples of one shard, in its order.
 
-    keys: their UTF-8 bytes one after the other; key_lengths int64 [n]: how many bytes each has.
-    offset, length: int64 [n], where in the shard the image file lies; height, width: int32 [n] in pixels.
+    keys: UTF-8 bytes of the keys, one after the other.
+    key_lengths: int64 [n], bytes of each key.
+    offset, length: int64 [n], position and size of the image file in the shard, in bytes.
+    height, width: int32 [n], pixels.
     label: int32 [n], -1 without labels.
-    bad: samples that are not among them, where broken image headers are passed over.
-    passed_over: what else is in the shard.
+    bad: samples with broken image headers, which are left out of the table if such headers are accepted.
+    passed_over: counts of the other members of the shard.
     """
 
     keys: bytes

@@ -41,7 +41,7 @@ def sorted_numbers(
         rank: a number's rank, 0..ranks-1; 0 for all where it is None.
         ranks: at most 2**31.
         word_bits: upper bits of the word that a key has at most.
-        pause: is called between pieces; what it raises ends the work.
+        pause: function called between pieces; an error that it raises ends the work.
     """
     number_bits = max(1, (count - 1).bit_length())
     rank_bits = max(1, (ranks - 1).bit_length())

@@ -28,9 +28,9 @@ class Seen:
     """NVIDIA's driver and devices as this process sees them.
 
     Attributes:
-        devices: how many files of GPUs there are.
-        driver: its version; None where no driver is found.
-        hidden: what hides all GPUs from this process; None where nothing does.
+        devices: number of device files of GPUs.
+        driver: version of the driver; None if no driver is found.
+        hidden: setting that hides all GPUs from this process; None if there is none.
     """
 
     devices: int

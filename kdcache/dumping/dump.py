@@ -58,8 +58,8 @@ class DumpReport:
         top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
             without labels.
         kl: mean KL divergence in nats of the targets from the teacher's outputs, in a dry run's first batch.
-        once_bytes, tried: of a dry run, bytes of tables, which are stored once, and rows that it computed.
-        to_come: of a dry run, rows that the cache does not hold yet.
+        once_bytes, tried: bytes of tables, which are stored once, and number of computed rows; of a dry run.
+        to_come: number of rows that the cache does not hold yet; of a dry run.
     """
 
     cache: str

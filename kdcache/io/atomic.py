@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, whenever the process is killed; written through no link.
+"""Atomic files and folders: complete or absent, whenever the process is killed; never written through a link.
 
 Bytes are written beside their place under a name of our own (`.NAME.partial-HEX`), flushed, and renamed. What a killed
 process left is known by that name, and nothing of another name is ever removed.
@@ -17,15 +17,15 @@ from kdcache.io.disk import Disk, make_below, make_folder
 from kdcache.io.failures import LinkError, RefusedError
 from kdcache.io.folders import Folder, Location, components, open_folder
 
-#: The names of what is being written. Whoever lists a folder for what belongs there passes over them.
+#: Pattern of temporary names. Code that lists a folder skips them.
 PARTIAL_NAME = re.compile(r"\.(?P<name>.+)\.partial-[0-9a-f]{32}", re.DOTALL)
 
-#: What file managers and network file systems leave in any folder, and nobody misses.
+#: Files that file managers and network file systems leave in any folder; they may be removed.
 _NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+", re.DOTALL)
 
 
 def replace_file(root: Path, key: str, *parts: bytes, disk: Disk | None = None) -> None:
-    """Put a file with these bytes in the place of what is there; flushed before it is, and its folder after.
+    """Replace a file by one with these bytes; the file is flushed before, and its folder after.
 
     Folders between `root` and it are made. A link in the file's place is replaced, and what it leads to stays as it is.
 
@@ -82,7 +82,7 @@ def append(root: Path, key: str, data: bytes, disk: Disk | None = None) -> None:
 
 @contextmanager
 def new_folder(root: Path, key: str, ours: re.Pattern[str], disk: Disk | None = None) -> Iterator[Path]:
-    """A folder to fill, which stands at `key` once the block has ended well; what stood there gives way to it.
+    """Yield a folder to fill, which replaces `key` when the block ends without an error.
 
     It is empty, and has a path of its own that stays right whatever is renamed meanwhile. When an error ends the block
     it is removed, and what stood there is whole.
@@ -116,12 +116,12 @@ def new_folder(root: Path, key: str, ours: re.Pattern[str], disk: Disk | None = 
 
 
 def partial_name(name: str) -> str:
-    """A name that nothing has, for what is to become `name`."""
+    """Return an unused name for what will become `name`."""
     return f".{name}.partial-{uuid.uuid4().hex}"
 
 
 def tidy(root: Path, key: str = "", *, of: str | None = None, disk: Disk | None = None) -> None:
-    """Remove what a killed process left half written in a folder: what is named as this module names it, alone.
+    """Remove the incomplete files of a killed process from a folder: only names of this module's pattern.
 
     Not while another process writes there. Nothing happens where there is no such folder.
 
@@ -143,7 +143,7 @@ def tidy(root: Path, key: str = "", *, of: str | None = None, disk: Disk | None 
 
 
 def remove_known(root: Path, key: str, known: re.Pattern[str], disk: Disk | None = None) -> None:
-    """Remove a file, or a folder and all that is known in it; whatever else lies there stays, and so does its folder.
+    """Remove a file, or a folder and all known files in it; other files stay, and so do their folders.
 
     Args:
         root: the folder that the user named.
@@ -161,7 +161,7 @@ def remove_known(root: Path, key: str, known: re.Pattern[str], disk: Disk | None
 
 
 def remove_tree(place: Location) -> None:
-    """Remove a folder of our own naming with all that is in it, as far as the system allows; follows no link."""
+    """Remove a folder with a name of this module and all of its content, as far as possible; follow no link."""
     shutil.rmtree(place.name, ignore_errors=True, dir_fd=place.folder.descriptor)
 
 
@@ -181,7 +181,7 @@ def _remove_known(place: Location, key: str, known: re.Pattern[str], disk: Disk)
 
 
 def _is_folder(place: Location) -> bool:
-    """Whether there is a folder behind a link."""
+    """Whether a link leads to a folder."""
     try:
         return stat.S_ISDIR(os.stat(place.name, dir_fd=place.folder.descriptor).st_mode)
     except OSError:
@@ -196,7 +196,7 @@ def _remove(place: Location, disk: Disk) -> None:
 
 
 def _settle(folder: Folder, disk: Disk) -> None:
-    """Give all files of a new folder the permissions that the umask allows, and flush them and it.
+    """Give all files of a new folder the permissions of the umask, and flush the files and the folder.
 
     safetensors makes files for one user alone: they are for whom the umask allows, as the folder shows.
     """
@@ -239,7 +239,7 @@ def _require_ours(place: Location, ours: re.Pattern[str]) -> None:
 
 
 def _swap(partial: Location, target: Location, disk: Disk) -> None:
-    """Put a filled folder in the place of a former one, which is removed.
+    """Replace a former folder by a filled one, and remove the former.
 
     No system call swaps folders everywhere. Killed between the two renamings, neither is in its place; whoever writes
     a folder anew has what it holds at hand, and writes it again.

@@ -1,4 +1,4 @@
-"""The system calls that change a disk, in one class, so that tests can record them or stop at any of them."""
+"""The system calls that change a disk, in one class, so that tests can record them or stop at each."""
 
 import errno
 import os
@@ -17,17 +17,17 @@ class Disk:
     """
 
     def make_folder(self, place: Location) -> None:
-        """Make one folder, unless something of that name is there."""
+        """Create one folder, unless the name exists."""
         with suppress(FileExistsError):
             os.mkdir(place.name, dir_fd=place.folder.descriptor)
 
     def create(self, place: Location) -> int:
-        """Make a new file; returns its descriptor. FileExistsError where the name is taken, be it by a link."""
+        """Create a new file and return its descriptor. Raises FileExistsError if the name exists, also as a link."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(place.name, flags, 0o666, dir_fd=place.folder.descriptor)
 
     def open(self, place: Location) -> int:
-        """Open a file that several processes may have open, made where there is none; returns its descriptor.
+        """Open a file that other processes may have open, or create it; return its descriptor.
 
         Raises LinkError for a link and for a file of several names, SpecialFileError for what is no regular file.
         """
@@ -39,13 +39,13 @@ class Disk:
         if not stat.S_ISREG(status.st_mode):
             os.close(file)
             raise SpecialFileError(place.path, "a special file")
-        if status.st_nlink > 1:  # whoever clears this one clears the other
+        if status.st_nlink > 1:  # truncating it would truncate the other name's file
             os.close(file)
             raise LinkError(place.path, "a file with a second name (a hard link)")
         return file
 
     def clear(self, file: int) -> None:
-        """Leave nothing in a file."""
+        """Truncate a file to no bytes."""
         os.ftruncate(file, 0)
 
     def write(self, file: int, data: bytes) -> None:
@@ -67,11 +67,11 @@ class Disk:
             os.close(descriptor)
 
     def replace(self, source: Location, target: Location) -> None:
-        """Rename, over what is there; a link there is replaced, not followed."""
+        """Rename an entry and replace the target; a link there is replaced, not followed."""
         os.replace(source.name, target.name, src_dir_fd=source.folder.descriptor, dst_dir_fd=target.folder.descriptor)
 
     def link(self, source: Location, target: Location) -> None:
-        """Give a file a second name; FileExistsError where that exists."""
+        """Give a file a second name. Raises FileExistsError if that exists."""
         os.link(
             source.name,
             target.name,
@@ -81,12 +81,12 @@ class Disk:
         )
 
     def remove(self, place: Location) -> None:
-        """Remove a file or a link, unless it is gone."""
+        """Remove a file or a link, if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(place.name, dir_fd=place.folder.descriptor)
 
     def remove_folder(self, place: Location) -> None:
-        """Remove a folder if it is empty; nothing happens where it is not, or is gone."""
+        """Remove a folder if it exists and is empty."""
         try:
             os.rmdir(place.name, dir_fd=place.folder.descriptor)
         except FileNotFoundError:
@@ -102,7 +102,7 @@ def _is_filled(place: Location) -> bool:
 
 
 def make_folder(root: Path, key: str = "", disk: Disk | None = None) -> Folder:
-    """Open the folder `key` below the trusted `root`; both are made where they are missing.
+    """Open the folder `key` below the trusted `root`; both are created if missing.
 
     Raises LinkError where a component of `key` is a link, FileNotFoundError where another process removes what is
     made meanwhile, and other kinds of OSError where the system refuses.
@@ -113,7 +113,7 @@ def make_folder(root: Path, key: str = "", disk: Disk | None = None) -> Folder:
 
 
 def make_below(root: Path, key: str, disk: Disk) -> Folder:
-    """Open the folder `key`, made where missing, below a trusted `root` that is there; raises as `make_folder`."""
+    """Open the folder `key` below a trusted, existing `root`; create it if missing. Raises as `make_folder`."""
     folder = Folder.trusted(root)
     for name in components(key):
         with folder:
@@ -127,7 +127,7 @@ def make_below(root: Path, key: str, disk: Disk) -> Folder:
 
 
 def make_root(root: Path, disk: Disk | None = None) -> None:
-    """Make a folder that the user named and all above it, where they are missing; the names above it are flushed."""
+    """Create a folder that the user named, and missing ones above it; flush the names above it."""
     disk = disk or Disk()
     missing: list[Path] = []
     path = root

@@ -79,12 +79,12 @@ class Request:
     """The folder to hold, and the texts of messages about it.
 
     Attributes:
-        lock: the file.
-        target: what is held; an error of the system names it.
-        subject: what is held, such as "The run folder runs/a".
-        remedy: what to do about a refusal, as a sentence.
+        lock: path of the lock file.
+        target: path that is held, for errors of the system.
+        subject: name of the held path in messages, such as "The run folder runs/a".
+        remedy: sentence on what to do after a refusal.
         tell: called once with a message about what is waited for.
-        wait: whether to wait for an owner that lives, too.
+        wait: whether to wait also for an owner that is running.
     """
 
     lock: Path
@@ -99,9 +99,9 @@ def hold_folder(folder: Path, subject: str, remedy: str, tell: Tell) -> "FolderL
     """Hold a folder that this process is about to write, until the lock that is returned is released.
 
     Args:
-        folder: made where there is none, and removed at the end where it was made for this and stayed empty.
-        subject: what the folder is, such as "The run folder runs/a".
-        remedy: what to do where another process holds it, as a sentence.
+        folder: path of the folder; it is created if missing, and removed at the end if it was created and stayed empty.
+        subject: name of the folder in messages, such as "The run folder runs/a".
+        remedy: sentence on what to do if another process holds the folder.
         tell: called with a line about what is waited for, if it is not known at once whether the owner runs.
 
     Raises:

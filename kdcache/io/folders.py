@@ -24,8 +24,8 @@ class Folder:
     """An open folder. Close it, or use it as a context manager.
 
     Attributes:
-        path: where it was when it was opened, for messages.
-        descriptor: to be given as `dir_fd`; it cannot be read or flushed, see `readable`.
+        path: path at which it was opened, for messages.
+        descriptor: file descriptor for `dir_fd`; it cannot be read or flushed (see `readable`).
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
@@ -38,7 +38,7 @@ class Folder:
         return cls(os.open(path, _HANDLE), path)
 
     def enter(self, name: str) -> "Folder":
-        """Open a folder in this one. Raises LinkError where it is a link, OSError as `os.open` does."""
+        """Open a folder in this one. Raises LinkError if it is a link, OSError as `os.open` does."""
         path = self.path / name
         try:
             return Folder(os.open(name, _HANDLE | os.O_NOFOLLOW, dir_fd=self.descriptor), path)
@@ -48,11 +48,11 @@ class Folder:
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     def at(self, name: str) -> "Location":
-        """A name in this folder, whether or not there is anything of that name."""
+        """Return a name in this folder, which may not exist."""
         return Location(self, name)
 
     def names(self) -> list[str]:
-        """The names of what is in it, sorted."""
+        """Return the sorted names of the entries."""
         descriptor = self.readable()
         try:
             return sorted(os.listdir(descriptor))
@@ -60,37 +60,37 @@ class Folder:
             os.close(descriptor)
 
     def stat(self, name: str) -> os.stat_result | None:
-        """The status of what has a name, of a link itself where it is one; None where nothing has it."""
+        """Return the status of an entry, of a link itself if it is one; None if there is no such entry."""
         with suppress(FileNotFoundError):
             return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         return None
 
     def holds_link(self, name: str) -> bool:
-        """Whether a name is that of a symbolic link."""
+        """Whether an entry is a symbolic link."""
         status = self.stat(name)
         return status is not None and stat.S_ISLNK(status.st_mode)
 
     def holds_file(self, name: str) -> bool:
-        """Whether a name is that of a regular file; a link is none, whatever it leads to."""
+        """Whether an entry is a regular file, and no link to one."""
         status = self.stat(name)
         return status is not None and stat.S_ISREG(status.st_mode)
 
     def holds_folder(self, name: str) -> bool:
-        """Whether a name is that of a folder; a link is none, whatever it leads to."""
+        """Whether an entry is a folder, and no link to one."""
         status = self.stat(name)
         return status is not None and stat.S_ISDIR(status.st_mode)
 
     def readable(self) -> int:
-        """A descriptor that can be listed and flushed, which the caller closes."""
+        """Return a descriptor that can be listed and flushed; the caller closes it."""
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.descriptor)
 
     def library_path(self) -> Path:
-        """A path to this very folder for libraries that open files by name; valid as long as it is open."""
+        """Return a path to this open folder for libraries that open files by name; valid until it is closed."""
         own = Path(f"/proc/self/fd/{self.descriptor}")
         return own if own.exists() else self.path
 
     def close(self) -> None:
-        """Close it; nothing happens the second time."""
+        """Close the folder; a second call does nothing."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
@@ -111,12 +111,12 @@ class Location:
 
     @property
     def path(self) -> Path:
-        """The path, for messages."""
+        """Return the path, for messages."""
         return self.folder.path / self.name
 
 
 def components(key: str) -> list[str]:
-    """The names in a relative path. Raises ValueError where it leads out of its folder."""
+    """Return the names in a relative path. Raises ValueError if it leads out of its folder."""
     names = [name for name in key.split("/") if name]
     if key.startswith("/") or any(name in (".", "..") for name in names):
         raise ValueError(f"{key} leads out of its folder")

@@ -32,11 +32,11 @@ _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of a JSON text: dict, list, str, int, float, bool or None.
+    """Return the value of a JSON text: dict, list, str, int, float, bool or None.
 
     Args:
-        data: the text, in UTF-8 where it is bytes.
-        max_bytes: of the text; more is refused unread.
+        data: the text, in UTF-8 if it is bytes.
+        max_bytes: limit of the text's bytes; a larger text is refused unread.
 
     Raises:
         FormatError: no JSON, too large, too deep, a number that is not finite or has over 64 bits, a key that comes

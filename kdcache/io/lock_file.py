@@ -22,7 +22,7 @@ Verdict = Literal["free", "held", "unknown"]
 
 @dataclass
 class LockFile:
-    """A lock file, opened, as it was at one moment.
+    """An open lock file, as it was at one moment.
 
     Attributes:
         file: its descriptor.
@@ -49,17 +49,17 @@ class LockFile:
             os.close(self.file)
 
     def keep(self) -> int:
-        """Leave the file open, and its lock held; returns its descriptor."""
+        """Keep the file open and its lock held; return its descriptor."""
         file, self.file = self.file, -1
         return file
 
     @property
     def owner(self) -> Owner | None:
-        """The process that the record names; None for a record that is not whole."""
+        """The process of the record; None for an incomplete record."""
         return Owner.from_record(self.content)
 
     def same_as(self, other: "LockFile") -> bool:
-        """Whether nothing has changed between two looks."""
+        """Whether nothing has changed between two checks."""
         return (self.content, _version(self.about)) == (other.content, _version(other.about))
 
     def verdict(self) -> Verdict:
@@ -85,7 +85,7 @@ def _version(about: os.stat_result) -> tuple[int, int, int]:
 
 
 def look_at(path: Path, *, lock: bool = True) -> LockFile | None:
-    """Open a lock file and look at it, with or without trying its lock; None where there is none."""
+    """Open a lock file and read its state, with or without trying its lock; None if there is none."""
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):
             raise _foreign(path, "a link" if path.is_symlink() else "no file")
@@ -112,7 +112,7 @@ def look_at(path: Path, *, lock: bool = True) -> LockFile | None:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """A descriptor of an existing file, and whether it can be written, which one of another user's may not be."""
+    """Return a descriptor of an existing file, and whether it can be written; another user's may be read-only."""
     try:
         return os.open(path, OPEN_FLAGS), True
     except OSError as error:
@@ -131,7 +131,7 @@ def _foreign(path: Path, found: str) -> FolderHeldError:
 
 
 def try_flock(file: int) -> bool | None:
-    """Whether the lock of a file could be had; None where its file system has no locks."""
+    """Whether the lock of a file could be taken; None if its file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -140,7 +140,7 @@ def try_flock(file: int) -> bool | None:
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one that lies at a path."""
+    """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
     except FileNotFoundError:
@@ -148,7 +148,7 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def age_of(lock: Path, look: LockFile) -> float:
-    """Seconds since the lock file was written, by the clock of its file system; 0 if unknown."""
+    """Return the seconds since the lock file was written, by the clock of its file system; 0 if unknown."""
     probe = lock.with_name(f"{lock.name}-{uuid.uuid4().hex}")
     try:
         file = os.open(probe, os.O_CREAT | os.O_EXCL | OPEN_FLAGS, 0o666)
@@ -164,7 +164,7 @@ def age_of(lock: Path, look: LockFile) -> float:
 
 @contextmanager
 def removed_on_error(file: int, *paths: Path) -> Iterator[None]:
-    """Close a file, and remove it where it lies at one of these paths, when the block ends by an error."""
+    """Close a file, and remove it if it is at one of these paths, if the block ends with an error."""
     try:
         yield
     except BaseException:
@@ -177,7 +177,7 @@ def removed_on_error(file: int, *paths: Path) -> Iterator[None]:
 
 
 def make_folders(folder: Path) -> list[Path]:
-    """Make a folder and all above it; returns those that were not there, the deepest first."""
+    """Create a folder and all above it; return the created ones, the deepest first."""
     missing = []
     while not folder.exists():
         missing.append(folder)

@@ -33,17 +33,17 @@ Life = Literal["alive", "dead", "unknown"]
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a folder.
+    """The process that holds a folder.
 
     Attributes:
         pid: process number, in its own PID namespace.
         host: name of its machine or container.
         boot: identifier of the running kernel, new at each boot; empty where the system has none.
         pid_namespace: number of the PID namespace; 0 where the system has none.
-        started: when the process started, in clock ticks since the boot; 0 if it is not known. With `boot`,
+        started: start of the process in clock ticks since the boot; 0 if it is not known. With `boot`,
             it distinguishes a process from a later one with the same number.
-        command: what was run, shortened.
-        since: when the folder was taken, in UTC.
+        command: shortened command line of the process.
+        since: time at which the folder was taken, in UTC.
         token: a random number in hexadecimal digits, different each time that a folder is taken.
     """
 
@@ -58,7 +58,7 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> "Owner":
-        """This process, as it takes a folder now."""
+        """Return this process as the owner of a folder taken now."""
         pid = os.getpid()
         return cls(
             pid=pid,
@@ -73,7 +73,7 @@ class Owner:
 
     @classmethod
     def from_record(cls, record: bytes) -> "Owner | None":
-        """The owner that a record names; None for one that is empty, cut short or damaged."""
+        """Return the owner of a record; None if the record is empty, incomplete or damaged."""
         try:
             values = parse_json(record)
             owner = cls(**{name: values[name] for name in cls.__dataclass_fields__})
@@ -85,9 +85,9 @@ class Owner:
         return owner if whole and 0 < owner.pid < 2**31 else None
 
     def record(self, beat: int) -> bytes:
-        """The bytes of the record; they are as many for every `beat`, so that one is written over the other in place.
+        """Return the bytes of the record, of equal length for every `beat`, so that it can be overwritten in place.
 
-        beat: how often the owner has shown a sign of life.
+        beat: number of heartbeats of the owner.
         """
         values = json.dumps({**asdict(self), "beat": f"{beat:012d}"}).encode()
         return MAGIC + values[1:] + b"\n"
@@ -116,7 +116,7 @@ class Owner:
         return "alive" if started == self.started or not self.started else "dead"
 
     def shares_kernel(self) -> bool:
-        """Whether the process ran on the kernel that runs this one, be it in another container."""
+        """Whether the process ran on the same kernel as this one, also in another container."""
         return bool(self.boot) and self.boot == _boot_id()
 
     def shares_host_name(self) -> bool:
@@ -137,7 +137,7 @@ def is_local(path: Path) -> bool:
 
 
 def file_system_of(place: str, mounts: str) -> str:
-    """The kind of file system that a path lies on; empty where none is known.
+    """Return the type of the file system of a path; empty if unknown.
 
     Args:
         place: an absolute path without links.
@@ -157,7 +157,7 @@ def file_system_of(place: str, mounts: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    """A path of `mountinfo`, which writes blanks and backslashes as three octal digits."""
+    """Decode a path of `mountinfo`, which writes blanks and backslashes as three octal digits."""
     for escaped, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         text = text.replace(escaped, character)
     return text
@@ -168,7 +168,7 @@ def _host() -> str:
 
 
 def _encodable(text: str) -> str:
-    """Text of the system with what is no UTF-8 replaced, which no reader of records would take."""
+    """Return text of the system with invalid UTF-8 replaced, which readers of records would refuse."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -187,7 +187,7 @@ def _pid_namespace() -> int:
 
 
 def _started(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; 0 for one that has ended and waits for its parent.
+    """Return the start of a process, in clock ticks since the boot; 0 for one that has ended (a zombie).
 
     None if the system does not report it.
     """

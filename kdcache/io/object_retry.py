@@ -1,8 +1,8 @@
-"""How often, and for how long, an object store is asked again.
+"""The policy of retries for object stores.
 
-Two reasons to ask again are kept apart. A request that *failed* (a 500, a reset, a body that was cut short, a timeout)
-is tried again with growing pauses up to a limit in seconds. An answer that may be *wrong* for a moment (there is no
-such object; bytes that do not fit their checksum) is asked for a few times more before anything is called missing or
+Two reasons for a retry are distinguished. A request that *failed* (a 500, a reset, an incomplete body, a timeout) is
+retried with growing pauses up to a limit in seconds. A response that may be *wrong* for a moment (there is no such
+object; bytes that do not fit their checksum) is requested a few times more before an object counts as missing or
 damaged.
 """
 
@@ -36,11 +36,11 @@ logging.getLogger("kdcache").addHandler(logging.NullHandler())
 LIMIT_VARIABLE = "KDCACHE_STORE_RETRY_SECONDS"
 PAUSE_VARIABLE = "KDCACHE_STORE_RETRY_PAUSE"
 
-#: Seconds for which a request that fails is tried again.
+#: Seconds for which a failed request is retried.
 LIMIT = 180.0
 #: The same for a store that has never responded: its URL or endpoint may be wrong.
 FIRST_CONTACT = 20.0
-#: Seconds before a request is tried again for the first time; the pause doubles from then on.
+#: Seconds before the first retry; the pause doubles from then on.
 FIRST_PAUSE = 0.1
 #: Seconds of the longest pause.
 LONGEST_PAUSE = 15.0
@@ -53,7 +53,7 @@ _jitter = random.Random()
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to ask again.
+    """The limits and pauses of retries.
 
     Attributes:
         limit: seconds after its first try from which a request is not tried again.

@@ -1,9 +1,9 @@
-"""Requests to an object store by a URL such as `s3://bucket/path`: what caches and shards there have in common.
+"""Requests to an object store by a URL such as `s3://bucket/path`, for caches and shards.
 
 Credentials, region, endpoint and time-outs are those of the environment, by the provider's own names (AWS_ENDPOINT_URL,
-AWS_REGION, AWS_TIMEOUT, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...). Every request can be made
-twice without harm, so that one that fails is tried again, here and not by obstore: which tries neither bodies that were
-cut short nor deletes, says nothing of what it tries, and does not tell whether a conditional put was done before.
+AWS_REGION, AWS_TIMEOUT, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...). Every request may be
+repeated, so that a failed one is retried. This module does so and not obstore, which retries neither incomplete bodies
+nor deletes, logs no retries, and does not report whether a conditional put was done before.
 """
 
 import re
@@ -102,7 +102,7 @@ class ObjectStore:
         self._for_parts: Any = None
 
     def get(self, key: str, check_size: Callable[[int], None] = lambda size: None) -> bytes | None:
-        """The bytes of an object, None where there is none.
+        """Return the bytes of an object; None if it does not exist.
 
         check_size: raises where an object of so many bytes is not to be read.
         """
@@ -118,7 +118,7 @@ class ObjectStore:
         return self._ask_for("Reading", key, get)
 
     def get_if_visible(self, key: str) -> bytes | None:
-        """The bytes of an object, None where there is none or none to be seen.
+        """Return the bytes of an object; None if it does not exist or is not visible.
 
         Somebody who may read objects but not list them is told that they may not, of an object that is not there.
         """
@@ -132,7 +132,7 @@ class ObjectStore:
         return self._ask_for("Reading", key, get)
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
-        """So many bytes of an object from `start` on, fewer where it ends before; None where there is none."""
+        """Return `length` bytes of an object from `start` on, or fewer if it ends before; None if it does not exist."""
 
         def get() -> bytes:
             try:
@@ -147,7 +147,7 @@ class ObjectStore:
         return self._ask_for("Reading", key, get)
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes] | None:
-        """Several ranges at once, with one request each; fewer bytes of one where the object ends before.
+        """Return several ranges, with one concurrent request each; a range is shorter if the object ends before.
 
         They are tried one by one once that fails, so that each has to get through by itself and not all at once. None
         where there is no such object. The ranges must not overlap or touch.
@@ -164,17 +164,17 @@ class ObjectStore:
             return None if any(part is None for part in parts) else [part for part in parts if part is not None]
 
     def head(self, key: str) -> ObjectState | None:
-        """The state of an object, None where there is none."""
+        """Return the metadata of an object; None if it does not exist."""
         return self._ask_for("Looking at", key, lambda: _state(obstore.head(self._store, key)))
 
     def names(self, folder: str) -> tuple[list[str], list[str]]:
-        """The names directly under a prefix, sorted: those of objects, and those of further prefixes."""
+        """Return the sorted names directly under a prefix: those of objects, and those of further prefixes."""
         found = self._ask("Listing", folder, lambda: obstore.list_with_delimiter(self._store, folder or None))
         objects = [entry["path"] for entry in found["objects"]]
         return _last_parts(objects), _last_parts(found["common_prefixes"])
 
     def states(self, folder: str) -> list[ObjectState]:
-        """Every object under a prefix, however deep."""
+        """Return all objects under a prefix, at any depth."""
 
         def states() -> list[ObjectState]:
             return [_state(entry) for page in obstore.list(self._store, folder) for entry in page]
@@ -182,7 +182,7 @@ class ObjectStore:
         return self._ask("Listing", folder, states)
 
     def put(self, key: str, *parts: bytes) -> None:
-        """Put an object, over what is there; a large one in several requests, and nothing is seen before the last."""
+        """Put or replace an object; a large one takes several requests and is visible only after the last."""
         large = sum(map(len, parts)) > LARGE
 
         def put() -> None:
@@ -215,11 +215,11 @@ class ObjectStore:
         return self._ask("Writing", key, put) or (former and self.get(key) == data)
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object, if it exists."""
         self._ask_for("Removing", key, lambda: obstore.delete(self._store, key))
 
     def locate(self, key: str) -> str:
-        """The URL of an object."""
+        """Return the URL of an object."""
         return f"{self.url}/{key}" if key else self.url
 
     def confirmed(
@@ -248,13 +248,13 @@ class ObjectStore:
             raise StoreError(cause(error)) from error
 
     def _parts_store(self) -> Any:
-        """The same, for objects in many parts, each of which obstore tries again: not all of them for one."""
+        """Return the store for objects in several parts, of which obstore retries each: not all of them for one."""
         if self._for_parts is None:
             self._for_parts = self._opened(max_retries=DOUBTFUL_TRIES)
         return self._for_parts
 
     def _ask_for(self, doing: str, key: str, request: Callable[[], T]) -> T | None:
-        """What a request for one object gives; None where there is none, but not where there is no bucket."""
+        """Return the result of a request for one object; None if it, but not its bucket, is missing."""
 
         def ask() -> T | None:
             try:
@@ -268,7 +268,7 @@ class ObjectStore:
         return self._ask(doing, key, ask)
 
     def _ask(self, doing: str, key: str, request: Callable[[], T]) -> T:
-        """What a request gives, tried again as long as it is worth it. Raises StoreError."""
+        """Return the result of a request, with retries. Raises StoreError."""
         start, tries = time.monotonic(), 0
 
         def attempt() -> T:
@@ -342,7 +342,7 @@ def _is_missing(error: BaseException) -> bool:
 
 
 def _may_be_behind(error: BaseException) -> bool:
-    """Whether an error may mean that a range begins behind the end of its object."""
+    """Whether an error may mean that a range begins after the end of its object."""
     status = _status(error)
     return status == 416 or (status is None and not isinstance(error, MISSING) and "HTTP error" not in str(error))
 

@@ -1,4 +1,4 @@
-"""What is taken of text that others wrote, whatever its format: limits, and the checks that JSON and YAML share."""
+"""Limits and checks of untrusted text that JSON and YAML share."""
 
 import math
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ MAX_NUMBER_CHARS = 400
 
 
 class FormatError(ValueError):
-    """Text that is not taken. The message is a clause without a full stop, such as "it has 'a' twice"."""
+    """Text that is refused. The message is a clause without a full stop, such as "it has 'a' twice"."""
 
 
 def check_size(size: int, most: int) -> None:
-    """Raise FormatError where text has more bytes than are read."""
+    """Raise FormatError if text exceeds the limit of bytes."""
     if size > most:
         raise FormatError(f"it has {size:,} bytes, and {most:,} are the most that is read")
 
 
 def decode(data: bytes, most: int) -> str:
-    """The text of UTF-8 bytes, without a byte order mark. Raises FormatError for other bytes, or more than `most`."""
+    """Return the text of UTF-8 bytes, without byte order mark. Raises FormatError for others, or more than `most`."""
     check_size(len(data), most)
     try:
         return data.decode("utf-8-sig")
@@ -30,7 +30,7 @@ def decode(data: bytes, most: int) -> str:
 
 
 def whole_number(text: str, base: int = 10) -> int:
-    """The whole number that `text` is. Raises FormatError where it has too many digits, before they are read."""
+    """Return the whole number of `text`. Raises FormatError, before parsing, if it has too many digits."""
     if len(text) < 19 and base == 10:  # most of them
         return int(text)
     digits = text.lstrip("+-")
@@ -42,7 +42,7 @@ def whole_number(text: str, base: int = 10) -> int:
 
 
 def real_number(text: str) -> float:
-    """The finite number that `text` is. Raises FormatError where it is too large for a double, or too long."""
+    """Return the finite number of `text`. Raises FormatError if it is too large for a double, or too long."""
     if len(text) > MAX_NUMBER_CHARS:
         raise FormatError(f"it has a number of {len(text):,} characters ({text[:12]}...), which is too long")
     value = float(text)
@@ -52,7 +52,7 @@ def real_number(text: str) -> float:
 
 
 def no_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping of these pairs. Raises FormatError where a key comes twice: one of its values would be lost."""
+    """Return a mapping of pairs. Raises FormatError if a key occurs twice: one of its values would be lost."""
     pairs = list(pairs)
     values = dict(pairs)
     if len(values) < len(pairs):
@@ -63,7 +63,7 @@ def no_duplicates(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_text(value: str) -> str:
-    """The text itself. Raises FormatError where half a character (a lone surrogate) is in it: nothing can write it."""
+    """Return the text. Raises FormatError if it holds half a character (a lone surrogate), which cannot be written."""
     try:
         value.encode()
     except UnicodeEncodeError:

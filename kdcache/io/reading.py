@@ -1,4 +1,4 @@
-"""Reading: only regular files, and only so many bytes of them, whatever a file claims to be.
+"""Reading of regular files only, up to a limit of bytes, whatever size a file reports.
 
 A FIFO would block for ever, a device may never end, and a size that a file system reports need not be true. Links are
 followed, unless a caller says otherwise: where shards, weights or whole caches are kept in stores of blobs, as the
@@ -17,7 +17,7 @@ from kdcache.io.failures import LinkError, SpecialFileError, TooLargeError
 #: The most bytes of a file of text that people or kdcache write: settings, descriptions, tables of a run's numbers.
 TEXT_LIMIT = 64 * 2**20
 
-#: Bytes that are read at once, of a file that has more than it claims.
+#: Bytes per read of a file that has more bytes than its reported size.
 _STEP = 2**20
 
 _KINDS = (
@@ -30,7 +30,7 @@ _KINDS = (
 
 
 def open_descriptor(path: Path | str, *, folder: int | None = None, follow: bool = True) -> int:
-    """Open a regular file for reading; returns its descriptor, which the caller closes. It never blocks.
+    """Open a regular file for reading, without blocking; return its descriptor, which the caller closes.
 
     Args:
         folder: descriptor of the folder that `path` is relative to; None for the working folder.
@@ -41,7 +41,7 @@ def open_descriptor(path: Path | str, *, folder: int | None = None, follow: bool
         LinkError: it is a link, and `follow` is false.
         OSError: as `os.open` does.
     """
-    # Looked at before it is opened: to open a device can do something already, such as rewinding a tape.
+    # The status is read before opening: opening a device may have an effect, such as rewinding a tape.
     _require_regular(os.stat(path, dir_fd=folder, follow_symlinks=follow).st_mode, path)
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     file = os.open(path, flags, dir_fd=folder)
@@ -64,7 +64,7 @@ def require_regular(path: Path | str) -> None:
 
 
 def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, folder: int | None = None, follow: bool = True) -> bytes:
-    """The bytes of a regular file, of which there are at most `limit`.
+    """Return the bytes of a regular file of at most `limit` bytes.
 
     Raises:
         TooLargeError: there are more, whatever its size claims.
@@ -75,13 +75,13 @@ def read_bytes(path: Path | str, limit: int = TEXT_LIMIT, *, folder: int | None 
 
 
 def read_text(path: Path | str, limit: int = TEXT_LIMIT) -> str:
-    """The text of a regular file in UTF-8 of at most `limit` bytes; raises as `read_bytes` and UnicodeDecodeError."""
+    """Return the UTF-8 text of a regular file of at most `limit` bytes; raises as `read_bytes`, or UnicodeError."""
     return read_bytes(path, limit).decode("utf-8")
 
 
 @contextmanager
 def opened(path: Path | str, *, folder: int | None = None, follow: bool = True) -> Iterator[int]:
-    """The descriptor of a regular file as long as the block lasts; arguments and errors as of `open_descriptor`."""
+    """Yield the descriptor of a regular file within the block; arguments and errors as of `open_descriptor`."""
     file = open_descriptor(path, folder=folder, follow=follow)
     try:
         yield file
@@ -90,12 +90,12 @@ def opened(path: Path | str, *, folder: int | None = None, follow: bool = True) 
 
 
 def read_rest(file: int, limit: int, path: Path | str) -> bytes:
-    """All bytes of an open file from its position on; raises TooLargeError, naming `path`, for more than `limit`."""
+    """Return the bytes of an open file from its position on. Raises TooLargeError with `path` for more than `limit`."""
     size = os.fstat(file).st_size
     if size > limit:
         raise TooLargeError(path, limit)
     parts: list[bytes] = []
-    left, step = limit + 1, size + 1  # one byte more, which tells that there are more
+    left, step = limit + 1, size + 1  # one byte more, which shows that the file exceeds the limit
     while left and (part := os.read(file, min(left, step))):
         parts.append(part)
         left, step = left - len(part), _STEP
@@ -105,7 +105,7 @@ def read_rest(file: int, limit: int, path: Path | str) -> bytes:
 
 
 def read_part(file: int, start: int, length: int) -> bytes:
-    """So many bytes of an open file from `start` on, fewer where it ends before."""
+    """Return `length` bytes of an open file from `start` on, or fewer if it ends before."""
     length = max(0, min(length, os.fstat(file).st_size - start))  # nothing is allocated for what is not there
     data = os.pread(file, length, start)
     while len(data) < length and (more := os.pread(file, length - len(data), start + len(data))):

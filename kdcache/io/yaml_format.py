@@ -30,11 +30,11 @@ _BASES = {"0b": 2, "0x": 16}
 
 
 def parse_yaml(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
-    """The value of a YAML text: dict, list, str, int, float, bool or None. Keys are text; `1e-3` is a number.
+    """Return the value of a YAML text: dict, list, str, int, float, bool or None. Keys are text; `1e-3` is a number.
 
     Args:
-        data: the text, in UTF-8 where it is bytes.
-        max_bytes: of the text; more is refused unread.
+        data: the text, in UTF-8 if it is bytes.
+        max_bytes: limit of the text's bytes; a larger text is refused unread.
 
     Raises:
         FormatError: no YAML, several documents, too large, too deep, an alias or tag, a number that is not finite or
@@ -62,7 +62,7 @@ def parse_yaml(data: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
 
 
 def dump_yaml(value: Any) -> bytes:
-    """YAML that `parse_yaml` reads as an equal value, in the order that mappings have; plain values alone."""
+    """Return YAML that `parse_yaml` reads as an equal value, with mappings in their order; plain values only."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode()
 
 
@@ -84,7 +84,7 @@ class _Loader(yaml.SafeLoader):
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node from the next events, checked before it is built."""
+        """Compose a node from the next events, and check it before it is built."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _refusal(event, f"the alias *{event.anchor:.40} is not taken; write its value out")

@@ -1,4 +1,4 @@
-"""What libraries expect of a user's account, for accounts that have less: a name and a folder for cached files.
+"""The name and the cache folder that libraries expect of a user's account, for accounts without them.
 
 A container or a cluster may run a process under a number that the user database does not know, without USER, LOGNAME
 and HOME, or with a home folder that is not there or cannot be written. PyTorch then dies while it is imported (its
@@ -56,7 +56,7 @@ def complete_environment(environment: MutableMapping[str, str], user: int, folde
 
 
 def _asks_the_database(environment: MutableMapping[str, str]) -> bool:
-    """Whether the user database has to be asked; it may be far away."""
+    """Whether the user database must be read, which may be remote."""
     return not environment.get("HOME") or not any(environment.get(name) for name in _NAMES)
 
 
@@ -68,7 +68,7 @@ def _entry(user: int) -> pwd.struct_passwd | None:
 
 
 def _can_be_written(path: Path) -> bool:
-    """Whether a folder can be written, or made in the nearest one above it that is there."""
+    """Whether a folder can be written, or created in the nearest existing one above it."""
     while not os.path.lexists(path):
         if path == path.parent:
             return False
@@ -83,5 +83,5 @@ def _working_folder() -> Path:
         return Path("/")
 
 
-#: What was to be said when kdcache was imported; None where the account has everything, and in child processes.
+#: Message about the account when kdcache was imported; None if nothing is missing, and in child processes.
 NOTE = complete_environment(os.environ, os.getuid(), _working_folder())

@@ -41,7 +41,7 @@ class Distributed:
 
     Attributes:
         ranks: number of this process among them.
-        device: what this process computes on.
+        device: device on which this process computes.
     """
 
     ranks: Ranks
@@ -124,7 +124,7 @@ def join_processes(device: torch.device) -> Iterator[Distributed]:
     """Join the processes of torchrun's environment variables: NCCL between GPUs, gloo between CPUs.
 
     Args:
-        device: what this process computes on.
+        device: device on which this process computes.
 
     Raises:
         RunError: another process has ended.

@@ -1,4 +1,4 @@
-"""Signals that ask a job to end: what they raise, when they are only noted, and how long a process may take to end.
+"""Signals that end a job: the exception that they raise, blocks that defer it, and the time limit of the end.
 
 SIGINT comes from a person at the terminal, SIGTERM from docker, kubernetes, Slurm and torchrun, SIGHUP from a terminal
 that was closed, SIGUSR1 and SIGUSR2 from schedulers that warn before they kill. All of them mean the same here. One
@@ -33,7 +33,7 @@ LAST_SECONDS = 0.3
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the job to end. Derived from KeyboardInterrupt, which no library takes for an error.
+    """The exception for a signal that ends a job; a KeyboardInterrupt, which no library handles as an error.
 
     Attributes:
         number: the signal that came first.
@@ -45,17 +45,17 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What the process exits with."""
+        """The exit code of the process."""
         return 128 + self.number
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> int:
-    """The number of the signal behind an interrupt; Python's own is SIGINT's."""
+    """Return the number of an interrupt's signal; Python's own interrupt belongs to SIGINT."""
     return interrupt.number if isinstance(interrupt, Interrupted) else signal.SIGINT
 
 
 class StopRequests:
-    """The signals that have asked this process to end, and what they do meanwhile; see `stop_requests`.
+    """The signals received so far, and the current reaction to them; see `stop_requests`.
 
     There are three states. While signals are noted, which is where it begins, whoever works asks `number` now and then.
     While they interrupt, the first one raises `Interrupted` in the main thread wherever that is. While something is
@@ -71,15 +71,15 @@ class StopRequests:
         self._since = 0.0
         self._interrupts = self._saves = False
         self._told: Callable[[int], None] = lambda number: None
-        self._wakeup = -1  # file descriptor that is told of signals that interrupt, as they come
+        self._wakeup = -1  # file descriptor to which interrupting signals are written when they arrive
 
     @property
     def number(self) -> int | None:
-        """The first signal that asked the job to end; None as long as none has."""
+        """The first signal received; None if there was none."""
         return self._number
 
     def note(self, number: int) -> None:
-        """Take a request that reached another process, or another part of this one, for a signal that came here."""
+        """Handle a request that reached another process, or another part of this one, like a signal received here."""
         if self._number is None:
             self._number, self._since = number, self._clock()
             self._told(number)
@@ -91,7 +91,7 @@ class StopRequests:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Signals raise `Interrupted` at once within the block; one that came before raises it at the beginning."""
+        """Let signals raise `Interrupted` at once within the block; an earlier signal raises it at the beginning."""
         before, self._interrupts = self._interrupts, True
         in_main_thread = threading.current_thread() is threading.main_thread()
         wakeup = signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False) if in_main_thread else -1
@@ -105,7 +105,7 @@ class StopRequests:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """No signal raises anything within the block, however many come."""
+        """Let no signal raise an exception within the block."""
         before, self._saves = self._saves, True
         try:
             yield
@@ -113,7 +113,7 @@ class StopRequests:
             self._saves = before
 
     def handle(self, number: int, frame: FrameType | None = None) -> None:
-        """The handler of the signals."""
+        """Handle a signal."""
         first = self._number is None
         self.note(number)
         assert self._number is not None
@@ -122,14 +122,14 @@ class StopRequests:
             raise Interrupted(self._number)
 
     def deliver_again(self, number: int) -> None:
-        """Forget a request whose exception was lost, and have the signal handled once more."""
+        """Reset a request whose exception was lost, and handle its signal again."""
         self._number = None
         _thread.interrupt_main(signal.Signals(number))
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Take the signals of `STOP_SIGNALS` for the block's time, but those that are ignored; then they are as before.
+    """Handle the signals of `STOP_SIGNALS` within the block, except ignored ones; restore the handlers afterwards.
 
     Within another one it takes over, and hands on at its end what has come. Signals belong to the main thread:
     elsewhere nothing is taken, and nothing comes.
@@ -144,7 +144,7 @@ def stop_requests() -> Iterator[StopRequests]:
         if handler is not signal.SIG_IGN and handler is not None:  # None: of a handler that is not Python's
             before[number] = handler
     outer = _owner(before)
-    # Whoever is told of signals as they come is told of those that interrupt: the others wait for the work in hand.
+    # The wakeup file gets only signals that interrupt: the others wait for the current step.
     requests._wakeup = wakeup = signal.set_wakeup_fd(-1)
     unraisable = sys.unraisablehook
     sys.unraisablehook = _redelivering(requests, unraisable)
@@ -162,7 +162,7 @@ def stop_requests() -> Iterator[StopRequests]:
 
 
 def _owner(handlers: dict[signal.Signals, Any]) -> StopRequests | None:
-    """The requests that were being taken already."""
+    """Return the requests of an outer block."""
     owners = (getattr(handler, "__self__", None) for handler in handlers.values())
     return next((owner for owner in owners if isinstance(owner, StopRequests)), None)
 
@@ -186,15 +186,15 @@ def _redelivering(requests: StopRequests, hook: Callable[[Any], object]) -> Call
 
 @contextmanager
 def interruptible(farewell: Callable[[int], None], end: Callable[[int], None] = os._exit) -> Iterator[None]:
-    """The whole of a command: a signal raises `Interrupted`, and the process ends `END_SECONDS` later at the latest.
+    """Run a command in the block: a signal raises `Interrupted`, and the process ends at most `END_SECONDS` later.
 
     The main thread may be in the midst of an operation of a library that knows no signals, for longer than a container
     is given to stop; then the process is ended from another thread. Nothing is lost that would not be lost by SIGKILL,
     before which every writer of kdcache is safe.
 
     Args:
-        farewell: is told the signal's number before the process is ended that way, to say so.
-        end: ends the process with an exit code.
+        farewell: function called with the signal's number before the process is ended that way, to print a message.
+        end: function that ends the process with an exit code.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -205,7 +205,7 @@ def interruptible(farewell: Callable[[int], None], end: Callable[[int], None] = 
 
 @contextmanager
 def _end_watch(requests: StopRequests, farewell: Callable[[int], None], end: Callable[[int], None]) -> Iterator[None]:
-    """Watch from a thread of its own whether the process ends in time after a signal."""
+    """Check in a separate thread whether the process ends in time after a signal."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(reading, True)
     over = threading.Event()
@@ -224,7 +224,7 @@ def _end_watch(requests: StopRequests, farewell: Callable[[int], None], end: Cal
         with suppress(OSError):
             os.write(writing, bytes([number]))
 
-    # Python's own handlers run in the main thread between two of its operations; the file tells of a signal at once.
+    # Python's own handlers run in the main thread between two of its operations; the file shows a signal at once.
     requests._told, requests._wakeup = tell, writing
     watching = threading.Thread(target=watch, name="kdcache-signals", daemon=True)
     watching.start()
@@ -239,7 +239,7 @@ def _end_watch(requests: StopRequests, farewell: Callable[[int], None], end: Cal
 
 @contextmanager
 def unsignalled() -> Iterator[None]:
-    """Hold the signals of `STOP_SIGNALS` back within the block, and for good from processes that are started in it.
+    """Block the signals of `STOP_SIGNALS` within the block, and permanently in processes that are started in it.
 
     Processes inherit what is held back in the thread that starts them, from their first moment on.
     """
@@ -255,7 +255,7 @@ _last_acts: set[Callable[[], object]] = set()
 
 @contextmanager
 def last_act(act: Callable[[], object]) -> Iterator[None]:
-    """Within the block `act` is done, in some thread, before the process is ended from outside the main thread.
+    """Call `act` in some thread before the process is ended from outside the main thread, while the block runs.
 
     As with the standard library's `atexit`, what is to be done when a process ends belongs to the process as a whole.
     """

@@ -28,9 +28,10 @@ _SHOWN = 3
 class ImageTree:
     """The images below a folder.
 
-    class_names: in the order of their labels, in Unicode's normal form C.
+    class_names: names in the order of their labels, in Unicode's normal form C.
     labels: path below the folder -> label; sorted by path within each class.
-    others: paths of files that are no images by their extension; stray: of images in no class folder.
+    others: paths of files that are no images by their extension.
+    stray: paths of images in no class folder.
     hidden: paths of folders and files that belong to programs and not to the data.
     again: pairs of paths that lead to one file through links.
     """
@@ -70,8 +71,8 @@ class ImageTree:
 def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) -> ImageTree:
     """List the tree below `src`, without opening a file.
 
-    out: where its images will go; left out where it lies in the tree. allow_empty: keep class folders without
-    images as classes that have none.
+    out: folder of the shards, which is skipped if it lies in the tree.
+    allow_empty: whether to keep class folders without images as classes without samples.
 
     Raises DataError when `src` is no such tree, holds splits of a data set in place of classes, or reaches a folder
     twice through links, when a class has no image, and for what cannot be read.
