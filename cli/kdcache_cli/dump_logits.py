@@ -20,9 +20,9 @@ def _dump(options: DumpOptions) -> None:
 dump_logits = command_from(
     DumpOptions,
     _dump,
-    """Run a teacher once over every view of the data and keep its targets in a cache.
+    """Run a teacher once over every view of the data and store its targets in a cache.
 
-    Stopped at any time and run again, it goes on where it was, and the cache ends with the same bytes. Processes that
-    are started on one cache, by torchrun or each by itself, share the work.
+    If the command is stopped, the same command continues where it stopped, and the finished cache has the same bytes.
+    Several processes on one cache share the work, whether torchrun starts them or you start each.
     """,
 )

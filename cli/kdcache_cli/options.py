@@ -17,7 +17,7 @@ from kdcache_cli.declared import typer_option
 DataOption = Annotated[str, typer_option("data", shared_options.DATA)]
 CacheOption = Annotated[str, typer_option("cache", shared_options.CACHE)]
 CacheArgument = Annotated[str, typer.Argument(envvar="KDCACHE_CACHE", metavar="CACHE", help=shared_options.CACHE.help)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON, for programs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 DeviceOption = Annotated[str, typer_option("device", shared_options.DEVICE)]
 RendererOption = Annotated[RendererName, typer_option("renderer", shared_options.RENDERER)]
 DecodeOption = Annotated[Decode, typer_option("decode", shared_options.DECODE)]

@@ -19,7 +19,7 @@ train = command_from(
     _train,
     """Train a student from a cache, from labels alone, or with the teacher live.
 
-    Stopped at any time and run again, it resumes at the step where its last checkpoint was made. SIGINT (Ctrl-C),
-    SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 make one after the step that is being taken.
+    If the command is stopped, the same command resumes at the step of the last checkpoint. SIGINT (Ctrl-C), SIGTERM,
+    SIGHUP, SIGUSR1 and SIGUSR2 write a checkpoint after the current step.
     """,
 )

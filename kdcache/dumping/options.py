@@ -22,10 +22,10 @@ from kdcache.targets.kinds import DEFAULT_KIND, require_options_of
 
 @dataclass(frozen=True)
 class DumpOptions:
-    """The options of `dump-logits`, in Python and on the command line; None stands for the default that its help says.
+    """The options of `dump-logits`, in Python and on the command line; None stands for the default that --help shows.
 
-    The entry in the cache is called `name`, or else as the teacher. `targets`, `k`, `min_prob` and `dtype` say what is
-    kept; `objectives` chooses it instead. Policy and seed are for a new cache, or compared with those of an old one.
+    The entry in the cache is called `name`, by default as the teacher. `targets`, `k`, `min_prob` and `dtype` choose
+    the targets, or else `objectives` does. Policy and seed apply to a new cache; an existing cache must have the same.
     """
 
     teacher: Annotated[
@@ -42,10 +42,10 @@ class DumpOptions:
     size: Annotated[
         int | None,
         Option(
-            "Pixels a side of the teacher's images.",
+            "Pixels per side of the teacher's input.",
             metavar="S",
             minimum=1,
-            default_text="those it was trained at",
+            default_text="as it was trained",
         ),
     ] = None
     name: Annotated[
@@ -55,7 +55,7 @@ class DumpOptions:
     views: Annotated[
         int | None,
         Option(
-            "Number of views that the cache shall hold at the end; more can be added later.",
+            "Number of views that the cache holds at the end; more can be added later.",
             metavar="V",
             minimum=1,
             default_text="300",
@@ -64,35 +64,35 @@ class DumpOptions:
     targets: Annotated[
         Literal["topk", "full", "embedding"] | None,
         Option(
-            "What is kept: the likely classes and the tail's mass, every class, or the features that every class can "
-            "be computed from again.",
+            "Kind of targets: the likely classes and the mass of the others, every class, or "
+            "the features from which every class is computed.",
             default_text="topk",
         ),
     ] = None
     dtype: Annotated[
         Literal["float32", "float16", "uint8"] | None,
         Option(
-            "full: float32, as the teacher computed it, or uint8 (a mean KL below 0.001); embedding: uint8 (below "
-            "0.0005) or float16.",
+            "full: float32 (exact) or uint8 (adds a mean KL below 0.001 nats); "
+            "embedding: uint8 (below 0.0005 nats) or float16.",
             default_text="float32 for full, uint8 for embedding",
         ),
     ] = None
     objectives: Annotated[
         str | None,
         Option(
-            "What shall be trained, such as kd,dkd,dist: chooses targets that serve all of them.",
+            "Objectives to be trained, such as kd,dkd,dist: chooses targets that serve all of them.",
             flag="--for",
             metavar="NAMES",
             default_text="none",
         ),
     ] = None
     k: Annotated[
-        int | None, Option("topk: keep at most K classes of a view.", metavar="K", minimum=1, default_text="128")
+        int | None, Option("topk: keep at most K classes per view.", metavar="K", minimum=1, default_text="128")
     ] = None
     min_prob: Annotated[
         float | None,
         Option(
-            "topk: keep classes with a probability over P; 0 gives a fixed top-K.",
+            "topk: keep classes with a probability above P; 0 gives a fixed top-K.",
             metavar="P",
             minimum=0,
             maximum=1,
@@ -101,12 +101,12 @@ class DumpOptions:
     ] = None
     label_space: Annotated[
         Literal["teacher", "none"],
-        Option("Whether the labels are classes of the teacher's; none stores no labels with the targets."),
+        Option("Whether the labels are classes of the teacher; with none, targets are stored without labels."),
     ] = "teacher"
     policy: Annotated[
         str | None,
         Option(
-            "How views are drawn: a name from `kdcache policies`, or a JSON or YAML file.",
+            "Policy of the views: a name from `kdcache policies`, or a JSON or YAML file.",
             metavar="NAME_OR_FILE",
             default_text="the cache's, or a2 for a new cache",
         ),
@@ -114,13 +114,14 @@ class DumpOptions:
     seed: Annotated[
         int | None,
         seed_option(
-            "Fixes every view, with the policy and the samples' keys.", default_text="the cache's, or 0 for a new cache"
+            "Seed of the views; with the policy and the samples' keys it determines every view.",
+            default_text="the cache's, or 0 for a new cache",
         ),
     ] = None
     batch_size: Annotated[
         int | None,
         Option(
-            "The one batch shape that the teacher runs; even.",
+            "Rows of the teacher's batches, which all have this size; even.",
             metavar="B",
             minimum=2,
             default_text="128, fewer for small data",
@@ -129,11 +130,11 @@ class DumpOptions:
     device: Device = "auto"
     precision: Annotated[
         Precision | None,
-        Option("What the teacher computes in.", default_text="bf16 on a GPU, fp32 on the CPU"),
+        Option("Number format in which the teacher computes.", default_text="bf16 on a GPU, fp32 on the CPU"),
     ] = None
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
-    dry_run: Annotated[bool, Option("Write nothing; print samples, views and expected bytes.")] = False
+    dry_run: Annotated[bool, Option("Write nothing; print samples, views, and the expected bytes and time.")] = False
 
 
 def require_one_choice(

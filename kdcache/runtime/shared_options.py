@@ -1,4 +1,4 @@
-"""Options that several jobs share, so that each has one name, one meaning and one default."""
+"""Options that several jobs share; each is declared once, with its name, default and help."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,18 +21,23 @@ DATA = Option(
     envvar="KDCACHE_DATA",
 )
 Data = Annotated[str, DATA]
-CACHE = Option("The Zarr store of the teachers' targets.", flag="--cache", metavar="PATH", envvar="KDCACHE_CACHE")
+CACHE = Option(
+    "Path or URL of the cache, a Zarr store of the teachers' targets.",
+    flag="--cache",
+    metavar="PATH",
+    envvar="KDCACHE_CACHE",
+)
 CachePath = Annotated[str, CACHE]
 DEVICE = Option(
-    "Where models run; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
+    "Device of the models; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
     flag="--device",
     metavar="auto|cpu|cuda",
 )
 Device = Annotated[str, DEVICE]
-RENDERER = Option("What decodes, crops, resizes and flips; Pillow is the slow reference.", flag="--renderer")
+RENDERER = Option("Library that decodes, crops, resizes and flips; pillow is the slow reference.", flag="--renderer")
 Renderer = Annotated[RendererName, RENDERER]
 DECODE = Option(
-    "Where images are decoded, cropped and resized; auto is the GPU where DALI renders for one, else the CPU.",
+    "Device that decodes, crops and resizes; auto is the GPU if DALI renders for one, else the CPU.",
     flag="--decode",
 )
 DecodeOn = Annotated[Decode, DECODE]
@@ -47,5 +52,5 @@ Weights = Annotated[Path | None, WEIGHTS]
 
 
 def seed_option(help: str, default_text: str) -> Option:
-    """The option --seed, whose help says what the seed fixes."""
+    """Return the option --seed, whose help names what the seed determines."""
     return Option(help, flag="--seed", metavar="S", minimum=0, maximum=MAX_SEED, default_text=default_text)

@@ -22,20 +22,20 @@ Mode = Literal["cache", "live", "supervised"]
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """The options of `train`, in Python and on the command line; None stands for the default that its help says.
+    """The options of `train`, in Python and on the command line; None stands for the default that --help shows.
 
     Settings come in layers, later ones over earlier: `recipe`, `config`, then the options that name a setting
     (`epochs`, `seed`, `batch_size`, `kd_stop_epoch`, ...) and `overrides`.
     """
 
-    student: Annotated[str, Option("Any timm model name, such as resnet50.", metavar="NAME")]
+    student: Annotated[str, Option("Name of a timm model, such as resnet50.", metavar="NAME")]
     data: Data = DEFAULT_DATA
     cache: Annotated[str | None, CACHE] = DEFAULT_CACHE
     val: Annotated[str | None, Option("Labelled shards to evaluate on.", metavar="DATA", default_text="none")] = None
     epochs: Annotated[
         int | None,
         Option(
-            "Passes over the data; epoch e sees view e, and where there are fewer views, they are shown again.",
+            "Passes over the data; epoch e trains on view e, and views repeat if the cache has fewer of them.",
             metavar="E",
             minimum=1,
             default_text="the recipe's",
@@ -51,12 +51,12 @@ class TrainOptions:
     ] = None
     config: Annotated[
         Path | None,
-        Option("A YAML file of settings, over those of the recipe.", metavar="FILE", default_text="none"),
+        Option("YAML file of settings, which override those of the recipe.", metavar="FILE", default_text="none"),
     ] = None
     overrides: Annotated[
         tuple[str, ...],
         Option(
-            "One setting, over those of recipe and file; may be given many times.",
+            "One setting, which overrides recipe and file; may be given several times.",
             flag="--set",
             metavar="KEY=VALUE",
             default_text="none",
@@ -65,7 +65,7 @@ class TrainOptions:
     out: Annotated[
         Path | None,
         Option(
-            "The run folder: config, metrics, checkpoints, export.",
+            "Run folder: configuration, metrics, checkpoints, export.",
             metavar="DIR",
             default_text="runs/STUDENT-RECIPE-SOURCE-seedS, with -OBJECTIVE before the seed where it is not kd",
         ),
@@ -73,7 +73,7 @@ class TrainOptions:
     seed: Annotated[
         int | None,
         seed_option(
-            "Fixes the student's first weights and its dropout; views have the cache's own seed.",
+            "Seed of the student's initial weights and dropout; views have the cache's own seed.",
             default_text="the recipe's, or 0",
         ),
     ] = None
@@ -86,13 +86,13 @@ class TrainOptions:
     ] = False
     teacher: Annotated[
         str | None,
-        Option("Which of the cache's teachers to learn from.", metavar="NAME", default_text="its only one"),
+        Option("Name of the cache's teacher to learn from.", metavar="NAME", default_text="its only one"),
     ] = None
     teachers: Annotated[
         str | None,
         Option(
-            "Learn from the weighted mean of these of the cache's teachers, such as a=0.7,b=0.3; names without weights "
-            "count alike.",
+            "Teachers of the cache whose weighted mean is learned, such as a=0.7,b=0.3; names without weights have "
+            "equal weights.",
             metavar="A=W,B=W",
             default_text="none",
         ),
@@ -100,8 +100,8 @@ class TrainOptions:
     online_teacher: Annotated[
         str | None,
         Option(
-            "Run this teacher live on the very same views, instead of reading its targets; a name or a folder, as "
-            "dump-logits takes it.",
+            "Teacher that runs live on the same views, in place of its cached targets; a name or a folder, as for "
+            "dump-logits.",
             metavar="NAME",
             default_text="none",
         ),
@@ -109,30 +109,32 @@ class TrainOptions:
     teacher_weights: Annotated[
         Path | None,
         Option(
-            "The live teacher's checkpoint, or RUN@epoch=N.",
+            "Checkpoint of the live teacher, or RUN@epoch=N.",
             metavar="FILE",
             default_text="timm's pretrained weights",
         ),
     ] = None
     approximate: Annotated[
         bool,
-        Option("Where the objective wants every class and the cache has the likely ones, spread the rest evenly."),
+        Option("If the objective needs every class and the cache has only the likely ones, spread the rest evenly."),
     ] = False
     kd_stop_epoch: Annotated[
         int | None,
         Option(
-            "From epoch N on, counted from 0, learn from labels alone.", metavar="N", minimum=1, default_text="never"
+            "First epoch, counted from 0, that learns from labels alone.", metavar="N", minimum=1, default_text="never"
         ),
     ] = None
-    bce_sum: Annotated[bool, Option("Sum the binary cross-entropy over the classes; timm takes the mean.")] = False
+    bce_sum: Annotated[bool, Option("Sum the binary cross-entropy over the classes; timm's default is the mean.")] = (
+        False
+    )
     bce_target_thresh: Annotated[
         float | None,
         Option(
-            "The binary cross-entropy takes soft labels over X for 1 and the others for 0.",
+            "Threshold of the binary cross-entropy: soft labels above X become 1, others 0.",
             metavar="X",
             minimum=0,
             maximum=1,
-            default_text="as they are",
+            default_text="soft labels unchanged",
         ),
     ] = None
     device: Device = "auto"
