@@ -117,7 +117,7 @@ def test_what_no_cache_can_serve_is_refused_before_anything_is_read(names, error
 )
 def test_a_second_opinion_is_refused(option, value, tmp_path):
     request = dump_request(str(tmp_path / "none"), tmp_path / "cache", tmp_path, None, targets=None, objectives="kd")
-    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} says it"):
+    with pytest.raises(UsageError, match=f"so does --{option.replace('_', '-')}: give one"):
         dump(dataclasses.replace(request, **{option: value}))
 
 
