@@ -73,7 +73,7 @@ def test_the_report_counts_what_was_asked_for_and_says_so(source: Path, tmp_path
     target = tmp_path / "copy"
     copy(source, target, "0", Heard(), "teacher")
     (line,) = copy(source, target, "1", Heard(), "teacher").lines()
-    assert line.startswith(f"{target} holds 3 of 3 blocks of teacher asked for and found in {source}: 3 copied now")
+    assert line.startswith(f"{target} holds 3 of 3 blocks of teacher requested and found in {source}: 3 copied now")
     assert line.endswith(", 0 copied before.")
     (line,) = copy(source, target, None, Heard(), "teacher").lines()
     assert "6 of 6 blocks" in line

@@ -149,7 +149,7 @@ def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewOpti
     text = preview(request_).read_text("utf-8")
     assert "<p>crops are in pixels of the image; other distances are in pixels of the view</p>" in text
     text = preview(replace(request_, size=48)).read_text("utf-8")
-    assert f"is in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
+    assert f"are in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
 
 
 def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewOptions) -> None:

@@ -267,7 +267,7 @@ def test_of_an_entry_of_other_weights_these_are_asked_for_and_the_hub_is_not(job
     """Timm's weights of the model have a thousand classes."""
     monkeypatch.setattr("kdcache.models.load.find_pretrained", lambda name: pytest.fail("asked"))
     with pytest.raises(
-        IdentityError, match=r"with 4 classes, .* have 1,000: .* other weights.*--teacher RUN, or --wei"
+        IdentityError, match=r"has 4 classes in the cache, .* have 1,000: .* other weights.*--teacher RUN, or --wei"
     ):
         verify(VerifyOptions(str(job.cache), rerun_of(job, weights=None)))
 
