@@ -8,8 +8,6 @@ import json
 import re
 from typing import Any, NoReturn
 
-import numpy as np
-
 from kdcache.io.plain_values import (
     FormatError,
     check_size,
@@ -73,6 +71,9 @@ def _check_depth(text: str) -> None:
     """Raise FormatError where lists and objects are too deep, from the brackets outside of strings alone."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
+    # Imported late: the doctor reads small texts, and must not load what may crash on the machine that it looks at.
+    import numpy as np
+
     bare = np.frombuffer(_STRING.sub("", text).encode(), np.uint8)
     opening, closing = (np.isin(bare, [ord(bracket) for bracket in pair]) for pair in ("[{", "]}"))
     depth = np.cumsum(opening.astype(np.int32) - closing)
