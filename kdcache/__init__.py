@@ -23,16 +23,16 @@ from kdcache.runtime import account as account
 
 if TYPE_CHECKING:
     from kdcache.errors import KdcacheError as KdcacheError
-    from kdcache.evaluation import evaluate as evaluate
-    from kdcache.inspection import inspect as inspect
-    from kdcache.inspection import verify as verify
     from kdcache.jobs import dump_logits as dump_logits
+    from kdcache.jobs import evaluate as evaluate
+    from kdcache.jobs import inspect as inspect
+    from kdcache.jobs import train as train
+    from kdcache.jobs import verify as verify
     from kdcache.loader.batches import Batch as Batch
     from kdcache.loader.cached_loader import CachedLoader as CachedLoader
     from kdcache.loader.dataset import CachedDataset as CachedDataset
     from kdcache.loader.dataset import open_cache as open_cache
     from kdcache.models.student_outputs import StudentOutputs as StudentOutputs
-    from kdcache.training import train as train
     from kdcache.training.objective_module import ObjectiveModule as ObjectiveModule
     from kdcache.training.objective_module import create_objective as create_objective
 
