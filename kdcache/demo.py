@@ -32,7 +32,6 @@ from kdcache.io.folders import open_folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, logged
-from kdcache.runtime.shared_options import RendererName
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport, train
 
@@ -113,7 +112,7 @@ def demo(
     progress: Progress = logged,
     *,
     seed: int = 0,
-    renderer: RendererName = "dali",
+    renderer: str = "dali",
     epochs: int = EPOCHS,
     limit: int | None = None,
 ) -> DemoReport:
@@ -144,9 +143,7 @@ def demo(
     return report
 
 
-def _demo(
-    out: Path, progress: Progress, seed: int, renderer: RendererName, epochs: int, limit: int | None
-) -> DemoReport:
+def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
     train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
     stages: dict[str, float] = {}
     weights = resources.files("kdcache.data.sample") / "teacher.safetensors"

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -60,6 +60,9 @@ def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     default: Any = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     if get_origin(kind) is tuple:  # an option that may be given many times, which typer knows as a list
         kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
+    if declared[0].choices:
+        taken: Any = Literal[declared[0].choices]
+        kind = taken | None if type(None) in get_args(kind) else taken
     annotation: Any = Annotated[kind, typer_option(field.name, declared[0], is_flag=kind is bool)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

@@ -1,7 +1,7 @@
 """The options of a dump, and checks of them that need no open file and no torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, get_args
 
 from kdcache.errors import UsageError
 from kdcache.runtime.option import Option
@@ -17,7 +17,7 @@ from kdcache.runtime.shared_options import (
     Weights,
     seed_option,
 )
-from kdcache.targets.kinds import DEFAULT_KIND, require_options_of
+from kdcache.targets.kinds import DEFAULT_KIND, KINDS, require_options_of
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,20 @@ class DumpOptions:
         ),
     ] = None
     targets: Annotated[
-        Literal["topk", "full", "embedding"] | None,
+        str | None,
         Option(
             "Kind of targets: the likely classes and the mass of the others, every class, or "
             "the features from which every class is computed.",
-            default_text="topk",
+            choices=tuple(KINDS),
+            default_text=DEFAULT_KIND,
         ),
     ] = None
     dtype: Annotated[
-        Literal["float32", "float16", "uint8"] | None,
+        str | None,
         Option(
             "full: float32 (exact) or uint8 (adds a mean KL below 0.001 nats); "
             "embedding: uint8 (below 0.0005 nats) or float16.",
+            choices=("float32", "float16", "uint8"),
             default_text="float32 for full, uint8 for embedding",
         ),
     ] = None
@@ -100,8 +102,11 @@ class DumpOptions:
         ),
     ] = None
     label_space: Annotated[
-        Literal["teacher", "none"],
-        Option("Whether the labels are classes of the teacher; with none, targets are stored without labels."),
+        str,
+        Option(
+            "Whether the labels are classes of the teacher; with none, targets are stored without labels.",
+            choices=("teacher", "none"),
+        ),
     ] = "teacher"
     policy: Annotated[
         str | None,
@@ -129,8 +134,12 @@ class DumpOptions:
     ] = None
     device: Device = "auto"
     precision: Annotated[
-        Precision | None,
-        Option("Number format in which the teacher computes.", default_text="bf16 on a GPU, fp32 on the CPU"),
+        str | None,
+        Option(
+            "Number format in which the teacher computes.",
+            choices=get_args(Precision),
+            default_text="bf16 on a GPU, fp32 on the CPU",
+        ),
     ] = None
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"

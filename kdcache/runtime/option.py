@@ -2,7 +2,8 @@
 
     epochs: Annotated[int | None, Option("Number of passes over the data.", metavar="E", minimum=1)] = None
 
-Python callers give such a field as an argument. The command line makes an option "--epochs" of it, with this help,
+Python callers give such a field as an argument; its type is text where the command line offers choices, so that a
+wrong value ends with the job's own sentence. The command line makes an option "--epochs" of it, with this help,
 these limits and this default (`kdcache_cli/declared.py`).
 """
 
@@ -17,6 +18,7 @@ class Option:
         help: one or two sentences for --help.
         flag: its name; None for that of the field, with dashes.
         metavar: what stands for a value in --help; None for what follows from the type.
+        choices: the values that are taken; empty where any text is.
         minimum, maximum: limits of a number, both included; None for no limit.
         default_text: what --help shows as the default where that is no plain value.
         envvar: environment variable that is read where the option is not given.
@@ -25,6 +27,7 @@ class Option:
     help: str
     flag: str | None = None
     metavar: str | None = None
+    choices: tuple[str, ...] = ()
     minimum: int | float | None = None
     maximum: int | float | None = None
     default_text: str | None = None

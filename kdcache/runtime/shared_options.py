@@ -1,7 +1,7 @@
 """Options that several jobs share; each is declared once, with its name, default and help."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from kdcache.io.limits import MAX_SEED
 from kdcache.runtime.option import Option
@@ -34,13 +34,18 @@ DEVICE = Option(
     metavar="auto|cpu|cuda",
 )
 Device = Annotated[str, DEVICE]
-RENDERER = Option("Library that decodes, crops, resizes and flips; pillow is the slow reference.", flag="--renderer")
-Renderer = Annotated[RendererName, RENDERER]
+RENDERER = Option(
+    "Library that decodes, crops, resizes and flips; pillow is the slow reference.",
+    flag="--renderer",
+    choices=get_args(RendererName),
+)
+Renderer = Annotated[str, RENDERER]
 DECODE = Option(
     "Device that decodes, crops and resizes; auto is the GPU if DALI renders for one, else the CPU.",
     flag="--decode",
+    choices=get_args(Decode),
 )
-DecodeOn = Annotated[Decode, DECODE]
+DecodeOn = Annotated[str, DECODE]
 WEIGHTS = Option(
     "A timm or kdcache checkpoint: safetensors, a state dict without code in it, a run folder, or RUN@epoch=N, "
     "which is that run's checkpoint of epoch N.",

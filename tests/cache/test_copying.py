@@ -192,7 +192,7 @@ def test_what_a_part_can_be_used_for_is_said_before_it_is_copied(
         return
     (warning,) = heard.warned
     assert f"will hold {there} of teacher" in warning
-    assert f"so it takes {serves} until {missing} there" in warning
+    assert f"so it takes {serves} until {missing} copied, too" in warning
     command = shlex.split(warning.split("`")[1])[1:]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert Cache.open(tmp_path / "copy").entry("teacher").complete_views() > 0
@@ -202,7 +202,7 @@ def test_a_part_behind_a_gap_is_told_of(source: Path, tmp_path: Path) -> None:
     copy(source, tmp_path / "copy", ":1", "teacher")
     heard = Heard()
     copy_cache(CopyOptions(str(source), str(tmp_path / "copy"), "2", ("teacher",)), heard)
-    assert "so it takes view 0 only until view 1 is there" in heard.warned[0]
+    assert "so it takes view 0 only until view 1 is copied, too" in heard.warned[0]
 
 
 def test_what_a_killed_copy_left_is_completed(source: Path, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_views_are_ranges() -> None:
     assert 10**4 in parse_views("3:")
     assert 0 in parse_views(None)
     for text in ("a", "5:2", "2:2", "1:2:3", "-1:2", ""):
-        with pytest.raises(UsageError, match="Views"):
+        with pytest.raises(UsageError, match="is no range: give one"):
             parse_views(text)
 
 
