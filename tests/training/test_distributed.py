@@ -44,7 +44,7 @@ def command(job, out, *options):
 def run(arguments, world_size):
     """What rank 0 of a job has printed; its processes are forked, as the launcher is tested elsewhere."""
     ranks = run_ranks(arguments, world_size)
-    assert not any(rank.returncode for rank in ranks), ranks
+    assert not any(rank.returncode for rank in ranks), "\n".join(rank.stderr for rank in ranks)
     assert not "".join(rank.stdout for rank in ranks[1:]), "rank 0 alone reports"
     return ranks[0]
 
