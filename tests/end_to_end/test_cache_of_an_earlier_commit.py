@@ -46,7 +46,7 @@ def test_more_views_leave_every_byte_that_is_there(earlier: Path) -> None:
 
 
 def test_a_student_learns_from_it_what_it_learned_then(earlier: Path, tmp_path: Path) -> None:
-    """The first loss is a forward pass alone, of which processors differ in the last bits; the second has a step more."""
+    """The first loss needs no step: processors differ in its last bits. The second has one step behind it."""
     request = train_request(
         str(earlier / "data"),
         tmp_path / "run",
