@@ -17,7 +17,11 @@ from kdcache.data.images import IMAGE_EXTENSIONS
 from kdcache.errors import DataError
 from kdcache.runtime.progress import Progress
 
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"})
+#: Names of splits of a data set: `train`, `Val`, and with a year or a noun, such as `train2017` and `test_set`.
+_SPLIT = re.compile(
+    r"(train|training|val|valid|validation|test|testing|dev|eval|evaluation)([-_. ]?(set|split|data|images?|[0-9]+))*",
+    re.IGNORECASE,
+)
 #: Folders that programs and file systems make. Those with a dot at the beginning are theirs as well.
 _NO_CLASSES = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 _NUMBER = re.compile(r"[0-9]+")
@@ -34,6 +38,7 @@ class ImageTree:
     stray: paths of images in no class folder.
     hidden: paths of folders and files that belong to programs and not to the data.
     again: pairs of paths that lead to one file through links.
+    splits: paths of folders directly in a class folder that are named like splits of a data set.
     """
 
     class_names: list[str]
@@ -42,6 +47,7 @@ class ImageTree:
     stray: list[str] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     again: list[tuple[str, str]] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
 
     def report(self, src: Path, progress: Progress) -> None:
         """Warn about files that are left out, and about names that may be mistakes."""
@@ -90,6 +96,7 @@ def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) ->
         else:
             tree.stray.append(name)
     _require_classes(src, out, folders, tree.stray)
+    _warn_of_split(src, out, folders, progress)
     folders = _in_order(folders, src, progress)
     tree.class_names = [_normal(name) for name in folders]
     for label, name in enumerate(folders):
@@ -102,6 +109,7 @@ def read_tree(src: Path, out: Path, *, allow_empty: bool, progress: Progress) ->
             )
         tree.labels.update(dict.fromkeys(images, label))
     tree.again = seen.reached_again(tree.labels)
+    _warn_of_splits_below(src, out, tree, progress)
     return tree
 
 
@@ -127,6 +135,8 @@ class _Seen:
                 if _is_programs(entry.name):
                     tree.hidden.append(path)
                 else:
+                    if "/" not in folder and _is_split(entry.name):
+                        tree.splits.append(path)
                     yield from self.walk(path, tree, linked)
                 continue
             self._has_links |= entry.is_symlink()
@@ -192,13 +202,13 @@ def _require_classes(src: Path, out: Path, folders: Sequence[str], stray: Sequen
     if not folders:
         images = f", but {len(stray)} images: put those of each class into a folder" if stray else ""
         raise DataError(f"There are no class folders in {src}{images}. Name a tree of the form SRC/CLASS/.../IMAGE.")
-    if all(name.lower() in _SPLITS for name in folders):
-        commands = [
-            f"`kdcache import folder {shlex.quote(str(src / name))} {shlex.quote(str(out / name))}`" for name in folders
-        ]
+    splits = [name for name in folders if _is_split(name)]
+    if len(splits) == len(folders) or len(splits) > 1:
+        beside = "" if len(splits) == len(folders) else f", beside {_shown([n for n in folders if n not in splits])}"
         raise DataError(
-            f"{src} holds {', '.join(folders)}: parts of a data set, and no classes. Import each by itself: "
-            f"{' and '.join(commands)}."
+            f"{src} holds {', '.join(splits)}{beside}: these are named like splits of a data set, whose images would "
+            f"become classes. Import each split by itself: {_commands(src, out, splits)}. If they are classes, rename "
+            "them, and run the import again."
         )
     normal: dict[str, str] = {}
     for name in folders:
@@ -210,6 +220,43 @@ def _require_classes(src: Path, out: Path, folders: Sequence[str], stray: Sequen
                 f"{src} holds two class folders {name}, which differ in the way their letters are encoded alone "
                 f"({other!a} and {name!a}). Merge them, and run the import again."
             )
+
+
+def _warn_of_split(src: Path, out: Path, folders: Sequence[str], progress: Progress) -> None:
+    """Warn about one split beside other folders; several are refused."""
+    splits = [name for name in folders if _is_split(name)]
+    if splits:
+        others = [name for name in folders if name not in splits]
+        progress.warn(
+            f"the folder {splits[0]} in {src} is named like a split of a data set, and is imported as a class beside "
+            f"{_shown(others)}. If it is a split, import it by itself: {_commands(src, out, splits)}"
+        )
+
+
+def _warn_of_splits_below(src: Path, out: Path, tree: ImageTree, progress: Progress) -> None:
+    """Warn about splits one level too far down: in the only class folder, or several in one of many class folders."""
+    if not tree.splits:
+        return
+    if len(tree.class_names) == 1:
+        progress.warn(
+            f"{src} holds one class folder, {tree.class_names[0]}, and in it {_shown(tree.splits)}, which are named "
+            "like splits of a data set: all their images are imported as one class. If they are splits, import each by "
+            f"itself: {_commands(src, out, tree.splits)}"
+        )
+    elif len(names := sorted({os.path.basename(path) for path in tree.splits})) > 1:
+        progress.warn(
+            f"class folders hold {_shown(tree.splits)}, which are named like splits of a data set: the images of "
+            f"{_shown(names)} are imported together. If they are splits, move each to a folder of its own, of the form "
+            "SPLIT/CLASS/IMAGE, and run `kdcache import folder SPLIT OUT` for each"
+        )
+
+
+def _commands(src: Path, out: Path, splits: Sequence[str]) -> str:
+    """Return the commands that import splits one by one; each goes to a folder of its name in `out`."""
+    return " and ".join(
+        f"`kdcache import folder {shlex.quote(str(src / path))} {shlex.quote(str(out / os.path.basename(path)))}`"
+        for path in splits
+    )
 
 
 def _in_order(folders: Sequence[str], src: Path, progress: Progress) -> list[str]:
@@ -268,6 +315,10 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_split(name: str) -> bool:
+    return _SPLIT.fullmatch(name) is not None
 
 
 def _is_programs(name: str) -> bool:

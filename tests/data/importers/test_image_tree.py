@@ -158,8 +158,51 @@ def test_parts_of_a_data_set_are_refused_with_the_commands_that_are_meant(tmp_pa
         assert (len(index), index.class_names) == (count, ("a", "b"))
 
 
-def test_a_class_may_be_called_like_a_part(tmp_path: Path) -> None:
-    assert imported(make(tmp_path / "src", "train/1.jpg", "car/2.jpg"))[0] == {"car/2": 0, "train/1": 1}
+@pytest.mark.parametrize("names", [("train", "val", "extra"), ("train2017", "val2017"), ("Train_Set", "test_set", "a")])
+def test_splits_beside_another_folder_are_refused_with_the_commands_that_are_meant(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    src = make(tmp_path / "src", *(f"{name}/cat/1.jpg" for name in names))
+    message = refusal(src)
+    for name in names:
+        is_split = name not in ("extra", "a")
+        assert (f"`kdcache import folder {src / name} {tmp_path / 'out' / name}`" in message) == is_split
+    assert "If they are classes, rename them" in message
+
+
+def test_one_folder_that_is_called_like_a_split_is_a_class_with_a_warning(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", "train/1.jpg", "car/2.jpg")
+    labels, _, warnings = imported(src)
+    assert labels == {"car/2": 0, "train/1": 1}
+    (warning,) = warnings
+    assert warning.startswith(f"the folder train in {src} is named like a split of a data set, and is imported as a ")
+    assert (
+        f"beside car. If it is a split, import it by itself: `kdcache import folder {src}/train {tmp_path}/out/train`"
+        in (warning)
+    )
+
+
+def test_splits_in_the_only_class_folder_are_told_with_the_commands_that_are_meant(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", "pets/train/cat/1.jpg", "pets/val/cat/2.jpg")
+    labels, names, (warning,) = imported(src)
+    assert (set(labels.values()), names) == ({0}, ["pets"])
+    assert warning.startswith(
+        f"{src} holds one class folder, pets, and in it pets/train, pets/val, which are named like"
+    )
+    for split in ("train", "val"):
+        assert f"`kdcache import folder {src}/pets/{split} {tmp_path}/out/{split}`" in warning
+
+
+def test_splits_in_each_of_several_class_folders_are_told(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", "cat/train/1.jpg", "cat/val/2.jpg", "dog/train/3.jpg", "dog/val/4.jpg")
+    _, names, (warning,) = imported(src)
+    assert names == ["cat", "dog"]
+    assert "the images of train, val are imported together" in warning
+
+
+def test_classes_whose_names_only_begin_like_a_split_are_taken_silently(tmp_path: Path) -> None:
+    src = make(tmp_path / "src", "trainer/1.jpg", "valley/2.jpg", "testudo/3.jpg", "devil/red/4.jpg")
+    assert imported(src)[2] == []
 
 
 def test_images_in_no_class_and_other_files_are_told(tmp_path: Path) -> None:
