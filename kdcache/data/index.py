@@ -22,7 +22,7 @@ from kdcache.data.index_writer import IndexWriter, hash_keys
 from kdcache.data.passed_over import PassedOver
 from kdcache.data.places import building, claimed, index_places, is_url, shards_folder
 from kdcache.data.scan import BadSample, scan_shard
-from kdcache.data.shards import CLASSES, expand_data, hidden_shards
+from kdcache.data.shards import CLASSES, expand_data, folders_with_shards, hidden_shards
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
@@ -204,12 +204,24 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
-    hidden = hidden_shards(data)
-    if hidden:
-        progress.say(f"passed over {len(hidden)} hidden files that are called .tar, such as {hidden[0]}")
+    _report_passed_over(data, progress)
     _warn_of_labels(index, progress)
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
     return replace(index, asked=str(data))
+
+
+def _report_passed_over(data: str | Path, progress: Progress) -> None:
+    """Report tars in the folder DATA, and in folders directly in it, that are not part of DATA."""
+    hidden = hidden_shards(data)
+    if hidden:
+        progress.say(f"passed over {len(hidden)} hidden files that are called .tar, such as {hidden[0]}")
+    below = folders_with_shards(data)
+    if below:
+        folders = "the folder" if len(below) == 1 else f"{len(below)} folders, such as"
+        progress.say(
+            f"passed over the .tar files in {folders} {below[0]} in {data}: a folder stands for the .tar files "
+            "directly in it. To use all of them, move them into one folder, or name them by one brace pattern"
+        )
 
 
 def _warn_of_labels(index: Index, progress: Progress) -> None:

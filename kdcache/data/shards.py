@@ -110,7 +110,7 @@ def _in_folder(data: str | Path) -> tuple[str, ...]:
         return shards
     if INCOMPLETE in names:
         raise DataError(f"The import into {folder} did not finish. Run the same import again.")
-    below = [] if is_url(folder) else [name for name in names if _holds_shards(f"{folder}/{name}")]
+    below = folders_with_shards(data)
     if below:
         raise DataError(
             f"There are no .tar files in {folder} itself, but in {', '.join(below[:_SHOWN])}"
@@ -132,6 +132,17 @@ def hidden_shards(data: str | Path) -> list[str]:
     if not is_folder(data):
         return []
     return [name for name in _names_in(data)[1] if name.startswith(".") and _is_shard(name)]
+
+
+def folders_with_shards(data: str | Path) -> list[str]:
+    """Return the names of folders directly in the folder DATA that hold shards, which are not part of DATA.
+
+    None if DATA is no folder, or one in an object store, where each would cost a listing; hidden folders do not count.
+    """
+    if is_url(data) or not is_folder(data):
+        return []
+    folder, names = _names_in(data)
+    return [name for name in names if not name.startswith(".") and _holds_shards(f"{folder}/{name}")]
 
 
 def _names_in(data: str | Path) -> tuple[str, list[str]]:

@@ -48,6 +48,20 @@ def test_hidden_tars_are_no_shards_and_told_once(tmp_path: Path) -> None:
     assert [line for line in listener.lines if line.startswith("passed")] == [told]
 
 
+def test_tars_below_a_folder_that_has_tars_of_its_own_are_told_once(tmp_path: Path) -> None:
+    shards = make_shards(tmp_path / "out", images=4, size=(8, 8), shards=2)
+    expected = expand_data(shards)
+    make_shards(shards / "more", images=2, size=(8, 8), shards=1)
+    (shards / "notes").mkdir()
+    assert expand_data(shards) == expected
+    listener = Listener()
+    for _ in range(2):
+        assert len(open_index(shards, progress=listener)) == 4
+    (told,) = (line for line in listener.lines if line.startswith("passed"))
+    assert told.startswith(f"passed over the .tar files in the folder more in {shards}: ")
+    assert told.endswith("move them into one folder, or name them by one brace pattern")
+
+
 def test_shards_in_folders_below_are_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
