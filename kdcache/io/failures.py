@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 #: A disk, or a user's share of it, that takes no more.
-FULL = (errno.ENOSPC, errno.EDQUOT)
-
 #: What helps when something cannot be written, by error number.
 _WRITING: Mapping[int, str] = MappingProxyType(
     {
@@ -95,6 +93,11 @@ class TooLargeError(RefusedError):
 def cause(error: OSError) -> str:
     """Return the cause as a clause without a full stop."""
     return (error.strerror or str(error) or type(error).__name__).rstrip(".")
+
+
+def is_of_writing(error: OSError) -> bool:
+    """Return whether an error is one that `cannot_write` has a remedy for, and not one of a network or a program."""
+    return error.errno in _WRITING
 
 
 def passing_remedy(error: OSError) -> str | None:

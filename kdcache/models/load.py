@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from kdcache.errors import ModelError, reason
-from kdcache.io.failures import FULL, cannot_write, system_error
+from kdcache.io.failures import cannot_write, is_of_writing, system_error
 from kdcache.models.card import ModelCard
 from kdcache.models.hub import find_pretrained
 from kdcache.models.names import architecture, resolve_name
@@ -124,8 +124,8 @@ def _pretrained(name: str, size: int | None) -> Network:
         module = _build(name, pretrained=True, **args)
     except Exception as error:
         refused = system_error(error)
-        if refused is not None and refused.errno in FULL:
-            place = f"the pretrained weights of {name} to {constants.HF_HUB_CACHE}"
+        if refused is not None and is_of_writing(refused):
+            place = f"the pretrained weights of {name} to {refused.filename or constants.HF_HUB_CACHE}"
             raise ModelError(cannot_write(place, refused, "What was there before is whole")) from error
         raise ModelError(
             f"The pretrained weights of {name} could not be had ({reason(error)}): get the file "

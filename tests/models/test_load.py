@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import os
 import subprocess
 import sys
 
@@ -140,13 +141,41 @@ def test_without_weights_and_without_a_hub_one_sentence_says_what_to_do():
     assert "\n" not in str(caught.value)
 
 
-def test_a_disk_that_is_too_small_for_what_the_hub_sends_is_named(monkeypatch):
+@pytest.mark.parametrize(
+    ("refusal", "remedy"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left .* whole: make room"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "whole: make room or have the quota raised"),
+        (OSError(errno.EFBIG, os.strerror(errno.EFBIG)), r"whole: raise the limit on the size of a file"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "whole: check the disk"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), r"Read-only .*\. Use a folder that you can write to"),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES)), r"denied\. Use a folder that you can write to"),
+        (RuntimeError("Data processing error: I/O error (os error 28)"), "No space left .* whole: make room"),
+    ],
+)
+@pytest.mark.parametrize("is_cause", [False, True])
+def test_a_download_that_cannot_be_written_ends_as_every_writer_does(refusal, remedy, is_cause, monkeypatch):
     def download(*_, **__):
-        raise RuntimeError("while downloading") from OSError(errno.ENOSPC, "No space left on device")
+        if is_cause:
+            raise RuntimeError("while downloading") from refusal
+        raise refusal
 
     monkeypatch.setattr("kdcache.models.load.find_pretrained", lambda name: None)
     monkeypatch.setattr("kdcache.models.load.timm.create_model", download)
-    with pytest.raises(ModelError, match=r"pretrained weights of resnet18.* to .*hub: No space left .*: make room"):
+    with pytest.raises(ModelError, match=rf"^Cannot write the pretrained weights of resnet18\S* to .*hub: .*{remedy}"):
+        load_model("resnet18")
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(errno.ECONNRESET, "reset"), TimeoutError("timed out"), KeyError(1)]
+)
+def test_a_download_that_fails_otherwise_asks_for_a_file(error, monkeypatch):
+    def download(*_, **__):
+        raise error
+
+    monkeypatch.setattr("kdcache.models.load.find_pretrained", lambda name: None)
+    monkeypatch.setattr("kdcache.models.load.timm.create_model", download)
+    with pytest.raises(ModelError, match=r"could not be had .*--weights FILE"):
         load_model("resnet18")
 
 
