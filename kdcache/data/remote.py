@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kdcache.data.shard_file import ShardFile
 from kdcache.errors import DataError, UnreachableDataError
+from kdcache.io.failures import TooLargeError, cannot_read
+from kdcache.io.reading import TEXT_LIMIT
 
 if TYPE_CHECKING:
     from kdcache.io.object_store import ObjectState, ObjectStore
@@ -74,8 +76,9 @@ def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def read_if_there(url: str) -> bytes | None:
-    """The bytes of a small object, None where there is none to be seen. Raises DataError when it cannot be read.
+    """The bytes of a small object, None where there is none to be seen.
 
+    Raises DataError when it cannot be read, or has more bytes than a file of text may have, of which none is read then.
     Two reads have to agree, because no checksum of the bytes is known.
     """
     store = _Stores().of(url)
@@ -83,7 +86,7 @@ def read_if_there(url: str) -> bytes | None:
 
     def read() -> bytes | None:
         for _ in range(2):
-            found = store.get_if_visible(_name(url))
+            found = store.get_if_visible(_name(url), partial(_require_small, url))
             if found is None or found in readings:
                 return found
             readings.append(found)
@@ -96,6 +99,11 @@ def read_if_there(url: str) -> bytes | None:
             f"Cannot read {url}: no two readings of it agree. Check the network, then run the same command again."
         )
     return agreed
+
+
+def _require_small(url: str, size: int) -> None:
+    if size > TEXT_LIMIT:
+        raise DataError(cannot_read(url, TooLargeError(url, TEXT_LIMIT), "Restore it, or remove it."))
 
 
 def read_again(shard: str, read: Callable[[], T], accept: Callable[[T], bool] = lambda found: True) -> T:

@@ -107,25 +107,19 @@ class ObjectStore:
         check_size: raises where an object of so many bytes is not to be read.
         """
 
-        def get() -> bytes:
-            found = obstore.get(self._store, key)
-            check_size(found.meta["size"])
-            data = bytes(found.bytes())
-            if len(data) != found.meta["size"]:
-                raise OSError(f"its body has {len(data):,} of {found.meta['size']:,} bytes")
-            return data
+        return self._ask_for("Reading", key, lambda: self._get(key, check_size))
 
-        return self._ask_for("Reading", key, get)
-
-    def get_if_visible(self, key: str) -> bytes | None:
+    def get_if_visible(self, key: str, check_size: Callable[[int], None]) -> bytes | None:
         """Return the bytes of an object; None if it does not exist or is not visible.
 
         Somebody who may read objects but not list them is told that they may not, of an object that is not there.
+
+        check_size: raises where an object of so many bytes is not to be read.
         """
 
         def get() -> bytes | None:
             try:
-                return bytes(obstore.get(self._store, key).bytes())
+                return self._get(key, check_size)
             except PermissionDeniedError:
                 return None
 
@@ -232,6 +226,15 @@ class ObjectStore:
     ) -> T:
         """Return the result of `read`, repeated if it is doubtful; see `RetryPolicy.confirmed`."""
         return self.policy.confirmed(self.locate(key), read, accept, doubted, tries)
+
+    def _get(self, key: str, check_size: Callable[[int], None]) -> bytes:
+        """Return the bytes of an object from one request, whose body is not read before its size is checked."""
+        found = obstore.get(self._store, key)
+        check_size(found.meta["size"])
+        data = bytes(found.bytes())
+        if len(data) != found.meta["size"]:
+            raise OSError(f"its body has {len(data):,} of {found.meta['size']:,} bytes")
+        return data
 
     def _opened(self, max_retries: int) -> Any:
         pause = timedelta(seconds=max(self.policy.first_pause, 0.001))

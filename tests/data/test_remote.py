@@ -219,6 +219,18 @@ def test_names_of_classes_of_which_no_two_readings_agree_are_not_taken_to_be_mis
         open_index(url)
 
 
+@pytest.mark.parametrize("name", ["classes.json", INCOMPLETE])
+def test_a_file_beside_the_shards_that_is_too_large_is_refused_unread(
+    name: str, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ObjectFiles(url).put(name, b"[" + b" " * 2000 + b"]")
+    monkeypatch.setattr(remote, "TEXT_LIMIT", 1024)
+    with pytest.raises(
+        DataError, match=rf"Cannot read {url}/{name}: it has more than 1 KiB, .*\. Restore it, or remove"
+    ):
+        open_index(url)
+
+
 def test_a_check_leaves_out_no_image_for_bytes_that_were_altered_on_the_way(
     shards: Path, url: str, behind: Callable[[Faults], Faults]
 ) -> None:
