@@ -64,7 +64,9 @@ def test_the_table_has_all_four_models_with_numbers_of_this_run(report):
     assert report.test_images == 384
     assert all(row.images_per_s > 0 for row in report.rows)
     assert all(0 <= row.top1 <= 1 for row in report.rows)
-    assert report.rows[0].top1 > 0.88, "the shipped teacher knows Fashion-MNIST"
+    # Chance is 0.1. Measured: 0.911, 350 of the 384 images, and nothing is trained for it; the margin to 0.8 is 42
+    # images, while last bits of a processor move single ones that lie on the border of two classes.
+    assert report.rows[0].top1 > 0.8, "the shipped teacher knows Fashion-MNIST"
     assert report.rows[3].bytes_per_view > 0
     assert all((out / "runs" / name / "export").is_dir() for name in ("alone", "live", "from-cache"))
 
