@@ -74,6 +74,10 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
     options = ("--set", f"objective.name={objective}")
     if objective in BEYOND_LOGITS:
         options += (*BEYOND_LOGITS[objective], *live(job))
+    # SGD's steps are proportional to the gradient, and so are their differences to those of its last bits. Adam divides
+    # by the gradient's size: where that is nearly zero, the last bits alone decide on the direction of a whole step.
+    # Two epochs, as ps-kd learns from the predictions of the one before.
+    options += ("--set", "optimizer.name=sgd", "--set", "optimizer.lr=0.01", "--epochs", "2")
     if objective == "ps-kd":
         options += ("--supervised",)
     run(command(job, tmp_path / "one", *options), 1)
@@ -81,11 +85,11 @@ def test_two_processes_train_the_student_of_one(objective, job, tmp_path):
     assert "on 2 processes" in done.stderr
     assert done.stdout.count("The student for timm") == 1
     one, two = student(tmp_path / "one"), student(tmp_path / "two")
-    assert all(torch.allclose(one[name], two[name], atol=2e-3) for name in one)
+    # Measured: at most 1.5e-7 apart, where training has moved the weights by 4.6e-3 (kd) to 0.7 (at).
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-5) for name in one)
     for ours, theirs in zip(metrics(tmp_path / "two"), metrics(tmp_path / "one"), strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3), "of all processes, not of the first"
-        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
-        assert ours["val_top1"] == pytest.approx(theirs["val_top1"], abs=0.02)
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), "of all processes, not of the first"
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize("average", ["null", "0.9"])
