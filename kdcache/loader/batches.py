@@ -20,7 +20,7 @@ from kdcache.loader.teacher_views import batches_covering, teacher_labels
 from kdcache.objectives.labels import soft_labels
 from kdcache.runtime.prefetch import shared
 from kdcache.runtime.ranks import Ranks
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import Targets
 from kdcache.targets.mixture import MixedTargets
 from kdcache.views.orders import OrdersAhead
@@ -115,9 +115,9 @@ class Batch:
         """Return the same batch with images, labels, mixing weights and targets on another device."""
         return replace(
             self,
-            images=send(self.images, device),
-            labels=send(self.labels, device),
-            mix_weight=send(self.mix_weight, device),
+            images=to_device(self.images, device),
+            labels=to_device(self.labels, device),
+            mix_weight=to_device(self.mix_weight, device),
             targets=None if self.targets is None else self.targets.to(device),
         )
 

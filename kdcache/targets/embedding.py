@@ -14,7 +14,7 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     MAX_TABLE_BYTES,
     ArraySpec,
@@ -66,10 +66,10 @@ class EmbeddingTargets(Targets):
     def to(self, device: torch.device | str) -> "EmbeddingTargets":
         """Return the same targets on another device; the host does not wait for a GPU."""
         return EmbeddingTargets(
-            send(self.code, device),
-            None if self.scale is None else send(self.scale, device),
+            to_device(self.code, device),
+            None if self.scale is None else to_device(self.scale, device),
             self.head,
-            None if self.label is None else send(self.label, device),
+            None if self.label is None else to_device(self.label, device),
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     ArraySpec,
     Capabilities,
@@ -62,9 +62,9 @@ class FullTargets(Targets):
     def to(self, device: torch.device | str) -> "FullTargets":
         """Return the same targets on another device; the host does not wait for a GPU."""
         return FullTargets(
-            send(self.stored, device),
-            None if self.label is None else send(self.label, device),
-            None if self.scale is None else send(self.scale, device),
+            to_device(self.stored, device),
+            None if self.label is None else to_device(self.label, device),
+            None if self.scale is None else to_device(self.scale, device),
         )
 
     @classmethod

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import Capabilities, Targets, check_slice
 
 #: A running teacher can give everything that an objective may need.
@@ -47,8 +47,8 @@ class LiveTargets(Targets):
         """Return the same targets on another device."""
         return LiveTargets(
             self.targets.to(device),
-            None if self.feature is None else send(self.feature, device),
-            tuple(send(level, device) for level in self.levels),
+            None if self.feature is None else to_device(self.feature, device),
+            tuple(to_device(level, device) for level in self.levels),
         )
 
     @classmethod

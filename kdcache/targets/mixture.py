@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import Capabilities, Targets
 from kdcache.targets.full import FullCodec
 
@@ -68,7 +68,7 @@ class MixedTargets(Targets):
         )
 
     def _mix(self, log_probs: Sequence[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
-        shares = send(torch.tensor(self.shares, dtype=log_probs[0].dtype), log_probs[0].device)
+        shares = to_device(torch.tensor(self.shares, dtype=log_probs[0].dtype), log_probs[0].device)
         return torch.logsumexp(torch.stack(list(log_probs)) + shares.log()[:, None, None], 0)
 
 

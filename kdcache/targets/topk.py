@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     Targets,
     check_classes,
@@ -101,12 +101,12 @@ class TopKTargets(Targets):
         """Return the same targets on another device; the host does not wait for a GPU."""
         return TopKTargets(
             self.num_classes,
-            send(self.class_id, device),
-            send(self.prob, device),
-            send(self.offset, device),
-            send(self.tail, device),
-            None if self.label is None else send(self.label, device),
-            send(self.label_prob, device),
+            to_device(self.class_id, device),
+            to_device(self.prob, device),
+            to_device(self.offset, device),
+            to_device(self.tail, device),
+            None if self.label is None else to_device(self.label, device),
+            to_device(self.label_prob, device),
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from kdcache.models.maps import WithMaps
 from kdcache.objectives.base import Losses, LossInputs, LossSpec, TeacherTargets
 from kdcache.runtime.device import autocast
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import to_device
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig, ScheduleConfig
 from kdcache.training.objective_module import create_aux_module
@@ -110,13 +110,13 @@ class TrainState:
         losses = self._objective(
             LossInputs(
                 logits,
-                send(labels, self._device),
-                send(weight, self._device),
+                to_device(labels, self._device),
+                to_device(weight, self._device),
                 targets,
                 features=features[0].float() if features else None,
                 maps=maps,
-                past_probs=None if past_probs is None else send(past_probs, self._device),
-                samples=send(samples, self._device),
+                past_probs=None if past_probs is None else to_device(past_probs, self._device),
+                samples=to_device(samples, self._device),
                 aux_module=self._aux_module,
                 mixed=mixed,
                 epoch=epoch,

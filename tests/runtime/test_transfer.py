@@ -1,9 +1,10 @@
 """What goes to a GPU goes from pinned memory, and nobody waits. Without one, torch is watched."""
 
+import numpy as np
 import pytest
 import torch
 
-from kdcache.runtime.transfer import send
+from kdcache.runtime.transfer import array_to_device, to_device
 from kdcache.targets.full import FullTargets
 from kdcache.targets.mixture import MixedTargets
 from kdcache.targets.topk import keep_top
@@ -34,13 +35,24 @@ UNAWAITED = (True, "cuda:0", {"non_blocking": True})
 
 
 def test_a_tensor_is_pinned_and_copied_behind_the_host(copies):
-    send(torch.zeros(3), "cuda:0")
+    to_device(torch.zeros(3), "cuda:0")
     assert copies == [UNAWAITED]
 
 
 def test_on_the_cpu_it_is_the_same_tensor():
     tensor = torch.zeros(3)
-    assert send(tensor, "cpu") is tensor
+    assert to_device(tensor, "cpu") is tensor
+
+
+def test_an_array_is_pinned_and_copied_behind_the_host(copies):
+    array_to_device(np.zeros(3), "cuda:0")
+    assert copies == [UNAWAITED]
+
+
+def test_on_the_cpu_an_array_shares_its_memory():
+    array = np.zeros(3)
+    array_to_device(array, "cpu")[1] = 2.0
+    assert array[1] == 2.0
 
 
 @pytest.mark.parametrize(

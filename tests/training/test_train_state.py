@@ -94,7 +94,7 @@ def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
 def test_labels_weights_and_samples_go_to_the_device_behind_the_host(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(
-        "kdcache.training.train_state.send", lambda tensor, device: (sent.append((tensor, device)), tensor)[1]
+        "kdcache.training.train_state.to_device", lambda tensor, device: (sent.append((tensor, device)), tensor)[1]
     )
     batch = fixed_batch()
     trainer_for("ps-kd", tmp_path).train_step(*batch)

@@ -9,11 +9,11 @@ from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from kdcache.runtime.device import cores
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Operation
 from kdcache.views.pixels.erase import erase
 from kdcache.views.pixels.kernels import batched, pillow
 from kdcache.views.pixels.scale import rescale
-from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
 from kdcache.views.policy import Policy
 
@@ -125,8 +125,8 @@ def shift(
         return pixels
     places = np.arange(size) - scaled[:, :, None]
     inside = (places >= 0) & (places < size)
-    rows, columns = to_device(np.clip(places, 0, size - 1), pixels.device).unbind(1)
-    kept_rows, kept_columns = to_device(inside, pixels.device).unbind(1)
+    rows, columns = array_to_device(np.clip(places, 0, size - 1), pixels.device).unbind(1)
+    kept_rows, kept_columns = array_to_device(inside, pixels.device).unbind(1)
     moved = pixels.gather(2, rows[:, None, :, None].expand(-1, 3, -1, size))
     moved = moved.gather(3, columns[:, None, None, :].expand(-1, 3, size, -1))
     return moved * (kept_rows[:, None, :, None] & kept_columns[:, None, None, :])

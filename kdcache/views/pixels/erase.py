@@ -6,9 +6,9 @@ from jaxtyping import Float32, Int32, UInt8, UInt64
 from torch import Tensor
 
 from kdcache.random.philox import Stream
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.pixels.scale import rescale
-from kdcache.views.pixels.transfer import to_device
 from kdcache.views.policy import Policy
 
 #: Philox key of the colours.
@@ -41,7 +41,7 @@ def erase(
     if not there.any():
         return pixels
     device = pixels.device
-    mean, deviation = (to_device(np.array(c, np.float64), device) for c in (policy.fill, policy.erase_std))
+    mean, deviation = (array_to_device(np.array(c, np.float64), device) for c in (policy.fill, policy.erase_std))
     out = pixels.to(torch.float32).contiguous()
     planes = out.view(*out.shape[:2], -1)
     for number in range(boxes.shape[1]):
@@ -49,11 +49,11 @@ def erase(
         if not len(rows):
             continue
         which, place = _pixels_inside(scaled[rows, number], size, device)
-        row = to_device(rows, device)[which]
+        row = array_to_device(rows, device)[which]
         if policy.erase_mode == "const":
             colour = mean.to(torch.float32).expand(len(which), 3)
         else:
-            addresses = to_device(_addresses(noise[rows], number), device)
+            addresses = array_to_device(_addresses(noise[rows], number), device)
             if policy.erase_mode == "pixel":
                 addresses = addresses[which]
                 addresses[:, 2] = place
@@ -77,7 +77,7 @@ def _pixels_inside(boxes: np.ndarray, size: int, device: torch.device) -> tuple[
     # The host computes their number itself: asking the device would mean waiting for it.
     total = int(count.sum())
     numbers = np.stack([count, np.cumsum(count) - count, boxes[:, 0], boxes[:, 1], width], axis=1)
-    on_device = to_device(numbers, device)
+    on_device = array_to_device(numbers, device)
     which = torch.repeat_interleave(on_device[:, 0], output_size=total)
     _, start, top, left, across = on_device[which].unbind(1)
     within = torch.arange(total, device=device) - start

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float32, Int32, UInt8
 from torch import Tensor
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.pixels.scale import rescale
-from kdcache.views.pixels.transfer import to_device
 
 
 def mix(
@@ -72,8 +72,8 @@ def _mix_batch(
 
     blended = np.flatnonzero(~cuts & (weight < 1))
     if len(blended):
-        blend = to_device(blended, device)
-        share = to_device(weight[blended], device).view(-1, 1, 1, 1)
+        blend = array_to_device(blended, device)
+        share = array_to_device(weight[blended], device).view(-1, 1, 1, 1)
         rest = 1 - share
         a, b = first[blend], second[blend]
         first[blend] = a * share + b * rest
@@ -81,7 +81,7 @@ def _mix_batch(
 
     cut = np.flatnonzero(cuts)
     if len(cut):
-        swap, swapped = to_device(cut, device), to_device(box[cut], device)
+        swap, swapped = array_to_device(cut, device), array_to_device(box[cut], device)
         line = torch.arange(pixels.shape[-1], device=device)
         rows = (swapped[:, 0:1] <= line) & (line < swapped[:, 2:3])
         columns = (swapped[:, 1:2] <= line) & (line < swapped[:, 3:4])

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import WARPS, Colour, Operation
 from kdcache.views.pixels.kernels.binding import AffineWarp, FixedTable, MeasuredTable, WholeImages
 from kdcache.views.pixels.kernels.nearest import warp_nearest
 from kdcache.views.pixels.kernels.registry import KERNELS
 from kdcache.views.pixels.kernels.tables import look_up
 from kdcache.views.pixels.kernels.warp import warp
-from kdcache.views.pixels.transfer import to_device
 from kdcache.views.plan import Plan
 
 _FIXED_TABLES = {op: kernels.batched for op, kernels in KERNELS.items() if isinstance(kernels.batched, FixedTable)}
@@ -78,7 +78,7 @@ def _operate(
     for kernel, rows in _group_rows(op, cubic, nearest):
         for start in range(0, len(rows), rows_per_call):
             part = rows[start : start + rows_per_call]
-            where = to_device(part, pixels.device)
+            where = array_to_device(part, pixels.device)
             pixels[where] = kernel(pixels[where], _Group(op[part], magnitude[part], fill))
 
 
@@ -107,12 +107,12 @@ def _tables(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n
         if len(rows):
             fixed[rows] = table.compute(group.magnitude[rows])
     device = pixels.device
-    tables = to_device(fixed, device)[:, None].repeat(1, 3, 1)
+    tables = array_to_device(fixed, device)[:, None].repeat(1, 3, 1)
     for code, measured in _MEASURED_TABLES.items():
         rows = np.flatnonzero(group.op == code)
         if len(rows):
-            where = to_device(rows, device)
-            tables[where] = measured.compute(pixels[where], to_device(group.magnitude[rows], device))
+            where = array_to_device(rows, device)
+            tables[where] = measured.compute(pixels[where], array_to_device(group.magnitude[rows], device))
     return look_up(tables, pixels)
 
 

@@ -6,9 +6,9 @@ from jaxtyping import Float32, Int32, UInt8
 from timm.data import auto_augment as timm_operations
 from torch import Tensor
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.pixels.kernels.binding import Kernels, WholeImages
 from kdcache.views.pixels.kernels.tables import blend
-from kdcache.views.pixels.transfer import to_device
 
 #: Box blurs along each axis.
 _PASSES = 3
@@ -26,7 +26,7 @@ def gaussian_blur(pixels: UInt8[Tensor, "n 3 s s"], radius: Float32[np.ndarray, 
         radius: standard deviation of each image's Gaussian, in pixels.
     """
     weights = _weights(radius)
-    on_device = to_device(weights, pixels.device)
+    on_device = array_to_device(weights, pixels.device)
     for axis in (3, 2):
         for _ in range(_PASSES):
             pixels = _box_blur(pixels, on_device, axis)
@@ -89,7 +89,7 @@ def _box_blur(
 
 
 def _sharpness(pixels: UInt8[Tensor, "n 3 s s"], factor: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
-    by_image = to_device(factor, pixels.device)[:, None, None, None]
+    by_image = array_to_device(factor, pixels.device)[:, None, None, None]
     return blend(smooth(pixels).to(torch.float32), pixels.to(torch.float32), by_image)
 
 

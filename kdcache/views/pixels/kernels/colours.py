@@ -11,9 +11,9 @@ from timm.data import auto_augment as timm_operations
 from torch import Tensor
 from torchvision.transforms import functional as torchvision_operations
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.pixels.kernels.binding import Kernels, WholeImages
 from kdcache.views.pixels.kernels.tables import blend, grey
-from kdcache.views.pixels.transfer import to_device
 
 
 def adjust_color(pixels: UInt8[Tensor, "n 3 s s"], factor: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
@@ -25,7 +25,7 @@ def adjust_color(pixels: UInt8[Tensor, "n 3 s s"], factor: Float32[np.ndarray, "
     """
     colours = pixels.to(torch.float32)
     shades = grey(pixels)[:, None].to(torch.float32).expand_as(colours)
-    return blend(shades, colours, to_device(factor, pixels.device)[:, None, None, None])
+    return blend(shades, colours, array_to_device(factor, pixels.device)[:, None, None, None])
 
 
 def turn_hue(pixels: UInt8[Tensor, "n 3 s s"], share: Float32[np.ndarray, "n"]) -> UInt8[Tensor, "n 3 s s"]:
@@ -37,7 +37,7 @@ def turn_hue(pixels: UInt8[Tensor, "n 3 s s"], share: Float32[np.ndarray, "n"]) 
     """
     steps = (share.astype(np.float64) * 255).astype(np.int32)
     hue, saturation, value = _to_hsv(pixels)
-    turned = (hue + to_device(steps, pixels.device)[:, None, None]) & 255
+    turned = (hue + array_to_device(steps, pixels.device)[:, None, None]) & 255
     return _to_rgb(turned, saturation, value)
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Colour
-from kdcache.views.pixels.transfer import to_device
 
 #: 1 in 16.16 fixed point.
 _ONE = 1 << 16
@@ -41,17 +41,19 @@ def _sources(
 ) -> tuple[Int64[Tensor, "n s s"], Int64[Tensor, "n s s"]]:
     """The column and the row of each pixel in the source, whole numbers that may lie outside."""
     a, b, c, d, e, f = matrix.T
-    steps = to_device(_fixed(np.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)), device)
+    steps = array_to_device(
+        _fixed(np.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)), device
+    )
     across = torch.arange(size, device=device)
     down = across[:, None]
     a_, b_, c_, d_, e_, f_ = steps[:, :, None, None].unbind(1)
     x, y = (c_ + across * a_ + down * b_) >> 16, (f_ + across * d_ + down * e_) >> 16
     straight = (b == 0) & (d == 0)
     columns, rows = (
-        to_device(_accumulate(c + a * 0.5, a, size), device),
-        to_device(_accumulate(f + e * 0.5, e, size), device),
+        array_to_device(_accumulate(c + a * 0.5, a, size), device),
+        array_to_device(_accumulate(f + e * 0.5, e, size), device),
     )
-    unturned = to_device(straight, device)[:, None, None]
+    unturned = array_to_device(straight, device)[:, None, None]
     return torch.where(unturned, columns[:, None, :], x), torch.where(unturned, rows[:, :, None], y)
 
 

@@ -12,9 +12,9 @@ from jaxtyping import Float64, Int64, UInt8
 from timm.data import auto_augment as timm_operations
 from torch import Tensor
 
+from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Colour
 from kdcache.views.pixels.kernels.binding import AffineWarp, Kernels
-from kdcache.views.pixels.transfer import to_device
 
 
 def warp(
@@ -29,7 +29,7 @@ def warp(
         fill: colour of what is uncovered.
     """
     size = pixels.shape[-1]
-    x, y = _sources(to_device(matrices, pixels.device), size)
+    x, y = _sources(array_to_device(matrices, pixels.device), size)
     inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
     out = (_cubic if cubic else _linear)(pixels, x - 0.5, y - 0.5)
     for channel, shade in enumerate(fill):
