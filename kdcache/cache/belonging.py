@@ -37,10 +37,10 @@ def no_own_record(files: Files, name: str, found: BlockId | None, expected: Bloc
     return CorruptError(
         f"None of the records of teacher '{name}' is its own: that of view {expected.view}, block {expected.block} "
         f"({where}) {belongs_elsewhere(files, found, expected)}. Either the folder {files.locate(folder)} or files in "
-        f"it were copied here from elsewhere, or {files.locate(meta)} was replaced. None of these answers is used, and "
+        f"it were copied here from elsewhere, or {files.locate(meta)} was replaced. None of these targets is used, and "
         "--repair drops none of them.",
         "Put the folder back where it belongs, or restore that file from a copy; or delete the folder, and the same "
-        "dump-logits makes its answers anew.",
+        "dump-logits computes its targets again.",
     )
 
 

@@ -288,8 +288,8 @@ class Blocks:
         if self._files.confirm(key, lambda: self._files.size(key)) is None:
             raise CorruptError(
                 f"{self._files.locate(key)} is missing, which says which images were lost when view {view}, block "
-                f"{block} of teacher '{self.identity.name}' was made: what was answered to a stand-in cannot be told "
-                "from the rest.",
+                f"{block} of teacher '{self.identity.name}' was computed: targets of a stand-in image cannot be "
+                "told from the others.",
                 f"Restore that file from where the cache was copied from; or run `kdcache verify "
                 f"{self._files.locate('')} --repair`, which drops this block, and then the same dump-logits, which "
                 "makes it anew.",

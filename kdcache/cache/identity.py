@@ -210,9 +210,9 @@ class TeacherIdentity(Identity):
 
     noun: ClassVar[str] = "teacher"
     remedies: ClassVar[Mapping[str, str]] = {
-        "weights": "Use the weights that were used before, or store these answers under another name "
+        "weights": "Use the weights that were used before, or store these targets under another name "
         "(dump-logits --name NAME).",
-        "targets": "Use the settings that were used before, or store these answers under another name "
+        "targets": "Use the settings that were used before, or store these targets under another name "
         "(dump-logits --name NAME).",
     }
 

@@ -20,7 +20,7 @@ def with_stored_tables(files: Files, codec: TargetCodec, stored: TeacherIdentity
         return codec
     if codec.fixed_tables and codec.table_specs().keys() - stored.targets.keys():
         raise CorruptError(
-            f"{files.locate(f'{teacher_key(stored.name)}/{META}')} names no checksum of a table that its answers are "
+            f"{files.locate(f'{teacher_key(stored.name)}/{META}')} names no checksum of a table that its targets are "
             "read with: it was altered. Restore it from a copy."
         )
     return codec.with_tables({table: _sound(files, codec, stored, table) for table in _named(codec, stored)})
@@ -137,8 +137,8 @@ def _table(files: Files, codec: TargetCodec, name: str, table: str) -> np.ndarra
 
 def _remedy(files: Files, name: str) -> str:
     return (
-        f"Without this table no answer of teacher '{name}' can be read. Run the same dump-logits again: it makes the "
+        f"Without this table no target of teacher '{name}' can be read. Run the same dump-logits again: it makes the "
         "table anew, and goes on if that comes out the same. Else restore the file from a copy, of which any that "
         f"`kdcache cache copy` made will do; or delete the folder {files.locate(teacher_key(name))} and lose its "
-        "answers."
+        "targets."
     )

@@ -64,7 +64,7 @@ def check_identity(files: Files, key: str, teacher: str | None = None, *, search
     remedy = (
         "A copy that `kdcache cache copy` made of any part of this cache has the same file. Without one, begin a cache "
         f"with the same dump-logits elsewhere, stop it, and take its {key}; verify with --data and --teacher then "
-        "tells whether the answers belong to it."
+        "tells whether the targets belong to it."
     )
     where = files.locate(key)
     try:
@@ -203,12 +203,12 @@ def _(targets: TopKTargets, num_classes: int) -> None:
     rows = targets.rows()
     named = rows * num_classes + targets.class_id
     if len(named.unique()) != len(named):
-        raise CorruptError("An answer names a class twice.")
+        raise CorruptError("The targets of a row name a class twice.")
     exceptions = targets.label_prob.nan_to_num(0.0).sum(1)
     kept = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, rows, targets.prob.double())
     parts = (targets.prob, targets.tail, exceptions)
     if not all(bool((part >= 0).all()) for part in parts) or _is_off(kept + targets.tail + exceptions - 1):
-        raise CorruptError("The probabilities of an answer do not sum to 1.")
+        raise CorruptError("The probabilities of a row do not sum to 1.")
 
 
 @check_targets.register
@@ -222,14 +222,14 @@ def _(targets: FullTargets, num_classes: int) -> None:
         lowest, step = targets.scale[start : start + rows].split(1, 1)
         total = torch.logsumexp(lowest + targets.stored[start : start + rows] * step, 1)
         if not bool((total.abs() < SUM_TOLERANCE + step[:, 0] / 2).all()):
-            raise CorruptError("The probabilities that an answer's codes stand for do not sum to 1.")
+            raise CorruptError("The probabilities that a row's codes stand for do not sum to 1.")
 
 
 @check_targets.register
 def _(targets: EmbeddingTargets, num_classes: int) -> None:
     """Check the features themselves, as the classifier makes a distribution of any features."""
     if not bool(targets.features().isfinite().all()):
-        raise CorruptError("The features of an answer hold a value that is no number, or infinite.")
+        raise CorruptError("The features of a row hold a value that is NaN or infinite.")
 
 
 def _check_log_probs(targets: Targets, num_classes: int) -> None:
@@ -240,9 +240,9 @@ def _check_log_probs(targets: Targets, num_classes: int) -> None:
 
 def _check_sums(log_probs: torch.Tensor) -> None:
     if not bool(log_probs.isfinite().all()):
-        raise CorruptError("An answer holds a log-probability that is no number, or infinite.")
+        raise CorruptError("The targets of a row hold a log-probability that is NaN or infinite.")
     if _is_off(torch.logsumexp(log_probs, 1)):
-        raise CorruptError("The probabilities of an answer do not sum to 1.")
+        raise CorruptError("The probabilities of a row do not sum to 1.")
 
 
 def _is_off(error: torch.Tensor) -> bool:

@@ -256,12 +256,12 @@ class TargetCodec(ABC):
         """Raise an error unless `select` was given log-probabilities and labels of this many classes."""
         classes = log_probs.shape[1]
         if classes != self.num_classes:
-            raise ModelError(f"The teacher answers with {classes} classes where {self.num_classes} were expected.")
+            raise ModelError(f"The teacher's output has {classes} classes where {self.num_classes} were expected.")
         off = torch.logsumexp(log_probs, 1).abs()
         # NaN compares false, so that it is refused as well.
         if not bool((off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()):
             raise ModelError(
-                "The teacher's answers are not log-probabilities: they hold NaN or infinity, or do not sum to 1. "
+                "The teacher's outputs are not log-probabilities: they hold NaN or infinity, or do not sum to 1. "
                 "Use --precision fp32 or bf16, and check the weights."
             )
         if bool((labels >= classes).any()):
@@ -307,6 +307,6 @@ def check_classes(stored: int, wanted: int | None) -> None:
     """Raise UsageError where targets are asked for another number of classes than they have."""
     if wanted is not None and stored != wanted:
         raise UsageError(
-            f"The teacher's answers have {stored} classes, and {wanted} were asked for. "
-            "Train a student of as many classes, or use another teacher's answers."
+            f"The teacher's targets have {stored} classes, and {wanted} were asked for. "
+            "Train a student of as many classes, or use another teacher's targets."
         )

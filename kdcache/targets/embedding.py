@@ -181,7 +181,7 @@ class EmbeddingCodec(TargetCodec):
         self.check_outputs(log_probs, labels)
         found = 0 if features is None else features.shape[1]
         if features is None or found != self.num_features:
-            raise ModelError(f"The teacher answers with {found} features where {self.num_features} were expected.")
+            raise ModelError(f"The teacher's output has {found} features where {self.num_features} were expected.")
         if not bool((features.abs() <= LARGEST).all()):
             raise ModelError(
                 f"The teacher's features hold NaN, infinity or numbers beyond {LARGEST:,.0f}, and cannot be stored. "
@@ -229,5 +229,5 @@ class EmbeddingCodec(TargetCodec):
     @property
     def _known_head(self) -> Head:
         if self.head is None:
-            raise CorruptError("The teacher's classifier is not named, without which its answers cannot be rebuilt.")
+            raise CorruptError("The teacher's classifier is not named, and without it features give no probabilities.")
         return self.head

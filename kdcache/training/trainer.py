@@ -188,7 +188,7 @@ class Trainer:
             cause = str(error) if isinstance(error, KdcacheError) else f"{error}."
             raise RunError(
                 f"The student cannot be evaluated on --val after step {self.step:,}: {cause} Nothing of the training "
-                f"is lost: this step is saved in {self._checkpoints.folder}. When --val is mended, the same command "
+                f"is lost: this step is saved in {self._checkpoints.folder}. When --val is repaired, the same command "
                 "evaluates it and goes on from there; without --val it goes on without evaluation."
             ) from error
 
