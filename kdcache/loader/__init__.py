@@ -1,1 +1,1 @@
-"""The batches that a training sees: which rows each step takes, and their images, labels and targets."""
+"""The batches of a training: the rows of each step, with their images, labels and targets."""

@@ -39,15 +39,15 @@ class Batch:
     a batch may be cut between pairs.
 
     Attributes:
-        images: [b, 3, s, s], float32, mixed and normalised with the mean and standard deviation that the loader was
-            given; a `Loader` without `normalise` gives them in 0..255.
-        labels: [b, 2], each row's own label and its mixing partner's; -1 for none.
-        mix_weight: [b], each row's own share of the mix, in 0..1; 1 where the row is not mixed.
-        samples: [b], position of each row's sample in the index; always on the CPU.
-        targets: what the cache holds of the teacher's outputs for these rows, on the device of the images; None
-            without a teacher. `targets.log_probs(temperature=1)` has shape [b, c],
-            `targets.features()` [b, d], `targets.label_log_prob()` [b, 2].
-        index: of the data set, which knows the samples' keys; None for a batch that was made by hand.
+        images: pixels [b, 3, s, s], float32, mixed and normalised with the mean and standard deviation that the loader
+            was given; a `Loader` without `normalise` gives them in 0..255.
+        labels: classes [b, 2], each row's own label and its mixing partner's; -1 for none.
+        mix_weight: share [b] of each row's own image in the mix, in 0..1; 1 where the row is not mixed.
+        samples: position [b] of each row's sample in the index; always on the CPU.
+        targets: targets of these rows, on the device of the images; None without a teacher.
+            `targets.log_probs(temperature=1)` has shape [b, c], `targets.features()` [b, d],
+            `targets.label_log_prob()` [b, 2].
+        index: index of the data set, which holds the keys of the samples; None for a batch that was made by hand.
 
     Example:
         >>> for batch in loader:
@@ -136,17 +136,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Steps:
-    """This process's rows of each step of a schedule, from `first` on; may be walked through several times at once.
-
-    instead: `ViewSet.without_lost`, where samples are lost.
+    """The rows of this process in each step of a schedule; several iterators can run at the same time.
 
     Orders of views that are seen again are computed ahead, in a thread that `close` ends.
+
+    Attributes:
+        schedule: schedule of the training.
+        first: first step, counted from the start of the training.
+        ranks: rank of this process and number of processes.
+        replace_lost: function that replaces the pairs of lost samples (`ViewSet.without_lost`); None where no sample
+            is lost.
     """
 
     schedule: Schedule
     first: int = 0
     ranks: Ranks = field(default_factory=Ranks)
-    instead: Callable[[RowIndices], RowIndices] | None = None
+    replace_lost: Callable[[RowIndices], RowIndices] | None = None
     _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -154,15 +159,17 @@ class Steps:
 
     def __iter__(self) -> Iterator[RowIndices]:
         batches = self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
-        return batches if self.instead is None else map(self.instead, batches)
+        return batches if self.replace_lost is None else map(self.replace_lost, batches)
 
-    def preparing(self, view_set: ViewSet, walk: Iterable[RowIndices] | None = None) -> Iterator[RowIndices]:
-        """The same, for the one who asks `view_set` for each step's rows before the next: it prepares its orders.
+    def preparing(self, view_set: ViewSet, iterator: Iterable[RowIndices] | None = None) -> Iterator[RowIndices]:
+        """Yield the rows of each step, and let `view_set` compute the order of an upcoming view ahead.
 
-        walk: these steps, where somebody else makes them.
+        Args:
+            view_set: view set that is asked for the rows of each step before the next step is taken.
+            iterator: rows of these same steps, where one iteration over them is shared; None for a new one.
         """
-        for step, picks in enumerate(self if walk is None else walk, self.first):
-            yield picks
+        for step, rows in enumerate(self if iterator is None else iterator, self.first):
+            yield rows
             upcoming = self.schedule.upcoming_view(step)
             if upcoming is not None:
                 view_set.prepare_order(upcoming)
@@ -175,7 +182,7 @@ class Steps:
 def supervised_batches(
     steps: Steps, open_stream: OpenStream, size: int, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    """Views without answers."""
+    """Yield the batches of all steps with labels, without targets."""
     with closing(open_stream(steps.preparing(view_set), size)) as stream:
         for views in stream:
             yield Batch.from_views(views, None)
@@ -184,44 +191,45 @@ def supervised_batches(
 def cached_batches(
     steps: Steps, open_stream: OpenStream, size: int, stored: CachedTeachers, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    """Views with the answers that the cache holds for them, of one teacher or mixed of several.
+    """Yield the batches of all steps with targets from the cache, of one teacher or mixed of several.
 
     Raises:
-        CorruptError: the answers are not to these rows, or are damaged.
+        CorruptError: the targets belong to other rows, or are damaged.
     """
-    # Answers are read far ahead of the pixels, perhaps of several visits of a small data set: each step is made once.
-    given, shown, *read = shared(steps, 2 + len(stored.entries))
+    # The rows of each step are computed once and shared by all readers, because targets are read far ahead of the
+    # pixels: in a small data set, perhaps by several visits.
+    of_batches, of_images, *of_entries = shared(steps, 2 + len(stored.entries))
     with ExitStack() as stack:
-        stream = stack.enter_context(closing(open_stream(steps.preparing(view_set, shown), size)))
-        answers = [
-            stack.enter_context(closing(stream_targets(entry, ((picks.view, picks.row) for picks in walk))))
-            for entry, walk in zip(stored.entries, read, strict=True)
+        views_stream = stack.enter_context(closing(open_stream(steps.preparing(view_set, of_images), size)))
+        target_streams = [
+            stack.enter_context(closing(stream_targets(entry, ((rows.view, rows.row) for rows in iterator))))
+            for entry, iterator in zip(stored.entries, of_entries, strict=True)
         ]
-        for picks, views, *said in zip(given, stream, *answers, strict=True):
+        for rows, views, *found in zip(of_batches, views_stream, *target_streams, strict=True):
             parts = [
-                _labelled(targets, views, entry, picks) for targets, entry in zip(said, stored.entries, strict=True)
+                _with_labels(targets, views, entry, rows) for targets, entry in zip(found, stored.entries, strict=True)
             ]
             targets = parts[0] if len(parts) == 1 else MixedTargets(tuple(parts), stored.shares)
             yield Batch.from_views(views, targets)
 
 
-def _labelled(targets: Targets, views: Views, entry: Entry, picks: RowIndices) -> Targets:
-    """Answers with the labels that their rows had when they were stored: none in label space `none`."""
+def _with_labels(targets: Targets, views: Views, entry: Entry, rows: RowIndices) -> Targets:
+    """Return the targets with the labels that their rows had when they were stored: none in label space `none`."""
     labels = teacher_labels(views, entry.identity.label_space)
     try:
         return targets.with_labels(labels)
     except CorruptError as error:
         raise CorruptError(
-            f"Answers of teacher '{entry.identity.name}' to rows {picks.row.min()} to {picks.row.max()} of view "
-            f"{picks.view[0]} do not fit: {error} Check the cache with kdcache verify."
+            f"Targets of teacher '{entry.identity.name}' for rows {rows.row.min()} to {rows.row.max()} of view "
+            f"{rows.view[0]} do not fit: {error} Check the cache with kdcache verify."
         ) from error
 
 
 @dataclass(frozen=True)
-class _Held:
-    """Answered rows start..stop-1 of a view that the student has not come to yet."""
+class _BufferedBatch:
+    """A batch of the teacher whose rows the student has not all taken yet, with its images and targets."""
 
-    span: RowRange
+    rows: RowRange
     pixels: Float32[Tensor, "b 3 s s"]
     targets: Targets
 
@@ -229,15 +237,16 @@ class _Held:
 def live_batches(
     steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    """Views with answers computed now; where teacher and student want the same image size, it is rendered once.
+    """Yield the batches of all steps with targets that the teacher computes now.
 
-    Where one process walks, each epoch, through a view of its own, the teacher works in its own batches, and its
-    answers wait until the student's rows reach them: they are bit for bit those that `dump-logits` would have stored
-    on this machine.
-    Otherwise, and where samples are lost, it answers each step's rows, padded to its batch shape, and its last bits can
-    differ.
+    Where teacher and student take images of the same size, they are rendered once.
+
+    Where a single process goes through a new view in each epoch, the teacher works in the batches of a dump, and its
+    targets are kept until the student takes their rows: they are bit for bit those that `dump-logits` would have stored
+    on this machine. Otherwise, and where samples are lost, the teacher computes the rows of each step, padded to its
+    batch shape, and the last bits can differ.
     """
-    if steps.schedule.walks_in_order and steps.ranks.world_size == 1 and steps.instead is None:
+    if steps.schedule.walks_in_order and steps.ranks.world_size == 1 and steps.replace_lost is None:
         return _in_dump_batches(steps, open_stream, size, live, view_set)
     return _in_own_batches(steps, open_stream, size, live, view_set)
 
@@ -245,27 +254,26 @@ def live_batches(
 def _in_dump_batches(
     steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    shared = live.teacher.size == size
+    is_rendered_once = live.teacher.size == size
     with (
         closing(
             open_stream(_dump_batches(steps.preparing(view_set), len(view_set), live), live.teacher.size)
         ) as teacher_stream,
-        closing(open_stream(() if shared else steps, size)) as student_stream,
+        closing(open_stream(() if is_rendered_once else steps, size)) as student_stream,
     ):
-        answered = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
-        held: list[_Held] = []
-        for span in map(_span, steps):
-            held = [part for part in held if part.span.view == span.view and part.span.stop > span.start]
-            while not held or held[-1].span.stop < span.stop:
-                batch, views = next(answered)
-                targets = live.compute_targets(views)
-                held.append(_Held(batch, views.pixels, targets))
-            pieces = [(part, _within(part.span, span)) for part in held]
-            pieces = [(part, rows) for part, rows in pieces if rows.start < rows.stop]
-            targets = type(held[0].targets).concat([part.targets[rows] for part, rows in pieces])
-            if shared:
-                pixels = torch.cat([part.pixels[rows] for part, rows in pieces])
-                student_views = Views(view_set.rows(span), pixels)
+        computed = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
+        kept: list[_BufferedBatch] = []
+        for step in map(_row_range, steps):
+            kept = [batch for batch in kept if batch.rows.view == step.view and batch.rows.stop > step.start]
+            while not kept or kept[-1].rows.stop < step.stop:
+                rows, views = next(computed)
+                kept.append(_BufferedBatch(rows, views.pixels, live.compute_targets(views)))
+            parts = [(batch, _overlap(batch.rows, step)) for batch in kept]
+            parts = [(batch, rows) for batch, rows in parts if rows.start < rows.stop]
+            targets = type(kept[0].targets).concat([batch.targets[rows] for batch, rows in parts])
+            if is_rendered_once:
+                pixels = torch.cat([batch.pixels[rows] for batch, rows in parts])
+                student_views = Views(view_set.rows(step), pixels)
             else:
                 student_views = next(student_stream)
             yield Batch.from_views(student_views, targets)
@@ -274,34 +282,34 @@ def _in_dump_batches(
 def _in_own_batches(
     steps: Steps, open_stream: OpenStream, size: int, live: LiveTeacher, view_set: ViewSet
 ) -> Generator[Batch, None, None]:
-    shared = live.teacher.size == size
+    is_rendered_once = live.teacher.size == size
     with (
         closing(open_stream(steps.preparing(view_set), live.teacher.size)) as teacher_stream,
-        closing(open_stream(() if shared else steps, size)) as student_stream,
+        closing(open_stream(() if is_rendered_once else steps, size)) as student_stream,
     ):
         for views in teacher_stream:
             targets = live.compute_targets(views)
-            student_views = views if shared else next(student_stream)
+            student_views = views if is_rendered_once else next(student_stream)
             yield Batch.from_views(student_views, targets)
 
 
-def _span(picks: RowIndices) -> RowRange:
-    """Rows that follow each other in one view."""
-    return RowRange(int(picks.view[0]), int(picks.row[0]), int(picks.row[-1]) + 1)
+def _row_range(rows: RowIndices) -> RowRange:
+    """Return the range of rows that follow each other in one view."""
+    return RowRange(int(rows.view[0]), int(rows.row[0]), int(rows.row[-1]) + 1)
 
 
 def _dump_batches(steps: Iterable[RowIndices], samples: int, live: LiveTeacher) -> Iterator[RowRange]:
-    """Each of the teacher's batches that holds a row of `steps`, once, in order."""
+    """Yield each batch of a dump that holds a row of `steps`, once, in row order."""
     last: RowRange | None = None
-    for span in map(_span, steps):
+    for step in map(_row_range, steps):
         for batch in batches_covering(
-            span, samples=samples, block_rows=live.block_rows, batch_size=live.teacher.batch_size
+            step, samples=samples, block_rows=live.block_rows, batch_size=live.teacher.batch_size
         ):
             if last is None or batch > last:
                 last = batch
                 yield batch
 
 
-def _within(part: RowRange, span: RowRange) -> slice:
-    """The rows of `part`, counted from its start, that lie in `span`."""
-    return slice(max(span.start - part.start, 0), min(span.stop, part.stop) - part.start)
+def _overlap(batch: RowRange, step: RowRange) -> slice:
+    """Return the rows of `batch`, counted from its start, that lie in `step`."""
+    return slice(max(step.start - batch.start, 0), min(step.stop, batch.stop) - batch.start)

@@ -24,7 +24,7 @@ class CachedLoader:
     ends them.
 
     Attributes:
-        device: where images, labels and targets are put.
+        device: device of images, labels and targets.
         steps: number of steps of all epochs together.
         step: number of batches handed out so far, counted from the start of epoch 0.
         epoch: number of complete epochs so far, which is the number of the epoch that is under way or comes next.
@@ -43,8 +43,9 @@ class CachedLoader:
     ) -> None:
         """
         Args:
-            loader: of all steps.
-            view_set, teachers: identities of what is loaded, for `state_dict`.
+            loader: loader of all steps.
+            view_set: identity of the views, for `state_dict`.
+            teachers: entries of the cache, for `state_dict`.
             start_step: number of steps after which to begin.
         """
         self._loader = loader
@@ -57,9 +58,9 @@ class CachedLoader:
             "teachers": json.dumps(teachers.to_json(), sort_keys=True),
             "batch_size": loader.schedule.batch_size,
         }
-        self._views_there = loader.schedule.views
+        self._usable_views = loader.schedule.views
         self._step = start_step
-        self._goes_on = True
+        self._is_restored = True
         self._iteration: object = None
         self._stream: Generator[Batch, None, None] | None = None
         self._next_of_stream = -1
@@ -70,7 +71,7 @@ class CachedLoader:
 
     @property
     def device(self) -> torch.device:
-        """Where images, labels and targets are put."""
+        """The device of images, labels and targets."""
         return self._loader.device
 
     @property
@@ -100,7 +101,7 @@ class CachedLoader:
             )
         self._iteration = None
         if self.epoch != epoch:
-            self._step, self._goes_on = epoch * len(self), True
+            self._step, self._is_restored = epoch * len(self), True
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the batches of one epoch, or over the rest of it where a position was restored.
@@ -110,14 +111,14 @@ class CachedLoader:
             BrokenImageError: a sample cannot be decoded.
             CorruptError: targets in the cache are damaged, or belong to other rows.
         """
-        first = self.step if self._goes_on else self.epoch * len(self)
+        first = self.step if self._is_restored else self.epoch * len(self)
         if first >= self.steps:
             raise UsageError(
                 f"All {self._loader.schedule.epochs} epochs of this loader have been shown: make a loader of more "
                 "epochs, or go back with set_epoch."
             )
         mine = self._iteration = object()
-        self._step, self._goes_on = first, False
+        self._step, self._is_restored = first, False
         return self._iterate(mine, range(first, (self.epoch + 1) * len(self)))
 
     def _iterate(self, mine: object, steps: range) -> Generator[Batch, None, None]:
@@ -134,7 +135,7 @@ class CachedLoader:
             yield batch
 
     def _next_batch(self) -> Batch:
-        """The batch of the present step, from the stream that is open where it has come to it."""
+        """Return the batch of the present step, from the open stream if its next batch is that one."""
         if self._stream is None or self._next_of_stream != self.step:
             self._close_stream()
             self._stream, self._next_of_stream = self._loader.batches(self.step), self.step
@@ -160,8 +161,9 @@ class CachedLoader:
         more since.
 
         Raises:
-            IdentityError: the state is of other data, views or teachers, or of another batch size; names which.
-            UsageError: it is no state of a loader, or lies behind the last step, or the cache has fewer views now.
+            IdentityError: the state is of other data, views or teachers, or of another batch size, which the error
+                names.
+            UsageError: the state is none of a loader, or lies behind the last step, or the cache has fewer views now.
         """
         names = {"step", "views", *self._identity}
         if set(state) != names or not all(isinstance(state[name], int) for name in ("step", "views")):
@@ -174,9 +176,9 @@ class CachedLoader:
                     field=name,
                 )
         repeats = self._loader.schedule.repeats
-        if not 1 <= state["views"] <= self._views_there or state["views"] % repeats:
+        if not 1 <= state["views"] <= self._usable_views or state["views"] % repeats:
             raise UsageError(
-                f"The state is of a loader of {state['views']} views, and {self._views_there} can be used now: open "
+                f"The state is of a loader of {state['views']} views, and {self._usable_views} can be used now: open "
                 "the cache that it was made with."
             )
         if not 0 <= state["step"] <= self.steps:
@@ -186,7 +188,7 @@ class CachedLoader:
             )
         self.close()
         self._loader = replace(self._loader, schedule=replace(self._loader.schedule, views=state["views"]))
-        self._step, self._goes_on = state["step"], True
+        self._step, self._is_restored = state["step"], True
 
     def close(self) -> None:
         """End the threads that read ahead and close their files. The loader can be used again."""

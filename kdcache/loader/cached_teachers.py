@@ -1,4 +1,4 @@
-"""Whose stored answers a student learns from: one teacher's, or a mixture of several."""
+"""Cached targets of one teacher, or a weighted mixture of several teachers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +16,19 @@ from kdcache.targets.mixture import mixed_capabilities
 
 @dataclass(frozen=True)
 class CachedTeachers:
-    """Entries of a cache, each with its share of the whole; the shares sum to 1."""
+    """Entries of a cache that a student learns from.
+
+    Attributes:
+        entries: entries of one cache, of the same label space and number of classes.
+        shares: weight of each entry in the mixture; the weights sum to 1.
+    """
 
     entries: tuple[Entry, ...]
     shares: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """In words."""
+        """The teacher's name, or the names of all teachers with their weights, as text for messages."""
         names = [entry.identity.name for entry in self.entries]
         if len(names) == 1:
             return names[0]
@@ -31,12 +36,12 @@ class CachedTeachers:
 
     @property
     def label_space(self) -> str:
-        """That of all."""
+        """The label space, which is the same for all entries."""
         return self.entries[0].identity.label_space
 
     @property
     def num_classes(self) -> int:
-        """Of each of them."""
+        """Number of classes, which is the same for all entries."""
         return self.entries[0].identity.num_classes
 
     @property
@@ -51,7 +56,7 @@ class CachedTeachers:
         return each[0] if len(each) == 1 else mixed_capabilities(each)
 
     def require_one(self) -> None:
-        """Raise UsageError where there are several, whose features have nothing in common."""
+        """Raise UsageError where there are several teachers, because their features have nothing in common."""
         if len(self.entries) > 1:
             raise UsageError(
                 "The objective relates the teacher's features, and those of several teachers have nothing in common: "
@@ -59,21 +64,25 @@ class CachedTeachers:
             )
 
     def require_records(self, views: int) -> None:
-        """Raise CorruptError where a record of the first views is damaged, or of another block.
+        """Raise CorruptError where a record of the first `views` views is damaged or belongs to another block.
 
-        Else a training would end when it comes to that block, perhaps after days.
+        Without this check a training would stop when it reaches that block, perhaps after days.
         """
         for entry in self.entries:
             entry.require_records(range(views))
 
     def complete_views(self) -> int:
-        """Length of the longest prefix of views that each has whole."""
+        """Return the number of views, from view 0 on without a gap, that are complete in every entry."""
         return min(entry.complete_views() for entry in self.entries)
 
     def usable_views(self, repeats: int) -> int:
-        """Views that a training can use: from 0 on without a gap, in whole groups of `repeats`.
+        """Return the number of views that a training can use: from view 0 on without a gap, in whole groups.
 
-        Raises UsageError where there are none, saying which there are and what helps.
+        Args:
+            repeats: number of views of a group.
+
+        Raises:
+            UsageError: no view can be used; the message names the views that are there and the remedy.
         """
         usable = self.complete_views() // repeats * repeats
         if usable:
@@ -96,12 +105,12 @@ class CachedTeachers:
         )
 
     def missing_views(self, repeats: int) -> list[MissingViews]:
-        """Return what each entry lacks, of those that lack anything up to their last views."""
+        """Return the missing views of each entry that has any before its last view."""
         found = [missing_views(entry, repeats) for entry in self.entries]
         return [each for each in found if each is not None]
 
     def to_json(self) -> dict[str, Any]:
-        """What a run's results depend on."""
+        """Return the identities of the teachers, with their shares where there are several, as JSON data."""
         if len(self.entries) == 1:
             return self.entries[0].identity.to_json()
         pairs = zip(self.entries, self.shares, strict=True)
@@ -109,19 +118,25 @@ class CachedTeachers:
 
 
 def parse_teachers(text: str) -> dict[str, float]:
-    """Names with weights, "a=0.7,b=0.3", as shares that sum to 1; names alone have equal ones.
+    """Return the share of each teacher that a text such as "a=0.7,b=0.3" names; the shares sum to 1.
 
-    Raises UsageError for anything else.
+    Names without weights get equal shares.
+
+    Raises:
+        UsageError: the text is of another form.
     """
     weights = _weights(text)
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
 
 
-def scaled_words(text: str) -> str | None:
-    """What weights come to that do not sum to 1, as a line; None for those that do, and for names alone.
+def describe_scaled_weights(text: str) -> str | None:
+    """Return a warning that tells the shares where the given weights do not sum to 1.
 
-    Raises UsageError as `parse_teachers` does.
+    Returns None where the weights sum to 1, and for names without weights.
+
+    Raises:
+        UsageError: as `parse_teachers` does.
     """
     total = sum(_weights(text).values())
     if "=" not in text or abs(total - 1) < 1e-3:
@@ -155,16 +170,21 @@ def _weights(text: str) -> dict[str, float]:
 
 
 def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None) -> CachedTeachers:
-    """The entries that were asked for: `teacher` by its name, several as `parse_teachers` reads them, or the only one.
+    """Open the entries of a cache that a student is to learn from.
+
+    Args:
+        cache: cache that holds the entries.
+        teacher: name of one entry; None for the only one of the cache, or for `teachers`.
+        teachers: names and weights of several entries, as `parse_teachers` reads them.
 
     Raises:
-        UsageError: names that the cache does not hold, or none where it holds several.
-        IdentityError: teachers of other numbers of classes or label spaces, which cannot be mixed.
+        UsageError: the cache does not hold a named entry, or holds several and none is named.
+        IdentityError: the teachers differ in number of classes or label space, so their targets cannot be mixed.
     """
     there = cache.names()
     if not there:
         raise UsageError(
-            f"The cache {cache.location} holds no teacher's answers yet: run `kdcache dump-logits --teacher NAME`."
+            f"The cache {cache.location} holds no teacher's targets yet: run `kdcache dump-logits --teacher NAME`."
         )
     if teacher is not None and teachers is not None:
         raise UsageError("--teacher names one entry of the cache and --teachers several: give one of them.")
@@ -183,7 +203,7 @@ def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None
             first, other = getattr(entries[0].identity, field), getattr(entry.identity, field)
             if first != other:
                 raise IdentityError(
-                    f"{entries[0].identity.name} has {field} {first} and {entry.identity.name} {other}: their answers "
+                    f"{entries[0].identity.name} has {field} {first} and {entry.identity.name} {other}: their targets "
                     "cannot be mixed. Choose teachers of the same classes.",
                     field=field,
                 )
@@ -193,17 +213,25 @@ def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None
 def tell_of_repeated_views(
     epochs: int, views: int, repeats: int, stored: CachedTeachers | None, progress: Progress
 ) -> None:
-    """Say that views are shown again where there are more epochs, and which views of `stored` could be added."""
+    """Report that views are shown again where there are more epochs than views, and which views could be added.
+
+    Args:
+        epochs: number of epochs of the training.
+        views: number of views that are used.
+        repeats: number of views of a group.
+        stored: entries whose missing views are reported; None without a cache.
+        progress: receives the messages.
+    """
     if epochs <= views:
         return
     progress.say(
         f"{format_count(epochs, 'epoch')} over {format_count(views, 'view')}: each is shown {epochs / views:.3g} "
         "times, in new batches."
     )
-    for lack in stored.missing_views(repeats) if stored is not None else ():
-        # A gap makes whole views useless; a view that a dump is at is no news.
-        tell = progress.warn if lack.coverage.is_cut else progress.say
-        tell(lack.describe())
+    for missing in stored.missing_views(repeats) if stored is not None else ():
+        # A gap makes the complete views behind it useless, so it is warned of; an unfinished last view is usual.
+        tell = progress.warn if missing.coverage.is_cut else progress.say
+        tell(missing.describe())
 
 
 def why_unlabelled(index: Index, label_space: str) -> str:

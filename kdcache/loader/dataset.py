@@ -14,7 +14,12 @@ from kdcache.data.index import Index, open_index
 from kdcache.errors import UsageError
 from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SIZE
 from kdcache.loader.cached_loader import CachedLoader
-from kdcache.loader.cached_teachers import CachedTeachers, open_cached_teachers, scaled_words, tell_of_repeated_views
+from kdcache.loader.cached_teachers import (
+    CachedTeachers,
+    describe_scaled_weights,
+    open_cached_teachers,
+    tell_of_repeated_views,
+)
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, stored_views, tell_of_lost, with_lost_of
 from kdcache.loader.provenance import warn_of_other_renderer
@@ -34,11 +39,11 @@ class CachedDataset:
     `open_cache` makes it. It holds no image and no target in memory; `loader` gives batches of them.
 
     Attributes:
-        index: of the data set.
-        views: its view set, and the identity of this view set.
+        index: index of the data set.
+        views: view set of the cache, with its identity.
         teachers: entries of the cache with their weights, which sum to 1.
         num_views: number of views that are used, from view 0 on; whole groups of views that share an order.
-        progress: takes what is to be told of this data set and of its loaders.
+        progress: receives the messages about this data set and its loaders.
 
     Example:
         >>> dataset = kdcache.open_cache("cache", data="data")
@@ -100,14 +105,15 @@ class CachedDataset:
             epochs: number of passes over the data; epoch e shows view e, and views are shown again in new batches where
                 there are fewer of them.
             image_size: pixels a side; None for the reference size of the policy. It may differ from the teacher's.
-            mean, std: of each channel for pixels in 0..1, as `timm.data.resolve_model_data_config(model)` has them;
-                None for those of ImageNet.
-            device: where images, labels and targets are put: "auto" (a GPU where there is one), "cpu", "cuda" or
-                "cuda:N".
-            rank, world_size: whose part of each batch is loaded; None for what torch.distributed says where it is
-                initialised, or else the environment variables RANK and WORLD_SIZE, or else a single process.
+            mean, std: mean and standard deviation of each channel for pixels in 0..1, as
+                `timm.data.resolve_model_data_config(model)` has them; None for those of ImageNet.
+            device: device of images, labels and targets: "auto" (a GPU where there is one), "cpu", "cuda"
+                or "cuda:N".
+            rank, world_size: process whose part of each batch is loaded, and number of processes; None for those of
+                torch.distributed where it is initialised, or else of the environment variables RANK and WORLD_SIZE,
+                or else a single process.
             renderer: "dali" or "pillow".
-            decode: where images are decoded: "auto", "cpu" or "gpu".
+            decode: device that decodes images: "auto", "cpu" or "gpu".
             start_step: number of steps, counted from the start of epoch 0, after which to begin.
 
         Raises:
@@ -140,8 +146,8 @@ class CachedDataset:
             )
         )
         _require_number("start_step", start_step, 0, schedule.steps)
-        there = resolve_device(str(device))
-        warn_of_other_renderer(self.teachers.entries, renderer, decode, there, self.num_views, self.progress)
+        resolved_device = resolve_device(str(device))
+        warn_of_other_renderer(self.teachers.entries, renderer, decode, resolved_device, self.num_views, self.progress)
         tell_of_repeated_views(epochs, self.num_views, schedule.repeats, self.teachers, self.progress)
         loader = Loader(
             view_set=view_set,
@@ -150,7 +156,7 @@ class CachedDataset:
             image_size=size,
             renderer=renderer,
             decode=decode,
-            device=there,
+            device=resolved_device,
             ranks=ranks,
             normalise=_normaliser(mean, std),
         )
@@ -170,12 +176,12 @@ def open_cache(
 
     Args:
         cache: path or URL of the cache, as `kdcache dump-logits` made it.
-        data: the shards: a folder of tars, a brace pattern, or a URL. Its index is built if there is none.
+        data: shards of the data set: a folder of tars, a brace pattern, or a URL. Its index is built if there is none.
         teacher: name of the entry to learn from; None for the only one of the cache.
         teachers: names of several entries, each with a weight above 0; the targets are the weighted mean of their
             probabilities. Weights are divided by their sum.
         views: number of views to use, from view 0 on; None for all that are complete.
-        progress: takes what is to be told; by default Python's logger `kdcache` does.
+        progress: receives the messages; by default Python's logger `kdcache` does.
 
     Raises:
         UsageError: there is no cache, no such entry, or no complete view.
@@ -197,7 +203,7 @@ def open_cache(
     opened_cache = Cache.open(str(cache))
     mixture = None if teachers is None else _mixture_text(teachers)
     stored = open_cached_teachers(opened_cache, teacher, mixture)
-    for warning in (mixture and scaled_words(mixture), opened_cache.format_warning):
+    for warning in (mixture and describe_scaled_weights(mixture), opened_cache.format_warning):
         if warning:
             progress.warn(warning)
     index = open_index(str(data), progress=progress)
@@ -211,20 +217,20 @@ def open_cache(
 
 
 def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int:
-    there = stored.usable_views(repeats)
+    usable = stored.usable_views(repeats)
     if wanted is None:
-        return there
-    if not 1 <= wanted <= there or wanted % repeats:
+        return usable
+    if not 1 <= wanted <= usable or wanted % repeats:
         groups = f", a multiple of {repeats}" if repeats > 1 else ""
         raise UsageError(
-            f"views is {wanted}, and {format_count(there, 'view')} can be used: give a number from 1 to "
-            f"{there}{groups}."
+            f"views is {wanted}, and {format_count(usable, 'view')} can be used: give a number from 1 to "
+            f"{usable}{groups}."
         )
     return wanted
 
 
 def _mixture_text(teachers: Mapping[str, int | float]) -> str:
-    """The mixture as `parse_teachers` reads it from the command line."""
+    """Return the mixture as `parse_teachers` reads it from the command line."""
     for name in teachers:
         if "=" in name or "," in name:
             raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
@@ -232,7 +238,7 @@ def _mixture_text(teachers: Mapping[str, int | float]) -> str:
 
 
 def _ranks(rank: int | None, world_size: int | None) -> Ranks:
-    """This process among those of the job: as given, as torch.distributed says, or as the environment does."""
+    """Return rank and world size: as given, from torch.distributed, or from the environment, in this order."""
     if (rank is None) != (world_size is None):
         raise UsageError("rank and world_size belong together: give both, or none of them.")
     if rank is not None and world_size is not None:

@@ -26,7 +26,7 @@ class LiveTeacher:
     """A teacher that runs while the student trains, in the batches that `dump-logits` would use.
 
     Attributes:
-        teacher: the model that runs.
+        teacher: teacher that runs.
         codec: codec `full`, so that live targets pass through the same form as stored ones.
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
         block_rows: number of rows of a block of the view set; batches do not cross a block.
@@ -47,7 +47,7 @@ class LiveTeacher:
         return LIVE_CAPABILITIES
 
     def compute_targets(self, views: Views) -> Targets:
-        """Compute targets of some views as `dump-logits` would keep them, with features and maps where asked for."""
+        """Compute targets of a batch of views as `dump-logits` would keep them, with features and maps if requested."""
         output = self.teacher.compute_output(views.pixels, features=self.features, maps=self.layers)
         kept = self.codec.select(output.log_probs, teacher_labels(views, self.label_space))
         return LiveTargets(kept, output.features, output.maps) if self.features or output.maps else kept
@@ -71,12 +71,16 @@ def open_live_teacher(
         name, weights: model and weights, as `model_source` has them.
         entry: name of the cache's entry whose settings are taken; None for the entry of the same name or
             architecture, if there is one.
+        cache: cache whose entries are looked at; None for none.
+        opened: views that the teacher computes targets of.
+        device: device that the teacher runs on.
+        progress: receives the messages.
         features, layers: further outputs that the targets hold; see `LiveTeacher`.
 
     Raises:
         UsageError: the cache has no such entry.
         IdentityError: the entry was made with other weights.
-        ModelError: as `load_teacher` does, or features are asked for and there are none.
+        ModelError: the model cannot be loaded, or features are requested and it has none.
     """
     source = model_source(name, weights)
     stored = _stored_teacher(source, entry, cache)
@@ -99,7 +103,7 @@ def open_live_teacher(
     if features:
         _ = teacher.num_features  # refuses a teacher that has none
     progress.say(
-        f"{name} answers live in {teacher.precision}, in batches of {teacher.batch_size}"
+        f"{name} computes targets live in {teacher.precision}, in batches of {teacher.batch_size}"
         + (f", as {stored.name} did in the cache." if stored is not None else ".")
     )
     index = opened.view_set.index

@@ -23,15 +23,15 @@ class Loader:
     """The batches of one process, step after step.
 
     Attributes:
-        view_set: of the data set.
-        schedule: which rows each step takes.
-        source: the entries of a cache or the running teacher that targets come from; None for labels alone.
-        image_size: of the student's images, in pixels a side.
+        view_set: view set of the data set.
+        schedule: schedule of the training, which gives the rows of each step.
+        source: entries of a cache, or a live teacher, that targets come from; None for labels alone.
+        image_size: size of the student's images, in pixels a side.
         renderer: "dali" or "pillow".
-        decode: where images are decoded: "auto", "cpu" or "gpu".
-        device: where images and targets are put.
-        ranks: whose share of each step is loaded.
-        normalise: makes of images in 0..255 what the student wants; None leaves them in 0..255.
+        decode: device that decodes images: "auto", "cpu" or "gpu".
+        device: device of images and targets.
+        ranks: rank of this process, whose share of each step is loaded, and number of processes.
+        normalise: normalisation of images in 0..255 for the student; None leaves them in 0..255.
     """
 
     view_set: ViewSet
@@ -48,7 +48,7 @@ class Loader:
         """Iterate over this process's batches of the schedule's steps, from `first_step` to the last.
 
         Raises:
-            BrokenImageError: a sample that cannot be decoded.
+            BrokenImageError: a sample cannot be decoded.
             CorruptError: targets in the cache are damaged, or belong to other rows.
         """
         without_lost = self.view_set.without_lost if len(self.view_set.lost) else None

@@ -1,4 +1,4 @@
-"""Opening what belongs together: data set, view set and cache, or a refusal that names the field that differs."""
+"""Opens data set, view set and cache together, and refuses a cache of other data or views by the field that differs."""
 
 import re
 from dataclasses import dataclass, replace
@@ -29,22 +29,28 @@ from kdcache.views.policies import (
 from kdcache.views.policy import FILTERS, Policy
 from kdcache.views.viewset import ViewSet
 
+#: Number of views of a dump, one for each epoch of recipe A2 (Wightman, Touvron, Jegou 2021).
 DEFAULT_VIEWS = 300
-"""Epochs of recipe A2 (Wightman, Touvron, Jegou 2021): one view an epoch."""
+#: Number of leading digits of a fingerprint that a message shows.
+SHOWN_DIGITS = 16
+#: Number of differing policy fields that a message names.
+SHOWN_FIELDS = 3
 
 
 def entry_name(teacher: str) -> str:
-    """What a cache calls a teacher unless told otherwise: its name, or its folder's, fit for a folder."""
+    """Return the default name of a teacher's entry: the name of the model or of its folder, in characters of a path."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", label_of(teacher).removeprefix("hf-hub:"))
-
-
-#: Digits of a fingerprint, and fields of a policy, that a message tells.
-SHOWN, TOLD = 16, 3
 
 
 @dataclass(frozen=True)
 class OpenViews:
-    """A view set with its identity; `is_new` tells that no cache had them when they were opened."""
+    """A view set with its identity.
+
+    Attributes:
+        view_set: view set of the data.
+        identity: identity of the view set, as a cache stores it.
+        is_new: whether there was no cache of these views when they were opened.
+    """
 
     view_set: ViewSet
     identity: ViewSetIdentity
@@ -52,17 +58,17 @@ class OpenViews:
 
 
 def stored_views(cache: Cache, index: Index) -> OpenViews:
-    """The views that a cache's answers are about, on today's shards.
+    """Return the views of a cache, over the shards as they are now.
 
     Raises:
-        IdentityError: the cache was made for other samples.
+        IdentityError: the cache was made of other samples.
     """
     stored = cache.view_set
     if (stored.fingerprint, stored.samples) != (index.fingerprint, len(index)):
         raise IdentityError(
             f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
-            f"{format_count(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN]}, here "
-            f"{stored.samples:,} with {stored.fingerprint[:SHOWN]}. {_other_data(index)}",
+            f"{format_count(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN_DIGITS]}, here "
+            f"{stored.samples:,} with {stored.fingerprint[:SHOWN_DIGITS]}. {_other_data(index)}",
             field="fingerprint",
         )
     policy, windows = Policy.from_json(stored.policy), _windows(cache, index)
@@ -70,7 +76,7 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
 
 
 def _other_data(index: Index) -> str:
-    """What helps where the data are not those of the cache."""
+    """Return the remedy of an error that says that the data are not those of the cache."""
     if not index.left_out or index.is_part:
         return "Use the data as they were, also those that were left out as bad since; or another --cache."
     return (
@@ -82,16 +88,16 @@ def _other_data(index: Index) -> str:
 
 
 def _lost(cache: Cache, index: Index) -> Int64[np.ndarray, "k"]:
-    """The samples that are lost to the index or were to a dump into the cache, ascending."""
+    """Return the positions of samples that are lost in the index or were lost in a dump into the cache, ascending."""
     hashes = np.array([key_hash(key) for key in cache.lost()], np.uint64)
     return np.union1d(index.lost, np.flatnonzero(np.isin(index.key_hash, hashes))).astype(np.int64)
 
 
 def with_lost_of(opened: OpenViews, cache: Cache) -> OpenViews:
-    """The same views, with the samples that are lost by now.
+    """Return the same views with the samples that are lost now.
 
-    A dump that goes on notes samples as lost before it writes answers to stand-ins. So whoever has counted the views
-    that are there asks for this afterwards, and knows of all of theirs.
+    To be called after the complete views of the cache have been counted. A dump that still runs records a sample as
+    lost before it writes targets of its stand-in image, so no lost sample of a counted view is missed.
     """
     views = opened.view_set
     lost = _lost(cache, views.index)
@@ -99,7 +105,7 @@ def with_lost_of(opened: OpenViews, cache: Cache) -> OpenViews:
 
 
 def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
-    """Say how many samples are passed over, where any are."""
+    """Report how many samples are passed over, where there are any."""
     lost = len(opened.view_set.lost)
     if lost:
         progress.say(
@@ -109,18 +115,21 @@ def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
         )
 
 
-def _require_policy(stored: Policy, asked: str, cache_path: str) -> None:
-    """Raise IdentityError where the policy that is asked for, by name or file, is another than the stored one."""
-    wanted = load_policy(asked)
-    if wanted == stored or (asked == CENTRE and is_centre(stored)):
+def _require_policy(stored: Policy, requested: str, cache_path: str) -> None:
+    """Raise IdentityError where the requested policy, a name or a file, differs from the stored one."""
+    wanted = load_policy(requested)
+    if wanted == stored or (requested == CENTRE and is_centre(stored)):
         return
     ours, theirs = stored.to_json(), wanted.to_json()
     differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    told = [f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {asked})" for name in differing[:TOLD]]
-    more = f" and {len(differing) - TOLD} more" if len(differing) > TOLD else ""
+    told = [
+        f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {requested})"
+        for name in differing[:SHOWN_FIELDS]
+    ]
+    more = f" and {len(differing) - SHOWN_FIELDS} more" if len(differing) > SHOWN_FIELDS else ""
     raise IdentityError(
-        f"The cache {cache_path} was made with {_policy_words(stored)}, and {asked} was asked for: leave --policy out, "
-        f"or use another --cache. They differ in {', '.join(told)}{more}.",
+        f"The cache {cache_path} was made with {_describe_stored_policy(stored)}, and {requested} was asked for: leave "
+        f"--policy out, or use another --cache. They differ in {', '.join(told)}{more}.",
         field=f"policy.{differing[0]}",
     )
 
@@ -130,7 +139,7 @@ def _value(policy: Policy, field: str) -> str:
     return "nothing" if value is None or value == "" else str(value)
 
 
-def _policy_words(policy: Policy) -> str:
+def _describe_stored_policy(policy: Policy) -> str:
     if policy == FORMER_CENTRE:
         return f"policy {CENTRE} as it was formerly, cut first and resized then"
     name = policy_name(policy)
@@ -138,7 +147,10 @@ def _policy_words(policy: Policy) -> str:
 
 
 def _windows(cache: Cache, index: Index) -> Int32[np.ndarray, "n"]:
-    """The cache's windows; where they are damaged, today's, if the shards still lie as they did."""
+    """Return the windows of the cache.
+
+    Where they are damaged, the windows of the present shards are returned if their checksum is that of the cache.
+    """
     try:
         return cache.windows
     except CorruptError:
@@ -155,7 +167,16 @@ def new_views(
     progress: Progress,
     windows: Int32[np.ndarray, "n"] | None = None,
 ) -> OpenViews:
-    """A view set of its own, with windows from today's shards unless they are given (from a run that has them)."""
+    """Return a new view set.
+
+    Args:
+        index: index of the data set.
+        policy: policy that the views are drawn from.
+        seed: seed of the views.
+        progress: receives a warning about the order of the shards.
+        windows: windows of an earlier run; None, or another number than there are samples, for new ones, which are
+            derived from the shards.
+    """
     if windows is None or len(windows) != len(index):
         derived = derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards))
         if derived.warning:
@@ -175,10 +196,10 @@ def new_views(
 def views_for_dump(
     cache_path: str, index: Index, policy: str | None, seed: int | None, progress: Progress
 ) -> OpenViews:
-    """The views of the cache at `cache_path`, or, where there is none, new ones of `policy` and `seed`.
+    """Return the views of the cache at `cache_path`; where there is no cache, new ones of `policy` and `seed`.
 
     Raises:
-        IdentityError: a policy or seed was asked for that the cache does not have.
+        IdentityError: the requested policy or seed is not that of the cache.
     """
     if not Cache.exists(cache_path):
         opened = new_views(index, load_policy(policy or DEFAULT), seed or 0, progress)
@@ -194,13 +215,16 @@ def views_for_dump(
 
 
 def views_as_evaluated(opened: OpenViews, card: ModelCard, policy: str | None, progress: Progress) -> OpenViews:
-    """The views of policy `centre` as `card`'s model is evaluated, where they are new; others as they are.
+    """Return new views of policy `centre` with the resize and crop that `card`'s model is evaluated with.
 
-    So one view is what `kdcache evaluate` shows the model. Warns where a model is evaluated otherwise: in a cache that
-    is there, or because the policy has no such views.
+    One view is then what `kdcache evaluate` shows the model. Views of other policies, and those of an existing cache,
+    are returned unchanged; a warning says where views of `centre` differ from what the model is evaluated on.
 
     Args:
-        policy: the name or file that was asked for.
+        opened: views that were opened for the dump.
+        card: card of the teacher's model.
+        policy: requested policy, a name or a file; None where none was requested.
+        progress: receives the messages.
     """
     view_set = opened.view_set
     current = view_set.policy
@@ -209,7 +233,7 @@ def views_as_evaluated(opened: OpenViews, card: ModelCard, policy: str | None, p
     own = _as_evaluated(current, card)
     if own == current:
         return opened
-    # Whether a cache is there by now is no question: another process of this job may have made it meanwhile.
+    # `is_new` decides, not whether there is a cache now: another process of this job may have created it meanwhile.
     if own is not None and policy == CENTRE and opened.is_new:
         progress.say(
             f"As {card.architecture} is evaluated, views of {CENTRE} are made with crop_pct {own.crop_pct:g}, "
@@ -228,9 +252,9 @@ def views_as_evaluated(opened: OpenViews, card: ModelCard, policy: str | None, p
 
 
 def _as_evaluated(centre: Policy, card: ModelCard) -> Policy | None:
-    """Policy `centre` such that its views are what timm evaluates `card`'s model on; None where it has no such views.
+    """Return policy `centre` with the resize and crop that timm evaluates `card`'s model with; None if it has none.
 
-    timm takes every crop mode but these two for "center".
+    timm treats every crop mode except "squash" and "border" as "center".
     """
     height, width = card.input_size[1:]
     if card.crop_mode in ("squash", "border") or height != width or not 0 < card.crop_pct <= 1:

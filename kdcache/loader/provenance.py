@@ -1,4 +1,4 @@
-"""What a block's answers were made with: what may change their last bits, but not their meaning."""
+"""Provenance of a block's targets: versions and devices that can change their last bits, but not their meaning."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,10 @@ from kdcache.runtime.progress import Progress
 
 
 def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
-    """What may change an answer's last bits but not its meaning: kept per block, warned of when it differs."""
+    """Return the provenance that is recorded with each block: versions, device and number of threads, by name.
+
+    Each of them can change the last bits of targets; where one differs from an earlier block, a warning says so.
+    """
     device = teacher.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
@@ -28,7 +31,7 @@ def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
 
 
 def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: int, progress: Progress) -> None:
-    """Warn of each field in which stored blocks of the first `views` views were made otherwise than now."""
+    """Warn of each field of `provenance` that differs in stored blocks of the first `views` views."""
     for field, now in sorted(provenance.items()):
         others = {
             str(entry.record(view, block).provenance.get(field, "unknown"))
@@ -37,15 +40,15 @@ def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: in
         } - {now}
         if others:
             progress.warn(
-                f"Answers in this cache were made with {field} {', '.join(sorted(others))}, and here it is {now}: "
-                "pixels and answers can differ in the last bits."
+                f"Targets in this cache were computed with {field} {', '.join(sorted(others))}, and here it is {now}: "
+                "pixels and targets can differ in the last bits."
             )
 
 
 def warn_of_other_renderer(
     entries: Sequence[Entry], renderer: str, decode: str, device: torch.device, views: int, progress: Progress
 ) -> None:
-    """Warn where stored blocks of the first `views` views were made with another renderer than the one to be used."""
+    """Warn where stored blocks of the first `views` views were rendered by another renderer or another version."""
     here = {"renderer": renderer_version(renderer, device=device, decode=decode)}
     for entry in entries:
         warn_of_other_provenance(entry, here, views, progress)

@@ -1,4 +1,4 @@
-"""Which rows a training sees at each step: pairs of the views that there are, for as many epochs as are wanted."""
+"""The schedule of a training: which rows of which views each step takes, over all epochs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,17 +12,15 @@ from kdcache.errors import UsageError
 from kdcache.views.orders import OrdersAhead
 from kdcache.views.viewset import RowIndices
 
+#: Number of neighbouring rows that stay near each other when a view is seen again; an eighth of a block where that is
+#: less. A few units are in memory at once: 1,024 rows of 21,841 classes in float32 are 89 MB. The number is the same
+#: for every kind of targets, because all arms of a comparison have to see the same order.
 UNIT_ROWS = 1024
-"""Neighbouring rows that stay near each other when a view is seen again; an eighth of a block where that is less.
-
-A few units are held at once, of whatever targets: 1,024 answers of 21,841 classes in float32 are 89 MB. And it says
-nothing of targets, because the arms of a comparison have to see one order, whatever they learn from.
-"""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Each step's rows, as a pure function of the step.
+    """The rows of each step, as a pure function of the step.
 
     Training counts pairs: a view has P = samples // 2 of them, and an epoch shows P pairs. Views gm..gm+m-1 are a
     group that shares one order; epoch e belongs to group floor(e / m) mod (V / m), whose m P pair-views run with the
@@ -31,13 +29,13 @@ class Schedule:
     (`reused_pairs`), in pairs: who is mixed with whom never changes.
 
     Attributes:
-        samples: of the data set; an odd last row is never trained on.
-        views: V that are used, a multiple of `repeats`.
-        repeats: m of the policy.
-        batch_size: rows of a step, even; an epoch's last partial batch is left out, as in timm.
-        epochs: to train; more than there are views shows them again.
-        block_rows: of the view set.
-        seed: of the view set.
+        samples: number of samples of the data set; an odd last row is never trained on.
+        views: number V of views that are used, a multiple of `repeats`.
+        repeats: number m of views of a group, as the policy has it.
+        batch_size: number of rows of a step, even; an epoch's last partial batch is left out, as in timm.
+        epochs: number of epochs; where it is larger than the number of views, views are shown again.
+        block_rows: number of rows of a block of the view set.
+        seed: seed of the view set.
     """
 
     samples: int
@@ -54,12 +52,12 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches of pairs."""
+        """Number of steps of one epoch: its whole batches."""
         return self.samples // 2 // (self.batch_size // 2)
 
     @property
     def steps(self) -> int:
-        """Of the whole training."""
+        """Number of steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     @property
@@ -68,10 +66,10 @@ class Schedule:
         return self.repeats == 1 and self.epochs <= self.views
 
     def upcoming_view(self, step: int) -> int | None:
-        """The first view of the group that comes next, in the second half of a visit; None else, and in the last one.
+        """Return the first view of the next group, if `step` is in the second half of a visit that is not the last.
 
-        A visit is one pass through the views of a group. Its second half is when whoever reads in other threads has
-        long done with the visit before.
+        A visit is one pass through the views of a group. In its second half, threads that read ahead have finished
+        the visit before. Returns None for all other steps.
         """
         visit = self._upcoming_visit(step)
         return None if visit is None else visit % self._groups * self.repeats
@@ -86,7 +84,7 @@ class Schedule:
         return self.views // self.repeats
 
     def reused_orders(self) -> OrdersAhead:
-        """The orders in which the pairs of each visit are seen, by the number of the visit: of views seen again."""
+        """Return the orders of pairs in which views are seen again, by the number of the visit."""
         unit_pairs = max(1, min(UNIT_ROWS, self.block_rows // 8) // 2)
 
         def compute(visit: int, pause: Callable[[], None]) -> Int64[np.ndarray, "pairs"]:
@@ -98,13 +96,18 @@ class Schedule:
     def batches(
         self, first_step: int = 0, rank: int = 0, world: int = 1, orders: OrdersAhead | None = None
     ) -> Iterator[RowIndices]:
-        """The rows of each step from `first_step` on: those of process `rank` of `world`, whose shares are equal.
+        """Yield the rows of each step from `first_step` on that process `rank` of `world` takes.
 
-        `world` must divide the pairs of a batch. Processes share a batch by row and view, so that each reads a part of
-        the chunks that the batch lies in, mostly the same part for the next: batches of a stretch would else have every
-        process read all of it. The views of a sample go to one process, which reads the image once.
+        The shares of all processes are equal. A batch is divided by row and view: each process reads a part of the
+        chunks in which the batch lies, and mostly the same part for the next batch. Divided in the batch's own order,
+        every process would read all of them. All views of a sample go to one process, which reads the image once.
 
-        orders: `reused_orders`, for several that walk through one schedule at once; who gives them closes them.
+        Args:
+            first_step: first step, counted from the start of the training.
+            rank: number of this process, in 0..world-1.
+            world: number of processes, which divides the number of pairs of a batch.
+            orders: result of `reused_orders`, where several iterators of one schedule share it; the caller closes it.
+                None for orders of this iterator's own.
         """
         if orders is None:
             with closing(self.reused_orders()) as own:

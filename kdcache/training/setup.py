@@ -17,8 +17,8 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
 from kdcache.loader.cached_teachers import (
     CachedTeachers,
+    describe_scaled_weights,
     open_cached_teachers,
-    scaled_words,
     tell_of_repeated_views,
     why_unlabelled,
 )
@@ -228,7 +228,7 @@ def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
 
 def _warnings(options: TrainOptions, cache: Cache | None) -> list[str]:
     """Return warnings about the teachers that were asked for, and about the cache that their targets are read from."""
-    found = [scaled_words(options.teachers) if options.teachers else None]
+    found = [describe_scaled_weights(options.teachers) if options.teachers else None]
     found += [cache.format_warning if cache is not None else None]
     return [warning for warning in found if warning]
 

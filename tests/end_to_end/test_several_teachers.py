@@ -14,7 +14,7 @@ from kdcache.errors import IdentityError, UsageError
 from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.batches import Steps, cached_batches
-from kdcache.loader.cached_teachers import open_cached_teachers, parse_teachers, scaled_words
+from kdcache.loader.cached_teachers import describe_scaled_weights, open_cached_teachers, parse_teachers
 from kdcache.loader.live_teacher import open_live_teacher
 from kdcache.loader.opening import stored_views
 from kdcache.loader.schedule import Schedule
@@ -107,12 +107,12 @@ def test_teachers_of_other_classes_are_not_mixed(job, cache, tmp_path):
 
 
 def test_weights_that_are_no_shares_are_told_with_what_they_come_to(job, cache, tmp_path):
-    assert scaled_words("a=0.7,b=0.7") == (
+    assert describe_scaled_weights("a=0.7,b=0.7") == (
         "The weights of --teachers sum to 1.4; divided by that, the student learns from 0.5 of a and 0.5 of b. Give "
         "weights that sum to 1 if other shares are meant."
     )
     for text in ("a=0.7,b=0.3", "a,b", "a", "a=0.3333,b=0.3333,c=0.3333"):
-        assert scaled_words(text) is None
+        assert describe_scaled_weights(text) is None
     heard = Heard()
     choice = {"cache": str(cache), "epochs": 1, "renderer": "pillow"}
     train(train_request(job.data, tmp_path / "run", teachers=f"{MODEL}=1,other=1", **choice), heard)
