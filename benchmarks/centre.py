@@ -1,10 +1,10 @@
-"""How far a view of policy `centre` is from timm's own evaluation: EfficientNet-Lite 0's answers to photographs.
+"""How far a view of policy `centre` is from timm's own evaluation: EfficientNet-Lite 0's outputs for photographs.
 
     python benchmarks/centre.py [--images 200]
 
-The photographs are random parts of those that scikit-image ships. `centre` is dumped with each renderer, and every
-answer compared with that of the same weights in timm's model to what timm's evaluation transform makes of the same
-file. Prints a Markdown table. `cut first` is what `centre` was before.
+The photographs are random parts of those that scikit-image ships. `centre` is dumped with each renderer, and the
+targets of every image are compared with the output of the same weights in timm's model for the same file after timm's
+evaluation transform. Prints a Markdown table. `cut first` is what `centre` was before.
 """
 
 import argparse

@@ -30,13 +30,13 @@ FOLDERS = (Path("/usr/share/fonts"), Path("/usr/share/texmf/fonts"))
 ENDINGS = {".ttf", ".otf", ".ttc", ".pfb", ".pfa", ".t1"}
 TEST_SHARE = 0.2
 
-# Drawn this many times larger and averaged down, so that pictures hardly depend on a font's hints for small sizes.
+# Drawn this many times larger and averaged down, so that images hardly depend on a font's hints for small sizes.
 _FINER = 4
 # Of SIZE: what letters and digits fill, from the top of the tallest to the foot of the deepest.
 _FILLED = 0.8
 # A face without small letters draws 26 characters twice; look-alikes are a few.
 _MAX_TWICE = 8
-# Levels of 0..255: a mean difference over all pictures below which two fonts are one design in two files.
+# Levels of 0..255: a mean difference over all images below which two fonts are one design in two files.
 _SAME_DESIGN = 2.5
 # The share of its letters and digits that are nearest to the usual shape of the same: most fonts have more than 0.8,
 # Greek ones 0.35. Below it a font is taken to write no Latin.
@@ -45,17 +45,17 @@ _READABLE = 0.4
 
 @dataclass(frozen=True)
 class Font:
-    """A font's pictures: uint8 [94, 32, 32], white on black, as its characters stand on the line."""
+    """A font's images: uint8 [94, 32, 32], white on black, as its characters stand on the line."""
 
     family: str
     style: str
-    pictures: np.ndarray
+    images: np.ndarray
 
     @property
     def name(self) -> str:
         """Names the font in the keys of its samples, wherever its file lies."""
         words = re.sub(r"[^0-9A-Za-z]+", "-", f"{self.family} {self.style}").strip("-")
-        return f"{words}-{hashlib.blake2b(self.pictures.tobytes(), digest_size=4).hexdigest()}"
+        return f"{words}-{hashlib.blake2b(self.images.tobytes(), digest_size=4).hexdigest()}"
 
     @property
     def side(self) -> str:
@@ -85,18 +85,18 @@ def draw(path: Path) -> Font | str:
         # Everything stands on one line, with letters and digits in the middle of the height; each character is centred
         # on its own ink. What is larger than they are may lose its ends.
         line = (side - (top + bottom) * scale) / 2
-        pictures = []
+        images = []
         for character, middle in zip(CHARACTERS, (boxes[:, 0] + boxes[:, 2]) / 2, strict=True):
             image = Image.new("L", (side, side))
             place = (side / 2 - middle * scale, line)
             ImageDraw.Draw(image).text(place, character, fill=255, font=font, anchor="ms")
-            pictures.append(np.asarray(image.reduce(_FINER)))
+            images.append(np.asarray(image.reduce(_FINER)))
     except (OSError, ValueError) as error:
         return f"cannot be drawn ({error})"
-    found = np.stack(pictures)
+    found = np.stack(images)
     if not found.max(axis=(1, 2)).all():
         return "has an empty character"
-    if len(found) - len({picture.tobytes() for picture in found}) > _MAX_TWICE:
+    if len(found) - len({image.tobytes() for image in found}) > _MAX_TWICE:
         return "draws many characters alike"
     family, style = trial.getname()
     return Font(family or path.stem, style or "", found)
@@ -112,15 +112,15 @@ def readable(fonts: Sequence[Font]) -> list[bool]:
     places = [place for place, character in enumerate(CHARACTERS) if character.isalnum()]
     # Stretched to one frame, o and O are one shape.
     names = np.array([CHARACTERS[place].lower() for place in places])
-    shapes = np.stack([[_shape(font.pictures[place]) for place in places] for font in fonts])
+    shapes = np.stack([[_shape(font.images[place]) for place in places] for font in fonts])
     usual = _even(np.median(shapes, axis=0))
     shares = [(names[(_even(shape) @ usual.T).argmax(axis=1)] == names).mean() for shape in shapes]
     return [bool(share >= _READABLE) for share in shares]
 
 
-def _shape(picture: np.ndarray) -> np.ndarray:
-    """What lies within a picture's ink, at 8 x 8, whatever its size, place and weight: float32 [64]."""
-    image = Image.fromarray(picture)
+def _shape(drawn: np.ndarray) -> np.ndarray:
+    """Return what lies within an image's ink, at 8 x 8, whatever its size, place and weight: float32 [64]."""
+    image = Image.fromarray(drawn)
     return np.asarray(image.resize((8, 8), Image.Resampling.BILINEAR, box=image.getbbox()), np.float32).ravel()
 
 
@@ -132,15 +132,15 @@ def _even(shapes: np.ndarray) -> np.ndarray:
 
 def distinct(fonts: Sequence[Font]) -> list[bool]:
     """Whether each font is unlike all that are kept before it: a design is often there in several files and names."""
-    blocks = [font.pictures.reshape(-1, SIZE // 4, 4, SIZE // 4, 4) for font in fonts]
+    blocks = [font.images.reshape(-1, SIZE // 4, 4, SIZE // 4, 4) for font in fonts]
     coarse = np.stack([block.mean(axis=(2, 4), dtype=np.float32).ravel() for block in blocks])
     kept: list[int] = []
     for number, font in enumerate(fonts):
         # Means differ by no more than what they are means of, so that few fonts have to be compared in full.
         near = np.abs(coarse[kept] - coarse[number]).mean(axis=1) < _SAME_DESIGN
-        pictures = font.pictures.astype(np.int16)
-        others = (fonts[other].pictures for other, is_near in zip(kept, near, strict=True) if is_near)
-        if all(np.abs(pictures - other).mean() >= _SAME_DESIGN for other in others):
+        images = font.images.astype(np.int16)
+        others = (fonts[other].images for other, is_near in zip(kept, near, strict=True) if is_near)
+        if all(np.abs(images - other).mean() >= _SAME_DESIGN for other in others):
             kept.append(number)
     return [number in set(kept) for number in range(len(fonts))]
 
@@ -175,7 +175,7 @@ def write(fonts: Sequence[Font], out: Path, seed: int = 0) -> int:
         for key in shuffled(places, seed):
             font, label = places[key]
             buffer = io.BytesIO()
-            Image.fromarray(font.pictures[label]).save(buffer, "PNG")
+            Image.fromarray(font.images[label]).save(buffer, "PNG")
             yield NewSample(key, "png", buffer.getvalue(), label)
 
     return write_shards(samples(), out, samples_per_shard=5000, class_names=CHARACTERS)
@@ -184,7 +184,7 @@ def write(fonts: Sequence[Font], out: Path, seed: int = 0) -> int:
 def sheet(fonts: Sequence[Font], rows: int = 40) -> Image.Image:
     """Fonts from all over the list, one a row."""
     some = [fonts[round(place)] for place in np.linspace(0, len(fonts) - 1, min(rows, len(fonts)))]
-    lines = [np.concatenate([*font.pictures], axis=1) for font in some]
+    lines = [np.concatenate([*font.images], axis=1) for font in some]
     return Image.fromarray(np.concatenate(lines, axis=0))
 
 
@@ -192,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, nargs="?", help="an empty folder for train/ and test/")
     parser.add_argument("--folders", type=Path, nargs="*", default=FOLDERS, help="where fonts are installed")
-    parser.add_argument("--sheet", type=Path, help="draw some of the fonts to this picture")
+    parser.add_argument("--sheet", type=Path, help="draw some of the fonts to this image")
     parser.add_argument("--packages", action="store_true", help="print the Debian packages and end")
     asked = parser.parse_args()
     if asked.packages:

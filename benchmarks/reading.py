@@ -1,12 +1,12 @@
-"""What reading a teacher's answers costs a training: CPU time and memory by kind of targets, as Markdown.
+"""What reading a teacher's targets costs a training: CPU time and memory by kind of targets, as Markdown.
 
     python benchmarks/reading.py [--rate 2500] [--chunks 8]
 
 A cache of each kind is written to a temporary folder, and a process of its own reads it as a training does: batches
 of 1,024 rows, a view in order or seen again (`kdcache.loader.schedule`), chunks read ahead by a thread, checked,
 decoded, put together by another, and given their labels. A step is what 1,024 images take at `--rate` images a second
-on the training's device; it is longer by what the host waits for answers when it sleeps for a step between two
-batches, as while a GPU computes. CPU time is of all threads. The answers are those of the tests' simulated teacher of
+on the training's device; it is longer by what the host waits for targets when it sleeps for a step between two
+batches, as while a GPU computes. CPU time is of all threads. The targets are those of the tests' simulated teacher of
 1,000 classes, which for 21,841 stand among others that share a twentieth.
 
 It needs a checkout with its test dependencies. `docs/speed.md` has what it printed.
@@ -42,7 +42,7 @@ from kdcache.views.viewset import RowIndices
 
 BATCH = 1024
 NAME = "teacher"
-#: Answers that differ; blocks are filled with them over and over, which changes the time of reading by little.
+#: Number of different rows; blocks are filled with them over and over, which changes the time of reading by little.
 DISTINCT = 2048
 BLOCK_ROWS = 131072
 #: Steps that are slept through.
@@ -66,12 +66,12 @@ def main() -> None:
     print(f"| targets | classes | order | a step of {step * 1000:.0f} ms is longer by | ms of CPU a batch | MB |")
     print("|---|---:|---|---:|---:|---:|")
     for classes in asked.classes:
-        said = answers(classes)
-        for name, codec in codecs(said, asked.features).items():
+        outputs = simulated_outputs(classes)
+        for name, codec in codecs(outputs, asked.features).items():
             if asked.only not in name:
                 continue
             with tempfile.TemporaryDirectory() as folder:
-                write(Path(folder) / "cache", codec, said, asked.chunks)
+                write(Path(folder) / "cache", codec, outputs, asked.chunks)
                 for cycle, order in enumerate(("as it lies", "seen again")):
                     command = [sys.executable, __file__, "--read", f"{folder}/cache", "--rate", str(asked.rate)]
                     command += ["--cycle", str(cycle)]
@@ -81,11 +81,11 @@ def main() -> None:
                     print(f"| {name} | {classes:,} | {order} | {row} |", flush=True)
 
 
-def codecs(said: tuple[Tensor, Tensor], features: int) -> dict[str, TargetCodec]:
+def codecs(outputs: tuple[Tensor, Tensor], features: int) -> dict[str, TargetCodec]:
     """Every kind of targets, by the name that the table gives it."""
-    classes = said[0].shape[1]
+    classes = outputs[0].shape[1]
     topk = TopKCodec(classes)
-    kept = topk.select(*said)
+    kept = topk.select(*outputs)
     assert isinstance(kept, TopKTargets)
     head = Head(np.random.default_rng(0).normal(size=(classes, features + 1)).astype(np.float32) / 16)
     return {
@@ -97,7 +97,7 @@ def codecs(said: tuple[Tensor, Tensor], features: int) -> dict[str, TargetCodec]
     }
 
 
-def answers(classes: int) -> tuple[Tensor, Tensor]:
+def simulated_outputs(classes: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities float32 [n, classes] and labels int64 [n, 2]."""
     made = simulated(DISTINCT, 0, 1000)
     log_probs, labels = made.stored, made.labels
@@ -112,7 +112,7 @@ def answers(classes: int) -> tuple[Tensor, Tensor]:
     return torch.log_softmax(whole, 1), torch.where(labels < 0, -1, place[labels.clamp(min=0)])
 
 
-def write(path: Path, codec: TargetCodec, said: tuple[Tensor, Tensor], chunks: int) -> None:
+def write(path: Path, codec: TargetCodec, outputs: tuple[Tensor, Tensor], chunks: int) -> None:
     """A cache of one view, one block, and some chunks."""
     rows = min(BLOCK_ROWS, max(chunks * codec.chunk_rows(BLOCK_ROWS), STEPS * BATCH))
     block_rows = 1 << (rows - 1).bit_length()
@@ -122,7 +122,7 @@ def write(path: Path, codec: TargetCodec, said: tuple[Tensor, Tensor], chunks: i
         NAME, "none", "0", (0.5,) * 3, (0.5,) * 3, 224, "fp32", BATCH, codec.identity(), codec.num_classes
     )
     entry = Cache.create(path, view_set, windows).add_teacher(teacher, codec)
-    log_probs, labels = said
+    log_probs, labels = outputs
     width = codec.num_features if isinstance(codec, EmbeddingCodec) else 1
     features = torch.randn(DISTINCT, width, generator=torch.Generator().manual_seed(0)).relu()
     writer = entry.open_block(0, 0)
@@ -149,7 +149,7 @@ def read(path: Path, step: float, cycle: int) -> None:
 
 
 def waited(entry: Entry, wanted: list[RowIndices], labels: Tensor, step: float) -> float:
-    """Mean seconds for which a training's steps wait for answers, the first one aside, where chunks change."""
+    """Mean seconds for which a training's steps wait for targets, the first one aside, where chunks change."""
     change = entry.layout.chunk_rows // BATCH
     start_at = max(0, min(change - STEPS // 2, len(wanted) - STEPS))
     some = wanted[start_at : start_at + STEPS]

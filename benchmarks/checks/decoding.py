@@ -13,7 +13,7 @@ from kdcache.views.plan import make_plan
 from kdcache.views.policy import Policy
 from support.images import PHOTOGRAPHS, encode, photograph, png_of_16_bit_rgb
 
-# Mean difference, in levels, up to which a teacher's answers to one may be given to the other.
+#: Mean difference, in levels of 0..255, up to which a teacher's targets for one decoding may be used with the other.
 MOST = 0.5
 
 KINDS: dict[str, Callable[[Image.Image], bytes]] = {
@@ -64,7 +64,7 @@ def decoding(setting: Setting) -> Table:
 
 
 def slices(setting: Setting, encoded: list[bytes]) -> RenderRequest:
-    """Parts of the pictures that need no resize."""
+    """Return a request for parts of the photographs that need no resize."""
     draws = np.random.default_rng(0)
     boxes, files = [], []
     for name, file in zip(PHOTOGRAPHS, encoded, strict=True):

@@ -17,14 +17,14 @@ from kdcache.targets.kinds import KINDS
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import train
 
-#: What is dumped for each way of keeping answers: the options of `dump-logits` beside its defaults.
+#: What is dumped for each kind of targets: the options of `dump-logits` beside its defaults.
 KEPT: Mapping[str, Mapping[str, Any]] = {
     "full": {"targets": "full"},
     "topk": {},
     "top-3": {"k": 3, "min_prob": 0.0},
     "embedding": {"targets": "embedding"},
 }
-#: Where answers come from, in the order of the tables.
+#: Sources of targets, in the order of the tables.
 SOURCES = ("alone", "live", *KEPT)
 #: Settings of each objective over the recipe's. DIST's relation of columns is far off from what a top-k keeps, so that
 #: its rows are compared by themselves, too.

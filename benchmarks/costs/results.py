@@ -21,7 +21,7 @@ class Result:
     Attributes:
         arm: its name; with `epochs` it is done once.
         top1, loss: of the export, on `images` test images.
-        bytes_per_view, kl: of the answers in the cache: their size, and their mean KL from the teacher's, in nats.
+        bytes_per_view, kl: size of the targets in the cache, and their mean KL from the teacher's outputs, in nats.
         seconds: of dumping, training and scoring, as far as the last call did them.
     """
 

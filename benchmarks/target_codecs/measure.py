@@ -14,7 +14,7 @@ from kdcache.cache.zarr_form import ZarrChunk
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.kinds import create_codec
-from target_codecs.sources import Answers
+from target_codecs.sources import TeacherOutputs
 
 #: Of a usual length: what a dump says of itself in each record.
 PROVENANCE = {"renderer": "dali 2.4.0 (cpu)", "device": "NVIDIA H200", "torch": "2.12.1", "timm": "1.0.31"}
@@ -41,9 +41,9 @@ def divergence(full: Tensor, rebuilt: Tensor) -> float:
     return (full.exp() * (full - rebuilt)).sum(1).mean().item()
 
 
-def plain_top_k(answers: Answers, k: int) -> Result:
+def plain_top_k(outputs: TeacherOutputs, k: int) -> Result:
     """Probabilities in fp16 and classes in int16, most probable first, under the best of Blosc's zstd settings."""
-    full = answers.stored
+    full = outputs.stored
     prob, classes = full.exp().topk(k)
     tail = (1 - prob.sum(1, keepdim=True)).clamp(min=1e-9) / (full.shape[1] - k)
     rebuilt = tail.log().repeat(1, full.shape[1]).scatter_(1, classes, prob.log())
@@ -55,18 +55,18 @@ def plain_top_k(answers: Answers, k: int) -> Result:
     return Result(f"top-{k}, fp16 + int16", divergence(full, rebuilt), {"all": sum(sizes) / len(full)}, None)
 
 
-def coded(answers: Answers, name: str, kind: str, order: ClassOrder | None = None, **parameters: Any) -> Result:
-    """One chunk of all stored answers; tables, which are stored once, are not counted."""
-    full, rows = answers.stored, len(answers.stored)
+def coded(outputs: TeacherOutputs, name: str, kind: str, order: ClassOrder | None = None, **parameters: Any) -> Result:
+    """Return the size and loss of one chunk of all stored rows; tables, which are stored once, are not counted."""
+    full, rows = outputs.stored, len(outputs.stored)
     tables = {"order": order.table} if order is not None else None
     features = None
     if kind == "embedding":
-        assert answers.features is not None
-        features, head = answers.features
+        assert outputs.features is not None
+        features, head = outputs.features
         tables, parameters = {"head": head.table}, parameters | {"num_features": features.shape[1]}
     codec = create_codec(kind, full.shape[1], tables, **parameters)
-    packed = codec.encode(codec.select(full, answers.labels, features), rows)
-    rebuilt = codec.decode(packed, rows).with_labels(answers.labels).log_probs(full.shape[1])
+    packed = codec.encode(codec.select(full, outputs.labels, features), rows)
+    rebuilt = codec.decode(packed, rows).with_labels(outputs.labels).log_probs(full.shape[1])
     chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in codec.arrays(rows).items()}
     stored = {f"{array}/0": Stored.of(data) for array, data in chunks.items()}
     record = BlockRecord(stored, PROVENANCE, block_id=BLOCK_ID)
@@ -85,10 +85,10 @@ def entropy(packed: dict[str, np.ndarray]) -> float:
     return total / 8
 
 
-def views_per_second(answers: Answers, order: ClassOrder, rows: int = 131072) -> float:
+def views_per_second(outputs: TeacherOutputs, order: ClassOrder, rows: int = 131072) -> float:
     """Chunks of a store's bytes to ragged classes and probabilities, a second of one core's time."""
-    codec: TargetCodec = create_codec("topk", answers.stored.shape[1], {"order": order.table})
-    kept = codec.select(answers.stored, answers.labels)
+    codec: TargetCodec = create_codec("topk", outputs.stored.shape[1], {"order": order.table})
+    kept = codec.select(outputs.stored, outputs.labels)
     kept = type(kept).concat([kept] * -(-rows // len(kept)))[:rows]
     codecs = {name: ZarrChunk(spec) for name, spec in codec.arrays(rows).items()}
     chunks = {name: codecs[name].encode(values) for name, values in codec.encode(kept, rows).items()}

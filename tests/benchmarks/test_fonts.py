@@ -37,7 +37,7 @@ def ink(picture):
 
 def test_characters_stand_on_one_line_in_the_middle(fonts, folder):
     font = fonts.draw(folder / "aileron.ttf")
-    drawn = dict(zip(fonts.CHARACTERS, font.pictures, strict=True))
+    drawn = dict(zip(fonts.CHARACTERS, font.images, strict=True))
     assert list(drawn) == [chr(code) for code in range(33, 127)]
     assert {ink(drawn[letter])[1] for letter in "ABEHx1"} == {ink(drawn["H"])[1]}
     assert ink(drawn["x"])[0] > ink(drawn["X"])[0]
@@ -61,14 +61,14 @@ def made(fonts, seed, family="Family"):
 
 def test_a_design_is_taken_once(fonts):
     one, other = made(fonts, 0), made(fonts, 1)
-    hinted = fonts.Font("Clone", "", (one.pictures.astype(int) ^ 1).astype(np.uint8))
+    hinted = fonts.Font("Clone", "", (one.images.astype(int) ^ 1).astype(np.uint8))
     assert fonts.distinct([one, other, hinted, one]) == [True, True, False, False]
 
 
 def test_what_looks_like_no_letters_is_told_from_what_does(fonts, folder):
     real = fonts.draw(folder / "aileron.ttf")
-    moved = fonts.Font("Moved", "", np.roll(real.pictures, 3, axis=(1, 2)))
-    code = fonts.Font("Code", "", np.roll(real.pictures, 1, axis=0))
+    moved = fonts.Font("Moved", "", np.roll(real.images, 3, axis=(1, 2)))
+    code = fonts.Font("Code", "", np.roll(real.images, 1, axis=0))
     assert fonts.readable([real, moved, real, code]) == [True, True, True, False]
 
 
@@ -117,13 +117,13 @@ def test_the_shards_hold_every_character_of_every_font(fonts, folder, tmp_path):
     index = open_index(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "classes.json").read_text("utf-8")) == list(fonts.CHARACTERS)
     assert np.bincount(index.label).tolist() == [2] * 94
-    pictures = {font.name: font.pictures for font in found}
+    images = {font.name: font.images for font in found}
     with SampleReader(index) as reader:
         for sample, data in enumerate(reader.read(np.arange(188))):
             name, code = index.key(sample).split("/")
             image = Image.open(io.BytesIO(data))
             assert (image.mode, index.label[sample]) == ("L", int(code) - 33)
-            assert np.array_equal(np.asarray(image), pictures[name][int(code) - 33])
+            assert np.array_equal(np.asarray(image), images[name][int(code) - 33])
 
 
 def test_a_sheet_shows_fonts_from_first_to_last(fonts):
@@ -131,4 +131,4 @@ def test_a_sheet_shows_fonts_from_first_to_last(fonts):
     drawn = np.asarray(fonts.sheet(some, rows=3))
     assert drawn.shape == (3 * 32, 94 * 32)
     for row, font in enumerate((some[0], some[2], some[4])):
-        assert np.array_equal(drawn[32 * row : 32 * (row + 1), :32], font.pictures[0])
+        assert np.array_equal(drawn[32 * row : 32 * (row + 1), :32], font.images[0])

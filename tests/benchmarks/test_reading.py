@@ -1,4 +1,4 @@
-"""The benchmark of reading answers runs for kinds of targets in both orders."""
+"""The benchmark of reading targets runs for kinds of targets in both orders."""
 
 import subprocess
 import sys
