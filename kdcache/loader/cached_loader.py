@@ -60,7 +60,7 @@ class CachedLoader:
         }
         self._usable_views = loader.schedule.views
         self._step = start_step
-        self._is_restored = True
+        self._resumes_mid_epoch = True
         self._iteration: object = None
         self._stream: Generator[Batch, None, None] | None = None
         self._next_of_stream = -1
@@ -101,7 +101,7 @@ class CachedLoader:
             )
         self._iteration = None
         if self.epoch != epoch:
-            self._step, self._is_restored = epoch * len(self), True
+            self._step, self._resumes_mid_epoch = epoch * len(self), True
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the batches of one epoch, or over the rest of it where a position was restored.
@@ -111,14 +111,14 @@ class CachedLoader:
             BrokenImageError: a sample cannot be decoded.
             CorruptError: targets in the cache are damaged, or belong to other rows.
         """
-        first = self.step if self._is_restored else self.epoch * len(self)
+        first = self.step if self._resumes_mid_epoch else self.epoch * len(self)
         if first >= self.steps:
             raise UsageError(
                 f"All {self._loader.schedule.epochs} epochs of this loader have been shown: make a loader of more "
                 "epochs, or go back with set_epoch."
             )
         mine = self._iteration = object()
-        self._step, self._is_restored = first, False
+        self._step, self._resumes_mid_epoch = first, False
         return self._iterate(mine, range(first, (self.epoch + 1) * len(self)))
 
     def _iterate(self, mine: object, steps: range) -> Generator[Batch, None, None]:
@@ -188,7 +188,7 @@ class CachedLoader:
             )
         self.close()
         self._loader = replace(self._loader, schedule=replace(self._loader.schedule, views=state["views"]))
-        self._step, self._is_restored = state["step"], True
+        self._step, self._resumes_mid_epoch = state["step"], True
 
     def close(self) -> None:
         """End the threads that read ahead and close their files. The loader can be used again."""

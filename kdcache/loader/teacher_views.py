@@ -33,11 +33,11 @@ def block_batches(view: int, block: int, *, samples: int, block_rows: int, batch
     return [RowRange(view, start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
 
 
-def batches_covering(span: RowRange, *, samples: int, block_rows: int, batch_size: int) -> Iterator[RowRange]:
-    """Yield the batches, in row order, that hold the rows of `span`."""
-    for block in range(span.start // block_rows, block_count(span.stop, block_rows)):
-        for batch in block_batches(span.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):
-            if batch.stop > span.start and batch.start < span.stop:
+def batches_covering(rows: RowRange, *, samples: int, block_rows: int, batch_size: int) -> Iterator[RowRange]:
+    """Yield the batches, in row order, that hold one of the rows."""
+    for block in range(rows.start // block_rows, block_count(rows.stop, block_rows)):
+        for batch in block_batches(rows.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):
+            if batch.stop > rows.start and batch.start < rows.stop:
                 yield batch
 
 
@@ -48,7 +48,7 @@ class TeacherBatch(NamedTuple):
         targets: targets of the b rows.
         first: likeliest class of each row, on the host.
         loss: function that returns a codec's mean KL divergence, in nats, of the decoded targets from the teacher's
-            output; None unless asked for.
+            output; None unless requested.
     """
 
     targets: Targets
