@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kdcache.loader.dataset import CachedDataset as CachedDataset
     from kdcache.loader.dataset import open_cache as open_cache
     from kdcache.models.student_outputs import StudentOutputs as StudentOutputs
+    from kdcache.models.teacher_module import TeacherModule as TeacherModule
     from kdcache.training.objective_module import ObjectiveModule as ObjectiveModule
     from kdcache.training.objective_module import create_objective as create_objective
 
@@ -46,6 +47,7 @@ _MODULES = {
     "KdcacheError": "kdcache.errors",
     "ObjectiveModule": "kdcache.training.objective_module",
     "StudentOutputs": "kdcache.models.student_outputs",
+    "TeacherModule": "kdcache.models.teacher_module",
     "create_objective": "kdcache.training.objective_module",
     "dump_logits": "kdcache.jobs",
     "evaluate": "kdcache.jobs",
@@ -62,6 +64,7 @@ __all__ = [
     "KdcacheError",
     "ObjectiveModule",
     "StudentOutputs",
+    "TeacherModule",
     "__version__",
     "create_objective",
     "dump_logits",

@@ -6,6 +6,7 @@ What can be asked for is declared once, in the options of each job; these functi
 import functools
 import inspect as introspection
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
 
@@ -25,6 +26,7 @@ from kdcache.inspection.inspect import inspect as run_inspect
 from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
+from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache.training.train import train as run_train
@@ -83,12 +85,20 @@ def train(options: TrainOptions) -> TrainReport:
     return run_train(options)
 
 
-@_with_arguments_of(DumpOptions)
-def dump_logits(options: DumpOptions) -> DumpReport:
+@dataclass(frozen=True)
+class DumpArguments(DumpOptions):
+    """The options of a dump, with a teacher that may be a module."""
+
+    teacher: str | TeacherModule  # type: ignore[assignment] # of Python alone: a command line has no module
+
+
+@_with_arguments_of(DumpArguments)
+def dump_logits(options: DumpArguments) -> DumpReport:
     """Run a teacher over every view of a data set and keep its targets in a cache, as `kdcache dump-logits` does.
 
-    Arguments are the options of the command, in its words; `objectives` are those of `--for`. Stopped and called again
-    it goes on where it was. Messages go to the logger `kdcache`.
+    Arguments are the options of the command, in its words; `objectives` are those of `--for`. The teacher is a name or
+    folder as there, or a `TeacherModule`, which needs neither `weights` nor `size`. Stopped and called again it goes on
+    where it was. Messages go to the logger `kdcache`.
 
     Returns:
         The report: samples, views, blocks written, bytes for each view of a sample, images per second.
@@ -101,7 +111,22 @@ def dump_logits(options: DumpOptions) -> DumpReport:
         >>> report.bytes_per_view
         21.4
     """
-    return run_dump(options)
+    teacher = options.teacher
+    values = {field.name: getattr(options, field.name) for field in fields(DumpOptions)}
+    if isinstance(teacher, TeacherModule):
+        with restored_afterwards(teacher):
+            return run_dump(DumpOptions(**(values | {"teacher": teacher.name})), own=teacher)
+    require_named(teacher)
+    return run_dump(DumpOptions(**values))
+
+
+def require_named(teacher: Any) -> None:
+    """Raise UsageError for a bare module, which does not tell its preprocessing."""
+    if isinstance(teacher, nn.Module):
+        raise UsageError(
+            "A module alone does not tell its preprocessing and its identity: give kdcache.TeacherModule(module, "
+            "name=..., version=..., mean=..., std=..., image_size=..., num_classes=...) as the teacher."
+        )
 
 
 @_with_arguments_of(InspectOptions)
@@ -124,7 +149,8 @@ def verify(
     cache: str | Path,
     *,
     data: str | Path | None = None,
-    teacher: str | None = None,
+    teacher: str | TeacherModule | None = None,
+    name: str | None = None,
     repair: bool = False,
     **rerun: Any,
 ) -> VerifyReport:
@@ -132,7 +158,9 @@ def verify(
 
     Args:
         cache: path or URL of the cache.
-        data, teacher: with both, the teacher is run again on some views and its outputs are compared with the cache.
+        data, teacher: with both, the teacher is run again on some views and its outputs are compared with the cache. A
+            `TeacherModule` is to be given again as it was given to `dump_logits`.
+        name: name of the entry in the cache, of a `TeacherModule` alone; None for the module's own.
         repair: whether to drop damaged blocks, so that the next dump makes them again.
         rerun: further options of the comparison: weights, samples, max_kl, seed, device, renderer, decode.
 
@@ -149,10 +177,19 @@ def verify(
     """
     if (data is None) != (teacher is None):
         raise UsageError("data and teacher make targets again together: give both, or none of them.")
+    if name is not None and not isinstance(teacher, TeacherModule):
+        raise UsageError("name belongs to a teacher that is a TeacherModule: name the entry as the teacher instead.")
     if data is None or teacher is None:
         if rerun:
             raise UsageError(f"{sorted(rerun)[0]} belongs to data and teacher: give these too, or leave it out.")
         return run_verify(VerifyOptions(cache=str(cache), repair=repair))
+    if isinstance(teacher, TeacherModule):
+        if rerun.get("weights") is not None:
+            raise UsageError("A module has its weights: leave weights out, or give the name of a teacher.")
+        again = RerunOptions(data=str(data), teacher=name or teacher.name, module=teacher, **rerun)
+        with restored_afterwards(teacher):
+            return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair))
+    require_named(teacher)
     if rerun.get("weights") is not None:
         rerun["weights"] = Path(rerun["weights"])
     again = RerunOptions(data=str(data), teacher=teacher, **rerun)

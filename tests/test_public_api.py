@@ -18,6 +18,7 @@ PUBLIC = [
     "KdcacheError",
     "ObjectiveModule",
     "StudentOutputs",
+    "TeacherModule",
     "__version__",
     "create_objective",
     "dump_logits",

@@ -185,7 +185,7 @@ class TeacherIdentity(Identity):
     """The teacher of an entry, how its targets were computed, and how they are stored.
 
     name          of the entry in the cache
-    architecture  the timm name
+    architecture  the timm name, or module:NAME@VERSION of a module that Python gave
     weights       hash of the weights
     mean, std     of the normalisation, for pixels in 0..1
     size          of the square input
@@ -210,6 +210,8 @@ class TeacherIdentity(Identity):
 
     noun: ClassVar[str] = "teacher"
     remedies: ClassVar[Mapping[str, str]] = {
+        "architecture": "Use the teacher that was used before, or store these targets under another name "
+        "(dump-logits --name NAME).",
         "weights": "Use the weights that were used before, or store these targets under another name "
         "(dump-logits --name NAME).",
         "targets": "Use the settings that were used before, or store these targets under another name "

@@ -31,6 +31,7 @@ from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated
 from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
 from kdcache.models.source import ModelSource, model_source
+from kdcache.models.teacher_module import TeacherModule, run_as_teacher
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
@@ -102,13 +103,18 @@ class DumpReport:
         return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
-def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
+def dump(options: DumpOptions, progress: Progress = logged, own: TeacherModule | None = None) -> DumpReport:
     """Compute every block of the first V views that the cache does not hold yet.
 
     If the process is killed and started again, it continues with the first missing block, and the finished cache has
     the same bytes as that of an uninterrupted run. Processes under torchrun share the missing blocks, and so do others
     that are started on the same cache; each returns when all blocks are recorded. Rank 0 reports the progress, and the
     returned report covers all ranks.
+
+    Args:
+        options: what is asked for.
+        progress: receives messages and tasks.
+        own: the teacher where it is a module of the caller's; `options.teacher` is its name then.
 
     Raises:
         KdcacheError: any error that a user can resolve; blocks written before stay.
@@ -117,29 +123,23 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
     _require_sane(options)
+    if own is not None:
+        _require_for_module(options, own)
     ranks = Ranks.from_environment()
     progress = progress if ranks.is_main else silent
     device = resolve_device(options.device)
     use_all_cores()
     # A wrong name, or a renderer that cannot work here, is reported before an index of millions is built.
-    model = model_source(options.teacher, options.weights)
+    model = own or model_source(options.teacher, options.weights)
     objectives = _objectives(options, progress)
     renderer_version(options.renderer, device=device, decode=options.decode)
     progress.say(f"Opening the data, {options.data}.")
     index = open_index(options.data, progress=progress)
     opened = views_for_dump(options.cache, index, options.policy, options.seed, progress)
     batch_size = _even(options.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
-    name = options.name or entry_name(options.teacher)
+    name = options.name or (own.name if own is not None else entry_name(options.teacher))
     progress.say(f"Loading the teacher, {_describe_source(options.teacher, model)}.")
-    teacher = load_teacher(
-        model.name,
-        model.weights,
-        label=model.label,
-        device=device,
-        precision=options.precision or "auto",
-        batch_size=batch_size,
-        size=options.size,
-    )
+    teacher = _load(model, options, device, batch_size)
     kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
         f"{name} ({kind}{teacher.num_classes:,} classes) runs at {teacher.size} pixels in {teacher.precision}, in "
@@ -189,6 +189,21 @@ def dump(options: DumpOptions, progress: Progress = logged) -> DumpReport:
                 "lost: a grey image takes the place of each, and training skips them."
             )
         return _fill(options, source, cache, identity, views, ranks, progress)
+
+
+def _load(model: ModelSource | TeacherModule, options: DumpOptions, device: torch.device, batch_size: int) -> Teacher:
+    precision = options.precision or "auto"
+    if isinstance(model, TeacherModule):
+        return run_as_teacher(model, device=device, precision=precision, batch_size=batch_size)
+    return load_teacher(
+        model.name,
+        model.weights,
+        label=model.label,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        size=options.size,
+    )
 
 
 def _fill(
@@ -320,8 +335,10 @@ def _stored_bytes(entry: Entry, views: int) -> int:
     return sum(sum(entry.stored_bytes(view).values()) for view in range(views))
 
 
-def _describe_source(teacher: str, model: ModelSource) -> str:
+def _describe_source(teacher: str, model: ModelSource | TeacherModule) -> str:
     """Return a teacher's name and the source of its weights; a folder contains its own weights."""
+    if isinstance(model, TeacherModule):
+        return f"{model.name}, a module of version {model.version}"
     if model.name is None:
         return teacher
     return f"{teacher}, {model.weights or 'with its pretrained weights'}"
@@ -351,6 +368,16 @@ def _require_sane(options: DumpOptions) -> None:
     ):
         if value is not None and value > most:
             raise UsageError(f"{option} is {shown(value)}: give at most {most:,}.")
+
+
+def _require_for_module(options: DumpOptions, own: TeacherModule) -> None:
+    """Refuse options of a teacher that is given by name."""
+    for option, value, instead in (
+        ("weights", options.weights, "the module has its own weights"),
+        ("size", options.size, f"the module says the size of its images, image_size={own.image_size}"),
+    ):
+        if value is not None:
+            raise UsageError(f"{option} belongs to a teacher that is given by name: leave it out, {instead}.")
 
 
 def _even(batch_size: int) -> int:

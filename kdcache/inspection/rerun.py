@@ -18,12 +18,13 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
 from kdcache.inspection.sampling import spread_batches
-from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher, teachers_of
+from kdcache.loader.live_teacher import LiveTeacher, open_live_module, open_live_teacher, teachers_of
 from kdcache.loader.opening import OpenViews, entry_name, stored_views
 from kdcache.loader.teacher_views import teacher_labels
 from kdcache.models.hub import pretrained_classes
-from kdcache.models.names import architecture
+from kdcache.models.names import architecture, module_of
 from kdcache.models.source import model_source
+from kdcache.models.teacher_module import TeacherModule
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.formatting import format_count
@@ -110,7 +111,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class RerunOptions:
-    """The options of a comparison: the entry or model `teacher`, on `data`; see `VerifyOptions`."""
+    """The options of a comparison: the entry or model `teacher`, on `data`; see `VerifyOptions`.
+
+    Attributes:
+        module: the teacher where it is a module of the caller's; `teacher` is then the name of its entry, or its own.
+    """
 
     data: str
     teacher: str
@@ -121,6 +126,7 @@ class RerunOptions:
     device: str = "auto"
     renderer: str = "dali"
     decode: str = "auto"
+    module: TeacherModule | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,14 @@ def prepare_rerun(cache: Cache, options: RerunOptions, progress: Progress) -> Re
     """
     device = resolve_device(options.device)
     use_all_cores()
-    entry = _entry(cache, options.teacher)
+    entry = _entry(cache, options)
+    if options.module is not None:
+        opened = stored_views(cache, open_index(options.data, progress=progress))
+        live = open_live_module(options.module, entry.identity, cache, opened, device)
+        if entry.codec.needs_features:
+            _ = live.teacher.num_features  # refuses a module whose head was not given
+        return Rerun(options, entry, opened, live, device)
+    _require_no_module(entry)
     model, pretrained = _model(options, entry)
     if pretrained:
         _require_as_many_classes(model, entry)
@@ -235,16 +248,21 @@ def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding
     return Finding(problem, name, view, block)
 
 
-def _entry(cache: Cache, teacher: str) -> Entry:
-    names = cache.names()
+def _entry(cache: Cache, options: RerunOptions) -> Entry:
+    teacher, names = options.teacher, cache.names()
     for name in (teacher, entry_name(teacher)):
         if name in names:
             return cache.entry(name)
     there = ", ".join(names) or "none"
     try:
-        alike = teachers_of(cache, architecture(teacher))
+        alike = teachers_of(cache, architecture(teacher) if options.module is None else options.module.architecture)
     except ModelError:
         alike = []
+    if len(alike) != 1 and options.module is not None:
+        raise UsageError(
+            f"The cache {cache.location} holds {there}, and not one entry called {teacher!r}: give the name that the "
+            "module's entry has there."
+        )
     if len(alike) != 1:
         raise UsageError(
             f"The cache {cache.location} holds no teacher {teacher!r}; it holds {there}. Name one of these with "
@@ -252,6 +270,20 @@ def _entry(cache: Cache, teacher: str) -> Entry:
             "pretrained weights are used."
         )
     return cache.entry(alike[0].name)
+
+
+def _require_no_module(entry: Entry) -> None:
+    """Raise UsageError for an entry that only the program which has its module can make again."""
+    made = module_of(entry.identity.architecture)
+    if made is None:
+        return
+    name, version = made
+    raise UsageError(
+        f"{entry.identity.name} was dumped from a module that Python gave, {name} of version {version}, and a command "
+        "has no such module: compare the targets in Python, with kdcache.verify(cache, data=..., "
+        f"teacher=kdcache.TeacherModule(module, name={name!r}, version={version!r}, ...)). Without a teacher, verify "
+        "compares all bytes with what was written."
+    )
 
 
 def _model(options: RerunOptions, entry: Entry) -> tuple[str, bool]:

@@ -1,17 +1,18 @@
 """A teacher that runs while a student trains: the baseline for speed and the reference for exactness."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from kdcache.cache.identity import TeacherIdentity
+from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError, UsageError
 from kdcache.loader.opening import OpenViews, entry_name
 from kdcache.loader.teacher_views import DEFAULT_BATCH, teacher_labels
 from kdcache.models.source import ModelSource, model_source
+from kdcache.models.teacher_module import TeacherModule, run_as_teacher
 from kdcache.models.teachers import Teacher, load_teacher
 from kdcache.objectives.base import Layers
 from kdcache.runtime.progress import Progress
@@ -117,6 +118,29 @@ def open_live_teacher(
         features=features,
         layers=layers,
     )
+
+
+def open_live_module(
+    own: TeacherModule, stored: TeacherIdentity, cache: Cache, opened: OpenViews, device: torch.device
+) -> LiveTeacher:
+    """Return a module as the live teacher, with the settings that the cache has for the entry that it made.
+
+    Raises:
+        IdentityError: the entry was made with another module, version, preprocessing or weights.
+        ModelError: as `run_as_teacher` does.
+    """
+    teacher = run_as_teacher(own, device=device, precision=stored.precision, batch_size=stored.batch_size)
+    now = replace(
+        stored,
+        architecture=teacher.architecture,
+        weights=teacher.weight_hash,
+        mean=teacher.mean,
+        std=teacher.std,
+        size=teacher.size,
+        num_classes=teacher.num_classes,
+    )
+    require_same(stored, now, f"The teacher {stored.name} in {cache.location}")
+    return LiveTeacher(teacher, FullCodec(teacher.num_classes), stored.label_space, opened.identity.block_rows)
 
 
 def _stored_teacher(source: ModelSource, entry: str | None, cache: Cache | None) -> TeacherIdentity | None:

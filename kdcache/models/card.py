@@ -76,7 +76,7 @@ class ModelCard:
                 class_names=_names(parse_json(metadata.get("class_names", "null"))),
                 model_args=model_args,
             )
-            card._require_sane()
+            card.require_sane()
             return card
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
@@ -107,7 +107,7 @@ class ModelCard:
                 class_names=_names(config.get("label_names", data.get("label_names"))),
                 model_args={key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"},
             )
-            card._require_sane()
+            card.require_sane()
             return card
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise ModelError(
@@ -115,7 +115,7 @@ class ModelCard:
                 "with timm, or remove the file and name the model."
             ) from error
 
-    def _require_sane(self) -> None:
+    def require_sane(self) -> None:
         """Raise ValueError for numbers that no model has: they decide how much memory it takes."""
         channels, *sides = self.input_size
         if len(sides) != 2 or not 1 <= channels <= MAX_CHANNELS or not all(1 <= side <= MAX_SIZE for side in sides):

@@ -9,34 +9,38 @@ from torch import Tensor, nn
 from kdcache.errors import ModelError
 
 
-def feature_size(module: nn.Module) -> int:
-    """Return the number of features that enter the classifier of a timm model.
+def feature_size(module: nn.Module, head: nn.Module | None = None) -> int:
+    """Return the number of features that enter the classifier of a model. Arguments as `watched_features` has them.
 
     Raises:
         ModelError: the model's classifier is not one linear layer.
     """
-    return _classifier(module).weight.shape[1]
+    return _classifier(module, head).weight.shape[1]
 
 
 @contextmanager
-def watched_features(module: nn.Module) -> Iterator[list[Float[Tensor, "b f"]]]:
-    """Yield a list to which each forward pass of a timm model adds the inputs of its classifier, [b, f].
+def watched_features(module: nn.Module, head: nn.Module | None = None) -> Iterator[list[Float[Tensor, "b f"]]]:
+    """Yield a list to which each forward pass of a model adds the inputs of its classifier, [b, f].
 
     They are part of the graph: a loss on them teaches the model.
+
+    Args:
+        module: the model, of timm's unless `head` is given.
+        head: the layer that computes the logits; None for the classifier of a timm model.
 
     Raises:
         ModelError: as `feature_size` does.
     """
     seen: list[Tensor] = []
-    handle = _classifier(module).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    handle = _classifier(module, head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
     try:
         yield seen
     finally:
         handle.remove()
 
 
-def _classifier(module: nn.Module) -> nn.Linear | nn.Conv2d:
-    classifier = getattr(module, "get_classifier", lambda: None)()
+def _classifier(module: nn.Module, head: nn.Module | None = None) -> nn.Linear | nn.Conv2d:
+    classifier = getattr(module, "get_classifier", lambda: None)() if head is None else head
     if isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1) and classifier.groups == 1:
         return classifier
     if not isinstance(classifier, nn.Linear):

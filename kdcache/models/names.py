@@ -49,6 +49,8 @@ STUDENTS = (
 
 #: A branch, a tag, a commit, or a pull request such as refs/pr/3.
 _REVISION = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
+#: How the architecture of a module that is no model of timm's begins in a cache, before "NAME@VERSION".
+_OF_MODULE = "module:"
 _TIMM_OF_SHORT = {known.short: known.timm for known in TEACHERS + STUDENTS}
 
 
@@ -110,3 +112,16 @@ def architecture(name: str) -> str:
     if resolved.startswith("hf-hub:"):
         raise ModelError(f"{name} does not say which model it is: give timm's name of the architecture.")
     return resolved.partition(".")[0]
+
+
+def module_architecture(name: str, version: str) -> str:
+    """Return what a cache calls the architecture of a module that is no model of timm's; neither part has an @."""
+    return f"{_OF_MODULE}{name}@{version}"
+
+
+def module_of(architecture: str) -> tuple[str, str] | None:
+    """Return the name and version of which `module_architecture` made this text; None for an architecture of timm's."""
+    if not architecture.startswith(_OF_MODULE):
+        return None
+    name, _, version = architecture.removeprefix(_OF_MODULE).partition("@")
+    return name, version

@@ -36,10 +36,30 @@ class Normaliser:
 
 @dataclass(frozen=True)
 class Network:
-    """A timm model and its card. The module is bare, so that its state dict has timm's own names."""
+    """A model and its card. The module is bare, so that its state dict has the model's own names.
+
+    Attributes:
+        head: the layer of the module that computes the logits; None for what a timm model calls its classifier.
+    """
 
     module: nn.Module
     card: ModelCard
+    head: nn.Module | None = None
+
+    @property
+    def classifier(self) -> nn.Module | None:
+        """The layer that computes the logits; None where the model does not tell it."""
+        if self.head is not None:
+            return self.head
+        get_classifier = getattr(self.module, "get_classifier", None)
+        found = get_classifier() if callable(get_classifier) else None
+        return found if isinstance(found, nn.Module) else None
+
+    def compute_logits(self, inputs: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
+        """Return the logits of normalised images: the output of the module, or its `logits`, as Hugging Face's have."""
+        output = self.module(inputs)
+        logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        return logits
 
     @cached_property
     def normalise(self) -> Normaliser:

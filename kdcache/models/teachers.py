@@ -14,6 +14,7 @@ from kdcache.errors import ModelError, UsageError
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.load import load_model
 from kdcache.models.maps import WithMaps
+from kdcache.models.names import module_of
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
 from kdcache.runtime.device import autocast, resolve_precision
@@ -70,8 +71,7 @@ class Teacher:
     @property
     def class_vectors(self) -> Float[Tensor, "c d"] | None:
         """The classifier's weights on the host, a row for each class; None where it is not one linear layer."""
-        get_classifier = getattr(self._network.module, "get_classifier", None)
-        head = get_classifier() if callable(get_classifier) else None
+        head = self._network.classifier
         if not isinstance(head, nn.Linear | nn.Conv2d) or head.weight.flatten(1).shape[0] != self.num_classes:
             return None
         return head.weight.detach().to("cpu", torch.float32).flatten(1)
@@ -87,7 +87,7 @@ class Teacher:
         weight = self.class_vectors
         if weight is None:
             raise self._without_head()
-        head: Any = self._network.module.get_classifier()  # type: ignore[operator] # it is there, see class_vectors
+        head: Any = self._network.classifier  # it is there, see class_vectors
         bias = weight.new_zeros(len(weight)) if head.bias is None else head.bias.detach().to("cpu", torch.float32)
         generator = torch.Generator().manual_seed(0)
         output = self.compute_output(
@@ -140,9 +140,15 @@ class Teacher:
         """The number of features that enter the classifier. Raises ModelError where that is not one linear layer."""
         if self.class_vectors is None:
             raise self._without_head()
-        return feature_size(self._network.module)
+        return feature_size(self._network.module, self._network.head)
 
     def _without_head(self) -> ModelError:
+        if module_of(self.architecture) is not None:
+            return ModelError(
+                f"The teacher {self.name} ({self.architecture}) has no single linear layer that computes its logits, "
+                "so that there are no features that enter it: give that layer as the head of its TeacherModule, or use "
+                "targets topk or full."
+            )
         return ModelError(
             f"The classifier of {self.name} ({self.architecture}) is not one linear layer, so that there are no "
             "features that enter it: use --targets topk or full, an objective that needs no features of the teacher, "
@@ -159,13 +165,15 @@ class Teacher:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         watched: AbstractContextManager[list[Tensor]] = nullcontext([])
         if features:
-            watched = watched_features(self._network.module)
+            watched = watched_features(self._network.module, self._network.head)
         found: tuple[Tensor, ...] = ()
         with autocast(self.precision, self.device), watched as seen:
             if maps is None:
-                logits = self._network.module(inputs)
+                logits = self._network.compute_logits(inputs)
             else:
                 logits, found = WithMaps(self._network.module, maps)(inputs)
+        if features and not seen:
+            raise self._without_head()  # the module does not run the layer that was given as its head
         return TeacherOutput(
             F.log_softmax(logits.float(), dim=-1)[:rows],
             seen[0].float()[:rows] if features else None,
