@@ -84,6 +84,10 @@ class ModelError(KdcacheError):
     """A model that is not known, or weights that do not fit it or cannot be had."""
 
 
+class UnknownModelError(ModelError):
+    """A name of a model that nobody knows: neither kdcache nor timm, nor a module that was imported."""
+
+
 class CacheError(KdcacheError):
     """A cache that cannot be read or written.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from kdcache_cli.console import ConsoleProgress, print_lines
-from kdcache_cli.options import DeviceOption, Precision, WeightsOption
+from kdcache_cli.options import DeviceOption, ImportsOption, Precision, WeightsOption
 
 
 def evaluate(
@@ -21,6 +21,7 @@ def evaluate(
         Precision, typer.Option("--precision", help="Number format in which the model computes.")
     ] = "fp32",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="B", help="Images per batch.")] = 256,
+    imports: ImportsOption = None,
 ) -> None:
     """Print top-1, top-5 and loss of a run or of a model, on labelled images, with timm's evaluation transform.
 
@@ -30,6 +31,12 @@ def evaluate(
     from kdcache.evaluation.evaluate import evaluate as run
 
     request = EvaluateOptions(
-        model=model, data=data, weights=weights, device=device, precision=precision, batch_size=batch_size
+        model=model,
+        data=data,
+        weights=weights,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        imports=tuple(imports or ()),
     )
     print_lines(run(request, ConsoleProgress()).lines())

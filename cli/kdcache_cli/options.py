@@ -21,4 +21,5 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JS
 DeviceOption = Annotated[str, typer_option("device", shared_options.DEVICE)]
 RendererOption = Annotated[RendererName, typer_option("renderer", shared_options.RENDERER)]
 DecodeOption = Annotated[Decode, typer_option("decode", shared_options.DECODE)]
+ImportsOption = Annotated[list[str] | None, typer_option("imports", shared_options.IMPORT)]
 WeightsOption = Annotated[Path | None, typer_option("weights", shared_options.WEIGHTS)]

@@ -11,6 +11,7 @@ from kdcache_cli.options import (
     CacheArgument,
     DecodeOption,
     DeviceOption,
+    ImportsOption,
     JsonOption,
     RendererOption,
     WeightsOption,
@@ -72,6 +73,7 @@ def verify(
     device: DeviceOption = "auto",
     renderer: RendererOption = "dali",
     decode: DecodeOption = "auto",
+    imports: ImportsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the whole cache, and compare all bytes with the checksums of what was written.
@@ -87,6 +89,8 @@ def verify(
         raise UsageError("--data and --teacher are needed together to compute targets again: give both, or none.")
     if teacher is None and weights is not None:
         raise UsageError(f"--weights {weights} belongs to --teacher and --data: give these too.")
+    if teacher is None and imports:
+        raise UsageError(f"--import {imports[0]} belongs to --teacher and --data: give these too, or leave it out.")
     again = None
     if data is not None and teacher is not None:
         again = RerunOptions(
@@ -99,6 +103,7 @@ def verify(
             device=device,
             renderer=renderer,
             decode=decode,
+            imports=tuple(imports or ()),
         )
     report = run(VerifyOptions(cache=cache, rerun=again, repair=repair), ConsoleProgress())
     if as_json:

@@ -181,5 +181,5 @@ def _beside_chunks(source: Source, codec: TargetCodec, rows: int) -> int:
     chunks = {f"{array}/{number}": some for array in codec.arrays(1) for number in range(-(-rows // chunk_rows))}
     digest = source.opened.identity.digest  # has the length of a teacher's digest, which is not known yet
     block_id = BlockId(digest, digest, view=100, block=0)
-    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher), 0.0123, block_id)
+    record = BlockRecord(chunks, provenance_of(source.renderer, source.teacher, source.imports), 0.0123, block_id)
     return len(record.to_bytes()) + indices

@@ -3,6 +3,7 @@
 import time
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -21,15 +22,14 @@ from kdcache.dumping.choice import (
     require_no_labels,
 )
 from kdcache.dumping.dry_run import Prediction, predict
-from kdcache.dumping.options import DumpOptions, require_one_choice
+from kdcache.dumping.options import DumpOptions, require_one_choice, require_sane
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import DumpWorker, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
-from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE, MAX_VIEWS
-from kdcache.io.plain_values import shown
 from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
-from kdcache.loader.provenance import provenance_of, warn_of_other_provenance
+from kdcache.loader.provenance import imports_in, provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
+from kdcache.models.run_weights import imports_of_run
 from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teacher_module import TeacherModule, run_as_teacher
 from kdcache.models.teachers import Teacher, load_teacher
@@ -38,6 +38,7 @@ from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
 from kdcache.runtime.formatting import format_bytes, format_count, format_duration
+from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.signals import last_act
@@ -119,10 +120,16 @@ def dump(options: DumpOptions, progress: Progress = logged, own: TeacherModule |
     Raises:
         KdcacheError: any error that a user can resolve; blocks written before stay.
     """
+    import_modules(options.imports)
+    with naming_imports(lambda: _made_with(options)):
+        return _dump(options, progress, own)
+
+
+def _dump(options: DumpOptions, progress: Progress, own: TeacherModule | None) -> DumpReport:
     require_one_choice(
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
-    _require_sane(options)
+    require_sane(options)
     if own is not None:
         _require_for_module(options, own)
     ranks = Ranks.from_environment()
@@ -176,7 +183,7 @@ def dump(options: DumpOptions, progress: Progress = logged, own: TeacherModule |
         ) as renderer,
         closing(SampleReader(index)) as reader,
     ):
-        source = Source(opened, reader, renderer, teacher, codec, options.label_space)
+        source = Source(opened, reader, renderer, teacher, codec, options.label_space, options.imports)
         if options.dry_run:
             return _predicted(options, predict(source, progress), source, name, views, ranks)
         cache = Cache.ensure(options.cache, opened.identity, view_set.windows)
@@ -189,6 +196,12 @@ def dump(options: DumpOptions, progress: Progress = logged, own: TeacherModule |
                 "lost: a grey image takes the place of each, and training skips them."
             )
         return _fill(options, source, cache, identity, views, ranks, progress)
+
+
+def _made_with(options: DumpOptions) -> dict[str, tuple[str, ...]]:
+    """Return the imports of the run that is the teacher, and of the entry that is dumped to."""
+    run = {f"The run {options.teacher}": imports_of_run(Path(options.teacher))}
+    return run | imports_in(options.cache, options.name or entry_name(options.teacher))
 
 
 def _load(model: ModelSource | TeacherModule, options: DumpOptions, device: torch.device, batch_size: int) -> Teacher:
@@ -216,7 +229,7 @@ def _fill(
     progress: Progress,
 ) -> DumpReport:
     samples, name = source.samples, identity.name
-    provenance = provenance_of(source.renderer, source.teacher)
+    provenance = provenance_of(source.renderer, source.teacher, source.imports)
     index = source.opened.view_set.index
     lost = cache.add_lost([index.key(row) for row in index.lost.tolist()])
     start = time.perf_counter()
@@ -356,18 +369,6 @@ def _whole_groups(views: int | None, policy: Policy) -> int:
             f"such as {f'{below} or {above}' if below > 0 else max(above, repeats)}."
         )
     return views
-
-
-def _require_sane(options: DumpOptions) -> None:
-    """Raise UsageError for a number that is too large for any dump."""
-    for option, value, most in (
-        ("--views", options.views, MAX_VIEWS),
-        ("--batch-size", options.batch_size, MAX_BATCH),
-        ("--size", options.size, MAX_SIZE),
-        ("--k", options.k, MAX_CLASSES),
-    ):
-        if value is not None and value > most:
-            raise UsageError(f"{option} is {shown(value)}: give at most {most:,}.")
 
 
 def _require_for_module(options: DumpOptions, own: TeacherModule) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, get_args
 
 from kdcache.errors import UsageError
+from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE, MAX_VIEWS
+from kdcache.io.plain_values import shown
 from kdcache.runtime.option import Option
 from kdcache.runtime.shared_options import (
     DEFAULT_CACHE,
@@ -12,6 +14,7 @@ from kdcache.runtime.shared_options import (
     Data,
     DecodeOn,
     Device,
+    Imports,
     Precision,
     Renderer,
     Weights,
@@ -144,6 +147,7 @@ class DumpOptions:
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
     dry_run: Annotated[bool, Option("Write nothing; print samples, views, and the expected bytes and time.")] = False
+    imports: Imports = ()
 
 
 def require_one_choice(
@@ -164,3 +168,15 @@ def require_one_choice(
         raise UsageError(
             f"--for chooses the targets, and so does {given[0]}: give one of them. --dry-run shows what --for chooses."
         )
+
+
+def require_sane(options: DumpOptions) -> None:
+    """Raise UsageError for a number that is too large for any dump."""
+    for option, value, most in (
+        ("--views", options.views, MAX_VIEWS),
+        ("--batch-size", options.batch_size, MAX_BATCH),
+        ("--size", options.size, MAX_SIZE),
+        ("--k", options.k, MAX_CLASSES),
+    ):
+        if value is not None and value > most:
+            raise UsageError(f"{option} is {shown(value)}: give at most {most:,}.")

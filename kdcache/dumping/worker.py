@@ -33,7 +33,11 @@ LOOK = 10.0
 
 @dataclass(frozen=True)
 class Source:
-    """Views, renderer, teacher and codec, from which targets are computed."""
+    """Views, renderer, teacher and codec, from which targets are computed.
+
+    Attributes:
+        imports: modules that were imported first, for the provenance.
+    """
 
     opened: OpenViews
     reader: SampleReader
@@ -41,6 +45,7 @@ class Source:
     teacher: Teacher
     codec: TargetCodec
     label_space: str
+    imports: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:

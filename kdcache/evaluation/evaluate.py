@@ -10,14 +10,20 @@ from kdcache.errors import ModelError
 from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation, score
 from kdcache.models.load import card_of, load_model
 from kdcache.models.network import Network
+from kdcache.models.run_weights import imports_of_run
 from kdcache.models.source import model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
+from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """The options of `evaluate`: model and weights as `model_source` takes them, and labelled shards."""
+    """The options of `evaluate`: model and weights as `model_source` takes them, and labelled shards.
+
+    Attributes:
+        imports: modules that are imported first.
+    """
 
     model: str
     data: str
@@ -25,6 +31,7 @@ class EvaluateOptions:
     device: str = "auto"
     precision: str = "fp32"
     batch_size: int = DEFAULT_BATCH
+    imports: tuple[str, ...] = ()
 
 
 def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluation:
@@ -36,8 +43,10 @@ def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluatio
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     use_all_cores()
-    source = model_source(options.model, options.weights)
-    network = load_model(source.name, source.weights)
+    import_modules(options.imports)
+    with naming_imports(lambda: _made_with(options)):
+        source = model_source(options.model, options.weights)
+        network = load_model(source.name, source.weights)
     network.module.to(device).eval()
     index = open_index(options.data, progress=progress)
     return score(
@@ -49,6 +58,11 @@ def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluatio
         batch_size=options.batch_size,
         progress=progress,
     )
+
+
+def _made_with(options: EvaluateOptions) -> dict[str, tuple[str, ...]]:
+    paths = [Path(options.model), *([options.weights] if options.weights is not None else [])]
+    return {f"The run {path}": imports_of_run(path) for path in paths}
 
 
 def evaluate_module(

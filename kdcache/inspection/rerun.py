@@ -16,18 +16,21 @@ from kdcache.cache.stream import stream_targets
 from kdcache.cache.verify import Finding
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
-from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
+from kdcache.errors import CorruptError, IdentityError, ModelError, UnknownModelError, UsageError
 from kdcache.inspection.sampling import spread_batches
 from kdcache.loader.live_teacher import LiveTeacher, open_live_module, open_live_teacher, teachers_of
 from kdcache.loader.opening import OpenViews, entry_name, stored_views
+from kdcache.loader.provenance import imports_of
 from kdcache.loader.teacher_views import teacher_labels
 from kdcache.models.hub import pretrained_classes
 from kdcache.models.names import architecture, module_of
+from kdcache.models.run_weights import imports_of_run
 from kdcache.models.source import model_source
 from kdcache.models.teacher_module import TeacherModule
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.formatting import format_count
+from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress
 from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import stream_views
@@ -115,6 +118,7 @@ class RerunOptions:
 
     Attributes:
         module: the teacher where it is a module of the caller's; `teacher` is then the name of its entry, or its own.
+        imports: modules that are imported first.
     """
 
     data: str
@@ -127,6 +131,7 @@ class RerunOptions:
     renderer: str = "dali"
     decode: str = "auto"
     module: TeacherModule | None = None
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,22 @@ def prepare_rerun(cache: Cache, options: RerunOptions, progress: Progress) -> Re
         UsageError: the cache holds no such teacher.
         KdcacheError: data, weights or teacher differ from the cache's.
     """
+    import_modules(options.imports)
     device = resolve_device(options.device)
     use_all_cores()
     entry = _entry(cache, options)
+    with naming_imports(lambda: _made_with(entry, options)):
+        return _prepared(cache, entry, options, device, progress)
+
+
+def _made_with(entry: Entry, options: RerunOptions) -> dict[str, tuple[str, ...]]:
+    """Return the imports of the entry, and of a run that is given as its teacher."""
+    paths = [Path(options.teacher), *([options.weights] if options.weights is not None else [])]
+    own = {f"The teacher {entry.identity.name} in the cache": imports_of(entry)}
+    return own | {f"The run {path}": imports_of_run(path) for path in paths}
+
+
+def _prepared(cache: Cache, entry: Entry, options: RerunOptions, device: torch.device, progress: Progress) -> Rerun:
     if options.module is not None:
         opened = stored_views(cache, open_index(options.data, progress=progress))
         live = open_live_module(options.module, entry.identity, cache, opened, device)
@@ -164,7 +182,7 @@ def prepare_rerun(cache: Cache, options: RerunOptions, progress: Progress) -> Re
     try:
         live = open_live_teacher(model, options.weights, entry.identity.name, cache, opened, device, progress)
     except ModelError as error:
-        if not pretrained:
+        if not pretrained or isinstance(error, UnknownModelError):
             raise
         raise ModelError(
             f"If {entry.identity.name} was dumped from a run, or with --weights, give the same again: --teacher RUN, "

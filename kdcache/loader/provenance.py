@@ -1,26 +1,34 @@
 """Provenance of a block's targets: versions and devices that can change their last bits, but not their meaning."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import timm
 import torch
 
 import kdcache
 from kdcache.cache.entry import Entry
+from kdcache.cache.store import Cache
+from kdcache.errors import CacheError
 from kdcache.models.teachers import Teacher
 from kdcache.render.base import Renderer
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import processor_name
 from kdcache.runtime.progress import Progress
 
+#: Field of the modules named with --import, and what stands between two of them.
+_IMPORTS, _BETWEEN = "imports", ", "
 
-def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
+
+def provenance_of(renderer: Renderer, teacher: Teacher, imports: Sequence[str] = ()) -> dict[str, str]:
     """Return the provenance that is recorded with each block: versions, device and number of threads, by name.
 
-    Each of them can change the last bits of targets; where one differs from an earlier block, a warning says so.
+    Each of them can change the last bits of targets; where one differs from an earlier block, a warning says so. The
+    modules that were named with --import stand there, too, where there are any: the teacher's code may be theirs.
     """
     device = teacher.device
     return {
+        **({_IMPORTS: _BETWEEN.join(imports)} if imports else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "kdcache": kdcache.__version__,
         "renderer": renderer.version,
@@ -30,9 +38,35 @@ def provenance_of(renderer: Renderer, teacher: Teacher) -> dict[str, str]:
     }
 
 
+def imports_of(entry: Entry) -> tuple[str, ...]:
+    """Return the modules that the first readable block of an entry was made with; none where nothing tells."""
+    with suppress(CacheError):
+        for view in entry.views():
+            for block in sorted(entry.listed(view)):
+                names = entry.record(view, block).provenance.get(_IMPORTS)
+                return tuple(names.split(_BETWEEN)) if isinstance(names, str) else ()
+    return ()
+
+
+def imports_in(cache_path: str, *names: str) -> dict[str, tuple[str, ...]]:
+    """Return the modules that entries of a cache were made with, by a description of each; none where it has none."""
+    with suppress(CacheError):
+        if Cache.exists(cache_path):
+            cache = Cache.open(cache_path)
+            there = cache.names()
+            return {
+                f"The teacher {name} in {cache_path}": imports_of(cache.entry(name, strict=False, tables=False))
+                for name in names
+                if name in there
+            }
+    return {}
+
+
 def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: int, progress: Progress) -> None:
     """Warn of each field of `provenance` that differs in stored blocks of the first `views` views."""
     for field, now in sorted(provenance.items()):
+        if field == _IMPORTS:
+            continue  # the same code may be had from another place
         others = {
             str(entry.record(view, block).provenance.get(field, "unknown"))
             for view in range(views)

@@ -7,7 +7,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from kdcache.errors import ModelError
+from kdcache.errors import ModelError, UnknownModelError
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def resolve_name(name: str) -> str:
         candidates = dict.fromkeys([*_TIMM_OF_SHORT, *timm.list_models()])
         near = difflib.get_close_matches(base, candidates, n=3, cutoff=0.5)
         hint = f" The nearest names: {', '.join(near)}." if near else ""
-        raise ModelError(
+        raise UnknownModelError(
             f"There is no model called {name!r}, neither here nor in timm.{hint} `timm.list_models()` has them all."
         )
     if tag:

@@ -9,8 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from kdcache.errors import CorruptError, ModelError
+from kdcache.io.json_format import parse_json
+from kdcache.io.reading import read_bytes
 from kdcache.models.run_checkpoint import checkpoint_folder, checkpoint_steps, read_manifest, require_whole_weights
 
+#: The file of a run that says how its last start was asked for.
+INVOCATION = "invocation.json"
 _AT_EPOCH = re.compile(r"(?P<run>.+)@epoch=(?P<epoch>\d+)")
 
 
@@ -50,3 +54,19 @@ def _kept_epochs(checkpoints: Path) -> dict[int, int]:
             if epoch is not None:
                 kept[epoch] = step
     return kept
+
+
+def imports_of_run(path: Path) -> tuple[str, ...]:
+    """Return the modules that a run was made with, for a message; none where nothing tells.
+
+    Args:
+        path: a run folder, "RUN@epoch=35", the run's export, or the weights in it.
+    """
+    run, _ = at_epoch(path) or (path, None)
+    for folder in (run, run.parent, run.parent.parent):
+        if (folder / INVOCATION).is_file():
+            with suppress(OSError, ValueError):
+                invocation = parse_json(read_bytes(folder / INVOCATION))
+                names = invocation.get("imports") if isinstance(invocation, dict) else None
+                return tuple(map(str, names)) if isinstance(names, list) else ()
+    return ()

@@ -54,6 +54,14 @@ WEIGHTS = Option(
     default_text="timm's pretrained weights",
 )
 Weights = Annotated[Path | None, WEIGHTS]
+IMPORT = Option(
+    "A module, or a .py file, that is imported first: it can register models with timm. Its code is run, so name only "
+    "what you trust. May be given several times.",
+    flag="--import",
+    metavar="MODULE",
+    default_text="none",
+)
+Imports = Annotated[tuple[str, ...], IMPORT]
 
 
 def seed_option(help: str, default_text: str) -> Option:

@@ -13,6 +13,7 @@ from kdcache.runtime.shared_options import (
     Data,
     DecodeOn,
     Device,
+    Imports,
     Renderer,
     seed_option,
 )
@@ -141,6 +142,7 @@ class TrainOptions:
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
     fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.")] = False
+    imports: Imports = ()
 
     @property
     def mode(self) -> Mode:

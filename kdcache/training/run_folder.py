@@ -19,6 +19,7 @@ from kdcache.io.folders import Folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import shown
 from kdcache.io.reading import read_bytes, require_regular
+from kdcache.models.run_weights import INVOCATION
 from kdcache.training.config import RunConfig, read_config, write_config
 from kdcache.training.export import FILES as EXPORTED
 from kdcache.training.files import refusals, remove_known, replace_file, tidy
@@ -27,10 +28,9 @@ from kdcache.training.settings import differences, to_plain
 _CONFIG = "config.yaml"
 _IDENTITY = "run_identity.json"
 _WINDOWS = "windows.npy"
-_INVOCATION = "invocation.json"
 #: Names that the files of a run had in earlier versions.
 _FORMER = {"belongs.json", "given.json"}
-_STARTED = {_IDENTITY, _WINDOWS, _INVOCATION}
+_STARTED = {_IDENTITY, _WINDOWS, INVOCATION}
 _WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export", *_FORMER}
 #: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
 _KNOWN = re.compile(
@@ -113,7 +113,7 @@ class RunFolder:
                 replace_file(self.path / _WINDOWS, content.getvalue())
                 _write_json(self.path / _IDENTITY, identity)
             tidy(self.path)
-            _write_json(self.path / _INVOCATION, invocation)
+            _write_json(self.path / INVOCATION, invocation)
             write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
             return resumes
         except OSError as error:

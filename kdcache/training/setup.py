@@ -201,6 +201,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
             "device": str(device),
             "renderer": options.renderer,
             "decode": options.decode,
+            "imports": list(options.imports),
             "kdcache": kdcache.__version__,
         },
         lock=lock,

@@ -6,17 +6,23 @@ from pathlib import Path
 
 import torch
 
+from kdcache.cache.store import Cache
 from kdcache.evaluation.scoring import Evaluation, try_scoring
-from kdcache.loader.provenance import warn_of_other_renderer
+from kdcache.loader.opening import entry_name
+from kdcache.loader.provenance import imports_in, warn_of_other_renderer
 from kdcache.models.network import Network
+from kdcache.models.run_weights import imports_of_run
 from kdcache.models.students import create_student
 from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import format_count
+from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.signals import stop_requests
+from kdcache.training.configure import configure
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
+from kdcache.training.naming import default_folder
 from kdcache.training.options import TrainOptions
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
@@ -76,13 +82,30 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
         Interrupted: a signal asked it to stop, and its state is saved.
         KdcacheError: what does not belong together is refused before the first step.
     """
+    import_modules(options.imports)
     device = resolve_device(options.device)
-    with join_processes(device) as processes, ExitStack() as held:
+    with naming_imports(lambda: _made_with(options, device)), join_processes(device) as processes, ExitStack() as held:
         if processes.is_single:
             use_all_cores()
         else:
             torch.set_num_threads(share_of_cores())
         return _train(options, processes, progress if processes.is_main else silent, keep_losses, held)
+
+
+def _made_with(options: TrainOptions, device: torch.device) -> dict[str, tuple[str, ...]]:
+    """Return the imports of the run that would go on, of a run that is the live teacher, and of that one's entry."""
+    folder = options.out
+    if folder is None:
+        config, _ = configure(options, options.mode, device)
+        there = options.cache is not None and Cache.exists(options.cache)
+        folder = default_folder(options, config, Cache.open(str(options.cache)).names() if there else [])
+    made = {f"The run {folder}": imports_of_run(folder)}
+    if options.online_teacher is not None:
+        teacher = options.online_teacher
+        made[f"The run {teacher}"] = imports_of_run(Path(teacher))
+        if options.cache is not None:
+            made |= imports_in(options.cache, options.teacher or entry_name(teacher))
+    return made
 
 
 def _train(

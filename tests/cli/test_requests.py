@@ -58,6 +58,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
         *("--size", "160", "--name", "teacher", "--views", "7", "--k", "10", "--min-prob", "0.5", "--targets", "topk"),
         *("--label-space", "none", "--policy", "crop", "--seed", "4294967295", "--batch-size", "64"),
         *("--device", "cuda", "--precision", "bf16", "--renderer", "pillow", "--decode", "cpu", "--dry-run"),
+        *("--import", "mine", "--import", "more.py"),
     )
     assert asked == [
         DumpOptions(
@@ -80,6 +81,7 @@ def test_dump_logits_with_every_option(asked: list[Any]) -> None:
             renderer="pillow",
             decode="cpu",
             dry_run=True,
+            imports=("mine", "more.py"),
         )
     ]
     assert out == "first line\nsecond line\n"
@@ -106,6 +108,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
         *("--kd-stop-epoch", "7", "--bce-sum", "--bce-target-thresh", "0.2"),
         *("--renderer", "pillow", "--decode", "gpu", "--fresh", "--approximate"),
+        *("--import", "mine"),
     )
     assert asked == [
         TrainOptions(
@@ -133,6 +136,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             renderer="pillow",
             decode="gpu",
             fresh=True,
+            imports=("mine",),
         )
     ]
 
@@ -154,10 +158,23 @@ def test_data_and_cache_come_from_the_environment_where_no_option_says_otherwise
 
 def test_evaluate(asked: list[Any]) -> None:
     run("evaluate", "run-folder", "--data", "held-out")
-    run("evaluate", "resnet50", "--data", "d", "--weights", "w", "--device", "cpu", "--batch-size", "8")
+    run(
+        "evaluate",
+        "resnet50",
+        "--data",
+        "d",
+        "--weights",
+        "w",
+        "--device",
+        "cpu",
+        "--batch-size",
+        "8",
+        "--import",
+        "m.py",
+    )
     assert asked == [
         EvaluateOptions(model="run-folder", data="held-out"),
-        EvaluateOptions(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8),
+        EvaluateOptions(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8, imports=("m.py",)),
     ]
 
 
