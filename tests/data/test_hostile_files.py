@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import build_index, open_index
@@ -207,7 +208,7 @@ def test_policies_and_cards_in_no_file_are_refused_at_once(tmp_path: Path, harm:
         harm(tmp_path / name)
         with pytest.raises(ConfigError, match=name):
             load_policy(str(tmp_path / name))
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     harm(tmp_path / "config.json")
     if harm is too_long:
         with pytest.raises(KdcacheError, match=r"config\.json"):
