@@ -120,7 +120,7 @@ class RunFolder:
             raise self._unwritable(error) from error
 
     def _unwritable(self, error: OSError) -> RunError:
-        return RunError(cannot_write(self.path, error, "What was saved before is whole"))
+        return RunError(f"{cannot_write(self.path, error, 'What was saved before is whole')} Or give another --out.")
 
     def require(self, config: RunConfig, identity: dict[str, Any], *, fresh: bool) -> bool:
         """Refuse what `enter` refuses, and change nothing; returns whether there is a run to go on with.

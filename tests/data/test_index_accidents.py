@@ -82,11 +82,10 @@ def test_opening_fourteen_million_samples_reads_none_of_them(tmp_path: Path) -> 
     source = Source(tmp_path, (("shard-000000.tar", 1, 2),), unlabelled=False)
     meta = {"format": 1, "samples": rows, "labels": 1000, "fingerprint": "f", "source": source.to_json()}
     (folder / META).write_text(json.dumps(meta))
-    load_index(folder, source)  # what is imported for it is no part of the measure
     tracemalloc.start()
     index = load_index(folder, source)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert index is not None
     assert len(index) == rows
-    assert peak < 1_000_000
+    assert peak < 2_000_000, "a buffer of 1 MiB for the JSON; one byte a sample would be 14 MB"
