@@ -87,7 +87,7 @@ def test_everything_runs_on_the_cpu(report):
 
 def test_the_demo_replaces_its_own_folder_and_no_other(report, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RunError, match="no demo made"):
+    with pytest.raises(RunError, match="no demo wrote"):
         demo(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
