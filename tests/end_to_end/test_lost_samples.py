@@ -84,7 +84,7 @@ def test_what_was_dumped_before_stays_as_it_was(story):
     assert before
     assert {path: after[path] for path in before} == before
     assert cache.lost() == {LOST}
-    assert "  lost       1 sample, whose pairs trainings pass over" in inspect(InspectOptions(request.cache)).lines()
+    assert "  lost       1 sample, whose pairs training skips" in inspect(InspectOptions(request.cache)).lines()
 
 
 def test_records_name_the_list_of_what_was_lost_when_their_block_was_made(story):
