@@ -19,8 +19,8 @@ from support.processes import rows_in, start_dump
 from support.small_job import MODEL, dump_request, tree_bytes
 
 VIEWS = 3
-#: Real kills are a sample: `end_to_end/test_stopped.py` stops before every operation. Shares divide them among the processes
-#: of a test run.
+#: Real kills are a sample: `end_to_end/test_stopped.py` stops before every operation. Shares divide them among the
+#: processes of a test run.
 KILLS, SHARES = 12, 3
 PILOT = 12  # two batches of the four of the first block
 
