@@ -102,7 +102,7 @@ def test_another_process_makes_the_same_view(two_shardings, expected):
         "import io\n"
         "import numpy as np\n"
         "from kdcache.data.index import open_index\n"
-        "from jobs.test_views_are_the_same import digest, view_of\n"
+        "from end_to_end.test_views_are_the_same import digest, view_of\n"
         "print(digest(view_of(sys.argv[1], np.load(io.BytesIO(sys.stdin.buffer.read())), batch=50)[0]))\n"
     )
     stdin = io.BytesIO()

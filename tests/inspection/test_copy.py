@@ -66,7 +66,7 @@ def test_a_view_that_the_source_lacks_too_is_not_asked_of_it(source: Path, tmp_p
     copy(source, tmp_path / "part", "1", Heard(), "teacher")
     copy(tmp_path / "part", tmp_path / "copy", "1", heard := Heard())
     (warning,) = heard.warned
-    assert f"until view 0 is there: {tmp_path / 'part'} has not all of them either" in warning
+    assert f"until view 0 is copied, too: {tmp_path / 'part'} does not have all of them" in warning
 
 
 def test_the_report_counts_what_was_asked_for_and_says_so(source: Path, tmp_path: Path) -> None:

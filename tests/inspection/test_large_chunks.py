@@ -59,7 +59,7 @@ def test_large_chunks_are_looked_at_in_parts(tmp_path: Path, made, large: int, m
     for name, rows in (("small", 64), ("large", large)):
         codec, arrays = made(rows)
         assert max(array.nbytes for array in arrays.values()) > (0 if rows == 64 else MAX_CHUNK_BYTES * 0.45)
-        monkeypatch.setattr(type(codec), "pack", lambda self, targets, rows, packed=arrays: packed)
+        monkeypatch.setattr(type(codec), "encode", lambda self, targets, rows, packed=arrays: packed)
         entry = _entry(tmp_path / name, codec, rows)
         assert entry.layout.chunk_rows == rows
         nobody: Targets = FullTargets(torch.zeros(1, 1).expand(rows, 1), None)  # what was packed is fabricated
