@@ -91,7 +91,7 @@ class Claims(ABC):
 
 
 def block_claim(teacher: str, view: int, block: int) -> str:
-    """Return the name under which a block is claimed, by whoever makes or copies it."""
+    """Return the name of the claim on a block. A dump and a copy use the same one."""
     return f"{teacher}-{view}-{block}"
 
 

@@ -99,7 +99,7 @@ def codec_for(teacher: Teacher, objectives: Sequence[AnyObjective], progress: Pr
 
 
 def _every_class(teacher: Teacher) -> tuple[TargetCodec, str]:
-    """Of the two kinds that have every class, that with fewer numbers an answer, and why."""
+    """Return the codec with every class that stores fewer numbers per view, and the reason as a clause."""
     full = FullCodec(teacher.num_classes, dtype="uint8")
     vectors = teacher.class_vectors
     if vectors is None:

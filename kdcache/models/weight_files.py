@@ -126,7 +126,7 @@ def _recognise_zip(file: Path) -> ForeignFile | None:
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # zipfile raises the last for a damaged directory
         return ForeignFile("cut short: it begins as a file of torch.save does, and its end is missing", _AGAIN)
     if any(name.endswith("/constants.pkl") for name in sizes):
         return ForeignFile(

@@ -168,7 +168,7 @@ class Needs:
 class Objective(ABC):
     """A named loss with its settings: a frozen dataclass, whose fields are its section of a run's configuration.
 
-    Callers read the properties below plainly. Each of those with a default states a fact about an objective that has
+    Callers read the properties below. Each of those with a default states a fact about an objective that has
     no setting for it; a dataclass that has one declares a field of the same name and type in its place.
     """
 

@@ -97,7 +97,7 @@ class Setup:
 
     @property
     def source(self) -> str:
-        """Who teaches, in words."""
+        """Text that names the teacher or the labels that the student learns from."""
         if self.stored is not None:
             return f"{self.stored.name} from the cache"
         if self.live is not None:

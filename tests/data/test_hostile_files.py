@@ -19,7 +19,7 @@ from kdcache.errors import ConfigError, DataError, KdcacheError, RunError
 from kdcache.inspection.contact_sheet import Sheet, write_sheet
 from kdcache.models.weights import read_card, read_weights
 from kdcache.views.policies import load_policy
-from support.links import Foreign
+from support.links import Foreign, endless, fifo, too_long
 from support.shards import encode_image, make_shards
 
 PIXELS = np.zeros((8, 8, 3), np.uint8)
@@ -46,21 +46,6 @@ def write(out: Path) -> int:
     return write_shards(
         [NewSample("a", "png", encode_image(PIXELS, "png"), 0)], out, samples_per_shard=4, class_names=["zero"]
     )
-
-
-def fifo(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to("/dev/zero")
-
-
-def too_long(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
 
 
 @pytest.mark.parametrize("harm", [fifo, endless])

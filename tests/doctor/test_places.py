@@ -263,16 +263,16 @@ def test_weights_of_the_hub_are_known_by_their_files(tmp_path: Path, monkeypatch
     assert attempt("weights", limit=LIMIT).answer["held"] is True
 
 
-CACHED = Outcome({"name": "uid7", "cached": "/work/.cache"})
+CACHED = Outcome({"name": "uid7", "cached": "/srv/.cache"})
 
 
 @pytest.mark.parametrize(
     ("lack", "tried", "disk", "state", "said"),
     [
-        (None, CACHED, folder(), "ok", "uid7; cached files go to /work/.cache"),
+        (None, CACHED, folder(), "ok", "uid7; cached files go to /srv/.cache"),
         ("User 7 has no home folder: a. Set HOME.", CACHED, folder(), "note", "User 7 has no home folder: a."),
-        (None, CACHED, refusing(errno.EROFS), "note", "/work/.cache cannot be written"),
-        (None, CACHED, TIMEOUT, "note", "/work/.cache, for cached files, cannot be reached"),
+        (None, CACHED, refusing(errno.EROFS), "note", "/srv/.cache cannot be written"),
+        (None, CACHED, TIMEOUT, "note", "/srv/.cache, for cached files, cannot be reached"),
         (None, Outcome(failure="KeyError: getpwuid()"), folder(), "fault", "cannot import timm: KeyError: getpwuid()."),
     ],
 )

@@ -135,7 +135,7 @@ def test_looks_are_those_of_the_rebuilt_answers(codec: TopKCodec | FullCodec) ->
 
 
 def test_what_the_tail_hides_is_bounded() -> None:
-    """Of a codec without quantisation errors to speak of: all of the divergence lies in the tail."""
+    """The codec has almost no quantisation error, so all of the divergence lies in the tail."""
     codec = TopKCodec(12, k=4, min_prob=0.02, bits=8)
     said = answers(500, 12, seed=3, sharpness=1.0)
     nobody = torch.full((500, 2), -1)

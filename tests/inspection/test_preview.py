@@ -121,12 +121,12 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(tmp_path: Path) -> None
 
 def test_a_png_shows_every_picture_and_has_room_for_the_words(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (size, size, 3)).astype(np.uint8) for size in (100, 130, 40)]
+    images = [rng.integers(0, 256, (size, size, 3)).astype(np.uint8) for size in (100, 130, 40)]
     words = ("a line of words that is far too long to stand in one line under so small a picture",)
-    cells = tuple(Cell((CaptionedImage(pixels, words),)) for pixels in pictures)
+    cells = tuple(Cell((CaptionedImage(pixels, words),)) for pixels in images)
     write_sheet(Sheet(("title",), ("a", "b", "c"), (cells, cells)), tmp_path / "a.png")
     image = np.asarray(Image.open(tmp_path / "a.png"))
-    for pixels in pictures[:2]:
+    for pixels in images[:2]:
         size = len(pixels)
         corners = np.argwhere((image == pixels[0, 0]).all(axis=2)).tolist()
         assert sum(np.array_equal(image[y : y + size, x : x + size], pixels) for y, x in corners) == 2

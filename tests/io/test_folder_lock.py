@@ -14,73 +14,19 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import kdcache.io.folder_lock as folder_lock
 import kdcache.io.lock_file as lock_file
 from kdcache.errors import FolderHeldError
 from kdcache.io.folder_lock import OWNER_FILE, hold_beside, hold_folder
-from kdcache.io.lock_owner import Owner, file_system_of, is_local
-from support.folder_holder import first_line, start_holder, without_locks
+from kdcache.io.lock_owner import Owner
+from support.folder_holder import a_dead_process, first_line, leave, owner_in, start_holder, without_locks
 
 REMEDY = "Give another --out."
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-
-
-@pytest.fixture
-def told():
-    return []
-
-
-@pytest.fixture
-def hold(tmp_path, told):
-    """Hold a folder of this test; what is waited for is in `told`."""
-
-    def hold(folder=tmp_path / "run"):
-        return hold_folder(folder, f"The folder {folder}", REMEDY, told.append)
-
-    return hold
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    """Times that a test can wait for."""
-    monkeypatch.setattr(folder_lock, "HEARTBEAT_INTERVAL", 0.02)
-    monkeypatch.setattr(folder_lock, "LEASE_TIMEOUT", 0.3)
-    monkeypatch.setattr(folder_lock, "SETTLING_TIME", 0.01)
-    monkeypatch.setattr(folder_lock, "NOTICE_AFTER", 0.0)
-
-
-@pytest.fixture(params=["locks", *NO_LOCKS])
-def locks(request, monkeypatch, quick):
-    """Each test with a file system that has locks, and with some that have none."""
-    if request.param != "locks":
-        monkeypatch.setattr(fcntl, "flock", fcntl.flock)  # put back at the end
-        without_locks(request.param)
-    return request.param == "locks"
-
-
-def leave(folder, **changes):
-    """The lock of an owner that is not this process; returns it."""
-    owner = dataclasses.replace(Owner.this_process(), **changes)
-    folder.mkdir(exist_ok=True)
-    (folder / OWNER_FILE).write_bytes(owner.record(7))
-    return owner
-
-
-def owner_in(folder):
-    return Owner.from_record((folder / OWNER_FILE).read_bytes())
 
 
 def start_time(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-
-
-def a_dead_process():
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    return child.pid
 
 
 def test_the_lock_names_this_process_and_goes_with_it(locks, hold, tmp_path):
@@ -316,61 +262,6 @@ def test_nothing_is_written_through_a_link(locks, hold, tmp_path):
     assert victim.read_text() == "mine"
 
 
-def test_a_record_with_other_names_is_replaced(locks, hold, tmp_path):
-    """Such as that of a copy of hard links, which keeps what it was."""
-    leave(tmp_path / "run", pid=a_dead_process())
-    os.link(tmp_path / "run" / OWNER_FILE, tmp_path / "copy")
-    before = (tmp_path / "copy").read_bytes()
-    with hold():
-        assert owner_in(tmp_path / "run").pid == os.getpid()
-    assert (tmp_path / "copy").read_bytes() == before
-
-
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_what_is_no_file_is_left_alone(make, hold, tmp_path):
-    (tmp_path / "run").mkdir()
-    make(tmp_path / "run" / OWNER_FILE)
-    with pytest.raises(FolderHeldError, match="it is no file"):
-        hold()
-
-
-WHOLE = Owner.this_process().record(0)
-
-
-@given(st.one_of(st.integers(0, len(WHOLE) - 2).map(lambda end: WHOLE[:end]), st.integers(0, 999).map(bytes)))
-def test_a_record_that_was_cut_short_is_nobodys(tmp_path_factory, content):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / OWNER_FILE).write_bytes(content)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lock_file, "is_local", lambda path: True)
-        with hold_folder(folder, "The folder", REMEDY, pytest.fail):
-            assert owner_in(folder).pid == os.getpid()
-
-
-@given(st.binary(min_size=1).filter(lambda content: content[:1] not in (b"\0", b"{")))
-def test_what_kdcache_did_not_write_is_left_alone(tmp_path_factory, content):
-    folder = tmp_path_factory.mktemp("run")
-    (folder / OWNER_FILE).write_bytes(content)
-    with pytest.raises(FolderHeldError, match="nothing that kdcache wrote"):
-        hold_folder(folder, "The folder", REMEDY, pytest.fail)
-    assert (folder / OWNER_FILE).read_bytes() == content
-
-
-def test_a_record_cannot_write_to_the_terminal(hold, tmp_path, monkeypatch):
-    monkeypatch.setattr(lock_file, "is_local", lambda path: False)
-    leave(tmp_path / "run", pid=os.getppid(), started=0, host="a\x1b[2Jb", command="c\nd\u202ee")
-    with pytest.raises(FolderHeldError) as refusal:
-        hold()
-    assert str(refusal.value).isprintable()
-    assert r"on a\x1b[2Jb (c\nd\u202ee, since" in str(refusal.value)
-
-
-def test_arguments_that_are_no_text_are_noted(hold, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/bin/train.py", "--out", os.fsdecode(b"r\xffn"), "x" * 5000])
-    with hold(), pytest.raises(FolderHeldError, match=r"\(train\.py --out 'r\?n' xxx"):
-        hold()
-
-
 def test_what_killed_processes_were_about_to_put_there_goes(hold, tmp_path):
     (tmp_path / "run").mkdir()
     old, new, other = (tmp_path / "run" / f"{OWNER_FILE}-{suffix}" for suffix in ("a" * 32, "b" * 32, "notes"))
@@ -420,40 +311,6 @@ def test_waiting_for_an_owner_that_lives(tmp_path, told, quick):
     with hold_beside(tmp_path / "index", "The index", REMEDY, release, wait=True):
         pass
     assert [f"process {os.getpid()} on" in line and "waiting until it has ended" in line for line in told] == [True]
-
-
-MOUNTS = r"""
-27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
-41 27 0:39 / /data rw,relatime shared:2 - nfs4 server:/data rw
-42 41 0:40 / /data/a\040b rw,relatime - tmpfs tmpfs rw
-43 27 0:41 / /work rw - xfs /dev/vdb rw
-44 43 0:42 / /work rw master:3 propagate_from:2 - fuse.sshfs host:/ rw
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/", "ext4"),
-        ("/home/a", "ext4"),
-        ("/database", "ext4"),
-        ("/data", "nfs4"),
-        ("/data/runs/a", "nfs4"),
-        ("/data/a b/run", "tmpfs"),
-        ("/work/a", "fuse.sshfs"),
-    ],
-)
-def test_the_file_system_of_a_path_is_that_of_the_deepest_mount(path, kind):
-    assert file_system_of(path, MOUNTS) == kind
-
-
-def test_where_mounts_cannot_be_read_no_disk_counts_as_local(monkeypatch):
-    def refuse(path, *arguments):
-        raise PermissionError
-
-    assert file_system_of("/", "") == ""
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert not is_local(Path("/"))
 
 
 def test_errors_of_the_system_are_passed_on(hold, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Processes that hold folders: `python folder_holder.py hold FOLDER`, and `start_holder`, which starts one."""
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import kdcache.io.folder_lock as folder_lock
 from kdcache.errors import FolderHeldError
+from kdcache.io.folder_lock import OWNER_FILE
+from kdcache.io.lock_owner import Owner
 
 REMEDY = "Wait."
 
@@ -82,6 +85,26 @@ def main(mode: str, folder: str, *options: str) -> None:
             sys.stdin.read()
     except FolderHeldError as error:
         print(error, flush=True)
+
+
+def leave(folder: Path, **changes: object) -> Owner:
+    """Leave the lock of an owner that is not this process; return the owner."""
+    owner = dataclasses.replace(Owner.this_process(), **changes)
+    folder.mkdir(exist_ok=True)
+    (folder / OWNER_FILE).write_bytes(owner.record(7))
+    return owner
+
+
+def owner_in(folder: Path) -> Owner:
+    """Return the owner that a folder's lock names."""
+    return Owner.from_record((folder / OWNER_FILE).read_bytes())
+
+
+def a_dead_process() -> int:
+    """Return the number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
 
 
 if __name__ == "__main__":

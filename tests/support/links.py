@@ -1,4 +1,4 @@
-"""Foreign files behind links, and whether anything has touched them."""
+"""Files that must not be followed or read: foreign ones behind links, and those that are no bounded regular files."""
 
 import os
 from pathlib import Path
@@ -35,3 +35,21 @@ class Foreign:
     def assert_untouched(self) -> None:
         """Fail unless every file is there as it was, and no other."""
         assert self._state() == self._before
+
+
+def fifo(path: Path) -> None:
+    """Put a FIFO in the place of a file: who opens it waits for ever."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    """Put a link to a device without end in the place of a file."""
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def too_long(path: Path) -> None:
+    """Make a file one of 1 TiB, all of it a hole."""
+    with path.open("wb") as file:
+        file.truncate(2**40)

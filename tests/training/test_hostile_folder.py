@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.recipes import read_recipe
 from kdcache.training.run_folder import RunFolder, stored_windows
-from support.links import Foreign
+from support.links import Foreign, endless, fifo, too_long
 
 MODEL = {"a": torch.ones(3)}
 CONFIG = load_config("a2", options={"student.name": "m"})
@@ -156,21 +155,6 @@ def test_a_start_that_was_killed_while_it_wrote_a_file_is_taken_up(tmp_path: Pat
     left.write_bytes(b"")
     assert not enter(tmp_path / "run")
     assert not left.exists()
-
-
-def fifo(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to("/dev/zero")
-
-
-def too_long(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**40)
 
 
 @pytest.mark.parametrize("harm", [fifo, endless, too_long])
