@@ -1,8 +1,5 @@
 """Repeated augmentation, and trainings that are longer than the cache: from the cache as with the teacher live."""
 
-import os
-import signal
-
 import numpy as np
 import pytest
 
@@ -10,7 +7,7 @@ from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, UsageError
 from kdcache.training.config import read_config
 from kdcache.training.train import train
-from support.small_job import MODEL, Heard, dump_request, make_policy, train_request
+from support.small_job import MODEL, Heard, dump_request, make_policy, stopped_after, train_request
 
 REPEATING = '{"auto_augment": "rand-m7-mstd0.5-inc1", "mixup": 0.2, "cutmix": 1.0, "reference_size": 32, "repeats": 3}'
 
@@ -52,22 +49,10 @@ def test_a_cache_that_is_seen_again_gives_the_live_teachers_answers(job, tmp_pat
     assert np.allclose(cached, lived, rtol=1e-4)
 
 
-def test_a_training_in_its_second_cycle_resumes_at_the_very_step(job, repeating, tmp_path, monkeypatch):
-    from kdcache.training.trainer import Trainer
-
+def test_a_training_in_its_second_cycle_resumes_at_the_very_step(job, repeating, tmp_path):
     whole = losses_of(job, tmp_path / "whole", repeating, 8)
-    train_step = Trainer.train_step
-
-    def stop_in_the_seventh_epoch(self, *args):
-        losses = train_step(self, *args)
-        if self.step == 33:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_in_the_seventh_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            losses_of(job, tmp_path / "run", repeating, 8)
+    with stopped_after(33):
+        losses_of(job, tmp_path / "run", repeating, 8)
     assert losses_of(job, tmp_path / "run", repeating, 8) == whole[33:]
 
 

@@ -1,12 +1,21 @@
 """A main job small enough for tests: shards of real pictures, a teacher with weights, and requests over them."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from kdcache.dumping.options import DumpOptions
+from kdcache.loader.batches import Batch
 from kdcache.models.students import create_student
+from kdcache.objectives.base import Losses
 from kdcache.runtime.progress import silent
 from kdcache.training.export import export_model
 from kdcache.training.options import TrainOptions
+from kdcache.training.trainer import Trainer
 from support.shards import make_shards
 
 MODEL = "test_resnet"
@@ -73,3 +82,20 @@ class Heard:
 
     def warn(self, line: str) -> None:
         self.warned.append(line)
+
+
+@contextmanager
+def stopped_after(step: int) -> Iterator[None]:
+    """Trainings get SIGTERM in their step of this number, and end as interrupted ones do."""
+    train_step = Trainer.train_step
+
+    def stop(self: Trainer, batch: Batch) -> Losses:
+        losses = train_step(self, batch)
+        if self.step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -1,8 +1,6 @@
 """Training by features and by feature maps: from an embedding cache or a live teacher, resumed, exported, refused."""
 
 import math
-import os
-import signal
 
 import pytest
 import timm
@@ -14,8 +12,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.models.students import create_student
 from kdcache.training.config import read_config
 from kdcache.training.train import train
-from kdcache.training.trainer import Trainer
-from support.small_job import CLASSES, MODEL, dump_request, make_teacher, train_request
+from support.small_job import CLASSES, MODEL, dump_request, make_teacher, stopped_after, train_request
 
 RELATIONS = ("rkd", "cc", "pkt", "sp", "crd")
 FROM_MAPS = ("at", "fitnet", "reviewkd")
@@ -97,21 +94,11 @@ def test_what_trains_no_classifier_is_refused_and_the_remedy_trains_it(job, tmp_
 
 
 @pytest.mark.parametrize("name", ["crd", "reviewkd"])
-def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, job, tmp_path, monkeypatch):
+def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, job, tmp_path):
     settings = live(job, epochs=2)
     whole = train(request_for(job, tmp_path / "whole", name, **settings), keep_losses=True)
-    train_step = Trainer.train_step
-
-    def stop_at_seven(self, *args):
-        losses = train_step(self, *args)
-        if self.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(request_for(job, tmp_path / "run", name, **settings))
+    with stopped_after(7):
+        train(request_for(job, tmp_path / "run", name, **settings))
     rest = train(request_for(job, tmp_path / "run", name, **settings), keep_losses=True)
     assert rest.losses == whole.losses[7:]
     ours, theirs = student(tmp_path / "run"), student(tmp_path / "whole")

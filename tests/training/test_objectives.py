@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import math
-import os
-import signal
 
 import pytest
 import torch
@@ -14,8 +12,7 @@ from kdcache.dumping.dump import dump
 from kdcache.errors import ConfigError, ModelError, UsageError
 from kdcache.training.config import read_config
 from kdcache.training.train import train
-from kdcache.training.trainer import Trainer
-from support.small_job import Heard, dump_request, train_request
+from support.small_job import Heard, dump_request, stopped_after, train_request
 
 
 def request_for(job, out, name, *overrides, **choice):
@@ -48,7 +45,7 @@ def test_it_trains_from_a_full_cache(name, job, plain, tmp_path):
     ("name", "parts"),
     [("ipwd", ["kd", "label", "head"]), ("ps-kd", ["label"]), ("dkd-cifar", ["kd", "label"])],
 )
-def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, plain, tmp_path, monkeypatch):
+def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, plain, tmp_path):
     alone = {"cache": None, "supervised": True} if name == "ps-kd" else {}
 
     def request(out):
@@ -56,18 +53,8 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(name, parts, job, p
         return request_for(job, tmp_path / out, name, *views, **alone)
 
     whole = train(request("whole"), keep_losses=True)
-    train_step = Trainer.train_step
-
-    def stop_at_seven(self, *args):
-        losses = train_step(self, *args)
-        if self.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(request("run"))
+    with stopped_after(7):
+        train(request("run"))
     rest = train(request("run"), keep_losses=True)
     assert rest.losses == whole.losses[7:]
     ours, theirs = student(tmp_path / "run"), student(tmp_path / "whole")

@@ -32,6 +32,7 @@ from support.small_job import (
     Heard,
     dump_request,
     make_teacher,
+    stopped_after,
     train_request,
     tree_bytes,
 )
@@ -91,24 +92,12 @@ def test_the_same_command_again_has_nothing_to_do(job, trained):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(job, trained, tmp_path, monkeypatch):
+def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(job, trained, tmp_path):
     """SIGTERM between two steps saves; the rest of the run is that of an uninterrupted one, bit for bit."""
-    from kdcache.training.trainer import Trainer
-
     out, whole = trained
-    train_step = Trainer.train_step
-
-    def stop_at_seven(self, *args):
-        losses = train_step(self, *args)
-        if self.step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses
-
     request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=3, val=job.data)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_seven)
-        with pytest.raises(KeyboardInterrupt):
-            train(request)
+    with stopped_after(7):
+        train(request)
     rest = train(request, keep_losses=True)
     assert rest.losses == whole.losses[7:]
     ours, theirs = weights_of(tmp_path / "run"), weights_of(out)
@@ -229,26 +218,14 @@ def test_fresh_leaves_what_others_put_into_the_run_folder(job, tmp_path):
     assert (tmp_path / "run" / "notes.txt").read_text() == "years of work"
 
 
-def test_an_average_and_drop_path_resume_at_the_very_step(job, tmp_path, monkeypatch):
-    from kdcache.training.trainer import Trainer
-
+def test_an_average_and_drop_path_resume_at_the_very_step(job, tmp_path):
     extra = ("ema_decay=0.9", "student.drop_path=0.2", "clip_grad=1.0", "optimizer.name=sgd")
     whole = train(
         train_request(job.data, tmp_path / "whole", cache=str(job.cache), epochs=2, overrides=extra), keep_losses=True
     )
-    train_step = Trainer.train_step
-
-    def stop_at_six(self, *args):
-        losses = train_step(self, *args)
-        if self.step == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return losses
-
     request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=2, overrides=extra)
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", stop_at_six)
-        with pytest.raises(KeyboardInterrupt):
-            train(request)
+    with stopped_after(6):
+        train(request)
     assert train(request, keep_losses=True).losses == whole.losses[6:]
     ours, theirs = weights_of(tmp_path / "run"), weights_of(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
