@@ -3,7 +3,7 @@
 import pytest
 
 from kdcache.dumping.dump import DumpReport
-from kdcache.inspection.contents import Answers, TeacherReport
+from kdcache.inspection.contents import TargetSummary, TeacherReport
 from kdcache.runtime.formatting import format_bytes, format_duration
 
 
@@ -45,7 +45,7 @@ def test_large_numbers_have_their_thousands_apart() -> None:
         "weights": "0",
         "targets": {"kind": "full", "dtype": "float32"},
     }
-    answers = Answers(131, 1, 0.5, 21841.0, 1.0, 0.1, 0.0, None, ())
+    answers = TargetSummary(131, 1, 0.5, 21841.0, 1.0, 0.1, 0.0, None, ())
     stored = {"log_prob": 87364 * 131, "records": 131}
     text = "\n".join(TeacherReport(identity, (0,), {}, stored, 131, None, (), answers).lines())
     assert "87,365.00 a view (log_prob 87,364.00, records 1.00)" in text

@@ -3,11 +3,11 @@
 import csv
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,28 @@ def test_vanilla_distillation_alone_trains_the_classifier_of_two_processes(job, 
     assert "on 2 processes" in done.stderr
 
 
+def workers_of(launcher):
+    """The processes that torchrun has started, by rank."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        ranks |= {int(value[5:]): child for value in variables if value.startswith(b"RANK=")}
+    return ranks
+
+
+def kill_job(launcher):
+    """Kill torchrun and its ranks, and return when they are gone: each rank has a process group of its own."""
+    ranks = [os.pidfd_open(pid) for pid in workers_of(launcher).values()] if launcher.poll() is None else []
+    for rank in ranks:
+        signal.pidfd_send_signal(rank, signal.SIGKILL)
+    launcher.kill()
+    launcher.wait()
+    for rank in ranks:
+        assert select.select([rank], [], [], 60)[0], "a killed process has not ended"
+        os.close(rank)
+
+
 def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     options = ("--set", "student.drop_path=0.3")  # each process's random state matters
     run(command(job, tmp_path / "whole", *options), 2)
@@ -120,22 +142,11 @@ def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step-*/manifest.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(launched.pid, signal.SIGKILL)
-    launched.wait()
+    kill_job(launched)
     assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
     run(command(job, tmp_path / "killed", *options), 2)
     whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
-
-
-def workers_of(launcher):
-    """The processes that torchrun has started, by rank."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    ranks = {}
-    for child in map(int, children):
-        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        ranks |= {int(value[5:]): child for value in variables if value.startswith(b"RANK=")}
-    return ranks
 
 
 @pytest.mark.parametrize(
@@ -161,8 +172,7 @@ def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reache
         os.kill(workers_of(launched)[1] if reached == "rank 1 alone" else launched.pid, number)
         assert launched.wait(120) == 1, "torchrun's own exit code"
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(launched.pid, signal.SIGKILL)
+        kill_job(launched)
     said = (tmp_path / "log").read_text()
     assert said.count(f"stopped by {number.name}; run the same command again to go on") == 2, said
     assert re.search(r"Saved after step \d+ of", said)
