@@ -65,6 +65,11 @@ class Schedule:
         """Whether every epoch walks through a view of its own, row by row."""
         return self.repeats == 1 and self.epochs <= self.views
 
+    def first_view(self, step: int) -> int:
+        """Return the first view of the group that is shown in `step`; of the last step, for steps after it."""
+        visit = min(step, self.steps - 1) // (self.repeats * self.steps_per_epoch)
+        return visit % self._groups * self.repeats
+
     def upcoming_view(self, step: int) -> int | None:
         """Return the first view of the next group, if `step` is in the second half of a visit that is not the last.
 

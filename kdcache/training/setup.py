@@ -3,11 +3,12 @@
 Every refusal happens here, before any time is spent.
 """
 
-import dataclasses
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import kdcache
 from kdcache.cache.store import Cache
@@ -25,22 +26,22 @@ from kdcache.loader.cached_teachers import (
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
-from kdcache.loader.schedule import Schedule, require_steps, require_whole_pairs
+from kdcache.loader.schedule import Schedule, require_whole_pairs
 from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
 from kdcache.objectives.base import require
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import Capabilities
-from kdcache.training.config import RunConfig, ViewsConfig, chosen_objective
+from kdcache.training.checkpoint import Checkpoints
+from kdcache.training.config import RunConfig, chosen_objective
 from kdcache.training.configure import configure, label_loss_words
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
-from kdcache.views.policies import describe_policy, load_policy
-from kdcache.views.policy import Policy
+from kdcache.training.views import policy_of, schedule_of, with_view_count, with_views
+from kdcache.views.policies import describe_policy
 
 
 @dataclass(frozen=True)
@@ -111,77 +112,42 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    mode, device = options.mode, processes.device
-    config, asked = configure(options, mode, device)
-    # What is wrong with names, the renderer or the cache is told before an index of millions is built.
-    require_whole_pairs(config.batch_size, processes.world_size)
-    resolve_name(config.student.name)
-    if options.online_teacher:
-        model_source(options.online_teacher, options.teacher_weights)
-    renderer_version(options.renderer, device=device, decode=options.decode)
-    cache = _cache(options, mode, asked)
-    stored = _stored(options, cache, config) if mode == "cache" and cache is not None else None
-    index = open_index(options.data, progress=progress)
-    val = open_index(options.val, progress=progress) if options.val else None
-    folder = options.out or default_folder(options, config, cache.names() if cache is not None else [])
+    config, asked = configure(options, options.mode, processes.device)
+    _check_names(options, config, processes)
+    files = _open_files(options, config, asked, progress)
+    stored, index = files.stored, files.index
+    folder = options.out or default_folder(options, config, files.cache.names() if files.cache is not None else [])
     # From here on what is in the run folder is read, and nobody else may change it.
     lock = held.enter_context(RunFolder(folder).hold(progress.say)) if processes.is_main else None
     before = None if options.fresh else RunFolder(folder).stored_config()
-    opened = (
-        stored_views(cache, index)
-        if cache is not None
-        else new_views(index, _policy(config), config.views.seed, progress, stored_windows(folder, options.fresh))
-    )
+    opened = _open_views(options, config, files, folder, progress)
     asked_count = config.views.count
-    config = _with_view_count(_with_views(config, opened), opened, stored, before)
-    if cache is not None:
-        opened = with_lost_of(opened, cache)
+    config = with_view_count(with_views(config, opened), opened, stored, before)
+    schedule = schedule_of(config, opened)
     tell_of_lost(opened, progress)
-    schedule = _schedule(config, opened)
+    held.callback(opened.view_set.close)
+    # A thread computes the order of the first view while teacher and student are made.
+    opened.view_set.prepare_order(schedule.first_view(0 if options.fresh else _last_saved_step(folder)))
     identity: dict[str, Any] = {"view_set": opened.identity.to_json()}
-    if mode != "live":
+    if options.mode != "live":
         identity |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
     if processes.is_main:
         RunFolder(folder).require(config, identity, fresh=options.fresh)
         if stored is not None:
             stored.require_records(config.views.count or 0)
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
-    for warning in _warnings(options, cache if stored is not None else None):
+    for warning in _warnings(options, files.cache if stored is not None else None):
         progress.warn(warning)
     tell_of_repeated_views(
         schedule.epochs, schedule.views, schedule.repeats, stored if asked_count is None else None, progress
     )
-    needs = config.objective.needs
-    live = (
-        open_live_teacher(
-            options.online_teacher or "",
-            options.teacher_weights,
-            options.teacher,
-            cache,
-            opened,
-            device,
-            progress,
-            features=needs.teacher_features,
-            layers=needs.teacher_layers if needs.maps else None,
-        )
-        if mode == "live"
-        else None
-    )
-    label_space = _label_space(stored, live)
+    live = _open_live(options, config, files.cache, opened, processes.device, progress)
     num_classes = _num_classes(index, stored, live)
-    unlabelled = _unlabelled(index, stored, live)
-    require(needs, targets=_targets(stored, live), unlabelled=unlabelled, num_classes=num_classes)
-    if val is not None:
-        if label_space == "none":
-            raise UsageError(
-                "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
-                "--val out, or distil from a teacher of these labels."
-            )
-        check_labels(val, num_classes, index.class_names)
+    _check_classes(config, files, live, num_classes)
     return Setup(
         config=config,
         index=index,
-        val=val,
+        val=files.val,
         opened=opened,
         stored=stored,
         live=live,
@@ -189,23 +155,114 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
         label_loss=label_loss_words(options, config),
         num_classes=num_classes,
-        class_names=index.class_names if label_space == "teacher" else None,
+        class_names=index.class_names if _label_space(stored, live) == "teacher" else None,
         folder=folder,
         identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
-        invocation={
-            "data": options.data,
-            "val": options.val,
-            "cache": options.cache if cache is not None else None,
-            "source": mode,
-            "teacher_weights": str(options.teacher_weights) if options.teacher_weights else None,
-            "device": str(device),
-            "renderer": options.renderer,
-            "decode": options.decode,
-            "imports": list(options.imports),
-            "kdcache": kdcache.__version__,
-        },
+        invocation=_invocation(options, files.cache, processes.device),
         lock=lock,
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is read: the cache with the entries that serve, if any, and the indices of both data sets."""
+
+    cache: Cache | None
+    stored: CachedTeachers | None
+    index: Index
+    val: Index | None
+
+
+def _check_names(options: TrainOptions, config: RunConfig, processes: Distributed) -> None:
+    """Refuse names that stand for nothing, and a renderer that cannot work here, before anything is opened."""
+    require_whole_pairs(config.batch_size, processes.world_size)
+    resolve_name(config.student.name)
+    if options.online_teacher:
+        model_source(options.online_teacher, options.teacher_weights)
+    renderer_version(options.renderer, device=processes.device, decode=options.decode)
+
+
+def _open_files(options: TrainOptions, config: RunConfig, asked: set[str], progress: Progress) -> _Files:
+    """Open the cache first: what is wrong with it is told before an index of millions is built."""
+    cache = _cache(options, options.mode, asked)
+    return _Files(
+        cache=cache,
+        stored=_stored(options, cache, config) if options.mode == "cache" and cache is not None else None,
+        index=open_index(options.data, progress=progress),
+        val=open_index(options.val, progress=progress) if options.val else None,
+    )
+
+
+def _open_views(options: TrainOptions, config: RunConfig, files: _Files, folder: Path, progress: Progress) -> OpenViews:
+    """The views of the cache, or of the training's own where there is none, and what is known of lost samples."""
+    if files.cache is not None:
+        return with_lost_of(stored_views(files.cache, files.index), files.cache)
+    windows = stored_windows(folder, options.fresh)
+    return new_views(files.index, policy_of(config), config.views.seed, progress, windows)
+
+
+def _last_saved_step(folder: Path) -> int:
+    steps = Checkpoints(folder / "checkpoints").steps()
+    return steps[-1] if steps else 0
+
+
+def _open_live(
+    options: TrainOptions,
+    config: RunConfig,
+    cache: Cache | None,
+    opened: OpenViews,
+    device: torch.device,
+    progress: Progress,
+) -> LiveTeacher | None:
+    if options.mode != "live":
+        return None
+    needs = config.objective.needs
+    return open_live_teacher(
+        options.online_teacher or "",
+        options.teacher_weights,
+        options.teacher,
+        cache,
+        opened,
+        device,
+        progress,
+        features=needs.teacher_features,
+        layers=needs.teacher_layers if needs.maps else None,
+    )
+
+
+def _check_classes(config: RunConfig, files: _Files, live: LiveTeacher | None, num_classes: int) -> None:
+    """Refuse an objective that these targets and labels cannot serve, and a validation set of other classes."""
+    stored, index = files.stored, files.index
+    require(
+        config.objective.needs,
+        targets=_targets(stored, live),
+        unlabelled=_unlabelled(index, stored, live),
+        num_classes=num_classes,
+    )
+    if files.val is None:
+        return
+    if _label_space(stored, live) == "none":
+        raise UsageError(
+            "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
+            "--val out, or distil from a teacher of these labels."
+        )
+    check_labels(files.val, num_classes, index.class_names)
+
+
+def _invocation(options: TrainOptions, cache: Cache | None, device: torch.device) -> dict[str, Any]:
+    """What a run records of its command: places and machine. A resumed run may differ in all of it."""
+    return {
+        "data": options.data,
+        "val": options.val,
+        "cache": options.cache if cache is not None else None,
+        "source": options.mode,
+        "teacher_weights": str(options.teacher_weights) if options.teacher_weights else None,
+        "device": str(device),
+        "renderer": options.renderer,
+        "decode": options.decode,
+        "imports": list(options.imports),
+        "kdcache": kdcache.__version__,
+    }
 
 
 def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
@@ -244,74 +301,6 @@ def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> CachedTea
     return stored
 
 
-def _policy(config: RunConfig) -> Policy:
-    policy = config.views.policy
-    return load_policy(policy) if isinstance(policy, str) else Policy.from_json(policy)
-
-
-def _with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
-    """Return the configuration with what the views decide: policy, seed, and the size where none was given."""
-    policy = opened.view_set.policy
-    return dataclasses.replace(
-        config,
-        student=dataclasses.replace(config.student, size=config.student.size or policy.reference_size),
-        schedule=dataclasses.replace(
-            config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, config.schedule.epochs)
-        ),
-        views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed, count=config.views.count),
-    )
-
-
-def _with_view_count(
-    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None
-) -> RunConfig:
-    """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
-    repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
-    count = config.views.count if config.views.count is not None else before.views.count if before else None
-    if stored is not None:
-        there = stored.usable_views(repeats)
-        if count is not None and count > there and config.views.count is None:
-            raise UsageError(
-                f"The run in this folder learns from {format_count(count, 'view')}, and {there} {_are(there)} complete "
-                "in "
-                "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
-            )
-        if count is not None and count > there:
-            raise UsageError(
-                f"{format_count(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the "
-                "cache: "
-                f"dump more with --views {count}, or train on fewer with --set views.count."
-            )
-        count = there if count is None else count
-    elif count is None:
-        count = -(-epochs // repeats) * repeats
-    if count % repeats:
-        raise ConfigError(
-            f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
-        )
-    return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
-
-
-def _schedule(config: RunConfig, opened: OpenViews) -> Schedule:
-    view_set = opened.view_set
-    assert config.views.count is not None
-    return require_steps(
-        Schedule(
-            samples=len(view_set),
-            views=config.views.count,
-            repeats=view_set.policy.repeats,
-            batch_size=config.batch_size,
-            epochs=config.schedule.epochs,
-            block_rows=opened.identity.block_rows,
-            seed=view_set.seed,
-        )
-    )
-
-
 def _loader(
     options: TrainOptions,
     config: RunConfig,
@@ -320,7 +309,7 @@ def _loader(
     schedule: Schedule,
     processes: Distributed,
 ) -> Loader:
-    assert config.student.size is not None  # resolved by `_with_views`
+    assert config.student.size is not None  # resolved by `with_views`
     return Loader(
         view_set=opened.view_set,
         schedule=schedule,

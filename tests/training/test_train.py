@@ -8,6 +8,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
 
@@ -24,6 +25,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.training.config import read_config
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.train import train
+from kdcache.views.viewset import ViewSet
 from support.small_job import (
     CLASSES,
     MIXING_POLICY,
@@ -104,6 +106,25 @@ def test_a_run_stopped_in_mid_epoch_goes_on_at_the_very_step(job, trained, tmp_p
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     losses = [[row["loss"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (tmp_path / "run", out)]
     assert losses[0] == losses[1]
+
+
+def test_every_order_is_computed_beside_the_training_the_first_one_included(job, tmp_path, monkeypatch):
+    computed = []
+
+    def noted(self, group, pause):
+        computed.append((group, threading.current_thread().name))
+        return compute_order(self, group, pause)
+
+    compute_order = ViewSet._compute_order
+    monkeypatch.setattr(ViewSet, "_compute_order", noted)
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=3)
+    with stopped_after(7):
+        train(request)
+    first, computed[:] = computed[:], []
+    train(request)
+    assert [group for group, _ in first][:2] == [0, 1]
+    assert [group for group, _ in computed] == [1, 2]
+    assert {thread for _, thread in first + computed} == {"kdcache-order"}
 
 
 def test_a_killed_training_ends_with_the_same_student(job, trained, tmp_path):

@@ -1,0 +1,82 @@
+"""The views that a run trains on: their policy, how many of them, and the schedule of its steps."""
+
+import dataclasses
+
+from kdcache.errors import ConfigError, UsageError
+from kdcache.loader.cached_teachers import CachedTeachers
+from kdcache.loader.opening import OpenViews
+from kdcache.loader.schedule import Schedule, require_steps
+from kdcache.runtime.formatting import format_count
+from kdcache.training.config import RunConfig, ViewsConfig
+from kdcache.views.policies import load_policy
+from kdcache.views.policy import Policy
+
+
+def policy_of(config: RunConfig) -> Policy:
+    """Return the policy of a training that draws views of its own."""
+    policy = config.views.policy
+    return load_policy(policy) if isinstance(policy, str) else Policy.from_json(policy)
+
+
+def with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
+    """Return the configuration with what the views decide: policy, seed, and the size where none was given."""
+    policy = opened.view_set.policy
+    return dataclasses.replace(
+        config,
+        student=dataclasses.replace(config.student, size=config.student.size or policy.reference_size),
+        schedule=dataclasses.replace(
+            config.schedule, warmup_epochs=min(config.schedule.warmup_epochs, config.schedule.epochs)
+        ),
+        views=ViewsConfig(policy=policy.to_json(), seed=opened.view_set.seed, count=config.views.count),
+    )
+
+
+def with_view_count(
+    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None
+) -> RunConfig:
+    """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
+    repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
+    count = config.views.count if config.views.count is not None else before.views.count if before else None
+    if stored is not None:
+        there = stored.usable_views(repeats)
+        if count is not None and count > there and config.views.count is None:
+            raise UsageError(
+                f"The run in this folder learns from {format_count(count, 'view')}, and {there} {_are(there)} complete "
+                "in "
+                "the cache: give the cache that it began with, --fresh to replace the run, or another --out."
+            )
+        if count is not None and count > there:
+            raise UsageError(
+                f"{format_count(count, 'view')} {_are(count)} asked for, and {there} {_are(there)} complete in the "
+                "cache: "
+                f"dump more with --views {count}, or train on fewer with --set views.count."
+            )
+        count = there if count is None else count
+    elif count is None:
+        count = -(-epochs // repeats) * repeats
+    if count % repeats:
+        raise ConfigError(
+            f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
+        )
+    return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def schedule_of(config: RunConfig, opened: OpenViews) -> Schedule:
+    """Return the rows of every step; raise UsageError where an epoch has no step."""
+    view_set = opened.view_set
+    assert config.views.count is not None
+    return require_steps(
+        Schedule(
+            samples=len(view_set),
+            views=config.views.count,
+            repeats=view_set.policy.repeats,
+            batch_size=config.batch_size,
+            epochs=config.schedule.epochs,
+            block_rows=opened.identity.block_rows,
+            seed=view_set.seed,
+        )
+    )
