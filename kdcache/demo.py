@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -20,7 +21,7 @@ from jaxtyping import Bool
 import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
-from kdcache.dumping.dump import dump
+from kdcache.dumping.dump import DumpReport, dump
 from kdcache.dumping.options import DumpOptions
 from kdcache.errors import RunError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
@@ -41,6 +42,7 @@ RECIPE = "fashion-mnist"
 EPOCHS = 20
 #: Epochs and images of a quick run, which takes every step; its scores have no meaning.
 QUICK = (2, 512)
+_SPLITS: tuple[Split, ...] = ("train", "test")
 _MARK = ".kdcache-demo"
 #: Paths below a demo's folder that a demo creates; the next demo removes only these.
 _KNOWN = re.compile(
@@ -138,99 +140,111 @@ def demo(
         require_not_held_within(out, remedy, progress.say)
         if _enter(out, settings):
             progress.say(f"Continuing the demo that was interrupted in {out}; times cover only this run.")
-        report = _demo(out, progress, seed, renderer, epochs, limit)
+        with resources.as_file(resources.files("kdcache.data.sample") / "teacher.safetensors") as weights:
+            report = _Stages(out, progress, weights, seed, renderer, epochs, limit).run()
         _write_mark(out, settings, finished=True)
     return report
 
 
-def _demo(out: Path, progress: Progress, seed: int, renderer: str, epochs: int, limit: int | None) -> DemoReport:
-    train_data, test_data, cache = str(out / "data" / "train"), str(out / "data" / "test"), str(out / "cache.zarr")
-    stages: dict[str, float] = {}
-    weights = resources.files("kdcache.data.sample") / "teacher.safetensors"
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of a demo, each of which adds its seconds to `seconds`.
 
-    with _timed("shards", stages):
-        _import(Path(train_data), "train", limit, progress)
-        _import(Path(test_data), "test", limit, progress)
+    Attributes:
+        weights: file of the teacher's weights.
+        limit: number of training and of test images; None for all.
+    """
 
-    with resources.as_file(weights) as file:
-        with _timed("dump-logits", stages):
-            dumped = dump(
-                DumpOptions(
-                    teacher=TEACHER,
-                    data=train_data,
-                    cache=cache,
-                    weights=Path(file),
-                    views=epochs,
-                    policy=RECIPE,
-                    seed=seed,
-                    device="cpu",
-                    renderer=renderer,
-                ),
-                progress,
-            )
+    out: Path
+    progress: Progress
+    weights: Path
+    seed: int
+    renderer: str
+    epochs: int
+    limit: int | None
+    seconds: dict[str, float] = field(default_factory=dict)
 
-        from_cache = TrainOptions(
-            student=STUDENT,
-            data=train_data,
-            cache=cache,
-            recipe=RECIPE,
-            epochs=epochs,
-            out=out / "runs" / "from-cache",
-            seed=seed,
-            device="cpu",
-            renderer=renderer,
+    def run(self) -> DemoReport:
+        """Run all stages, in the order of their table."""
+        with self._timed("shards"):
+            for split in _SPLITS:
+                _import(Path(self._data(split)), split, self.limit, self.progress)
+        with self._timed("dump-logits"):
+            dumped = self._dump()
+        cached = self._train("from-cache", "train from the cache")
+        # The same views as those of the cache.
+        alone = self._train("alone", "train alone", supervised=True, overrides=(f"views.seed={self.seed}",))
+        live = self._train("live", "train with the teacher live", online_teacher=TEACHER, teacher_weights=self.weights)
+        with self._timed("evaluate"):
+            of_teacher = self._evaluate(TEACHER, self.weights)
+            scores = {report.folder: self._evaluate(str(report.folder)) for report in (cached, alone, live)}
+
+        def row(name: str, report: TrainReport, bytes_per_view: float | None = None) -> DemoRow:
+            top1 = scores[report.folder].top1
+            return DemoRow(name, top1, report.images_per_s, bytes_per_view, str(report.folder))
+
+        return DemoReport(
+            rows=(
+                DemoRow(f"teacher ({TEACHER})", of_teacher.top1, dumped.images_per_s, None, self._cache),
+                row("student alone", alone),
+                row("distilled live", live),
+                row("distilled from the cache", cached, dumped.bytes_per_view),
+            ),
+            test_images=of_teacher.samples,
+            gain=_gain(scores, cached, alone),
+            live_gap=_gain(scores, cached, live),
+            stages=self.seconds,
         )
-        with _timed("train from the cache", stages):
-            cached = train(from_cache, progress)
-        with _timed("train alone", stages):
-            alone = train(
-                replace(
-                    from_cache,
-                    out=out / "runs" / "alone",
-                    supervised=True,
-                    overrides=(f"views.seed={seed}",),  # the same views as those of the cache
-                ),
-                progress,
-            )
-        with _timed("train with the teacher live", stages):
-            live = train(
-                replace(from_cache, out=out / "runs" / "live", online_teacher=TEACHER, teacher_weights=Path(file)),
-                progress,
-            )
-        with _timed("evaluate", stages):
-            of_teacher = evaluate(EvaluateOptions(TEACHER, test_data, Path(file), device="cpu"), progress)
-            scores = {
-                report.folder: evaluate(EvaluateOptions(str(report.folder), test_data, device="cpu"), progress)
-                for report in (cached, alone, live)
-            }
 
-    def row(name: str, report: TrainReport, bytes_per_view: float | None = None) -> DemoRow:
-        score = scores[report.folder]
-        return DemoRow(name, score.top1, report.images_per_s, bytes_per_view, str(report.folder))
+    @property
+    def _cache(self) -> str:
+        return str(self.out / "cache.zarr")
 
-    return DemoReport(
-        rows=(
-            DemoRow(f"teacher ({TEACHER})", of_teacher.top1, dumped.images_per_s, None, cache),
-            row("student alone", alone),
-            row("distilled live", live),
-            row("distilled from the cache", cached, dumped.bytes_per_view),
-        ),
-        test_images=of_teacher.samples,
-        gain=_gain(scores, cached, alone),
-        live_gap=_gain(scores, cached, live),
-        stages=stages,
-    )
+    def _data(self, split: Split) -> str:
+        return str(self.out / "data" / split)
+
+    def _dump(self) -> DumpReport:
+        options = DumpOptions(
+            teacher=TEACHER,
+            data=self._data("train"),
+            cache=self._cache,
+            weights=self.weights,
+            views=self.epochs,
+            policy=RECIPE,
+            seed=self.seed,
+            device="cpu",
+            renderer=self.renderer,
+        )
+        return dump(options, self.progress)
+
+    def _train(self, folder: str, stage: str, **source: Any) -> TrainReport:
+        """Train a student on the views of the cache; its targets come from there unless `source` says otherwise."""
+        options = TrainOptions(
+            student=STUDENT,
+            data=self._data("train"),
+            cache=self._cache,
+            recipe=RECIPE,
+            epochs=self.epochs,
+            out=self.out / "runs" / folder,
+            seed=self.seed,
+            device="cpu",
+            renderer=self.renderer,
+        )
+        with self._timed(stage):
+            return train(replace(options, **source), self.progress)
+
+    def _evaluate(self, model: str, weights: Path | None = None) -> Evaluation:
+        return evaluate(EvaluateOptions(model, self._data("test"), weights, device="cpu"), self.progress)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
 
 
 def _gain(scores: dict[Path, Evaluation], ours: TrainReport, theirs: TrainReport) -> PairedGain:
     return paired_gain(scores[ours.folder].correct, scores[theirs.folder].correct)
-
-
-@contextmanager
-def _timed(stage: str, stages: dict[str, float]) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    stages[stage] = time.perf_counter() - start
 
 
 def _enter(out: Path, settings: Mapping[str, object]) -> bool:

@@ -151,7 +151,7 @@ def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
 
 @pytest.mark.parametrize(
     ("reached", "number"),
-    [("rank 1 alone", signal.SIGTERM), ("rank 1 alone", signal.SIGHUP), ("torchrun", signal.SIGTERM)],
+    [("rank 1 alone", signal.SIGUSR1), ("rank 1 alone", signal.SIGHUP), ("torchrun", signal.SIGTERM)],
 )
 def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reached, number, job, tmp_path):
     """Whoever gets the signal, all processes save together and exit as it says."""
