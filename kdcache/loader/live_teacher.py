@@ -14,7 +14,7 @@ from kdcache.loader.teacher_views import DEFAULT_BATCH, teacher_labels
 from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teacher_module import TeacherModule, run_as_teacher
 from kdcache.models.teachers import Teacher, load_teacher
-from kdcache.objectives.base import Layers
+from kdcache.objectives.settings import Layers
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import Capabilities, TargetCodec, Targets
 from kdcache.targets.full import FullCodec

@@ -8,10 +8,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import KdWeight
 
 
 def attention(
@@ -52,6 +54,7 @@ def attention_distance(student: Float[Tensor, "b h w"], teacher: Float[Tensor, "
     return (unit(ours.flatten(1)) - unit(theirs.flatten(1))).square().mean()
 
 
+@checked
 @dataclass(frozen=True)
 class AT(FromMaps):
     """kd_weight * attention transfer + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -60,7 +63,7 @@ class AT(FromMaps):
     """
 
     name: Literal["at"] = "at"
-    kd_weight: float = 1_000.0
+    kd_weight: KdWeight = 1_000.0
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Return None, after a check that each of the student's maps has one of the teacher's."""

@@ -5,25 +5,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.objectives.settings import LabelLoss, Layers
 
 # Not typing.Self, which the type checks that the tests run with (beartype) cannot follow in a method.
 T = TypeVar("T", bound="Objective")
 
 #: Channels, height and width of a feature map.
 MapShape = tuple[int, int, int]
-
-#: Layers whose feature maps are meant: numbers as timm counts them, or `kdcache.models.maps`'s choice of all stages or
-#: of one.
-Layers = tuple[int, ...] | Literal["stages", "middle"]
-
-#: The loss on labels: cross-entropy, binary cross-entropy or none.
-LabelLoss = Literal["ce", "bce", "none"]
 
 
 @runtime_checkable
@@ -171,6 +165,9 @@ class Objective(ABC):
     Callers read the properties below. Each of those with a default states a fact about an objective that has
     no setting for it; a dataclass that has one declares a field of the same name and type in its place.
     """
+
+    #: What stands before a setting's name in messages.
+    section: ClassVar[str] = "objective"
 
     @property
     @abstractmethod

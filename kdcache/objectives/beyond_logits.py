@@ -9,11 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdcache.errors import ConfigError, UsageError
-from kdcache.objectives.base import Layers, LossInputs, LossSpec, Needs
-from kdcache.objectives.distillation import Distillation, require_above_zero, require_weights
+from kdcache.io.checked import checked
+from kdcache.objectives.base import LossInputs, LossSpec, Needs
+from kdcache.objectives.distillation import Distillation
 from kdcache.objectives.kd import kd
+from kdcache.objectives.settings import ComparedLayers, Temperature, TermWeight
 
 
+@checked
 @dataclass(frozen=True)
 class BeyondLogits(Distillation):
     """kd_weight * its own term + vanilla_weight * vanilla distillation + label_weight * label loss.
@@ -24,15 +27,13 @@ class BeyondLogits(Distillation):
         vanilla_temperature: temperature of `kd`, T > 0.
     """
 
-    vanilla_weight: float = 0.0
-    vanilla_temperature: float = 4.0
+    vanilla_weight: TermWeight = 0.0
+    vanilla_temperature: Temperature = 4.0
 
     teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight", "vanilla_weight")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_above_zero(vanilla_temperature=self.vanilla_temperature)
-        require_weights(vanilla_weight=self.vanilla_weight)
         if self.vanilla_weight and not self._distils:
             raise ConfigError(
                 "objective.vanilla_weight is set and objective.kd_weight is 0, which leaves vanilla distillation "
@@ -72,6 +73,7 @@ class BeyondLogits(Distillation):
         return terms
 
 
+@checked
 @dataclass(frozen=True)
 class FromFeatures(BeyondLogits):
     """The base class of objectives that compare the inputs of both classifiers, the pooled features."""
@@ -90,6 +92,7 @@ class FromFeatures(BeyondLogits):
         return inputs.features, teacher
 
 
+@checked
 @dataclass(frozen=True)
 class FromMaps(BeyondLogits):
     """The base class of objectives that compare feature maps of the student with as many of the teacher.
@@ -99,8 +102,8 @@ class FromMaps(BeyondLogits):
             numbers of layers as timm counts them (`feature_info`), ascending, negative ones from the end.
     """
 
-    student_layers: Layers = "stages"
-    teacher_layers: Layers = "stages"
+    student_layers: ComparedLayers = "stages"
+    teacher_layers: ComparedLayers = "stages"
 
     @property
     def needs(self) -> Needs:

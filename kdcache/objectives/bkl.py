@@ -7,9 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdcache.objectives.base import LabelLoss, LossInputs
+from kdcache.io.checked import checked
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import Distillation
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import LabelLossName
 
 
 def bkl(student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "b c"]) -> Float[Tensor, ""]:
@@ -31,12 +33,13 @@ def bkl(student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "
     return F.binary_cross_entropy_with_logits(logits, probs)
 
 
+@checked
 @dataclass(frozen=True)
 class BKL(Distillation):
     """kd_weight * BKL + label_weight * label loss, 1 and 1 and BCE as in the paper's code."""
 
     name: Literal["bkl"] = "bkl"
-    label_loss: LabelLoss = "bce"
+    label_loss: LabelLossName = "bce"
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute `bkl`."""

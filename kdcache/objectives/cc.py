@@ -9,12 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromFeatures
-from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, require_above_zero
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
+from kdcache.objectives.settings import KdWeight, Width
 
 
 def cc(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -83,6 +85,7 @@ class Embeddings(nn.Module):
         return self.student(student.to(dtype)), self.teacher(teacher.detach().to(dtype))
 
 
+@checked
 @dataclass(frozen=True)
 class CC(FromFeatures):
     """kd_weight * CC + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -94,12 +97,8 @@ class CC(FromFeatures):
     """
 
     name: Literal["cc"] = "cc"
-    kd_weight: float = 0.02
-    width: int = 128
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(width=self.width)
+    kd_weight: KdWeight = 0.02
+    width: Width = 128
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Create the embeddings; None where there is nothing to relate."""

@@ -3,20 +3,22 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import Setting, checked
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromFeatures
-from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse, require_above_zero
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE
 from kdcache.objectives.gathering import gather_rows, mean_of_ranks
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.negatives import Negatives
 from kdcache.objectives.precision import without_autocast
+from kdcache.objectives.settings import KdWeight, Temperature, Width
 
 _FLOOR = 1e-7
 # Numbers of the memory that are held at a time: 256 MB of float32.
@@ -200,6 +202,7 @@ class Contrasts(nn.Module):
         return self.contrast(student, teacher, samples, self.negatives(samples, self.count))
 
 
+@checked
 @dataclass(frozen=True)
 class CRD(FromFeatures):
     """kd_weight * CRD + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -220,17 +223,11 @@ class CRD(FromFeatures):
     """
 
     name: Literal["crd"] = "crd"
-    kd_weight: float = 0.8
-    negatives: int = 16_384
-    width: int = 128
-    temperature: float = 0.07
-    momentum: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(negatives=self.negatives, width=self.width, temperature=self.temperature)
-        if not 0 <= self.momentum < 1:
-            refuse("momentum", self.momentum, "a share in 0..1, below 1")
+    kd_weight: KdWeight = 0.8
+    negatives: Width = 16_384
+    width: Width = 128
+    temperature: Temperature = 0.07
+    momentum: Annotated[float, Setting("Share of the old in what is remembered.", least=0, below=1)] = 0.5
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Create embeddings, memories and negatives, drawn by torch's random state; None where nothing is told apart.

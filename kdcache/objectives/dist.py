@@ -8,11 +8,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
-from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
+from kdcache.objectives.distillation import APPROXIMATELY, Distillation
 from kdcache.objectives.flat_rows import constant_where_flat
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import Approximate, KdWeight, Temperature, TermWeight
 
 EPSILON = 1e-8
 
@@ -61,6 +63,7 @@ def _relation(one: Float[Tensor, "n m"], other: Float[Tensor, "n m"]) -> Float[T
     return 1 - ((one * other).sum(dim=1) / (spreads + EPSILON)).mean()
 
 
+@checked
 @dataclass(frozen=True)
 class DIST(Distillation):
     """kd_weight * DIST + label_weight * label loss.
@@ -75,16 +78,11 @@ class DIST(Distillation):
     """
 
     name: Literal["dist"] = "dist"
-    kd_weight: float = 2.0
-    temperature: float = 1.0
-    beta: float = 1.0
-    gamma: float = 1.0
-    approximate: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
-        require_weights(beta=self.beta, gamma=self.gamma)
+    kd_weight: KdWeight = 2.0
+    temperature: Temperature = 1.0
+    beta: TermWeight = 1.0
+    gamma: TermWeight = 1.0
+    approximate: Approximate = False
 
     def needs_full(self) -> str:
         """Return advice unless a tail is taken as even, as columns need every class."""

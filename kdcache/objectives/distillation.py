@@ -4,28 +4,38 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kdcache.errors import ConfigError
-from kdcache.objectives.base import LabelLoss, Losses, LossInputs, Needs, Objective
+from kdcache.io.checked import checked
+from kdcache.objectives.base import Losses, LossInputs, Needs, Objective
 from kdcache.objectives.labels import binary_cross_entropy, cross_entropy, soft_labels
+from kdcache.objectives.settings import (
+    Approximate,
+    BceSum,
+    BceTargetThresh,
+    KdStopEpoch,
+    KdWeight,
+    LabelLossName,
+    LabelWeight,
+    Smoothing,
+    Temperature,
+)
 
 D = TypeVar("D", bound="Distillation")
 
 #: The settings of the label loss, which is a method's own where its paper states one, and else a recipe's.
 LABEL_LOSS_SETTINGS = ("label_loss", "bce_sum", "bce_target_thresh")
 
-#: The largest temperature, weight, width, and number of negatives or epochs.
-MOST = 2**16
-
 ANOTHER_OBJECTIVE = "choose one that does without, such as objective.name=kd"
 APPROXIMATELY = "set objective.approximate=true (--approximate), which spreads the rest evenly"
 
 
+@checked
 @dataclass(frozen=True)
 class Distillation(Objective):
     """kd_weight * distillation + label_weight * label loss; a weight of 0 leaves its part out.
@@ -42,13 +52,13 @@ class Distillation(Objective):
     """
 
     name: str = ""
-    kd_weight: float = 1.0
-    kd_stop_epoch: int | None = None
-    label_loss: LabelLoss = "ce"
-    label_weight: float = 1.0
-    smoothing: float = 0.0
-    bce_sum: bool = False
-    bce_target_thresh: float | None = None
+    kd_weight: KdWeight = 1.0
+    kd_stop_epoch: KdStopEpoch = None
+    label_loss: LabelLossName = "ce"
+    label_weight: LabelWeight = 1.0
+    smoothing: Smoothing = 0.0
+    bce_sum: BceSum = False
+    bce_target_thresh: BceTargetThresh = None
 
     #: The settings that are 0 without a teacher.
     teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight",)
@@ -60,13 +70,6 @@ class Distillation(Objective):
     fewest_classes: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"objective.smoothing is {self.smoothing}: give a share in 0..1, below 1.")
-        if self.bce_target_thresh is not None and not 0 <= self.bce_target_thresh < 1:
-            raise ConfigError(f"objective.bce_target_thresh is {self.bce_target_thresh}: give 0..1, below 1, or null.")
-        if self.kd_stop_epoch is not None and self.kd_stop_epoch < 1:
-            raise ConfigError(f"objective.kd_stop_epoch is {self.kd_stop_epoch}: give at least 1, or null.")
-        require_weights(kd_weight=self.kd_weight, label_weight=self.label_weight)
         if not self._distils and not self._has_label_loss:
             raise ConfigError("The objective has no part left: give kd_weight or label_weight above 0.")
         if self.kd_stop_epoch is not None and not self._has_label_loss:
@@ -190,6 +193,7 @@ class Distillation(Objective):
         return binary_cross_entropy(inputs.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
 
 
+@checked
 @dataclass(frozen=True)
 class SoftenedDistillation(Distillation):
     """A distillation term over probabilities that both sides soften by one temperature.
@@ -199,12 +203,8 @@ class SoftenedDistillation(Distillation):
         approximate: whether `topk` targets are softened too, with their tail spread evenly.
     """
 
-    temperature: float = 1.0
-    approximate: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
+    temperature: Temperature = 1.0
+    approximate: Approximate = False
 
     def needs_full(self) -> str:
         """Return advice where the temperature is not 1, as softening needs the order of classes within the tail."""
@@ -218,22 +218,3 @@ def format_setting(value: object) -> str:
     if isinstance(value, tuple):
         return str(list(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def require_above_zero(**values: int | float) -> None:
-    """Raise ConfigError, naming the setting, unless each value is above 0 and at most `MOST`."""
-    for name, value in values.items():
-        if not 0 < value <= MOST:
-            refuse(name, value, f"a number above 0, at most {MOST:,}")
-
-
-def require_weights(**values: int | float) -> None:
-    """Raise ConfigError, naming the setting, unless each value is at least 0 and at most `MOST`."""
-    for name, value in values.items():
-        if not 0 <= value <= MOST:
-            refuse(name, value, f"at least 0, at most {MOST:,}")
-
-
-def refuse(name: str, value: object, wanted: str) -> NoReturn:
-    """Raise the ConfigError of a setting of the objective."""
-    raise ConfigError(f"objective.{name} is {value}: give {wanted}.")

@@ -8,11 +8,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
-from kdcache.objectives.distillation import APPROXIMATELY, Distillation, require_above_zero, require_weights
+from kdcache.objectives.distillation import APPROXIMATELY, Distillation
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import hard_labels
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import Approximate, Temperature, TermWeight, WarmupEpochs
 
 
 def dkd(
@@ -61,6 +63,7 @@ def _sides(
     return torch.cat([logits.gather(1, target[:, None]), rest.logsumexp(1, keepdim=True)], dim=1)
 
 
+@checked
 @dataclass(frozen=True)
 class DKD(Distillation):
     """kd_weight * DKD + label_weight * label loss. A mixed image counts with the label that has the larger share.
@@ -77,19 +80,14 @@ class DKD(Distillation):
     """
 
     name: Literal["dkd"] = "dkd"
-    temperature: float = 1.0
-    alpha: float = 1.0
-    beta: float = 0.5
-    warmup_epochs: int = 1
-    approximate: bool = False
+    temperature: Temperature = 1.0
+    alpha: TermWeight = 1.0
+    beta: TermWeight = 0.5
+    warmup_epochs: WarmupEpochs = 1
+    approximate: Approximate = False
 
     distils_by_label = True
     fewest_classes = 3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
-        require_weights(alpha=self.alpha, beta=self.beta, warmup_epochs=self.warmup_epochs)
 
     def needs_full(self) -> str:
         """Return advice unless a tail is taken as even, as the rest is divided among all classes."""

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
-from kdcache.objectives.base import Layers, LossInputs, LossSpec, MapShape
+from kdcache.io.checked import checked
+from kdcache.objectives.base import LossInputs, LossSpec, MapShape
 from kdcache.objectives.beyond_logits import FromMaps
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import ComparedLayers, KdWeight
 
 
 def hint(student: Float[Tensor, "b c h w"], teacher: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -67,6 +69,7 @@ class Regressor(nn.Module):
         return self.layers(maps)
 
 
+@checked
 @dataclass(frozen=True)
 class FitNet(FromMaps):
     """kd_weight * FitNet's hints + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -76,9 +79,9 @@ class FitNet(FromMaps):
     """
 
     name: Literal["fitnet"] = "fitnet"
-    kd_weight: float = 100.0
-    student_layers: Layers = "middle"
-    teacher_layers: Layers = "middle"
+    kd_weight: KdWeight = 100.0
+    student_layers: ComparedLayers = "middle"
+    teacher_layers: ComparedLayers = "middle"
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Create a regressor for each layer; None where there is nothing to compare."""

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, SoftenedDistillation
 from kdcache.objectives.kd import kd_by_row
 from kdcache.objectives.labels import cross_entropy, soft_labels
 from kdcache.objectives.lskd import standardized
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import KdWeight, Temperature
 
 EPSILON = 1e-7
 
@@ -49,6 +51,7 @@ def ipwd(
     return (weight * kd_by_row(student_logits, teacher_log_probs, temperature)).mean()
 
 
+@checked
 @dataclass(frozen=True)
 class IPWD(SoftenedDistillation):
     """kd_weight * IPWD + label_weight * label loss + the cross-entropy of its classification head.
@@ -60,8 +63,8 @@ class IPWD(SoftenedDistillation):
     """
 
     name: Literal["ipwd"] = "ipwd"
-    kd_weight: float = 2.5
-    temperature: float = 2.0
+    kd_weight: KdWeight = 2.5
+    temperature: Temperature = 2.0
 
     distils_by_label = True
     needs_features = True

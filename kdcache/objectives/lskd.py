@@ -1,18 +1,20 @@
 """Logit standardisation: what counts is a logit's place among the others, not its scale."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from kdcache.io.checked import Setting, checked
 from kdcache.objectives.base import LossInputs
-from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, Distillation, require_above_zero, require_weights
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, Distillation
 from kdcache.objectives.dkd import dkd
 from kdcache.objectives.flat_rows import constant_where_flat
 from kdcache.objectives.kd import kd
 from kdcache.objectives.labels import hard_labels
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import Approximate, KdWeight, Temperature, TermWeight, WarmupEpochs
 
 EPSILON = 1e-7
 
@@ -41,6 +43,7 @@ def lskd(
     return kd(standardized(student_logits), teacher, temperature)
 
 
+@checked
 @dataclass(frozen=True)
 class LSKD(Distillation):
     """kd_weight * KD or DKD on standardised logits + label_weight * label loss.
@@ -57,13 +60,13 @@ class LSKD(Distillation):
     """
 
     name: Literal["lskd"] = "lskd"
-    kd_weight: float = 9.0
-    temperature: float = 2.0
-    method: Literal["kd", "dkd"] = "kd"
-    alpha: float = 1.0
-    beta: float = 0.5
-    warmup_epochs: int = 1
-    approximate: bool = False
+    kd_weight: KdWeight = 9.0
+    temperature: Temperature = 2.0
+    method: Annotated[Literal["kd", "dkd"], Setting("Method that compares the standardised logits.")] = "kd"
+    alpha: TermWeight = 1.0
+    beta: TermWeight = 0.5
+    warmup_epochs: WarmupEpochs = 1
+    approximate: Approximate = False
 
     far_from_topk = "the mean and the spread of the teacher's logits are those of the even tail"
     fewest_classes = 3  # standardised, two logits are 1 and -1 whatever they were
@@ -77,11 +80,6 @@ class LSKD(Distillation):
     def idle(self) -> tuple[str, ...]:
         """The names of settings that have no effect: those of DKD where the method is another, among others."""
         return (*super().idle, *(() if self.method == "dkd" else ("alpha", "beta", "warmup_epochs")))
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(temperature=self.temperature)
-        require_weights(alpha=self.alpha, beta=self.beta, warmup_epochs=self.warmup_epochs)
 
     def needs_full(self) -> str:
         """Return advice unless a tail is taken as even, as mean and spread are those of all classes."""

@@ -6,11 +6,13 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
+from kdcache.objectives.settings import KdWeight
 
 _FLOOR = 1e-7
 
@@ -42,6 +44,7 @@ def _neighbours(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
     return likeness / likeness.sum(dim=1, keepdim=True).clamp_min(_FLOOR)
 
 
+@checked
 @dataclass(frozen=True)
 class PKT(FromFeatures):
     """kd_weight * PKT + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -50,7 +53,7 @@ class PKT(FromFeatures):
     """
 
     name: Literal["pkt"] = "pkt"
-    kd_weight: float = 30_000.0
+    kd_weight: KdWeight = 30_000.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute `pkt` of the rows of all processes."""

@@ -1,15 +1,17 @@
 """Self-distillation: the student's own earlier predictions soften its labels."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import Setting, checked
 from kdcache.objectives.base import Losses, LossInputs, Needs, Objective
-from kdcache.objectives.distillation import ANOTHER_OBJECTIVE, refuse
+from kdcache.objectives.distillation import ANOTHER_OBJECTIVE
 from kdcache.objectives.labels import cross_entropy, soft_labels
+from kdcache.objectives.settings import Smoothing
 
 
 def ps_kd(
@@ -36,6 +38,7 @@ def ps_kd(
     return cross_entropy(student_logits, (1 - alpha * known) * soft + alpha * past)
 
 
+@checked
 @dataclass(frozen=True)
 class PSKD(Objective):
     """Progressive self-distillation: alpha grows linearly with the epochs, to `alpha` in the last.
@@ -49,14 +52,8 @@ class PSKD(Objective):
     """
 
     name: Literal["ps-kd"] = "ps-kd"
-    alpha: float = 0.3
-    smoothing: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha <= 1:
-            refuse("alpha", self.alpha, "a share in 0..1")
-        if not 0 <= self.smoothing < 1:
-            refuse("smoothing", self.smoothing, "a share in 0..1, below 1")
+    alpha: Annotated[float, Setting("Trust in the past in the last epoch.", least=0, most=1)] = 0.3
+    smoothing: Smoothing = 0.0
 
     @property
     def needs(self) -> Needs:

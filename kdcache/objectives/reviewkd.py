@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.beyond_logits import FromMaps
-from kdcache.objectives.distillation import require_above_zero, require_weights
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import WarmupEpochs, Width
 
 _PYRAMID = (4, 2, 1)
 
@@ -142,6 +143,7 @@ class Review(nn.Module):
         return made[::-1]
 
 
+@checked
 @dataclass(frozen=True)
 class ReviewKD(FromMaps):
     """kd_weight * ReviewKD + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -156,13 +158,8 @@ class ReviewKD(FromMaps):
     """
 
     name: Literal["reviewkd"] = "reviewkd"
-    middle: int = 512
-    warmup_epochs: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_above_zero(middle=self.middle)
-        require_weights(warmup_epochs=self.warmup_epochs)
+    middle: Width = 512
+    warmup_epochs: WarmupEpochs = 1
 
     def aux_module(self, spec: LossSpec) -> nn.Module | None:
         """Create the fusion of the student's stages; None where there is nothing to compare."""

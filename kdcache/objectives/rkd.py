@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
-from kdcache.objectives.distillation import require_weights
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import distances, unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
+from kdcache.objectives.settings import TermWeight
 
 # Numbers of a tensor of directions or cosines that is held at a time: 64 MB of float32.
 _AT_A_TIME = 2**24
@@ -89,6 +90,7 @@ def _cosines(rows: Float[Tensor, "b d"], corners: Int64[Tensor, "v"]) -> Float[T
     return directions @ directions.mT
 
 
+@checked
 @dataclass(frozen=True)
 class RKD(FromFeatures):
     """kd_weight * RKD + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -101,12 +103,8 @@ class RKD(FromFeatures):
     """
 
     name: Literal["rkd"] = "rkd"
-    distance_weight: float = 25.0
-    angle_weight: float = 50.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_weights(distance_weight=self.distance_weight, angle_weight=self.angle_weight)
+    distance_weight: TermWeight = 25.0
+    angle_weight: TermWeight = 50.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute `rkd` of the rows of all processes."""

@@ -6,11 +6,13 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
 from kdcache.objectives.beyond_logits import FromFeatures
 from kdcache.objectives.gathering import gather_rows
 from kdcache.objectives.geometry import unit
 from kdcache.objectives.precision import at_least_float32, without_autocast
+from kdcache.objectives.settings import KdWeight
 
 
 def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Tensor, ""]:
@@ -31,6 +33,7 @@ def sp(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[Te
         return (unit(ours @ ours.T) - unit(theirs @ theirs.T)).square().mean()
 
 
+@checked
 @dataclass(frozen=True)
 class SP(FromFeatures):
     """kd_weight * SP + label_weight * label loss, and vanilla distillation beside it if wanted.
@@ -39,7 +42,7 @@ class SP(FromFeatures):
     """
 
     name: Literal["sp"] = "sp"
-    kd_weight: float = 3_000.0
+    kd_weight: KdWeight = 3_000.0
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute `sp` of the rows of all processes."""

@@ -6,11 +6,14 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.objectives.base import LabelLoss, LossInputs
+from kdcache.io.checked import checked
+from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import SoftenedDistillation
 from kdcache.objectives.kd import kd
+from kdcache.objectives.settings import LabelLossName
 
 
+@checked
 @dataclass(frozen=True)
 class VanillaKD(SoftenedDistillation):
     """kd_weight * KL(teacher || student) + label_weight * label loss.
@@ -20,7 +23,7 @@ class VanillaKD(SoftenedDistillation):
     """
 
     name: Literal["kd"] = "kd"
-    label_loss: LabelLoss = "bce"
+    label_loss: LabelLossName = "bce"
 
     def distil(self, inputs: LossInputs) -> Float[Tensor, ""]:
         """Compute `kd` at the temperature."""

@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs
 from kdcache.objectives.distillation import SoftenedDistillation
 from kdcache.objectives.labels import soft_labels
 from kdcache.objectives.precision import at_least_float32
+from kdcache.objectives.settings import KdWeight, Temperature
 
 EPSILON = 1e-7
 
@@ -44,6 +46,7 @@ def wsld(
     return temperature**2 * (weight * crossed).mean()
 
 
+@checked
 @dataclass(frozen=True)
 class WSLD(SoftenedDistillation):
     """kd_weight * WSLD + label_weight * label loss.
@@ -52,8 +55,8 @@ class WSLD(SoftenedDistillation):
     """
 
     name: Literal["wsld"] = "wsld"
-    kd_weight: float = 2.5
-    temperature: float = 2.0
+    kd_weight: KdWeight = 2.5
+    temperature: Temperature = 2.0
 
     distils_by_label = True
 

@@ -8,6 +8,10 @@ these limits and this default (`kdcache_cli/declared.py`).
 """
 
 from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from kdcache.io.checked import Setting
 
 
 @dataclass(frozen=True)
@@ -32,3 +36,20 @@ class Option:
     maximum: int | float | None = None
     default_text: str | None = None
     envvar: str | None = None
+
+
+def option_of(setting: Setting, **further: Any) -> Option:
+    """Return the option of a setting of a configuration: help and limits are the setting's.
+
+    Args:
+        setting: its declaration (`kdcache.io.checked.declared`).
+        further: what only the command line needs: `flag`, `metavar`, `default_text`.
+    """
+    least, most = max(setting.least, setting.above), min(setting.most, setting.below)
+    return Option(
+        setting.help,
+        choices=setting.choices,
+        minimum=None if least == -inf else least,
+        maximum=None if most == inf else most,
+        **further,
+    )

@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from kdcache.errors import ConfigError, reason
-from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
+from kdcache.io.checked import Setting, checked, read
 from kdcache.io.plain_values import FormatError
 from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import dump_yaml, parse_yaml
@@ -15,139 +15,19 @@ from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.training.files import replace_file
-from kdcache.training.recipes import DEFAULT_RECIPE, read_recipe
-from kdcache.training.settings import Range, check_ranges, from_plain, nested, overlay, to_plain
-
-#: The largest learning rate and weight decay: beyond it nothing is learnt.
-MAX_RATE = 10_000
+from kdcache.training.recipes import read_recipe
+from kdcache.training.sections import RunSettings
+from kdcache.training.settings import nested, overlay, to_plain
 
 
+@checked
 @dataclass(frozen=True)
-class StudentConfig:
-    """The model that is trained. Arguments as `kdcache.models.students.create_student` has them.
+class RunConfig(RunSettings):
+    """The whole configuration of a run: `RunSettings`, with the objective's own settings in their place."""
 
-    Attributes:
-        name: a short name or a timm name.
-        size: pixels a side, in training and in evaluation; None: the reference size of the views.
-        drop_path: rate of stochastic depth.
-        crop_pct, interpolation: settings of the evaluation transform; None: timm's own for the model.
-        kwargs: further arguments of `timm.create_model`.
-    """
-
-    name: str
-    size: Annotated[int | None, Range(least=1, most=MAX_SIZE)] = None
-    drop_path: Annotated[float, Range(least=0, below=1)] = 0.0
-    crop_pct: Annotated[float | None, Range(above=0, most=4)] = None
-    interpolation: str | None = None
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ViewsConfig:
-    """The views that the student sees; a cache's own policy and seed go before these.
-
-    Attributes:
-        policy: a policy's name, or its JSON form.
-        seed: seed of the views; apart from the run's, so that students with several seeds see the same views.
-        count: number of views; a training of more epochs shows them again. None: all that are complete in
-            the cache, or one for each epoch.
-    """
-
-    policy: str | Mapping[str, Any] = "a2"
-    seed: Annotated[int, Range(least=0, most=MAX_SEED)] = 0
-    count: Annotated[int | None, Range(least=1, most=MAX_EPOCHS)] = None
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The optimiser of the student; names and meanings are timm's.
-
-    Attributes:
-        name: name of a timm optimiser: lamb, adamw, sgd, ...
-        lr: peak learning rate at a batch of `lr_batch_size`.
-        lr_batch_size: batch size that `lr` is meant for; None: for any.
-        lr_scaling: rule by which the rate follows the batch; "auto" is timm's rule: by its square root for
-            optimisers that adapt (Adam and its kin, LAMB), linearly for the others.
-        weight_decay: decay of matrices and kernels; biases and norms have none.
-        momentum: momentum of SGD.
-        betas, eps: settings of optimisers that have them; None: the optimiser's own.
-    """
-
-    name: str
-    lr: Annotated[float, Range(above=0, most=MAX_RATE)]
-    lr_batch_size: Annotated[int | None, Range(least=1, most=MAX_BATCH)] = None
-    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
-    weight_decay: Annotated[float, Range(least=0, most=MAX_RATE)] = 0.0
-    momentum: Annotated[float, Range(least=0, below=1)] = 0.9
-    betas: Annotated[tuple[float, float] | None, Range(least=0, below=1)] = None
-    eps: Annotated[float | None, Range(above=0, most=1)] = None
-
-    def lr_at(self, batch_size: int) -> float:
-        """Return the peak learning rate for a global batch of `batch_size` images."""
-        if self.lr_batch_size is None or self.lr_scaling == "none":
-            return self.lr
-        adapts = any(part in self.name.lower() for part in ("ada", "lamb"))
-        by_root = self.lr_scaling == "sqrt" or (self.lr_scaling == "auto" and adapts)
-        ratio = batch_size / self.lr_batch_size
-        return self.lr * (ratio**0.5 if by_root else ratio)
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The length of the training and the course of its learning rate.
-
-    The rate grows linearly from `warmup_lr` to its peak, then falls along a cosine to `min_lr`.
-
-    Attributes:
-        epochs: passes over the data, the warm-up included.
-        warmup_epochs: epochs of linear growth; a training that is shorter is all warm-up.
-        warmup_lr, min_lr: learning rates at the start and at the end.
-    """
-
-    epochs: Annotated[int, Range(least=1, most=MAX_EPOCHS)]
-    warmup_epochs: Annotated[int, Range(least=0, most=MAX_EPOCHS)] = 0
-    warmup_lr: Annotated[float, Range(least=0, most=MAX_RATE)] = 1e-6
-    min_lr: Annotated[float, Range(least=0, most=MAX_RATE)] = 0.0
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """The whole configuration of a run.
-
-    Attributes:
-        recipe: recipe that the other settings were laid over.
-        batch_size: images a step over all processes; even, because pairs stay whole.
-        seed: seed of the student's weights and of the training's own draws (drop path, dropout).
-        precision: "auto", "fp32", "bf16" or "fp16".
-        clip_grad: largest norm of the gradient; None for no limit. LAMB has a limit of 1 of its own.
-        ema_decay: decay of the moving average of the weights; None for no average.
-        eval_epochs: epochs between evaluations; 0 for the last only.
-        checkpoint_epochs: epochs between checkpoints; one is made before every evaluation as well.
-        keep_checkpoints: number of the latest checkpoints that stay, beside the best.
-        keep_epochs: epochs between checkpoints that stay for good; None: no such checkpoints. Each can be a teacher
-            (`kdcache.models.run_weights`).
-        export_dtype: number format of the exported weights; float16 halves the file, and every loader widens it again.
-    """
-
-    student: StudentConfig
-    optimizer: OptimizerConfig
-    schedule: ScheduleConfig
-    batch_size: Annotated[int, Range(least=2, most=MAX_BATCH, even=True)]
-    recipe: str = DEFAULT_RECIPE
-    views: ViewsConfig = field(default_factory=ViewsConfig)
-    objective: AnyObjective = field(default_factory=VanillaKD)
-    seed: Annotated[int, Range(least=0, most=MAX_SEED)] = 0
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    clip_grad: Annotated[float | None, Range(above=0, most=1e9)] = None
-    ema_decay: Annotated[float | None, Range(above=0, below=1)] = None
-    eval_epochs: Annotated[int, Range(least=0, most=MAX_EPOCHS)] = 1
-    checkpoint_epochs: Annotated[int, Range(least=1, most=MAX_EPOCHS)] = 1
-    keep_checkpoints: Annotated[int, Range(least=1, most=MAX_EPOCHS)] = 2
-    keep_epochs: Annotated[int | None, Range(least=1, most=MAX_EPOCHS)] = None
-    export_dtype: Literal["float32", "float16"] = "float32"
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
+    objective: Annotated[AnyObjective, Setting("The loss, by name, and its settings.")] = field(
+        default_factory=VanillaKD
+    )
 
     def with_lr_resolved(self) -> "RunConfig":
         """Return the configuration with the learning rate of its batch size written out."""
@@ -183,7 +63,7 @@ def load_config(
     objectives = base.get("objective", {}), given.get("objective", {})
     if all(isinstance(part, Mapping) for part in objectives):
         values["objective"] = _objective(*objectives)
-    return from_plain(RunConfig, values)
+    return read(RunConfig, values)
 
 
 def given_settings(
@@ -265,7 +145,7 @@ def write_config(config: RunConfig, file: Path) -> None:
 
 def read_config(file: Path) -> RunConfig:
     """Read the configuration that `write_config` wrote. Raises ConfigError where it cannot be read."""
-    return from_plain(RunConfig, _read_yaml(file))
+    return read(RunConfig, _read_yaml(file))
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

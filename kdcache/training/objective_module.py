@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kdcache.errors import UsageError
+from kdcache.io.checked import read
 from kdcache.loader.batches import Batch
 from kdcache.loader.cached_teachers import why_unlabelled
 from kdcache.loader.dataset import CachedDataset
@@ -14,7 +15,7 @@ from kdcache.models.features import feature_size
 from kdcache.models.student_outputs import StudentOutputs, WithStudentOutputs
 from kdcache.objectives.base import LossInputs, LossSpec, Objective, require
 from kdcache.objectives.registry import objective_named
-from kdcache.training.settings import from_plain, overlay, to_plain
+from kdcache.training.settings import overlay, to_plain
 
 
 class ObjectiveModule(nn.Module):
@@ -130,7 +131,7 @@ def create_objective(
     """
     usual = objective_named(name)
     values = overlay(to_plain(usual), {key: to_plain(value) for key, value in settings.items()})
-    objective = from_plain(type(usual), values, "objective")
+    objective = read(type(usual), values, "objective")
     needs = objective.needs
     if needs.history:
         raise UsageError(

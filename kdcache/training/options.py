@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from kdcache.errors import UsageError
-from kdcache.runtime.option import Option
+from kdcache.io.checked import declared
+from kdcache.objectives.settings import BCE_SUM, BCE_TARGET_THRESH, KD_STOP_EPOCH
+from kdcache.runtime.option import Option, option_of
 from kdcache.runtime.shared_options import (
     CACHE,
     DEFAULT_CACHE,
@@ -15,8 +17,8 @@ from kdcache.runtime.shared_options import (
     Device,
     Imports,
     Renderer,
-    seed_option,
 )
+from kdcache.training.sections import RunSettings, ScheduleConfig, StudentConfig
 
 Mode = Literal["cache", "live", "supervised"]
 
@@ -29,18 +31,13 @@ class TrainOptions:
     (`epochs`, `seed`, `batch_size`, `kd_stop_epoch`, ...) and `overrides`.
     """
 
-    student: Annotated[str, Option("Name of a timm model, such as resnet50.", metavar="NAME")]
+    student: Annotated[str, option_of(declared(StudentConfig, "name"), metavar="NAME")]
     data: Data = DEFAULT_DATA
     cache: Annotated[str | None, CACHE] = DEFAULT_CACHE
     val: Annotated[str | None, Option("Labelled shards to evaluate on.", metavar="DATA", default_text="none")] = None
     epochs: Annotated[
         int | None,
-        Option(
-            "Passes over the data; epoch e trains on view e, and views repeat if the cache has fewer of them.",
-            metavar="E",
-            minimum=1,
-            default_text="the recipe's",
-        ),
+        option_of(declared(ScheduleConfig, "epochs"), metavar="E", default_text="the recipe's"),
     ] = None
     recipe: Annotated[
         str | None,
@@ -73,14 +70,11 @@ class TrainOptions:
     ] = None
     seed: Annotated[
         int | None,
-        seed_option(
-            "Seed of the student's initial weights and dropout; views have the cache's own seed.",
-            default_text="the recipe's, or 0",
-        ),
+        option_of(declared(RunSettings, "seed"), metavar="S", default_text="the recipe's, or 0"),
     ] = None
     batch_size: Annotated[
         int | None,
-        Option("Rows of a training step; even.", metavar="B", minimum=2, default_text="the recipe's"),
+        option_of(declared(RunSettings, "batch_size"), metavar="B", default_text="the recipe's"),
     ] = None
     supervised: Annotated[
         bool, Option("Train from labels alone, on views of the recipe's policy; no cache is read.")
@@ -121,22 +115,12 @@ class TrainOptions:
     ] = False
     kd_stop_epoch: Annotated[
         int | None,
-        Option(
-            "First epoch, counted from 0, that learns from labels alone.", metavar="N", minimum=1, default_text="never"
-        ),
+        option_of(KD_STOP_EPOCH, metavar="N", default_text="never"),
     ] = None
-    bce_sum: Annotated[bool, Option("Sum the binary cross-entropy over the classes; timm's default is the mean.")] = (
-        False
-    )
+    bce_sum: Annotated[bool, option_of(BCE_SUM)] = False
     bce_target_thresh: Annotated[
         float | None,
-        Option(
-            "Threshold of the binary cross-entropy: soft labels above X become 1, others 0.",
-            metavar="X",
-            minimum=0,
-            maximum=1,
-            default_text="soft labels unchanged",
-        ),
+        option_of(BCE_TARGET_THRESH, metavar="X", default_text="soft labels unchanged"),
     ] = None
     device: Device = "auto"
     renderer: Renderer = "dali"

@@ -11,8 +11,7 @@ from kdcache.errors import ConfigError, reason
 from kdcache.io.plain_values import FormatError
 from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import parse_yaml
-
-DEFAULT_RECIPE = "a2"
+from kdcache.training.sections import DEFAULT_RECIPE as DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,10 @@ from kdcache.runtime.device import autocast
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import to_device
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
-from kdcache.training.config import RunConfig, ScheduleConfig
+from kdcache.training.config import RunConfig
 from kdcache.training.objective_module import create_aux_module
 from kdcache.training.prediction_history import PredictionHistory
+from kdcache.training.sections import ScheduleConfig
 
 
 class TrainState:

@@ -7,7 +7,8 @@ from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.opening import OpenViews
 from kdcache.loader.schedule import Schedule, require_steps
 from kdcache.runtime.formatting import format_count
-from kdcache.training.config import RunConfig, ViewsConfig
+from kdcache.training.config import RunConfig
+from kdcache.training.sections import ViewsConfig
 from kdcache.views.policies import load_policy
 from kdcache.views.policy import Policy
 

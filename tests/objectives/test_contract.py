@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.errors import ConfigError, UsageError
+from kdcache.io.checked import read
 from kdcache.objectives.base import Objective, require
 from kdcache.objectives.registry import OBJECTIVES, objective_named
 from kdcache.training.config import RunConfig
-from kdcache.training.settings import from_plain, to_plain
+from kdcache.training.settings import to_plain
 from support.batches import FixedTargets, batch_for, called, moved
 from support.capabilities import CAPABILITIES
 
@@ -35,7 +36,7 @@ def objectives_that(holds):
 
 def read_back(objective):
     plain = {"student": {"name": "a"}, "optimizer": {"name": "sgd", "lr": 1}, "schedule": {"epochs": 1}}
-    return from_plain(RunConfig, {**plain, "batch_size": 2, "objective": to_plain(objective)}).objective
+    return read(RunConfig, {**plain, "batch_size": 2, "objective": to_plain(objective)}).objective
 
 
 def with_few_negatives(name):

@@ -1,10 +1,14 @@
 import dataclasses
 from functools import partial
+from math import inf
+from typing import get_type_hints
 
 import pytest
 import yaml
 
 from kdcache.errors import ConfigError
+from kdcache.io.checked import declared
+from kdcache.objectives.base import Objective
 from kdcache.objectives.bkl import BKL
 from kdcache.objectives.dist import DIST
 from kdcache.objectives.dkd import DKD
@@ -13,14 +17,15 @@ from kdcache.objectives.ps_kd import PSKD
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.training.config import (
-    OptimizerConfig,
     RunConfig,
     label_loss_origin,
     load_config,
     read_config,
     write_config,
 )
+from kdcache.training.options import TrainOptions
 from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
+from kdcache.training.sections import OptimizerConfig, ScheduleConfig, StudentConfig, ViewsConfig
 from kdcache.training.settings import differences
 from kdcache.views.policies import load_policy
 
@@ -166,6 +171,82 @@ def test_assigned_values_are_yaml():
 def test_wrong_settings_are_refused_by_name(assignment, said):
     with pytest.raises(ConfigError, match=said):
         load_config("a2", assignments=[assignment])
+
+
+def test_all_faults_of_a_configuration_are_named_at_once():
+    given = ["schedule.epochs=0", "optimizer.lrr=1", "seed=x", "objective.temperature=0", "batch_size=3"]
+    with pytest.raises(ConfigError) as caught:
+        load_config("a2", assignments=given)
+    said = str(caught.value)
+    for part in (
+        "schedule.epochs is 0: give a number at least 1, at most 1,000,000.",
+        "There is no setting optimizer.lrr. The nearest: optimizer.lr",
+        "seed is 'x': give a whole number.",
+        "objective.temperature is 0.0: give a number above 0, at most 65,536.",
+        "batch_size is 3: give an even number at least 2",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: OptimizerConfig("sgd", -1, momentum=True), "lr is -1.0: .*momentum is True: give a number"),
+        (lambda: OptimizerConfig("sgd", "0.1"), "lr is '0.1': give a number"),
+        (lambda: VanillaKD(temperature=0), "objective.temperature is 0.0"),
+        (lambda: VanillaKD(label_loss="mse", bce_sum=1), "objective.label_loss is 'mse': .*bce_sum is 1: give true or"),
+        (lambda: dataclasses.replace(load_config("a2"), seed=1.5), "seed is 1.5: give a whole number"),
+        (lambda: dataclasses.replace(load_config("a2"), objective=3), "objective is 3: give a mapping"),
+    ],
+)
+def test_settings_that_python_gives_are_checked(make, said):
+    with pytest.raises(ConfigError, match=said):
+        make()
+
+
+def test_nothing_is_converted_but_whole_numbers_and_lists():
+    config = OptimizerConfig("sgd", 1, betas=[0, 0.5])
+    assert (config.lr, config.betas) == (1.0, (0.0, 0.5))
+    assert [type(value) for value in (config.lr, *config.betas)] == [float] * 3
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        RunConfig,
+        StudentConfig,
+        ViewsConfig,
+        OptimizerConfig,
+        ScheduleConfig,
+        *{type(each) for each in OBJECTIVES.values()},
+    ],
+)
+def test_every_setting_is_declared_with_its_help(section):
+    """What has no declaration would be taken with conversions, such as true for 1.0."""
+    sections = {"student", "views", "optimizer", "schedule"}
+    own = {item.name for item in dataclasses.fields(section)} - sections
+    for name in own - ({"name"} if issubclass(section, Objective) else set()):
+        assert declared(section, name).help.endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("option", "section", "name"),
+    [
+        ("student", StudentConfig, "name"),
+        ("epochs", ScheduleConfig, "epochs"),
+        ("seed", RunConfig, "seed"),
+        ("batch_size", RunConfig, "batch_size"),
+        ("kd_stop_epoch", VanillaKD, "kd_stop_epoch"),
+        ("bce_sum", VanillaKD, "bce_sum"),
+        ("bce_target_thresh", VanillaKD, "bce_target_thresh"),
+    ],
+)
+def test_an_option_has_help_and_limits_of_its_setting(option, section, name):
+    shown = next(part for part in get_type_hints(TrainOptions, include_extras=True)[option].__metadata__)
+    setting = declared(section, name)
+    assert shown.help == setting.help
+    assert (shown.minimum or -inf) == max(setting.least, setting.above) or shown.minimum == setting.least == 0
+    assert (inf if shown.maximum is None else shown.maximum) == min(setting.most, setting.below)
 
 
 def test_another_objective_than_the_recipes_begins_from_its_own_settings():
