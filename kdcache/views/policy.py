@@ -1,12 +1,12 @@
 """A policy: the distribution that augmentations are drawn from, as a frozen value that is its own identity."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from kdcache.errors import ConfigError
+from kdcache.io.checked import Setting, checked, read
 from kdcache.io.did_you_mean import did_you_mean
 from kdcache.views.schemes.parsing import parse_scheme
 
@@ -15,130 +15,206 @@ INTERPOLATIONS = (*FILTERS, "random")
 WARP_INTERPOLATIONS = ("", "nearest")
 CROPS = ("resized", "centre", "padded", "evaluation")
 ERASE_MODES = ("const", "rand", "pixel")
-_CHOICES = {
-    "crop": CROPS,
-    "interpolation": INTERPOLATIONS,
-    "erase_mode": ERASE_MODES,
-    "warp_interpolation": WARP_INTERPOLATIONS,
-}
-_LENGTHS = {2: "two numbers", 3: "three numbers", 4: "one number, three or four"}
 
 
+def _pair_clause(pair: tuple[float, float] | None) -> str:
+    """Return what is wrong with the ends of a range, or ""."""
+    return "" if pair is None or 0 < pair[0] <= pair[1] else "give two numbers, 0 < low <= high"
+
+
+def _share_clause(pair: tuple[float, float] | None) -> str:
+    """Return what is wrong with the ends of a range of shares, or ""."""
+    return _pair_clause(pair) or ("shares of the image end at 1" if pair is not None and pair[1] > 1 else "")
+
+
+def _alpha_clause(alpha: float) -> str:
+    return "" if alpha == 0 or alpha >= 1e-3 else "alpha is 0 (off) or at least 0.001"
+
+
+def _jitter_clause(amounts: tuple[float, float, float, float]) -> str:
+    if min(amounts) >= 0 and amounts[3] <= 0.5:
+        return ""
+    return "give brightness, contrast, saturation and hue, each at least 0, the hue at most 0.5"
+
+
+#: What settings of several fields have in common.
+_PROBABILITY: dict[str, Any] = {"least": 0, "most": 1, "rule": "a probability lies in 0..1"}
+_CHANNELS: dict[str, Any] = {"least": 0, "most": 255, "wanted": "three numbers", "rule": "give three values in 0..255"}
+_COUNT: dict[str, Any] = {"least": 1, "most": 64, "rule": "give a whole number from 1 to 64"}
+
+
+@checked
 @dataclass(frozen=True)
 class Policy:
     """The distribution of the augmentations of a view. Names and meanings of the fields are timm's.
 
     The JSON form leaves out every field that has its default. So a field that is added later leaves older caches
     valid, and a default that has been released never changes.
-
-    Attributes:
-        crop: kind of crop: "resized" (timm's RandomResizedCrop), "centre" (the central square, the same for every
-            view), "padded" (the central square, shifted by up to `pad` pixels, as in CIFAR recipes), or "evaluation"
-            (timm's evaluation transform in its crop mode "center", which resizes first and crops then; the same for
-            every view).
-        crop_scale: range of a resized crop's area, as a share of the image's.
-        crop_ratio: range of a resized crop's width / height.
-        crop_pct: side of the central square, as a share of the image's shorter side. For "evaluation" it is timm's:
-            the shorter side is resized to floor(size / crop_pct) pixels, and the central square is cut out.
-        pad: largest shift of a padded crop along each axis, in pixels at the reference size; the uncovered part is
-            black.
-        hflip: probability of a horizontal flip.
-        interpolation: filter of the antialiased resize to the model's input size, and of operations that warp:
-            "bilinear", "bicubic", or "random" (one of the two is drawn each time).
-        warp_interpolation: filter of operations that warp, if it is another one: "nearest", which is torchvision's
-            default.
-        auto_augment: timm's configuration string: "rand-m9-mstd0.5-inc1", "original", "v0", "3a", ..., or "cifar10",
-            torchvision's AutoAugment policy for CIFAR-10 (whose own `warp_interpolation` is "nearest" and whose `fill`
-            is black); empty for none.
-        color_jitter: amounts of torchvision's ColorJitter, which comes after `auto_augment`: brightness, contrast,
-            saturation, hue.
-        color_jitter_prob: probability that colour jitter is applied at all.
-        fill: colour of what a warp uncovers, and of erased boxes, in 0..255. timm takes the data set's mean, rounded
-            for warps, as here, and unrounded for boxes: (123.675, 116.28, 103.53) gives both.
-        erase_prob: probability of timm's RandomErasing.
-        erase_mode: "const" (`fill`), "rand" (one random colour a box) or "pixel" (one a pixel).
-        erase_count: largest number of boxes erased in one image; the number is drawn from 1 to this.
-        erase_std: standard deviation of random colours around `fill`, in 0..255; timm takes the data set's.
-        repeats: number of views that share one order, for repeated augmentation (Hoffer et al. 2020): an epoch shows
-            that many views of each of its images, and fewer images.
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
-        cutmix: alpha of cutmix's Beta(alpha, alpha); 0 turns it off.
-        cutmix_minmax: range of the cut box's sides, as shares of the image's side; None draws the area from the Beta.
-        mix_prob: probability that a pair is mixed at all.
-        switch_prob: probability of cutmix where mixup and cutmix are both on.
-        reference_size: pixels a side at which boxes, shifts and mixing weights are fixed; the usual training size.
     """
 
-    crop: str = "resized"
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    crop_pct: float = 1.0
-    pad: int = 0
-    hflip: float = 0.5
-    interpolation: str = "bilinear"
-    auto_augment: str = ""
-    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    color_jitter_prob: float = 1.0
-    fill: tuple[float, float, float] = (124.0, 116.0, 104.0)
-    erase_prob: float = 0.0
-    erase_mode: str = "const"
-    erase_count: int = 1
-    erase_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    repeats: int = 1
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    cutmix_minmax: tuple[float, float] | None = None
-    mix_prob: float = 1.0
-    switch_prob: float = 0.5
-    reference_size: int = 224
-    warp_interpolation: str = ""
+    crop: Annotated[
+        str,
+        Setting(
+            "Kind of crop: 'resized' (timm's RandomResizedCrop), 'centre' (the central square, the same for "
+            "every view), 'padded' (the central square, shifted by up to `pad` pixels, as in CIFAR recipes), "
+            "or 'evaluation' (timm's evaluation transform in its crop mode 'center', which resizes first and "
+            "crops then; the same for every view).",
+            choices=CROPS,
+        ),
+    ] = "resized"
+    crop_scale: Annotated[
+        tuple[float, float],
+        Setting(
+            "Range of a resized crop's area, as a share of the image's.", check=_share_clause, wanted="two numbers"
+        ),
+    ] = (0.08, 1.0)
+    crop_ratio: Annotated[
+        tuple[float, float],
+        Setting("Range of a resized crop's width / height.", check=_pair_clause, wanted="two numbers"),
+    ] = (3 / 4, 4 / 3)
+    crop_pct: Annotated[
+        float,
+        Setting(
+            "Side of the central square, as a share of the image's shorter side. For 'evaluation' it is "
+            "timm's: the shorter side is resized to floor(size / crop_pct) pixels, and the central square is "
+            "cut out.",
+            above=0,
+            most=1,
+            rule="give a share of the shorter side, over 0 to 1",
+        ),
+    ] = 1.0
+    pad: Annotated[
+        int,
+        Setting(
+            "Largest shift of a padded crop along each axis, in pixels at the reference size; the uncovered "
+            "part is black."
+        ),
+    ] = 0
+    hflip: Annotated[
+        float,
+        Setting("Probability of a horizontal flip.", **_PROBABILITY),
+    ] = 0.5
+    interpolation: Annotated[
+        str,
+        Setting(
+            "Filter of the antialiased resize to the model's input size, and of operations that warp: "
+            "'bilinear', 'bicubic', or 'random' (one of the two is drawn each time).",
+            choices=INTERPOLATIONS,
+        ),
+    ] = "bilinear"
+    auto_augment: Annotated[
+        str,
+        Setting(
+            "timm's configuration string: 'rand-m9-mstd0.5-inc1', 'original', 'v0', '3a', ..., or 'cifar10', "
+            "torchvision's AutoAugment policy for CIFAR-10 (whose own `warp_interpolation` is 'nearest' and "
+            "whose `fill` is black); empty for none."
+        ),
+    ] = ""
+    color_jitter: Annotated[
+        tuple[float, float, float, float],
+        Setting(
+            "Amounts of torchvision's ColorJitter, which comes after `auto_augment`: brightness, contrast, "
+            "saturation, hue.",
+            check=_jitter_clause,
+            wanted="one number, three or four",
+        ),
+    ] = (0.0, 0.0, 0.0, 0.0)
+    color_jitter_prob: Annotated[
+        float,
+        Setting("Probability that colour jitter is applied at all.", **_PROBABILITY),
+    ] = 1.0
+    fill: Annotated[
+        tuple[float, float, float],
+        Setting(
+            "Colour of what a warp uncovers, and of erased boxes, in 0..255. timm takes the data set's mean, "
+            "rounded for warps, as here, and unrounded for boxes: (123.675, 116.28, 103.53) gives both.",
+            **_CHANNELS,
+        ),
+    ] = (124.0, 116.0, 104.0)
+    erase_prob: Annotated[
+        float,
+        Setting("Probability of timm's RandomErasing.", **_PROBABILITY),
+    ] = 0.0
+    erase_mode: Annotated[
+        str,
+        Setting("'const' (`fill`), 'rand' (one random colour a box) or 'pixel' (one a pixel).", choices=ERASE_MODES),
+    ] = "const"
+    erase_count: Annotated[
+        int,
+        Setting("Largest number of boxes erased in one image; the number is drawn from 1 to this.", **_COUNT),
+    ] = 1
+    erase_std: Annotated[
+        tuple[float, float, float],
+        Setting(
+            "Standard deviation of random colours around `fill`, in 0..255; timm takes the data set's.", **_CHANNELS
+        ),
+    ] = (58.395, 57.12, 57.375)
+    repeats: Annotated[
+        int,
+        Setting(
+            "Number of views that share one order, for repeated augmentation (Hoffer et al. 2020): an epoch "
+            "shows that many views of each of its images, and fewer images.",
+            **_COUNT,
+        ),
+    ] = 1
+    mixup: Annotated[
+        float,
+        Setting("Alpha of mixup's Beta(alpha, alpha); 0 turns it off.", check=_alpha_clause),
+    ] = 0.0
+    cutmix: Annotated[
+        float,
+        Setting("Alpha of cutmix's Beta(alpha, alpha); 0 turns it off.", check=_alpha_clause),
+    ] = 0.0
+    cutmix_minmax: Annotated[
+        tuple[float, float] | None,
+        Setting(
+            "Range of the cut box's sides, as shares of the image's side; null draws the area from the Beta.",
+            check=_share_clause,
+            wanted="two numbers",
+        ),
+    ] = None
+    mix_prob: Annotated[
+        float,
+        Setting("Probability that a pair is mixed at all.", **_PROBABILITY),
+    ] = 1.0
+    switch_prob: Annotated[
+        float,
+        Setting("Probability of cutmix where mixup and cutmix are both on.", **_PROBABILITY),
+    ] = 0.5
+    reference_size: Annotated[
+        int,
+        Setting(
+            "Pixels a side at which boxes, shifts and mixing weights are fixed; the usual training size.",
+            least=8,
+            most=4096,
+            rule="give pixels a side, 8 to 4096",
+        ),
+    ] = 224
+    warp_interpolation: Annotated[
+        str,
+        Setting(
+            "Filter of operations that warp, if it is another one: 'nearest', which is torchvision's default.",
+            choices=WARP_INTERPOLATIONS,
+        ),
+    ] = ""
 
-    def __post_init__(self) -> None:
-        faults = [*self._faults()]
-        if faults:
-            raise ConfigError(" ".join(faults))
-        parse_scheme(self.auto_augment, self.reference_size)
+    section: ClassVar[str] = "policy"
 
-    def _faults(self) -> Iterator[str]:
-        """A sentence for each field whose value has the right type and is not valid."""
-        for name in ("crop_scale", "crop_ratio", "cutmix_minmax"):
-            pair = getattr(self, name)
-            if pair is not None and not 0 < pair[0] <= pair[1] < math.inf:
-                yield f"policy.{name} is {pair}: give two numbers, 0 < low <= high."
-            elif pair is not None and name != "crop_ratio" and pair[1] > 1:
-                yield f"policy.{name} is {pair}: shares of the image end at 1."
-        for name in ("hflip", "color_jitter_prob", "erase_prob", "mix_prob", "switch_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                yield f"policy.{name} is {getattr(self, name)}: a probability lies in 0..1."
-        for name in ("mixup", "cutmix"):
-            alpha = getattr(self, name)
-            if alpha != 0 and not 1e-3 <= alpha < math.inf:
-                yield f"policy.{name} is {alpha}: alpha is 0 (off) or at least 0.001."
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                yield f"policy.{name} is {getattr(self, name)!r}: {_one_of(choices)}."
-        if not 8 <= self.reference_size <= 4096:
-            yield f"policy.reference_size is {self.reference_size}: give pixels a side, 8 to 4096."
-        if not 0 < self.crop_pct <= 1:
-            yield f"policy.crop_pct is {self.crop_pct}: give a share of the shorter side, over 0 to 1."
-        if self.crop in CROPS and (
-            (self.crop == "padded") != (self.pad > 0) or not 0 <= self.pad <= self.reference_size
-        ):
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for settings that do not go together; `values` has those that are right by themselves."""
+        crop, pad, size = (values.get(name) for name in ("crop", "pad", "reference_size"))
+        known = crop is not None and pad is not None and size is not None
+        if known and ((crop == "padded") != (pad > 0) or not 0 <= pad <= size):
             yield (
-                f"policy.pad is {self.pad} and policy.crop {self.crop!r}: a padded crop needs pad, 1 to reference_size "
+                f"policy.pad is {pad} and policy.crop {crop!r}: a padded crop needs pad, 1 to reference_size "
                 "pixels, and no other crop has it."
             )
-        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5 or not max(self.color_jitter) < math.inf:
-            yield (
-                f"policy.color_jitter is {self.color_jitter}: give brightness, contrast, saturation and hue, each at "
-                "least 0, the hue at most 0.5."
-            )
-        for name in ("fill", "erase_std"):
-            if not all(0 <= part <= 255 for part in getattr(self, name)):
-                yield f"policy.{name} is {getattr(self, name)}: give three values in 0..255."
-        for name in ("erase_count", "repeats"):
-            if not 1 <= getattr(self, name) <= 64:
-                yield f"policy.{name} is {getattr(self, name)}: give a whole number from 1 to 64."
+        if "auto_augment" in values and size is not None:
+            try:
+                parse_scheme(values["auto_augment"], size)
+            except ConfigError as error:
+                yield str(error)
 
     @property
     def is_fixed(self) -> bool:
@@ -181,48 +257,15 @@ class Policy:
         Raises:
             ConfigError: there are unknown keys, each named with the nearest one, or values that are not valid.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        read: dict[str, Any] = {}
-        faults = []
-        for name, value in values.items():
-            if name not in fields:
-                faults.append(f"policy.{name} is no field.{did_you_mean(str(name), [*fields, *also])}")
-                continue
-            try:
-                read[name] = _read(name, value, fields[name].default)
-            except TypeError as wanted:
-                faults.append(f"policy.{name} is {value!r}: {wanted}.")
-        if faults:
-            raise ConfigError(" ".join(faults))
-        return cls(**read)
-
-
-def _read(name: str, value: Any, default: Any) -> Any:
-    """Convert a value to the type of its field. Raises TypeError with a clause that tells what to give."""
-    if name == "color_jitter":
-        value = _jitter(value)
-    if isinstance(default, str):
-        if isinstance(value, str):
-            return value
-        raise TypeError(_one_of(_CHOICES[name]) if name in _CHOICES else "give text")
-    if isinstance(default, tuple) or default is None:
-        if value is None and default is None:
-            return None
-        length = len(default) if default is not None else 2
-        if isinstance(value, list | tuple) and len(value) == length and all(map(_is_number, value)):
-            return tuple(float(part) for part in value)
-        raise TypeError(f"give {_LENGTHS[length]}")
-    if isinstance(default, float):
-        if _is_number(value):
-            return float(value)
-        raise TypeError("give a number")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    raise TypeError("give a whole number")
-
-
-def _one_of(choices: Sequence[str]) -> str:
-    return f"use {', '.join(filter(None, choices))}" + ", or leave it out" * ("" in choices)
+        known = [*(field.name for field in dataclasses.fields(cls)), *also]
+        if "color_jitter" in values:
+            values = {**values, "color_jitter": _jitter(values["color_jitter"])}
+        return read(
+            cls,
+            values,
+            cls.section,
+            unknown=lambda name: f"{name} is no field.{did_you_mean(name.partition('.')[2], known)}",
+        )
 
 
 def _jitter(value: Any) -> Any:

@@ -218,7 +218,7 @@ def test_nothing_is_converted_but_whole_numbers_and_lists():
         ViewsConfig,
         OptimizerConfig,
         ScheduleConfig,
-        *{type(each) for each in OBJECTIVES.values()},
+        *dict.fromkeys(type(each) for each in OBJECTIVES.values()),
     ],
 )
 def test_every_setting_is_declared_with_its_help(section):

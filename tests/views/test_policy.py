@@ -100,12 +100,38 @@ def test_a_wrong_value_is_refused_by_name(values):
                 "erase_count is 0: give a whole number from 1 to 64.",
             ],
         ),
+        (
+            {
+                "mixip": 1,
+                "mixup": 2,
+                "hflip": "x",
+                "pad": -1,
+                "cutmix": 1e-4,
+                "crop_scale": [1, 2],
+                "fill": [0, 0, 256],
+            },
+            [
+                "mixip is no field. Did you mean mixup?",
+                "hflip is 'x': give a number.",
+                "cutmix is 0.0001: alpha is 0 (off) or at least 0.001.",
+                "crop_scale is (1.0, 2.0): shares of the image end at 1.",
+                "fill is (0.0, 0.0, 256.0): give three values in 0..255.",
+                "pad is -1 and policy.crop 'resized': a padded crop needs pad, 1 to reference_size pixels, and no "
+                "other crop has it.",
+            ],
+        ),
     ],
 )
 def test_all_faults_of_a_kind_are_named_at_once(values, faults):
     with pytest.raises(ConfigError) as caught:
         Policy.from_json(values)
     assert str(caught.value) == " ".join(f"policy.{fault}" for fault in faults)
+
+
+def test_a_policy_that_python_makes_is_checked_too():
+    with pytest.raises(ConfigError, match=r"crop is 'x': use .*hflip is True: give a number"):
+        Policy(hflip=True, crop="x")
+    assert Policy(mixup=1, fill=[0, 0, 0]) == Policy(mixup=1.0, fill=(0.0, 0.0, 0.0))
 
 
 def test_a_padded_crop_needs_its_padding():
