@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar, get_origin
+from functools import partial
+from typing import Annotated, Any, ClassVar, TypeVar, get_origin
 
 import numpy as np
 from jaxtyping import Int32
 
-from kdcache.errors import CacheError, IdentityError
+from kdcache.errors import CacheError, ConfigError, IdentityError
+from kdcache.io.checked import Fault, Setting, read
 from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE
 
 Kind = TypeVar("Kind", bound="Identity")
@@ -83,6 +85,8 @@ class Identity:
     #: How the thing is called in messages, and what to do when a field differs (by name, else "").
     noun: ClassVar[str] = ""
     remedies: ClassVar[Mapping[str, str]] = {}
+    #: What pydantic is told: a field that is not known is refused.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, without neutral fields; names are in the order of the canonical JSON at each level.
@@ -115,44 +119,43 @@ class Identity:
         """
         if not isinstance(data, dict):
             raise CacheError(f"{where} holds no {cls.noun}: {_short(data)}.")
-        known = {entry.name: entry for entry in fields(cls)}  # type: ignore[arg-type]
-        for name in data:
-            if name not in known:
-                raise CacheError(
-                    f"{where} has a field '{name}' that this version of kdcache does not know. "
-                    "It was written by a newer one: update kdcache."
-                )
-        values = {}
-        for name, entry in known.items():
-            if name in data:
-                values[name] = _typed(data[name], entry.type, f"{name} in {where}")
-            elif "neutral" in entry.metadata:
-                values[name] = entry.metadata["neutral"]
-            else:
-                raise CacheError(f"{where} lacks the field '{name}'; it is no {cls.noun}, or it is damaged.")
-        return cls(**values)
+        try:
+            found = read(cls, data, sentence=partial(_sentence, cls.noun, where))
+        except ConfigError as error:
+            raise CacheError(str(error)) from None
+        for entry in fields(cls):  # type: ignore[arg-type]
+            if entry.name not in data and "neutral" not in entry.metadata:  # a default is meant for new identities
+                raise CacheError(_lacking(cls.noun, where, entry.name))
+        return found
+
+
+def _sentence(noun: str, where: str, fault: Fault) -> str:
+    if fault.kind == "unknown":
+        return (
+            f"{where} has a field '{fault.name}' that this version of kdcache does not know. "
+            "It was written by a newer one: update kdcache."
+        )
+    if fault.kind == "missing":
+        return _lacking(noun, where, fault.name)
+    wanted = (get_origin(fault.type) or fault.type).__name__
+    return f"The field {fault.name} in {where} is {_short(fault.value)}, which is no {wanted}."
+
+
+def _lacking(noun: str, where: str, name: str) -> str:
+    return f"{where} lacks the field '{name}'; it is no {noun}, or it is damaged."
 
 
 @dataclass(frozen=True)
 class ViewSetIdentity(Identity):
-    """The images that the rows of a cache are views of.
+    """The images that the rows of a cache are views of."""
 
-    fingerprint  the index's: keys, labels, encoded lengths and sizes of all samples
-    samples      their number
-    windows      `windows_checksum` of the window ids that the orders are made with
-    policy       the canonical JSON of the policy
-    seed         of all random draws, 32 bits
-    block_rows   rows of a block, a power of two
-    format       version of the format that the cache has
-    """
-
-    fingerprint: str
-    samples: int
-    windows: str
-    policy: dict[str, Any]
-    seed: int
-    block_rows: int
-    format: int = FORMAT
+    fingerprint: Annotated[str, Setting("The index's: keys, labels, encoded lengths and sizes of all samples.")]
+    samples: Annotated[int, Setting("Number of samples.")]
+    windows: Annotated[str, Setting("`windows_checksum` of the window ids that the orders are made with.")]
+    policy: Annotated[dict[str, Any], Setting("Canonical JSON of the policy.")]
+    seed: Annotated[int, Setting("Seed of all random draws, 32 bits.")]
+    block_rows: Annotated[int, Setting("Rows of a block, a power of two.")]
+    format: Annotated[int, Setting("Version of the format that the cache has.")] = FORMAT
 
     noun: ClassVar[str] = "view set"
     remedies: ClassVar[Mapping[str, str]] = {
@@ -182,31 +185,21 @@ class ViewSetIdentity(Identity):
 
 @dataclass(frozen=True)
 class TeacherIdentity(Identity):
-    """The teacher of an entry, how its targets were computed, and how they are stored.
+    """The teacher of an entry, how its targets were computed, and how they are stored."""
 
-    name          of the entry in the cache
-    architecture  the timm name, or module:NAME@VERSION of a module that Python gave
-    weights       hash of the weights
-    mean, std     of the normalisation, for pixels in 0..1
-    size          of the square input
-    precision     fp32, bf16 or fp16
-    batch_size    rows of the one batch shape that the teacher runs
-    targets       kind and parameters of the codec
-    num_classes   of the teacher
-    label_space   `teacher` where the labels are classes of the teacher's, else `none`
-    """
-
-    name: str
-    architecture: str
-    weights: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int
-    precision: str
-    batch_size: int
-    targets: dict[str, Any]
-    num_classes: int
-    label_space: str = field(default="teacher", metadata={"neutral": "teacher"})
+    name: Annotated[str, Setting("Name of the entry in the cache.")]
+    architecture: Annotated[str, Setting("The timm name, or module:NAME@VERSION of a module that Python gave.")]
+    weights: Annotated[str, Setting("Hash of the weights.")]
+    mean: Annotated[tuple[float, ...], Setting("Mean of the normalisation, for pixels in 0..1.", exact=True)]
+    std: Annotated[tuple[float, ...], Setting("Deviation of the normalisation, for pixels in 0..1.", exact=True)]
+    size: Annotated[int, Setting("Pixels a side of the square input.")]
+    precision: Annotated[str, Setting("Number format of the layers: fp32, bf16 or fp16.")]
+    batch_size: Annotated[int, Setting("Rows of the one batch shape that the teacher runs.")]
+    targets: Annotated[dict[str, Any], Setting("Kind and parameters of the codec.")]
+    num_classes: Annotated[int, Setting("Number of the teacher's classes.")]
+    label_space: Annotated[str, Setting("`teacher` where the labels are classes of the teacher's, else `none`.")] = (
+        field(default="teacher", metadata={"neutral": "teacher"})
+    )
 
     noun: ClassVar[str] = "teacher"
     remedies: ClassVar[Mapping[str, str]] = {
@@ -281,13 +274,3 @@ def _short(value: Any) -> str:
         return "nothing"
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _typed(value: Any, wanted: Any, where: str) -> Any:
-    """Return a JSON value as a field of type str, int, float tuple or dict; CacheError for anything else."""
-    origin = get_origin(wanted) or wanted
-    if origin is tuple and isinstance(value, list):
-        return tuple(_typed(part, float, where) for part in value)
-    if type(value) is not origin:  # so that true is no integer
-        raise CacheError(f"The field {where} is {_short(value)}, which is no {origin.__name__}.")
-    return value

@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kdcache.errors import ConfigError
 from kdcache.io.plain_values import shown
@@ -46,6 +46,7 @@ class Setting:
         check: a further rule: returns the clause that tells what is wrong with a value, or "".
         wanted: what a value of another type is told to be, such as "two numbers"; "" for what follows from the type.
         rule: the clause that a value out of the bounds is told; "" for what follows from the bounds.
+        exact: whether a whole number is refused where a float is wanted.
     """
 
     help: str
@@ -58,6 +59,7 @@ class Setting:
     check: Callable[[Any], str] | None = None
     wanted: str = ""
     rule: str = ""
+    exact: bool = False
 
     def type_clause(self, kind: Any) -> str:
         """Return what a value is told that is not of the type, such as "give a whole number or null"."""
@@ -78,6 +80,22 @@ class Setting:
     def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
         """Tell pydantic what is taken: values of the type without conversion, within the bounds, by the rule."""
         return handler.generate_schema(_strict(kind, self))
+
+
+class Fault(NamedTuple):
+    """What is wrong with one setting.
+
+    Attributes:
+        kind: "unknown" or "missing" name, value of another "type", or out of its "range".
+        name: the setting's full name.
+        value: what was given; None where nothing was.
+        type: what is wanted; None for an unknown name.
+    """
+
+    kind: Literal["unknown", "missing", "type", "range"]
+    name: str
+    value: Any
+    type: Any
 
 
 def checked(cls: type[T]) -> type[T]:
@@ -102,19 +120,19 @@ def checked(cls: type[T]) -> type[T]:
     return cls
 
 
-def read(cls: type[T], values: Any, path: str = "", *, unknown: Callable[[str], str] | None = None) -> T:
+def read(cls: type[T], values: Any, path: str = "", *, sentence: Callable[[Fault], str | None] | None = None) -> T:
     """Return the `checked` dataclass of plain values, as YAML and JSON have them; what is left out has its default.
 
     Args:
         path: name of the class in messages, such as "objective".
-        unknown: makes the sentence about an unknown name; None for the usual one, with the nearest names.
+        sentence: makes the sentence about a fault, or None for the usual one.
 
     Raises:
         ConfigError: unknown and missing settings, wrong types and values out of range: every fault, by its full name.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path or 'The configuration'} is {shown(values)}: give a mapping of settings.")
-    made: T = _validated(cls, dict(values), path, unknown)
+    made: T = _validated(cls, dict(values), path, sentence)
     return made
 
 
@@ -126,7 +144,9 @@ def declared(cls: type, name: str) -> Setting:
     return found
 
 
-def _validated(cls: Any, values: dict[str, Any], path: str, unknown: Callable[[str], str] | None = None) -> Any:
+def _validated(
+    cls: Any, values: dict[str, Any], path: str, sentence: Callable[[Fault], str | None] | None = None
+) -> Any:
     from pydantic import ValidationError
 
     conflicts: Callable[[Mapping[str, Any]], Iterator[str]] | None = getattr(cls, "conflicts", None)
@@ -135,7 +155,7 @@ def _validated(cls: Any, values: dict[str, Any], path: str, unknown: Callable[[s
         made = _adapter(cls).validate_python(values)
         right = vars(made)
     except ValidationError as error:
-        found = _Faults(cls, values, path, unknown)
+        found = _Faults(cls, values, path, sentence)
         faults = found.sentences(error.errors(include_url=False))
         right = {item.name: item.default for item in dataclasses.fields(cls)}
         right = {name: value for name, value in (right | values).items() if name not in found.top_names}
@@ -180,7 +200,7 @@ def _sections(hint: Any) -> tuple[Any, ...]:
 
 def _strict(kind: Any, setting: Setting) -> Any:
     """Return the type as pydantic is to check it."""
-    from pydantic import AfterValidator, Discriminator, Field, Tag
+    from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
     bounds = {"ge": setting.least, "le": setting.most, "gt": setting.above, "lt": setting.below}
     limits: dict[str, Any] = {name: bound for name, bound in bounds.items() if abs(bound) != inf}
@@ -192,7 +212,8 @@ def _strict(kind: Any, setting: Setting) -> Any:
         if origin is tuple:
             return tuple[tuple(each if each is Ellipsis else strict(each) for each in parts)]  # type: ignore[misc]
         if part is float:
-            return Annotated[float, Field(strict=True, allow_inf_nan=False, **limits)]
+            number: Any = Annotated[float, Field(strict=True, allow_inf_nan=False, **limits)]
+            return Annotated[number, BeforeValidator(_refuse_whole)] if setting.exact else number
         if part is int:
             return Annotated[int, Field(strict=True, multiple_of=2 if setting.even else None, **limits)]
         if part is str and setting.choices:
@@ -211,6 +232,14 @@ def _obey(check: Callable[[Any], str], value: Any) -> Any:
 
     if clause := check(value):
         raise PydanticCustomError("broken_rule", "{clause}", {"clause": clause})
+    return value
+
+
+def _refuse_whole(value: Any) -> Any:
+    from pydantic_core import PydanticCustomError
+
+    if isinstance(value, int):
+        raise PydanticCustomError("float_type", "a whole number")
     return value
 
 
@@ -233,7 +262,7 @@ class _Faults:
     cls: type
     values: Mapping[str, Any]
     path: str
-    unknown: Callable[[str], str] | None
+    sentence: Callable[[Fault], str | None] | None
 
     def __post_init__(self) -> None:
         self.top_names: set[Any] = set()
@@ -243,11 +272,11 @@ class _Faults:
         found: dict[str, tuple[list[int], str]] = {}
         for error in errors:
             self.top_names.add(error["loc"][0])
-            place, name, sentence = self._sentence(error)
-            found.setdefault(name, (place, sentence))
-        return [sentence for _, sentence in sorted(found.values(), key=lambda each: each[0])]
+            place, name, text = self._about(error)
+            found.setdefault(name, (place, text))
+        return [text for _, text in sorted(found.values(), key=lambda each: each[0])]
 
-    def _sentence(self, error: Any) -> tuple[list[int], str, str]:
+    def _about(self, error: Any) -> tuple[list[int], str, str]:
         """Return where a fault comes in the values, the name of the setting, and the sentence."""
         holder, name, above, place = self.cls, self.path, self.path, list[int]()
         value: Any = self.values
@@ -271,21 +300,32 @@ class _Faults:
         return place, name, self._words(error, holder, name, above, hint, value)
 
     def _words(self, error: Any, holder: type, name: str, above: str, hint: Any, value: Any) -> str:
-        kind = error["type"]
-        if kind in _UNKNOWN or hint is None:
-            return self.unknown(name) if self.unknown else _unknown(name, _names(holder, above))
-        if kind == "missing" and not isinstance(error["loc"][-1], int):  # a tuple lacks its parts by number
+        fault = Fault(_kind(error, hint), name, value, None if hint is None else _bare(hint))
+        own = self.sentence(fault) if self.sentence else None
+        if own is not None:
+            return own
+        if fault.kind == "unknown":
+            return _unknown(name, _names(holder, above))
+        if fault.kind == "missing":
             return f"The setting {name} is missing: give it a value."
-        if kind.startswith("union_tag"):
+        if error["type"].startswith("union_tag"):
             wanted = value.get("name") if isinstance(value, Mapping) else value
             return f"{name}.name is {shown(wanted)}: give {' or '.join(each.name for each in _sections(hint))}."
         if _sections(hint):
             return f"{name} is {shown(value)}: give a mapping of settings."
         setting = _setting(hint) or Setting("")
-        if kind in _OUT_OF_RANGE:
-            clause = error["ctx"]["clause"] if kind == "broken_rule" else setting.range_clause(_bare(hint))
-            return f"{name} is {shown(_as_read(_bare(hint), value))}: {clause}."
-        return f"{name} is {shown(value)}: {setting.type_clause(_bare(hint))}."
+        if fault.kind == "range":
+            clause = error["ctx"]["clause"] if error["type"] == "broken_rule" else setting.range_clause(fault.type)
+            return f"{name} is {shown(_as_read(fault.type, value))}: {clause}."
+        return f"{name} is {shown(value)}: {setting.type_clause(fault.type)}."
+
+
+def _kind(error: Any, hint: Any) -> Literal["unknown", "missing", "type", "range"]:
+    if error["type"] in _UNKNOWN or hint is None:
+        return "unknown"
+    if error["type"] == "missing" and not isinstance(error["loc"][-1], int):  # a tuple lacks its parts by number
+        return "missing"
+    return "range" if error["type"] in _OUT_OF_RANGE else "type"
 
 
 def _as_read(kind: Any, value: Any) -> Any:

@@ -203,9 +203,10 @@ class Policy:
     @staticmethod
     def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
         """Yield a sentence for settings that do not go together; `values` has those that are right by themselves."""
+        pad: Any
+        size: Any
         crop, pad, size = (values.get(name) for name in ("crop", "pad", "reference_size"))
-        known = crop is not None and pad is not None and size is not None
-        if known and ((crop == "padded") != (pad > 0) or not 0 <= pad <= size):
+        if None not in (crop, pad, size) and not ((0 < pad <= size) if crop == "padded" else pad == 0):
             yield (
                 f"policy.pad is {pad} and policy.crop {crop!r}: a padded crop needs pad, 1 to reference_size "
                 "pixels, and no other crop has it."
@@ -264,8 +265,12 @@ class Policy:
             cls,
             values,
             cls.section,
-            unknown=lambda name: f"{name} is no field.{did_you_mean(name.partition('.')[2], known)}",
+            sentence=lambda fault: None if fault.kind != "unknown" else _unknown_field(fault.name, known),
         )
+
+
+def _unknown_field(name: str, known: list[str]) -> str:
+    return f"{name} is no field.{did_you_mean(name.removeprefix('policy.'), known)}"
 
 
 def _jitter(value: Any) -> Any:
