@@ -117,6 +117,8 @@ def test_the_modules_are_found() -> None:
         ("zarr", {"kdcache.cache.zarr_form"}),
         ("obstore", {"kdcache.cache.objects", "kdcache.io.object_store"}),
         ("yaml", {"kdcache.io.yaml_format"}),
+        ("pydantic", {"kdcache.io.checked"}),
+        ("pydantic_core", {"kdcache.io.checked"}),
         ("typer", set()),
         ("rich", set()),
         ("kdcache_cli", set()),
@@ -143,6 +145,11 @@ def test_pure_modules_do_no_io(package: str) -> None:
         called = {name for name, _ in calls_in(module) if name in OUTSIDE_CALLS}
         assert not used | called, f"{module} (imported by {importer or 'itself'}) uses {sorted(used | called)}"
         queue += [(name, module) for name in names if name in MODULES]
+
+
+def test_a_declaration_of_a_setting_imports_no_pydantic() -> None:
+    """Options take help and limits from declarations, and `kdcache --help` imports all options."""
+    assert not {name for name in imports_of("kdcache.io.checked", in_functions=False) if name.startswith("pydantic")}
 
 
 def circle_in(graph: Mapping[str, Set[str]]) -> str:
