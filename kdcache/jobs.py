@@ -1,4 +1,4 @@
-"""The jobs of the command line as functions with keyword arguments and typed reports.
+"""The jobs of the command line as functions with keyword arguments and typed reports; the command line calls them.
 
 What can be asked for is declared once, in the options of each job; these functions take the same names.
 """
@@ -27,6 +27,7 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
+from kdcache.runtime.progress import Progress, logged
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache.training.train import train as run_train
@@ -63,13 +64,20 @@ def _with_arguments_of(options: Callable[P, O]) -> Callable[[Callable[[O], R]], 
     return decorate
 
 
-@_with_arguments_of(TrainOptions)
-def train(options: TrainOptions) -> TrainReport:
+@dataclass(frozen=True)
+class TrainArguments(TrainOptions):
+    """The options of a training, and where its messages go."""
+
+    progress: Progress = logged
+
+
+@_with_arguments_of(TrainArguments)
+def train(options: TrainArguments) -> TrainReport:
     """Train a student from a cache, from labels alone or with the teacher live, as `kdcache train` does.
 
     Arguments are the options of the command, in its words; `overrides` are those of `--set`. A run that was stopped
-    goes on where its last checkpoint was made. Messages go to the logger `kdcache`. Under torchrun every process calls
-    it.
+    goes on where its last checkpoint was made. Under torchrun every process calls it. Messages go to `progress`, by
+    default to the logger `kdcache`. Sizes are in pixels a side.
 
     Returns:
         The report: run folder, epochs and steps done, mean loss of the last epoch, images per second, evaluation.
@@ -82,14 +90,15 @@ def train(options: TrainOptions) -> TrainReport:
         >>> report.evaluation.top1
         0.781
     """
-    return run_train(options)
+    return run_train(TrainOptions(**_values(TrainOptions, options)), options.progress)
 
 
 @dataclass(frozen=True)
 class DumpArguments(DumpOptions):
-    """The options of a dump, with a teacher that may be a module."""
+    """The options of a dump, with a teacher that may be a module, and where its messages go."""
 
     teacher: str | TeacherModule  # type: ignore[assignment] # of Python alone: a command line has no module
+    progress: Progress = logged
 
 
 @_with_arguments_of(DumpArguments)
@@ -98,7 +107,7 @@ def dump_logits(options: DumpArguments) -> DumpReport:
 
     Arguments are the options of the command, in its words; `objectives` are those of `--for`. The teacher is a name or
     folder as there, or a `TeacherModule`, which needs neither `weights` nor `size`. Stopped and called again it goes on
-    where it was. Messages go to the logger `kdcache`.
+    where it was. Messages go to `progress`, by default to the logger `kdcache`.
 
     Returns:
         The report: samples, views, blocks written, bytes for each view of a sample, images per second.
@@ -112,12 +121,17 @@ def dump_logits(options: DumpArguments) -> DumpReport:
         21.4
     """
     teacher = options.teacher
-    values = {field.name: getattr(options, field.name) for field in fields(DumpOptions)}
+    values = _values(DumpOptions, options)
     if isinstance(teacher, TeacherModule):
         with restored_afterwards(teacher):
-            return run_dump(DumpOptions(**(values | {"teacher": teacher.name})), own=teacher)
+            return run_dump(DumpOptions(**(values | {"teacher": teacher.name})), options.progress, own=teacher)
     require_named(teacher)
-    return run_dump(DumpOptions(**values))
+    return run_dump(DumpOptions(**values), options.progress)
+
+
+def _values(kind: type[Any], options: Any) -> dict[str, Any]:
+    """Return the values of those fields that a job itself has."""
+    return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
 def require_named(teacher: Any) -> None:
@@ -129,20 +143,31 @@ def require_named(teacher: Any) -> None:
         )
 
 
-@_with_arguments_of(InspectOptions)
-def inspect(options: InspectOptions) -> InspectReport:
+@dataclass(frozen=True)
+class InspectArguments(InspectOptions):
+    """The options of `inspect`, and where its messages go."""
+
+    progress: Progress = logged
+
+
+@_with_arguments_of(InspectArguments)
+def inspect(options: InspectArguments) -> InspectReport:
     """Return what a cache belongs to, what it holds and lacks, and statistics of its targets.
 
-    Arguments are the options of `kdcache inspect`. `report.lines()` is what the command prints, `report.to_json()` the
-    same as plain values.
+    Arguments are the options of `kdcache inspect`; messages go to `progress`, by default to the logger `kdcache`.
+
+    Returns:
+        The report: `report.lines()` is what the command prints, `report.to_json()` the same as plain values. Sizes are
+        in bytes, entropies and KL in nats.
 
     Raises:
         CacheError: there is no cache.
+        IdentityError: `data` does not hold the samples of the cache.
 
     Example:
         >>> print("\\n".join(kdcache.inspect("cache", data="data").lines()))
     """
-    return run_inspect(options)
+    return run_inspect(InspectOptions(**_values(InspectOptions, options)), options.progress)
 
 
 def verify(
@@ -152,6 +177,7 @@ def verify(
     teacher: str | TeacherModule | None = None,
     name: str | None = None,
     repair: bool = False,
+    progress: Progress = logged,
     **rerun: Any,
 ) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written, as `kdcache verify` does.
@@ -162,7 +188,9 @@ def verify(
             `TeacherModule` is to be given again as it was given to `dump_logits`.
         name: name of the entry in the cache, of a `TeacherModule` alone; None for the module's own.
         repair: whether to drop damaged blocks, so that the next dump makes them again.
-        rerun: further options of the comparison: weights, samples, max_kl, seed, device, renderer, decode.
+        progress: receives the messages; by default Python's logger `kdcache` does.
+        rerun: further options of the comparison: weights, samples (number of targets), max_kl (nats), seed, device,
+            renderer, decode, imports.
 
     Returns:
         The report; `report.whole` tells whether nothing was found, `report.lines()` what.
@@ -170,6 +198,7 @@ def verify(
     Raises:
         CacheError: there is no cache.
         UsageError: of data and teacher only one is given, or options of the comparison without them.
+        KdcacheError: the comparison cannot be made, in a cache without damage; says what to do.
 
     Example:
         >>> kdcache.verify("cache", data="data", teacher="beitv2_b", samples=256).whole
@@ -182,18 +211,18 @@ def verify(
     if data is None or teacher is None:
         if rerun:
             raise UsageError(f"{sorted(rerun)[0]} belongs to data and teacher: give these too, or leave it out.")
-        return run_verify(VerifyOptions(cache=str(cache), repair=repair))
+        return run_verify(VerifyOptions(cache=str(cache), repair=repair), progress)
     if isinstance(teacher, TeacherModule):
         if rerun.get("weights") is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a teacher.")
         again = RerunOptions(data=str(data), teacher=name or teacher.name, module=teacher, **rerun)
         with restored_afterwards(teacher):
-            return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair))
+            return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
     require_named(teacher)
     if rerun.get("weights") is not None:
         rerun["weights"] = Path(rerun["weights"])
     again = RerunOptions(data=str(data), teacher=teacher, **rerun)
-    return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair))
+    return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
 
 
 def evaluate(

@@ -166,6 +166,20 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert not circle_in({module: imports_of(module, in_functions=False) & MODULES.keys() for module in MODULES})
 
 
+#: The jobs that Python has as functions, each with the command that calls it.
+JOBS_OF = {"dump_logits": "dump_logits", "inspect": "inspect", "train": "train", "verify": "verify"}
+
+
+@pytest.mark.parametrize("command", JOBS_OF)
+def test_a_command_calls_the_function_that_python_has_and_no_job_itself(command: str) -> None:
+    """So what the command line can do, `kdcache.NAME` can do."""
+    module = f"kdcache_cli.{command}"
+    jobs = {"kdcache.training.train", "kdcache.dumping.dump", "kdcache.inspection.inspect", "kdcache.inspection.verify"}
+    assert not imports_of(module) & (jobs | {"kdcache.inspection.rerun"})
+    assert [name for name, _ in calls_in(module) if name.startswith("jobs.")] == [f"jobs.{JOBS_OF[command]}"]
+    assert jobs < imports_of("kdcache.jobs")  # the rule knows where the jobs are
+
+
 #: The rooms of the house, from the ground up. A room imports from rows below its own, never from its own row or above.
 ROWS = (
     {"errors"},

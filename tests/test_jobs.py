@@ -12,18 +12,21 @@ from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.options import DumpOptions
 from kdcache.errors import ModelError, UsageError
 from kdcache.inspection.inspect import InspectOptions
+from kdcache.runtime.progress import silent
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
-from support.small_job import CLASSES, MODEL, SAMPLES, SETTINGS, SIZE
+from support.small_job import CLASSES, MODEL, SAMPLES, SETTINGS, SIZE, Heard
 
 
 @pytest.fixture(scope="module")
 def run(job, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
+    heard = Heard()
     report = kdcache.train(
         MODEL, job.data, job.cache, out=str(out), epochs=1, recipe="fashion-mnist", overrides=SETTINGS, device="cpu",
-        renderer="pillow", val=job.data,
+        renderer="pillow", val=job.data, progress=heard,
     )  # fmt: skip
+    assert heard.said
     assert isinstance(report, TrainReport)
     assert report.folder == out
     return report
@@ -35,11 +38,43 @@ def run(job, tmp_path_factory):
 def test_a_job_takes_what_its_options_have(function, options):
     job = getattr(kdcache, function)
     taken, declared = (inspect.signature(function).parameters for function in (job, options))
-    assert list(taken) == list(declared)
+    assert list(taken) == [*declared, "progress"]
     others = set(declared) - {"teacher"} if function == "dump_logits" else declared  # which may be a module
     assert all(taken[name] == declared[name] for name in others)
     with pytest.raises(TypeError, match="nonsense"):
         job("a", "b", "c", nonsense=1)
+
+
+class Titles(Heard):
+    """A progress that remembers its tasks as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.titles = []
+        self.task = self._task
+
+    def _task(self, title, *arguments, **more):
+        self.titles.append(title)
+        return silent.task(title, *arguments, **more)
+
+
+def test_messages_go_to_the_progress_that_is_given(job, tmp_path):
+    of_teacher = {"data": job.data, "teacher": MODEL, "weights": job.weights}
+    jobs = [
+        lambda progress: kdcache.inspect(job.cache, samples=8, progress=progress),
+        lambda progress: kdcache.verify(job.cache, progress=progress),
+        lambda progress: kdcache.verify(
+            job.cache, **of_teacher, samples=8, device="cpu", renderer="pillow", progress=progress
+        ),
+        lambda progress: kdcache.dump_logits(
+            **of_teacher, cache=tmp_path / "cache", policy="centre", views=1, batch_size=16, device="cpu", dry_run=True,
+            progress=progress,
+        ),
+    ]  # fmt: skip
+    for call in jobs:
+        heard = Titles()
+        call(heard)
+        assert heard.titles or heard.said
 
 
 def test_a_run_is_evaluated_by_its_folder(job, run):

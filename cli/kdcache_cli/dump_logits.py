@@ -9,10 +9,10 @@ def _dump(options: DumpOptions) -> None:
     require_one_choice(  # before torch is imported
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
-    from kdcache.dumping.dump import dump
+    from kdcache import jobs
     from kdcache.runtime.ranks import Ranks
 
-    report = dump(options, ConsoleProgress())
+    report = jobs.dump_logits(**vars(options), progress=ConsoleProgress())
     if Ranks.from_environment().is_main:
         print_lines(report.lines())
 

@@ -28,10 +28,9 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Print the data set and policy of a cache, its complete and missing views, and statistics of its targets."""
-    from kdcache.inspection.inspect import InspectOptions
-    from kdcache.inspection.inspect import inspect as run
+    from kdcache import jobs
 
-    report = run(InspectOptions(cache=cache, data=data, samples=samples), ConsoleProgress())
+    report = jobs.inspect(cache, data=data, samples=samples, progress=ConsoleProgress())
     if as_json:
         print_json(report.to_json())
     else:

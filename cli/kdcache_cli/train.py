@@ -6,10 +6,10 @@ from kdcache_cli.declared import command_from
 
 
 def _train(options: TrainOptions) -> None:
+    from kdcache import jobs
     from kdcache.runtime.ranks import Ranks
-    from kdcache.training.train import train as run
 
-    report = run(options, ConsoleProgress())
+    report = jobs.train(**vars(options), progress=ConsoleProgress())
     if Ranks.from_environment().is_main:
         print_lines(report.lines())
 

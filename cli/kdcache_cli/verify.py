@@ -1,6 +1,6 @@
 """`kdcache verify`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -81,9 +81,7 @@ def verify(
     With --data and --teacher, run the teacher again on random views and compare its outputs with the cached targets.
     Exits with 3 if something is damaged, and with 1 if the cache only could not be read.
     """
-    from kdcache.inspection.rerun import RerunOptions
-    from kdcache.inspection.verify import VerifyOptions
-    from kdcache.inspection.verify import verify as run
+    from kdcache import jobs
 
     if (data is None) != (teacher is None):
         raise UsageError("--data and --teacher are needed together to compute targets again: give both, or none.")
@@ -91,21 +89,19 @@ def verify(
         raise UsageError(f"--weights {weights} belongs to --teacher and --data: give these too.")
     if teacher is None and imports:
         raise UsageError(f"--import {imports[0]} belongs to --teacher and --data: give these too, or leave it out.")
-    again = None
-    if data is not None and teacher is not None:
-        again = RerunOptions(
-            data=data,
-            teacher=teacher,
-            weights=weights,
-            samples=samples,
-            max_kl=max_kl,
-            seed=seed,
-            device=device,
-            renderer=renderer,
-            decode=decode,
-            imports=tuple(imports or ()),
-        )
-    report = run(VerifyOptions(cache=cache, rerun=again, repair=repair), ConsoleProgress())
+    rerun: dict[str, Any] = {}
+    if teacher is not None:
+        rerun = {
+            "weights": weights,
+            "samples": samples,
+            "max_kl": max_kl,
+            "seed": seed,
+            "device": device,
+            "renderer": renderer,
+            "decode": decode,
+            "imports": tuple(imports or ()),
+        }
+    report = jobs.verify(cache, data=data, teacher=teacher, repair=repair, progress=ConsoleProgress(), **rerun)
     if as_json:
         print_json(report.to_json())
     else:
