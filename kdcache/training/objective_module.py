@@ -14,7 +14,10 @@ from kdcache.loader.dataset import CachedDataset
 from kdcache.models.features import feature_size
 from kdcache.models.student_outputs import StudentOutputs, WithStudentOutputs
 from kdcache.objectives.base import LossInputs, LossSpec, Objective, require
+from kdcache.objectives.gathering import place_among_ranks
 from kdcache.objectives.registry import objective_named
+from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.ranks import Ranks
 from kdcache.training.settings import overlay, to_plain
 
 
@@ -95,6 +98,16 @@ class ObjectiveModule(nn.Module):
             return student
         layers = needs.student_layers if needs.maps else None
         return WithStudentOutputs(student, features=needs.features, layers=layers)
+
+    def average_gradients(self) -> None:
+        """Average the gradients of what is learnt beside the student over all processes; alone, do nothing.
+
+        It is to be called after each backward pass of a loop under torch.distributed whose DistributedDataParallel
+        holds the student alone. Every process has to call it.
+        """
+        parameter = next(self.parameters(), None)
+        if parameter is not None:
+            Distributed(Ranks(*place_among_ranks()), parameter.device).average_gradients(self)
 
 
 def create_objective(

@@ -1,8 +1,9 @@
 """Objectives as modules: one's own loop takes the steps of `kdcache train`, and what cannot be served is refused."""
 
-import importlib.util
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,8 +17,9 @@ from kdcache.models.student_outputs import StudentOutputs
 from kdcache.objectives.base import LossSpec
 from kdcache.targets.live import LiveTargets
 from kdcache.training.objective_module import create_objective
-from kdcache.training.train import train
-from support.small_job import CLASSES, MODEL, SIZE, dump_request, train_request
+from support.own_loop_steps import gradients_of_ways
+from support.ranks import on_ranks
+from support.small_job import CLASSES, MODEL, SIZE, dump_request
 
 BATCH = 26
 
@@ -28,11 +30,16 @@ def dataset(job):
 
 
 @pytest.fixture(scope="module")
-def with_features(job, tmp_path_factory):
+def with_features_cache(job, tmp_path_factory):
     """The same data with targets that hold what entered the teacher's classifier."""
     cache = tmp_path_factory.mktemp("features") / "cache"
     dump(dump_request(job.data, cache, job.weights, job.policy, targets="embedding", views=1, renderer="pillow"))
-    return open_cache(cache, data=job.data)
+    return cache
+
+
+@pytest.fixture(scope="module")
+def with_features(job, with_features_cache):
+    return open_cache(with_features_cache, data=job.data)
 
 
 def first_batch(dataset):
@@ -43,36 +50,6 @@ def first_batch(dataset):
 def make_model():
     torch.manual_seed(0)
     return timm.create_model(MODEL, num_classes=CLASSES)
-
-
-@pytest.fixture(scope="module")
-def own_loop(project_root):
-    spec = importlib.util.spec_from_file_location("own_loop", project_root / "examples" / "own_loop.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_twenty_steps_of_the_example_are_those_of_kdcache_train(job, tmp_path, own_loop):
-    checkpoint = tmp_path / "own_loop.pt"
-
-    def arguments(epochs):
-        return own_loop.parse(
-            ["--cache", str(job.cache), "--data", job.data, "--model", MODEL, "--batch-size", str(BATCH),
-             "--image-size", str(SIZE), "--device", "cpu", "--renderer", "pillow", "--checkpoint", str(checkpoint),
-             "--epochs", str(epochs)]
-        )  # fmt: skip
-
-    request = train_request(
-        job.data, tmp_path / "run", cache=str(job.cache), epochs=4, renderer="pillow",
-        overrides=("objective.kd_weight=1", "objective.label_weight=1", "schedule.warmup_lr=0"),
-    )  # fmt: skip
-    wanted = train(request, keep_losses=True).losses
-    found = own_loop.train(arguments(4))
-    assert len(found) == 20
-    assert tuple(found) == wanted
-    assert own_loop.train(arguments(4)) == []  # all epochs are done
-    assert len(own_loop.train(arguments(5))) == 5
 
 
 def test_losses_have_names_and_settings_lie_over_those_of_the_name(dataset):
@@ -156,3 +133,16 @@ def test_a_student_without_features_is_refused(with_features):
         create_objective("crd", dataset=with_features)
     with pytest.raises(ModelError, match="no single linear classifier"):
         create_objective("crd", dataset=with_features, student=nn.Flatten())
+
+
+def test_two_processes_have_the_gradients_of_one(job, with_features_cache, tmp_path):
+    """Also of what is learnt beside the student: averaged by the objective itself, or by a DDP that holds both."""
+    steps = partial(gradients_of_ways, with_features_cache, job.data)
+    alone = steps(0, 1)
+    for ranks in on_ranks(steps, 2, tmp_path):
+        for (name, way), found in ranks.items():
+            wanted = alone[name, "alone"]
+            assert found.keys() == wanted.keys()
+            assert any("aux_module" in key for key in found)
+            for key, values in found.items():
+                assert np.allclose(values, wanted[key], rtol=1e-3, atol=1e-6), (name, way, key)
