@@ -1,0 +1,291 @@
+"""Every example runs on tiny real data, in this process; the docs show it."""
+
+import importlib.util
+import io
+import json
+import re
+import sys
+import tokenize
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import kdcache
+from kdcache.training.train import train
+from support.small_job import CLASSES, MODEL, SIZE, make_teacher, train_request
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+BATCH = 26
+STEPS = 5
+
+
+def load(name):
+    """An example as a module; `main` of it takes the words of the command line."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)  # where its dataclasses and type hints are looked up
+        spec.loader.exec_module(module)
+    return module
+
+
+def words(**options):
+    """Options as words of a command line."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+@pytest.fixture
+def small(job):
+    """Options of the loops: the cache of the tests, and a student that learns in a second."""
+    return {
+        "cache": job.cache, "data": job.data, "model": MODEL, "epochs": 2, "batch_size": BATCH, "image_size": SIZE,
+        "renderer": "pillow",
+    }  # fmt: skip
+
+
+def lines_of_code(text):
+    """The numbers of the lines that hold more than comments and docstrings."""
+    idle = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    lines, begins = set(), True
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        docstring = token.type == tokenize.STRING and begins
+        if token.type not in idle and not docstring:
+            lines.update(range(token.start[0], token.end[0] + 1))
+        begins = token.type in {tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT} or (begins and token.type in idle)
+    return lines
+
+
+def test_each_example_is_shown_in_the_docs_and_strictly_typed():
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    assert not [name for name in EXAMPLES if f"(../examples/{name}.py)" not in page]
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    assert "examples" in mypy["files"]
+    assert EXAMPLES in [override["module"] for override in mypy["overrides"] if "warn_return_any" in override]
+
+
+def test_the_plain_loop_has_under_forty_lines():
+    assert len(lines_of_code('"""a\nb"""\nx = """c\nd"""\n# e\n\ny(\n    1,\n)\n')) == 5
+    assert 20 < len(lines_of_code((ROOT / "examples" / "plain_loop.py").read_text(encoding="utf-8"))) < 40
+
+
+def test_twenty_steps_of_the_plain_loop_are_those_of_kdcache_train(job, small, tmp_path):
+    request = train_request(
+        job.data, tmp_path / "run", cache=str(job.cache), epochs=4, renderer="pillow",
+        overrides=("objective.kd_weight=1", "objective.label_weight=1", "schedule.warmup_lr=0"),
+    )  # fmt: skip
+    wanted = train(request, keep_losses=True).losses
+    found = load("plain_loop").main(words(**small | {"epochs": 4}, device="cpu"))
+    assert len(found) == 20
+    assert tuple(found) == wanted
+
+
+def test_the_loop_of_timm_goes_on_where_it_was_stopped(job, small, tmp_path, monkeypatch, capsys):
+    example = load("timm_train")
+    options = small | {"device": "cpu", "val": job.data, "lr": 0.01, "warmup_epochs": 1, "drop_path": 0.1}
+    whole = example.main(words(**options, checkpoint=tmp_path / "whole.pt"))
+    assert len(whole) == 2 * STEPS
+    assert "Epoch 1: loss" in capsys.readouterr().out
+    score = example.score
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example, "score", stop)  # what comes after the checkpoint of an epoch
+    stopped = words(**options, checkpoint=tmp_path / "stopped.pt")
+    with pytest.raises(KeyboardInterrupt):
+        example.main(stopped)
+    monkeypatch.setattr(example, "score", score)
+    assert example.main(stopped) == whole[STEPS:]
+    assert example.main(stopped) == []
+    one, other = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "stopped.pt"))
+    assert all(torch.equal(value, other["ema"][name]) for name, value in one["ema"].items())
+    assert any(not torch.equal(value, one["ema"][name]) for name, value in one["model"].items())
+
+
+def test_the_loop_of_timm_learns_beside_the_student(job, small, tmp_path):
+    cache, file = tmp_path / "cache", tmp_path / "loop.pt"
+    kdcache.dump_logits(MODEL, job.data, cache, weights=job.weights, policy=job.policy, views=1, targets="embedding",
+                        device="cpu", renderer="pillow", batch_size=16)  # fmt: skip
+    options = words(**small | {"cache": cache, "epochs": 1}, device="cpu", objective="cc", checkpoint=file)
+    example = load("timm_train")
+    example.main(options)
+    learnt = torch.load(file, weights_only=True)["objective"]
+    dataset = kdcache.open_cache(cache, data=job.data)
+    first = example.create_task(example.parse(options), dataset, torch.device("cpu")).objective.state_dict()
+    assert learnt.keys() == first.keys()
+    assert learnt
+    assert not any(torch.equal(learnt[name], first[name]) for name in first)
+
+
+def test_lightning_goes_on_in_mid_epoch(small, tmp_path):
+    lightning = pytest.importorskip("lightning")
+    example = load("lightning_module")
+
+    class Losses(lightning.Callback):
+        def __init__(self):
+            self.found = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_index):
+            self.found.append(float(outputs["loss"]))
+            if trainer.global_step == STEPS + 2:
+                trainer.save_checkpoint(tmp_path / "mid.ckpt")
+
+    def run(*more):
+        losses = Losses()
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        example.main(
+            [*words(**small, accelerator="cpu", out=tmp_path / "out"), *more],
+            callbacks=[losses], enable_checkpointing=False, **quiet,
+        )  # fmt: skip
+        return losses.found
+
+    whole = run()
+    assert len(whole) == 2 * STEPS
+    assert run("--resume", str(tmp_path / "mid.ckpt")) == whole[STEPS + 2 :]
+
+
+def test_teachers_of_ones_own_are_dumped_and_learnt_from(job, small, tmp_path, capsys):
+    models = [f"local-dir:{job.weights.parent}", f"local-dir:{make_teacher(tmp_path / 'second', seed=8).parent}"]
+    width = timm.create_model(MODEL).num_features
+    save_file({"classes": torch.randn(CLASSES, width)}, tmp_path / "classes.safetensors")
+    cache = tmp_path / "cache"
+    example = load("own_teacher")
+    example.main(
+        ["--models", *models, *words(
+            encoder=models[0], class_vectors=tmp_path / "classes.safetensors", targets="embedding", cache=cache,
+            data=job.data, num_classes=CLASSES, image_size=SIZE, policy=job.policy, views=1, batch_size=16,
+            device="cpu", renderer="pillow",
+        )]
+    )  # fmt: skip
+    assert "module:ensemble@1" in capsys.readouterr().out
+    for teacher in ("ensemble", "zero-shot"):
+        dataset = kdcache.open_cache(cache, data=job.data, teacher=teacher)
+        with dataset.loader(16, 1, image_size=SIZE, device="cpu", renderer="pillow") as loader:
+            batch = next(iter(loader))
+            assert batch.targets.log_probs().exp().sum(1).allclose(torch.ones(16), atol=1e-3)
+    assert batch.targets.features().norm(dim=1).allclose(torch.ones(16), atol=0.05)
+
+
+def test_an_ensemble_is_the_mean_of_the_probabilities():
+    example = load("own_teacher")
+    parts = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5)) for _ in range(2)]
+    images = torch.rand(3, 3, 2, 2)
+    mean = torch.stack([part(images).softmax(1) for part in parts]).mean(0)
+    assert example.Ensemble(parts)(images).exp().allclose(mean)
+
+
+def make_coco(folder, images=4):
+    """A folder in COCO's format with a triangle and a rectangle in each image, and a crowd, which is left out."""
+    (folder / "images").mkdir(parents=True)
+    found = {"categories": [{"id": 7, "name": "triangle"}, {"id": 3, "name": "box"}], "images": [], "annotations": []}
+    random = np.random.default_rng(0)
+    for number in range(images):
+        pixels = random.integers(0, 255, (64, 72, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
+        found["images"].append({"id": number, "file_name": f"{number}.png"})
+        triangle = {"category_id": 7, "bbox": [8, 8, 30, 30], "segmentation": [[8, 8, 38, 8, 8, 38]]}
+        box = {"category_id": 3, "bbox": [40, 20, 20, 30], "segmentation": [[40, 20, 60, 20, 60, 50, 40, 50]]}
+        crowd = {"category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {"counts": [1]}}
+        found["annotations"] += [{"image_id": number, **one} for one in (triangle, box, crowd)]
+    (folder / "annotations.json").write_text(json.dumps(found))
+    return folder
+
+
+def test_an_exported_student_is_the_backbone_of_a_detector(job, tmp_path):
+    example = load("detection_backbone")
+    coco = make_coco(tmp_path / "coco")
+    image, target = example.CocoFolder(coco)[0]
+    assert image.shape == (3, 64, 72)
+    assert target["labels"].tolist() == [2, 1]
+    assert target["boxes"].tolist() == [[8, 8, 38, 38], [40, 20, 60, 50]]
+    assert 400 < target["masks"][0].sum() < 530
+    mirrored = example.flip((image, target))[1]
+    assert mirrored["boxes"].tolist() == [[34, 8, 64, 38], [12, 20, 32, 50]]
+    assert mirrored["masks"][1].nonzero()[:, 1].min() in (11, 12)
+    out = tmp_path / "detector.pt"
+    losses = example.main(
+        [str(job.weights.parent), *words(coco=coco, epochs=1, batch_size=2, image_size=64, workers=0, device="cpu",
+                                         lr=0.002, warmup_steps=1, channels=16, regions=16, out=out)]
+    )  # fmt: skip
+    assert len(losses) == 2
+    assert all(np.isfinite(losses))
+    trained = torch.load(out, weights_only=True)
+    student = timm.create_model(f"local-dir:{job.weights.parent}", pretrained=True).state_dict()
+    same = {
+        name for name in student if torch.equal(trained.get(f"backbone.body.{name}", student[name] + 1), student[name])
+    }
+    assert any(name.startswith("conv1.") for name in same)  # the stem has its weights, and keeps them
+    learnt = [name for name in student if name.startswith("layer4.") and ".conv" in name]
+    assert learnt
+    assert not same & set(learnt)
+    assert all(f"backbone.body.{name}" in trained for name in learnt)
+
+
+def test_the_rate_of_the_detector_rises_and_falls():
+    rate = load("detection_backbone").rate
+    assert [rate(step, 10, 12, 5) for step in (0, 4, 79, 80, 110)] == pytest.approx([0.2, 1, 1, 0.1, 0.01])
+
+
+def hsic(one, other):
+    """The unbiased estimate of Song et al. 2012, term by term."""
+    n = len(one)
+    k, l = (gram - np.diag(np.diag(gram)) for gram in (one @ one.T, other @ other.T))  # noqa: E741 # as they call it
+    ones = np.ones(n)
+    middle = (ones @ k @ ones) * (ones @ l @ ones) / ((n - 1) * (n - 2))
+    return (np.trace(k @ l) + middle - 2 / (n - 2) * (ones @ k @ l @ ones)) / (n * (n - 3))
+
+
+def test_cka_of_two_models_is_drawn(job, tmp_path):
+    example = load("cka")
+    folder = job.weights.parent
+    other = make_teacher(tmp_path / "second", seed=8).parent
+    values = example.main(
+        [f"local-dir:{folder}", f"local-dir:{other}", *words(data=job.data, batch_size=16, batches=2, device="cpu",
+                                                             out=tmp_path / "cka.png")]
+    )  # fmt: skip
+    layers = [
+        part for part in timm.create_model(MODEL).modules() if isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+    ]
+    assert values.shape == (len(layers), len(layers))
+    assert values.max() <= 1
+    image = Image.open(tmp_path / "cka.png")
+    assert image.size == (8 * len(layers) + 16, 8 * len(layers) + 16)
+    assert image.getpixel((20, 4)) == tuple(np.uint8(colour(example, float(values[-1, 0]))))
+
+
+def colour(example, value):
+    stops = np.linspace(0, 1, len(example.COLOURS))
+    return [np.interp(np.clip(value, 0, 1), stops, example.COLOURS[:, channel]) for channel in range(3)]
+
+
+def test_cka_is_that_of_the_paper():
+    example = load("cka")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4))
+    batches = [torch.randn(9, 6) for _ in range(3)]
+    layers = example.Layers(model)
+    assert layers.names == ["0", "2"]
+    values = example.minibatch_cka(layers, layers, ((batch, batch) for batch in batches))
+    outputs = [[model[0](batch).detach().double().numpy(), model(batch).detach().double().numpy()] for batch in batches]
+    means = [[np.mean([hsic(found[i], found[j]) for found in outputs]) for j in (0, 1)] for i in (0, 1)]
+    assert values.diagonal().tolist() == pytest.approx([1, 1])
+    assert float(values[0, 1]) == pytest.approx(means[0][1] / np.sqrt(means[0][0] * means[1][1]), rel=1e-5)
+    with pytest.raises(SystemExit, match="fewer images"):
+        example.minibatch_cka(layers, layers, iter(()))
+
+
+def test_examples_take_the_public_names_alone():
+    """So a copy of one is a start, and none of them breaks where the inside changes."""
+    for name in EXAMPLES:
+        text = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+        assert "from kdcache" not in text
+        assert set(re.findall(r"^import kdcache.*$", text, re.MULTILINE)) <= {"import kdcache"}
+        used = {used.split(".")[0] for used in re.findall(r"(?<![\w.])kdcache\.(\w+)", text)}
+        assert used <= set(kdcache.__all__)
