@@ -1,6 +1,7 @@
 """The public names: which they are, that they are imported lazily, and that each is documented with an example."""
 
 import ast
+import importlib.util
 import inspect
 import subprocess
 import sys
@@ -100,3 +101,14 @@ def test_the_loop_of_the_readme_runs(job, project_root, monkeypatch):
     exec(compile(code, "README.md", "exec"), names)
     assert names["loader"].step == names["loader"].steps
     assert names["loss"].isfinite()
+
+
+def test_the_reference_in_the_docs_is_that_of_the_docstrings(project_root):
+    """After a change of a docstring: python docs/reference.py."""
+    spec = importlib.util.spec_from_file_location("reference", project_root / "docs" / "reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text(encoding="utf-8")
+    assert module.written(page) == page
+    missing = [name for name in PUBLIC if name != "__version__" and f"### kdcache.{name}\n" not in page]
+    assert not missing
