@@ -1,5 +1,6 @@
 """Each option reaches the request that the library's job gets, under its own name."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,18 +8,20 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import kdcache.dumping.dump
 import kdcache.evaluation.evaluate
-import kdcache.training.train
+from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.options import DumpOptions
 from kdcache.evaluation.evaluate import EvaluateOptions
+from kdcache.evaluation.scoring import Evaluation
 from kdcache.training.options import TrainOptions
+from kdcache.training.train import TrainReport
 from kdcache_cli.main import app
 
 
-class Report:
-    def lines(self) -> list[str]:
-        return ["first line", "second line"]
+def report(kind: type) -> Any:
+    """A report of a job that has done nothing, of the type that the job returns."""
+    lines = ["first line", "second line"]
+    return object.__new__(type("Report", (kind,), {"lines": lambda self: lines}))
 
 
 @pytest.fixture
@@ -26,13 +29,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The requests that jobs were called with, in place of doing them."""
     requests: list[Any] = []
 
-    def job(request: Any, progress: Any) -> Report:
-        requests.append(request)
-        return Report()
+    def job(kind: type) -> Callable[[Any, Any], Any]:
+        def do(request: Any, progress: Any) -> Any:
+            requests.append(request)
+            return report(kind)
 
-    monkeypatch.setattr(kdcache.dumping.dump, "dump", job)
-    monkeypatch.setattr(kdcache.training.train, "train", job)
-    monkeypatch.setattr(kdcache.evaluation.evaluate, "evaluate", job)
+        return do
+
+    monkeypatch.setattr("kdcache.jobs.run_dump", job(DumpReport))
+    monkeypatch.setattr("kdcache.jobs.run_train", job(TrainReport))
+    monkeypatch.setattr(kdcache.evaluation.evaluate, "evaluate", job(Evaluation))
     return requests
 
 
