@@ -87,7 +87,7 @@ def _options(declared: type[Any]) -> Iterator[str]:
             for name, hint in hints.items()}  # fmt: skip
     entries = [(name, " ".join(option[0].help.split())) for name, option in told.items() if option]
     if entries:
-        yield from ["Arguments:", ""]
+        yield from ["Arguments, as the command has them:", ""]
         for name, text in entries:
             yield from _entry(name, text)
         yield ""

@@ -29,7 +29,17 @@ from collections.abc import Sequence
 
 
 class KdcacheError(Exception):
-    """Base of every error that kdcache raises on purpose."""
+    """Base of every error that kdcache raises on purpose; its text says the cause and what to do.
+
+    Attributes:
+        exit_code: number with which the command line exits; 1, or 2 for what was asked for in a wrong way.
+
+    Example:
+        >>> try:
+        ...     dataset = kdcache.open_cache("cache", data="data")
+        ... except kdcache.KdcacheError as error:
+        ...     print(error)
+    """
 
     exit_code = 1
 

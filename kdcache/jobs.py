@@ -154,7 +154,11 @@ class InspectArguments(InspectOptions):
 def inspect(options: InspectArguments) -> InspectReport:
     """Return what a cache belongs to, what it holds and lacks, and statistics of its targets.
 
-    Arguments are the options of `kdcache inspect`; messages go to `progress`, by default to the logger `kdcache`.
+    Args:
+        cache: path or URL of the cache.
+        data: its shards, for the statistics that need labels; None for none of these.
+        samples: approximate number of targets of each teacher that are read for the statistics.
+        progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:
         The report: `report.lines()` is what the command prints, `report.to_json()` the same as plain values. Sizes are

@@ -3,6 +3,8 @@
 import ast
 import importlib.util
 import inspect
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,10 @@ from pathlib import Path
 import pytest
 
 import kdcache
-from support.documented import code_blocks
+from kdcache.runtime.option import Option
+from support.command_line import kdcache as kdcache_command
+from support.documented import code_blocks, lines_of
+from support.small_job import MODEL
 
 PUBLIC = [
     "Batch",
@@ -29,8 +34,8 @@ PUBLIC = [
     "train",
     "verify",
 ]
-#: A version says itself, and the example of an error is the except clause of any program.
-WITHOUT_EXAMPLE = {"KdcacheError", "__version__"}
+FUNCTIONS = ["create_objective", "dump_logits", "evaluate", "inspect", "open_cache", "train", "verify"]
+CLASSES = ["Batch", "CachedDataset", "CachedLoader", "ObjectiveModule", "TeacherModule"]
 
 
 def test_the_public_names_are_these():
@@ -49,7 +54,7 @@ def test_an_unknown_name_is_an_attribute_error():
     assert not hasattr(kdcache, "stored_teachers")
 
 
-@pytest.mark.parametrize("name", sorted(set(PUBLIC) - WITHOUT_EXAMPLE))
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - {"__version__"}))
 def test_each_name_is_documented_with_an_example(name):
     text = inspect.getdoc(getattr(kdcache, name)) or ""
     assert "Example:" in text
@@ -57,11 +62,28 @@ def test_each_name_is_documented_with_an_example(name):
     assert text.splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("name", ["CachedDataset", "CachedLoader", "Batch"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_tells_its_arguments_and_errors(name):
+    function = getattr(kdcache, name)
+    text = inspect.getdoc(function)
+    assert "\nRaises:\n" in text
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
+    for parameter in inspect.signature(function).parameters.values():
+        is_option = any(isinstance(part, Option) for part in getattr(parameter.annotation, "__metadata__", ()))
+        assert is_option or re.search(rf"\b{parameter.name}\b", text), f"{parameter.name} is not described"
+
+
+@pytest.mark.parametrize("name", CLASSES)
 def test_each_public_method_is_documented(name):
     for attribute, value in vars(getattr(kdcache, name)).items():
-        if not attribute.startswith("_") and (callable(value) or isinstance(value, property | classmethod)):
-            assert inspect.getdoc(value), f"{name}.{attribute} has no docstring"
+        function = value.__func__ if isinstance(value, classmethod) else value
+        if attribute.startswith("_") or not (inspect.isfunction(function) or isinstance(value, property)):
+            continue
+        text = inspect.getdoc(value)
+        assert text, f"{name}.{attribute} has no docstring"
+        taken = inspect.signature(function).parameters if inspect.isfunction(function) else ()
+        lacking = [word for word in taken if word not in ("self", "cls") and not re.search(rf"\b{word}\b", text)]
+        assert not lacking, f"{name}.{attribute} does not tell of {lacking}"
 
 
 def test_type_checkers_see_what_is_imported_lazily():
@@ -87,19 +109,31 @@ assert "torch" in sys.modules and vars(kdcache)["open_cache"] is open_cache
     assert done.returncode == 0, done.stderr
 
 
-def test_the_loop_of_the_readme_runs(job, project_root, monkeypatch):
-    """On a cache of the tests, with a smaller model, batch and number of epochs, and all else as it is printed."""
+def smaller(text, changes):
+    """A text with other values in the places that are printed."""
+    for printed, used in changes.items():
+        assert printed in text
+        text = text.replace(printed, used)
+    return text
+
+
+def test_the_loop_of_the_readme_runs_on_the_cache_of_its_command(job, project_root, tmp_path, monkeypatch):
+    """In an empty folder, with smaller models, batch and numbers of views and epochs, and all else as it is printed."""
     text = (project_root / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "data").symlink_to(job.data)
+    dump = next(words for words in lines_of(text, "kdcache") if words[1] == "dump-logits")
+    assert dump[1:] == ["dump-logits", "--teacher", "beitv2_b"]
+    small = ["dump-logits", "--teacher", MODEL, "--weights", str(job.weights), "--views", "3"]
+    done = kdcache_command(*small, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
     code = next(block for block in code_blocks(text, "python") if "open_cache" in block)
-    smaller = {'"cache"': repr(str(job.cache)), '"data"': repr(job.data), '"resnet50"': '"test_resnet"'}
-    smaller |= {"batch_size=256": "batch_size=24", "epochs=100": "epochs=2", "range(100)": "range(2)"}
-    for printed, used in smaller.items():
-        assert printed in code
-        code = code.replace(printed, used)
+    changes = {'"resnet50"': f'"{MODEL}"', "batch_size=256": "batch_size=24"}
+    changes |= {"epochs=100": "epochs=2", "range(100)": "range(2)"}
+    (tmp_path / "loop.py").write_text(smaller(code, changes), encoding="utf-8")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names["loader"].step == names["loader"].steps
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path("loop.py")
+    assert names["loader"].step == names["loader"].steps > 0
     assert names["loss"].isfinite()
 
 

@@ -12,8 +12,10 @@ from kdcache.models.maps import WithMaps
 class StudentOutputs(NamedTuple):
     """What an objective sees of a student's forward pass over b rows.
 
-    logits: [b, c]. features: [b, f], what enters the classifier; None where they were not asked for.
-    maps: feature maps from fine to coarse, each [b, channels, height, width]; empty where they were not asked for.
+    Attributes:
+        logits: logits [b, c].
+        features: what enters the classifier, [b, f]; None where it was not asked for.
+        maps: feature maps from fine to coarse, each [b, channels, height, width]; empty where they were not asked for.
 
     Example:
         >>> losses = objective(kdcache.StudentOutputs(logits, features), batch, epoch=0, epochs=10)
