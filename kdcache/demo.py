@@ -234,7 +234,7 @@ class _Stages:
             return train(replace(options, **source), self.progress)
 
     def _evaluate(self, model: str, weights: Path | None = None) -> Evaluation:
-        return evaluate(EvaluateOptions(model, self._data("test"), weights, device="cpu"), self.progress)
+        return evaluate(EvaluateOptions(model, self._data("test"), weights=weights, device="cpu"), self.progress)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -243,7 +243,7 @@ class _Stages:
         self.seconds[stage] = time.perf_counter() - start
 
 
-def _gain(scores: dict[Path, Evaluation], ours: TrainReport, theirs: TrainReport) -> PairedGain:
+def _gain(scores: Mapping[Path, Evaluation], ours: TrainReport, theirs: TrainReport) -> PairedGain:
     return paired_gain(scores[ours.folder].correct, scores[theirs.folder].correct)
 
 

@@ -5,10 +5,10 @@ What can be asked for is declared once, in the options of each job; these functi
 
 import functools
 import inspect as introspection
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints, overload
 
 from torch import nn
 
@@ -16,9 +16,16 @@ from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.dump import dump as run_dump
 from kdcache.dumping.options import DumpOptions
 from kdcache.errors import UsageError
-from kdcache.evaluation.evaluate import EvaluateOptions, evaluate_module
+from kdcache.evaluation.evaluate import (
+    EvaluateOptions,
+    EvaluateSettings,
+    TableOptions,
+    evaluate_module,
+    evaluate_table,
+)
 from kdcache.evaluation.evaluate import evaluate as run_evaluate
-from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation
+from kdcache.evaluation.report import Scores, ScoreTable
+from kdcache.evaluation.scoring import DEFAULT_BATCH
 from kdcache.inspection.contents import InspectReport
 from kdcache.inspection.health import VerifyReport
 from kdcache.inspection.inspect import InspectOptions
@@ -229,52 +236,85 @@ def verify(
     return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
 
 
+@overload
 def evaluate(
     model: str | Path | nn.Module,
     data: str | Path,
+    *,
+    weights: str | Path | None = ...,
+    image_size: int | None = ...,
+    device: str = ...,
+    precision: str = ...,
+    batch_size: int = ...,
+    **settings: Any,
+) -> Scores: ...
+
+
+@overload
+def evaluate(
+    model: Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
+    *,
+    weights: str | Path | None = ...,
+    image_size: int | None = ...,
+    device: str = ...,
+    precision: str = ...,
+    batch_size: int = ...,
+    **settings: Any,
+) -> ScoreTable: ...
+
+
+def evaluate(
+    model: str | Path | nn.Module | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     *,
     weights: str | Path | None = None,
     image_size: int | None = None,
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = DEFAULT_BATCH,
-) -> Evaluation:
-    """Score a model on labelled images, seen as timm evaluates, as `kdcache evaluate` does.
+    **settings: Any,
+) -> Scores | ScoreTable:
+    """Score models on labelled images, seen as timm evaluates, as `kdcache evaluate` does.
 
     Args:
-        model: a run folder, RUN@epoch=N or a timm model name; or a timm module of one's own training, which is scored
-            where it lies and left in the mode that it had.
-        data: labelled shards.
-        weights: checkpoint of a model that is given by name.
-        image_size: pixels a side, of a module alone; None for the size in its own configuration.
+        model: a run folder, RUN@epoch=N or a timm model name; a timm module of one's own training, which is scored
+            where it lies and left in the mode that it had; or a list of names.
+        data: labelled shards; beside a list of models, one data set or a list of them.
+        weights: checkpoint of the one model that is given by name.
+        image_size: pixels a side at which the model is tested; None for the size in its own configuration.
         device: "auto", "cpu", "cuda" or "cuda:N"; of a module it is not asked.
         precision: "fp32", "bf16" or "fp16".
         batch_size: images at a time.
+        settings: further options of the command: `crop_pct`, `bins`, `real_labels`, `reference`, `reference_weights`,
+            `seed`, `imports`; and `progress`, which is told of the work.
 
     Returns:
-        Top-1, top-5 and mean cross-entropy in nats, with the number of images.
+        The scores of one model, among them `top1`, `top5` and `loss`, the mean cross-entropy in nats; of a list of
+        models a table, whose `rows` are such scores.
 
     Raises:
         ModelError: no such model, or weights that do not fit it.
         DataError: data that cannot be read, or have no labels or other classes.
-        UsageError: weights of a module, or the image size of a named model.
+        UsageError: weights of a module, or options that make no sense.
 
     Example:
         >>> kdcache.evaluate(model, "val", image_size=224).top1
         0.781
+        >>> table = kdcache.evaluate(["runs/a", "runs/b"], ["val", "imagenet-v2"], reference="beitv2_b")
+        >>> [row.comparison.agreement for row in table.rows if row.comparison]
     """
+    progress = settings.pop("progress", logged)
+    paths = {"weights": weights, **{name: settings.get(name) for name in ("real_labels", "reference_weights")}}
+    values = settings | {name: None if path is None else Path(path) for name, path in paths.items()}
+    values |= {"size": image_size, "device": device, "precision": precision, "batch_size": batch_size}
+    if values.get("reference") is not None:
+        values["reference"] = str(values["reference"])
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a model.")
-        return evaluate_module(model, str(data), image_size=image_size, precision=precision, batch_size=batch_size)
-    if image_size is not None:
-        raise UsageError("A model that is given by name is evaluated at its own size: leave image_size out.")
-    options = EvaluateOptions(
-        model=str(model),
-        data=str(data),
-        weights=None if weights is None else Path(weights),
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-    )
-    return run_evaluate(options)
+        return evaluate_module(model, str(data), EvaluateSettings(**values), progress)
+    if isinstance(model, str | Path) and isinstance(data, str | Path):
+        return run_evaluate(EvaluateOptions(str(model), str(data), **values), progress)
+    models, sets = ((str(part),) if isinstance(part, str | Path) else tuple(map(str, part)) for part in (model, data))
+    return evaluate_table(TableOptions(models, sets, **values), progress)

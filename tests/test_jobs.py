@@ -117,7 +117,7 @@ def test_what_makes_no_sense_is_refused(job):
         kdcache.verify(job.cache, samples=3)
     with pytest.raises(UsageError, match="leave weights out"):
         kdcache.evaluate(torch.nn.Flatten(), job.data, weights="a.safetensors")
-    with pytest.raises(UsageError, match="leave image_size out"):
-        kdcache.evaluate(MODEL, job.data, image_size=32)
+    with pytest.raises(TypeError, match="nonsense"):
+        kdcache.evaluate(MODEL, job.data, nonsense=32)
     with pytest.raises(ModelError, match="attribute num_classes"):
         kdcache.evaluate(torch.nn.Flatten(), job.data)

@@ -1,83 +1,159 @@
-"""`kdcache evaluate`: top-1, top-5 and loss on labelled images."""
+"""`kdcache evaluate`: scores of models on labelled images."""
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import distributed, nn
 
 from kdcache.data.index import open_index
-from kdcache.errors import ModelError
-from kdcache.evaluation.scoring import DEFAULT_BATCH, Evaluation, score
+from kdcache.errors import ModelError, UsageError
+from kdcache.evaluation.predictions import Computing
+from kdcache.evaluation.real_labels import read_real_labels
+from kdcache.evaluation.report import Scores, ScoreTable, summarise_seeds
+from kdcache.evaluation.scores import DEFAULT_BINS
+from kdcache.evaluation.scoring import DEFAULT_BATCH
+from kdcache.evaluation.seeds import group_by_seed
+from kdcache.evaluation.table import DataSet, Scorer
+from kdcache.io.limits import MAX_BATCH, MAX_SEED, MAX_SIZE
+from kdcache.io.plain_values import shown
+from kdcache.models.card import MAX_CROP_PCT
 from kdcache.models.load import card_of, load_model
 from kdcache.models.network import Network
 from kdcache.models.run_weights import imports_of_run
 from kdcache.models.source import model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
+from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.imports import import_modules, naming_imports
-from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.progress import Progress, logged, silent
+from kdcache.runtime.ranks import Ranks
+
+#: More bins than this have too few samples each to say anything, and only a typing error asks for them.
+MAX_BINS = 10_000
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """The options of `evaluate`: model and weights as `model_source` takes them, and labelled shards.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """How models are evaluated, whichever they are.
 
     Attributes:
+        weights: weights of the one model that is named, as `model_source` takes them.
         imports: modules that are imported first.
+        size: pixels a side at which the model is tested; None for the size that it was trained at.
+        crop_pct: share of the resized image that is kept; None for the model's own.
+        bins: bins of the confidence, for the calibration error and the reliability diagram.
+        real_labels: file of several right labels for each image (`kdcache.evaluation.real_labels`).
+        reference, reference_weights: model that the others are compared with: a teacher, or another run.
+        seed: seed of the bootstrap.
     """
 
-    model: str
-    data: str
     weights: Path | None = None
     device: str = "auto"
     precision: str = "fp32"
     batch_size: int = DEFAULT_BATCH
     imports: tuple[str, ...] = ()
+    size: int | None = None
+    crop_pct: float | None = None
+    bins: int = DEFAULT_BINS
+    real_labels: Path | None = None
+    reference: str | None = None
+    reference_weights: Path | None = None
+    seed: int = 0
 
 
-def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Evaluation:
-    """Score one model on labelled images.
+@dataclass(frozen=True)
+class EvaluateOptions(EvaluateSettings):
+    """The options of an evaluation of one model on one data set: labelled shards."""
+
+    model: str
+    data: str
+
+
+@dataclass(frozen=True)
+class TableOptions(EvaluateSettings):
+    """The options of `evaluate`: several models, each on several data sets."""
+
+    models: tuple[str, ...]
+    data: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A model as it was named."""
+
+    given: str
+    weights: Path | None
+    is_reference: bool = False
+
+
+def evaluate(options: EvaluateOptions, progress: Progress = logged) -> Scores:
+    """Score one model on labelled images. Errors are those of `evaluate_table`."""
+    settings = {field.name: getattr(options, field.name) for field in dataclasses.fields(EvaluateSettings)}
+    table = evaluate_table(TableOptions(models=(options.model,), data=(options.data,), **settings), progress)
+    return next(row for row in table.rows if row.model == options.model)
+
+
+def evaluate_table(options: TableOptions, progress: Progress = logged) -> ScoreTable:
+    """Score several models on several data sets, in one process or in all that torchrun has started.
+
+    The reference comes first, also if it is none of the models. Processes share the images, and each returns the whole
+    table; on a CPU it is the table of a single process bit for bit. Where the caller has set up torch.distributed
+    already, each process scores by itself.
 
     Raises:
+        UsageError: options that make no sense.
         KdcacheError: no such model, weights that do not fit, data without labels or with other classes.
     """
+    require_sane(options)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
     use_all_cores()
     import_modules(options.imports)
-    with naming_imports(lambda: _made_with(options)):
-        source = model_source(options.model, options.weights)
-        network = load_model(source.name, source.weights)
-    network.module.to(device).eval()
-    index = open_index(options.data, progress=progress)
-    return score(
-        network,
-        index,
-        name=options.model,
-        device=device,
-        precision=precision,
-        batch_size=options.batch_size,
-        progress=progress,
-    )
+    models = _named(options)
+    with naming_imports(lambda: _made_with(models)), _processes(device) as processes:
+        progress = progress if processes.is_main else silent
+        scorer = Scorer(
+            data=_data_sets(options, progress),
+            computing=Computing(device, precision, options.batch_size, processes, progress),
+            reference=options.reference,
+            bins=options.bins,
+            seed=options.seed,
+        )
+        found: list[Scores] = []
+        for named in models:
+            network = load_network(named.given, named.weights, options)
+            network.module.to(device)
+            found += scorer.score_model(named.given, network, is_reference=named.is_reference)
+    order = list(dict.fromkeys(options.data))
+    rows = sorted(found, key=lambda row: order.index(row.data))
+    seeds = summarise_seeds(rows, group_by_seed(options.models))
+    return ScoreTable(tuple(rows), tuple(seeds), tuple(scorer.notes))
 
 
-def _made_with(options: EvaluateOptions) -> dict[str, tuple[str, ...]]:
-    paths = [Path(options.model), *([options.weights] if options.weights is not None else [])]
-    return {f"The run {path}": imports_of_run(path) for path in paths}
+def load_network(given: str, weights: Path | None, settings: EvaluateSettings) -> Network:
+    """Load a model by name, with the test size and crop that were asked for; on the CPU.
+
+    Raises:
+        KdcacheError: no such model, weights that do not fit, or a size that it does not take.
+    """
+    source = model_source(given, weights)
+    network = load_model(source.name, source.weights, size=settings.size)
+    return _with_crop(network, settings.crop_pct)
 
 
 def evaluate_module(
     module: nn.Module,
     data: str,
-    *,
-    image_size: int | None = None,
-    precision: str = "fp32",
-    batch_size: int = DEFAULT_BATCH,
+    settings: EvaluateSettings,
     progress: Progress = logged,
-) -> Evaluation:
-    """Score a timm module on the device that it is on; it is left in the mode that it had.
+) -> Scores:
+    """Score a timm module on the device that it is on, by this process alone; it is left in the mode that it had.
 
     Args:
-        image_size: pixels a side; None for the size in its own configuration.
+        settings: how; its device, imports and weights are not used.
 
     Raises:
         ModelError: the module does not say how many classes it has.
@@ -88,14 +164,92 @@ def evaluate_module(
             f"{type(module).__name__} does not say how many classes it has: give it an attribute num_classes, as "
             "timm's models have it."
         )
-    network = Network(module, card_of(module, type(module).__name__, image_size, {}))
+    if settings.reference is not None:
+        raise UsageError("A module is scored by itself: leave the reference out, or export the module and name it.")
+    _require_ranges(settings)
+    name = type(module).__name__
+    network = _with_crop(Network(module, card_of(module, name, settings.size, {})), settings.crop_pct)
     device = next(module.parameters()).device
-    return score(
-        network,
-        open_index(data, progress=progress),
-        name=type(module).__name__,
-        device=device,
-        precision=resolve_precision(precision, device),
-        batch_size=batch_size,
-        progress=progress,
+    precision = resolve_precision(settings.precision, device)
+    scorer = Scorer(
+        data=_data_sets(TableOptions(models=(), data=(data,), real_labels=settings.real_labels), progress),
+        computing=Computing(device, precision, settings.batch_size, None, progress),
+        bins=settings.bins,
     )
+    return scorer.score_model(name, network)[0]
+
+
+def require_sane(options: TableOptions) -> None:
+    """Raise UsageError for options that make no sense, before anything is loaded."""
+    if not options.models or not options.data:
+        raise UsageError("An evaluation needs at least one model and one data set: name them.")
+    if options.weights is not None and len(options.models) > 1:
+        raise UsageError(
+            "--weights belongs to one model, and several are named: evaluate that one by itself, or name a folder that "
+            "holds its weights."
+        )
+    if options.reference_weights is not None and options.reference is None:
+        raise UsageError("--reference-weights belongs to --reference: name the model that these are the weights of.")
+    _require_ranges(options)
+
+
+def _require_ranges(settings: EvaluateSettings) -> None:
+    for option, value, least, most in (
+        ("--batch-size", settings.batch_size, 1, MAX_BATCH),
+        ("--size", settings.size, 1, MAX_SIZE),
+        ("--bins", settings.bins, 1, MAX_BINS),
+        ("--seed", settings.seed, 0, MAX_SEED),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"{option} is {shown(value)}: give {least:,} to {most:,}.")
+    if settings.crop_pct is not None and not 0 < settings.crop_pct <= MAX_CROP_PCT:
+        raise UsageError(f"--crop-pct is {settings.crop_pct}: give a share over 0 and up to {MAX_CROP_PCT:g}.")
+
+
+def _with_crop(network: Network, crop_pct: float | None) -> Network:
+    if crop_pct is None:
+        return network
+    return dataclasses.replace(network, card=dataclasses.replace(network.card, crop_pct=crop_pct))
+
+
+def _named(options: TableOptions) -> list[_Named]:
+    """Return the models in the order of their evaluation: the reference first, each of them once."""
+    reference = None
+    if options.reference is not None:
+        reference = _Named(options.reference, options.reference_weights, is_reference=True)
+        if options.reference in options.models and options.reference_weights != options.weights:
+            raise UsageError(
+                f"{options.reference} is named twice with other weights, and both would have one name in the report: "
+                "name one of them by a folder that holds its weights."
+            )
+    others = [given for given in dict.fromkeys(options.models) if given != options.reference]
+    return [*([reference] if reference else []), *(_Named(given, options.weights) for given in others)]
+
+
+def _made_with(models: list[_Named]) -> dict[str, tuple[str, ...]]:
+    paths = [Path(named.given) for named in models] + [named.weights for named in models if named.weights is not None]
+    return {f"The run {path}": imports_of_run(path) for path in paths}
+
+
+def _data_sets(options: TableOptions, progress: Progress) -> list[DataSet]:
+    """Open the data sets, each once, with the several right labels of those that have them."""
+    real = None if options.real_labels is None else read_real_labels(options.real_labels)
+    found = []
+    for name in dict.fromkeys(options.data):
+        index = open_index(name, progress=progress)
+        found.append(DataSet(name, index, None if real is None else real.of_index(index)))
+    if real is not None and all(data.allowed is None for data in found):
+        raise UsageError(
+            f"{real.path} has labels of no sample of the data: a list of lists is for keys that hold "
+            "ILSVRC2012_val_ and eight digits, an object of lists for its own keys."
+        )
+    return found
+
+
+@contextmanager
+def _processes(device: torch.device) -> Iterator[Distributed]:
+    if distributed.is_available() and distributed.is_initialized():
+        yield Distributed(Ranks(), device)
+        return
+    with join_processes(device) as processes:
+        yield processes

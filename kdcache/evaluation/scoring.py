@@ -1,24 +1,25 @@
 """A model's score on labelled images, seen through timm's own evaluation transform."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from timm.data.transforms_factory import create_transform
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdcache.data.classes import check_labels
+from kdcache.data.classes import check_labels, data_of
 from kdcache.data.index import Index
 from kdcache.data.lost import is_lost
 from kdcache.data.reader import SampleReader
+from kdcache.errors import DataError
 from kdcache.models.network import Network
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
-from kdcache.runtime.device import autocast, cores
+from kdcache.runtime.device import autocast, share_of_cores
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.prefetch import prefetch
 from kdcache.runtime.progress import Progress, logged
@@ -66,34 +67,34 @@ def score(
     """Score a model on every sample of `index` that is not lost, in the order of the shards; its mode is restored.
 
     The last batch is smaller; scores depend on the batch in rounding only. Several processes score a
-    share each, and all of them get the score of the whole.
+    share each, and all of them get the score of the whole. An image whose logits are not finite counts as wrong, and
+    makes the loss NaN.
+
+    Raises:
+        UsageError, IdentityError: the data have no labels, or other classes.
+        DataError: all samples are lost, or an image cannot be decoded.
     """
+    require_images(index)
     check_labels(index, network.card.num_classes, network.card.class_names)
     ranks = processes.ranks if processes is not None else Ranks()
     shared = _share(index, ranks)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
-    was_training = network.module.training
-    network.module.eval()
-    try:
-        with (
-            closing(SampleReader(index)) as reader,
-            closing(prefetch(_pictures(network, index, reader, shared, batch_size))) as batches,
-            progress.task(f"Evaluate {name}", total=len(shared)) as task,
-            torch.inference_mode(),
-        ):
-            for samples, pixels in batches:
+    with (
+        eval_mode(network.module),
+        closing(logits_in_batches(network, index, shared, device, precision, batch_size)) as batches,
+        progress.task(f"Evaluate {name}", total=len(shared)) as task,
+    ):
+        for samples, logits in batches:
+            with torch.inference_mode():
                 labels = torch.from_numpy(index.label[samples].astype(np.int64)).to(device)
-                with autocast(precision, device):
-                    logits = network.module(network.normalise(pixels.to(device).float()))
-                logits = logits.float()
                 loss += F.cross_entropy(logits, labels, reduction="sum").item()
-                ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                # A maximum among NaN or several infinities is no prediction.
+                is_sound = ~logits.log_softmax(dim=1).isnan().any(dim=1)
+                ranked = (logits.topk(min(5, logits.shape[1])).indices == labels[:, None]) & is_sound[:, None]
                 correct[samples] = ranked[:, 0].cpu().numpy()
                 top5[samples] = ranked.any(dim=1).cpu().numpy()
                 task.advance(len(samples))
-    finally:
-        network.module.train(was_training)
     if processes is not None:
         loss = processes.all_reduce_sum(torch.tensor(loss, dtype=torch.float64)).item()
         correct, top5 = (
@@ -109,20 +110,62 @@ def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.d
     Raises:
         KdcacheError: as `score` does, of this image.
     """
+    require_images(index)
     first = _share(index, ranks)[:1]
-    was_training = network.module.training
-    network.module.eval()
+    with (
+        eval_mode(network.module),
+        closing(logits_in_batches(network, index, first, device, precision, 1)) as batches,
+    ):
+        for _ in batches:
+            pass
+
+
+def require_images(index: Index) -> None:
+    """Raise DataError if there is no sample in the data, or every one of them is lost."""
+    if len(index) == len(index.lost):
+        what = f"all {len(index):,} samples of {data_of(index)} are marked as lost" if len(index) else "there is none"
+        raise DataError(
+            f"There is no image to score: {what}. Restore the shards and check them again with `kdcache index "
+            f"{index.data} --mark-bad`, or give other data."
+        )
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode within the block, and back into the mode that it had."""
+    was_training = module.training
+    module.eval()
     try:
-        with (
-            closing(SampleReader(index)) as reader,
-            closing(_pictures(network, index, reader, first, 1)) as batches,
-            torch.inference_mode(),
-            autocast(precision, device),
-        ):
-            for _, pixels in batches:
-                network.module(network.normalise(pixels.to(device).float()))
+        yield
     finally:
-        network.module.train(was_training)
+        module.train(was_training)
+
+
+def logits_in_batches(
+    network: Network,
+    index: Index,
+    samples_in_order: Int64[np.ndarray, "n"],
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+) -> Generator[tuple[Int64[np.ndarray, "b"], Float[Tensor, "b c"]], None, None]:
+    """Yield samples and their logits in float32 on the device, batch by batch, in the order that is given.
+
+    The images are prepared by timm's evaluation transform with the settings of the model's card, ahead of the model.
+
+    Raises:
+        BrokenImageError: an image that cannot be decoded.
+    """
+    with (
+        closing(SampleReader(index)) as reader,
+        closing(prefetch(_pictures(network, index, reader, samples_in_order, batch_size))) as batches,
+    ):
+        for samples, pixels in batches:
+            with torch.inference_mode():
+                with autocast(precision, device):
+                    logits = network.module(network.normalise(pixels.to(device).float()))
+                logits = logits.float()
+            yield samples, logits
 
 
 def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
@@ -153,7 +196,7 @@ def _pictures(
         except UndecodableError as error:
             raise broken_image(index.describe(sample), error, index.data) from error
 
-    with ThreadPoolExecutor(cores()) as threads:
+    with ThreadPoolExecutor(share_of_cores()) as threads:
         for start in range(0, len(samples_in_order), batch_size):
             samples = samples_in_order[start : start + batch_size]
             pixels = np.stack(list(threads.map(decoded, samples.tolist(), reader.read(samples))))

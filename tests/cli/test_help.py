@@ -16,7 +16,8 @@ OPTIONS = {
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
     "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh",
-    "evaluate": "MODEL --data --weights --device --batch-size",
+    "evaluate": "MODEL... --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
+    "--seed --device --precision --batch-size --import --details --json",
     "inspect": "CACHE --data --samples --json",
     "cache copy": "SRC DST --views --teachers",
     "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
@@ -74,7 +75,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 def test_defaults_shown_are_those_of_the_library() -> None:
     from kdcache.doctor.examine import LIMIT
     from kdcache.dumping.options import DumpOptions
-    from kdcache.evaluation.evaluate import DEFAULT_BATCH as EVALUATION_BATCH
+    from kdcache.evaluation.evaluate import EvaluateSettings
     from kdcache.loader.opening import DEFAULT_VIEWS
     from kdcache.loader.teacher_views import DEFAULT_BATCH
     from kdcache.targets.kinds import DEFAULT_KIND
@@ -93,7 +94,8 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert DEFAULT_POLICY in default_of("--policy", dump)
     assert default_of("--recipe", help_of("train")) == DEFAULT_RECIPE
     assert float(default_of("--limit", help_of("doctor"))) == LIMIT
-    assert default_of("--batch-size", help_of("evaluate")) == str(EVALUATION_BATCH)
+    assert default_of("--batch-size", help_of("evaluate")) == str(EvaluateSettings.batch_size)
+    assert default_of("--bins", help_of("evaluate")) == str(EvaluateSettings.bins)
 
 
 def test_policies_and_recipes_are_listed_with_the_defaults_marked() -> None:

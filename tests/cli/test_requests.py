@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import kdcache.evaluation.evaluate
 from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.options import DumpOptions
-from kdcache.evaluation.evaluate import EvaluateOptions
-from kdcache.evaluation.scoring import Evaluation
+from kdcache.evaluation.evaluate import TableOptions
+from kdcache.evaluation.report import ScoreTable
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache_cli.main import app
@@ -36,9 +35,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         return do
 
+    def evaluate_table(request: TableOptions, progress: Any) -> ScoreTable:
+        requests.append(request)
+        return ScoreTable(())
+
     monkeypatch.setattr("kdcache.jobs.run_dump", job(DumpReport))
     monkeypatch.setattr("kdcache.jobs.run_train", job(TrainReport))
-    monkeypatch.setattr(kdcache.evaluation.evaluate, "evaluate", job(Evaluation))
+    monkeypatch.setattr("kdcache.jobs.evaluate_table", evaluate_table)
     return requests
 
 
@@ -165,22 +168,31 @@ def test_data_and_cache_come_from_the_environment_where_no_option_says_otherwise
 def test_evaluate(asked: list[Any]) -> None:
     run("evaluate", "run-folder", "--data", "held-out")
     run(
-        "evaluate",
-        "resnet50",
-        "--data",
-        "d",
-        "--weights",
-        "w",
-        "--device",
-        "cpu",
-        "--batch-size",
-        "8",
-        "--import",
-        "m.py",
+        *("evaluate", "resnet50", "--data", "d", "--weights", "w", "--device", "cpu", "--batch-size", "8"),
+        *("--import", "m.py"),
+    )
+    run(
+        *("evaluate", "a", "b", "--data", "d", "--data", "e", "--size", "160", "--crop-pct", "0.9", "--bins", "20"),
+        *("--real-labels", "real.json", "--reference", "teacher", "--reference-weights", "t.pth", "--seed", "3"),
+        *("--precision", "bf16", "--details"),
     )
     assert asked == [
-        EvaluateOptions(model="run-folder", data="held-out"),
-        EvaluateOptions(model="resnet50", data="d", weights=Path("w"), device="cpu", batch_size=8, imports=("m.py",)),
+        TableOptions(models=("run-folder",), data=("held-out",)),
+        TableOptions(
+            models=("resnet50",), data=("d",), weights=Path("w"), device="cpu", batch_size=8, imports=("m.py",)
+        ),
+        TableOptions(
+            models=("a", "b"),
+            data=("d", "e"),
+            size=160,
+            crop_pct=0.9,
+            bins=20,
+            real_labels=Path("real.json"),
+            reference="teacher",
+            reference_weights=Path("t.pth"),
+            seed=3,
+            precision="bf16",
+        ),
     ]
 
 
