@@ -12,7 +12,7 @@ from kdcache_cli.options import MAX_SEED, DeviceOption, ImportsOption, JsonOptio
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL...", help="Run folders, RUN@epoch=N, exports, or timm model names."),
+        typer.Argument(metavar="MODEL", help="Run folders, RUN@epoch=N, exports, or timm model names."),
     ],
     # No default, unlike other commands: $KDCACHE_DATA and ./data are what models are trained on.
     data: Annotated[

@@ -16,7 +16,7 @@ OPTIONS = {
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
     "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh",
-    "evaluate": "MODEL... --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
+    "evaluate": "MODEL --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
     "--seed --device --precision --batch-size --import --details --json",
     "inspect": "CACHE --data --samples --json",
     "cache copy": "SRC DST --views --teachers",
