@@ -13,10 +13,10 @@ from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
 from kdcache.cache.identity import TeacherIdentity
 from kdcache.cache.store import Cache
+from kdcache.dumping.pipeline import TeacherBatch
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import FIRST, Source
-from kdcache.loader.teacher_views import TeacherBatch
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import MAX_TABLE_BYTES, TargetCodec, Targets
 from kdcache.targets.class_order_calibration import calibration_rows, learn_order
@@ -104,9 +104,9 @@ def _start_with_order(source: Source, cache: Cache, identity: TeacherIdentity, p
     outputs: list[TeacherBatch] = []
     top1 = Top1()
     title = f"the order of {identity.num_classes:,} classes, from the first views"
-    with progress.task(title, total=rows) as task, closing(source.outputs(batches)) as answered_views:
-        for views, answered in answered_views:
-            top1.count(views, answered)
+    with progress.task(title, total=rows) as task, closing(source.outputs(batches)) as answered_batches:
+        for answered in answered_batches:
+            top1.count(answered)
             outputs.append(answered)
             task.advance(len(answered.targets))
     codec = with_order(source, [answered.targets for answered in outputs])

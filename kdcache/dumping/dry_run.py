@@ -10,10 +10,11 @@ from kdcache.cache.chunk_files import index_length
 from kdcache.cache.record import BlockId, BlockRecord, Stored
 from kdcache.cache.zarr_form import ZarrChunk, encoded_bytes
 from kdcache.dumping.calibration import calibration_batches, wants_order, with_order
+from kdcache.dumping.pipeline import TeacherBatch
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.worker import Source
 from kdcache.loader.provenance import provenance_of
-from kdcache.loader.teacher_views import TeacherBatch, block_count
+from kdcache.loader.teacher_views import block_count
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import TargetCodec, Targets
 
@@ -55,7 +56,9 @@ def predict(source: Source, progress: Progress) -> Prediction:
     targets = type(parts[0]).concat(parts)
     start = time.perf_counter()
     encoded_bytes(source.codec, targets)
-    storing = (time.perf_counter() - start) / len(targets)
+    storing, computing = (time.perf_counter() - start) / len(targets), 1 / run.rate
+    # A dump stores while the teacher computes; on the CPU both take turns on the same cores.
+    each = max(storing, computing) if source.teacher.device.type == "cuda" else storing + computing
     codec, per_view = _with_tables(source, targets)
     tables = codec.tables()
     loss = run.outputs[0].loss
@@ -63,7 +66,7 @@ def predict(source: Source, progress: Progress) -> Prediction:
         rows=len(targets),
         bytes_per_view=per_view + _record_bytes(source, codec),
         once_bytes=sum(len(ZarrChunk(codec.table_specs()[name]).encode(tables[name])) for name in tables),
-        images_per_s=1 / (1 / run.rate + storing),
+        images_per_s=1 / each,
         top1=run.top1.share,
         kl=loss(codec) if loss is not None else 0.0,
     )
@@ -93,8 +96,8 @@ def _run_sample(source: Source, progress: Progress) -> _SampleRun:
         progress.task("a dry run", total=min(most, source.samples)) as task,
         closing(source.outputs(spans)) as stream,
     ):
-        for views, answered in stream:
-            top1.count(views, answered)
+        for answered in stream:
+            top1.count(answered)
             outputs.append(answered)
             rows.append(rows[-1] + len(answered.targets))
             clock.append(time.perf_counter())

@@ -2,11 +2,8 @@
 
 import math
 
-import numpy as np
-
-from kdcache.loader.teacher_views import TeacherBatch
+from kdcache.dumping.pipeline import TeacherBatch
 from kdcache.runtime.progress import Progress
-from kdcache.views.stream import Views
 
 
 class Top1:
@@ -15,12 +12,10 @@ class Top1:
     def __init__(self) -> None:
         self.right = self.seen = 0
 
-    def count(self, views: Views, answered: TeacherBatch) -> None:
-        labels = views.rows.labels
-        main = np.where(views.rows.weight >= 0.5, labels[:, 0], labels[:, 1])
+    def count(self, answered: TeacherBatch) -> None:
         first = answered.first.numpy()
-        labelled = main >= 0
-        self.right += int((first == main)[labelled].sum())
+        labelled = answered.label >= 0
+        self.right += int((first == answered.label)[labelled].sum())
         self.seen += int(labelled.sum())
 
     @property

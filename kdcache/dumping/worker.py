@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -12,13 +12,23 @@ from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.entry import Entry
 from kdcache.cache.tables import restore_tables
 from kdcache.data.reader import SampleReader
+from kdcache.dumping.pipeline import (
+    BlockTurns,
+    LaunchedBatch,
+    TeacherBatch,
+    launch,
+    launch_ahead,
+    queue_depth,
+    use_threads_of_process,
+)
 from kdcache.dumping.top1 import Top1
 from kdcache.dumping.waiting import Waiting
 from kdcache.errors import RecordedError
 from kdcache.loader.opening import OpenViews
-from kdcache.loader.teacher_views import TeacherBatch, block_batches, compute_targets
+from kdcache.loader.teacher_views import block_batches
 from kdcache.models.teachers import Teacher
 from kdcache.render.base import Renderer
+from kdcache.runtime.prefetch import prefetch
 from kdcache.runtime.progress import Progress, Task
 from kdcache.targets.base import TargetCodec
 from kdcache.views.stream import Views, stream_views
@@ -63,10 +73,14 @@ class Source:
             view, block, samples=self.samples, block_rows=self.block_rows, batch_size=self.teacher.batch_size
         )
 
-    def outputs(self, spans: Iterable[RowRange]) -> Generator[tuple[Views, TeacherBatch], None, None]:
-        """Yield each batch of views with the teacher's outputs, in order.
+    def outputs(
+        self, spans: Iterable[RowRange], wait_for_turn: Callable[[], bool] = lambda: True
+    ) -> Generator[TeacherBatch, None, None]:
+        """Yield the teacher's outputs for each batch of views, in order; the next batch is launched before.
 
         The first batch of each block can measure the loss of a codec.
+
+        wait_for_turn: called before a block is begun, see `launch_ahead`.
         """
         pending: deque[RowRange] = deque()
 
@@ -75,10 +89,29 @@ class Source:
                 pending.append(span)
                 yield span
 
+        def launch_batch(batch: tuple[Views, bool]) -> LaunchedBatch:
+            views, is_first = batch
+            return launch(self.teacher, self.codec, views, self.label_space, measure=is_first)
+
         with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted_spans())) as stream:
-            for views in stream:
-                first = pending.popleft().start % self.block_rows == 0
-                yield views, compute_targets(self.teacher, self.codec, views, self.label_space, measure=first)
+            batches = ((views, pending.popleft().start % self.block_rows == 0) for views in stream)
+            yield from launch_ahead(
+                batches,
+                launch_batch,
+                LaunchedBatch.read,
+                begins_block=lambda batch: batch[1],
+                wait_for_turn=wait_for_turn,
+            )
+
+    def outputs_ahead(self, spans: Iterable[RowRange], turns: BlockTurns) -> Generator[TeacherBatch, None, None]:
+        """Yield what `outputs` does, computed in a thread of its own until the queue is full or it is nobody's turn."""
+
+        def compute() -> Generator[TeacherBatch, None, None]:
+            use_threads_of_process()
+            yield from self.outputs(spans, turns.wait)
+
+        depth = queue_depth(self.codec, self.block_rows, self.teacher.batch_size)
+        return prefetch(compute(), depth, "kdcache-teacher")
 
 
 class MissingBlocks:
@@ -228,7 +261,10 @@ class DumpWorker:
         restore_tables(self.entry.files, self.entry.codec, self.entry.identity)
 
     def _make_free_blocks(self) -> None:
-        """Compute all free blocks in one stream, so that rendering does not pause at the end of a block."""
+        """Compute all free blocks in one stream, so that rendering does not pause at the end of a block.
+
+        The teacher computes ahead of this thread, which encodes and writes (see `kdcache.dumping.pipeline`).
+        """
         held, self.held = self.held, []
         rest_of_first = self.source.batches(*FIRST)[len(held) :] if held else []
         claimed: deque[tuple[int, int]] = deque()
@@ -247,15 +283,19 @@ class DumpWorker:
                 if upcoming is not None:
                     view_set.prepare_order(upcoming)
 
-        with closing(view_set), closing(self.source.outputs(spans())) as outputs:
+        turns = BlockTurns(may_begin=not held)
+        # Whatever ends the block, the teacher's thread must not wait for its turn when it is joined.
+        with closing(view_set), closing(self.source.outputs_ahead(spans(), turns)) as outputs, closing(turns):
             if held:
                 following = self._counted(islice(outputs, len(rest_of_first)))
                 self._make_block(*FIRST, chain(self._advanced(held), following))
                 held.clear()
+                turns.finished()
             for first in outputs:
                 view, block = claimed.popleft()
                 rest = islice(outputs, len(self.source.batches(view, block)) - 1)
                 self._make_block(view, block, self._counted(chain([first], rest)))
+                turns.finished()
 
     def _make_block(self, view: int, block: int, outputs: Iterator[TeacherBatch]) -> None:
         """Write a claimed block and release its claim."""
@@ -303,9 +343,9 @@ class DumpWorker:
             self.task.advance(len(answered.targets))
             yield answered
 
-    def _counted(self, outputs: Iterable[tuple[Views, TeacherBatch]]) -> Iterator[TeacherBatch]:
-        for views, answered in outputs:
+    def _counted(self, outputs: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
+        for answered in outputs:
             if self.blocks == 0:
-                self.top1.count(views, answered)
+                self.top1.count(answered)
             self.task.advance(len(answered.targets))
             yield answered

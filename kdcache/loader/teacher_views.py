@@ -1,19 +1,15 @@
-"""A teacher's targets for the rows of a view, in the one batching that both `dump-logits` and a live teacher use.
+"""The one batching of a view's rows for a teacher, which both `dump-logits` and a live teacher use.
 
 A teacher's output can depend, in its last bits, on the batch it is computed in. So the batches are a function of the
 view set alone: each block is cut into batches of one fixed size, and the last one of a block is padded.
 """
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from kdcache.models.teachers import Teacher
-from kdcache.targets.base import TargetCodec, Targets
-from kdcache.targets.error import coded, divergence
 from kdcache.views.stream import Views
 from kdcache.views.viewset import RowRange
 
@@ -39,44 +35,6 @@ def batches_covering(rows: RowRange, *, samples: int, block_rows: int, batch_siz
         for batch in block_batches(rows.view, block, samples=samples, block_rows=block_rows, batch_size=batch_size):
             if batch.stop > rows.start and batch.start < rows.stop:
                 yield batch
-
-
-class TeacherBatch(NamedTuple):
-    """The targets that a teacher's output for b rows is kept as, and the likeliest class of each row.
-
-    Attributes:
-        targets: targets of the b rows.
-        first: likeliest class of each row, on the host.
-        loss: function that returns a codec's mean KL divergence, in nats, of the decoded targets from the teacher's
-            output; None unless requested.
-    """
-
-    targets: Targets
-    first: Int64[Tensor, "b"]
-    loss: Callable[[TargetCodec], float] | None = None
-
-
-def compute_targets(
-    teacher: Teacher, codec: TargetCodec, views: Views, label_space: str, *, measure: bool = False
-) -> TeacherBatch:
-    """Compute the targets of one batch of views with the teacher, as the cache keeps them.
-
-    Args:
-        teacher: teacher that computes the output.
-        codec: codec that selects what is kept of the output.
-        views: one batch of views.
-        label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
-        measure: whether to set `TeacherBatch.loss`, for which the whole output stays in memory.
-    """
-    output = teacher.compute_output(views.pixels, features=codec.needs_features)
-    labels = teacher_labels(views, label_space)
-
-    def loss(codec: TargetCodec) -> float:
-        rebuilt = coded(codec, output.log_probs, labels, output.features)
-        return float(divergence(output.log_probs.cpu(), rebuilt).mean())
-
-    kept = codec.select(output.log_probs, labels, output.features)
-    return TeacherBatch(kept, output.log_probs.argmax(dim=1).cpu(), loss if measure else None)
 
 
 def teacher_labels(views: Views, label_space: str) -> Int64[Tensor, "b 2"]:

@@ -18,6 +18,7 @@ from kdcache.models.names import module_of
 from kdcache.models.network import Network
 from kdcache.models.weights import weight_hash
 from kdcache.runtime.device import autocast, resolve_precision
+from kdcache.runtime.transfer import to_device
 
 #: How far logits may be from those that the classifier makes of float32 features, as a share of their spread.
 HEAD_TOLERANCE = {"fp32": 0.005, "bf16": 0.05, "fp16": 0.05}
@@ -113,6 +114,7 @@ class Teacher:
         """Compute the teacher's output for images in 0..255, mixed but not yet normalised.
 
         There may be any number of rows: `batch_size` of them are taken at a time, and the last batch is padded.
+        On a GPU the host does not wait for the output.
         Asking for features or maps changes no bit of the log-probabilities.
 
         Args:
@@ -124,7 +126,8 @@ class Teacher:
             ModelError: features or maps are asked for, and the model has none that timm could give.
             ConfigError: the model does not have these layers.
         """
-        parts = [self._compute_batch(part, features, maps) for part in pixels.to(self.device).split(self.batch_size)]
+        pixels = to_device(pixels, self.device)
+        parts = [self._compute_batch(part, features, maps) for part in pixels.split(self.batch_size)]
         return TeacherOutput(
             torch.cat([part.log_probs for part in parts]),
             torch.cat([part.features for part in parts if part.features is not None]) if features else None,

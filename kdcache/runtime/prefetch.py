@@ -14,11 +14,12 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], depth: int = 2, name: str = "kdcache-prefetch") -> Generator[T, None, None]:
     """Yield the same items in the same order, computed up to `depth` ahead in a separate thread.
 
     An error of `items` is raised here, after the items that came before it. When the consumer stops early (closes
-    this generator), the thread stops after the item it is at, and `items` is closed in that thread.
+    this generator), the thread stops after the item it is at, and `items` is closed in that thread. `name` is that of
+    the thread.
     """
     waiting: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -47,7 +48,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
                 close()
         put(_End(error))
 
-    thread = threading.Thread(target=work, name="kdcache-prefetch", daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     try:
         while True:

@@ -1,4 +1,8 @@
-"""The transfer of tensors and of arrays to a device."""
+"""The transfer of tensors and of arrays to a device, and of a device's results to the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,3 +24,33 @@ def array_to_device(array: np.ndarray, device: torch.device | str) -> Tensor:
     The copy to a GPU is asynchronous.
     """
     return to_device(torch.from_numpy(array), device)
+
+
+@dataclass(frozen=True, eq=False)
+class HostCopies:
+    """Tensors on the host, into which a device may still be copying; `wait` returns them when it has ended."""
+
+    _tensors: tuple[Tensor, ...]
+    _end: Any = None
+
+    def wait(self) -> tuple[Tensor, ...]:
+        """Return the tensors, after one wait for one event; without a wait if they were on the host before."""
+        if self._end is not None:
+            self._end.synchronize()
+        return self._tensors
+
+
+def copy_to_host(tensors: Sequence[Tensor]) -> HostCopies:
+    """Begin to copy tensors of one device to the host, behind the work that has been launched; return at once.
+
+    From a GPU they are copied into pinned memory. torch's allocator of pinned memory keeps what is given back for the
+    next batch, and not before the copy has ended. Tensors on the host are not copied.
+    """
+    device = tensors[0].device
+    if device.type != "cuda":
+        return HostCopies(tuple(tensors))
+    copies = tuple(tensor.to("cpu", non_blocking=True) for tensor in tensors)
+    # Blocking: a thread that spins would take a core from decoding.
+    end = torch.cuda.Event(blocking=True)
+    end.record(torch.cuda.current_stream(device))
+    return HostCopies(copies, end)

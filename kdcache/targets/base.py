@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
@@ -179,7 +179,6 @@ class TargetCodec(ABC):
     def parameters(self) -> dict[str, Any]:
         """Return everything that changes what is stored, as plain JSON values; `create_codec` takes them back."""
 
-    @abstractmethod
     def select(
         self,
         log_probs: Float[Tensor, "b c"],
@@ -192,6 +191,17 @@ class TargetCodec(ABC):
         the teacher's classifier, for codecs with `needs_features`. Raises ModelError
         where `log_probs` are no log-probabilities, UsageError where a label is not among the classes.
         """
+        self.check_outputs(log_probs, labels)
+        return self.keep(log_probs, labels, features)
+
+    @abstractmethod
+    def keep(
+        self,
+        log_probs: Float[Tensor, "b c"],
+        labels: Int64[Tensor, "b 2"],
+        features: Float[Tensor, "b d"] | None = None,
+    ) -> Targets:
+        """Return what `select` does, of outputs that `check_outputs` has let pass."""
 
     @abstractmethod
     def arrays(self, rows: int) -> dict[str, ArraySpec]:
@@ -252,14 +262,17 @@ class TargetCodec(ABC):
         """Return the kind and its parameters, as they enter a teacher's identity."""
         return {"kind": self.kind, **self.parameters()}
 
-    def check_outputs(self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"]) -> None:
-        """Raise an error unless `select` was given log-probabilities and labels of this many classes."""
+    def check_outputs(
+        self, log_probs: Float[Tensor, "b c"], labels: Int64[Tensor, "b 2"], is_sound: Bool[Tensor, ""] | None = None
+    ) -> None:
+        """Raise an error unless `select` was given log-probabilities and labels of this many classes.
+
+        is_sound: what `are_log_probs` says of `log_probs`; None if that was not computed yet.
+        """
         classes = log_probs.shape[1]
         if classes != self.num_classes:
             raise ModelError(f"The teacher's output has {classes} classes where {self.num_classes} were expected.")
-        off = torch.logsumexp(log_probs, 1).abs()
-        # NaN compares false, so that it is refused as well.
-        if not bool((off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()):
+        if not bool(are_log_probs(log_probs) if is_sound is None else is_sound):
             raise ModelError(
                 "The teacher's outputs are not log-probabilities: they hold NaN or infinity, or do not sum to 1. "
                 "Use --precision fp32 or bf16, and check the weights."
@@ -269,6 +282,13 @@ class TargetCodec(ABC):
                 f"Label {int(labels.max())} is not among the teacher's {classes} classes. "
                 "Use a teacher of the data set's classes, or --label-space none to ignore the labels."
             )
+
+
+def are_log_probs(log_probs: Float[Tensor, "b c"]) -> Bool[Tensor, ""]:
+    """Return whether every row has log-probabilities that sum to 1, on their device: the host does not wait for it."""
+    off = torch.logsumexp(log_probs, 1).abs()
+    # NaN compares false, so that it is refused as well.
+    return (off < SUM_TOLERANCE).all() & (log_probs > -torch.inf).all()
 
 
 def check_slice(rows: slice, length: int) -> tuple[int, int]:

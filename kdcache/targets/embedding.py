@@ -171,14 +171,13 @@ class EmbeddingCodec(TargetCodec):
         """Return the same codec with this classifier."""
         return replace(self, head=Head(tables["head"]) if "head" in tables else None)
 
-    def select(
+    def keep(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> EmbeddingTargets:
         """Return the features, on the host. Raises ModelError also where they are not as many as there shall be."""
-        self.check_outputs(log_probs, labels)
         found = 0 if features is None else features.shape[1]
         if features is None or found != self.num_features:
             raise ModelError(f"The teacher's output has {found} features where {self.num_features} were expected.")

@@ -104,14 +104,13 @@ class TopKCodec(TargetCodec):
         """Return the same codec with this order."""
         return replace(self, order=ClassOrder(tables["order"]) if "order" in tables else None)
 
-    def select(
+    def keep(
         self,
         log_probs: Float[Tensor, "b c"],
         labels: Int64[Tensor, "b 2"],
         features: Float[Tensor, "b d"] | None = None,
     ) -> TopKTargets:
         """Select on the device of the teacher's outputs, then move what is kept to the host."""
-        self.check_outputs(log_probs, labels)
         return keep_top(log_probs.detach(), labels.to(log_probs.device), self.width, self.min_prob).to("cpu")
 
     def arrays(self, rows: int) -> dict[str, ArraySpec]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.runtime.transfer import array_to_device, to_device
+from kdcache.runtime.transfer import array_to_device, copy_to_host, to_device
 from kdcache.targets.full import FullTargets
 from kdcache.targets.mixture import MixedTargets
 from kdcache.targets.topk import keep_top
@@ -67,3 +67,38 @@ def test_on_the_cpu_an_array_shares_its_memory():
 def test_answers_are_pinned_and_copied_behind_the_host(copies, targets, tensors):
     targets.to("cuda:0")
     assert copies == [UNAWAITED] * tensors
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says that it is on a GPU."""
+
+    device = property(lambda self: torch.device("cuda:0"))  # type: ignore[assignment]
+
+
+def test_results_come_back_behind_the_host_which_waits_for_one_event(copies, monkeypatch):
+    seen = []
+
+    class Event:
+        def __init__(self, **options):
+            seen.append(("made", options))
+
+        def record(self, stream):
+            seen.append(("recorded", stream, len(copies)))
+
+        def synchronize(self):
+            seen.append(("waited for",))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    begun = copy_to_host([torch.zeros(3).as_subclass(OnGpu), torch.ones(2).as_subclass(OnGpu)])
+    assert copies == [(False, "cpu", {"non_blocking": True})] * 2
+    assert seen == [("made", {"blocking": True}), ("recorded", "the stream of cuda:0", 2)]
+    zeros, ones = begun.wait()
+    assert (zeros.sum(), ones.sum()) == (0, 2)
+    assert seen[2:] == [("waited for",)]
+
+
+def test_results_on_the_cpu_are_not_copied():
+    tensor = torch.zeros(3)
+    (found,) = copy_to_host([tensor]).wait()
+    assert found is tensor
