@@ -5,6 +5,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
@@ -12,7 +13,7 @@ from itertools import chain
 
 import google_crc32c
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 from PIL import Image
 
 from kdcache.data import remote
@@ -23,6 +24,10 @@ from kdcache.errors import DataError
 from kdcache.io.reading import open_descriptor
 from kdcache.io.remedies import REMEDIES
 from kdcache.runtime.open_files import open_files_limit
+
+#: Images that are read at the same time. On a network disk a read takes about a millisecond, so that one thread would
+#: read fewer than 1,000 images a second.
+AT_ONCE = 8
 
 #: Shards that a reader keeps open. A batch that is read front to back needs each of them once.
 MOST_OPEN = 64
@@ -50,13 +55,15 @@ class SampleReader:
     def __init__(self, index: Index, open_files: int | None = None) -> None:
         self._index = index
         self._ranges = remote.RangeReader(index.shards) if is_url(index.shards[0]) else None
+        self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="kdcache-reader")
         self._files = _OpenFiles(index.shards, open_files or max(1, min(MOST_OPEN, open_files_limit() // 8)))
 
     def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
         """The image files of these samples (numbers in the index), in the order given; a grey one for a lost sample.
 
-        Within the call the shards are read front to back. Raises DataError when a shard is gone, cannot be read, or
-        is shorter than it was when the index was made, and when an image that was checked has other bytes now.
+        They are read in `AT_ONCE` parts at the same time, within each of which the shards are read front to back.
+        Raises DataError when a shard is gone, cannot be read, or is shorter than it was when the index was made, and
+        when an image that was checked has other bytes now.
         """
         shards, offsets, lengths = (
             column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
@@ -70,21 +77,44 @@ class SampleReader:
                     *(int(side[samples[place]]) for side in (self._index.height, self._index.width))
                 )
             order = order[~is_lost[order]]
-        runs = np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
         if self._ranges is not None:
+            runs = _runs(order, shards)
             wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]
             found = self._ranges.read(wanted)
             for place, data in zip(order.tolist(), chain.from_iterable(found), strict=True):
                 images[place] = self._whole_remote(self._ranges, data, int(samples[place]), int(shards[place]))
             return images
-        for run in runs:
-            shard = int(shards[run[0]])
-            with self._files.borrow(shard) as descriptor:
-                for place in run.tolist():
-                    images[place] = self._read_one(
-                        descriptor, int(samples[place]), int(offsets[place]), int(lengths[place])
-                    )
+        for place, data in self._read_local(samples, order):
+            images[place] = data
         return images
+
+    def _read_local(
+        self, samples: Int64[np.ndarray, " b"], order: Int64[np.ndarray, " n"]
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield the place and the image file of each sample at these places, which are sorted by shard and offset."""
+        parts = np.array_split(order, min(AT_ONCE, len(order))) if len(order) > 1 else []
+        try:
+            reads = [self._pool.submit(self._read_part, samples, part) for part in parts]
+        except RuntimeError:  # closed meanwhile, or the system allows no other thread
+            parts, reads = [], []
+        if not parts:
+            yield from self._read_part(samples, order)
+        wait(reads)
+        for part, read in zip(parts, reads, strict=True):
+            # What failed is tried once more alone: fewer shards are open then.
+            yield from read.result() if read.exception() is None else self._read_part(samples, part)
+
+    def _read_part(self, samples: Int64[np.ndarray, " b"], order: Int64[np.ndarray, " n"]) -> list[tuple[int, bytes]]:
+        shards, offsets, lengths = (
+            column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
+        )
+        found = []
+        for run in _runs(order, shards):
+            with self._files.borrow(int(shards[run[0]])) as descriptor:
+                for place in run.tolist():
+                    data = self._read_one(descriptor, int(samples[place]), int(offsets[place]), int(lengths[place]))
+                    found.append((place, data))
+        return found
 
     def _read_one(self, descriptor: int, sample: int, offset: int, length: int) -> bytes:
         try:
@@ -122,6 +152,7 @@ class SampleReader:
     def close(self) -> None:
         """Close all shards; a read still going on in another thread keeps its own until it is done."""
         self._files.close()
+        self._pool.shutdown(wait=False)
         if self._ranges is not None:
             self._ranges.close()
 
@@ -130,6 +161,11 @@ class SampleReader:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _runs(order: Int64[np.ndarray, " n"], shards: Integer[np.ndarray, " b"]) -> list[Int64[np.ndarray, " _"]]:
+    """Return the places, which are sorted by shard, in one array for each shard."""
+    return np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
 
 
 class _OpenFiles:
