@@ -1,7 +1,9 @@
 """A teacher's entry in a cache: its blocks, written whole and once, and read back checked."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -20,6 +22,9 @@ from kdcache.targets.base import TargetCodec, Targets
 
 #: Numbers that a part of a chunk has room for: of whatever kind, some tens of megabytes once it is decoded.
 PART = 2**20
+
+#: Bytes of all arrays of a chunk from which they are compressed in threads: for fewer, starting those takes longer.
+TOGETHER = 2**20
 
 
 class Entry(Blocks):
@@ -150,19 +155,37 @@ class BlockWriter:
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
         packed = entry.codec.encode(targets, entry.layout.chunk_rows)
-        for name, chunk_codec in entry._codecs.items():
-            data = chunk_codec.encode(packed[name])
+        for name, data in self._compressed(packed, chunk):
             file = entry._file(name, self._view, entry.layout.file_of(chunk))
-            if not np.array_equal(chunk_codec.decode(data), packed[name]):
-                raise CorruptError(
-                    f"What was to be written to {entry._file_name(file, self._view, self._block)} could not be decoded "
-                    "again. The machine's memory or processor cannot be trusted; check them before going on."
-                )
             self._parts[name].append(data)
             self._stored[f"{name}/{chunk}"] = Stored.of(data)
             if len(self._parts[name]) == len(file.names):
                 self._put(file, self._parts[name])
                 self._parts[name] = []
+
+    def _compressed(self, packed: Mapping[str, np.ndarray], chunk: int) -> Iterator[tuple[str, bytes]]:
+        """Yield the bytes of each array of a chunk, in the order of the arrays; large ones are made at the same time.
+
+        The teacher of a dump waits for the last chunk of a block.
+        """
+        names = list(self._entry._codecs)
+        if sum(packed[name].nbytes for name in names) < TOGETHER:
+            yield from ((name, self._compress(packed, chunk, name)) for name in names)
+            return
+        with ThreadPoolExecutor(len(names)) as pool:
+            yield from zip(names, pool.map(partial(self._compress, packed, chunk), names), strict=True)
+
+    def _compress(self, packed: Mapping[str, np.ndarray], chunk: int, name: str) -> bytes:
+        """Return the bytes of an array. Raises CorruptError where they cannot be decoded again."""
+        entry, chunk_codec = self._entry, self._entry._codecs[name]
+        data = chunk_codec.encode(packed[name])
+        if not np.array_equal(chunk_codec.decode(data), packed[name]):
+            file = entry._file(name, self._view, entry.layout.file_of(chunk))
+            raise CorruptError(
+                f"What was to be written to {entry._file_name(file, self._view, self._block)} could not be decoded "
+                "again. The machine's memory or processor cannot be trusted; check them before going on."
+            )
+        return data
 
     def _put(self, file: ChunkFile, parts: list[bytes]) -> None:
         index = file.index([len(part) for part in parts])

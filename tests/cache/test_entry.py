@@ -1,7 +1,9 @@
 """Blocks: written whole and once, read back checked, and made anew when they are damaged."""
 
 from pathlib import Path
+from threading import Barrier
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +66,25 @@ def test_what_was_written_is_read(tmp_path: Path, codec: TargetCodec) -> None:
             if codec is FULL:
                 assert torch.equal(entry.read_block(view, block).log_probs(12), said(view, start, stop))
         assert entry.record(view, 1).provenance == PROVENANCE
+
+
+def test_large_arrays_are_compressed_at_the_same_time_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(open_entry(tmp_path / "one by one"))
+    monkeypatch.setattr("kdcache.cache.entry.TOGETHER", 0)
+    others, encode = Barrier(len(TOPK.arrays(1))), ZarrChunk.encode
+
+    def waiting(codec: ZarrChunk, values: np.ndarray) -> bytes:
+        others.wait(60)  # a guard against hanging
+        return encode(codec, values)
+
+    entry = open_entry(tmp_path / "together")
+    monkeypatch.setattr(ZarrChunk, "encode", waiting)
+    for view in range(2):
+        for block in range(3):
+            entry.write_block(view, block, kept(TOPK, view, *entry.layout.block_range(block)), PROVENANCE)
+    assert tree(tmp_path / "together") == tree(tmp_path / "one by one")
 
 
 @pytest.mark.parametrize("cuts", [[], [1], [3], [1, 2, 3], [0, 2, 2]])
