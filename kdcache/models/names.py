@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 
 from kdcache.errors import ModelError, UnknownModelError
+from kdcache.models.cifar_names import cifar_name
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ _TIMM_OF_SHORT = {known.short: known.timm for known in TEACHERS + STUDENTS}
 def resolve_name(name: str) -> str:
     """Return timm's name for `name`: a short name's timm name, any timm name (with or without tag) as it is.
 
+    The networks for CIFAR (`kdcache.models.cifar_names`) are registered with timm by this call, also in other
+    processes than the one that trained them.
     `hf-hub:OWNER/MODEL` and `hf-hub:OWNER/MODEL@REVISION` pass too: only the hub knows whether there is such a model.
 
     Raises:
@@ -71,7 +74,14 @@ def resolve_name(name: str) -> str:
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
+    from kdcache.models import cifar
+
     base, _, tag = name.partition(".")
+    if own := cifar_name(base):
+        if tag:
+            raise ModelError(f"There are no pretrained weights of {own}, so that it has no tag {tag!r}: leave it out.")
+        cifar.register(own)
+        return own
     if not timm.is_model(base):
         candidates = dict.fromkeys([*_TIMM_OF_SHORT, *timm.list_models()])
         near = difflib.get_close_matches(base, candidates, n=3, cutoff=0.5)

@@ -90,3 +90,35 @@ def test_what_is_no_name_at_all_is_refused(wrong):
 def test_the_table_of_names_does_not_need_torch():
     code = "import sys, kdcache.models.names; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        *(("resnet20", "cifar_resnet20"), ("cifar_resnet20", "cifar_resnet20"), ("ShuffleV1", "cifar_shufflenetv1")),
+        *(("wrn_40_2", "cifar_wrn_40_2"), ("wrn_46_3", "cifar_wrn_46_3"), ("cifar_wrn_52_1", "cifar_wrn_52_1")),
+        *(("mobile_half", "cifar_mobilenetv2_050"), ("densenet100_24", "cifar_densenet100_24")),
+        *(("cifar_vgg13", "cifar_vgg13"), ("vgg13", "vgg13"), ("resnet50", "resnet50")),
+        *(("mobilenetv2_050", "mobilenetv2_050"), ("mobilenetv2", "mobilenetv2_100"), ("resnet32ts", "resnet32ts")),
+    ],
+)
+def test_names_of_networks_for_cifar_are_full_ones_where_timm_has_no_such_network(name, full):
+    assert resolve_name(name) == architecture(name) == full
+    assert timm.is_model(full)
+
+
+@pytest.mark.parametrize("wrong", ["wrn_41_2", "cifar_wrn_4_1", "wrn_40_21", "wrn_2404_2", "wrn_40_" + "9" * 5000])
+def test_a_wide_network_that_cannot_be_is_refused_with_the_rule(wrong):
+    with pytest.raises(ModelError, match=r"no wide residual network .* the depth is 6 n \+ 4"):
+        resolve_name(wrong)
+
+
+@pytest.mark.parametrize(("wrong", "nearest"), [("resnet57", "resnet56"), ("wrn-40-2", "wrn_40_2"), ("vgg-8", "vgg8")])
+def test_a_mistyped_network_for_cifar_is_refused_with_the_nearest(wrong, nearest):
+    with pytest.raises(ModelError, match=rf"The nearest names: .*\b{nearest}\b"):
+        resolve_name(wrong)
+
+
+def test_a_network_for_cifar_has_no_tag():
+    with pytest.raises(ModelError, match=r"no pretrained weights of cifar_resnet20, so that it has no tag 'a1'"):
+        resolve_name("resnet20.a1")
