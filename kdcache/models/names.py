@@ -77,7 +77,8 @@ def resolve_name(name: str) -> str:
     from kdcache.models import cifar
 
     base, _, tag = name.partition(".")
-    if own := cifar_name(base):
+    # A user's own module may have registered a network that is called resnet20 too.
+    if cifar.is_free(base) and (own := cifar_name(base)):
         if tag:
             raise ModelError(f"There are no pretrained weights of {own}, so that it has no tag {tag!r}: leave it out.")
         cifar.register(own)

@@ -121,7 +121,7 @@ class FromMaps(BeyondLogits):
             raise UsageError(
                 f"The student gives {len(spec.maps)} layers of feature maps and the teacher "
                 f"{len(spec.teacher_maps)}, where each needs its counterpart: set objective.student_layers and "
-                "objective.teacher_layers to as many of both, such as [1, 2, 3]."
+                "objective.teacher_layers to as many of both, such as [-3, -2, -1]."
             )
 
     @staticmethod

@@ -119,6 +119,16 @@ def test_a_mistyped_network_for_cifar_is_refused_with_the_nearest(wrong, nearest
         resolve_name(wrong)
 
 
+@pytest.mark.parametrize("name", ["wrn_58_7", "wrn_41_9"])
+def test_a_model_of_the_users_own_keeps_a_name_that_would_be_short_for_one(name):
+    def entrypoint(pretrained=False, **kwargs):
+        raise NotImplementedError
+
+    entrypoint.__name__ = name
+    timm.models.register_model(entrypoint)
+    assert resolve_name(name) == name
+
+
 def test_a_network_for_cifar_has_no_tag():
     with pytest.raises(ModelError, match=r"no pretrained weights of cifar_resnet20, so that it has no tag 'a1'"):
         resolve_name("resnet20.a1")

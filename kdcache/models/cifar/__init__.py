@@ -10,7 +10,13 @@ from functools import partial
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    model_entrypoint,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import nn
 
 from kdcache.errors import ModelError
@@ -21,7 +27,7 @@ from kdcache.models.cifar.residual import resnet, wide_resnet
 from kdcache.models.cifar.vgg import vgg
 from kdcache.models.cifar_names import ALIASES, NAMES, PREFIX, cifar_name, wide_resnet_of
 
-__all__ = ["default_cfgs", "register"]
+__all__ = ["default_cfgs", "is_free", "register"]
 
 #: Mean and standard deviation of the training images of CIFAR-100.
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -31,6 +37,11 @@ _VGG = re.compile(rf"{PREFIX}vgg(\d+)", re.ASCII)
 
 #: What timm reads when a model of this module is registered: the configuration of each name.
 default_cfgs: dict[str, Any] = {}
+
+
+def is_free(name: str) -> bool:
+    """Return whether no other module, such as one of the user's own, has registered a model of this name."""
+    return not timm.is_model(name) or model_entrypoint(name).__module__ == __name__
 
 
 def register(name: str) -> None:
