@@ -129,7 +129,7 @@ caches = typer.Typer(help="Copy whole caches.", no_args_is_help=True)
 caches.command("copy")(copy)
 app.add_typer(caches, name="cache")
 app.command("policies")(policies)
-app.command("recipes")(recipes)
+app.add_typer(recipes, name="recipes")
 
 
 def _command() -> str:

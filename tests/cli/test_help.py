@@ -24,7 +24,11 @@ OPTIONS = {
     "demo": "--out --seed --renderer",
     "doctor": "--data --cache --limit --json",
     "policies": "",
-    "recipes": "",
+    "recipes": "list show copy diff",
+    "recipes list": "",
+    "recipes show": "NAME",
+    "recipes copy": "NAME FILE",
+    "recipes diff": "A B",
 }
 
 
