@@ -40,7 +40,7 @@ def test_a_copy_that_could_not_be_used_or_written_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"ends in \.yaml"):
         copy_recipe("a2", tmp_path / "own.txt")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="Cannot write .*own.yaml: Not a directory"):
+    with pytest.raises(ConfigError, match=r"Cannot write .*own\.yaml: Not a directory"):
         copy_recipe("a2", tmp_path / "file" / "own.yaml")
     with pytest.raises(ConfigError, match="There is no recipe 'a3': use a"):
         copy_recipe("a3", tmp_path / "own.yaml")
