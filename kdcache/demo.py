@@ -21,8 +21,9 @@ from jaxtyping import Bool
 import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
-from kdcache.dumping.dump import DumpReport, dump
+from kdcache.dumping.dump import dump
 from kdcache.dumping.options import DumpOptions
+from kdcache.dumping.report import DumpReport
 from kdcache.errors import RunError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.evaluation.scoring import Evaluation

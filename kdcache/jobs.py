@@ -12,9 +12,9 @@ from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints, overload
 
 from torch import nn
 
-from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.dump import dump as run_dump
 from kdcache.dumping.options import DumpOptions
+from kdcache.dumping.report import DumpReport
 from kdcache.errors import UsageError
 from kdcache.evaluation.evaluate import (
     EvaluateOptions,

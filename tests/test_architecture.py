@@ -15,6 +15,7 @@ from kdcache.targets.kinds import KINDS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (ROOT / "kdcache", ROOT / "cli" / "kdcache_cli")
 MAX_LINES = 400
+MAX_FUNCTION_LINES = 60
 
 # Modules that compute from their arguments alone; with `objectives` as a whole.
 PURE = (
@@ -241,6 +242,19 @@ def test_what_knows_the_process_alone_knows_nothing_of_kdcache(name: str) -> Non
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_stay_small(module: str) -> None:
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+def _lines_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The lines of a function beside its declaration: signature and docstring do not count."""
+    statements = function.body[1:] if ast.get_docstring(function) and len(function.body) > 1 else function.body
+    assert function.end_lineno is not None
+    return function.end_lineno - statements[0].lineno + 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_stay_short(module: str) -> None:
+    functions = [node for node in ast.walk(tree_of(module)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if _lines_of_body(node) > MAX_FUNCTION_LINES] == []
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -8,8 +8,8 @@ import timm
 import torch
 
 import kdcache
-from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.options import DumpOptions
+from kdcache.dumping.report import DumpReport
 from kdcache.errors import ModelError, UsageError
 from kdcache.inspection.inspect import InspectOptions
 from kdcache.runtime.progress import silent

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,10 +23,11 @@ from kdcache.dumping.choice import (
 )
 from kdcache.dumping.dry_run import Prediction, predict
 from kdcache.dumping.options import DumpOptions, require_one_choice, require_sane
+from kdcache.dumping.report import DumpReport
 from kdcache.dumping.waiting import Waiting
 from kdcache.dumping.worker import DumpWorker, MissingBlocks, Source
 from kdcache.errors import IdentityError, UsageError
-from kdcache.loader.opening import DEFAULT_VIEWS, entry_name, views_as_evaluated, views_for_dump
+from kdcache.loader.opening import DEFAULT_VIEWS, OpenViews, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import imports_in, provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
 from kdcache.models.run_weights import imports_of_run
@@ -37,7 +38,7 @@ from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
-from kdcache.runtime.formatting import format_bytes, format_count, format_duration
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.ranks import Ranks
@@ -45,63 +46,6 @@ from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.kinds import DEFAULT_KIND
 from kdcache.views.policy import Policy
-
-
-@dataclass(frozen=True)
-class DumpReport:
-    """The result of a dump, or the prediction of a dry run.
-
-    Attributes:
-        samples: number of samples in the data set.
-        views: number of complete views at the end, which may exceed the option `views`; of a dry run, that option.
-        written: blocks written by this run, of the `blocks` of all requested views.
-        bytes_per_view: bytes on disk for one sample in one view, records included.
-        images_per_s: images per second of this run; None if no block was missing.
-        top1: share of the views in this run's first blocks (one a process) whose top-1 class is the label; None
-            without labels.
-        kl: mean KL divergence in nats of the targets from the teacher's outputs, in a dry run's first batch.
-        once_bytes, tried: bytes of tables, which are stored once, and number of computed rows; of a dry run.
-        to_come: number of rows that the cache does not hold yet; of a dry run.
-    """
-
-    cache: str
-    teacher: str
-    samples: int
-    views: int
-    written: int
-    blocks: int
-    bytes_per_view: float
-    images_per_s: float | None
-    top1: float | None
-    dry_run: bool
-    kl: float | None = None
-    once_bytes: int = 0
-    tried: int = 0
-    to_come: int = 0
-
-    def lines(self) -> list[str]:
-        """Return the report as plain lines."""
-        total = self.bytes_per_view * self.samples * self.views
-        size = f"{self.bytes_per_view:,.1f} bytes a view, {format_bytes(total)} in all"
-        what = f"{self.samples:,} samples x {format_count(self.views, 'view')} of {self.teacher}"
-        if self.dry_run:
-            assert self.images_per_s is not None
-            rate = f"{self.images_per_s:,.0f}" if self.images_per_s >= 10 else f"{self.images_per_s:.2g}"
-            pace = f"in {format_duration(self.to_come / self.images_per_s)} at {rate} images/s"
-            if self.to_come == 0:
-                pace = "all of which the cache holds already"
-            elif self.to_come < self.samples * self.views:
-                some = format_bytes(self.bytes_per_view * self.to_come)
-                pace = f"of which {self.to_come:,} targets are still missing, about {some} {pace}"
-            once = f", and {format_bytes(self.once_bytes)} once for its tables" if self.once_bytes else ""
-            return [
-                f"Dry run: {what}: about {size}{once}, {pace}, as "
-                f"{self.tried:,} views showed. Targets differ from the teacher's outputs by a KL of {self.kl:.3g} nats "
-                f"in the mean. Nothing was written to {self.cache}."
-            ]
-        if self.images_per_s is None:
-            return [f"{self.cache} holds {what} already: {size}. No block was missing, and nothing was written."]
-        return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
 
 
 def dump(options: DumpOptions, progress: Progress = logged, own: TeacherModule | None = None) -> DumpReport:
@@ -143,18 +87,43 @@ def _dump(options: DumpOptions, progress: Progress, own: TeacherModule | None) -
     progress.say(f"Opening the data, {options.data}.")
     index = open_index(options.data, progress=progress)
     opened = views_for_dump(options.cache, index, options.policy, options.seed, progress)
-    batch_size = _even(options.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
     name = options.name or (own.name if own is not None else entry_name(options.teacher))
-    progress.say(f"Loading the teacher, {_describe_source(options.teacher, model)}.")
-    teacher = _load(model, options, device, batch_size)
-    kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
-    progress.say(
-        f"{name} ({kind}{teacher.num_classes:,} classes) runs at {teacher.size} pixels in {teacher.precision}, in "
-        f"batches of {teacher.batch_size}."
-    )
-    opened = views_as_evaluated(opened, teacher.card, options.policy, progress)
-    view_set = opened.view_set
-    _check_classes(index, teacher, options.label_space)
+    with closing(opened.view_set):
+        # A thread computes the order of the first view while the teacher is loaded.
+        opened.view_set.prepare_order(_first_missing_view(options.cache, name))
+        batch_size = _even(options.batch_size or min(DEFAULT_BATCH, opened.identity.block_rows))
+        teacher = _load(model, options, device, batch_size, name, progress)
+        opened = views_as_evaluated(opened, teacher.card, options.policy, progress)
+        _check_classes(index, teacher, options.label_space)
+        identity, codec = _identify(options, teacher, objectives, name, progress)
+        views = _views(options, opened.view_set.policy, progress)
+        with (
+            open_renderer(
+                options.renderer, size=teacher.size, max_batch=batch_size, device=device, decode=options.decode
+            ) as renderer,
+            closing(SampleReader(index)) as reader,
+        ):
+            source = Source(opened, reader, renderer, teacher, codec, options.label_space, options.imports)
+            if options.dry_run:
+                return _predicted(options, predict(source, progress), source, name, views, ranks)
+            return _fill(options, source, _open_cache(options, opened, progress), identity, views, ranks, progress)
+
+
+def _first_missing_view(location: str, name: str) -> int:
+    """Return the first view that a cache does not hold whole of a teacher; 0 without cache or teacher."""
+    if not Cache.exists(location) or (cache := Cache.open(location)).teacher(name) is None:
+        return 0
+    return cache.entry(name, strict=False, tables=False).complete_views()
+
+
+def _identify(
+    options: DumpOptions, teacher: Teacher, objectives: tuple[AnyObjective, ...], name: str, progress: Progress
+) -> tuple[TeacherIdentity, TargetCodec]:
+    """Return the identity of the entry that is dumped to, and its codec with the tables that the cache holds of it.
+
+    Raises:
+        IdentityError: the cache holds an entry of this name that differs; names the field.
+    """
     codec = codec_for(teacher, objectives, progress) if objectives else _codec(options, teacher)
     stored, lost = None, {}
     if Cache.exists(options.cache):
@@ -166,36 +135,32 @@ def _dump(options: DumpOptions, progress: Progress, own: TeacherModule | None) -
     if stored is not None:
         targets = identity.targets | {table: stored.targets[table] for table in lost}
         require_same(stored, replace(identity, targets=targets), f"The teacher {name} in {options.cache}")
-    views = _whole_groups(options.views, view_set.policy)
-    if view_set.policy.is_fixed:
-        if views > view_set.policy.repeats:
+    return identity, codec
+
+
+def _views(options: DumpOptions, policy: Policy, progress: Progress) -> int:
+    """Return the number of views to dump, and say what a user may not expect of it."""
+    views = _whole_groups(options.views, policy)
+    if policy.is_fixed:
+        if views > policy.repeats:
             progress.warn(f"The policy draws nothing at random: all {views} views are the same. --views 1 is enough.")
     elif options.views is None:
         progress.say(f"{views} views, one for each epoch of the default recipe; --views changes it.")
+    return views
 
-    with (
-        open_renderer(
-            options.renderer,
-            size=teacher.size,
-            max_batch=batch_size,
-            device=device,
-            decode=options.decode,
-        ) as renderer,
-        closing(SampleReader(index)) as reader,
-    ):
-        source = Source(opened, reader, renderer, teacher, codec, options.label_space, options.imports)
-        if options.dry_run:
-            return _predicted(options, predict(source, progress), source, name, views, ranks)
-        cache = Cache.ensure(options.cache, opened.identity, view_set.windows)
-        if cache.format_warning is not None:
-            progress.warn(cache.format_warning)
-        if len(index.lost):
-            progress.say(
-                f"{format_count(len(index.lost), 'sample')} of {len(index):,} "
-                f"{'is' if len(index.lost) == 1 else 'are'} "
-                "lost: a grey image takes the place of each, and training skips them."
-            )
-        return _fill(options, source, cache, identity, views, ranks, progress)
+
+def _open_cache(options: DumpOptions, opened: OpenViews, progress: Progress) -> Cache:
+    """Open the cache, or create it, and say what is wrong with it or the data."""
+    cache = Cache.ensure(options.cache, opened.identity, opened.view_set.windows)
+    if cache.format_warning is not None:
+        progress.warn(cache.format_warning)
+    samples, lost = len(opened.view_set.index), len(opened.view_set.index.lost)
+    if lost:
+        progress.say(
+            f"{format_count(lost, 'sample')} of {samples:,} {'is' if lost == 1 else 'are'} lost: a grey image takes "
+            "the place of each, and training skips them."
+        )
+    return cache
 
 
 def _made_with(options: DumpOptions) -> dict[str, tuple[str, ...]]:
@@ -204,19 +169,34 @@ def _made_with(options: DumpOptions) -> dict[str, tuple[str, ...]]:
     return run | imports_in(options.cache, options.name or entry_name(options.teacher))
 
 
-def _load(model: ModelSource | TeacherModule, options: DumpOptions, device: torch.device, batch_size: int) -> Teacher:
+def _load(
+    model: ModelSource | TeacherModule,
+    options: DumpOptions,
+    device: torch.device,
+    batch_size: int,
+    name: str,
+    progress: Progress,
+) -> Teacher:
+    progress.say(f"Loading the teacher, {_describe_source(options.teacher, model)}.")
     precision = options.precision or "auto"
     if isinstance(model, TeacherModule):
-        return run_as_teacher(model, device=device, precision=precision, batch_size=batch_size)
-    return load_teacher(
-        model.name,
-        model.weights,
-        label=model.label,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        size=options.size,
+        teacher = run_as_teacher(model, device=device, precision=precision, batch_size=batch_size)
+    else:
+        teacher = load_teacher(
+            model.name,
+            model.weights,
+            label=model.label,
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            size=options.size,
+        )
+    kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
+    progress.say(
+        f"{name} ({kind}{teacher.num_classes:,} classes) runs at {teacher.size} pixels in {teacher.precision}, in "
+        f"batches of {teacher.batch_size}."
     )
+    return teacher
 
 
 def _fill(

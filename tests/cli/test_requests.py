@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from kdcache.dumping.dump import DumpReport
 from kdcache.dumping.options import DumpOptions
+from kdcache.dumping.report import DumpReport
 from kdcache.evaluation.evaluate import TableOptions
 from kdcache.evaluation.report import ScoreTable
 from kdcache.training.options import TrainOptions

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
-from kdcache.dumping.dump import DumpReport, dump
+from kdcache.dumping.dump import dump
 from kdcache.dumping.options import DumpOptions
+from kdcache.dumping.report import DumpReport
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.models.card import ModelCard

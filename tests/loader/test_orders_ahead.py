@@ -22,7 +22,7 @@ def running():
 
 
 class Watched:
-    """Orders that are computed in no other thread than that which works ahead, but the first; and may be held up."""
+    """Notes which orders are computed, and whether ahead; one may be held up."""
 
     def __init__(self, monkeypatch):
         self.computed: list[tuple[str, int, bool]] = []
@@ -76,7 +76,7 @@ def test_a_dump_asks_for_the_next_order_before_the_last_block_and_goes_on_meanwh
     monkeypatch.setattr(ViewSet, "rows", rows_of_batch)
     request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=3, batch_size=4)
     dump(request)
-    assert watched.computed == [("order", 0, False), ("order", 1, True), ("order", 2, True)]
+    assert watched.computed == [("order", 0, True), ("order", 1, True), ("order", 2, True)]
     assert not running()
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdcache.dumping.dump import DumpReport
+from kdcache.dumping.report import DumpReport
 from kdcache.inspection.contents import TargetSummary, TeacherReport
 from kdcache.runtime.formatting import format_bytes, format_duration
 
