@@ -6,6 +6,7 @@ from contextlib import suppress
 from io import BufferedIOBase
 from typing import IO, cast
 
+import numpy as np
 from PIL import (
     BmpImagePlugin,
     Image,
@@ -84,6 +85,19 @@ def image_size(stream: BufferedIOBase) -> tuple[int, int]:
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_ORIENTATION, 1) != 1:
             raise ValueError("it is a TIFF that is stored turned, which decoders disagree about; save it upright")
     return height, width
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an image as 8-bit RGB, as timm and torchvision load it: without rotation and transparency.
+
+    Channels of 16 bits keep their high byte; Pillow by itself would clip grey ones to white.
+    """
+    # Pillow would warn of a palette's transparency, which an RGB image does not keep.
+    image.info.pop("transparency", None)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).clip(0, 0xFFFF)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
 
 
 def png_fault(encoded: bytes) -> str | None:

@@ -1,13 +1,14 @@
 """Writing of a set of webdataset shards: either all of it, or marked as incomplete.
 
 Until the last shard is whole they carry names that no reader takes for shards, and a file IMPORT-INCOMPLETE lies beside
-them until each has its own name: `expand_data` refuses such a folder, and the next import into it starts afresh.
+them until each has its own name: `expand_data` refuses such a folder. `write_shards` starts afresh there; importers,
+whose samples can be read in any order, go on (`kdcache.data.importers.shard_import`).
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,9 +26,14 @@ from kdcache.runtime.progress import Progress
 if TYPE_CHECKING:
     from webdataset.writer import TarWriter
 
-_PARTIAL = ".partial"
-#: What an import that was interrupted has left.
-_OURS = re.compile(rf"shard-\d{{6,}}\.tar({re.escape(_PARTIAL)})?|{re.escape(CLASSES)}")
+#: The end of the name of a shard, or of another file of an import, until the whole set is complete.
+PARTIAL = ".partial"
+#: The first line of the file INCOMPLETE. An importer adds a line for each complete file.
+MARKER = "An import into this folder has begun and not ended. Run it again.\n"
+#: What an import that was interrupted has left: shards, sources that were unpacked, class names.
+_OURS = re.compile(
+    rf"shard-\d{{6,}}\.tar({re.escape(PARTIAL)})?|\.source-\d{{6,}}{re.escape(PARTIAL)}|{re.escape(CLASSES)}"
+)
 
 
 class NewSample(NamedTuple):
@@ -55,37 +61,41 @@ def write_shards(
     """
     if samples_per_shard < 1:
         raise UsageError(f"A shard cannot hold {samples_per_shard} samples. Give a number from 1.")
-    with _reported(out):
+    with reported(out):
         folder = make_folder(out)
     with folder:
-        with _reported(out):
-            _prepare(folder)
+        with reported(out):
+            prepare(folder)
         count = 0
         source = iter(samples)
         shards: list[str] = []
         sample = next(source, None)
         while sample is not None:
             shards.append(f"shard-{len(shards):06d}.tar")
-            with _reported(out), _tar(folder.at(f"{shards[-1]}{_PARTIAL}")) as tar:
+            with reported(out), open_tar(folder.at(f"{shards[-1]}{PARTIAL}")) as tar:
                 for _ in range(samples_per_shard):
-                    tar.write(_parts(sample))
+                    tar.write(parts_of(sample))
                     count += 1
                     sample = next(source, None)
                     if sample is None:
                         break
-        with _reported(out):
-            _finish(folder, shards, class_names)
+        with reported(out):
+            finish(folder, shards, class_names)
     return count
 
 
-def _finish(folder: Folder, shards: Sequence[str], class_names: Sequence[str] | None) -> None:
-    """Rename the shards to their final names when all are complete."""
+def finish(folder: Folder, shards: Sequence[str], class_names: Sequence[str] | None) -> None:
+    """Write the class names and give the shards, all of which are complete, their final names."""
     disk = Disk()
     if class_names is not None:
         names = json.dumps(list(class_names), ensure_ascii=False) + "\n"
         replace_file(folder.library_path(), CLASSES, names.encode())
     for shard in shards:
-        disk.replace(folder.at(f"{shard}{_PARTIAL}"), folder.at(shard))
+        if not folder.holds_file(shard):  # an interrupted import may have come so far
+            disk.replace(folder.at(f"{shard}{PARTIAL}"), folder.at(shard))
+    for name in folder.names():
+        if _OURS.fullmatch(name) and name.endswith(PARTIAL):
+            disk.remove(folder.at(name))
     disk.flush_folder(folder)
     disk.remove(folder.at(INCOMPLETE))
 
@@ -98,13 +108,13 @@ def new_shards(out: Path, progress: Progress) -> FolderLock:
     """
     require_no_shards(out)
     remedy = "Two imports would mix their shards: wait until it has ended, or name another folder."
-    with _reported(out):
+    with reported(out):
         return hold_folder(out, f"The folder of shards {out}", remedy, progress.say)
 
 
 def require_no_shards(out: Path) -> None:
     """Raise DataError where `out` holds shards already, but for those that an interrupted import left."""
-    with _reported(out):
+    with reported(out):
         there = () if (out / INCOMPLETE).exists() else (*out.glob("*.tar"), out / CLASSES)
         for path in there:
             if path.exists():
@@ -115,27 +125,32 @@ def require_no_shards(out: Path) -> None:
 
 
 @contextmanager
-def _reported(out: Path) -> Iterator[None]:
+def reported(out: Path) -> Iterator[None]:
+    """Raise what the system refuses within the block as a DataError that shards cannot be written to `out`."""
     try:
         yield
     except OSError as error:
         raise DataError(cannot_write(f"shards to {out}", error, "Nothing that was there before is changed")) from error
 
 
-def _prepare(folder: Folder) -> None:
-    """Refuse a folder with other shards, and remove files of an interrupted import."""
+def prepare(folder: Folder, keep: Collection[str] = (), lines: str = "") -> None:
+    """Refuse a folder with other shards, and remove files of an interrupted import.
+
+    Args:
+        keep: names of files that stay.
+        lines: text behind the first line of the file INCOMPLETE.
+    """
     disk = Disk()
     require_no_shards(folder.path)
-    if not folder.holds_file(INCOMPLETE):
-        text = b"An import into this folder has begun and not ended. Run it again.\n"
-        replace_file(folder.library_path(), INCOMPLETE, text)
+    replace_file(folder.library_path(), INCOMPLETE, (MARKER + lines).encode())
     tidy(folder.library_path(), of=CLASSES)
     for name in filter(_OURS.fullmatch, folder.names()):
-        disk.remove(folder.at(name))
+        if name not in keep:
+            disk.remove(folder.at(name))
 
 
 @contextmanager
-def _tar(place: Location) -> Iterator["TarWriter"]:
+def open_tar(place: Location) -> Iterator["TarWriter"]:
     """A tar whose bytes depend on what is written to it alone; it is on the disk when the block ends."""
     from webdataset.writer import TarWriter  # imports torch
 
@@ -146,7 +161,8 @@ def _tar(place: Location) -> Iterator["TarWriter"]:
         os.fsync(stream.fileno())
 
 
-def _parts(sample: NewSample) -> dict[str, str | bytes]:
+def parts_of(sample: NewSample) -> dict[str, str | bytes]:
+    """Return a sample as webdataset's writer takes it. Raises UsageError for a key that it would split elsewhere."""
     if split_name(f"{sample.key}.{sample.extension}") != (sample.key, sample.extension):
         raise UsageError(
             f"{sample.key}.{sample.extension} is no name for a sample: webdataset ends a key at the first dot of the "

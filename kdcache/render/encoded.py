@@ -13,7 +13,7 @@ from jaxtyping import Int32
 from PIL import Image
 
 from kdcache.data.advice import about_bad
-from kdcache.data.images import MAX_PIXELS, PNG_SIGNATURE, open_image, png_fault
+from kdcache.data.images import MAX_PIXELS, PNG_SIGNATURE, open_image, png_fault, to_rgb
 from kdcache.errors import BrokenImageError, DataError
 
 Kind = Literal["jpeg", "png", "other"]
@@ -119,9 +119,7 @@ def is_plain(encoded: bytes) -> bool:
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
-    """Decode an image to 8-bit RGB, as timm and torchvision load it: without rotation and transparency.
-
-    Channels of 16 bits keep their high byte; Pillow by itself would clip grey ones to white.
+    """Decode an image to 8-bit RGB, as `to_rgb` makes it.
 
     Raises:
         UndecodableError: the image is not whole, or Pillow cannot decode it.
@@ -133,11 +131,7 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         raise UndecodableError(str(error)) from error
     try:
         with opened as image:
-            # Pillow would warn of a palette's transparency, which an RGB image does not keep.
-            image.info.pop("transparency", None)
-            if image.mode == "I" or image.mode.startswith("I;16"):
-                return _high_byte(image).convert("RGB")
-            return image.convert("RGB")
+            return to_rgb(image)
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
         raise UndecodableError(f"Pillow cannot decode its data ({error})") from error
 
@@ -154,12 +148,6 @@ def faults(encoded: Iterable[bytes]) -> Iterator[str | None]:
             yield str(error)
         else:
             yield None
-
-
-def _high_byte(image: Image.Image) -> Image.Image:
-    """The high bytes of a grey image of 16 bits."""
-    values = np.asarray(image).clip(0, 0xFFFF)
-    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def load_part(encoded: bytes, box: Int32[np.ndarray, "4"], name: Callable[[], str], data: str = DATA) -> Image.Image:

@@ -1,19 +1,16 @@
 """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747) as shards of grey 28x28 PNG images."""
 
-from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from kdcache.data.importers.idx import read_idx
-from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, new_shards, write_shards
+from kdcache.data.importers.pixels import PixelSamples
+from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, random_order
 from kdcache.errors import DataError, UsageError
 from kdcache.runtime.progress import Progress, logged
 
@@ -64,28 +61,20 @@ def import_fashion_mnist(
     limit: take the first so many of the random order. A key (`train-00042`) tells the place in the original order.
 
     Raises UsageError for an unknown split and a limit below 1, and DataError when the source lacks a file or has a
-    damaged one, and as `write_shards` does; FolderHeldError when another process writes `out`.
+    damaged one, and as `ImportFolder` does; FolderHeldError when another process writes `out`.
     """
     if split not in _PREFIXES:
         raise UsageError(f"Fashion-MNIST has no split {split!r}. Take train or test.")
     if limit is not None and limit < 1:
         raise UsageError(f"A limit of {limit} leaves no image. Give a number from 1.")
-    with new_shards(out, progress):
-        name, folder = _source(source)
-        images, labels = _read(folder, split)
-        numbers = {f"{split}-{number:05d}": number for number in range(len(images))}
-        order = shuffled(numbers, seed)[:limit]
+    with ImportFolder(out, progress) as folder:
+        name, place = _source(source)
+        images, labels = _read(place, split)
+        samples = PixelSamples([f"{split}-{number:05d}" for number in range(len(images))], images, labels)
+        order = random_order(samples.keys, seed)[:limit]
         if limit is not None and limit > len(order):
             progress.warn(f"{name} has {len(order)} {split} images, fewer than the limit of {limit}; all are taken")
-        with progress.task("importing", total=len(order)) as task:
-
-            def samples() -> Iterator[NewSample]:
-                for key in order:
-                    number = numbers[key]
-                    yield NewSample(key, "png", _png(images[number]), int(labels[number]))
-                    task.advance()
-
-            write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=CLASS_NAMES)
+        folder.write(samples, order, CLASS_NAMES, ImportOptions(seed, samples_per_shard))
         progress.say(f"imported {len(order)} {split} images of Fashion-MNIST from {name} into {out}")
         return len(order)
 
@@ -119,9 +108,3 @@ def _file(folder: Traversable, name: str) -> Traversable:
         f"There is no {name}.gz in {folder}. Name the folder that holds the four files of Fashion-MNIST, "
         "or leave --source out to take the sample that kdcache ships."
     )
-
-
-def _png(pixels: UInt8[np.ndarray, "28 28"]) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

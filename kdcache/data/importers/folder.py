@@ -2,14 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+from collections.abc import Iterable
 from pathlib import Path
 
-from kdcache.data.images import image_size
 from kdcache.data.importers.image_tree import read_tree
-from kdcache.data.importers.shuffling import shuffled
-from kdcache.data.writer import NewSample, new_shards, write_shards
+from kdcache.data.importers.resizing import Resizing
+from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, random_order, require_image
+from kdcache.data.writer import NewSample
 from kdcache.errors import DataError
 from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, logged
@@ -25,6 +24,8 @@ def import_folder(
     seed: int = 0,
     samples_per_shard: int = 1000,
     allow_empty: bool = False,
+    resizing: Resizing | None = None,
+    workers: int | None = None,
     progress: Progress = logged,
 ) -> int:
     """Write the images of `src` to shards in `out`, in random order, and return their number.
@@ -35,29 +36,25 @@ def import_folder(
     no class folder, are listed in warnings. Image files are copied unchanged. Keys are the paths below `src` without
     extension; characters with a meaning to webdataset are percent-encoded.
 
-    allow_empty: keep class folders without images as classes without samples.
+    An import that was interrupted goes on, with the images that have not changed since.
 
-    Raises DataError as `read_tree` does, when an image has a broken header, and as `write_shards` does;
+    allow_empty: keep class folders without images as classes without samples.
+    resizing: how large images are made smaller; None to copy all unchanged.
+    workers: number of threads; None for one per core.
+
+    Raises DataError as `read_tree` does, when an image has a broken header, and as `ImportFolder` does;
     FolderHeldError when another process writes `out`.
     """
-    with new_shards(out, progress):  # before millions of files are listed
+    options = ImportOptions(seed, samples_per_shard, resizing, workers)
+    with ImportFolder(out, progress) as folder:  # before millions of files are listed
         tree = read_tree(src, out, allow_empty=allow_empty, progress=progress)
         tree.report(src, progress)
-        labels, class_names = tree.labels, tree.class_names
-        if not labels:
+        if not tree.labels:
             raise DataError(f"There is no image in {src}. Name a tree of the form SRC/CLASS/.../IMAGE.")
-        paths = keys_of(labels)
-        order = shuffled(paths, seed)
-        with progress.task("importing", total=len(order)) as task:
-
-            def samples() -> Iterator[NewSample]:
-                for key in order:
-                    yield _read(src, paths[key], key, labels[paths[key]])
-                    task.advance()
-
-            write_shards(samples(), out, samples_per_shard=samples_per_shard, class_names=class_names)
-        progress.say(f"imported {len(order)} images of {len(class_names)} classes from {src} into {out}")
-        return len(order)
+        samples = _Images(src, tree.labels)
+        count = folder.write(samples, random_order(samples.keys, seed), tree.class_names, options)
+        progress.say(f"imported {count} images of {len(tree.class_names)} classes from {src} into {out}")
+        return count
 
 
 def keys_of(paths: Iterable[str]) -> dict[str, str]:
@@ -82,18 +79,33 @@ def _escaped(path: str) -> str:
     return "%5F" + escaped[1:] if escaped.startswith("_") else escaped
 
 
-def _read(src: Path, path: str, key: str, label: int) -> NewSample:
-    try:
-        data = read_bytes(src / path, _MAX_IMAGE)
-    except OSError as error:
-        raise DataError(
-            f"The image {src / path} cannot be read: {error.strerror}. Make it readable or remove it, and run the "
-            "import again."
-        ) from error
-    try:
-        image_size(BytesIO(data))
-    except ValueError as error:
-        raise DataError(
-            f"{src / path} cannot be read as an image: {error}. Replace or remove it, and run the import again."
-        ) from error
-    return NewSample(key, os.path.splitext(path)[1][1:].lower(), data, label)
+class _Images:
+    """The images of a tree, as samples."""
+
+    def __init__(self, src: Path, labels: dict[str, int]) -> None:
+        found = keys_of(labels)
+        self.keys, self._paths = list(found), list(found.values())
+        self._src, self._labels = src, labels
+
+    def read(self, number: int) -> NewSample:
+        path = self._paths[number]
+        try:
+            data = read_bytes(self._src / path, _MAX_IMAGE)
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        require_image(data, str(self._src / path))
+        return NewSample(self.keys[number], os.path.splitext(path)[1][1:].lower(), data, self._labels[path])
+
+    def stamp(self, number: int) -> str:
+        path = self._paths[number]
+        try:
+            status = os.stat(self._src / path)
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        return f"{path} {self._labels[path]} {status.st_size} {status.st_mtime_ns}"
+
+    def _unreadable(self, path: str, error: OSError) -> DataError:
+        return DataError(
+            f"The image {self._src / path} cannot be read: {error.strerror}. Make it readable or remove it, and run "
+            "the import again."
+        )
