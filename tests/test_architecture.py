@@ -320,9 +320,10 @@ def test_nobody_compares_names_of_target_kinds() -> None:
     assert {text for _, text in compared_strings("kdcache.targets.kinds")} >= KINDS.keys()  # the rule sees them
 
 
-HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy")
+HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "scipy", "pyarrow")
 COMMANDS = (
-    *((), ("import",), ("import", "folder"), ("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
+    *((), ("import",), *(("import", name) for name in ("folder", "imagenet", "cifar", "hf", "webdataset"))),
+    *(("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
     *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",)),
     ("recipes",),
 )

@@ -22,8 +22,12 @@ from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
 from kdcache_cli.evaluate import evaluate
 from kdcache_cli.failures import explained, farewell
+from kdcache_cli.import_cifar import cifar
 from kdcache_cli.import_fashion_mnist import fashion_mnist
 from kdcache_cli.import_folder import folder
+from kdcache_cli.import_hf import hf
+from kdcache_cli.import_imagenet import imagenet
+from kdcache_cli.import_webdataset import webdataset
 from kdcache_cli.index import index
 from kdcache_cli.inspect import inspect
 from kdcache_cli.log_lines import log_shown
@@ -116,6 +120,10 @@ app.command("demo")(demo)
 app.command("doctor")(doctor)
 imports = typer.Typer(help="Turn images into webdataset shards.", no_args_is_help=True)
 imports.command("folder")(folder)
+imports.command("imagenet")(imagenet)
+imports.command("cifar")(cifar)
+imports.command("hf")(hf)
+imports.command("webdataset")(webdataset)
 imports.command("fashion-mnist")(fashion_mnist)
 app.add_typer(imports, name="import")
 app.command("index")(index)

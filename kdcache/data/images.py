@@ -3,7 +3,7 @@
 import struct
 import zlib
 from contextlib import suppress
-from io import BufferedIOBase
+from io import BufferedIOBase, BytesIO
 from typing import IO, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ that fills the memory. From half of it on Pillow warns, but without the name of 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "PPM": "ppm", "BMP": "bmp", "TIFF": "tif", "WEBP": "webp"}
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 _PREFIX = 16  # bytes by which Pillow's plugins recognise formats
 _ORIENTATION = 274
@@ -85,6 +86,12 @@ def image_size(stream: BufferedIOBase) -> tuple[int, int]:
         if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_ORIENTATION, 1) != 1:
             raise ValueError("it is a TIFF that is stored turned, which decoders disagree about; save it upright")
     return height, width
+
+
+def image_extension(encoded: bytes) -> str:
+    """Return the extension, one of `IMAGE_EXTENSIONS`, for the format of an image file. Raises as `open_image`."""
+    with open_image(BytesIO(encoded)) as image:
+        return _EXTENSIONS[str(image.format)]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,11 @@ from typer.testing import CliRunner
 from kdcache_cli.main import app
 
 OPTIONS = {
-    "import folder": "SRC OUT --seed",
+    "import folder": "SRC OUT --seed --resize --quality --allow-empty",
+    "import imagenet": "SRC OUT --devkit --labels --subset --seed --resize --quality",
+    "import cifar": "SRC OUT --split --labels --seed --resize --quality",
+    "import hf": "SRC OUT --split --image --label --classes --seed --resize --quality",
+    "import webdataset": "DATA OUT --image --label --classes --unlabelled --seed --resize --quality",
     "import fashion-mnist": "OUT --split --source --limit --seed",
     "index": "DATA --unlabelled --check --drop-bad --mark-bad --fraction --stratified --out",
     "preview": "--data --policy --cache --teacher --out --images --views --sample --seed --size --renderer",

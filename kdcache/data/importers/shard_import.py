@@ -6,6 +6,7 @@ same import would make it of the same sources again; all others are written anew
 """
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -94,6 +95,7 @@ class ImportFolder:
         self._out, self._progress = out, progress
         self._lock = new_shards(out, progress)
         self._stamps: dict[str, str] = {}
+        self._noting = threading.Lock()
 
     def __enter__(self) -> "ImportFolder":
         return self
@@ -161,13 +163,14 @@ class ImportFolder:
             with reported(self._out):
                 disk.remove(folder.at(name))
                 file = disk.create(folder.at(name))
-            with open(file, "wb") as stream:
+            try:
                 for part in parts:
                     with reported(self._out):
-                        stream.write(part)
+                        disk.write(file, part)
                 with reported(self._out):
-                    stream.flush()
                     disk.flush(file)
+            finally:
+                os.close(file)
             self._note(folder, name, stamp)
 
     def begin(self) -> None:
@@ -204,9 +207,9 @@ class ImportFolder:
 
     def _note(self, folder: Folder, name: str, stamp: str) -> None:
         self._lock.require_held()
-        with reported(self._out):
+        with self._noting, reported(self._out):
             append(folder.library_path(), INCOMPLETE, f"{name} {stamp}\n".encode())
-        self._stamps[name] = stamp
+            self._stamps[name] = stamp
 
     def _written(
         self, writer: "_Writer", shards: Sequence[_Shard], workers: int | None, task: Task
