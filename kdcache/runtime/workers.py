@@ -1,4 +1,4 @@
-"""Worker processes, for work in pure Python, in which threads would wait for one another."""
+"""Worker processes, for work in pure Python, in which threads would wait for one another; and threads for the rest."""
 
 import logging
 import multiprocessing
@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from logging.handlers import QueueHandler
@@ -81,6 +81,15 @@ def in_processes(
             their_end.close()
             del pool  # and its semaphores, which are to be gone when the process ends by a signal
     yield from map(function, items[done:])
+
+
+def in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None = None) -> Iterator[R]:
+    """Yield `function` of each item, in order, computed by several threads; what waits is given up at an error."""
+    pool = ThreadPoolExecutor(max(1, min(workers or cores(), len(items))), thread_name_prefix="kdcache-work")
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(parent: Connection) -> None:

@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 
 from kdcache.data.importers.pixels import PixelSamples
 from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, random_order
-from kdcache.data.importers.tar_source import read_archive, unreadable
+from kdcache.data.importers.tar_source import unreadable
 from kdcache.errors import DataError, UsageError
+from kdcache.io.archives import read_archive
 from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, logged
 
@@ -23,6 +24,7 @@ Split = Literal["train", "test"]
 Labels = Literal["fine", "coarse"]
 
 _SIDE = 32
+_COUNTS = {"train": 50_000, "test": 10_000}
 _PIXELS = 3 * _SIDE * _SIDE
 #: Bytes of one file; the largest, CIFAR-100's train.bin, has 154 MB.
 _MAX_BYTES = 2**28
@@ -31,27 +33,21 @@ _EXPECTED = "Name cifar-10-binary.tar.gz or cifar-100-binary.tar.gz, or the fold
 
 @dataclass(frozen=True)
 class _Set:
-    """One of the two sets: its name, files by split, number of images by split, and names of classes by their kind.
-
-    The kinds are in the order in which their labels come in a record.
-    """
+    """One of the two sets: its name, files by split, and names of classes by their kind, in a record's order."""
 
     name: str
     files: dict[str, tuple[str, ...]]
-    counts: dict[str, int]
     classes: dict[str, tuple[str, int]]
 
 
 _CIFAR_10 = _Set(
     "CIFAR-10",
     {"train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)), "test": ("test_batch.bin",)},
-    {"train": 50_000, "test": 10_000},
     {"fine": ("batches.meta.txt", 10)},
 )
 _CIFAR_100 = _Set(
     "CIFAR-100",
     {"train": ("train.bin",), "test": ("test.bin",)},
-    {"train": 50_000, "test": 10_000},
     {"coarse": ("coarse_label_names.txt", 20), "fine": ("fine_label_names.txt", 100)},
 )
 _KNOWN = frozenset(
@@ -61,7 +57,6 @@ _KNOWN = frozenset(
     for name in names
 )
 _PYTHON = frozenset({"data_batch_1", "test_batch", "batches.meta", "train", "test", "meta"})
-_MATLAB = frozenset({"data_batch_1.mat", "batches.meta.mat", "train.mat", "meta.mat"})
 
 
 def import_cifar(
@@ -97,9 +92,9 @@ def import_cifar(
             raise UsageError(f"{whole.name} has no {labels} labels: leave out --labels.")
         class_names = _class_names(src, whole, labels, files)
         images, numbers = _records(src, whole, split, labels, files)
-        if len(images) != whole.counts[split]:
+        if len(images) != _COUNTS[split]:
             progress.warn(
-                f"{src} holds {len(images):,} {split} images, and {whole.name} has {whole.counts[split]:,}; those that "
+                f"{src} holds {len(images):,} {split} images, and {whole.name} has {_COUNTS[split]:,}; those that "
                 "are there are imported"
             )
         samples = PixelSamples([f"{split}-{number:05d}" for number in range(len(images))], images, numbers)
@@ -139,9 +134,7 @@ def _require_binary(src: Path, names: Iterable[str]) -> None:
             "when it is read, so kdcache reads none. Download the binary version, which holds the same images: "
             "cifar-10-binary.tar.gz or cifar-100-binary.tar.gz."
         )
-    if there & _MATLAB:
-        raise DataError(f"{src} is the MATLAB version of CIFAR. Download the binary version, of the same images.")
-    raise DataError(f"{src} does not hold CIFAR. {_EXPECTED}.")
+    raise DataError(f"{src} does not hold the binary version of CIFAR. {_EXPECTED}.")
 
 
 def _class_names(src: Path, whole: _Set, labels: str, files: dict[str, bytes]) -> list[str]:

@@ -28,8 +28,8 @@ def read_class_list(file: Path) -> tuple[str, ...]:
             names.pop()
     if not (isinstance(names, list) and names and all(isinstance(name, str) and name for name in names)):
         raise DataError(f"{file} is no list of class names. Write one name a line, in the order of the labels.")
-    again = next((name for place, name in enumerate(names) if name in names[:place]), None) if _repeats(names) else None
-    if again is not None:
+    if len(set(names)) < len(names):
+        again = next(name for place, name in enumerate(names) if name in names[:place])
         raise DataError(f"{file} names the class {again} twice, so that its label is not known. Leave one out.")
     return tuple(names)
 
@@ -70,7 +70,3 @@ class Labeller:
                 "image out."
             )
         return value
-
-
-def _repeats(names: Sequence[str]) -> bool:
-    return len(set(names)) < len(names)

@@ -4,7 +4,8 @@ pyarrow alone reads both; the library `datasets` is not needed. Arrow files are 
 order. Parquet has to be read front to back, so its images are first copied, once, to files in the folder of the import.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,6 @@ from kdcache.data.importers.shard_import import (
     ImportFolder,
     ImportOptions,
     digest,
-    in_threads,
     random_order,
     require_image,
     source_name,
@@ -37,6 +37,7 @@ from kdcache.data.writer import NewSample
 from kdcache.errors import DataError
 from kdcache.io.reading import opened, read_part
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.workers import in_threads
 
 if TYPE_CHECKING:
     import pyarrow
@@ -79,18 +80,18 @@ def import_hf(
             raise DataError(f"{src} names the classes of its labels itself: leave out --classes.")
         class_names = columns.class_names if classes is None else read_class_list(classes)
         labels = _labels(files, columns, class_names, options, progress)
-        starts = np.cumsum([0, *map(len, labels)])
-        keys = [f"{files.split or 'row'}-{number:08d}" for number in range(starts[-1])]
+        counts = [len(part) for part in labels]
+        keys = [f"{files.split or 'row'}-{number:08d}" for number in range(sum(counts))]
         if not keys:
             raise DataError(f"There is no row in {src}. Name a data set with images.")
-        samples: _ArrowImages | _CopiedImages
         sources: list[str] = []
         if files.are_parquet:
-            sources = _copy_parquet(folder, files, columns, starts, options, progress)
-            samples = _CopiedImages(out, files, sources, starts, keys, np.concatenate(labels))
-            options = ImportOptions(options.seed, options.samples_per_shard, None, options.workers)
+            sources = _copy_parquet(folder, files, columns, counts, options, progress)
+            fetch = _from_copies([out / name for name in sources], counts)
+            options = replace(options, resizing=None)  # the copies are resized already
         else:
-            samples = _ArrowImages(files, columns, starts, keys, np.concatenate(labels))
+            fetch = _from_arrow(files, columns)
+        samples = _Images(files, keys, labels, fetch)
         count = folder.write(samples, random_order(keys, options.seed), class_names, options, sources)
         progress.say(f"imported {count} images from {src} into {out}")
         return count
@@ -107,11 +108,8 @@ def _labels(
     found = []
     labeller = Labeller(class_names)
     with progress.task("listing", total=len(files.paths), unit="files") as task:
-        for path, values in zip(
-            files.paths,
-            in_threads(partial(labels_in, columns=columns, parquet=files.are_parquet), files.paths, options.workers),
-            strict=True,
-        ):
+        read = partial(labels_in, columns=columns, parquet=files.are_parquet)
+        for path, values in zip(files.paths, in_threads(read, files.paths, options.workers), strict=True):
             found.append(_as_labels(values, labeller, path))
             task.advance()
     return found
@@ -136,18 +134,26 @@ def _as_labels(values: "pyarrow.ChunkedArray", labeller: Labeller, path: Path) -
     return np.array(labels, np.int64)[indices] if len(indices) else np.empty(0, np.int64)
 
 
-class _Rows:
-    """The rows of several files under one numbering."""
+class _Images:
+    """The images of several files, whose rows are under one numbering, as samples."""
 
     def __init__(
         self,
         files: DataFiles,
-        starts: Int64[np.ndarray, " starts"],
         keys: Sequence[str],
-        labels: Int64[np.ndarray, " n"],
+        labels: Sequence[Int64[np.ndarray, " _"]],
+        fetch: Callable[[int, int], bytes],
     ) -> None:
-        self._files, self._starts, self._keys, self._labels = files, starts, keys, labels
+        """Take keys of all rows, labels of each file's rows, and the function of file and row that reads an image."""
+        self._files, self._keys, self._labels, self._fetch = files, keys, np.concatenate(labels), fetch
+        self._starts = np.cumsum([0, *map(len, labels)])
         self._states = [state_of(path) for path in files.paths]
+
+    def read(self, number: int) -> NewSample:
+        file, row = self._place(number)
+        data = self._fetch(file, row)
+        require_image(data, f"Row {row} of {self._files.paths[file]}")
+        return NewSample(self._keys[number], image_extension(data), data, int(self._labels[number]))
 
     def stamp(self, number: int) -> str:
         return f"{self._keys[number]} {self._labels[number]} {self._states[self._place(number)[0]]}"
@@ -157,78 +163,46 @@ class _Rows:
         file = int(np.searchsorted(self._starts, number, side="right")) - 1
         return file, number - int(self._starts[file])
 
-    def _sample(self, number: int, data: bytes) -> NewSample:
-        file, row = self._place(number)
-        require_image(data, f"Row {row} of {self._files.paths[file]}")
-        return NewSample(self._keys[number], image_extension(data), data, int(self._labels[number]))
+
+def _from_arrow(files: DataFiles, columns: Columns) -> Callable[[int, int], bytes]:
+    """Return the function that reads an image from mapped Arrow files."""
+    images = [open_table(path)[columns.image] for path in files.paths]
+    return lambda file, row: image_bytes(images[file][row].as_py(), f"Row {row} of {files.paths[file]}")
 
 
-class _ArrowImages(_Rows):
-    """The images of mapped Arrow files, as samples."""
+def _from_copies(copies: Sequence[Path], counts: Sequence[int]) -> Callable[[int, int], bytes]:
+    """Return the function that reads an image from copies: images one after the other, and their ends behind them."""
+    ends = [_ends(copy, count) for copy, count in zip(copies, counts, strict=True)]
 
-    def __init__(
-        self,
-        files: DataFiles,
-        columns: Columns,
-        starts: Int64[np.ndarray, " starts"],
-        keys: Sequence[str],
-        labels: Int64[np.ndarray, " n"],
-    ) -> None:
-        super().__init__(files, starts, keys, labels)
-        self._images = [open_table(path)[columns.image] for path in files.paths]
-
-    def read(self, number: int) -> NewSample:
-        file, row = self._place(number)
-        data = image_bytes(self._images[file][row].as_py(), f"Row {row} of {self._files.paths[file]}")
-        return self._sample(number, data)
-
-
-class _CopiedImages(_Rows):
-    """The images of parquet files that were copied, one after the other and their ends behind them, as samples."""
-
-    def __init__(
-        self,
-        out: Path,
-        files: DataFiles,
-        sources: Sequence[str],
-        starts: Int64[np.ndarray, " starts"],
-        keys: Sequence[str],
-        labels: Int64[np.ndarray, " n"],
-    ) -> None:
-        super().__init__(files, starts, keys, labels)
-        self._copies = [out / name for name in sources]
-        self._ends = [_ends(copy, int(count)) for copy, count in zip(self._copies, np.diff(starts), strict=True)]
-
-    def read(self, number: int) -> NewSample:
-        file, row = self._place(number)
-        ends = self._ends[file]
-        start = int(ends[row - 1]) if row else 0
+    def fetch(file: int, row: int) -> bytes:
+        start = int(ends[file][row - 1]) if row else 0
         try:
-            with opened(self._copies[file]) as copy:
-                data = read_part(copy, start, int(ends[row]) - start)
+            with opened(copies[file]) as copy:
+                return read_part(copy, start, int(ends[file][row]) - start)
         except OSError as error:
-            raise unreadable(self._copies[file], error) from error
-        return self._sample(number, data)
+            raise unreadable(copies[file], error) from error
+
+    return fetch
 
 
 def _copy_parquet(
     folder: ImportFolder,
     files: DataFiles,
     columns: Columns,
-    starts: Int64[np.ndarray, " starts"],
+    counts: Sequence[int],
     options: ImportOptions,
     progress: Progress,
 ) -> list[str]:
     """Copy the images of each parquet file to a file of the import, and return the names of these."""
     folder.begin()
     names = [source_name(number) for number in range(len(files.paths))]
-    with progress.task("copying", total=int(starts[-1])) as task:
+    with progress.task("copying", total=sum(counts)) as task:
 
         def copy(number: int) -> int:
             path = files.paths[number]
             stamp = digest([state_of(path), columns.image, repr(options.resizing)])
             folder.write_source(names[number], stamp, _copied(path, columns.image, options))
-            return int(starts[number + 1] - starts[number])
+            return counts[number]
 
         for count in in_threads(copy, range(len(names)), options.workers):
             task.advance(count)

@@ -13,7 +13,7 @@ from pathlib import Path
 from kdcache.data.images import IMAGE_EXTENSIONS
 from kdcache.data.importers.folder import keys_of
 from kdcache.data.importers.imagenet_labels import require_known_classes, validation_labels
-from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, in_threads, random_order
+from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, random_order
 from kdcache.data.importers.tar_source import Part, TarImage, TarImages, unreadable
 from kdcache.data.member_names import is_set_aside
 from kdcache.data.shard_file import LocalFile, ShardFile
@@ -21,6 +21,7 @@ from kdcache.data.tar import Member, members
 from kdcache.errors import DataError, UsageError
 from kdcache.io.reading import opened
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.workers import in_threads
 
 _CLASS_TAR = re.compile(r"(n[0-9]{8})\.tar")
 _WNID = re.compile(r"n[0-9]{8}")
@@ -173,16 +174,9 @@ def _validation_images(
 
 def _as_images(found: dict[str, Member], labels: dict[str, int]) -> list[TarImage]:
     return [
-        TarImage(
-            tar=0,
-            offset=found[path].offset,
-            length=found[path].length,
-            name=path,
-            key=key,
-            extension=os.path.splitext(path)[1][1:].lower(),
-            label=labels[path],
-        )
+        TarImage(0, one.offset, one.length, path, key, os.path.splitext(path)[1][1:].lower(), labels[path])
         for key, path in keys_of(found).items()
+        for one in (found[path],)
     ]
 
 

@@ -8,8 +8,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
 
-from kdcache.data.importers.tar_source import read_archive, unreadable
+from kdcache.data.importers.tar_source import unreadable
 from kdcache.errors import DataError
+from kdcache.io.archives import read_archive
 from kdcache.io.reading import TEXT_LIMIT, read_bytes, read_text
 
 _TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
@@ -35,10 +36,10 @@ def require_known_classes(class_names: Sequence[str], where: str, subset: bool) 
     if subset or tuple(class_names) == known:
         return
     missing, foreign = sorted(set(known) - set(class_names)), sorted(set(class_names) - set(known))
-    what = f"it lacks {len(missing):,} of them, such as {missing[0]}" if missing else ""
-    also = f"has {len(foreign):,} others, such as {foreign[0]}" if foreign else ""
+    what = f"{len(missing):,} of them are missing, such as {missing[0]}" if missing else ""
+    also = f"it has others, such as {foreign[0]}" if foreign else ""
     raise DataError(
-        f"{where} does not have ImageNet-1k's 1,000 classes: {' and '.join(filter(None, (what, also)))}. Labels would "
+        f"{where} does not have ImageNet-1k's 1,000 classes: {', and '.join(filter(None, (what, also)))}. Labels would "
         "not be those of pretrained weights. Copy the archive again; or give --subset where it is meant to hold other "
         "classes, which are then numbered in the order of their WordNet ids."
     )

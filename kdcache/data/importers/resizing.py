@@ -19,10 +19,7 @@ class Resizing:
 
     Images whose shorter side is not longer than that are copied unchanged. The filter is Pillow's bicubic one, which
     takes all pixels into account. What a renderer ignores is dropped: rotation in EXIF, transparency, colour profiles.
-
-    Attributes:
-        side: shorter side, in pixels.
-        quality: quality of the JPEG, from 1 to 100.
+    The quality goes from 1 to 100.
     """
 
     side: int

@@ -8,13 +8,13 @@ same import would make it of the same sources again; all others are written anew
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from kdcache.data.images import image_size
 from kdcache.data.importers.resizing import Resizing
@@ -38,9 +38,6 @@ from kdcache.io.folders import Folder
 from kdcache.io.reading import read_text
 from kdcache.runtime.cores import cores
 from kdcache.runtime.progress import Progress, Task
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 #: Seconds between two reports of the progress of several threads.
 _REPORT_INTERVAL = 0.2
@@ -74,8 +71,7 @@ class ImportOptions:
     workers: int | None = None
 
 
-@dataclass(frozen=True)
-class _Shard:
+class _Shard(NamedTuple):
     """A shard to be written: its final name, and the numbers of its samples in their order."""
 
     name: str
@@ -86,12 +82,7 @@ class ImportFolder:
     """The folder of an import, which this process holds from the making of the object to the end of a `with` block."""
 
     def __init__(self, out: Path, progress: Progress) -> None:
-        """Hold the folder.
-
-        Raises:
-            FolderHeldError: another process writes it.
-            DataError: it holds shards already, or cannot be written.
-        """
+        """Hold the folder. Raises FolderHeldError, and DataError where it holds shards or cannot be written."""
         self._out, self._progress = out, progress
         self._lock = new_shards(out, progress)
         self._stamps: dict[str, str] = {}
@@ -321,12 +312,3 @@ def require_image(data: bytes, where: str) -> None:
         raise DataError(
             f"{where} cannot be read as an image: {error}. Replace or remove it, and run the import again."
         ) from error
-
-
-def in_threads(function: Callable[[T], R], items: Sequence[T], workers: int | None = None) -> Iterator[R]:
-    """Yield `function` of each item, in order, computed by several threads; what waits is given up at an error."""
-    pool = ThreadPoolExecutor(max(1, min(workers or cores(), len(items))), thread_name_prefix="kdcache-import")
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -1,21 +1,15 @@
 """Samples that lie in plain tar files, read there by position."""
 
-import gzip
 import os
-import tarfile
-import zlib
-from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import IO, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from kdcache.data.importers.shard_import import require_image
 from kdcache.data.shard_file import ShardFile
 from kdcache.data.writer import NewSample
 from kdcache.errors import DataError
 from kdcache.io.failures import cannot_read
-from kdcache.io.reading import open_regular, opened, read_part
-
-_GZIP = b"\x1f\x8b"
+from kdcache.io.reading import opened, read_part
 
 
 class TarImage(NamedTuple):
@@ -67,35 +61,6 @@ class Part(ShardFile):
         """Fill the buffer with bytes of the part alone."""
         left = max(0, self.size - offset)
         return self._whole.read_into(buffer[:left], self._offset + offset)
-
-
-def read_archive(path: Path, wanted: Collection[str], limit: int) -> tuple[list[str], dict[str, bytes]]:
-    """Return the base names of all members of a tar, packed with gzip or not, and the content of those wanted.
-
-    limit: bytes of a member; larger ones are passed over.
-
-    Raises DataError where it cannot be read or is damaged: the checksum of what gzip has packed is looked at.
-    """
-    names: list[str] = []
-    found: dict[str, bytes] = {}
-    try:
-        with open_regular(path) as packed:
-            is_packed = packed.read(2) == _GZIP
-            packed.seek(0)
-            stream = cast(IO[bytes], gzip.GzipFile(fileobj=packed) if is_packed else packed)
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    names.append(os.path.basename(member.name))
-                    if names[-1] in wanted and member.isreg() and member.size <= limit:
-                        content = tar.extractfile(member)
-                        found[names[-1]] = content.read(limit) if content else b""
-            while is_packed and stream.read(2**20):  # gzip compares the checksum at the end
-                pass
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path} is damaged, or no tar archive: {error}. Download it again.") from error
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return names, found
 
 
 def unreadable(path: str | os.PathLike[str], error: OSError) -> DataError:

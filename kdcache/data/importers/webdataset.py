@@ -13,7 +13,7 @@ from typing import Any
 
 from kdcache.data.images import IMAGE_EXTENSIONS
 from kdcache.data.importers.class_list import Labeller, read_class_list
-from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, in_threads, random_order
+from kdcache.data.importers.shard_import import ImportFolder, ImportOptions, random_order
 from kdcache.data.importers.tar_source import TarImage, TarImages
 from kdcache.data.member_names import LABEL, split_name
 from kdcache.data.places import is_url
@@ -25,6 +25,7 @@ from kdcache.errors import DataError, UsageError
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import FormatError
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.workers import in_threads
 
 #: Bytes of a label as text, and of a JSON file that holds one.
 _MAX_TEXT, _MAX_JSON = 2**12, 2**24

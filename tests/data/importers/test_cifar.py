@@ -125,8 +125,8 @@ def without(name):
         (changed("data_batch_2.bin", record(0, 10)), "has the label 10, and CIFAR-10 has 10 classes"),
         (without("data_batch_5.bin"), r"no data_batch_5\.bin"),
         (changed("batches.meta.txt", b"one\ntwo"), "names 2 classes, and CIFAR-10 has 10"),
-        ([("data_batch_1.mat", b"")], "MATLAB version"),
-        ([("a.jpg", b"")], "does not hold CIFAR"),
+        ([("data_batch_1.mat", b"")], "does not hold the binary version of CIFAR"),
+        ([("a.jpg", b"")], "does not hold the binary version of CIFAR"),
     ],
 )
 def test_what_is_not_whole_or_something_else_is_refused(tmp_path, files, message):

@@ -109,7 +109,7 @@ def test_an_interrupted_import_copies_no_file_again(tmp_path, monkeypatch):
     src, copied = parquet(tmp_path / "in"), []
     from kdcache.data.importers import hugging_face
 
-    copy, read = hugging_face._copied, hugging_face._CopiedImages.read
+    copy, read = hugging_face._copied, hugging_face._Images.read
     monkeypatch.setattr(hugging_face, "_copied", lambda path, *rest: (copied.append(path.name), copy(path, *rest))[1])
     monkeypatch.setattr(hugging_face, "parquet_images", _noting(hugging_face.parquet_images, copied))
 
@@ -118,7 +118,7 @@ def test_an_interrupted_import_copies_no_file_again(tmp_path, monkeypatch):
             raise DataError("stopped")
         return read(samples, number)
 
-    monkeypatch.setattr(hugging_face._CopiedImages, "read", broken)
+    monkeypatch.setattr(hugging_face._Images, "read", broken)
     with pytest.raises(DataError, match="stopped"):
         import_hf(src, tmp_path / "out", options=TABLE_OPTIONS)
     assert sorted(path.name for path in (tmp_path / "out").glob(".source*")) == [
@@ -130,7 +130,7 @@ def test_an_interrupted_import_copies_no_file_again(tmp_path, monkeypatch):
         "read train-00001-of-00002.parquet",
     ]
     copied.clear()
-    monkeypatch.setattr(hugging_face._CopiedImages, "read", read)
+    monkeypatch.setattr(hugging_face._Images, "read", read)
     import_hf(src, tmp_path / "out", options=TABLE_OPTIONS)
     assert not [name for name in copied if name.startswith("read ")]
     assert imported(tmp_path / "out") == expected()
