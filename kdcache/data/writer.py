@@ -143,7 +143,8 @@ def prepare(folder: Folder, keep: Collection[str] = (), lines: str = "") -> None
     disk = Disk()
     require_no_shards(folder.path)
     replace_file(folder.library_path(), INCOMPLETE, (MARKER + lines).encode())
-    tidy(folder.library_path(), of=CLASSES)
+    for name in (CLASSES, INCOMPLETE):
+        tidy(folder.library_path(), of=name)
     for name in filter(_OURS.fullmatch, folder.names()):
         if name not in keep:
             disk.remove(folder.at(name))
