@@ -168,7 +168,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 #: The jobs that Python has as functions, each with the command that calls it.
-JOBS_OF = {"dump_logits": "dump_logits", "inspect": "inspect", "train": "train", "verify": "verify"}
+JOBS_OF = {name: name for name in ("dump_logits", "evaluate", "inspect", "train", "verify")}
 
 
 @pytest.mark.parametrize("command", JOBS_OF)
@@ -176,6 +176,7 @@ def test_a_command_calls_the_function_that_python_has_and_no_job_itself(command:
     """So what the command line can do, `kdcache.NAME` can do."""
     module = f"kdcache_cli.{command}"
     jobs = {"kdcache.training.train", "kdcache.dumping.dump", "kdcache.inspection.inspect", "kdcache.inspection.verify"}
+    jobs |= {"kdcache.evaluation.evaluate"}
     assert not imports_of(module) & (jobs | {"kdcache.inspection.rerun"})
     assert [name for name, _ in calls_in(module) if name.startswith("jobs.")] == [f"jobs.{JOBS_OF[command]}"]
     assert jobs < imports_of("kdcache.jobs")  # the rule knows where the jobs are
