@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
+from kdcache.errors import ConfigError
 from kdcache.io.checked import Setting, checked
 from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
 
@@ -100,12 +102,29 @@ class OptimizerConfig:
         return self.lr * (ratio**0.5 if by_root else ratio)
 
 
+#: The settings that each schedule has beside those of all, and what it takes for them to be left out.
+_SCHEDULES: Mapping[str, tuple[str, ...]] = {
+    "cosine": ("cooldown_epochs",),
+    "step": ("decay_epochs", "decay_rate"),
+    "multistep": ("decay_milestones", "decay_rate"),
+    "poly": ("decay_rate", "cooldown_epochs"),
+    "plateau": ("decay_rate", "patience_epochs"),
+    "constant": (),
+}
+
+
+def _ascending(milestones: tuple[int, ...] | None) -> str:
+    rises = milestones is None or all(one < other for one, other in pairwise(milestones))
+    return "" if rises and milestones != () else "give one or more epochs, each later than the one before, or null"
+
+
 @checked
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The length of the training and the course of its learning rate.
+    """The length of the training and the course of its learning rate; names and meanings are timm's.
 
-    The rate grows linearly from `warmup_lr` to its peak, then falls along a cosine to `min_lr`.
+    The rate grows linearly from `warmup_lr` to its peak, then takes the course of `name`, as if the warm-up had been a
+    part of it.
     """
 
     epochs: Annotated[
@@ -116,11 +135,68 @@ class ScheduleConfig:
             most=MAX_EPOCHS,
         ),
     ]
+    name: Annotated[
+        Literal["cosine", "step", "multistep", "poly", "plateau", "constant"],
+        Setting(
+            "Course of the rate after the warm-up: cosine and poly fall to min_lr, step and multistep are multiplied "
+            "by decay_rate every decay_epochs or at decay_milestones, plateau whenever the top-1 on --val (without it "
+            "the loss) has not improved for patience_epochs, constant never falls."
+        ),
+    ] = "cosine"
+    on_updates: Annotated[
+        bool, Setting("Whether the rate changes with every step, not with every epoch; plateau goes by epochs always.")
+    ] = True
+    decay_epochs: Annotated[
+        float | None, Setting("Epochs from one decay to the next, for step.", above=0, most=MAX_EPOCHS)
+    ] = None
+    decay_milestones: Annotated[
+        tuple[int, ...] | None,
+        Setting("Numbers of epochs done at which multistep decays.", least=1, most=MAX_EPOCHS, check=_ascending),
+    ] = None
+    decay_rate: Annotated[
+        float | None,
+        Setting(
+            "Factor of each decay of step, multistep and plateau; the power of poly. null: 0.1, and 1 for poly.",
+            above=0,
+            most=100,
+        ),
+    ] = None
+    cooldown_epochs: Annotated[
+        int,
+        Setting("Last ones of the epochs, which stay at min_lr after cosine or poly.", least=0, most=MAX_EPOCHS),
+    ] = 0
+    patience_epochs: Annotated[
+        int | None,
+        Setting(
+            "Evaluated epochs (without --val: epochs) without a better figure that plateau accepts; null: 10.",
+            least=0,
+            most=MAX_EPOCHS,
+        ),
+    ] = None
     warmup_epochs: Annotated[
         int, Setting("Epochs of linear growth; a shorter training is all warm-up.", least=0, most=MAX_EPOCHS)
     ] = 0
     warmup_lr: Annotated[float, Setting("Learning rate at the start of the warm-up.", least=0, most=MAX_RATE)] = 1e-6
-    min_lr: Annotated[float, Setting("Learning rate at the end.", least=0, most=MAX_RATE)] = 0.0
+    min_lr: Annotated[
+        float, Setting("Learning rate at the end of cosine and poly, and the least of plateau.", least=0, most=MAX_RATE)
+    ] = 0.0
+
+    def __post_init__(self) -> None:
+        for name in dict.fromkeys(setting for names in _SCHEDULES.values() for setting in names):
+            having = [schedule for schedule, names in _SCHEDULES.items() if name in names]
+            if getattr(self, name) not in (None, 0) and self.name not in having:
+                raise ConfigError(
+                    f"schedule.{name} is set, and the schedule {self.name} has no use for it: leave it out, or set "
+                    f"schedule.name to {' or '.join(having)}."
+                )
+        for schedule, name in (("step", "decay_epochs"), ("multistep", "decay_milestones")):
+            if self.name == schedule and getattr(self, name) is None:
+                raise ConfigError(f"The schedule {schedule} needs schedule.{name}: give it.")
+        if self.cooldown_epochs >= self.epochs:
+            raise ConfigError(
+                f"schedule.cooldown_epochs is {self.cooldown_epochs}, which leaves nothing of {self.epochs} epochs for "
+                "the schedule: give fewer."
+            )
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def _train(
         processes=processes,
         precision=setup.config.precision,
         history=_history(setup, processes, progress) if setup.config.objective.needs.history else None,
+        scored=setup.val is not None,
     )
     if setup.val is not None:
         try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)

@@ -7,7 +7,6 @@ from typing import Any
 import timm.optim
 import torch
 from jaxtyping import Float, Int64
-from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
@@ -21,9 +20,9 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import to_device
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig
+from kdcache.training.learning_rate import LearningRate
 from kdcache.training.objective_module import create_aux_module
 from kdcache.training.prediction_history import PredictionHistory
-from kdcache.training.sections import ScheduleConfig
 
 
 class TrainState:
@@ -32,7 +31,6 @@ class TrainState:
     Attributes:
         module: the student.
         step: number of optimiser steps done.
-        last_lr: the learning rate of the last step done; of the first one, if none is done.
         precision: "fp32", "bf16" or "fp16".
     """
 
@@ -46,6 +44,7 @@ class TrainState:
         processes: Distributed,
         precision: str,
         history: PredictionHistory | None = None,
+        scored: bool = False,
     ) -> None:
         """
         Args:
@@ -54,6 +53,7 @@ class TrainState:
             spec: facts about the data set and the teacher; those about the student are added here.
             precision: "fp32", "bf16" or "fp16"; weights are float32 always.
             history: the student's earlier predictions, where the objective needs them.
+            scored: whether `end_epoch` is told a score, not a loss.
 
         Raises:
             ConfigError: an optimiser that timm does not have, or that these settings do not fit.
@@ -78,8 +78,7 @@ class TrainState:
         self._aux_module = None if aux_module is None else aux_module.to(processes.device)
         self._optimizer = _optimizer(self.module, self._aux_module, config)
         self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
-        self._scheduler = _scheduler(self._optimizer, config.schedule, steps_per_epoch)
-        self.last_lr = self._set_learning_rate()
+        self._learning_rate = LearningRate(self._optimizer, config.schedule, steps_per_epoch, scored=scored)
         self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
         self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
         # Each process draws its own dropout and drop path.
@@ -134,12 +133,21 @@ class TrainState:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self.step += 1
-        self.last_lr = self._set_learning_rate()
+        self._learning_rate.set(self.step)
         if self._ema is not None:
             self._ema.update(self.module, step=self.step)
         if self._history is not None:
             self._history.write(epoch, samples, logits)
         return losses
+
+    @property
+    def last_lr(self) -> float:
+        """The learning rate of the last step done; of the first one, if none is done."""
+        return self._learning_rate.last
+
+    def end_epoch(self, metric: float | None) -> None:
+        """Tell the schedule the score or the loss of the epoch that has ended; None where it was not scored."""
+        self._learning_rate.end_epoch(self.step // self._steps_per_epoch, metric)
 
     def averaged_module(self) -> nn.Module:
         """Return the module to evaluate and export: the moving average where there is one."""
@@ -160,6 +168,7 @@ class TrainState:
         return {
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "learning_rate": self._learning_rate.state(),
             "random": torch_random_state(self._processes),
             **aux_module,
         }
@@ -174,15 +183,8 @@ class TrainState:
             self._aux_module.load_state_dict(checkpoint.trainer["aux_module"])
         self._optimizer.load_state_dict(checkpoint.trainer["optimizer"])
         self._scaler.load_state_dict(checkpoint.trainer["scaler"])
-        self.last_lr = self._set_learning_rate()
+        self._learning_rate.load(checkpoint.trainer.get("learning_rate", {}), self.step)
         restore_torch_random_state(checkpoint.trainer["random"], self._processes)
-
-    def _set_learning_rate(self) -> float:
-        """Set the learning rate of the next step; return that of the last one."""
-        self._scheduler.step_update(max(self.step - 1, 0))
-        last = float(self._optimizer.param_groups[0]["lr"])
-        self._scheduler.step_update(self.step)
-        return last
 
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         return watched_features(self.module) if self._objective.needs.features else nullcontext([])
@@ -198,17 +200,6 @@ def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, c
         return spec._replace(num_features=features)
     assert config.student.size is not None  # resolved by the setup
     return spec._replace(num_features=features, maps=watched.shapes(config.student.size))
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps_per_epoch: int) -> CosineLRScheduler:
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=settings.epochs * steps_per_epoch,
-        lr_min=settings.min_lr,
-        warmup_t=settings.warmup_epochs * steps_per_epoch,
-        warmup_lr_init=settings.warmup_lr,
-        t_in_epochs=False,
-    )
 
 
 def _optimizer(module: nn.Module, aux_module: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
