@@ -48,9 +48,9 @@ def model_source(given: str, weights: Path | None = None) -> ModelSource:
         UsageError: weights beside a folder that has its own.
     """
     path = Path(given.removeprefix(_LOCAL))
-    if not _is_folder(given, path):
+    if not is_model_folder(given, path):
         resolve_name(given)
-        return ModelSource(given, None if weights is None else _file_of(weights), given)
+        return ModelSource(given, None if weights is None else weights_file(weights), given)
     if weights is not None:
         raise UsageError(
             f"{path} is a folder, which is taken with weights of its own: leave the others out, or name the model that "
@@ -58,7 +58,7 @@ def model_source(given: str, weights: Path | None = None) -> ModelSource:
         )
     if at_epoch(path) is None and not path.exists():
         raise ModelError(f"There is no run folder {path}: check the path, or name a timm model.")
-    own = _file_of(path)
+    own = weights_file(path)
     if read_card(own) is None:
         raise ModelError(
             f"The weights in {path} do not say which model they belong to: name it, and give them as its weights."
@@ -69,15 +69,17 @@ def model_source(given: str, weights: Path | None = None) -> ModelSource:
 def label_of(given: str) -> str:
     """Return the name in reports of the model that `given` names: the name itself, or the folder's."""
     path = Path(given.removeprefix(_LOCAL))
-    return _folder_label(path) if _is_folder(given, path) else given
+    return _folder_label(path) if is_model_folder(given, path) else given
 
 
-def _file_of(weights: Path) -> Path:
+def weights_file(weights: Path) -> Path:
+    """Return the path that `read_weights` reads for a path, which may be "RUN@epoch=35"."""
     place = at_epoch(weights)
     return weights if place is None else kept_weights(*place)
 
 
-def _is_folder(given: str, path: Path) -> bool:
+def is_model_folder(given: str, path: Path) -> bool:
+    """Return whether what a user gave as a model is meant as a folder of weights, which is at `path`."""
     if given.startswith("hf-hub:"):
         return False
     if given.startswith(_LOCAL) or os.sep in given or at_epoch(path) is not None:

@@ -144,6 +144,8 @@ class Needs:
         student_layers, teacher_layers: layers whose feature maps are meant.
         history: whether it needs the student's own earlier predictions.
         classes: smallest number of classes with which it has something to compare.
+        whole_batch: whether the loss of a row depends on the other rows of the batch, as relations of rows do; where
+            not, it is a mean over rows.
     """
 
     teacher: bool
@@ -156,6 +158,7 @@ class Needs:
     teacher_layers: Layers = "stages"
     history: bool = False
     classes: int = 1
+    whole_batch: bool = False
 
 
 @dataclass(frozen=True)

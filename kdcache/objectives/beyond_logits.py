@@ -76,7 +76,9 @@ class BeyondLogits(Distillation):
 @checked
 @dataclass(frozen=True)
 class FromFeatures(BeyondLogits):
-    """The base class of objectives that compare the inputs of both classifiers, the pooled features."""
+    """The base class of objectives that relate the rows of a batch by the inputs of both classifiers, the features."""
+
+    relates_rows = True
 
     @property
     def needs(self) -> Needs:

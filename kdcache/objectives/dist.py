@@ -84,6 +84,8 @@ class DIST(Distillation):
     gamma: TermWeight = 1.0
     approximate: Approximate = False
 
+    relates_rows = True  # a class's column runs over the batch
+
     def needs_full(self) -> str:
         """Return advice unless a tail is taken as even, as columns need every class."""
         if self.approximate:

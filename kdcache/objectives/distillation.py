@@ -66,6 +66,8 @@ class Distillation(Objective):
     extra_parts: ClassVar[tuple[str, ...]] = ()
     #: Whether the distillation term needs the inputs of the student's classifier.
     needs_features: ClassVar[bool] = False
+    #: Whether the distillation term relates the rows of a batch, and is no mean over them.
+    relates_rows: ClassVar[bool] = False
     #: The smallest number of classes with which the distillation term has something to compare.
     fewest_classes: ClassVar[int] = 1
 
@@ -123,6 +125,7 @@ class Distillation(Objective):
             labels=labels,
             features=self._distils and self.needs_features,
             classes=self.fewest_classes if self._distils else 1,
+            whole_batch=self._distils and self.relates_rows,
         )
 
     @property

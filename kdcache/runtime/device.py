@@ -3,6 +3,7 @@
 import contextlib
 import platform
 import re
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +17,28 @@ from kdcache.runtime.ranks import Ranks
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@contextlib.contextmanager
+def gpu_arithmetic(device: torch.device, tf32: bool | None, cudnn_benchmark: bool) -> Iterator[None]:
+    """Set how a GPU computes in fp32 within the context, and as it was afterwards; on a CPU nothing changes.
+
+    Args:
+        tf32: whether factors of products are rounded to TF32, in matrix products and convolutions; None: as it is.
+        cudnn_benchmark: whether cuDNN chooses the fastest convolution by trying.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    if tf32 is not None:
+        matmul.allow_tf32 = cudnn.allow_tf32 = tf32
+    cudnn.benchmark = cudnn_benchmark
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def resolve_device(name: str) -> torch.device:

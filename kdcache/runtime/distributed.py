@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Shaped
+from timm.layers.norm_act import convert_sync_batchnorm
 from timm.utils.distributed import distribute_bn
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdcache.errors import RunError, reason
+from kdcache.errors import ConfigError, RunError, reason
 from kdcache.runtime.ranks import Ranks
 
 #: Parts of gloo's messages if the other end of a connection is gone.
@@ -102,6 +103,23 @@ class Distributed:
         if self.is_single:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def average_batch_norm(self, module: nn.Module) -> None:
+        """Give the running statistics of batch normalisation the mean over all processes."""
+        if not self.is_single:
+            distribute_bn(module, self.world_size, reduce=True)
+
+    def sync_batch_norm(self, module: nn.Module) -> nn.Module:
+        """Return a module whose batch normalisation takes its statistics over all processes; weights are shared.
+
+        Raises:
+            ConfigError: the processes compute on CPUs, for which PyTorch has none.
+        """
+        if self.is_single:
+            return module
+        if self.device.type != "cuda":
+            raise ConfigError("sync_bn is set, and PyTorch has it on GPUs alone: leave it out on CPUs.")
+        return convert_sync_batchnorm(module)
 
     def broadcast_batch_norm(self, module: nn.Module) -> None:
         """Copy the main process's running statistics of batch normalisation to all: those that are saved.

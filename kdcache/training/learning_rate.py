@@ -103,7 +103,7 @@ def _scheduler(optimizer: torch.optim.Optimizer, settings: ScheduleConfig, steps
             sched=settings.name,
             num_epochs=settings.epochs - settings.cooldown_epochs,
             decay_epochs=settings.decay_epochs,
-            decay_milestones=[milestone + half for milestone in settings.decay_milestones or ()],
+            decay_milestones=[milestone + half for milestone in settings.decay_milestones or ()],  # type: ignore[misc]
             cooldown_epochs=settings.cooldown_epochs,
             patience_epochs=settings.patience_epochs or 0,
             decay_rate=rate,

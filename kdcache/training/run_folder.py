@@ -40,11 +40,12 @@ _KNOWN = re.compile(
     r"|past(/round-\d+\.f16)?"
     r"|export(/model\.safetensors|/config\.json)?)"
 )
-# What a run writes on its way may be changed when it goes on; what it learns may not. The same cache may be copied into
+# What a run writes on its way may be changed when it goes on; what it learns may not. The weights that it began from
+# may lie elsewhere meanwhile, as their hash is compared (`student_weights`). The same cache may be copied into
 # a newer format meanwhile, and views without a cache have the format that this version makes.
 _FREE = (
     *("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype"),
-    "view_set.format",
+    *("student.weights", "view_set.format"),
 )
 #: Settings that others decide where nobody gives them: the batch size, the views. They are told last.
 _DERIVED = frozenset({"optimizer.lr", "student.size", "schedule.warmup_epochs"})

@@ -1,6 +1,6 @@
 """The sections of a run's configuration. Nothing heavy is imported here, so that options can take limits and help."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -30,6 +30,22 @@ class StudentConfig:
         ),
     ] = None
     drop_path: Annotated[float, Setting("Rate of stochastic depth.", least=0, below=1)] = 0.0
+    drop: Annotated[float, Setting("Rate of dropout before the classifier, timm's drop_rate.", least=0, below=1)] = 0.0
+    in_chans: Annotated[
+        int,
+        Setting(
+            "Channels of the images that it takes: 3, as all images are given to it as RGB, grey ones too.",
+            check=lambda channels: "" if channels == 3 else "give 3, as all images are read as RGB, grey ones too",
+        ),
+    ] = 3
+    weights: Annotated[
+        str | None,
+        Setting(
+            "Weights that training begins from: a file, a run, RUN@epoch=N, an export, or a pretrained model of timm's "
+            "or of the hub by its name. The classifier is drawn anew where it has another number of classes. null: "
+            "drawn under the seed."
+        ),
+    ] = None
     crop_pct: Annotated[
         float | None, Setting("Crop of the evaluation transform; null: timm's for the model.", above=0, most=4)
     ] = None
@@ -71,7 +87,12 @@ class ViewsConfig:
 class OptimizerConfig:
     """The optimiser of the student; names and meanings are timm's."""
 
-    name: Annotated[str, Setting("Name of a timm optimiser: lamb, adamw, sgd, ...")]
+    name: Annotated[
+        str,
+        Setting(
+            "Name of a timm optimiser: lamb, adamw, ... timm's sgd has Nesterov's momentum, momentum the classic one."
+        ),
+    ]
     lr: Annotated[float, Setting("Peak learning rate at a batch of `lr_batch_size`.", above=0, most=MAX_RATE)]
     lr_batch_size: Annotated[
         int | None, Setting("Batch size that `lr` is meant for; null: any.", least=1, most=MAX_BATCH)
@@ -83,14 +104,40 @@ class OptimizerConfig:
             "(Adam and its kin, LAMB), linearly for the others."
         ),
     ] = "auto"
-    weight_decay: Annotated[
-        float, Setting("Decay of matrices and kernels; biases and norms have none.", least=0, most=MAX_RATE)
-    ] = 0.0
+    weight_decay: Annotated[float, Setting("Decay of the weights, see filter_bias_and_bn.", least=0, most=MAX_RATE)] = (
+        0.0
+    )
+    filter_bias_and_bn: Annotated[
+        bool,
+        Setting(
+            "Whether biases and norms, and what else has one dimension, have no weight decay; false: all parameters "
+            "have it, as with PyTorch's own optimisers."
+        ),
+    ] = True
+    layer_decay: Annotated[
+        float | None,
+        Setting(
+            "Factor of the learning rate from each layer to the one before it, from the head down; null: none.",
+            above=0,
+            most=1,
+        ),
+    ] = None
     momentum: Annotated[float, Setting("Momentum of SGD.", least=0, below=1)] = 0.9
     betas: Annotated[
         tuple[float, float] | None, Setting("Decays of Adam's averages; null: the optimiser's own.", least=0, below=1)
     ] = None
     eps: Annotated[float | None, Setting("Term of Adam's divisor; null: the optimiser's own.", above=0, most=1)] = None
+    kwargs: Annotated[
+        Mapping[str, Any],
+        Setting("Further arguments of the optimiser, such as {fused: true} or {foreach: true} where it takes them."),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in sorted(self.kwargs):
+            if name in ("lr", "weight_decay", "momentum", "betas", "eps", "filter_bias_and_bn", "layer_decay"):
+                raise ConfigError(f"optimizer.kwargs has {name}, which is a setting of its own: give optimizer.{name}.")
+            if name in ("opt", "model_or_params", "param_group_fn"):
+                raise ConfigError(f"optimizer.kwargs has {name}, which is no argument of an optimiser: leave it out.")
 
     def lr_at(self, batch_size: int) -> float:
         """Return the peak learning rate for a global batch of `batch_size` images."""
@@ -199,6 +246,13 @@ class ScheduleConfig:
             )
 
 
+#: Why a training cannot do without mixing from some epoch on.
+MIXED_VIEWS = (
+    "leave it out, as views are mixed by their policy and a teacher's targets are those of the mixed images; for views "
+    "without mixing give a policy without mixup and cutmix, when the cache is made or with views.policy"
+)
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a run, in the order of config.yaml. `RunConfig` has the type of `objective`."""
@@ -221,15 +275,72 @@ class RunSettings:
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"], Setting("Number format of the layers; weights are fp32.")
     ] = "auto"
+    accumulation: Annotated[
+        int,
+        Setting(
+            "Number of equal parts, of whole pairs, in which a batch goes through the student, for less memory. Views, "
+            "losses and gradients are those of the whole batch, but for batch normalisation, which sees a part.",
+            least=1,
+            most=MAX_BATCH,
+        ),
+    ] = 1
+    grad_checkpointing: Annotated[
+        bool, Setting("Whether layers are computed again for their gradients in place of being kept in memory.")
+    ] = False
     clip_grad: Annotated[
         float | None,
         Setting(
-            "Largest norm of the gradient; null for no limit. LAMB has a limit of 1 of its own.", above=0, most=1e9
+            "Limit of the gradient, as clip_mode measures it; null for none. LAMB has a norm of 1 of its own.",
+            above=0,
+            most=1e9,
         ),
     ] = None
+    clip_mode: Annotated[
+        Literal["norm", "value", "agc"],
+        Setting(
+            "What clip_grad limits: the norm of the whole gradient, each of its numbers, or the norm of each unit as a "
+            "share of that of its weights (adaptive gradient clipping; the classifier is left out)."
+        ),
+    ] = "norm"
     ema_decay: Annotated[
         float | None, Setting("Decay of the moving average of the weights; null: no average.", above=0, below=1)
     ] = None
+    ema_warmup: Annotated[
+        bool, Setting("Whether the decay grows with the steps to ema_decay: 1 - (1 + step / gamma)^-power.")
+    ] = False
+    ema_warmup_gamma: Annotated[
+        float, Setting("Number of steps that the warm-up of ema_decay is measured in.", above=0, most=1e9)
+    ] = 1.0
+    ema_warmup_power: Annotated[
+        float, Setting("Power of the warm-up of ema_decay; 3/4 for short trainings.", above=0, most=10)
+    ] = 2 / 3
+    mixup_off_epoch: Annotated[
+        int,
+        Setting(
+            "Always 0: timm's epoch from which images are not mixed any more. Views are mixed by their policy.",
+            check=lambda epoch: "" if epoch == 0 else MIXED_VIEWS,
+        ),
+    ] = 0
+    sync_bn: Annotated[
+        bool, Setting("Whether batch normalisation takes its statistics over the GPUs of all processes.")
+    ] = False
+    dist_bn: Annotated[
+        Literal["broadcast", "reduce"],
+        Setting(
+            "Running statistics of batch normalisation at the end of an epoch of several processes: the main one's, or "
+            "the mean of all."
+        ),
+    ] = "broadcast"
+    compile: Annotated[
+        str | None, Setting("Backend of torch.compile for the student in training, such as inductor; null: none.")
+    ] = None
+    tf32: Annotated[
+        bool | None,
+        Setting("Whether a GPU rounds the factors of fp32 products to TF32; null: as PyTorch has it, in convolutions."),
+    ] = None
+    cudnn_benchmark: Annotated[
+        bool, Setting("Whether cuDNN tries which convolution is fastest; two runs then differ in rounding.")
+    ] = False
     eval_epochs: Annotated[
         int, Setting("Epochs between evaluations; 0: the last epoch only.", least=0, most=MAX_EPOCHS)
     ] = 1
@@ -254,3 +365,11 @@ class RunSettings:
         Literal["float32", "float16"],
         Setting("Number format of the exported weights; float16 halves the file, and every loader widens it again."),
     ] = "float32"
+
+    @staticmethod
+    def conflicts(values: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for each setting that goes for nothing without another."""
+        if values.get("clip_mode", "norm") != "norm" and values.get("clip_grad") is None:
+            yield f"clip_mode is {values['clip_mode']} and there is no limit: give clip_grad, for agc such as 0.01."
+        if values.get("ema_warmup") and values.get("ema_decay") is None:
+            yield "ema_warmup is set and there is no average: give ema_decay."

@@ -29,6 +29,7 @@ from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_l
 from kdcache.loader.schedule import Schedule, require_whole_pairs
 from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
+from kdcache.models.students import InitialWeights, load_initial_weights
 from kdcache.objectives.base import require
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.distributed import Distributed
@@ -51,6 +52,7 @@ class Setup:
     Attributes:
         stored: entries of the cache, if targets come from one.
         live: the running teacher, if there is one.
+        initial: the weights that the student begins from; None for drawn ones.
         loader: loader of the batches of each step.
         objective_name: name that the objective was chosen by, a key of `OBJECTIVES`.
         label_loss: line with the label loss and its origin; None where the objective has no setting to choose it.
@@ -66,6 +68,7 @@ class Setup:
     opened: OpenViews
     stored: CachedTeachers | None
     live: LiveTeacher | None
+    initial: InitialWeights | None
     loader: Loader
     objective_name: str
     label_loss: str | None
@@ -128,7 +131,9 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     held.callback(opened.view_set.close)
     # A thread computes the order of the first view while teacher and student are made.
     opened.view_set.prepare_order(schedule.first_view(0 if options.fresh else _last_saved_step(folder)))
-    identity: dict[str, Any] = {"view_set": opened.identity.to_json()}
+    initial = _initial_weights(config)
+    weights = None if initial is None else initial.hash
+    identity: dict[str, Any] = {"view_set": opened.identity.to_json(), "student_weights": weights}
     if options.mode != "live":
         identity |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
     if processes.is_main:
@@ -151,6 +156,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         opened=opened,
         stored=stored,
         live=live,
+        initial=initial,
         loader=_loader(options, config, opened, stored or live, schedule, processes),
         objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
         label_loss=label_loss_words(options, config),
@@ -176,10 +182,38 @@ class _Files:
 def _check_names(options: TrainOptions, config: RunConfig, processes: Distributed) -> None:
     """Refuse names that stand for nothing, and a renderer that cannot work here, before anything is opened."""
     require_whole_pairs(config.batch_size, processes.world_size)
+    _require_whole_parts(config, processes)
     resolve_name(config.student.name)
     if options.online_teacher:
         model_source(options.online_teacher, options.teacher_weights)
     renderer_version(options.renderer, device=processes.device, decode=options.decode)
+
+
+def _require_whole_parts(config: RunConfig, processes: Distributed) -> None:
+    """Refuse an accumulation that does not divide a batch in whole pairs or, for the objective, not at all."""
+    if config.accumulation == 1:
+        return
+    unit = 2 * processes.world_size * config.accumulation
+    if config.batch_size % unit:
+        among = "" if processes.is_single else f" of each of {processes.world_size} processes"
+        raise ConfigError(
+            f"A batch of {config.batch_size} cannot be cut into {config.accumulation} equal parts of whole pairs"
+            f"{among}: give a --batch-size that is a multiple of {unit}, or another accumulation."
+        )
+    if config.objective.needs.whole_batch:
+        raise ConfigError(
+            f"accumulation is {config.accumulation}, and the objective {config.objective.name} relates the rows of a "
+            "batch to each other, which a part of a batch does not show: set accumulation=1, with "
+            "grad_checkpointing=true where memory is short, or choose another objective."
+        )
+
+
+def _initial_weights(config: RunConfig) -> InitialWeights | None:
+    student = config.student
+    if student.weights is None:
+        return None
+    assert student.size is not None  # resolved by `with_views`
+    return load_initial_weights(student.name, student.weights, size=student.size)
 
 
 def _open_files(options: TrainOptions, config: RunConfig, asked: set[str], progress: Progress) -> _Files:

@@ -1,7 +1,7 @@
 """`kdcache train`: train a student on views, from a teacher's targets and from labels."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from kdcache.loader.provenance import imports_in, warn_of_other_renderer
 from kdcache.models.network import Network
 from kdcache.models.run_weights import imports_of_run
 from kdcache.models.students import create_student
-from kdcache.runtime.device import resolve_device, share_of_cores, use_all_cores
+from kdcache.runtime.device import gpu_arithmetic, resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.imports import import_modules, naming_imports
@@ -112,7 +112,10 @@ def _train(
     options: TrainOptions, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
 ) -> TrainReport:
     setup = prepare(options, processes, progress, held)
+    held.enter_context(gpu_arithmetic(processes.device, setup.config.tf32, setup.config.cudnn_benchmark))
     network = _student(setup)
+    if setup.config.sync_bn:
+        network = replace(network, module=processes.sync_batch_norm(network.module))
     state = TrainState(
         network.module,
         setup.config,
@@ -169,9 +172,11 @@ def _student(setup: Setup) -> Network:
         size=student.size,
         seed=setup.config.seed,
         drop_path=student.drop_path,
+        drop=student.drop,
         crop_pct=student.crop_pct,
         interpolation=student.interpolation,
         kwargs=student.kwargs,
+        initial=setup.initial,
     )
 
 

@@ -1,27 +1,29 @@
 """The state that an optimiser step changes: weights, optimiser, learning rate, moving average, random states."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import timm.optim
 import torch
 from jaxtyping import Float, Int64
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from kdcache.errors import ConfigError, reason
+from kdcache.errors import ConfigError
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.maps import WithMaps
 from kdcache.objectives.base import Losses, LossInputs, LossSpec, TeacherTargets
 from kdcache.runtime.device import autocast
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.transfer import to_device
+from kdcache.targets.base import Targets
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig
 from kdcache.training.learning_rate import LearningRate
 from kdcache.training.objective_module import create_aux_module
+from kdcache.training.optimizer import GradientLimit, create_optimizer
 from kdcache.training.prediction_history import PredictionHistory
 
 
@@ -56,31 +58,36 @@ class TrainState:
             scored: whether `end_epoch` is told a score, not a loss.
 
         Raises:
-            ConfigError: an optimiser that timm does not have, or that these settings do not fit.
+            ConfigError: an optimiser that timm does not have or these settings do not fit, checkpointing or a compiled
+                form that the student does not have.
             ModelError: the objective needs the student's features or feature maps, and it has none.
             UsageError: they do not fit the teacher's.
         """
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         self.module = module.to(processes.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.grad_checkpointing:
+            _checkpoint_gradients(self.module, config.student.name)
         self._objective = config.objective
         needs = self._objective.needs
         watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
         self._gives_maps = watched is not None
-        self._shared = processes.wrap_ddp(self.module if watched is None else watched)
+        trained = self.module if watched is None else watched
+        self._shared = processes.wrap_ddp(trained if config.compile is None else _compiled(trained, config))
         self._processes = processes
         self.step = 0
         self.precision = precision
         self._device = processes.device
-        self._clip_grad = config.clip_grad
+        self._accumulation, self._dist_bn = config.accumulation, config.dist_bn
         self._history = history
         spec = _with_student(spec, self.module, watched, config)
         aux_module = create_aux_module(self._objective, spec, config.seed)
         self._aux_module = None if aux_module is None else aux_module.to(processes.device)
-        self._optimizer = _optimizer(self.module, self._aux_module, config)
+        self._optimizer = create_optimizer(self.module, self._aux_module, config)
+        self._limit = GradientLimit(self.module, self._optimizer, config)
         self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
         self._learning_rate = LearningRate(self._optimizer, config.schedule, steps_per_epoch, scored=scored)
         self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
-        self._ema = None if config.ema_decay is None else ModelEmaV3(self.module, decay=config.ema_decay)
+        self._ema = None if config.ema_decay is None else _average(self.module, config, config.ema_decay)
         # Each process draws its own dropout and drop path.
         torch.manual_seed(config.seed + processes.rank)
 
@@ -101,12 +108,55 @@ class TrainState:
             samples: position of each row's sample in the index.
         """
         epoch = self.step // self._steps_per_epoch
+        past_probs = None if self._history is None else self._history.read(epoch, samples, weight)
+        size = len(inputs) // self._accumulation
+        self._optimizer.zero_grad()
+        found: list[tuple[Losses, Tensor]] = []
+        for part in (slice(start, start + size) for start in range(0, len(inputs), size)):
+            is_last = part.stop == len(inputs)
+            # Gradients of several processes are averaged once, with those of the last part.
+            with nullcontext() if is_last else getattr(self._shared, "no_sync", nullcontext)():
+                losses, logits = self._forward(
+                    inputs[part],
+                    targets if size == len(inputs) or targets is None else cast(Targets, targets)[part],
+                    labels[part],
+                    weight[part],
+                    samples[part],
+                    None if past_probs is None else past_probs[part],
+                )
+                # Parts are equal, so the mean over the batch is the mean of the means over parts.
+                self._scaler.scale(losses.total / self._accumulation).backward()
+            found.append((losses, logits.detach()))
+        if self._aux_module is not None:
+            self._processes.average_gradients(self._aux_module)
+        if self._limit.value is not None:
+            self._scaler.unscale_(self._optimizer)
+            self._limit.apply()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self.step += 1
+        self._learning_rate.set(self.step)
+        if self._ema is not None:
+            self._ema.update(self.module, step=self.step)
+        if self._history is not None:
+            self._history.write(epoch, samples, torch.cat([logits for _, logits in found]))
+        return _mean_losses([losses for losses, _ in found])
+
+    def _forward(
+        self,
+        inputs: Float[Tensor, "b 3 s s"],
+        targets: TeacherTargets | None,
+        labels: Int64[Tensor, "b 2"],
+        weight: Float[Tensor, "b"],
+        samples: Int64[Tensor, "b"],
+        past_probs: Float[Tensor, "b c"] | None,
+    ) -> tuple[Losses, Float[Tensor, "b c"]]:
+        """Return the losses and the logits of rows of a batch; arguments as `train_step` has them."""
         mixed = partial(autocast, self.precision, self._device)
         with mixed(), self._watched() as features:
             output = self._shared(inputs.contiguous(memory_format=torch.channels_last))
         logits, maps = output if self._gives_maps else (output, ())
         logits = logits.float()
-        past_probs = None if self._history is None else self._history.read(epoch, samples, weight)
         losses = self._objective(
             LossInputs(
                 logits,
@@ -119,26 +169,11 @@ class TrainState:
                 samples=to_device(samples, self._device),
                 aux_module=self._aux_module,
                 mixed=mixed,
-                epoch=epoch,
+                epoch=self.step // self._steps_per_epoch,
                 epochs=self._epochs,
             )
         )
-        self._optimizer.zero_grad()
-        self._scaler.scale(losses.total).backward()
-        if self._aux_module is not None:
-            self._processes.average_gradients(self._aux_module)
-        if self._clip_grad is not None:
-            self._scaler.unscale_(self._optimizer)
-            nn.utils.clip_grad_norm_(self._optimizer_parameters(), self._clip_grad)
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self.step += 1
-        self._learning_rate.set(self.step)
-        if self._ema is not None:
-            self._ema.update(self.module, step=self.step)
-        if self._history is not None:
-            self._history.write(epoch, samples, logits)
-        return losses
+        return losses, logits
 
     @property
     def last_lr(self) -> float:
@@ -148,6 +183,12 @@ class TrainState:
     def end_epoch(self, metric: float | None) -> None:
         """Tell the schedule the score or the loss of the epoch that has ended; None where it was not scored."""
         self._learning_rate.end_epoch(self.step // self._steps_per_epoch, metric)
+
+    def average_batch_norm(self) -> None:
+        """Give all processes the mean of their running statistics of batch normalisation, where this is asked for."""
+        if self._dist_bn == "reduce":
+            for module in (self.module, *(() if self._ema is None else (self._ema.module,))):
+                self._processes.average_batch_norm(module)
 
     def averaged_module(self) -> nn.Module:
         """Return the module to evaluate and export: the moving average where there is one."""
@@ -189,8 +230,51 @@ class TrainState:
     def _watched(self) -> AbstractContextManager[list[Tensor]]:
         return watched_features(self.module) if self._objective.needs.features else nullcontext([])
 
-    def _optimizer_parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+def _mean_losses(parts: Sequence[Losses]) -> Losses:
+    """Return the mean of the losses of equal parts of a batch."""
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.stack([losses.total.detach() for losses in parts]).mean()
+    names = parts[0].parts
+    return Losses(
+        total, {name: torch.stack([losses.parts[name].detach() for losses in parts]).mean() for name in names}
+    )
+
+
+def _average(module: nn.Module, config: RunConfig, decay: float) -> ModelEmaV3:
+    return ModelEmaV3(
+        module,
+        decay=decay,
+        use_warmup=config.ema_warmup,
+        warmup_gamma=config.ema_warmup_gamma,
+        warmup_power=config.ema_warmup_power,
+    )
+
+
+def _checkpoint_gradients(module: nn.Module, name: str) -> None:
+    try:
+        module.set_grad_checkpointing(True)  # type: ignore[operator] # of timm's models, not of torch's
+    except (AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f"grad_checkpointing is set, and timm has none for {name}: leave it out, or choose another student."
+        ) from error
+
+
+def _compiled(module: nn.Module, config: RunConfig) -> nn.Module:
+    """Return a module that runs compiled and shares the weights of `module`, whose own names do not change."""
+    backends = torch.compiler.list_backends(exclude_tags=())
+    if config.compile not in backends:
+        raise ConfigError(
+            f"compile is {config.compile!r}, which is no backend of torch.compile here: give one of "
+            f"{', '.join(backends)}, or null."
+        )
+    if config.objective.needs.features:
+        raise ConfigError(
+            f"compile is set, and the objective {config.objective.name} reads features within the student, which a "
+            "compiled model does not show: leave compile out, or choose another objective."
+        )
+    return torch.compile(module, backend=config.compile)  # type: ignore[return-value] # a module of a module
 
 
 def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> LossSpec:
@@ -200,27 +284,3 @@ def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, c
         return spec._replace(num_features=features)
     assert config.student.size is not None  # resolved by the setup
     return spec._replace(num_features=features, maps=watched.shapes(config.student.size))
-
-
-def _optimizer(module: nn.Module, aux_module: nn.Module | None, config: RunConfig) -> torch.optim.Optimizer:
-    settings = config.optimizer
-    own = {name: value for name in ("betas", "eps") if (value := getattr(settings, name)) is not None}
-    try:
-        optimizer = timm.optim.create_optimizer_v2(
-            module,
-            opt=settings.name,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-            **own,
-        )
-    except (AssertionError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"timm makes no optimiser {settings.name!r} with these settings ({reason(error)}): change optimizer.name, "
-            "or leave out what it does not take."
-        ) from error
-    if aux_module is not None:
-        for group in timm.optim.param_groups_weight_decay(aux_module, settings.weight_decay):
-            if group["params"]:
-                optimizer.add_param_group(group)
-    return optimizer

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdcache.errors import KdcacheError, RunError
 from kdcache.evaluation.scoring import Evaluation, score
@@ -32,6 +33,8 @@ from kdcache.training.train_state import TrainState
 METRICS = "metrics.csv"
 _COLUMNS = ("epoch", "lr", "images_per_s", "loss")
 _SCORES = ("val_top1", "val_top5", "val_loss")
+#: The scores of the weights themselves, where those of their moving average are exported, and have the names above.
+_RAW_SCORES = ("val_top1_raw", "val_top5_raw", "val_loss_raw")
 #: Reading a loss waits for the device, so it is done once in so many steps, and at the end of an epoch.
 _STEPS_BETWEEN_READINGS = 20
 
@@ -67,6 +70,7 @@ class Trainer:
         self.processes, self.progress = processes, progress
         self.stop = AgreedStop(requests, processes)
         self.evaluation: Evaluation | None = None
+        self._raw: Evaluation | None = None
         self.clock = Clock()
         config = setup.config
         self._losses = EpochLosses(config.objective.parts)
@@ -143,6 +147,7 @@ class Trainer:
             Interrupted: a signal came before or during the evaluation; the state is saved.
         """
         self.clock.pause()
+        self.state.average_batch_norm()
         config = self.setup.config
         means = self._losses.means(self.processes)
         if not math.isfinite(means["loss"]):
@@ -161,6 +166,8 @@ class Trainer:
     def evaluate(self) -> Evaluation | None:
         """Score the student as it is exported, on the images of --val; None without --val.
 
+        Where the moving average is exported, the weights themselves are scored after it.
+
         The state has to be saved before.
 
         Raises:
@@ -169,20 +176,12 @@ class Trainer:
         """
         if self.setup.val is None:
             return None
-        module = self.state.averaged_module()
         self.stop.now()
         try:
             with self.stop.requests.interrupting():
-                self.processes.broadcast_batch_norm(module)
-                self.evaluation = score(
-                    Network(module, self.network.card),
-                    self.setup.val,
-                    name=self.setup.config.student.name,
-                    device=self.processes.device,
-                    precision=self.state.precision,
-                    processes=self.processes,
-                    progress=self.progress,
-                )
+                averaged = self.state.averaged_module()
+                self.evaluation = self._score(averaged)
+                self._raw = None if averaged is self.network.module else self._score(self.network.module)
                 return self.evaluation
         except (KdcacheError, OSError) as error:
             cause = str(error) if isinstance(error, KdcacheError) else f"{error}."
@@ -191,6 +190,19 @@ class Trainer:
                 f"is lost: this step is saved in {self._checkpoints.folder}. When --val is repaired, the same command "
                 "evaluates it and goes on from there; without --val it goes on without evaluation."
             ) from error
+
+    def _score(self, module: nn.Module) -> Evaluation:
+        assert self.setup.val is not None
+        self.processes.broadcast_batch_norm(module)
+        return score(
+            Network(module, self.network.card),
+            self.setup.val,
+            name=self.setup.config.student.name,
+            device=self.processes.device,
+            precision=self.state.precision,
+            processes=self.processes,
+            progress=self.progress,
+        )
 
     def save(self, report: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint of the present step, unless there is one. No signal interrupts it.
@@ -244,7 +256,8 @@ class Trainer:
         if not self.processes.is_main:
             yield
             return
-        columns = (*_COLUMNS, *self.setup.config.objective.parts, *_SCORES)
+        raw = () if self.setup.config.ema_decay is None else _RAW_SCORES
+        columns = (*_COLUMNS, *self.setup.config.objective.parts, *_SCORES, *raw)
         table = MetricsTable(self.setup.folder / METRICS, columns, resume_step=self.step)
         last_row = next(reversed(table.rows()), None)
         with closing(TensorBoard(self.setup.folder / "events", warn=self.progress.warn, last_row=last_row)) as board:
@@ -275,6 +288,8 @@ class Trainer:
         values = dict(report)
         if evaluation is not None:
             values |= dict(zip(_SCORES, (evaluation.top1, evaluation.top5, evaluation.loss), strict=True))
+            if self._raw is not None:
+                values |= dict(zip(_RAW_SCORES, (self._raw.top1, self._raw.top5, self._raw.loss), strict=True))
             self.progress.say(
                 f"Epoch {self.epoch}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss "
                 f"{evaluation.loss:.4f} on {evaluation.samples:,} images of --val."

@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.errors import ModelError
 from kdcache.models.network import Normaliser
-from kdcache.models.students import create_student
+from kdcache.models.students import create_student, load_initial_weights
 from kdcache.models.weights import weight_hash
+from kdcache.training.export import export_model
 
 
 def hash_of(seed, name="test_vit", **changes):
@@ -130,3 +133,61 @@ def test_mean_and_deviation_go_to_a_device_once():
     assert set(first.names) > set(second.names)
     there = student.normalise(seen.to("meta"))
     assert there.device.type == "meta"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An export of a model of three classes."""
+    network = create_student("test_resnet", num_classes=3, size=32, seed=9)
+    network = dataclasses.replace(network, card=dataclasses.replace(network.card, mean=(0.1, 0.2, 0.3), crop_pct=0.5))
+    return export_model(tmp_path_factory.mktemp("trained") / "export", network), network.module.state_dict()
+
+
+def begun(source, classes, name="test_resnet"):
+    initial = load_initial_weights(name, str(source), size=32)
+    student = create_student(name, num_classes=classes, size=32, seed=0, initial=initial, interpolation="bilinear")
+    assert (student.card.mean, student.card.crop_pct) == ((0.1, 0.2, 0.3), 0.5), "images are prepared as they were"
+    assert (student.card.interpolation, student.card.num_classes) == ("bilinear", classes)
+    return student.module.state_dict(), initial
+
+
+def test_a_student_begins_from_weights_as_they_are_where_classes_agree(trained):
+    file, weights = trained
+    for source in (file, file.parent, f"local-dir:{file.parent}"):
+        found, initial = begun(source, 3)
+        assert all(torch.equal(found[name], weights[name]) for name in weights)
+        assert initial.hash == weight_hash(weights)
+
+
+def test_another_number_of_classes_draws_the_classifier_alone(trained):
+    file, weights = trained
+    found, _ = begun(file, 5)
+    drawn = create_student("test_resnet", num_classes=5, size=32, seed=0).module.state_dict()
+    for name in weights:
+        assert torch.equal(found[name], (drawn if name.startswith("fc.") else weights)[name]), name
+
+
+def test_weights_of_another_model_or_of_none_are_refused(trained, tmp_path):
+    file, _ = trained
+    with pytest.raises(ModelError, match="test_resnet, not of test_vit"):
+        begun(file, 3, "test_vit")
+    with pytest.raises(ModelError, match=f"no weights at {tmp_path / 'none'}"):
+        begun(tmp_path / "none", 3)
+    with pytest.raises(ModelError, match="resnet50x"):
+        begun("resnet50x", 3)
+    initial = load_initial_weights("test_resnet", str(file), size=32)
+    narrow = {"channels": [16, 48, 48, 96]}
+    with pytest.raises(ModelError, match=r"does not fit test_resnet as the student is built .* should be"):
+        create_student("test_resnet", num_classes=3, size=32, seed=0, kwargs=narrow, initial=initial)
+
+
+def test_dropout_before_the_classifier_and_channels_of_images():
+    student = create_student("test_resnet", num_classes=4, size=32, seed=0, drop=0.5).module
+    assert student.drop_rate == 0.5
+    with pytest.raises(ModelError, match="in_chans 1, and all images are read as RGB"):
+        create_student("test_resnet", num_classes=4, size=32, seed=0, kwargs={"in_chans": 1})
+
+
+def test_the_way_to_begin_from_a_file_is_told_to_who_tries_another():
+    with pytest.raises(ModelError, match=r"Give student\.weights, which is read without running anything"):
+        create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={"checkpoint_path": "x"})

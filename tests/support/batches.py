@@ -28,6 +28,10 @@ class FixedTargets:
         assert temperature == 1.0
         return self.values
 
+    def __getitem__(self, rows):
+        entered = None if self.entered is None else self.entered[rows]
+        return FixedTargets(self.values[rows], entered, tuple(level[rows] for level in self.levels))
+
     def features(self):
         if self.entered is None:
             raise UsageError("There are none.")
