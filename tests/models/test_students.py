@@ -177,7 +177,7 @@ def test_weights_of_another_model_or_of_none_are_refused(trained, tmp_path):
         begun("resnet50x", 3)
     initial = load_initial_weights("test_resnet", str(file), size=32)
     narrow = {"channels": [16, 48, 48, 96]}
-    with pytest.raises(ModelError, match=r"does not fit test_resnet as the student is built .* should be"):
+    with pytest.raises(ModelError, match=r"does not fit test_resnet as the student is built .* is missing"):
         create_student("test_resnet", num_classes=3, size=32, seed=0, kwargs=narrow, initial=initial)
 
 

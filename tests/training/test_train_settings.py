@@ -146,17 +146,27 @@ def test_further_arguments_reach_the_optimiser_and_settings_are_told_their_own_n
             create_optimizer(student, None, config_of(f"optimizer.name={name}", f"optimizer.kwargs={kwargs}"))
 
 
-def test_checkpointed_and_compiled_layers_train_as_the_plain_ones():
+def test_checkpointed_and_compiled_layers_train_as_the_plain_ones(monkeypatch):
+    compiled = []
+
+    def noted(module, *, backend):
+        compiled.append(backend)
+        return torch_compile(module, backend=backend)
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", noted)
+
     def run(*settings):
         state = state_for("optimizer.name=momentum", *settings)
         losses = [state.train_step(*mixed_batch()).total.item() for _ in range(2)]
+        assert state.module.grad_checkpointing == ("grad_checkpointing=true" in settings)
         return losses, {*state.module.state_dict()}
 
     plain = run()
     assert run("grad_checkpointing=true") == plain
     losses, names = run("compile=eager")
     assert losses == pytest.approx(plain[0], rel=1e-5)
-    assert names == plain[1]
+    assert (names, compiled) == (plain[1], ["eager"])
 
 
 def test_what_a_student_cannot_be_made_into_is_refused():
