@@ -150,9 +150,10 @@ class SampleReader:
         return data
 
     def close(self) -> None:
-        """Close all shards; a read still going on in another thread keeps its own until it is done."""
+        """Close all shards and end the threads that read; a read still going on keeps its own shard until it is done."""
         self._files.close()
-        self._pool.shutdown(wait=False)
+        # A request to a store may take minutes to fail, and is not waited for.
+        self._pool.shutdown(wait=self._ranges is None, cancel_futures=True)
         if self._ranges is not None:
             self._ranges.close()
 
