@@ -84,10 +84,11 @@ def train(options: TrainArguments) -> TrainReport:
 
     Arguments are the options of the command, in its words; `overrides` are those of `--set`. A run that was stopped
     goes on where its last checkpoint was made. Under torchrun every process calls it. Messages go to `progress`, by
-    default to the logger `kdcache`. Sizes are in pixels a side.
+    default to the logger `kdcache`. Sizes are in pixels a side. With `dry_run` nothing is trained or written.
 
     Returns:
-        The report: run folder, epochs and steps done, mean loss of the last epoch, images per second, evaluation.
+        The report: run folder, epochs and steps done, mean loss of the last epoch, images per second, evaluation; of a
+        dry run, `report.plan`: settings, steps, learning rates and memory of cache reading.
 
     Raises:
         KdcacheError: what does not belong together, before the first step; names it, and what to do.

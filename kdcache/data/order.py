@@ -11,7 +11,8 @@ from kdcache.random.philox import Stream, philox_uint32
 
 SHARDS_A_WINDOW = 64
 
-_LANES = 4
+#: Readers that walk through a view that is seen again, at the same time.
+LANES = 4
 
 
 def order(
@@ -61,7 +62,7 @@ def reused_pairs(
 
     * blocks are put in random order, the halves of each are swapped or not, the halves of these, and so on down to
       units. So whatever power of two divides a block into chunks, the rows of a chunk stay together;
-    * `_LANES` readers walk through that sequence at once, each through its own part of it. What they meet in one step,
+    * `LANES` readers walk through that sequence at once, each through its own part of it. What they meet in one step,
       a unit each, is a stretch, whose pairs are shuffled.
 
     Args:
@@ -90,7 +91,7 @@ def reused_pairs(
         place = (place << np.uint64(1)) | (((unit >> level) & np.uint64(1)) ^ swap)
     block_word = draw(Stream.UNIT, (unit >> np.uint64(levels)) | np.uint64(levels << 32))
     sequence = np.lexsort((place, block_word))
-    stretches = -(-len(unit) // _LANES)
+    stretches = -(-len(unit) // LANES)
     stretch = np.empty(len(unit), np.int64)
     stretch[sequence] = np.arange(len(unit)) % stretches
     return sorted_numbers(

@@ -120,6 +120,20 @@ def hold_beside(target: Path, subject: str, remedy: str, tell: Tell, *, wait: bo
     return FolderLock(Request(lock, target, subject, remedy, tell, wait))
 
 
+def require_not_held(folder: Path, subject: str, remedy: str, tell: Tell) -> None:
+    """Raise FolderHeldError where another process is known to hold a folder; takes no lock, and writes nothing.
+
+    A process of another machine, of which it is not known whether it still runs, is not waited for. Its arguments are
+    those of `hold_folder`.
+    """
+    watch = _Watch(Request(folder / OWNER_FILE, folder, subject, remedy, tell))
+    while (look := look_at(folder / OWNER_FILE)) is not None:
+        with look:
+            if watch.verdict(look) != "held":
+                return
+        watch.pause()
+
+
 def require_not_held_within(folder: Path, remedy: str, tell: Tell) -> None:
     """Raise FolderHeldError where another process holds something below a folder that is about to be removed.
 

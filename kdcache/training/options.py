@@ -126,6 +126,13 @@ class TrainOptions:
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
     fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.")] = False
+    dry_run: Annotated[
+        bool,
+        Option(
+            "Print the resolved settings, steps, learning rate and memory, and refuse what a training would refuse; "
+            "nothing is written."
+        ),
+    ] = False
     imports: Imports = ()
 
     @property

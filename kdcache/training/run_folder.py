@@ -14,7 +14,7 @@ from kdcache.errors import RunError, reason
 from kdcache.io.atomic import PARTIAL_NAME, require_ours
 from kdcache.io.disk import make_root
 from kdcache.io.failures import LinkError, cannot_write
-from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file
+from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file, require_not_held
 from kdcache.io.folders import Folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import shown
@@ -49,6 +49,7 @@ _FREE = (
 )
 #: Settings that others decide where nobody gives them: the batch size, the views. They are told last.
 _DERIVED = frozenset({"optimizer.lr", "student.size", "schedule.warmup_epochs"})
+_HELD_REMEDY = "Two trainings would mix their results: wait until it has ended, or give another --out."
 #: As many differing settings are told.
 _SHOWN = 3
 
@@ -76,11 +77,14 @@ class RunFolder:
             FolderHeldError: another process holds it.
             RunError: the folder cannot be written.
         """
-        remedy = "Two trainings would mix their results: wait until it has ended, or give another --out."
         try:
-            return hold_folder(self.path, f"The run folder {self.path}", remedy, tell)
+            return hold_folder(self.path, f"The run folder {self.path}", _HELD_REMEDY, tell)
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def require_not_held(self, tell: Tell) -> None:
+        """Raise FolderHeldError where another process is known to hold the folder; nothing is written."""
+        require_not_held(self.path, f"The run folder {self.path}", _HELD_REMEDY, tell)
 
     def enter(
         self,

@@ -13,7 +13,7 @@ import torch
 import kdcache
 from kdcache.cache.store import Cache
 from kdcache.data.classes import check_labels
-from kdcache.data.index import Index, open_index
+from kdcache.data.index import Index, find_index, open_index
 from kdcache.errors import ConfigError, UsageError
 from kdcache.io.folder_lock import FolderLock
 from kdcache.loader.cached_teachers import (
@@ -121,7 +121,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     stored, index = files.stored, files.index
     folder = options.out or default_folder(options, config, files.cache.names() if files.cache is not None else [])
     # From here on what is in the run folder is read, and nobody else may change it.
-    lock = held.enter_context(RunFolder(folder).hold(progress.say)) if processes.is_main else None
+    lock = _hold(options, RunFolder(folder), progress, held) if processes.is_main else None
     before = None if options.fresh else RunFolder(folder).stored_config()
     opened = _open_views(options, config, files, folder, progress)
     asked_count = config.views.count
@@ -222,9 +222,25 @@ def _open_files(options: TrainOptions, config: RunConfig, asked: set[str], progr
     return _Files(
         cache=cache,
         stored=_stored(options, cache, config) if options.mode == "cache" and cache is not None else None,
-        index=open_index(options.data, progress=progress),
-        val=open_index(options.val, progress=progress) if options.val else None,
+        index=_index(options.data, options, progress),
+        val=_index(options.val, options, progress) if options.val else None,
     )
+
+
+def _hold(options: TrainOptions, folder: RunFolder, progress: Progress, held: ExitStack) -> FolderLock | None:
+    """Hold the run folder; a dry run makes no lock, and refuses a folder that another process is known to hold."""
+    if options.dry_run:
+        folder.require_not_held(progress.say)
+        return None
+    return held.enter_context(folder.hold(progress.say))
+
+
+def _index(data: str, options: TrainOptions, progress: Progress) -> Index:
+    if options.dry_run and find_index(data) is None:
+        raise UsageError(
+            f"{data} has no index that fits its shards, and a dry run writes none: run `kdcache index {data}` first."
+        )
+    return open_index(data, progress=progress)
 
 
 def _open_views(options: TrainOptions, config: RunConfig, files: _Files, folder: Path, progress: Progress) -> OpenViews:

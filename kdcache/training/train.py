@@ -20,6 +20,7 @@ from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.signals import stop_requests
 from kdcache.training.configure import configure
+from kdcache.training.dry_run import TrainPlan
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
 from kdcache.training.naming import default_folder
@@ -44,6 +45,7 @@ class TrainReport:
         images_per_s: speed of the epochs trained by this call, evaluation left out; None if there were none left.
         evaluation: score of the exported weights on the labelled images of `--val`; None without.
         losses: loss of each step taken by this call, if asked for.
+        plan: what a dry run found, which took no step; None of a training.
     """
 
     folder: Path
@@ -53,9 +55,12 @@ class TrainReport:
     images_per_s: float | None
     evaluation: Evaluation | None
     losses: tuple[float, ...] = ()
+    plan: TrainPlan | None = None
 
     def lines(self) -> list[str]:
         """Return the report as plain lines."""
+        if self.plan is not None:
+            return self.plan.lines()
         done = [f"{self.folder}: {format_count(self.epochs, 'epoch')}, {format_count(self.steps, 'step')} done"]
         if self.loss is not None:
             done.append(f"mean loss of the last epoch {self.loss:.4f}")
@@ -73,7 +78,8 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
 
     Asked to stop by a signal (`kdcache.runtime.signals`) it saves its state after the step that it is at; at the end of
     an epoch it has done so before it evaluates. Killed otherwise it goes on from its last checkpoint. On a CPU the
-    resumed run takes the very steps that an uninterrupted one takes.
+    resumed run takes the very steps that an uninterrupted one takes. A dry run refuses what a training would refuse
+    before its first step, and writes nothing.
 
     Args:
         keep_losses: whether to return the loss of each step, at the cost of reading it from the device.
@@ -128,6 +134,10 @@ def _train(
     )
     if setup.val is not None:
         try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
+    if options.dry_run:
+        log_summary(setup, processes, progress)
+        plan = TrainPlan.of(setup, options.fresh)
+        return TrainReport(setup.folder, 0, 0, loss=None, images_per_s=None, evaluation=None, plan=plan)
     # Only now, when nothing is left to refuse, does anything change on disk.
     resume = _enter_folder(options, setup, processes)
     log_summary(setup, processes, progress)
