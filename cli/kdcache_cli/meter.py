@@ -4,6 +4,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from kdcache.runtime.formatting import format_bytes
+
 _WINDOW_SECONDS = 30.0
 
 
@@ -51,7 +53,16 @@ class Meter:
         return ", ".join(parts + self._shown_values())
 
     def _shown_values(self) -> list[str]:
-        return [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._values.items()]
+        return [_value(name, value) for name, value in self._values.items()]
+
+
+def _value(name: str, value: float) -> str:
+    """Return a value with its name, of which the ending may be its unit."""
+    if name.endswith("_share"):
+        return f"{name.removesuffix('_share')} {value:.0%}"
+    if name.endswith("_bytes"):
+        return f"{name.removesuffix('_bytes')} {format_bytes(value)}"
+    return f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int) else f"{name.replace('_', ' ')} {value:.4g}"
 
 
 def _rate(per_second: float) -> str:

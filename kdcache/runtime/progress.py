@@ -21,7 +21,7 @@ _log.addHandler(logging.NullHandler())
 class Task(Protocol):
     """A stage of work with a known number of units."""
 
-    def advance(self, count: int = 1, **values: float) -> None:
+    def advance(self, count: int = 1, **values: float | int) -> None:
         """Report that `count` more units are done; `values` (a loss, an accuracy) are shown beside the rate."""
 
 
@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 
 class _SilentTask:
-    def advance(self, count: int = 1, **values: float) -> None:
+    def advance(self, count: int = 1, **values: float | int) -> None:
         pass
 
 

@@ -1,23 +1,27 @@
-"""The figures that a training reports of an epoch: mean losses, and images a second."""
+"""The figures that a training reports of an epoch or of some steps: mean losses, images a second, waiting."""
 
 import math
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 
 from kdcache.runtime.distributed import Distributed
 
+B = TypeVar("B")
+
 
 class EpochLosses:
-    """Sums of an epoch's losses, kept on the device so that no step waits for them."""
+    """Sums of the losses of an epoch or of some steps, kept on the device so that no step waits for them."""
 
     def __init__(self, parts: tuple[str, ...]) -> None:
         self._names = ("loss", *parts)
         self.clear()
 
     def clear(self) -> None:
-        """Set all sums to 0 for the next epoch."""
+        """Set all sums to 0 for what follows."""
         self._sums: torch.Tensor | None = None
         self._steps = 0
 
@@ -47,13 +51,30 @@ class EpochLosses:
         self._sums = torch.tensor(state["sums"], dtype=torch.float64) if state["sums"] else None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a clock has counted up to a moment: images, seconds, and the seconds of them that waited for data."""
+
+    images: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def since(self, earlier: "Reading") -> dict[str, float]:
+        """Return images a second, and the share of the time that waited for data, since an earlier reading."""
+        seconds = max(self.seconds - earlier.seconds, 1e-9)
+        return {
+            "images_per_s": (self.images - earlier.images) / seconds,
+            "wait_share": min(1.0, (self.waited - earlier.waited) / seconds),
+        }
+
+
 class Clock:
-    """Counts images a second, evaluation and saving left out."""
+    """Counts images a second and the waiting for data, evaluation and saving left out."""
 
     def __init__(self) -> None:
-        self._images = self._lap_images = 0
-        self._seconds = self._lap_seconds = 0.0
-        self._since = time.perf_counter()
+        self._images = 0
+        self._seconds = self._waited = 0.0
+        self._since: float | None = None
 
     def count(self, images: int) -> None:
         """Add a number of images that have been trained on."""
@@ -61,17 +82,28 @@ class Clock:
 
     def pause(self) -> None:
         """Stop counting seconds."""
-        self._seconds += time.perf_counter() - self._since
+        self._seconds = self.reading().seconds
+        self._since = None
 
     def go_on(self) -> None:
         """Count seconds again."""
         self._since = time.perf_counter()
 
-    def lap(self) -> float:
-        """Return the images a second since the last call; call it while the clock is paused."""
-        images, seconds = self._images - self._lap_images, self._seconds - self._lap_seconds
-        self._lap_images, self._lap_seconds = self._images, self._seconds
-        return images / max(seconds, 1e-9)
+    def waited_for(self, batches: Iterable[B]) -> Iterator[B]:
+        """Yield the same batches, and count the time until each of them is there."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            batch = next(iterator, None)
+            self._waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
+
+    def reading(self) -> Reading:
+        """Return what was counted so far."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return Reading(self._images, self._seconds + running, self._waited)
 
     @property
     def images_per_s(self) -> float | None:

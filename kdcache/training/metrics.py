@@ -24,7 +24,8 @@ class MetricsTable:
     """`metrics.csv`: a fixed header, a row for each report, appended and flushed as the run goes on.
 
     Opened by a run that resumes, it loses the rows after the step that the run resumes at, and a last row that a
-    killed process left half written: what follows is what an uninterrupted run would have written.
+    killed process left half written: what follows is what an uninterrupted run would have written. Columns that an
+    earlier version did not have are empty in its rows.
     """
 
     def __init__(self, file: Path, columns: Sequence[str], *, resume_step: int = 0) -> None:
@@ -35,7 +36,7 @@ class MetricsTable:
             resume_step: optimiser steps done; rows of later steps are cut.
 
         Raises:
-            RunError: the file has other columns, or cannot be read or written.
+            RunError: the file has columns that are not among these, or cannot be read or written.
         """
         self.file = file
         self._columns = (STEP, *columns)
@@ -59,12 +60,13 @@ class MetricsTable:
 
     def _kept(self, resume_step: int) -> list[list[str]]:
         header, rows = _read(self.file)
-        if tuple(header) != self._columns:
+        if header[:1] != [STEP] or not set(header) <= set(self._columns):
             raise RunError(
                 f"{self.file} has the columns {', '.join(header)}, and this run reports {', '.join(self._columns)}: "
                 "start anew with --fresh, or in another folder."
             )
-        return [row for row in rows if int(row[0]) <= resume_step]
+        cells = [dict(zip(header, row, strict=True)) for row in rows if int(row[0]) <= resume_step]
+        return [[row.get(name, "") for name in self._columns] for row in cells]
 
 
 def read_metrics(file: Path) -> list[dict[str, float | None]]:

@@ -126,6 +126,14 @@ class TrainOptions:
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
     fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.")] = False
+    log: Annotated[
+        tuple[str, ...],
+        Option(
+            "Where the numbers go beside metrics.csv, steps.csv and TensorBoard: wandb or mlflow; may be given twice.",
+            metavar="LOGGER",
+            default_text="none",
+        ),
+    ] = ()
     dry_run: Annotated[
         bool,
         Option(

@@ -31,10 +31,10 @@ _WINDOWS = "windows.npy"
 #: Names that the files of a run had in earlier versions.
 _FORMER = {"belongs.json", "given.json"}
 _STARTED = {_IDENTITY, _WINDOWS, INVOCATION}
-_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "events", "checkpoints", "past", "export", *_FORMER}
+_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "steps.csv", "events", "checkpoints", "past", "export", *_FORMER}
 #: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
 _KNOWN = re.compile(
-    r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|metrics\.csv|belongs\.json|given\.json"
+    r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|(metrics|steps)\.csv|belongs\.json|given\.json"
     r"|events(/events\.out\.tfevents\..*)?"
     r"|checkpoints(/best\.json|/step-\d{8,}(/(model|ema|trainer)\.safetensors|/(trainer|manifest)\.json)?)?"
     r"|past(/round-\d+\.f16)?"
@@ -44,7 +44,7 @@ _KNOWN = re.compile(
 # may lie elsewhere meanwhile, as their hash is compared (`student_weights`). The same cache may be copied into
 # a newer format meanwhile, and views without a cache have the format that this version makes.
 _FREE = (
-    *("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype"),
+    *("eval_epochs", "checkpoint_epochs", "keep_checkpoints", "keep_epochs", "export_dtype", "log_steps"),
     *("student.weights", "view_set.format"),
 )
 #: Settings that others decide where nobody gives them: the batch size, the views. They are told last.
@@ -61,7 +61,7 @@ class RunFolder:
     run_identity.json     what its results depend on beside them: view set, teacher, classes
     windows.npy           of the view set
     invocation.json       where data and teacher were found by the last start; free to change
-    metrics.csv, events, checkpoints, export    what training adds
+    metrics.csv, steps.csv, events, checkpoints, export    what training adds
     past                  the student's predictions of the last round, where its objective learns from them
     """
 

@@ -13,6 +13,8 @@ from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
 DEFAULT_RECIPE = "a2"
 #: The largest learning rate and weight decay: beyond it nothing is learnt.
 MAX_RATE = 10_000
+#: More steps than any training has.
+MAX_LOG_STEPS = 1_000_000_000
 
 
 @checked
@@ -361,6 +363,9 @@ class RunSettings:
             most=MAX_EPOCHS,
         ),
     ] = None
+    log_steps: Annotated[int, Setting("Steps between two rows of steps.csv; 0: none.", least=0, most=MAX_LOG_STEPS)] = (
+        50
+    )
     export_dtype: Annotated[
         Literal["float32", "float16"],
         Setting("Number format of the exported weights; float16 halves the file, and every loader widens it again."),

@@ -38,6 +38,7 @@ from kdcache.targets.base import Capabilities
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.config import RunConfig, chosen_objective
 from kdcache.training.configure import configure, label_loss_words
+from kdcache.training.loggers import require_loggers
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
@@ -60,6 +61,7 @@ class Setup:
         identity: facts that the run's results depend on beside its configuration; compared when it is resumed.
         invocation: places where things were found, for a reader of the run folder.
         lock: lock of the run folder; rank 0 holds it for all of its job, and the others have None.
+        loggers: names of the loggers that take the run's numbers beside its own tables.
     """
 
     config: RunConfig
@@ -78,6 +80,7 @@ class Setup:
     identity: dict[str, Any]
     invocation: dict[str, Any]
     lock: FolderLock | None
+    loggers: tuple[str, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -166,6 +169,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
         invocation=_invocation(options, files.cache, processes.device),
         lock=lock,
+        loggers=options.log,
     )
 
 
@@ -183,6 +187,7 @@ def _check_names(options: TrainOptions, config: RunConfig, processes: Distribute
     """Refuse names that stand for nothing, and a renderer that cannot work here, before anything is opened."""
     require_whole_pairs(config.batch_size, processes.world_size)
     _require_whole_parts(config, processes)
+    require_loggers(options.log)
     resolve_name(config.student.name)
     if options.online_teacher:
         model_source(options.online_teacher, options.teacher_weights)

@@ -21,6 +21,7 @@ from kdcache.runtime.progress import Progress, logged, silent
 from kdcache.runtime.signals import stop_requests
 from kdcache.training.configure import configure
 from kdcache.training.dry_run import TrainPlan
+from kdcache.training.logs import METRICS
 from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
 from kdcache.training.naming import default_folder
@@ -31,7 +32,7 @@ from kdcache.training.setup import Setup, prepare
 from kdcache.training.shared_folder import require_shared
 from kdcache.training.summary import log_summary
 from kdcache.training.train_state import TrainState
-from kdcache.training.trainer import METRICS, Trainer
+from kdcache.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The loop of a training: steps, epochs, evaluation, checkpoints and logs.
 
 At the end of an epoch the state is saved first, with the numbers of the epoch. Evaluation follows, then the row of the
-epoch in metrics.csv and TensorBoard, then the score that makes a checkpoint the best. Killed between any two of these,
-the run that goes on finds in its checkpoint what is to be done, and in metrics.csv whether it was.
+epoch in metrics.csv and the other logs, then the score that makes a checkpoint the best. Killed between any two of
+these, the run that goes on finds in its checkpoint what is to be done, and in metrics.csv whether it was.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,18 +20,18 @@ from kdcache.loader.batches import Batch
 from kdcache.models.network import Network
 from kdcache.objectives.base import Losses
 from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.memory import peak_memory
 from kdcache.runtime.progress import Progress, Task
 from kdcache.runtime.signals import StopRequests
 from kdcache.training.checkpoint import Checkpoint, Checkpoints
-from kdcache.training.epoch import Clock, EpochLosses
+from kdcache.training.epoch import Clock, EpochLosses, Reading
 from kdcache.training.export import export_model
-from kdcache.training.metrics import MetricsTable, TensorBoard, read_metrics
+from kdcache.training.logs import METRICS, RunLogs, open_logs
+from kdcache.training.metrics import read_metrics
 from kdcache.training.setup import Setup
 from kdcache.training.stopping import AgreedStop
 from kdcache.training.train_state import TrainState
 
-METRICS = "metrics.csv"
-_COLUMNS = ("epoch", "lr", "images_per_s", "loss")
 _SCORES = ("val_top1", "val_top5", "val_loss")
 #: The scores of the weights themselves, where those of their moving average are exported, and have the names above.
 _RAW_SCORES = ("val_top1_raw", "val_top5_raw", "val_loss_raw")
@@ -73,14 +73,15 @@ class Trainer:
         self._raw: Evaluation | None = None
         self.clock = Clock()
         config = setup.config
-        self._losses = EpochLosses(config.objective.parts)
+        self._losses, self._recent_losses = (EpochLosses(config.objective.parts) for _ in range(2))
+        self._epoch_start = self._row_start = Reading()
         self._checkpoints = Checkpoints(
             setup.folder / "checkpoints",
             keep=config.keep_checkpoints,
             keep_every=config.keep_epochs and config.keep_epochs * setup.steps_per_epoch,
         )
         self._saved_step = -1
-        self._logs: Sequence[MetricsTable | TensorBoard] = ()
+        self._logs: RunLogs | None = None
 
     @property
     def step(self) -> int:
@@ -113,11 +114,12 @@ class Trainer:
             self._finish_epoch_of(resumed)
             with self._progress_bar() as task, closing(self._loader.batches(self.step)) as batches:
                 self.clock.go_on()
-                for batch in batches:
+                for batch in self.clock.waited_for(batches):
                     step_losses = self.train_step(batch)
                     if losses is not None:
                         losses.append(step_losses.total.item())
                     self._report_step(task)
+                    self._log_steps()
                     if self.step % self.setup.steps_per_epoch == 0:
                         self.end_epoch()
                     if self.stop.after_step() and not self.is_done:
@@ -136,6 +138,7 @@ class Trainer:
         if self.setup.lock is not None:
             self.setup.lock.require_held()
         self._losses.add(losses)
+        self._recent_losses.add(losses)
         self.clock.count(self.setup.config.batch_size)
         return losses
 
@@ -155,7 +158,8 @@ class Trainer:
                 f"The loss of epoch {self.epoch} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
                 f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {self._checkpoints.folder}."
             )
-        report = {"epoch": self.epoch, "lr": self.state.last_lr, "images_per_s": self.clock.lap(), **means}
+        report = {"epoch": self.epoch, **means, **self._usage(self._epoch_start)}
+        self._epoch_start = self.clock.reading()
         self._losses.clear()
         is_kept = config.keep_epochs is not None and self.epoch % config.keep_epochs == 0
         if is_kept or self.is_done or self._is_scored or self.epoch % config.checkpoint_epochs == 0:
@@ -213,7 +217,8 @@ class Trainer:
         if self._saved_step == self.step:
             return
         with self.stop.requests.saving():
-            trainer = {**self.state.state(), "epoch": self._losses.state(self.processes)}
+            losses = {"epoch": self._losses, "recent": self._recent_losses}
+            trainer = self.state.state() | {name: sums.state(self.processes) for name, sums in losses.items()}
             if self.processes.is_main:
                 self._checkpoints.save(
                     self.step,
@@ -232,6 +237,8 @@ class Trainer:
         if checkpoint is not None:
             self.state.load(checkpoint)
             self._losses.load(checkpoint.trainer["epoch"])
+            if "recent" in checkpoint.trainer:  # which earlier versions did not save
+                self._recent_losses.load(checkpoint.trainer["recent"])
             self._saved_step = checkpoint.step
             self.progress.say(f"Going on from step {checkpoint.step:,} of {self.setup.steps:,} in {self.setup.folder}.")
         return checkpoint
@@ -252,16 +259,12 @@ class Trainer:
 
     @contextmanager
     def _open_logs(self) -> Iterator[None]:
-        """Open metrics.csv and TensorBoard's events, cut after the present step, in the main process."""
+        """Open metrics.csv and the other logs, cut after the present step, in the main process."""
         if not self.processes.is_main:
             yield
             return
         raw = () if self.setup.config.ema_decay is None else _RAW_SCORES
-        columns = (*_COLUMNS, *self.setup.config.objective.parts, *_SCORES, *raw)
-        table = MetricsTable(self.setup.folder / METRICS, columns, resume_step=self.step)
-        last_row = next(reversed(table.rows()), None)
-        with closing(TensorBoard(self.setup.folder / "events", warn=self.progress.warn, last_row=last_row)) as board:
-            self._logs = (table, board)
+        with closing(open_logs(self.setup, self.step, (*_SCORES, *raw), self.progress.warn)) as self._logs:
             yield
 
     def _finish_epoch_of(self, resumed: Checkpoint | None) -> None:
@@ -295,8 +298,8 @@ class Trainer:
                 f"{evaluation.loss:.4f} on {evaluation.samples:,} images of --val."
             )
         with self.stop.requests.saving():
-            for log in self._logs:
-                log.append(self.step, values)
+            if self._logs is not None:
+                self._logs.append_epoch(self.step, values)
             if self.processes.is_main and evaluation is not None:
                 self._checkpoints.note_score(self.step, evaluation.top1)
         self._tell_schedule(report, None if evaluation is None else evaluation.top1)
@@ -318,9 +321,40 @@ class Trainer:
             yield task
 
     def _report_step(self, task: Task) -> None:
-        """Count a step; show the mean loss of its epoch, of all processes, now and then and at the epoch's end."""
+        """Count a step; show the figures of its epoch, its loss that of all processes, now and then and at its end."""
         images = self.setup.config.batch_size
         if self.step % _STEPS_BETWEEN_READINGS and self.step % self.setup.steps_per_epoch:
             task.advance(images)
-        else:
-            task.advance(images, loss_this_epoch=self._losses.means(self.processes)["loss"])
+            return
+        usage = self._usage(self._epoch_start)
+        task.advance(
+            images,
+            epoch=self._running_epoch,
+            step=self.step,
+            lr=usage["lr"],
+            loss_this_epoch=self._losses.means(self.processes)["loss"],
+            wait_share=usage["wait_share"],
+            memory_bytes=usage["memory_bytes"],
+        )
+
+    def _log_steps(self) -> None:
+        """Write the row of the steps since the last one, where it is time for it."""
+        every = self.setup.config.log_steps
+        if not every or self.step % every:
+            return
+        means = self._recent_losses.means(self.processes)
+        values = {"epoch": self._running_epoch, **means, **self._usage(self._row_start)}
+        if self._logs is not None:
+            self._logs.append_steps(self.step, values)
+        self._recent_losses.clear()
+        self._row_start = self.clock.reading()
+
+    def _usage(self, start: Reading) -> dict[str, float | int]:
+        """Return the learning rate of the last step, the speed and waiting since `start`, and the memory so far."""
+        speed = self.clock.reading().since(start)
+        return {"lr": self.state.last_lr, **speed, "memory_bytes": peak_memory(self.processes.device)}
+
+    @property
+    def _running_epoch(self) -> int:
+        """The number of the epoch that the last step belongs to, counted from 1."""
+        return (self.step - 1) // self.setup.steps_per_epoch + 1

@@ -37,6 +37,14 @@ def test_a_meter_knows_rate_and_time_left(clock: Clock) -> None:
     assert meter.summary() == "1,000 images in 0:10, 100/s, loss 1.235"
 
 
+def test_shares_bytes_and_whole_numbers_are_shown_as_what_they_are(clock: Clock) -> None:
+    meter = Meter(10, "images", clock=clock)
+    meter.advance(
+        5, {"epoch": 3, "step": 12_345, "lr": 0.00123456, "wait_share": 0.1234, "memory_bytes": 2_500_000_000}
+    )
+    assert meter.state() == "5 of 10 images, epoch 3, step 12,345, lr 0.001235, wait 12%, memory 2.5 GB"
+
+
 def test_what_was_there_before_does_not_count_as_speed(clock: Clock) -> None:
     meter = Meter(100, "blocks", done=90, clock=clock)
     clock.now += 50

@@ -19,7 +19,7 @@ OPTIONS = {
     "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --dtype --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
     "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
-    "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh --dry-run",
+    "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh --log --dry-run",
     "evaluate": "MODEL --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
     "--seed --device --precision --batch-size --import --details --json",
     "inspect": "CACHE --data --samples --json",

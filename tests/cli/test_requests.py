@@ -117,7 +117,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
         *("--kd-stop-epoch", "7", "--bce-sum", "--bce-target-thresh", "0.2"),
         *("--renderer", "pillow", "--decode", "gpu", "--fresh", "--approximate"),
-        *("--import", "mine"),
+        *("--import", "mine", "--log", "wandb", "--log", "mlflow", "--dry-run"),
     )
     assert asked == [
         TrainOptions(
@@ -145,6 +145,8 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             renderer="pillow",
             decode="gpu",
             fresh=True,
+            log=("wandb", "mlflow"),
+            dry_run=True,
             imports=("mine",),
         )
     ]

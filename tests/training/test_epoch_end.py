@@ -24,6 +24,8 @@ from support.forked import CONTEXT
 from support.small_job import Heard, make_data, train_request
 
 EPOCHS = 2
+#: Numbers that no two runs have in common.
+OF_THE_CLOCK = {"images_per_s", "wait_share", "memory_bytes"}
 
 
 def request_for(job, out, val=None):
@@ -41,7 +43,7 @@ def events_of(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {
         name: [(event.step, event.value) for event in accumulator.Scalars(name)]
         for name in accumulator.Tags()["scalars"]
-        if name != "images_per_s"
+        if name not in OF_THE_CLOCK
     }
 
 
@@ -54,7 +56,7 @@ def exported(run: Path) -> dict[str, bytes]:
 def results_of(run: Path):
     """Everything that a run ends with and that no clock decides."""
     return {
-        "rows": [{name: text for name, text in row.items() if name != "images_per_s"} for row in rows_of(run)],
+        "rows": [{name: text for name, text in row.items() if name not in OF_THE_CLOCK} for row in rows_of(run)],
         "events": events_of(run),
         "best": json.loads((run / "checkpoints" / "best.json").read_text()),
         "checkpoints": sorted(path.name for path in (run / "checkpoints").glob("step-*")),

@@ -59,7 +59,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "export", "events", "past", "metrics.csv", "config.yaml"])
+@pytest.mark.parametrize("name", ["checkpoints", "export", "events", "past", "metrics.csv", "steps.csv", "config.yaml"])
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_run_folder_with_a_link_is_refused_before_anything_changes(
     run: Path, foreign: Foreign, name: str, fresh: bool

@@ -65,6 +65,16 @@ def test_other_columns_are_refused(tmp_path):
         MetricsTable(tmp_path / "metrics.csv", ("loss", "top5"))
 
 
+def test_columns_that_an_earlier_version_did_not_have_are_empty(tmp_path):
+    filled(tmp_path / "metrics.csv", [1, 2])
+    table = MetricsTable(tmp_path / "metrics.csv", ("lr", *COLUMNS, "wait_share"), resume_step=1)
+    table.append(2, {"lr": 0.1, "loss": 0.25, "wait_share": 0.5})
+    assert table.rows() == [
+        {"step": 1, "lr": None, "loss": 1 / 3, "top1": 1 / 3, "wait_share": None},
+        {"step": 2, "lr": 0.1, "loss": 0.25, "top1": None, "wait_share": 0.5},
+    ]
+
+
 def test_a_name_that_is_no_column_is_refused(tmp_path):
     with pytest.raises(RunError, match="top5"):
         filled(tmp_path / "metrics.csv", []).append(1, {"top5": 1.0})
