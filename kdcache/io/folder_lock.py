@@ -121,11 +121,7 @@ def hold_beside(target: Path, subject: str, remedy: str, tell: Tell, *, wait: bo
 
 
 def require_not_held(folder: Path, subject: str, remedy: str, tell: Tell) -> None:
-    """Raise FolderHeldError where another process is known to hold a folder; takes no lock, and writes nothing.
-
-    A process of another machine, of which it is not known whether it still runs, is not waited for. Its arguments are
-    those of `hold_folder`.
-    """
+    """Raise FolderHeldError where another process is known to hold a folder, as `hold_folder` does; writes nothing."""
     watch = _Watch(Request(folder / OWNER_FILE, folder, subject, remedy, tell))
     while (look := look_at(folder / OWNER_FILE)) is not None:
         with look:
@@ -135,10 +131,7 @@ def require_not_held(folder: Path, subject: str, remedy: str, tell: Tell) -> Non
 
 
 def require_not_held_within(folder: Path, remedy: str, tell: Tell) -> None:
-    """Raise FolderHeldError where another process holds something below a folder that is about to be removed.
-
-    Its arguments are those of `hold_folder`.
-    """
+    """Raise FolderHeldError where another process holds something below a folder; arguments as of `hold_folder`."""
     for lock in sorted(folder.rglob(f"*{OWNER_FILE}")):
         if lock.parent != folder or lock.name != OWNER_FILE:
             target = lock.parent / lock.name[1:].removesuffix(OWNER_FILE)
