@@ -150,7 +150,7 @@ class SampleReader:
         return data
 
     def close(self) -> None:
-        """Close all shards and end the threads that read; a read still going on keeps its own shard until it is done."""
+        """Close all shards and end the threads that read; a read that goes on keeps its shard until it is done."""
         self._files.close()
         # A request to a store may take minutes to fail, and is not waited for.
         self._pool.shutdown(wait=self._ranges is None, cancel_futures=True)

@@ -14,9 +14,9 @@ from kdcache.loader.schedule import UNIT_ROWS, Schedule
 from kdcache.runtime.formatting import format_bytes, format_count
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.config import RunConfig
+from kdcache.training.learning_rate import LearningRate
 from kdcache.training.settings import to_plain
 from kdcache.training.setup import Setup
-from kdcache.training.train_state import _scheduler
 
 #: Columns and rows of the plot of the learning rate.
 PLOT_SIZE = (64, 8)
@@ -99,10 +99,10 @@ def learning_rate_of(config: RunConfig, steps_per_epoch: int) -> Callable[[int],
     Steps have to be asked for in ascending order. This is the only place here that knows the scheduler.
     """
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.optimizer.lr)
-    scheduler = _scheduler(optimizer, config.schedule, steps_per_epoch)
+    schedule = LearningRate(optimizer, config.schedule, steps_per_epoch, scored=False)
 
     def rate(step: int) -> float:
-        scheduler.step_update(step)
+        schedule.set(step)
         return float(optimizer.param_groups[0]["lr"])
 
     return rate
