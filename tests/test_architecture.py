@@ -195,6 +195,7 @@ ROWS = (
     {"loader"},
     {"evaluation"},
     {"training", "dumping", "inspection", "doctor"},
+    {"report"},
     {"demo", "jobs"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -327,6 +328,7 @@ COMMANDS = (
     *(("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
     *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",)),
     ("recipes",),
+    ("report",),
 )
 
 

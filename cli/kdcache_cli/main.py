@@ -34,6 +34,7 @@ from kdcache_cli.log_lines import log_shown
 from kdcache_cli.policies import policies
 from kdcache_cli.preview import preview
 from kdcache_cli.recipes import recipes
+from kdcache_cli.report import report
 from kdcache_cli.train import train
 from kdcache_cli.verify import verify
 
@@ -46,6 +47,7 @@ _ORDER = (
     "dump-logits",
     "train",
     "evaluate",
+    "report",
     "inspect",
     "verify",
     "cache",
@@ -131,6 +133,7 @@ app.command("preview")(preview)
 app.command("dump-logits")(dump_logits)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("verify")(verify)
 caches = typer.Typer(help="Copy whole caches.", no_args_is_help=True)

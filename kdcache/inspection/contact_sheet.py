@@ -65,7 +65,7 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
 
     Raises RunError if it cannot be written; an existing file is unchanged then.
     """
-    sheet = _printable(sheet)
+    sheet = printable_sheet(sheet)
     content = _to_html(sheet).encode() if out.suffix == ".html" else _to_png(sheet)
     try:
         make_root(out.parent)
@@ -74,7 +74,7 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
         raise RunError(cannot_write(out, error, "An existing file is unchanged")) from error
 
 
-def _printable(sheet: Sheet) -> Sheet:
+def printable_sheet(sheet: Sheet) -> Sheet:
     """Return the sheet with unprintable characters escaped, which keys and class names may contain."""
 
     def seen(texts: Iterable[str]) -> tuple[str, ...]:
@@ -134,16 +134,24 @@ def _cell_to_html(column: str, cell: Cell) -> str:
     return f'<td{" class=pair" * pair} data-column="{heading}"><div class="cell">{images}</div></td>\n'
 
 
+def to_data_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    """Return an image as a URL that holds all of it: a PNG if it is small, else a JPEG."""
+    format, settings = ("PNG", {}) if _is_small(pixels) else ("JPEG", {"quality": 92})
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format, **settings)
+    return f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _is_small(pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    return max(pixels.shape[:2]) < _SMALL
+
+
 def _image_to_html(captioned: CaptionedImage) -> str:
     height, width = captioned.pixels.shape[:2]
-    small = max(height, width) < _SMALL
-    format, settings = ("PNG", {}) if small else ("JPEG", {"quality": 92})
-    file = io.BytesIO()
-    Image.fromarray(captioned.pixels).save(file, format, **settings)
-    source = f"data:image/{format.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    source = to_data_url(captioned.pixels)
     caption = "".join(f"<p>{html.escape(line)}</p>" for line in captioned.caption)
     classes = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in captioned.classes)
-    kind = ' class="small"' if small else ""
+    kind = ' class="small"' if _is_small(captioned.pixels) else ""
     image = f'<img{kind} width="{width}" height="{height}" alt="" src="{source}">'
     text = f"<figcaption>{caption}{classes}</figcaption>"
     return f'<figure style="--width: {max(width, 2 * _SMALL)}px">{image}{text}</figure>'

@@ -83,6 +83,15 @@ def preview(options: PreviewOptions, progress: Progress = logged) -> Path:
 
 
 def _preview(options: PreviewOptions, progress: Progress) -> Path:
+    sheet = build_sheet(options, progress)
+    write_sheet(sheet, options.out)
+    images = format_count(len(sheet.lines), "image")
+    progress.say(f"{images} in {format_count(options.views, 'view')}: {options.out}")
+    return options.out
+
+
+def build_sheet(options: PreviewOptions, progress: Progress = logged) -> Sheet:
+    """Return the contact sheet without writing it; errors are those of `preview`."""
     index = open_index(options.data, progress=progress)
     entry = None
     if options.cache is not None:
@@ -92,11 +101,7 @@ def _preview(options: PreviewOptions, progress: Progress) -> Path:
     else:
         view_set = new_views(index, load_policy(options.policy or DEFAULT), options.seed or 0, progress).view_set
     samples = _samples(view_set, options)
-    size = options.size or view_set.policy.reference_size
-    sheet = _sheet(view_set, samples, options, size, entry)
-    write_sheet(sheet, options.out)
-    progress.say(f"{format_count(len(samples), 'image')} in {format_count(options.views, 'view')}: {options.out}")
-    return options.out
+    return _sheet(view_set, samples, options, options.size or view_set.policy.reference_size, entry)
 
 
 def _entry(cache: Cache, name: str | None) -> Entry | None:

@@ -22,7 +22,9 @@ OPTIONS = {
     "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh --log --dry-run",
     "evaluate": "MODEL --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
     "--seed --device --precision --batch-size --import --details --json",
-    "inspect": "CACHE --data --samples --json",
+    "report": "RUN --out --data --reference --reference-weights --cache --cache-data --teacher --device --renderer "
+    "--import",
+    "inspect": "CACHE --data --samples --html --json",
     "cache copy": "SRC DST --views --teachers",
     "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
     "demo": "--out --seed --renderer",
@@ -62,6 +64,7 @@ def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
             "dump-logits",
             "train",
             "evaluate",
+            "report",
             "inspect",
             "verify",
             "cache",
