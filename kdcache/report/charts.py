@@ -5,6 +5,7 @@ so that one drawing serves the light and the dark theme. The page then needs no 
 and vega 0.8 MB, and a chart that is drawn before has some 10 KB.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -141,6 +142,7 @@ def draw(series: Sequence[Series], axes: Axes) -> Markup:
         raise UsageError(
             "The charts are drawn by vl-convert-python, which is not installed: pip install 'kdcache[report]'."
         ) from None
+    ticks = whole_ticks([x for one in series for x in one.points]) if axes.x_format == "d" else []
     spec = {
         "$schema": _SCHEMA,
         "width": WIDTH,
@@ -149,7 +151,7 @@ def draw(series: Sequence[Series], axes: Axes) -> Markup:
         "config": _CONFIG,
         "layer": [
             *([_diagonal()] if axes.diagonal else []),
-            *(layer for one in series for layer in _layers(one, axes)),
+            *(layer for one in series for layer in _layers(one, axes, ticks)),
         ],
     }
     svg = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
@@ -157,6 +159,17 @@ def draw(series: Sequence[Series], axes: Axes) -> Markup:
     # What a screen reader says of a point is shown as a tooltip, too.
     svg = _POINT.sub(r'<path aria-label="\1"\2><title>\1</title></path>', svg)
     return Markup(svg)  # Vega escapes all text; no name reaches it but through the JSON of the data
+
+
+def whole_ticks(values: Sequence[float], most: int = 7) -> list[int]:
+    """Return at most about `most` whole numbers between the least and the largest value, in steps of 1, 2 or 5."""
+    first, last = math.ceil(min(values)), math.floor(max(values))
+    step = next(
+        step
+        for step in (factor * 10**power for power in range(20) for factor in (1, 2, 5))
+        if (last - first) / step < most
+    )
+    return list(range(-(-first // step) * step, last + 1, step))
 
 
 def _diagonal() -> dict[str, Any]:
@@ -168,7 +181,7 @@ def _diagonal() -> dict[str, Any]:
     }
 
 
-def _layers(series: Series, axes: Axes) -> list[dict[str, Any]]:
+def _layers(series: Series, axes: Axes, ticks: Sequence[int]) -> list[dict[str, Any]]:
     kept = evenly(list(series.points), MOST_POINTS)
     values = [
         {
@@ -179,7 +192,7 @@ def _layers(series: Series, axes: Axes) -> list[dict[str, Any]]:
         for x in kept
     ]
     encoding = {
-        "x": _axis("x", axes.x, axes.x_format, axes.ends),
+        "x": _axis("x", axes.x, axes.x_format, axes.ends, ticks),
         "y": _axis("y", axes.y, axes.y_format, axes.ends),
         "description": {"field": "text", "type": "nominal"},
     }
@@ -191,17 +204,19 @@ def _layers(series: Series, axes: Axes) -> list[dict[str, Any]]:
     if len(values) <= MOST_MARKED:
         marks.append(("points", {"type": "point", "fill": colour, "filled": True, "size": 28, "opacity": 1}))
     return [
-        # Vega makes the name a class of the drawing, by which the page hides a run.
-        {"name": f"series-{series.number}-{kind}", "data": {"values": values}, "mark": mark, "encoding": encoding}
+        # Vega makes the name a class of the drawing, by which the page hides a run; dashes would become underscores.
+        {"name": f"series_{series.number}_{kind}", "data": {"values": values}, "mark": mark, "encoding": encoding}
         for kind, mark in marks
     ]
 
 
-def _axis(field: str, title: str, numbers: str, ends: tuple[float, float] | None) -> dict[str, Any]:
+def _axis(
+    field: str, title: str, numbers: str, ends: tuple[float, float] | None, ticks: Sequence[int] = ()
+) -> dict[str, Any]:
     axis: dict[str, Any] = {"format": numbers, "tickCount": 6}
     scale: dict[str, Any] = {"zero": False, "nice": field == "y"}
-    if numbers == "d":
-        axis["tickMinStep"] = 1
+    if ticks:
+        axis["values"] = ticks
     if ends is not None:
         scale["domain"] = list(ends)
     return {"field": field, "type": "quantitative", "title": title or None, "axis": axis, "scale": scale}

@@ -68,7 +68,8 @@ def build_gallery(options: GalleryOptions, runs: Sequence[RunRecord], progress: 
     )
     sheet = printable_sheet(build_sheet(preview, progress))
     names = open_index(options.data, progress=progress).class_names
-    return Gallery((*sheet.title[1:], *notes), _lines(sheet, students, options.teacher, names))
+    # The last line of the title tells of the colour that classes have on a contact sheet.
+    return Gallery((*sheet.title[1:3], *notes), _lines(sheet, students, options.teacher, names))
 
 
 def _load(runs: Sequence[RunRecord]) -> tuple[list[_Student], list[str]]:

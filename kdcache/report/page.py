@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 import kdcache
 from kdcache.errors import RunError, UsageError, printable
@@ -74,6 +75,7 @@ def to_html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     return environment.get_template("page.html.jinja").render(
         page=page,
         version=kdcache.__version__,
@@ -82,6 +84,11 @@ def to_html(page: Page) -> str:
         series=[(number, colour_of(number), " ".join(map(str, dashes_of(number)))) for number in range(MOST_SERIES)],
         colours=COLOURS,
     )
+
+
+def _breakable(text: str) -> Markup:
+    """Return escaped text that browsers may break behind a slash, as paths have no spaces."""
+    return Markup(str(escape(text)).replace("/", "/<wbr>"))
 
 
 def require_html(out: Path) -> None:
