@@ -62,7 +62,7 @@ def report(
     renderer: RendererOption = "dali",
     imports: ImportsOption = None,
 ) -> None:
-    """Write one HTML page about one or several runs: curves, settings and cost; with --data and --cache also more.
+    """Write one HTML page about one or several runs: curves, settings and cost, and what else is asked for.
 
     The page holds everything that it shows, and needs neither a network nor scripts.
     """

@@ -99,7 +99,7 @@ def reliability_chart(scores: Sequence[Scores], number_of: Mapping[str, int]) ->
         bins = [row for row in one.reliability.to_json() if row["samples"]]
         points = {row["confidence"]: row["accuracy"] for row in bins if row["confidence"] is not None}
         series.append(Series(one.model, number_of[one.model], points))
-    axes = Axes("mean confidence", "share that is right", ".0%", ".0%", ends=(0, 1), diagonal=True)
+    axes = Axes("mean confidence", "share that is right", ".0%", ".0%", ends=(0.0, 1.0), diagonal=True)
     note = "On the grey diagonal, confidence and accuracy are the same; below it a model is too sure."
     return _chart(f"Reliability on {scores[0].data}", [one for one in series if one.points], axes, note)
 
