@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kdcache.errors import KdcacheError as KdcacheError
     from kdcache.jobs import dump_logits as dump_logits
     from kdcache.jobs import evaluate as evaluate
+    from kdcache.jobs import export as export
     from kdcache.jobs import inspect as inspect
     from kdcache.jobs import train as train
     from kdcache.jobs import verify as verify
@@ -51,6 +52,7 @@ _MODULES = {
     "create_objective": "kdcache.training.objective_module",
     "dump_logits": "kdcache.jobs",
     "evaluate": "kdcache.jobs",
+    "export": "kdcache.jobs",
     "inspect": "kdcache.jobs",
     "open_cache": "kdcache.loader.dataset",
     "train": "kdcache.jobs",
@@ -69,6 +71,7 @@ __all__ = [
     "create_objective",
     "dump_logits",
     "evaluate",
+    "export",
     "inspect",
     "open_cache",
     "train",

@@ -26,6 +26,9 @@ from kdcache.evaluation.evaluate import (
 from kdcache.evaluation.evaluate import evaluate as run_evaluate
 from kdcache.evaluation.report import Scores, ScoreTable
 from kdcache.evaluation.scoring import DEFAULT_BATCH
+from kdcache.exporting.export import ExportReport
+from kdcache.exporting.export import export as run_export
+from kdcache.exporting.options import ExportOptions
 from kdcache.inspection.contents import InspectReport
 from kdcache.inspection.health import VerifyReport
 from kdcache.inspection.inspect import InspectOptions
@@ -319,3 +322,41 @@ def evaluate(
         return run_evaluate(EvaluateOptions(str(model), str(data), **values), progress)
     models, sets = ((str(part),) if isinstance(part, str | Path) else tuple(map(str, part)) for part in (model, data))
     return evaluate_table(TableOptions(models, sets, **values), progress)
+
+
+@dataclass(frozen=True)
+class ExportArguments(ExportOptions):
+    """The options of an export, and where its messages go."""
+
+    progress: Progress = logged
+
+
+@_with_arguments_of(ExportArguments)
+def export(options: ExportArguments) -> ExportReport:
+    """Write the model of a run for timm, torchvision, ONNX or TorchScript, with a model card, as `kdcache export` does.
+
+    Args:
+        run: a run folder, "RUN@epoch=N", or the folder of an export.
+        ema: True for the moving average of the weights, False for the weights themselves, of a checkpoint of the run;
+            None for the average where the run has one.
+        format: "timm", "torchvision", "onnx" or "torchscript".
+        dtype: number format of the weights, "float32" or "float16".
+        out: folder of the export; None for exports/RUN-FORMAT.
+        imports: modules that are imported first, as `--import` names them.
+        progress: receives the messages; by default Python's logger `kdcache` does.
+
+    Returns:
+        The report: folder, files with their bytes, architecture, and the largest difference of logits between the
+        model and the written files.
+
+    Raises:
+        ModelError: no such run, epoch or average, or a model that cannot be written in this format.
+        UsageError: an unknown format, or options that do not suit what was named.
+        RunError: the folder cannot be written, or holds something else.
+
+    Example:
+        >>> report = kdcache.export("runs/first", format="onnx", out="first-onnx")
+        >>> report.files["model.onnx"]
+        102418733
+    """
+    return run_export(ExportOptions(**_values(ExportOptions, options)), options.progress)

@@ -168,7 +168,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 #: The jobs that Python has as functions, each with the command that calls it.
-JOBS_OF = {name: name for name in ("dump_logits", "evaluate", "inspect", "train", "verify")}
+JOBS_OF = {name: name for name in ("dump_logits", "evaluate", "export", "inspect", "train", "verify")}
 
 
 @pytest.mark.parametrize("command", JOBS_OF)
@@ -176,7 +176,7 @@ def test_a_command_calls_the_function_that_python_has_and_no_job_itself(command:
     """So what the command line can do, `kdcache.NAME` can do."""
     module = f"kdcache_cli.{command}"
     jobs = {"kdcache.training.train", "kdcache.dumping.dump", "kdcache.inspection.inspect", "kdcache.inspection.verify"}
-    jobs |= {"kdcache.evaluation.evaluate"}
+    jobs |= {"kdcache.evaluation.evaluate", "kdcache.exporting.export"}
     assert not imports_of(module) & (jobs | {"kdcache.inspection.rerun"})
     assert [name for name, _ in calls_in(module) if name.startswith("jobs.")] == [f"jobs.{JOBS_OF[command]}"]
     assert jobs < imports_of("kdcache.jobs")  # the rule knows where the jobs are
@@ -195,7 +195,7 @@ ROWS = (
     {"loader"},
     {"evaluation"},
     {"training", "dumping", "inspection", "doctor"},
-    {"report"},
+    {"exporting", "report"},
     {"demo", "jobs"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -326,7 +326,17 @@ HEAVY = ("torch", "timm", "torchvision", "zarr", "nvidia.dali", "webdataset", "s
 COMMANDS = (
     *((), ("import",), *(("import", name) for name in ("folder", "imagenet", "cifar", "hf", "webdataset"))),
     *(("import", "fashion-mnist"), ("index",), ("preview",), ("dump-logits",)),
-    *(("train",), ("evaluate",), ("inspect",), ("verify",), ("cache", "copy"), ("demo",), ("doctor",), ("policies",)),
+    *(
+        ("train",),
+        ("evaluate",),
+        ("export",),
+        ("inspect",),
+        ("verify",),
+        ("cache", "copy"),
+        ("demo",),
+        ("doctor",),
+        ("policies",),
+    ),
     ("recipes",),
     ("report",),
 )

@@ -29,12 +29,13 @@ PUBLIC = [
     "create_objective",
     "dump_logits",
     "evaluate",
+    "export",
     "inspect",
     "open_cache",
     "train",
     "verify",
 ]
-FUNCTIONS = ["create_objective", "dump_logits", "evaluate", "inspect", "open_cache", "train", "verify"]
+FUNCTIONS = ["create_objective", "dump_logits", "evaluate", "export", "inspect", "open_cache", "train", "verify"]
 CLASSES = ["Batch", "CachedDataset", "CachedLoader", "ObjectiveModule", "TeacherModule"]
 
 

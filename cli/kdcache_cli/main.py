@@ -21,6 +21,7 @@ from kdcache_cli.demo import demo
 from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
 from kdcache_cli.evaluate import evaluate
+from kdcache_cli.export import export
 from kdcache_cli.failures import explained, farewell
 from kdcache_cli.import_cifar import cifar
 from kdcache_cli.import_fashion_mnist import fashion_mnist
@@ -47,6 +48,7 @@ _ORDER = (
     "dump-logits",
     "train",
     "evaluate",
+    "export",
     "report",
     "inspect",
     "verify",
@@ -133,6 +135,7 @@ app.command("preview")(preview)
 app.command("dump-logits")(dump_logits)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
+app.command("export")(export)
 app.command("report")(report)
 app.command("inspect")(inspect)
 app.command("verify")(verify)

@@ -28,6 +28,16 @@ def kept_weights(run: Path, epoch: int) -> Path:
     """Return the file of the weights that `run` had after an epoch; of their moving average where there is one.
 
     Raises:
+        ModelError, CorruptError: as `checkpoint_of_epoch` does; also where the weights are damaged.
+    """
+    folder = checkpoint_of_epoch(run, epoch)
+    return require_whole_weights(folder, read_manifest(folder))
+
+
+def checkpoint_of_epoch(run: Path, epoch: int) -> Path:
+    """Return the folder of the checkpoint that `run` kept of an epoch; its weights are not read.
+
+    Raises:
         ModelError: no run, or one that has no checkpoint of that epoch; the message names those that there are.
         CorruptError: the checkpoint is damaged.
     """
@@ -41,8 +51,7 @@ def kept_weights(run: Path, epoch: int) -> Path:
             f"{run} keeps no checkpoint of epoch {epoch}; it {has}: choose one of them, or train with "
             "--set keep_epochs=N, which keeps every N-th."
         )
-    folder = checkpoint_folder(checkpoints, kept[epoch])
-    return require_whole_weights(folder, read_manifest(folder))
+    return checkpoint_folder(checkpoints, kept[epoch])
 
 
 def _kept_epochs(checkpoints: Path) -> dict[int, int]:

@@ -17,9 +17,11 @@ from kdcache.training.tree import stored
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+#: The model card, which `kdcache export` adds.
+CARD = "README.md"
 
 #: The files of an export: a folder with any other is not replaced by a new one.
-FILES = re.compile(f"{re.escape(WEIGHTS)}|{re.escape(CONFIG)}")
+FILES = re.compile("|".join(map(re.escape, (WEIGHTS, CONFIG, CARD))))
 
 # Facts of timm's own about the architecture, which its loaders and feature extractors read.
 _KEPT = ("fixed_input_size", "first_conv", "classifier")
@@ -55,16 +57,25 @@ def export_model(
     Raises:
         RunError: the disk refuses.
     """
-    weights = {
-        name: stored(tensor.to(dtype) if tensor.is_floating_point() else tensor)
-        for name, tensor in (network.module.state_dict() if tensors is None else tensors).items()
-    }
+    weights = stored_weights(network.module.state_dict() if tensors is None else tensors, dtype)
     with new_folder(folder, FILES) as partial:
         names = None if class_names is None else tuple(class_names)
         save_file(weights, partial / WEIGHTS, dataclasses.replace(network.card, class_names=names).to_metadata())
-        config = json.dumps(_timm_config(network, class_names), indent=2)
-        (partial / CONFIG).write_text(config + "\n", encoding="utf-8")
+        write_timm_config(partial, network, class_names)
     return folder / WEIGHTS
+
+
+def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a state dict as files keep it: on the CPU, floating point weights as `dtype`, counters as they are."""
+    return {
+        name: stored(tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in tensors.items()
+    }
+
+
+def write_timm_config(folder: Path, network: Network, class_names: Sequence[str] | None) -> None:
+    """Write config.json, as timm's loaders of local folders and of the hub read it."""
+    text = json.dumps(_timm_config(network, class_names), indent=2)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def _timm_config(network: Network, class_names: Sequence[str] | None) -> dict[str, Any]:
