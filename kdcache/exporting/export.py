@@ -65,7 +65,12 @@ class ExportReport:
             f"{self.folder} holds {self.architecture} for {self.format}: {self.num_classes:,} classes, "
             f"{self.image_size} pixels, {self.dtype}{which}.",
             *(f"  {name}: {format_bytes(size)}" for name, size in sorted(self.files.items())),
-            f"Its logits differ from those of the model by at most {self.max_difference:.2g}, on 3 images of noise.",
+            "On 3 images of noise its logits "
+            + (
+                f"differ from the model's by at most {self.max_difference:.2g}."
+                if self.max_difference
+                else "are the model's."
+            ),
         ]
 
     def to_json(self) -> dict[str, Any]:

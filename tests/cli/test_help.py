@@ -22,6 +22,7 @@ OPTIONS = {
     "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh --log --dry-run",
     "evaluate": "MODEL --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
     "--seed --device --precision --batch-size --import --details --json",
+    "export": "RUN --ema --no-ema --format --dtype --out --import --json",
     "report": "RUN --out --data --reference --reference-weights --cache --cache-data --teacher --device --renderer "
     "--import",
     "inspect": "CACHE --data --samples --html --json",
@@ -64,6 +65,7 @@ def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
             "dump-logits",
             "train",
             "evaluate",
+            "export",
             "report",
             "inspect",
             "verify",
