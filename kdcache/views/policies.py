@@ -13,8 +13,10 @@ from kdcache.io.remedies import REMEDIES
 from kdcache.io.yaml_format import parse_yaml
 from kdcache.views.policy import FILTERS, Policy
 
-# timm draws bilinear or bicubic for each image; with one filter all images of a batch are rendered together.
-_STRIKES_BACK = Policy(auto_augment="rand-m7-mstd0.5-inc1", cutmix=1.0, repeats=3)
+#: The commands of Hao et al. 2023 (VanillaKD): RandAugment without `inc1`, in which six operations have other levels,
+#: and timm's default filter, which is drawn for each image.
+_VANILLA_KD = Policy(auto_augment="rand-m7-mstd0.5", interpolation="random", cutmix=1.0, repeats=3)
+_STRIKES_BACK = Policy(auto_augment="rand-m7-mstd0.5-inc1", interpolation="bicubic", cutmix=1.0, repeats=3)
 _PADDED = Policy(crop="padded", pad=4, reference_size=32)
 _STRONG = Policy(mixup=0.8, cutmix=1.0, interpolation="bicubic")
 
@@ -26,9 +28,11 @@ FORMER_CENTRE = Policy(crop="centre", crop_pct=0.875, hflip=0.0)
 #: The name of each policy, its settings, and where they come from, for `kdcache policies`.
 _POLICIES = (
     ("crop", Policy(), "the crop and flip that timm and torchvision train ImageNet with"),
-    ("crop-mix", Policy(mixup=0.1, cutmix=1.0), "a2 without RandAugment and repeats"),
-    ("a1", replace(_STRIKES_BACK, mixup=0.2), "recipe A1: Wightman et al. 2021, ResNet strikes back"),
-    ("a2", replace(_STRIKES_BACK, mixup=0.1), "recipe A2: Wightman et al. 2021, ResNet strikes back"),
+    ("crop-mix", Policy(mixup=0.1, cutmix=1.0), "a2 without RandAugment and repeats, resized bilinearly"),
+    ("a1", replace(_VANILLA_KD, mixup=0.2), "recipe A1 as the code of Hao et al. 2023, VanillaKD, has it"),
+    ("a2", replace(_VANILLA_KD, mixup=0.1), "recipe A2 as the code of Hao et al. 2023, VanillaKD, has it"),
+    ("rsb-a1", replace(_STRIKES_BACK, mixup=0.2), "procedure A1 of Wightman et al. 2021, ResNet strikes back"),
+    ("rsb-a2", replace(_STRIKES_BACK, mixup=0.1), "procedure A2 of Wightman et al. 2021, ResNet strikes back"),
     (
         # The papers on distillation give recipe B's optimiser and schedule alone: AdamW at 1e-3 a batch of 1,024, 20
         # epochs of warm-up, 300 in all. These are the augmentations that the two papers publish with them.

@@ -131,7 +131,9 @@ CASES = {
     "uniform levels": (Policy(auto_augment="rand-m9-mstd101-inc1-p0.9", interpolation="random"), 0, 0),
     "former weights": (Policy(auto_augment="rand-w0-p1-n4"), 0, 1),
     "original": (Policy(auto_augment="original-mstd0.5"), 0, 2),
-    **{name: (NAMED[name], 0, 0) for name in ("a2", "b", "cifar-autoaugment", "three-augment")},
+    # What `a2` was before it became that of VanillaKD's code: caches of it stay what they are.
+    "former a2": (Policy(auto_augment="rand-m7-mstd0.5-inc1", mixup=0.1, cutmix=1.0, repeats=3), 0, 0),
+    **{name: (NAMED[name], 0, 0) for name in ("a2", "rsb-a2", "b", "cifar-autoaugment", "three-augment")},
     # What `centre` was before it became timm's evaluation transform: caches of it stay what they are.
     "centre": (FORMER_CENTRE, 0, 0),
     "evaluation": (NAMED["centre"], 0, 0),

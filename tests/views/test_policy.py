@@ -158,10 +158,21 @@ def test_released_policies_never_change():
     assert NAMED["fashion-mnist"].to_json() == {"crop_scale": [0.7, 1.0], "reference_size": 32}
 
 
-def test_recipes_a1_and_a2_differ_in_mixup_alone():
-    a1, a2 = NAMED["a1"].to_json(), NAMED["a2"].to_json()
+@pytest.mark.parametrize(
+    ("prefix", "scheme", "interpolation"),
+    [("", "rand-m7-mstd0.5", "random"), ("rsb-", "rand-m7-mstd0.5-inc1", "bicubic")],
+)
+def test_procedures_a1_and_a2_differ_in_mixup_alone(prefix, scheme, interpolation):
+    """Without a prefix as the code of VanillaKD has them, with one as ResNet strikes back does."""
+    a1, a2 = NAMED[f"{prefix}a1"].to_json(), NAMED[f"{prefix}a2"].to_json()
     assert (a1.pop("mixup"), a2.pop("mixup")) == (0.2, 0.1)
-    assert a1 == a2 == {"auto_augment": "rand-m7-mstd0.5-inc1", "cutmix": 1.0, "repeats": 3}
+    assert a1 == a2 == {"auto_augment": scheme, "interpolation": interpolation, "cutmix": 1.0, "repeats": 3}
+
+
+def test_what_a2_was_before_has_no_name_and_is_described_by_its_fields():
+    """A cache keeps its policy as fields, so that a name that gets another meaning does not change it."""
+    former = Policy(auto_augment="rand-m7-mstd0.5-inc1", cutmix=1.0, mixup=0.1, repeats=3)
+    assert describe_policy(former, 0).startswith("auto_augment rand-m7-mstd0.5-inc1, repeats 3, mixup 0.1, cutmix 1.0")
 
 
 def test_a_policy_is_described_by_its_name_or_its_fields():
@@ -271,6 +282,7 @@ def test_the_command_says_how_a_named_policy_differs_from_crop():
     told = {line.partition(":")[0]: line.partition("# ")[2] for line in lines[1:]}
     assert told.pop("mixup") == told.pop("cutmix") == "in crop: 0"
     assert (told.pop("auto_augment"), told.pop("repeats")) == ('in crop: ""', "in crop: 1")
+    assert told.pop("interpolation") == 'in crop: "bilinear"'
     assert set(told.values()) == {"as in crop"}
 
 
