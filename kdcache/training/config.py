@@ -15,7 +15,7 @@ from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
 from kdcache.objectives.registry import AnyObjective, objective_named
 from kdcache.objectives.vanilla import VanillaKD
 from kdcache.training.files import replace_file
-from kdcache.training.recipes import read_recipe
+from kdcache.training.recipes import baseline_settings, recipe_settings
 from kdcache.training.sections import RunSettings
 from kdcache.training.settings import nested, overlay, to_plain
 
@@ -46,7 +46,8 @@ def load_config(
     """Build a configuration from a recipe and the settings laid over it, later over earlier.
 
     An objective of another name than the recipe's begins from the settings of that name (`OBJECTIVES`); of the
-    recipe's it keeps what `inherited_settings` says.
+    recipe's it keeps what `inherited_settings` says. Over that goes what the recipe has for that name (its section
+    `objectives`), where its paper measured that objective too.
 
     Args:
         recipe: name of a shipped recipe, or path of a recipe's file.
@@ -57,12 +58,12 @@ def load_config(
     Raises:
         ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value out of its range.
     """
-    base = read_recipe(recipe)
+    base = recipe_settings(recipe)
     given = _given(file, options, assignments)
     values = overlay(overlay(base, {"recipe": recipe}), given)
     objectives = base.get("objective", {}), given.get("objective", {})
     if all(isinstance(part, Mapping) for part in objectives):
-        values["objective"] = _objective(*objectives)
+        values["objective"] = _objective(*objectives, recipe)
     return read(RunConfig, values)
 
 
@@ -82,13 +83,14 @@ def _given(file: Path | None, options: Mapping[str, Any] | None, assignments: Se
     return values
 
 
-def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _objective(recipe: Mapping[str, Any], given: Mapping[str, Any], recipe_name: str) -> dict[str, Any]:
     """Return the settings of an objective from those of the recipe and those given over them."""
     usual = VanillaKD.name
     name = str(given.get("name", recipe.get("name", usual)))
     own = to_plain(objective_named(name))
     if name != recipe.get("name", usual):
-        recipe = {key: recipe[key] for key in inherited_settings(name) if key in recipe and key in own}
+        inherited = {key: recipe[key] for key in inherited_settings(name) if key in recipe and key in own}
+        recipe = inherited | baseline_settings(recipe_name, name)
     return overlay(overlay(own, recipe), given) | {"name": own["name"]}
 
 
@@ -108,7 +110,7 @@ def inherited_settings(name: str) -> tuple[str, ...]:
 
 def chosen_objective(recipe: str, *, file: Path | None = None, assignments: Sequence[str] = ()) -> str:
     """Return the key of `OBJECTIVES` by which `load_config` finds its objective; arguments and errors as there."""
-    usual = read_recipe(recipe).get("objective", {}).get("name", VanillaKD.name)
+    usual = recipe_settings(recipe).get("objective", {}).get("name", VanillaKD.name)
     return str(_given(file, None, assignments).get("objective", {}).get("name", usual))
 
 
@@ -121,10 +123,12 @@ def label_loss_origin(
 ) -> str:
     """Describe where `load_config` takes the label loss from; arguments and errors as there."""
     given = _given(file, options, assignments).get("objective", {})
-    usual = read_recipe(recipe).get("objective", {})
+    usual = recipe_settings(recipe).get("objective", {})
     if "label_loss" in given:
         return "as it is set"
     meant, name = usual.get("name", VanillaKD.name), chosen_objective(recipe, file=file, assignments=assignments)
+    if name != meant and "label_loss" in baseline_settings(recipe, name):
+        return f"as recipe {recipe} has it for {name}"
     if "label_loss" in usual and (name == meant or "label_loss" in inherited_settings(name)):
         return f"as recipe {recipe} has it"
     return f"as {name} has it, whatever the recipe's"

@@ -6,10 +6,17 @@ from typing import Any
 import torch
 
 from kdcache.errors import ConfigError, UsageError
+from kdcache.objectives.distillation import format_setting
 from kdcache.runtime.device import resolve_precision
-from kdcache.training.config import RunConfig, given_settings, label_loss_origin, load_config
+from kdcache.training.config import (
+    RunConfig,
+    chosen_objective,
+    given_settings,
+    label_loss_origin,
+    load_config,
+)
 from kdcache.training.options import Mode, TrainOptions
-from kdcache.training.recipes import DEFAULT_RECIPE
+from kdcache.training.recipes import DEFAULT_RECIPE, baseline_settings
 
 
 def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
@@ -78,8 +85,21 @@ def _option(name: str) -> str:
 
 
 def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
-    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one."""
+    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one.
+
+    Where the recipe has settings for an objective of another name than its own, the line tells these, too.
+    """
     if config.objective.label_loss_text is None:
         return None
     origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
-    return f"The label loss is {config.objective.label_loss_text}, {origin}."
+    line = f"The label loss is {config.objective.label_loss_text}, {origin}."
+    chosen = chosen_objective(config.recipe, file=options.config, assignments=options.overrides)
+    given = given_settings(file=options.config, assignments=options.overrides)
+    listed = ", ".join(
+        f"{name} {format_setting(value)}"
+        for name, value in baseline_settings(config.recipe, chosen).items()
+        if f"objective.{name}" not in given
+    )
+    if not listed or not config.objective.needs.teacher:
+        return line
+    return f"{line} Under this recipe {chosen} has the settings of the paper's own baseline: {listed}."

@@ -2,7 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -19,6 +20,10 @@ from kdcache.training.sections import DEFAULT_RECIPE as DEFAULT_RECIPE
 
 #: How the name of a file ends that is given in place of a recipe's name.
 _SUFFIXES = (".yaml", ".yml")
+#: Section of a recipe's file that is no setting: what objectives of other names have under this recipe, where the paper
+#: of the recipe measured these too.
+_BASELINES = "objectives"
+_FIELD = re.compile(r"# ([A-Z][a-z]+): *(.*)")
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,45 @@ class Recipe:
 
     name: str
     title: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a paper's table, which a recipe is for: a line of the field `Rows` in the header of its file.
+
+    Attributes:
+        paper: short name of the paper, such as "VanillaKD".
+        table: the table, in words where its number is not at hand.
+        teacher: name of the teacher; "-" without one.
+        student: name of the student.
+        objective: value of `objective.name`; "alone" for labels alone.
+        expected: figure of the paper, in percent of top-1 accuracy; "?" where it is not at hand.
+        options: further options of `kdcache train`.
+    """
+
+    paper: str
+    table: str
+    teacher: str
+    student: str
+    objective: str
+    expected: str
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a recipe's file says, for a script.
+
+    Attributes:
+        title: the first line.
+        fields: text of each field by its name: Paper, Differs, Cost, Command, Expected, Measured. Lines of a command
+            stay lines, others are joined.
+        rows: rows of tables that the recipe is for.
+    """
+
+    title: str
+    fields: Mapping[str, str]
+    rows: tuple[Row, ...]
 
 
 def list_recipes() -> tuple[Recipe, ...]:
@@ -51,6 +95,51 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"The recipe {name} holds no mapping of settings: correct it.")
     return values
+
+
+def recipe_settings(name: str) -> dict[str, Any]:
+    """Return the settings of a recipe without `baseline_settings`; arguments and errors as `read_recipe` has them."""
+    return {key: value for key, value in read_recipe(name).items() if key != _BASELINES}
+
+
+def baseline_settings(name: str, objective: str) -> dict[str, Any]:
+    """Return the settings that a recipe has for an objective of another name than its own, {} where it has none.
+
+    Raises:
+        ConfigError: as `read_recipe`, or the section `objectives` is no mapping of mappings.
+    """
+    baselines = read_recipe(name).get(_BASELINES) or {}
+    found = (baselines.get(objective) or {}) if isinstance(baselines, dict) else None
+    if not isinstance(found, dict):
+        raise ConfigError(f"The section {_BASELINES} of the recipe {name} holds no settings by objective: correct it.")
+    return found
+
+
+def recipe_header(name: str) -> Header:
+    """Read the header of a recipe's file: its title, then fields "# Name: text", whose further lines are indented.
+
+    Raises:
+        ConfigError: as `read_recipe`, or a row has another form than
+            "PAPER | TABLE | TEACHER -> STUDENT | OBJECTIVE | EXPECTED | OPTIONS", of which OPTIONS may be missing.
+    """
+    title, *lines = recipe_text(name).partition("\n\n")[0].splitlines()
+    fields: dict[str, list[str]] = {}
+    for line in lines:
+        if found := _FIELD.match(line):
+            fields[found[1]] = [found[2]] if found[2] else []
+        elif fields and (text := line.lstrip("# ").strip()):
+            fields[list(fields)[-1]].append(text)
+    rows = tuple(_row(name, line) for line in fields.pop("Rows", []))
+    joined = {key: ("\n" if key == "Command" else " ").join(text) for key, text in fields.items()}
+    return Header(title.lstrip("# ").strip(), joined, rows)
+
+
+def _row(name: str, line: str) -> Row:
+    parts = [part.strip() for part in line.split("|")]
+    models = [model.strip() for model in parts[2].split("->")] if len(parts) > 2 else []
+    if len(parts) not in (5, 6) or len(models) != 2:
+        raise ConfigError(f"The row {line!r} in the header of the recipe {name} has another form: correct it.")
+    return Row(parts[0], parts[1], *models, *parts[3:])
 
 
 def recipe_text(name: str) -> str:

@@ -1,4 +1,5 @@
 import dataclasses
+import shlex
 from functools import partial
 from math import inf
 from typing import get_type_hints
@@ -23,35 +24,98 @@ from kdcache.training.config import (
     read_config,
     write_config,
 )
+from kdcache.training.configure import label_loss_words
 from kdcache.training.options import TrainOptions
-from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes, read_recipe
+from kdcache.training.recipes import (
+    DEFAULT_RECIPE,
+    Row,
+    baseline_settings,
+    list_recipes,
+    read_recipe,
+    recipe_header,
+    recipe_settings,
+)
 from kdcache.training.sections import OptimizerConfig, ScheduleConfig, StudentConfig, ViewsConfig
 from kdcache.training.settings import differences
 from kdcache.views.policies import load_policy
+from support.documented import parse
 
 RECIPES = [recipe.name for recipe in list_recipes()]
+#: Fields of the header of a recipe's file beside its rows.
+FIELDS = ("Paper", "Differs", "Cost", "Command", "Expected", "Measured")
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_a_whole_configuration(name):
     config = load_config(name)
     assert config.recipe == name
-    assert load_policy(config.views.policy).mixes == (name in ("a1", "a2", "b"))
+    policy = load_policy(config.views.policy)
+    assert policy.mixes == (config.student.size == 224 and config.views.policy != "crop")
+    assert policy.reference_size == config.student.size
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_says_where_it_comes_from_and_what_to_expect(name, project_root):
     text = (project_root / "kdcache" / "recipes" / f"{name}.yaml").read_text()
-    header = text[: text.index("\n\n")]
-    assert all(line.startswith("#") for line in header.splitlines())
-    for word in (
-        "Paper:",
-        "Cost:",
-        "Command:",
-        "Expected:",
-        f"--recipe {name}",
-    ):
-        assert word in header
+    assert all(line.startswith("#") for line in text[: text.index("\n\n")].splitlines())
+    header = recipe_header(name)
+    assert header.title == next(recipe.title for recipe in list_recipes() if recipe.name == name)
+    assert {"Paper", "Cost", "Command", "Expected", "Measured"} <= set(header.fields) <= {*FIELDS}
+    assert all(header.fields.values())
+    assert f"--recipe {name}" in header.fields["Command"]
+    for line in header.fields["Command"].splitlines():
+        if line.startswith("kdcache "):
+            parse(shlex.split(line)[1:])
+
+
+def test_the_header_of_a_recipe_is_read_field_by_field(tmp_path):
+    """Further lines are joined, but for commands, and rows are split."""
+    file = tmp_path / "own.yaml"
+    head = "# A title.\n#\n# Paper: One,\n#   and more.\n# Command: kdcache a\n#          kdcache b\n# Rows:\n"
+    rows = "#   P | Table 1 | big -> small | kd | 80.1\n#   P | Table 2 | - -> small | ps-kd | ? | --supervised\n"
+    file.write_text(f"{head}{rows}\nbatch_size: 2\n")
+    header = recipe_header(str(file))
+    assert (header.title, header.fields) == ("A title.", {"Paper": "One, and more.", "Command": "kdcache a\nkdcache b"})
+    assert header.rows == (
+        Row("P", "Table 1", "big", "small", "kd", "80.1"),
+        Row("P", "Table 2", "-", "small", "ps-kd", "?", "--supervised"),
+    )
+    file.write_text("# A title.\n# Rows:\n#   P | Table 1 | big | kd | 80.1\n\nbatch_size: 2\n")
+    with pytest.raises(ConfigError, match=r"The row 'P \| Table 1 \| big \| kd \| 80\.1' in the header of the recipe"):
+        recipe_header(str(file))
+
+
+def test_what_a_recipe_has_for_another_objective_is_taken_and_can_be_changed(tmp_path):
+    """The baselines of VanillaKD's own tables: DKD with beta 2, DIST with weight 1, both with the binary loss."""
+    for recipe in ("a1", "a2"):
+        load = partial(load_config, recipe)
+        smoothing = load().objective.smoothing
+        assert load(assignments=["objective.name=dkd"]).objective == DKD(
+            beta=2.0, label_loss="bce", smoothing=smoothing
+        )
+        dist = DIST(kd_weight=1.0, label_loss="bce", smoothing=smoothing)
+        assert load(assignments=["objective.name=dist"]).objective == dist
+        assert load(assignments=["objective.name=dist", "objective.kd_weight=3"]).objective == (
+            dataclasses.replace(dist, kd_weight=3.0)
+        )
+    assert load_config("b", assignments=["objective.name=dkd"]).objective == DKD(smoothing=0.1)
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({**read_recipe("a2"), "objectives": {"dkd": 3}}))
+    with pytest.raises(ConfigError, match="holds no settings by objective"):
+        load_config(str(file), assignments=["objective.name=dkd"])
+
+
+def test_the_baselines_of_a_recipe_are_said():
+    def said(*overrides):
+        options = TrainOptions(student="resnet50", data="data", recipe="a2", overrides=overrides)
+        return label_loss_words(options, load_config("a2", assignments=overrides))
+
+    assert said("objective.name=dist") == (
+        "The label loss is binary cross-entropy of weight 1, as recipe a2 has it for dist. Under "
+        "this recipe dist has the settings of the paper's own baseline: kd_weight 1, label_loss bce."
+    )
+    assert said("objective.name=dkd", "objective.label_loss=ce").endswith("own baseline: beta 2.")
+    assert "baseline" not in said()
 
 
 def test_recipes_are_listed_with_their_titles():
@@ -250,7 +314,7 @@ def test_an_option_has_help_and_limits_of_its_setting(option, section, name):
 
 
 def test_another_objective_than_the_recipes_begins_from_its_own_settings():
-    cifar = load_config("c", assignments=["objective.name=dkd"]).objective
+    cifar = load_config("fashion-mnist", assignments=["objective.name=dkd"]).objective
     assert cifar == DKD(label_loss="ce"), "neither the recipe's temperature nor its weights are meant for it"
     assert load_config("a1", assignments=["objective.name=lskd"]).objective == LSKD(smoothing=0.1)
     assert load_config("a1", assignments=["objective.name=ps-kd"]).objective == PSKD(smoothing=0.1)
@@ -265,12 +329,15 @@ def test_a_recipes_label_loss_is_for_the_methods_that_recipes_are_written_for(na
     assert found.smoothing == base.smoothing
     for setting in ("label_loss", "bce_sum", "bce_target_thresh"):
         said = base if name in ("kd", "bkl") else own
-        assert getattr(found, setting, None) == getattr(said, setting, None)
+        # A recipe can have settings of its own for an objective that its paper measured, too.
+        assert getattr(found, setting, None) == baseline_settings(recipe, name).get(
+            setting, getattr(said, setting, None)
+        )
 
 
 def test_settings_of_the_binary_loss_go_with_it(tmp_path):
     binary = {"name": "kd", "label_loss": "bce", "bce_sum": True, "bce_target_thresh": 0.2}
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**read_recipe("a2"), "objective": binary}))
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**recipe_settings("a2"), "objective": binary}))
     load = partial(load_config, str(tmp_path / "own.yaml"))
     assert load(assignments=["objective.name=bkl"]).objective == BKL(bce_sum=True, bce_target_thresh=0.2)
     assert load(assignments=["objective.name=dkd"]).objective == DKD()
@@ -283,7 +350,8 @@ def test_settings_of_the_binary_loss_go_with_it(tmp_path):
         ([], "as recipe a2 has it"),
         (["objective.name=bkl"], "as recipe a2 has it"),
         (["objective.name=kd-cifar"], "as kd-cifar has it, whatever the recipe's"),
-        (["objective.name=dkd"], "as dkd has it, whatever the recipe's"),
+        (["objective.name=rkd"], "as rkd has it, whatever the recipe's"),
+        (["objective.name=dkd"], "as recipe a2 has it for dkd"),
         (["objective.name=dkd", "objective.label_loss=bce"], "as it is set"),
     ],
 )
