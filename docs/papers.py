@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -148,8 +149,14 @@ class Planned:
         return self.row.teacher.replace("@", "-")
 
 
-def planned() -> list[Planned]:
-    """Return all rows of all recipes, with their configurations."""
+@cache
+def _own_objective(recipe: str) -> str:
+    return load_config(recipe).objective.name
+
+
+@cache
+def planned() -> tuple[Planned, ...]:
+    """Return all rows of all recipes, with their configurations. Reading these takes most of the script's time."""
     found = []
     for recipe in list_recipes():
         for row in recipe_header(recipe.name).rows:
@@ -159,11 +166,10 @@ def planned() -> list[Planned]:
                 at = options.index("--recipe")
                 name = options[at + 1]
                 del options[at : at + 2]
-            own = load_config(name).objective.name
-            if row.objective.removesuffix("-cifar") != own:
+            if row.objective.removesuffix("-cifar") != _own_objective(name):
                 options = ["--set", f"objective.name={row.objective}", *options]
             found.append(Planned(row, name, _config(name, row.student, options), tuple(options)))
-    return found
+    return tuple(found)
 
 
 def _config(recipe: str, student: str, options: list[str]) -> RunConfig:
@@ -189,7 +195,7 @@ def hours(plan: Planned) -> tuple[float | None, float | None, float]:
     return further + epochs * teacher, None if plan.is_live else further + plan.views * teacher, further
 
 
-def commands(plans: list[Planned], every: list[Planned]) -> Iterator[str]:
+def commands(plans: list[Planned], every: tuple[Planned, ...]) -> Iterator[str]:
     """Yield the commands of rows: teachers and dumps once, then what trains and evaluates each student.
 
     Args:
@@ -212,7 +218,7 @@ def _of_cifar(plan: Planned) -> bool:
     return plan.size <= 32 and plan.row.teacher != "-"
 
 
-def _teacher(plan: Planned, every: list[Planned]) -> Iterator[str]:
+def _teacher(plan: Planned, every: tuple[Planned, ...]) -> Iterator[str]:
     if plan.row.teacher == "-":
         return
     if plan.data in ("data-30", "data-60"):
@@ -287,7 +293,7 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _table(plans: list[Planned], every: list[Planned]) -> Iterator[str]:
+def _table(plans: list[Planned], every: tuple[Planned, ...]) -> Iterator[str]:
     yield (
         "| teacher | student | objective | recipe, options | epochs | top-1 | hours: live teacher | first student | "
         "each further |"
