@@ -85,12 +85,18 @@ def _options(declared: type[Any]) -> Iterator[str]:
     hints = get_type_hints(declared, include_extras=True)
     told = {name: [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, Option)]
             for name, hint in hints.items()}  # fmt: skip
-    entries = [(name, " ".join(option[0].help.split())) for name, option in told.items() if option]
+    entries = [(name, _told(option[0])) for name, option in told.items() if option]
     if entries:
         yield from ["Arguments, as the command has them:", ""]
         for name, text in entries:
             yield from _entry(name, text)
         yield ""
+
+
+def _told(option: Option) -> str:
+    """Return the help of an option, and its default where the signature's None does not say it."""
+    default = "" if option.default_text is None else f" Default: {option.default_text}."
+    return " ".join(option.help.split()) + default
 
 
 def _markdown(text: str) -> Iterator[str]:

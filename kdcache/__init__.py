@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kdcache.loader.dataset import open_cache as open_cache
     from kdcache.models.student_outputs import StudentOutputs as StudentOutputs
     from kdcache.models.teacher_module import TeacherModule as TeacherModule
+    from kdcache.objectives.base import LossSpec as LossSpec
     from kdcache.training.objective_module import ObjectiveModule as ObjectiveModule
     from kdcache.training.objective_module import create_objective as create_objective
 
@@ -46,6 +47,7 @@ _MODULES = {
     "CachedDataset": "kdcache.loader.dataset",
     "CachedLoader": "kdcache.loader.cached_loader",
     "KdcacheError": "kdcache.errors",
+    "LossSpec": "kdcache.objectives.base",
     "ObjectiveModule": "kdcache.training.objective_module",
     "StudentOutputs": "kdcache.models.student_outputs",
     "TeacherModule": "kdcache.models.teacher_module",
@@ -64,6 +66,7 @@ __all__ = [
     "CachedDataset",
     "CachedLoader",
     "KdcacheError",
+    "LossSpec",
     "ObjectiveModule",
     "StudentOutputs",
     "TeacherModule",

@@ -47,10 +47,14 @@ O = TypeVar("O")  # noqa: E741 # of options
 R = TypeVar("R")
 
 
-def _with_arguments_of(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
+def _with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """Let a function of options take their fields as its own arguments; its signature and type are those of them.
 
     A path may be given as text or as a `Path`, whichever of them a field has.
+
+    Args:
+        options: dataclass of the options.
+        positional: number of the first fields that may be given without their names.
     """
     hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(options).items()}
 
@@ -60,7 +64,11 @@ def _with_arguments_of(options: Callable[P, O]) -> Callable[[Callable[[O], R]], 
         return Path(value) if isinstance(value, str) and Path in hints[name] else value
 
     def decorate(job: Callable[[O], R]) -> Callable[P, R]:
-        signature = introspection.signature(options)
+        types = get_type_hints(options)  # without what only the command line needs
+        fields_of = introspection.signature(options).parameters.values()
+        parameters = [each.replace(annotation=types[each.name]) for each in fields_of]
+        named = [each.replace(kind=introspection.Parameter.KEYWORD_ONLY) for each in parameters[positional:]]
+        signature = introspection.Signature([*parameters[:positional], *named])
 
         @functools.wraps(job)
         def function(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -81,7 +89,7 @@ class TrainArguments(TrainOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(TrainArguments)
+@_with_arguments_of(TrainArguments, positional=3)
 def train(options: TrainArguments) -> TrainReport:
     """Train a student from a cache, from labels alone or with the teacher live, as `kdcache train` does.
 
@@ -112,7 +120,7 @@ class DumpArguments(DumpOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(DumpArguments)
+@_with_arguments_of(DumpArguments, positional=3)
 def dump_logits(options: DumpArguments) -> DumpReport:
     """Run a teacher over every view of a data set and keep its targets in a cache, as `kdcache dump-logits` does.
 
@@ -161,7 +169,7 @@ class InspectArguments(InspectOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(InspectArguments)
+@_with_arguments_of(InspectArguments, positional=1)
 def inspect(options: InspectArguments) -> InspectReport:
     """Return what a cache belongs to, what it holds and lacks, and statistics of its targets.
 
@@ -191,9 +199,16 @@ def verify(
     data: str | Path | None = None,
     teacher: str | TeacherModule | None = None,
     name: str | None = None,
+    weights: str | Path | None = None,
+    samples: int = RerunOptions.samples,
+    max_kl: float = RerunOptions.max_kl,
+    seed: int = RerunOptions.seed,
+    device: str = RerunOptions.device,
+    renderer: str = RerunOptions.renderer,
+    decode: str = RerunOptions.decode,
+    imports: tuple[str, ...] = (),
     repair: bool = False,
     progress: Progress = logged,
-    **rerun: Any,
 ) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written, as `kdcache verify` does.
 
@@ -202,10 +217,14 @@ def verify(
         data, teacher: with both, the teacher is run again on some views and its outputs are compared with the cache. A
             `TeacherModule` is to be given again as it was given to `dump_logits`.
         name: name of the entry in the cache, of a `TeacherModule` alone; None for the module's own.
+        weights: checkpoint of the teacher, where it was dumped from one.
+        samples: number of targets that are compared.
+        max_kl: largest accepted mean KL divergence from the teacher's outputs, in nats, beside the encoding's error.
+        seed: seed of the choice of targets.
+        device, renderer, decode: as `kdcache verify` has them.
+        imports: modules or files that are imported first, as `--import` does.
         repair: whether to drop damaged blocks, so that the next dump makes them again.
         progress: receives the messages; by default Python's logger `kdcache` does.
-        rerun: further options of the comparison: weights, samples (number of targets), max_kl (nats), seed, device,
-            renderer, decode, imports.
 
     Returns:
         The report; `report.whole` tells whether nothing was found, `report.lines()` what.
@@ -223,34 +242,42 @@ def verify(
         raise UsageError("data and teacher make targets again together: give both, or none of them.")
     if name is not None and not isinstance(teacher, TeacherModule):
         raise UsageError("name belongs to a teacher that is a TeacherModule: name the entry as the teacher instead.")
+    rerun: dict[str, Any] = {"samples": samples, "max_kl": max_kl, "seed": seed, "device": device, "imports": imports}
+    rerun |= {"renderer": renderer, "decode": decode, "weights": None if weights is None else Path(weights)}
     if data is None or teacher is None:
-        if rerun:
-            raise UsageError(f"{sorted(rerun)[0]} belongs to data and teacher: give these too, or leave it out.")
+        given = sorted(option for option, value in rerun.items() if value != getattr(RerunOptions, option))
+        if given:
+            raise UsageError(f"{given[0]} belongs to data and teacher: give these too, or leave it out.")
         return run_verify(VerifyOptions(cache=str(cache), repair=repair), progress)
     if isinstance(teacher, TeacherModule):
-        if rerun.get("weights") is not None:
+        if weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a teacher.")
         again = RerunOptions(data=str(data), teacher=name or teacher.name, module=teacher, **rerun)
         with restored_afterwards(teacher):
             return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
     require_named(teacher)
-    if rerun.get("weights") is not None:
-        rerun["weights"] = Path(rerun["weights"])
     again = RerunOptions(data=str(data), teacher=teacher, **rerun)
     return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
 
 
 @overload
-def evaluate(
+def evaluate(  # type: ignore[overload-overlap] # a text is a sequence of texts, too; it is taken for one name
     model: str | Path | nn.Module,
     data: str | Path,
     *,
     weights: str | Path | None = ...,
     image_size: int | None = ...,
+    crop_pct: float | None = ...,
+    bins: int = ...,
+    real_labels: str | Path | None = ...,
+    reference: str | Path | None = ...,
+    reference_weights: str | Path | None = ...,
+    seed: int = ...,
     device: str = ...,
     precision: str = ...,
     batch_size: int = ...,
-    **settings: Any,
+    imports: tuple[str, ...] = ...,
+    progress: Progress = ...,
 ) -> Scores: ...
 
 
@@ -261,10 +288,17 @@ def evaluate(
     *,
     weights: str | Path | None = ...,
     image_size: int | None = ...,
+    crop_pct: float | None = ...,
+    bins: int = ...,
+    real_labels: str | Path | None = ...,
+    reference: str | Path | None = ...,
+    reference_weights: str | Path | None = ...,
+    seed: int = ...,
     device: str = ...,
     precision: str = ...,
     batch_size: int = ...,
-    **settings: Any,
+    imports: tuple[str, ...] = ...,
+    progress: Progress = ...,
 ) -> ScoreTable: ...
 
 
@@ -274,10 +308,17 @@ def evaluate(
     *,
     weights: str | Path | None = None,
     image_size: int | None = None,
+    crop_pct: float | None = None,
+    bins: int = EvaluateSettings.bins,
+    real_labels: str | Path | None = None,
+    reference: str | Path | None = None,
+    reference_weights: str | Path | None = None,
+    seed: int = EvaluateSettings.seed,
     device: str = "auto",
     precision: str = "fp32",
     batch_size: int = DEFAULT_BATCH,
-    **settings: Any,
+    imports: tuple[str, ...] = (),
+    progress: Progress = logged,
 ) -> Scores | ScoreTable:
     """Score models on labelled images, seen as timm evaluates, as `kdcache evaluate` does.
 
@@ -287,11 +328,17 @@ def evaluate(
         data: labelled shards; beside a list of models, one data set or a list of them.
         weights: checkpoint of the one model that is given by name.
         image_size: pixels a side at which the model is tested; None for the size in its own configuration.
+        crop_pct: share of the resized image that is kept, in 0..1, as in timm; None for the model's own.
+        bins: number of bins of the confidence, for calibration.
+        real_labels: JSON file of several right labels for each image, such as ImageNet-ReaL's.
+        reference: name of a teacher or another run; agreement, KL (nats) and difference in accuracy are measured to it.
+        reference_weights: checkpoint of the reference.
+        seed: seed of the bootstrap interval.
         device: "auto", "cpu", "cuda" or "cuda:N"; of a module it is not asked.
         precision: "fp32", "bf16" or "fp16".
         batch_size: images at a time.
-        settings: further options of the command: `crop_pct`, `bins`, `real_labels`, `reference`, `reference_weights`,
-            `seed`, `imports`; and `progress`, which is told of the work.
+        imports: modules or files that are imported first, as `--import` does; for names.
+        progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:
         The scores of one model, among them `top1`, `top5` and `loss`, the mean cross-entropy in nats; of a list of
@@ -308,12 +355,11 @@ def evaluate(
         >>> table = kdcache.evaluate(["runs/a", "runs/b"], ["val", "imagenet-v2"], reference="beitv2_b")
         >>> [row.comparison.agreement for row in table.rows if row.comparison]
     """
-    progress = settings.pop("progress", logged)
-    paths = {"weights": weights, **{name: settings.get(name) for name in ("real_labels", "reference_weights")}}
-    values = settings | {name: None if path is None else Path(path) for name, path in paths.items()}
-    values |= {"size": image_size, "device": device, "precision": precision, "batch_size": batch_size}
-    if values.get("reference") is not None:
-        values["reference"] = str(values["reference"])
+    files = {"weights": weights, "real_labels": real_labels, "reference_weights": reference_weights}
+    values: dict[str, Any] = {name: None if path is None else Path(path) for name, path in files.items()}
+    values |= {"size": image_size, "crop_pct": crop_pct, "bins": bins, "seed": seed, "device": device}
+    values |= {"precision": precision, "batch_size": batch_size, "imports": imports}
+    values["reference"] = None if reference is None else str(reference)
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a model.")
@@ -331,7 +377,7 @@ class ExportArguments(ExportOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(ExportArguments)
+@_with_arguments_of(ExportArguments, positional=1)
 def export(options: ExportArguments) -> ExportReport:
     """Write the model of a run for timm, torchvision, ONNX or TorchScript, with a model card, as `kdcache export` does.
 

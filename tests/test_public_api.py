@@ -22,6 +22,7 @@ PUBLIC = [
     "CachedDataset",
     "CachedLoader",
     "KdcacheError",
+    "LossSpec",
     "ObjectiveModule",
     "StudentOutputs",
     "TeacherModule",

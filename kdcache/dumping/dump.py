@@ -164,9 +164,10 @@ def _open_cache(options: DumpOptions, opened: OpenViews, progress: Progress) -> 
 
 
 def _made_with(options: DumpOptions) -> dict[str, tuple[str, ...]]:
-    """Return the imports of the run that is the teacher, and of the entry that is dumped to."""
-    run = {f"The run {options.teacher}": imports_of_run(Path(options.teacher))}
-    return run | imports_in(options.cache, options.name or entry_name(options.teacher))
+    """Return the imports of the run that is the teacher or has its weights, and of the entry that is dumped to."""
+    runs = (Path(options.teacher), *([] if options.weights is None else [options.weights]))
+    made = {f"The run {run}": imports_of_run(run) for run in runs}
+    return made | imports_in(options.cache, options.name or entry_name(options.teacher))
 
 
 def _load(

@@ -36,7 +36,7 @@ class Batch:
     """The rows of one training step of this process, b in number: images, labels and the teacher's targets.
 
     Rows 2j and 2j+1 are a pair: each was mixed with the other. The rows of a batch may be shuffled for the model, and
-    a batch may be cut between pairs.
+    a batch may be cut between pairs; the objectives "cc" and "crd" want the rows in the loader's order.
 
     Attributes:
         images: pixels [b, 3, s, s], float32, mixed and normalised with the mean and standard deviation that the loader
@@ -45,8 +45,9 @@ class Batch:
         mix_weight: share [b] of each row's own image in the mix, in 0..1; 1 where the row is not mixed.
         samples: position [b] of each row's sample in the index; always on the CPU.
         targets: targets of these rows, on the device of the images; None without a teacher.
-            `targets.log_probs(temperature=1)` has shape [b, c], `targets.features()` [b, d],
-            `targets.label_log_prob()` [b, 2].
+            `targets.log_probs(temperature=1)` has shape [b, c], `targets.features()` [b, d], and
+            `targets.label_log_prob()` [b, 2], in nats, NaN where a row has no label or partner. Each raises UsageError
+            where the kind of targets cannot give it.
         index: index of the data set, which holds the keys of the samples; None for a batch that was made by hand.
 
     Example:
@@ -121,17 +122,17 @@ class Batch:
             targets=None if self.targets is None else self.targets.to(device),
         )
 
-    @classmethod
-    def from_views(cls, views: Views, targets: Targets | None) -> "Batch":
-        """Return the batch of some views and the targets for them."""
-        rows = views.rows
-        return cls(
-            images=views.pixels,
-            labels=torch.from_numpy(rows.labels),
-            mix_weight=torch.from_numpy(rows.weight),
-            samples=torch.from_numpy(rows.samples),
-            targets=None if targets is None else targets.to(views.pixels.device),
-        )
+
+def _batch_of(views: Views, targets: Targets | None) -> Batch:
+    """Return the batch of some views and the targets for them."""
+    rows = views.rows
+    return Batch(
+        images=views.pixels,
+        labels=torch.from_numpy(rows.labels),
+        mix_weight=torch.from_numpy(rows.weight),
+        samples=torch.from_numpy(rows.samples),
+        targets=None if targets is None else targets.to(views.pixels.device),
+    )
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def supervised_batches(
     """Yield the batches of all steps with labels, without targets."""
     with closing(open_stream(steps.preparing(view_set), size)) as stream:
         for views in stream:
-            yield Batch.from_views(views, None)
+            yield _batch_of(views, None)
 
 
 def cached_batches(
@@ -210,7 +211,7 @@ def cached_batches(
                 _with_labels(targets, views, entry, rows) for targets, entry in zip(found, stored.entries, strict=True)
             ]
             targets = parts[0] if len(parts) == 1 else MixedTargets(tuple(parts), stored.shares)
-            yield Batch.from_views(views, targets)
+            yield _batch_of(views, targets)
 
 
 def _with_labels(targets: Targets, views: Views, entry: Entry, rows: RowIndices) -> Targets:
@@ -276,7 +277,7 @@ def _in_dump_batches(
                 student_views = Views(view_set.rows(step), pixels)
             else:
                 student_views = next(student_stream)
-            yield Batch.from_views(student_views, targets)
+            yield _batch_of(student_views, targets)
 
 
 def _in_own_batches(
@@ -290,7 +291,7 @@ def _in_own_batches(
         for views in teacher_stream:
             targets = live.compute_targets(views)
             student_views = views if is_rendered_once else next(student_stream)
-            yield Batch.from_views(student_views, targets)
+            yield _batch_of(student_views, targets)
 
 
 def _row_range(rows: RowIndices) -> RowRange:

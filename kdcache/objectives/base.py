@@ -24,7 +24,7 @@ MapShape = tuple[int, int, int]
 class TeacherTargets(Protocol):
     """A teacher's targets for the rows of a batch, as `kdcache.targets` has them."""
 
-    def log_probs(self, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log-probabilities on the device that the targets are on; always finite."""
 
     def features(self) -> Float[Tensor, "b d"]:
@@ -117,7 +117,13 @@ class LossSpec(NamedTuple):
         samples: number of samples of the data set.
         labels: label of each sample, -1 for none; None where labels are not known.
         teacher_features: number of features that enter the teacher's classifier; None where the objective needs none.
-        maps, teacher_maps: shapes of feature maps from fine to coarse; empty where the objective needs none.
+        maps, teacher_maps: shapes (channels, height, width) of feature maps from fine to coarse; empty where the
+            objective needs none.
+
+    Example:
+        >>> spec = kdcache.LossSpec(num_classes=10, num_features=None, samples=60_000, maps=((64, 8, 8),),
+        ...                         teacher_maps=((256, 8, 8),))
+        >>> objective = kdcache.create_objective("fitnet", spec=spec)
     """
 
     num_classes: int

@@ -109,7 +109,7 @@ class Targets(ABC):
         """Concatenate targets (at least one), in this order."""
 
     @abstractmethod
-    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log-probabilities of every class, float32, built where the targets lie; always finite.
 
         Args:

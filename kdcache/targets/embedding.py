@@ -91,7 +91,7 @@ class EmbeddingTargets(Targets):
             return self.code.float()
         return self.scale[:, :1] + self.code * self.scale[:, 1:]
 
-    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log_softmax(logits / temperature), the logits computed anew from the features."""
         check_classes(len(self.head.table), num_classes)
         return self.head.log_probs(self.features(), temperature)

@@ -84,7 +84,7 @@ class FullTargets(Targets):
         """The stored values bit for bit, or what the codes stand for, shifted such that each row sums to 1."""
         return self.stored if self.scale is None else torch.log_softmax(self._decoded, 1)
 
-    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return `log_prob`, or log_softmax(log_prob / temperature)."""
         check_classes(self.stored.shape[1], num_classes)
         if temperature == 1.0:

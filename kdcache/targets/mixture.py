@@ -44,7 +44,7 @@ class MixedTargets(Targets):
         columns = zip(*(mixed.parts for mixed in parts), strict=True)
         return cls(tuple(type(column[0]).concat(column) for column in columns), parts[0].shares)
 
-    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log of the weighted sum of probabilities; at another temperature, log_softmax(that / temperature).
 
         Raises UsageError where one of the parts cannot give them.
@@ -53,7 +53,7 @@ class MixedTargets(Targets):
         if temperature == 1.0:
             return mixed
         for part in self.parts:
-            part[:1].log_probs(num_classes, temperature)  # refuses where classes are not all stored
+            part[:1].log_probs(num_classes, temperature=temperature)  # refuses where classes are not all stored
         return torch.log_softmax(mixed / temperature, 1)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:

@@ -130,7 +130,7 @@ class TopKTargets(Targets):
         numbers = torch.arange(len(self), device=self.offset.device)
         return numbers.repeat_interleave(self.offset.diff(), output_size=len(self.class_id))
 
-    def log_probs(self, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log-probabilities of kept classes and exceptions, and the tail in equal parts over all others.
 
         None is below log(TINY). Raises UsageError at another temperature than 1: the order within the tail, which a

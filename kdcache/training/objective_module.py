@@ -127,7 +127,8 @@ def create_objective(
         dataset: whose batches it will see; it is needed for objectives that learn something beside the student, and
             lets the others be checked before the first step.
         student: the timm model that is trained; needed where features are compared.
-        spec: what is known of data and models, in place of `dataset` and `student`, for batches from elsewhere.
+        spec: a `LossSpec` with what is known of data and models, in place of `dataset` and `student`: for batches and
+            teachers from elsewhere, such as feature maps, which no cache holds.
         seed: fixes the first weights of what is learnt beside the student, as `kdcache train` draws them.
         settings: of the objective, over those of its name, such as `temperature=4.0` or `label_loss="none"`.
 
@@ -159,7 +160,12 @@ def create_objective(
     if spec is None and dataset is not None:
         spec = _spec(dataset, objective, student)
     if spec is None:
-        if needs.features or needs.maps:
+        if needs.maps:
+            raise UsageError(
+                f"{name} compares feature maps, which no cache holds: `kdcache train --online-teacher` has them live. In "
+                "a loop of your own, give create_objective(spec=kdcache.LossSpec(...)) the shapes of both sides' maps."
+            )
+        if needs.features:
             raise UsageError(
                 f"{name} compares more than logits: give create_objective the dataset and the student, so that it can "
                 "make what is learnt beside the student."

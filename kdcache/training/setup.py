@@ -42,7 +42,7 @@ from kdcache.training.loggers import require_loggers
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
-from kdcache.training.views import policy_of, schedule_of, with_view_count, with_views
+from kdcache.training.views import policy_of, require_whole_parts, schedule_of, with_view_count, with_views
 from kdcache.views.policies import describe_policy
 
 
@@ -186,31 +186,12 @@ class _Files:
 def _check_names(options: TrainOptions, config: RunConfig, processes: Distributed) -> None:
     """Refuse names that stand for nothing, and a renderer that cannot work here, before anything is opened."""
     require_whole_pairs(config.batch_size, processes.world_size)
-    _require_whole_parts(config, processes)
+    require_whole_parts(config, processes)
     require_loggers(options.log)
     resolve_name(config.student.name)
     if options.online_teacher:
         model_source(options.online_teacher, options.teacher_weights)
     renderer_version(options.renderer, device=processes.device, decode=options.decode)
-
-
-def _require_whole_parts(config: RunConfig, processes: Distributed) -> None:
-    """Refuse an accumulation that does not divide a batch in whole pairs or, for the objective, not at all."""
-    if config.accumulation == 1:
-        return
-    unit = 2 * processes.world_size * config.accumulation
-    if config.batch_size % unit:
-        among = "" if processes.is_single else f" of each of {processes.world_size} processes"
-        raise ConfigError(
-            f"A batch of {config.batch_size} cannot be cut into {config.accumulation} equal parts of whole pairs"
-            f"{among}: give a --batch-size that is a multiple of {unit}, or another accumulation."
-        )
-    if config.objective.needs.whole_batch:
-        raise ConfigError(
-            f"accumulation is {config.accumulation}, and the objective {config.objective.name} relates the rows of a "
-            "batch to each other, which a part of a batch does not show: set accumulation=1, with "
-            "grad_checkpointing=true where memory is short, or choose another objective."
-        )
 
 
 def _initial_weights(config: RunConfig) -> InitialWeights | None:

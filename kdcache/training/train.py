@@ -100,7 +100,7 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
 
 
 def _made_with(options: TrainOptions, device: torch.device) -> dict[str, tuple[str, ...]]:
-    """Return the imports of the run that would go on, of a run that is the live teacher, and of that one's entry."""
+    """Return the imports of the run that would go on, and of all that the live teacher is made of."""
     folder = options.out
     if folder is None:
         config, _ = configure(options, options.mode, device)
@@ -109,7 +109,8 @@ def _made_with(options: TrainOptions, device: torch.device) -> dict[str, tuple[s
     made = {f"The run {folder}": imports_of_run(folder)}
     if options.online_teacher is not None:
         teacher = options.online_teacher
-        made[f"The run {teacher}"] = imports_of_run(Path(teacher))
+        runs = (Path(teacher), *([] if options.teacher_weights is None else [options.teacher_weights]))
+        made |= {f"The run {run}": imports_of_run(run) for run in runs}
         if options.cache is not None:
             made |= imports_in(options.cache, options.teacher or entry_name(teacher))
     return made

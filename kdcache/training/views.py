@@ -1,4 +1,4 @@
-"""The views that a run trains on: their policy, how many of them, and the schedule of its steps."""
+"""The views that a run trains on: policy, number, the schedule of its steps, and the parts of a step."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ from kdcache.errors import ConfigError, UsageError
 from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.opening import OpenViews
 from kdcache.loader.schedule import Schedule, require_steps
+from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.training.config import RunConfig
 from kdcache.training.sections import ViewsConfig
@@ -81,3 +82,22 @@ def schedule_of(config: RunConfig, opened: OpenViews) -> Schedule:
             seed=view_set.seed,
         )
     )
+
+
+def require_whole_parts(config: RunConfig, processes: Distributed) -> None:
+    """Refuse an accumulation that does not divide a batch in whole pairs or, for the objective, not at all."""
+    if config.accumulation == 1:
+        return
+    unit = 2 * processes.world_size * config.accumulation
+    if config.batch_size % unit:
+        among = "" if processes.is_single else f" of each of {processes.world_size} processes"
+        raise ConfigError(
+            f"A batch of {config.batch_size} cannot be cut into {config.accumulation} equal parts of whole pairs"
+            f"{among}: give a --batch-size that is a multiple of {unit}, or another accumulation."
+        )
+    if config.objective.needs.whole_batch:
+        raise ConfigError(
+            f"accumulation is {config.accumulation}, and the objective {config.objective.name} relates the rows of a "
+            "batch to each other, which a part of a batch does not show: set accumulation=1, with "
+            "grad_checkpointing=true where memory is short, or choose another objective."
+        )

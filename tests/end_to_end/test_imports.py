@@ -13,7 +13,7 @@ from kdcache.models.students import create_student
 from kdcache.runtime.imports import import_modules
 from kdcache.training.export import export_model
 from support.command_line import kdcache as command
-from support.small_job import CLASSES, SETTINGS, SIZE
+from support.small_job import CLASSES, MODEL, SETTINGS, SIZE
 
 CODE = """
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -88,6 +88,12 @@ def test_commands_that_do_not_find_the_model_name_the_import(job, made, unknown)
     dump = lambda teacher, **choice: kdcache.dump_logits(teacher, job.data, cache, views=2, **HERE, **choice)  # noqa: E731
     assert f"The teacher own_net in {cache} {again}" in refusal_of(lambda: dump("own_net", weights=weights))
     assert f"The run {run} {again}" in refusal_of(lambda: dump(str(run), name="of_the_run"))
+    assert f"The run {run} {again}" in refusal_of(lambda: dump("own_net", weights=run, name="with_its_weights"))
+    live = lambda: kdcache.train(  # noqa: E731
+        MODEL, job.data, None, out=run.parent / "live", recipe="fashion-mnist", online_teacher="own_net",
+        teacher_weights=run, **HERE,
+    )  # fmt: skip
+    assert f"The run {run} {again}" in refusal_of(live)
     train = lambda out: kdcache.train("own_net", job.data, cache, out=out, recipe="fashion-mnist", **HERE)  # noqa: E731
     assert f"The run {run} {again}" in refusal_of(lambda: train(run))
     assert "--import" not in refusal_of(lambda: train(run.parent / "another"))

@@ -128,11 +128,12 @@ def test_a_state_holds_the_number_of_views(job, dataset, whole):
 def test_two_processes_have_the_rows_of_one(dataset, whole):
     with make_loader(dataset, rank=0, world_size=2) as first, make_loader(dataset, rank=1, world_size=2) as second:
         assert len(first) == len(second) == STEPS
-        for of_one, *of_two in zip(whole[0], first, second, strict=True):
-            together = [torch.cat(parts) for parts in zip(*map(content, of_two), strict=True)]
-            order, own = torch.argsort(together[3]), torch.argsort(of_one.samples)
-            for part, wanted in zip(together, content(of_one), strict=True):
-                assert torch.equal(part[order], wanted[own])
+        for epoch in whole:  # of which the last shows views again
+            for of_one, *of_two in zip(epoch, first, second, strict=True):
+                together = [torch.cat(parts) for parts in zip(*map(content, of_two), strict=True)]
+                order, own = torch.argsort(together[3]), torch.argsort(of_one.samples)
+                for part, wanted in zip(together, content(of_one), strict=True):
+                    assert torch.equal(part[order], wanted[own])
 
 
 def test_rank_and_world_size_come_from_the_environment(dataset, monkeypatch):
@@ -200,6 +201,19 @@ def test_a_batch_moves_to_another_device(whole):
     moved = whole[0][0].to("meta")
     assert {moved.images.device.type, moved.labels.device.type, moved.mix_weight.device.type} == {"meta"}
     assert moved.samples.device.type == "cpu"
+    assert moved.targets.log_probs().device.type == "meta"
+
+
+def test_targets_give_a_temperature_and_the_labels_probability(whole):
+    batch = whole[0][0]
+    log_probs = batch.targets.log_probs()
+    cooler = torch.log_softmax(log_probs / 2, dim=1)
+    assert torch.allclose(batch.targets.log_probs(temperature=2.0), cooler, atol=1e-6)
+    of_labels = batch.targets.label_log_prob()
+    known = batch.labels >= 0
+    assert known.any()
+    assert torch.allclose(of_labels[known], log_probs.gather(1, batch.labels.clamp(min=0))[known], atol=1e-6)
+    assert of_labels[~known].isnan().all()
 
 
 def test_the_dataset_tells_what_it_holds(job, dataset):

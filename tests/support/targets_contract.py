@@ -190,7 +190,7 @@ class TargetsContract:
         """Another temperature asks for every class."""
         stored, told = self.stored(kept, labels_for(40)), self.codec.capabilities
         asked = {
-            "every_class": lambda: stored.log_probs(CLASSES, 4.0),
+            "every_class": lambda: stored.log_probs(CLASSES, temperature=4.0),
             "features": stored.features,
             "maps": stored.maps,
         }

@@ -58,7 +58,7 @@ def test_ranges_that_are_never_written_are_refused(wrong: tuple[float, float]) -
 def test_a_temperature_is_applied_to_the_whole_answer() -> None:
     logits = torch.randn(8, CLASSES, generator=torch.Generator().manual_seed(0))
     kept = FullCodec(CLASSES).select(torch.log_softmax(logits, 1), labels_for(8))
-    assert torch.allclose(kept.log_probs(CLASSES, 4.0), torch.log_softmax(logits / 4, 1), atol=1e-6)
+    assert torch.allclose(kept.log_probs(CLASSES, temperature=4.0), torch.log_softmax(logits / 4, 1), atol=1e-6)
 
 
 def test_chunks_of_many_classes_have_few_rows() -> None:

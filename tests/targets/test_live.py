@@ -39,7 +39,7 @@ def test_parts_make_a_whole(features: bool, maps: bool) -> None:
     whole = live(features, maps)
     joined = LiveTargets.concat([whole[:3], whole[3:3], whole[3:]]).to("cpu")
     assert same(joined.targets, whole.targets)
-    assert torch.equal(joined.log_probs(CLASSES, 2.0), whole.log_probs(CLASSES, 2.0))
+    assert torch.equal(joined.log_probs(CLASSES, temperature=2.0), whole.log_probs(CLASSES, temperature=2.0))
     if features:
         assert torch.equal(joined.features(), whole.features())
     if maps:

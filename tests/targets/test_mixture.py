@@ -38,9 +38,9 @@ def test_a_share_of_one_is_that_teacher() -> None:
 def test_another_temperature_needs_every_class_of_every_part() -> None:
     both = mixed(FULL, FULL)
     expected = torch.log_softmax(both.log_probs(CLASSES) / 3, 1)
-    assert torch.allclose(both.log_probs(CLASSES, 3.0), expected)
+    assert torch.allclose(both.log_probs(CLASSES, temperature=3.0), expected)
     with pytest.raises(UsageError, match="temperature"):
-        mixed().log_probs(CLASSES, 3.0)
+        mixed().log_probs(CLASSES, temperature=3.0)
 
 
 def test_rows_are_cut_gathered_and_joined_in_every_part() -> None:

@@ -117,7 +117,7 @@ def test_a_row_with_nothing_over_the_threshold_keeps_its_first_class() -> None:
 def test_another_temperature_is_refused_with_the_remedy() -> None:
     kept = TopKCodec(CLASSES).select(answers(2), labels_for(2))
     with pytest.raises(UsageError, match="--targets full"):
-        kept.log_probs(CLASSES, 2.0)
+        kept.log_probs(CLASSES, temperature=2.0)
 
 
 def test_labels_below_everything_stored_keep_their_probability() -> None:
