@@ -162,7 +162,7 @@ def create_objective(
     if spec is None:
         if needs.maps:
             raise UsageError(
-                f"{name} compares feature maps, which no cache holds: `kdcache train --online-teacher` has them live. In "
+                f"{name} compares feature maps, which no cache holds: `kdcache train --online-teacher` has them. In "
                 "a loop of your own, give create_objective(spec=kdcache.LossSpec(...)) the shapes of both sides' maps."
             )
         if needs.features:
