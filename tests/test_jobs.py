@@ -2,6 +2,7 @@
 
 import inspect
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import timm
@@ -39,10 +40,14 @@ def test_a_job_takes_what_its_options_have(function, options):
     job = getattr(kdcache, function)
     taken, declared = (inspect.signature(function).parameters for function in (job, options))
     assert list(taken) == [*declared, "progress"]
+    assert all(taken[name].default == declared[name].default for name in declared)
+    types = get_type_hints(options)  # without what only the command line needs
     others = set(declared) - {"teacher"} if function == "dump_logits" else declared  # which may be a module
-    assert all(taken[name] == declared[name] for name in others)
+    assert all(taken[name].annotation == types[name] for name in others)
+    named = [name for name, each in taken.items() if each.kind is each.KEYWORD_ONLY]
+    assert named == list(taken)[1 if function == "inspect" else 3 :]
     with pytest.raises(TypeError, match="nonsense"):
-        job("a", "b", "c", nonsense=1)
+        job("a", nonsense=1)
 
 
 class Titles(Heard):

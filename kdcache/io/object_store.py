@@ -69,6 +69,10 @@ class StoreError(Exception):
         self.is_missing = is_missing
 
 
+class _AnotherSizeError(Exception):
+    """An object has another size than the one that was put."""
+
+
 @dataclass(frozen=True)
 class ObjectState:
     """The metadata of an object.
@@ -206,8 +210,19 @@ class ObjectStore:
                 former = True
                 raise
 
-        # No more of an object is read than shows that it is another.
-        return self._ask("Writing", key, put) or (former and self.get_range(key, 0, len(data) + 1) == data)
+        return self._ask("Writing", key, put) or (former and self._holds(key, data))
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        """Whether an object has these bytes; of one of another size, nothing is read."""
+
+        def check_size(size: int) -> None:
+            if size != len(data):
+                raise _AnotherSizeError
+
+        try:
+            return self.get(key, check_size) == data
+        except _AnotherSizeError:
+            return False
 
     def delete(self, key: str) -> None:
         """Remove an object, if it exists."""

@@ -20,8 +20,8 @@ CONFIG = "config.json"
 #: The model card, which `kdcache export` adds.
 CARD = "README.md"
 
-#: The files of an export: a folder with any other is not replaced by a new one.
-FILES = re.compile("|".join(map(re.escape, (WEIGHTS, CONFIG, CARD))))
+#: The files that a training exports: a folder with any other is not replaced by a new one.
+FILES = re.compile("|".join(map(re.escape, (WEIGHTS, CONFIG))))
 
 # Facts of timm's own about the architecture, which its loaders and feature extractors read.
 _KEPT = ("fixed_input_size", "first_conv", "classifier")

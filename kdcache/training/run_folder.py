@@ -38,7 +38,7 @@ _KNOWN = re.compile(
     r"|events(/events\.out\.tfevents\..*)?"
     r"|checkpoints(/best\.json|/step-\d{8,}(/(model|ema|trainer)\.safetensors|/(trainer|manifest)\.json)?)?"
     r"|past(/round-\d+\.f16)?"
-    r"|export(/model\.safetensors|/config\.json|/README\.md)?)"
+    r"|export(/model\.safetensors|/config\.json)?)"
 )
 # What a run writes on its way may be changed when it goes on; what it learns may not. The weights that it began from
 # may lie elsewhere meanwhile, as their hash is compared (`student_weights`). The same cache may be copied into
