@@ -21,11 +21,9 @@ from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.metrics import MetricsTable, TensorBoard
 from kdcache.training.train import train
 from support.forked import CONTEXT
-from support.small_job import Heard, make_data, train_request
+from support.small_job import OF_THE_CLOCK, Heard, make_data, train_request
 
 EPOCHS = 2
-#: Numbers that no two runs have in common.
-OF_THE_CLOCK = {"images_per_s", "wait_share", "memory_bytes"}
 
 
 def request_for(job, out, val=None):
