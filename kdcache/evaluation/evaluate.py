@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -115,6 +116,11 @@ def evaluate_table(options: TableOptions, progress: Progress = logged) -> ScoreT
     models = _named(options)
     with naming_imports(lambda: _made_with(models)), _processes(device) as processes:
         progress = progress if processes.is_main else silent
+        # A wrong name, and weights that do not fit, are told before an index of millions is built.
+        for named in models:
+            model_source(named.given, named.weights)
+        networks = (load_network(named.given, named.weights, options) for named in models)
+        first = next(networks)
         scorer = Scorer(
             data=_data_sets(options, progress),
             computing=Computing(device, precision, options.batch_size, processes, progress),
@@ -123,8 +129,7 @@ def evaluate_table(options: TableOptions, progress: Progress = logged) -> ScoreT
             seed=options.seed,
         )
         found: list[Scores] = []
-        for named in models:
-            network = load_network(named.given, named.weights, options)
+        for named, network in zip(models, chain([first], networks), strict=True):
             network.module.to(device)
             found += scorer.score_model(named.given, network, is_reference=named.is_reference)
     order = list(dict.fromkeys(options.data))
