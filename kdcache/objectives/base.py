@@ -121,8 +121,9 @@ class LossSpec(NamedTuple):
             objective needs none.
 
     Example:
-        >>> spec = kdcache.LossSpec(num_classes=10, num_features=None, samples=60_000, maps=((64, 8, 8),),
-        ...                         teacher_maps=((256, 8, 8),))
+        >>> spec = kdcache.LossSpec(
+        ...     num_classes=10, num_features=None, samples=60_000, maps=((64, 8, 8),), teacher_maps=((256, 8, 8),)
+        ... )
         >>> objective = kdcache.create_objective("fitnet", spec=spec)
     """
 
