@@ -48,8 +48,8 @@ def comparison(cache, data, teacher, weights, samples):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
 def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
-    data, weights, cache = photograph_shards(tmp_path / "data", 48), efficientnet_lite0(tmp_path), tmp_path / "cache"
-    settings = {"policy": "a2", "views": 1, "batch_size": 24, "device": "cpu", "renderer": "pillow"}
+    data, weights, cache = photograph_shards(tmp_path / "data", 16), efficientnet_lite0(tmp_path), tmp_path / "cache"
+    settings = {"policy": "a2", "views": 3, "batch_size": 24, "device": "cpu", "renderer": "pillow"}
     dump(
         DumpOptions(
             teacher=NAME, data=data, cache=str(cache), weights=weights, targets="embedding", dtype=dtype,
