@@ -3,12 +3,10 @@
 What can be asked for is declared once, in the options of each job; these functions take the same names.
 """
 
-import functools
-import inspect as introspection
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints, overload
+from typing import Any, overload
 
 from torch import nn
 
@@ -37,49 +35,11 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
+from kdcache.runtime.arguments import with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache.training.train import train as run_train
-
-P = ParamSpec("P")
-O = TypeVar("O")  # noqa: E741 # of options
-R = TypeVar("R")
-
-
-def _with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Callable[[O], R]], Callable[P, R]]:
-    """Let a function of options take their fields as its own arguments; its signature and type are those of them.
-
-    A path may be given as text or as a `Path`, whichever of them a field has.
-
-    Args:
-        options: dataclass of the options.
-        positional: number of the first fields that may be given without their names.
-    """
-    hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(options).items()}
-
-    def as_declared(name: str, value: Any) -> Any:
-        if isinstance(value, Path) and Path not in hints[name]:
-            return str(value)
-        return Path(value) if isinstance(value, str) and Path in hints[name] else value
-
-    def decorate(job: Callable[[O], R]) -> Callable[P, R]:
-        types = get_type_hints(options)  # without what only the command line needs
-        fields_of = introspection.signature(options).parameters.values()
-        parameters = [each.replace(annotation=types[each.name]) for each in fields_of]
-        named = [each.replace(kind=introspection.Parameter.KEYWORD_ONLY) for each in parameters[positional:]]
-        signature = introspection.Signature([*parameters[:positional], *named])
-
-        @functools.wraps(job)
-        def function(*args: P.args, **kwargs: P.kwargs) -> R:
-            given = signature.bind(*args, **kwargs).arguments
-            return job(options(**{name: as_declared(name, value) for name, value in given.items()}))  # type: ignore[call-arg] # bound above
-
-        result = get_type_hints(job)["return"]
-        function.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined] # as PEP 362 has it
-        return function
-
-    return decorate
 
 
 @dataclass(frozen=True)
@@ -89,7 +49,7 @@ class TrainArguments(TrainOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(TrainArguments, positional=3)
+@with_arguments_of(TrainArguments, positional=3)
 def train(options: TrainArguments) -> TrainReport:
     """Train a student from a cache, from labels alone or with the teacher live, as `kdcache train` does.
 
@@ -120,7 +80,7 @@ class DumpArguments(DumpOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(DumpArguments, positional=3)
+@with_arguments_of(DumpArguments, positional=3)
 def dump_logits(options: DumpArguments) -> DumpReport:
     """Run a teacher over every view of a data set and keep its targets in a cache, as `kdcache dump-logits` does.
 
@@ -169,7 +129,7 @@ class InspectArguments(InspectOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(InspectArguments, positional=1)
+@with_arguments_of(InspectArguments, positional=1)
 def inspect(options: InspectArguments) -> InspectReport:
     """Return what a cache belongs to, what it holds and lacks, and statistics of its targets.
 
@@ -377,7 +337,7 @@ class ExportArguments(ExportOptions):
     progress: Progress = logged
 
 
-@_with_arguments_of(ExportArguments, positional=1)
+@with_arguments_of(ExportArguments, positional=1)
 def export(options: ExportArguments) -> ExportReport:
     """Write the model of a run for timm, torchvision, ONNX or TorchScript, with a model card, as `kdcache export` does.
 

@@ -99,6 +99,7 @@ def export(options: ExportOptions, progress: Progress = logged) -> ExportReport:
     require_finite(network, dtype)
     folder = options.out or Path("exports") / f"{origin.label}-{options.format}"
     folder = Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
+    _require_not_of_a_training(folder)
     _require_own(folder, chosen)
     average = origin.is_average
     if average is None and facts.config is not None:
@@ -127,6 +128,13 @@ def export(options: ExportOptions, progress: Progress = logged) -> ExportReport:
         is_average=average,
         max_difference=difference,
     )
+
+
+def _require_not_of_a_training(folder: Path) -> None:
+    if folder.name == "export" and (folder.parent / "run_identity.json").exists():
+        raise UsageError(
+            f"{folder} is what the training of this run writes itself, and replaces later: give another --out."
+        )
 
 
 def _chosen(options: ExportOptions) -> tuple[Format, torch.dtype]:
