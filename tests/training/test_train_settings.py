@@ -17,8 +17,8 @@ from kdcache.runtime.ranks import Ranks
 from kdcache.training.config import load_config
 from kdcache.training.optimizer import create_optimizer
 from kdcache.training.prediction_history import PredictionHistory
-from kdcache.training.setup import _require_whole_parts
 from kdcache.training.train_state import TrainState
+from kdcache.training.views import require_whole_parts
 from support.batches import FixedTargets, labels_of
 from support.ranks import on_ranks
 
@@ -91,18 +91,18 @@ def test_objectives_that_relate_the_rows_of_a_batch_refuse_its_parts():
         own = config.objective.name
         relates = pytest.raises(ConfigError, match=f"the objective {own} relates the rows of a batch")
         with relates if own in RELATING else nullcontext():
-            _require_whole_parts(config, CPU)
-    _require_whole_parts(config_of("objective.name=dist", "objective.kd_weight=0", "accumulation=2"), CPU)
+            require_whole_parts(config, CPU)
+    require_whole_parts(config_of("objective.name=dist", "objective.kd_weight=0", "accumulation=2"), CPU)
 
 
 def test_a_batch_is_cut_in_whole_pairs_alone():
     with pytest.raises(
         ConfigError, match=r"batch of 26 cannot be cut into 2 equal parts of whole pairs: .* multiple of 4"
     ):
-        _require_whole_parts(config_of("accumulation=2", "batch_size=26"), CPU)
+        require_whole_parts(config_of("accumulation=2", "batch_size=26"), CPU)
     several = Distributed(Ranks(0, 2), torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"of each of 2 processes: .* multiple of 8"):
-        _require_whole_parts(config_of("accumulation=2", "batch_size=12"), several)
+        require_whole_parts(config_of("accumulation=2", "batch_size=12"), several)
 
 
 def test_weight_decay_is_of_matrices_or_of_everything():
