@@ -10,7 +10,7 @@ import torch
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import ZarrChunk
-from kdcache.errors import CacheError, CorruptError, RecordedError
+from kdcache.errors import CacheError, CorruptError
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.targets.base import TargetCodec
 from support.small_cache import (
@@ -19,6 +19,7 @@ from support.small_cache import (
     SAMPLES,
     TOPK,
     fill,
+    in_files,
     kept,
     labels_of,
     open_entry,
@@ -38,18 +39,6 @@ def read(entry: Entry, view: int = 0, block: int = 1) -> object:
 def filled(tmp_path: Path) -> Path:
     fill(open_entry(tmp_path))
     return tmp_path
-
-
-def in_files(file_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TargetCodec, "file_rows", lambda self, block_rows: file_rows)
-    monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)
-
-
-@pytest.fixture(params=[(4, 4), (4, 2), (4, 1), (2, 2), (2, 1), (1, 1)], ids="files of {0[0]}, chunks of {0[1]}".format)
-def file_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Blocks of 4 rows in files of this many."""
-    in_files(*request.param, monkeypatch)
-    return int(request.param[0])
 
 
 @pytest.mark.usefixtures("file_rows")
@@ -227,119 +216,6 @@ def test_a_record_of_another_block_means_no_block(filled: Path) -> None:
     assert entry.recorded(0) == {0, 2}
     fill(entry)
     assert tree(filled) == before
-
-
-def test_what_an_unfinished_block_left_is_written_over(tmp_path: Path) -> None:
-    entry = open_entry(tmp_path)
-    entry.open_block(0, 0).append(kept(TOPK, 1, 0, 4))  # other answers, never recorded
-    assert entry.recorded(0) == set()
-    fill(entry)
-    fill(open_entry(tmp_path / "whole"))
-    expected = tree(tmp_path / "whole")
-    assert {name: data for name, data in tree(tmp_path).items() if not name.startswith("whole")} == expected
-
-
-def test_two_writers_of_the_same_bytes_agree(tmp_path: Path) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    targets = kept(TOPK, 0, 0, 4)
-    one, two = first.open_block(0, 0), second.open_block(0, 0)
-    for writer in (one, two):
-        writer.append(targets)
-    for writer in (one, two):
-        writer.finish(PROVENANCE)
-    assert first.recorded(0) == {0}
-    first.read_block(0, 0)
-
-
-def test_a_writer_leaves_a_block_alone_once_another_has_recorded_it(tmp_path: Path) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    late = second.open_block(0, 1)
-    first.write_block(0, 1, kept(TOPK, 0, 4, 8), PROVENANCE)
-    before = tree(tmp_path)
-    with pytest.raises(RecordedError, match="recorded already"):
-        late.append(kept(TOPK, 1, 4, 8))
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.usefixtures("file_rows")
-def test_of_two_writers_of_other_bytes_nothing_is_left_that_is_half_and_half(tmp_path: Path) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    one, two = first.open_block(0, 1), second.open_block(0, 1)
-    one.append(kept(TOPK, 0, 4, 8))
-    two.append(kept(TOPK, 1, 4, 8))
-    one.finish(PROVENANCE)  # over the chunks of `two`
-    with pytest.raises(RecordedError, match="at the same time with other bytes"):
-        two.finish(PROVENANCE)
-    assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
-
-
-@pytest.mark.parametrize("file_rows", [(2, 2), (2, 1)], indirect=True)
-def test_a_writer_that_stops_within_a_block_leaves_none_that_is_half_and_half(tmp_path: Path, file_rows: int) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    one, two = first.open_block(0, 1), second.open_block(0, 1)
-    one.append(kept(TOPK, 0, 4, 4 + file_rows))
-    two.append(kept(TOPK, 1, 4, 4 + file_rows))  # over the first files of `one`
-    one.append(kept(TOPK, 0, 4 + file_rows, 8))
-    one.finish(PROVENANCE)
-    with pytest.raises(RecordedError, match="at the same time with other bytes"):
-        two.append(kept(TOPK, 1, 4 + file_rows, 8))
-    assert Cache.open(tmp_path).entry("teacher").listed(0) == set()
-
-
-@pytest.mark.parametrize("file_rows", [(2, 2), (2, 1)], indirect=True)
-def test_a_writer_that_stops_within_a_block_leaves_one_that_is_whole(tmp_path: Path, file_rows: int) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    one, two = first.open_block(0, 1), second.open_block(0, 1)
-    two.append(kept(TOPK, 1, 4, 4 + file_rows))
-    one.append(kept(TOPK, 0, 4, 8))
-    one.finish(PROVENANCE)
-    with pytest.raises(RecordedError, match="recorded already"):
-        two.append(kept(TOPK, 1, 4 + file_rows, 8))
-    assert Cache.open(tmp_path).entry("teacher").listed(0) == {1}
-
-
-@pytest.mark.usefixtures("file_rows")
-def test_of_two_writers_of_other_bytes_the_one_whose_chunks_are_there_wins(tmp_path: Path) -> None:
-    first, second = open_entry(tmp_path), open_entry(tmp_path)
-    one, two = first.open_block(0, 1), second.open_block(0, 1)
-    two.append(kept(TOPK, 1, 4, 8))
-    one.append(kept(TOPK, 0, 4, 8))
-    one.finish(PROVENANCE)
-    two.finish(PROVENANCE)
-    assert same(Cache.open(tmp_path).entry("teacher").read_block(0, 1), first.read_block(0, 1))
-
-
-@pytest.mark.usefixtures("file_rows")
-@pytest.mark.parametrize("altered", [0, -1])
-def test_bytes_that_come_back_altered_from_the_disk_are_never_recorded(
-    tmp_path: Path, altered: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = open_entry(tmp_path)
-    files = entry._files
-    put = type(files).put
-
-    def put_altered(self: object, key: str, *parts: bytes) -> None:
-        changed = list(parts)
-        changed[altered] = parts[altered][:-1] + bytes([parts[altered][-1] ^ 1])
-        put(files, key, *changed)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(type(files), "put", put_altered)
-    with pytest.raises(CorruptError, match="read back with other bytes"):
-        entry.write_block(0, 0, kept(TOPK, 0, 0, 4), {})
-    assert entry.listed(0) == set()
-
-
-@pytest.mark.usefixtures("file_rows")
-def test_what_cannot_be_decoded_again_is_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = open_entry(tmp_path)
-    before = tree(tmp_path)
-    encode = ZarrChunk.encode
-    monkeypatch.setattr(ZarrChunk, "encode", lambda codec, values: encode(codec, values ^ 1))
-    with pytest.raises(CorruptError, match=r"could not be decoded again.*memory or processor"):
-        entry.write_block(0, 0, kept(TOPK, 0, 0, 4), {})
-    assert {name: data for name, data in tree(tmp_path).items() if data is not None} == {
-        name: data for name, data in before.items() if data is not None
-    }
 
 
 def test_other_labels_than_those_written_are_noticed(filled: Path) -> None:

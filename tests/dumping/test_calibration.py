@@ -15,7 +15,7 @@ from kdcache.cache.store import Cache
 from kdcache.dumping import calibration, waiting
 from kdcache.dumping.dump import dump
 from kdcache.errors import IdentityError, UsageError
-from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.models.teachers import load_teacher
 from kdcache.targets.class_order_calibration import learn_order
 from kdcache.targets.kinds import create_codec
 from support.small_job import CLASSES, MODEL, SAMPLES, Heard, dump_request, make_teacher, tree_bytes
@@ -72,27 +72,14 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.fixture
-def answered(monkeypatch) -> list[int]:
-    """The rows of each batch that a teacher answers."""
-    rows, compute_output = [], Teacher.compute_output
-
-    def counted(teacher, pixels, *arguments, **choice):
-        rows.append(len(pixels))
-        return compute_output(teacher, pixels, *arguments, **choice)
-
-    monkeypatch.setattr(Teacher, "compute_output", counted)
-    return rows
-
-
 @pytest.mark.parametrize("rows", [1, 20, 10**9], ids=["a batch", "half a block", "all that can be"])
-def test_what_an_order_is_learned_from_is_not_asked_for_twice(job, tmp_path, monkeypatch, answered, rows):
+def test_what_an_order_is_learned_from_is_not_asked_for_twice(job, tmp_path, monkeypatch, launched_rows, rows):
     """Nor does the cache show whether it was: a dump that found the entry there has the same bytes."""
     monkeypatch.setattr(calibration, "calibration_rows", lambda classes: rows)
     batch = {"batch_size": 8, "targets": "topk", "views": 1}
     heard = Heard()
     report = dump(dump_request(job.data, tmp_path / "one", job.weights, job.policy, **batch), heard)
-    assert sum(answered) == SAMPLES
+    assert sum(launched_rows) == SAMPLES
     assert (report.written, report.blocks) == (5, 5)
     assert any(f"top-1 on the first block of this run: {report.top1:.1%} of 32" in line for line in heard.said)
 
@@ -118,7 +105,9 @@ def test_an_order_that_was_lost_is_learned_again(job, tmp_path):
     assert tree_bytes(tmp_path / "cache") == before
 
 
-def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(job, tmp_path, monkeypatch, answered):
+def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(
+    job, tmp_path, monkeypatch, launched_rows
+):
     monkeypatch.setattr(calibration, "calibration_rows", lambda classes: 1)
     choice = {"targets": "topk", "batch_size": 8, "views": 1}
     request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, **choice)
@@ -126,10 +115,10 @@ def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(jo
     before = tree_bytes(tmp_path / "cache")
     for lost in (ORDER, f"teachers/{MODEL}/records/0/2.json"):
         (tmp_path / "cache" / lost).unlink()
-    answered.clear()
+    launched_rows.clear()
     heard = Counting()
     report = dump(request, heard)
-    assert sum(answered) == 8 + 32, "a batch for the order, and the block that is missing"
+    assert sum(launched_rows) == 8 + 32, "a batch for the order, and the block that is missing"
     assert report.written == 1
     assert report.top1 is not None
     assert any(f"{report.top1:.1%} of 32" in line for line in heard.said)
@@ -147,14 +136,14 @@ def test_many_classes_of_many_answers_are_not_held(job, tmp_path, monkeypatch):
     assert told == [24]
 
 
-def test_another_process_that_learns_the_order_is_waited_for(job, tmp_path, monkeypatch, answered):
+def test_another_process_that_learns_the_order_is_waited_for(job, tmp_path, monkeypatch, launched_rows):
     monkeypatch.setattr(waiting, "PAUSE", 0.05)
     monkeypatch.setattr(waiting, "QUIET", 0.0)
     request = dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk", views=1)
     dump(dump_request(job.data, tmp_path / "whole", job.weights, job.policy, targets="topk", views=1))
     cache = Cache.open(tmp_path / "whole")
     Cache.create(tmp_path / "cache", cache.view_set, cache.windows)
-    answered.clear()
+    launched_rows.clear()
     heard = Heard()
     with Cache.open(tmp_path / "cache", read_only=False).claims() as other:
         assert other.take(block_claim(MODEL, 0, 0))
@@ -164,9 +153,9 @@ def test_another_process_that_learns_the_order_is_waited_for(job, tmp_path, monk
         while not any("is learned: process" in line for line in heard.said):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert answered == []
+        assert launched_rows == []
     thread.join(60)
-    assert sum(answered) == SAMPLES
+    assert sum(launched_rows) == SAMPLES
     assert tree_bytes(tmp_path / "cache") == tree_bytes(tmp_path / "whole")
 
 

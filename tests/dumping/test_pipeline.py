@@ -125,19 +125,6 @@ def test_a_batch_is_launched_without_a_wait_and_read_after_one(job, views, monke
     assert len(waits) == 1
 
 
-@pytest.fixture
-def launched_rows(monkeypatch) -> list[int]:
-    """The rows of each batch that the teacher was given."""
-    rows, compute_output = [], Teacher.compute_output
-
-    def counted(teacher, pixels, *arguments, **choice):
-        rows.append(len(pixels))
-        return compute_output(teacher, pixels, *arguments, **choice)
-
-    monkeypatch.setattr(Teacher, "compute_output", counted)
-    return rows
-
-
 def request(job, cache, **choice):
     settings = {"views": 1, "batch_size": BATCH, "renderer": "pillow"} | choice
     return dump_request(job.data, cache, job.weights, job.policy, **settings)

@@ -96,7 +96,7 @@ def test_a_chosen_folder_is_taken_for_everything(closed: str, tmp_path: Path) ->
 def test_a_training_of_a_user_that_nobody_knows(tmp_path: Path) -> None:
     """PyTorch is imported, and the index of shards in a folder of root's goes to `.cache` in the working folder."""
     data = make_data(tmp_path / "data", images=32)
-    work = tmp_path / "work"
+    work = tmp_path / "folder"
     work.mkdir()
     done = run_as_unknown(
         "kdcache_cli", "train", "--supervised", "--student", MODEL, "--data", data, "--recipe", "fashion-mnist",
@@ -111,12 +111,12 @@ def test_a_training_of_a_user_that_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_the_doctor_tries_the_account(tmp_path: Path) -> None:
-    (tmp_path / "work").mkdir()
+    (tmp_path / "folder").mkdir()
     program = """
 from kdcache.runtime import account
 from kdcache.doctor.places import look_at_account
 print(*[f"{finding.state}: {finding.says}" for finding in look_at_account(account.NOTE, 120.0)])
 """
-    done = run_as_unknown("-c", program, cwd=tmp_path / "work")
+    done = run_as_unknown("-c", program, cwd=tmp_path / "folder")
     assert done.stdout.startswith("note: User "), done.stderr
-    assert f"kept in {tmp_path}/work/.cache." in done.stdout
+    assert f"kept in {tmp_path}/folder/.cache." in done.stdout

@@ -124,3 +124,9 @@ def edit_attributes(path: Path, content: object) -> None:
     meta = json.loads(path.read_text())
     meta["attributes"] = content
     path.write_text(json.dumps(meta))
+
+
+def in_files(file_rows: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files have this many rows, and chunks this many of them."""
+    monkeypatch.setattr(TargetCodec, "file_rows", lambda self, block_rows: file_rows)
+    monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)

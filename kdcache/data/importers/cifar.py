@@ -130,8 +130,8 @@ def _require_binary(src: Path, names: Iterable[str]) -> None:
         return
     if there & _PYTHON:
         raise DataError(
-            f"{src} is the Python version of CIFAR, whose files are pickled. A pickle runs code of whoever made it "
-            "when it is read, so kdcache reads none. Download the binary version, which holds the same images: "
+            f"{src} is the Python version of CIFAR, whose files are pickled. Reading a pickle can run code that "
+            "its author put into it, so kdcache reads none. Download the binary version, which holds the same images: "
             "cifar-10-binary.tar.gz or cifar-100-binary.tar.gz."
         )
     raise DataError(f"{src} does not hold the binary version of CIFAR. {_EXPECTED}.")
