@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from threading import Lock
 
@@ -56,6 +56,10 @@ class Source:
     codec: TargetCodec
     label_space: str
     imports: tuple[str, ...] = ()
+
+    def with_own_orders(self) -> "Source":
+        """Return the same source for one stream of outputs, whose view set can be closed with it."""
+        return replace(self, opened=replace(self.opened, view_set=self.opened.view_set.with_own_orders()))
 
     @property
     def samples(self) -> int:
@@ -274,7 +278,8 @@ class DumpWorker:
                 claimed.append((view, block))
                 yield from self.source.batches(view, block)
 
-        view_set = self.source.opened.view_set
+        source = self.source.with_own_orders()
+        view_set = source.opened.view_set
 
         def spans() -> Iterator[RowRange]:
             for span in chain(rest_of_first, free()):
@@ -284,8 +289,8 @@ class DumpWorker:
                     view_set.prepare_order(upcoming)
 
         turns = BlockTurns(may_begin=not held)
-        # Whatever ends the block, the teacher's thread must not wait for its turn when it is joined.
-        with closing(view_set), closing(self.source.outputs_ahead(spans(), turns)) as outputs, closing(turns):
+        # Whatever ends the block, a thread must wait neither for an order nor for its turn when it is joined.
+        with closing(source.outputs_ahead(spans(), turns)) as outputs, closing(view_set), closing(turns):
             if held:
                 following = self._counted(islice(outputs, len(rest_of_first)))
                 self._make_block(*FIRST, chain(self._advanced(held), following))

@@ -51,30 +51,32 @@ class Loader:
             BrokenImageError: a sample cannot be decoded.
             CorruptError: targets in the cache are damaged, or belong to other rows.
         """
-        without_lost = self.view_set.without_lost if len(self.view_set.lost) else None
+        view_set = self.view_set.with_own_orders()
+        without_lost = view_set.without_lost if len(view_set.lost) else None
         steps = Steps(self.schedule, first_step, self.ranks, without_lost)
         with (
-            closing(SampleReader(self.view_set.index)) as reader,
-            closing(self.view_set),
+            closing(SampleReader(view_set.index)) as reader,
+            closing(self._from_source(steps, view_set, reader)) as batches,
+            # Before the threads of the batches are joined, as none may wait for an order then.
+            closing(view_set),
             closing(steps),
-            closing(self._from_source(steps, reader)) as batches,
         ):
             for batch in batches:
                 images = batch.images if self.normalise is None else self.normalise(batch.images)
-                yield replace(batch, images=images, index=self.view_set.index)
+                yield replace(batch, images=images, index=view_set.index)
 
-    def _from_source(self, steps: Steps, reader: SampleReader) -> Generator[Batch, None, None]:
+    def _from_source(self, steps: Steps, view_set: ViewSet, reader: SampleReader) -> Generator[Batch, None, None]:
         def open_stream(wanted: Iterable[RowRange | RowIndices], image_size: int) -> Generator[Views, None, None]:
             with open_renderer(
                 self.renderer, size=image_size, max_batch=self._largest_batch, device=self.device, decode=self.decode
             ) as renderer:
-                yield from stream_views(self.view_set, reader, renderer, wanted)
+                yield from stream_views(view_set, reader, renderer, wanted)
 
         if isinstance(self.source, CachedTeachers):
-            return cached_batches(steps, open_stream, self.image_size, self.source, self.view_set)
+            return cached_batches(steps, open_stream, self.image_size, self.source, view_set)
         if isinstance(self.source, LiveTeacher):
-            return live_batches(steps, open_stream, self.image_size, self.source, self.view_set)
-        return supervised_batches(steps, open_stream, self.image_size, self.view_set)
+            return live_batches(steps, open_stream, self.image_size, self.source, view_set)
+        return supervised_batches(steps, open_stream, self.image_size, view_set)
 
     @property
     def _largest_batch(self) -> int:

@@ -2,13 +2,11 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Event, Lock, Thread
 
 import numpy as np
 from jaxtyping import Int64
-
-from kdcache.data.sorting import nothing
 
 Order = Int64[np.ndarray, "n"]
 
@@ -19,9 +17,12 @@ ComputeOrder = Callable[[int, Callable[[], None]], Order]
 #: Orders that are held at once.
 _MAX_HELD = 2
 
+#: Pause between two looks at whether a wait for an order was ended, in seconds.
+_POLL_S = 0.05
+
 
 class _CancelledError(Exception):
-    """An order that was being computed ahead is no longer needed."""
+    """An order that was being computed is no longer needed."""
 
 
 class OrdersAhead:
@@ -41,10 +42,22 @@ class OrdersAhead:
         #: Events that end the computation of orders ahead, by the order's number.
         self._cancelled: dict[int, Event] = {}
         self._threads: list[Thread] = []
+        self._closed = False
+
+    def fork(self) -> "OrdersAhead":
+        """Return orders of their own that begin with those held here, so that closing them ends no wait for these."""
+        forked = OrdersAhead(self._compute)
+        with self._lock:
+            forked._held.update(self._held)
+        return forked
 
     def get(self, number: int) -> Order:
-        """The order of `number`, which is computed here unless it is held or a thread computes it already."""
+        """The order of `number`, which is computed here unless it is held or a thread computes it already.
+
+        After `close`, and when another thread calls it meanwhile, this is an error: nobody needs the order any more.
+        """
         while True:
+            self._raise_if_closed()
             with self._lock:
                 found = self._held.get(number)
                 if found is None:
@@ -53,12 +66,17 @@ class OrdersAhead:
                 else:
                     self._held.move_to_end(number)
             if found is None:
-                self._fill(number, computed, nothing)
+                self._fill(number, computed, self._raise_if_closed)
                 return computed.result()
+            while not found.done():
+                self._raise_if_closed()
+                wait([found], _POLL_S)
             try:
                 return found.result()
-            except _CancelledError:  # meanwhile, so it is computed here
-                continue
+            except _CancelledError:  # another was prepared meanwhile, so it is computed here
+                with self._lock:
+                    if self._held.get(number) is found:
+                        del self._held[number]
 
     def prepare(self, number: int) -> None:
         """Begin to compute the order of `number` in a thread, unless it is held.
@@ -66,7 +84,7 @@ class OrdersAhead:
         Of the orders that are held, only the one that was last asked for stays.
         """
         with self._lock:
-            if number in self._held:
+            if self._closed or number in self._held:
                 return
             self._keep_last(_MAX_HELD - 1)
             self._threads = [thread for thread in self._threads if thread.is_alive()]
@@ -83,13 +101,18 @@ class OrdersAhead:
             thread.start()
 
     def close(self) -> None:
-        """End the threads that compute an order ahead; a later `get` computes it again. It may be called repeatedly."""
+        """End the threads that compute an order ahead, and every wait for an order; it may be called repeatedly."""
         with self._lock:
+            self._closed = True
             for number in list(self._cancelled):
                 self._drop(number)
             threads, self._threads = self._threads, []
         for thread in threads:
             thread.join()
+
+    def _raise_if_closed(self) -> None:
+        if self._closed:
+            raise _CancelledError
 
     def _keep_last(self, count: int) -> None:
         """Drop all orders but the `count` ones that were last asked for."""

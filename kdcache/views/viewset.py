@@ -1,5 +1,6 @@
 """A view set: the samples, the policy, the seed and the windows that together fix every view."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -98,6 +99,12 @@ class ViewSet:
         """The samples in the order of `view`, which the views of its group share."""
         return self._orders.get(view // self.policy.repeats)
 
+    def with_own_orders(self) -> "ViewSet":
+        """Return the same view set for one consumer: closing it ends nothing that another consumer waits for."""
+        own = copy.copy(self)
+        own._orders = self._orders.fork()
+        return own
+
     def prepare_order(self, view: int) -> None:
         """Begin to compute the order of `view` in a thread, so that no batch waits for it; `close` ends the thread.
 
@@ -106,7 +113,7 @@ class ViewSet:
         self._orders.prepare(view // self.policy.repeats)
 
     def close(self) -> None:
-        """End the thread that `prepare_order` started; the view set can be used again."""
+        """End the thread that `prepare_order` started and every wait for an order; no more rows can be had."""
         self._orders.close()
 
     def _compute_order(self, group: int, pause: Callable[[], None]) -> Int64[np.ndarray, "n"]:

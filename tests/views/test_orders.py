@@ -7,7 +7,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from kdcache.views.orders import OrdersAhead
+from kdcache.views.orders import OrdersAhead, _CancelledError
 
 LIMIT = 60  # seconds; a guard against hanging
 
@@ -107,28 +107,83 @@ def test_what_is_not_wanted_any_more_is_given_up(orders, computing, instead):
     orders.prepare(1)
     assert computing.begun[1].wait(LIMIT)
     getattr(orders, instead)(2)
-    orders.close()
-    assert computing.given_up == [1]
     assert orders.get(2)[0] == 2
+    give_up_at = time.monotonic() + LIMIT
+    while computing.given_up != [1]:
+        assert time.monotonic() < give_up_at
     del computing.begun[1]
     assert orders.get(1)[0] == 1
 
 
-def test_closing_early_leaves_no_thread_and_whoever_waits_computes_it(orders, computing):
+def waiting_for(orders, number):
+    """A thread that waits for an order, and what it got or met."""
+    found = []
+
+    def ask():
+        try:
+            found.append(int(orders.get(number)[0]))
+        except BaseException as error:
+            found.append(type(error).__name__)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread, found
+
+
+def test_closing_early_leaves_no_thread_and_nobody_who_waits(orders, computing):
     orders.get(0)
     computing.block(1)
     orders.prepare(1)
     assert computing.begun[1].wait(LIMIT)
-    got = []
-    waiting = threading.Thread(target=lambda: got.append(orders.get(1)[0]))
-    waiting.start()
+    waiting, found = waiting_for(orders, 1)
     orders.close()
     assert not running()
     assert computing.given_up == [1]
+    waiting.join(LIMIT)
+    assert found == ["_CancelledError"]
+    orders.prepare(2)
+    with pytest.raises(_CancelledError):
+        orders.get(2)
+    assert computing.numbers == [0, 1], "whoever comes later computes nothing either"
+
+
+def test_closing_ends_an_order_that_is_computed_where_it_is_asked_for(orders, computing):
+    computing.block(1)
+    waiting, found = waiting_for(orders, 1)
+    assert computing.begun[1].wait(LIMIT)
+    orders.close()
+    waiting.join(LIMIT)
+    assert found == ["_CancelledError"]
+    assert computing.given_up == [1]
+
+
+def test_what_one_consumer_closes_another_still_gets(orders, computing):
+    orders.get(0)
+    computing.block(1)
+    orders.prepare(1)
+    assert computing.begun[1].wait(LIMIT)
+    first, second = orders.fork(), orders.fork()
+    assert first.get(0)[0] == 0
+    waiting, found = waiting_for(first, 1)
+    second.close()
     computing.may_end[1].set()
     waiting.join(LIMIT)
-    assert got == [1]
-    assert orders.get(0)[0] == 0
+    assert found == [1]
+    assert computing.numbers == [0, 1], "each once"
+
+
+def test_an_order_that_was_given_up_elsewhere_is_computed_by_who_waits_for_it(orders, computing):
+    computing.block(1)
+    orders.prepare(1)
+    assert computing.begun[1].wait(LIMIT)
+    other = orders.fork()
+    waiting, found = waiting_for(other, 1)
+    computing.begun[1].clear()
+    orders.close()
+    assert computing.begun[1].wait(LIMIT)
+    computing.may_end[1].set()
+    waiting.join(LIMIT)
+    assert found == [1]
 
 
 def test_what_the_thread_failed_at_is_tried_where_the_order_is_asked_for():
