@@ -9,6 +9,9 @@ BIN := $(VENV)/bin/python
 PIP := $(BIN) -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
+# Modules are compiled once: the tests start many processes, and each would compile all of them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test venv constraints clean
 
 demo: venv
