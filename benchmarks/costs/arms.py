@@ -106,7 +106,7 @@ def run(arm: Arm, material: Material, folder: Path, epochs: int, progress: Progr
     if arm.source in KEPT:
         looked_at = inspect(InspectOptions(str(cache), samples=1)).teachers
         [entry] = [teacher for teacher in looked_at if teacher.identity["name"] == kept]
-        loss, bytes_per_view = entry.kl, sum(entry.array_bytes.values()) / entry.stored_answers
+        loss, bytes_per_view = entry.kl, sum(entry.array_bytes.values()) / entry.stored_targets
     report = train(
         request(arm, material, cache, kept, epochs, folder / f"{arm.objective}-{arm.source}-{arm.seed}"), progress
     )

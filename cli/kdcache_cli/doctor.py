@@ -39,7 +39,7 @@ def doctor(
     for finding in examine(data, cache, limit):
         findings.append(finding)
         if not as_json:
-            print_lines([f"{finding.state:5}  {finding.subject:{_WIDTH}}{finding.says}"])
+            print_lines([f"{finding.state:5}  {finding.subject:{_WIDTH}}{finding.text}"])
             if finding.remedy:
                 print_lines([f"{'':{7 + _WIDTH}}-> {finding.remedy}"])
     faults = [finding.subject for finding in findings if finding.state == "fault"]

@@ -30,7 +30,7 @@ _WRONG_KIND = (errno.ENOTDIR, errno.EISDIR)
 #: The files in `PARTIAL` that are of kdcache's making: what is being written, claims, and what serves them.
 _OWN_NAMES = re.compile(r"[0-9a-f]{32}|placing|(claim|clock|doctor)-.+")
 
-#: Answers of file systems that have no hard links or no locks.
+#: Errors of file systems that have no hard links or no locks.
 UNSUPPORTED = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EMLINK)
 
 #: What is wrong with a file system on which no record can be put but in the place of another.

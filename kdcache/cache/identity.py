@@ -28,7 +28,7 @@ FORMAT = 4
 OLDEST_FORMAT = 3
 
 #: Fields of identities that say nothing about the stored targets, and so are not part of `Identity.digest`.
-_NOT_OF_ANSWERS = frozenset({"format", "name"})
+_NOT_OF_TARGETS = frozenset({"format", "name"})
 #: Bytes of such a digest. It tells caches of honest origin apart, of which nobody has more than thousands: of 10,000
 #: some two are alike with a probability of 3e-12. Whoever forges a record can write any digest, however long.
 _DIGEST_BYTES = 8
@@ -108,7 +108,7 @@ class Identity:
         Neither the version of the format is among them nor the name of an entry: a cache that is copied into a newer
         format, or an entry that gets another name, holds the same targets.
         """
-        content = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_ANSWERS}
+        content = {name: value for name, value in self.to_json().items() if name not in _NOT_OF_TARGETS}
         return _digest(canonical(content).encode(), _DIGEST_BYTES)
 
     @classmethod

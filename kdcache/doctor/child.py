@@ -19,14 +19,14 @@ class Outcome:
     """The result of a trial.
 
     Attributes:
-        answer: values that the trial returned; empty if it failed.
+        values: what the trial returned, by name; empty if it failed.
         failure: reason of a failure, as a clause; None if it succeeded.
         ending: kind of a failure: "refusal", an error of kdcache in whole sentences with a remedy; "error", any other
             error; "crash", by a signal; "kill", by SIGKILL, mostly for lack of memory; or "timeout".
         errno: number of the system's error, if it was one.
     """
 
-    answer: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)
     failure: str | None = None
     ending: Ending = "error"
     errno: int | None = None

@@ -70,8 +70,8 @@ def is_out_of_memory(error: Exception) -> bool:
     """
     import torch
 
-    said = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in said for words in _FULL)
+    message = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in message for words in _FULL)
 
 
 def _require_right(device: str) -> None:

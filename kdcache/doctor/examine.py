@@ -68,7 +68,7 @@ def _compute(limit: float) -> Generator[Finding, None, int]:
     if outcome.failure is not None:
         yield failed("PyTorch", "It cannot be used", outcome, install("torch", again=True))
         return 0
-    computed = outcome.answer
+    computed = outcome.values
     yield ok("PyTorch", f"{computed['torch']} computes on the CPU")
     yield judge_threads(computed, granted_cores())
     yield judge_driver(look_for_gpus(limit), computed)
@@ -91,14 +91,14 @@ def judge_decoding(where: str, outcome: Outcome) -> Finding:
     if outcome.failure is not None:
         again = install("nvidia-dali-cuda120", again=True)
         return failed(subject, "It cannot decode a JPEG", outcome, f"Until then use {other}, which is slower. {again}")
-    if outcome.answer["full"]:
+    if outcome.values["full"]:
         return note(subject, "It was not checked: the GPU's memory is full.", "Wait for, or end, what runs there.")
-    difference = outcome.answer["difference"]
+    difference = outcome.values["difference"]
     if difference > DIFFERENCE:
         return fault(
             subject,
             f"It decodes a JPEG, but {difference:.1f} of 255 levels away from Pillow.",
             f"Until then use {other}, which is slower. {install('nvidia-dali-cuda120', 'pillow', again=True)}",
         )
-    version = outcome.answer["version"].split()[1]
+    version = outcome.values["version"].split()[1]
     return ok(subject, f"{version} decodes a JPEG, {difference:.2f} of 255 levels from Pillow")

@@ -22,29 +22,29 @@ class Finding:
     Attributes:
         subject: name of the checked subject, in a word or two.
         state: "ok"; "note" if kdcache runs, but slower or only in part; "fault" if it does not run.
-        says: description of the result.
-        remedy: action that helps if the state is not "ok"; None if `says` ends with it.
+        text: description of the result.
+        remedy: action that helps if the state is not "ok"; None if `text` ends with it.
     """
 
     subject: str
     state: State
-    says: str
+    text: str
     remedy: str | None = None
 
 
-def ok(subject: str, says: str) -> Finding:
+def ok(subject: str, text: str) -> Finding:
     """Return a finding that is in order."""
-    return Finding(subject, "ok", says)
+    return Finding(subject, "ok", text)
 
 
-def note(subject: str, says: str, remedy: str) -> Finding:
+def note(subject: str, text: str, remedy: str) -> Finding:
     """Return a finding without which kdcache can run."""
-    return Finding(subject, "note", says, remedy)
+    return Finding(subject, "note", text, remedy)
 
 
-def fault(subject: str, says: str, remedy: str) -> Finding:
+def fault(subject: str, text: str, remedy: str) -> Finding:
     """Return a finding with which kdcache cannot run."""
-    return Finding(subject, "fault", says, remedy)
+    return Finding(subject, "fault", text, remedy)
 
 
 def failed(subject: str, opening: str, outcome: Outcome, remedy: str, state: State = "fault") -> Finding:

@@ -117,7 +117,7 @@ def judge_gpus(outcome: Outcome) -> Finding:
     """
     if outcome.failure is not None:
         return failed("GPU", "PyTorch cannot compute on it", outcome, _BROKEN)
-    gpus = outcome.answer["gpus"]
+    gpus = outcome.values["gpus"]
     names = ", ".join(f"{gpu['name']} ({gpu['memory'] / GIB:.0f} GiB)" for gpu in gpus)
     unfit = [number for number, gpu in enumerate(gpus) if gpu["state"] in ("old", "broken")]
     if unfit:
@@ -137,7 +137,7 @@ def judge_gpus(outcome: Outcome) -> Finding:
 
 def usable(outcome: Outcome) -> int:
     """Return the number of usable GPUs, from the trial `compute_on_gpus`; 0 if the first fails, which jobs use."""
-    fit = [gpu["state"] in ("right", "full") for gpu in outcome.answer.get("gpus", ())]
+    fit = [gpu["state"] in ("right", "full") for gpu in outcome.values.get("gpus", ())]
     return sum(fit) if fit and fit[0] else 0
 
 

@@ -33,22 +33,22 @@ def look_at_account(lack: str | None, limit: float) -> Findings:
         container = "in a container: --env USER=kdcache --env HOME=/workspace/.cache"
         yield failed("account", f"User {os.getuid()} cannot import timm", outcome, f"{given} ({container}).")
         return
-    path, elsewhere = outcome.answer["cached"], "XDG_CACHE_HOME names another folder for cached files."
+    path, elsewhere = outcome.values["cached"], "XDG_CACHE_HOME names another folder for cached files."
     disk = attempt("folder", path, limit=limit)
     if disk.failure is not None:
         yield failed("account", f"{path}, for cached files, cannot be reached", disk, f"{_FOLDER} {elsewhere}", "note")
-    elif disk.answer["cause"] is not None:
-        yield _unwritable("account", path, disk.answer, elsewhere, "note")
+    elif disk.values["cause"] is not None:
+        yield _unwritable("account", path, disk.values, elsewhere, "note")
     elif lack is not None:
-        says, _, remedy = lack.partition(". ")
-        yield note("account", f"{says}.", remedy)
+        text, _, remedy = lack.partition(". ")
+        yield note("account", f"{text}.", remedy)
     else:
-        yield ok("account", f"{outcome.answer['name']}; cached files go to {path}")
+        yield ok("account", f"{outcome.values['name']}; cached files go to {path}")
 
 
 def look_at_data(data: str, is_named: bool, limit: float) -> Findings:
     """Check the shards and their index; `is_named` is False for the default path."""
-    if not is_named and attempt("anything", data, limit=limit).answer.get("there") is False:
+    if not is_named and attempt("anything", data, limit=limit).values.get("there") is False:
         yield note(
             "data",
             f"There are no shards at {data}, the default.",
@@ -59,20 +59,20 @@ def look_at_data(data: str, is_named: bool, limit: float) -> Findings:
     if outcome.failure is not None:
         yield failed("data", f"{data} cannot be read", outcome, _STORE if is_url(data) else _FOLDER)
         return
-    shards = outcome.answer["shards"]
+    shards = outcome.values["shards"]
     yield ok("data", f"{shards:,} shard{'s' * (shards != 1)} at {data}")
-    yield _index(outcome.answer, limit)
+    yield _index(outcome.values, limit)
 
 
-def _index(answer: dict[str, Any], limit: float) -> Finding:
+def _index(values: dict[str, Any], limit: float) -> Finding:
     """Return the place of the index; else the first place that can be written, which a job takes."""
-    if answer["index"] is not None:
-        return ok("index", f"at {answer['index']}")
+    if values["index"] is not None:
+        return ok("index", f"at {values['index']}")
     refusals = []
-    for place in answer["places"]:
+    for place in values["places"]:
         parent = str(Path(place).parent)
         disk = attempt("folder", parent, limit=limit)
-        cause = disk.failure or disk.answer["cause"]
+        cause = disk.failure or disk.values["cause"]
         if cause is None:
             return ok("index", f"none yet; it will be stored at {place}")
         refusals.append(f"{parent} ({cause})")
@@ -93,10 +93,10 @@ def look_at_cache(cache: str, limit: float) -> Findings:
     if outcome.failure is not None:
         yield failed("cache", f"{cache} cannot be opened", outcome, check)
         return
-    teachers = outcome.answer["teachers"]
-    if teachers is None and outcome.answer["foreign"]:
+    teachers = outcome.values["teachers"]
+    if teachers is None and outcome.values["foreign"]:
         yield fault(
-            "cache", f"{cache} is no cache, but holds {outcome.answer['foreign'][0]}.", "Name another with --cache."
+            "cache", f"{cache} is no cache, but holds {outcome.values['foreign'][0]}.", "Name another with --cache."
         )
         return
     held = None if teachers is None else f"{cache} holds targets of {', '.join(teachers) or 'no teacher yet'}"
@@ -125,15 +125,15 @@ def _cache_folder(cache: str, held: str | None, limit: float) -> Findings:
     disk = attempt("folder", cache, limit=limit)
     if disk.failure is not None:
         yield failed("cache", f"{cache} cannot be reached", disk, _FOLDER)
-    elif disk.answer["cause"] is None:
+    elif disk.values["cause"] is None:
         yield ok("cache", held or f"none yet; it can be created at {cache}")
-        yield _room("cache's disk", disk.answer, cache, needed=held is None)
+        yield _room("cache's disk", disk.values, cache, needed=held is None)
     elif held is None:
-        yield _unwritable("cache", cache, disk.answer, "--cache names another place.")
+        yield _unwritable("cache", cache, disk.values, "--cache names another place.")
     else:
         yield note(
             "cache",
-            f"{held}, and cannot be written ({disk.answer['cause']}): students can learn from it, but no targets can "
+            f"{held}, and cannot be written ({disk.values['cause']}): students can learn from it, but no targets can "
             "be added.",
             "To add targets, check its disk and owner, and in a container its mount and --user.",
         )
@@ -150,11 +150,11 @@ def look_at_folder(subject: str, path: str, elsewhere: str, limit: float, needed
     disk = attempt("folder", path, limit=limit)
     if disk.failure is not None:
         yield failed(subject, f"{path} cannot be reached", disk, f"{_FOLDER} {elsewhere}", state)
-    elif disk.answer["cause"] is not None:
-        yield _unwritable(subject, path, disk.answer, elsewhere, state)
+    elif disk.values["cause"] is not None:
+        yield _unwritable(subject, path, disk.values, elsewhere, state)
     else:
         yield ok(subject, f"{path} can be written")
-        yield _room(f"{subject}' disk", disk.answer, path, needed)
+        yield _room(f"{subject}' disk", disk.values, path, needed)
 
 
 def look_at_weights(limit: float) -> Findings:
@@ -165,8 +165,8 @@ def look_at_weights(limit: float) -> Findings:
         remedy = "Install huggingface-hub again, or, if its folder cannot be reached, set HF_HOME to another."
         yield failed("weights", "The hub's client cannot be used", outcome, remedy)
         return
-    path, held = outcome.answer["path"], outcome.answer["held"]
-    if not outcome.answer["offline"]:
+    path, held = outcome.values["path"], outcome.values["held"]
+    if not outcome.values["offline"]:
         yield from look_at_folder("weights", path, elsewhere, limit, needed=not held)
     elif held:
         yield ok("weights", f"from {path} alone: HF_HUB_OFFLINE is set")
@@ -178,15 +178,15 @@ def look_at_weights(limit: float) -> Findings:
         )
 
 
-def _unwritable(subject: str, path: str, answer: dict[str, Any], elsewhere: str, state: State = "fault") -> Finding:
+def _unwritable(subject: str, path: str, values: dict[str, Any], elsewhere: str, state: State = "fault") -> Finding:
     """Return the finding for a folder in which no file could be created."""
-    place = answer["place"] if answer["place"] != path else "it"
-    says = f"{path} cannot be written: the system reports {answer['cause']!r} for {place}."
-    return Finding(subject, state, says, f"{REMEDIES.get(answer['errno'], _FOLDER)} {elsewhere}")
+    place = values["place"] if values["place"] != path else "it"
+    text = f"{path} cannot be written: the system reports {values['cause']!r} for {place}."
+    return Finding(subject, state, text, f"{REMEDIES.get(values['errno'], _FOLDER)} {elsewhere}")
 
 
-def _room(subject: str, answer: dict[str, Any], path: str, needed: bool) -> Finding:
-    free = answer["free"]
+def _room(subject: str, values: dict[str, Any], path: str, needed: bool) -> Finding:
+    free = values["free"]
     if free < SCARCE and needed:
         return fault(subject, f"Only {free / 1e6:.0f} MB are free at {path}.", "Free some space.")
     if free < ROOM:

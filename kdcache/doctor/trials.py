@@ -24,7 +24,7 @@ def outcome_of(name: str, *arguments: str) -> dict[str, Any]:
     from kdcache.errors import KdcacheError, reason
 
     try:
-        return {"answer": TRIALS[name](*arguments)}
+        return {"values": TRIALS[name](*arguments)}
     except KdcacheError as error:
         return {"failure": str(error), "ending": "refusal"}
     except OSError as error:
@@ -37,9 +37,9 @@ def main(name: str, *arguments: str) -> None:
     """Print the result of a trial as one JSON object, and nothing else: stdout is reserved for it."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    said = outcome_of(name, *arguments)
+    outcome = outcome_of(name, *arguments)
     with out:
-        json.dump(said, out)
+        json.dump(outcome, out)
 
 
 if __name__ == "__main__":

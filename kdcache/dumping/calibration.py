@@ -104,10 +104,10 @@ def _start_with_order(source: Source, cache: Cache, identity: TeacherIdentity, p
     outputs: list[TeacherBatch] = []
     top1 = Top1()
     title = f"the order of {identity.num_classes:,} classes, from the first views"
-    with progress.task(title, total=rows) as task, closing(source.outputs(batches)) as answered_batches:
-        for answered in answered_batches:
-            top1.count(answered)
-            outputs.append(answered)
-            task.advance(len(answered.targets))
-    codec = with_order(source, [answered.targets for answered in outputs])
+    with progress.task(title, total=rows) as task, closing(source.outputs(batches)) as computed:
+        for batch in computed:
+            top1.count(batch)
+            outputs.append(batch)
+            task.advance(len(batch.targets))
+    codec = with_order(source, [batch.targets for batch in outputs])
     return StartedEntry(cache.add_teacher(replace(identity, targets=codec.identity()), codec), outputs, top1)

@@ -52,7 +52,7 @@ class Prediction:
 def predict(source: Source, progress: Progress) -> Prediction:
     """Compute, encode and time the first batches to predict bytes and speed of a dump; nothing is written."""
     run = _run_sample(source, progress)
-    parts = [answered.targets for answered in run.outputs]
+    parts = [batch.targets for batch in run.outputs]
     targets = type(parts[0]).concat(parts)
     start = time.perf_counter()
     encoded_bytes(source.codec, targets)
@@ -96,12 +96,12 @@ def _run_sample(source: Source, progress: Progress) -> _SampleRun:
         progress.task("a dry run", total=min(most, source.samples)) as task,
         closing(source.outputs(spans)) as stream,
     ):
-        for answered in stream:
-            top1.count(answered)
-            outputs.append(answered)
-            rows.append(rows[-1] + len(answered.targets))
+        for batch in stream:
+            top1.count(batch)
+            outputs.append(batch)
+            rows.append(rows[-1] + len(batch.targets))
             clock.append(time.perf_counter())
-            task.advance(len(answered.targets))
+            task.advance(len(batch.targets))
             timed = len(outputs) - WARM_UP
             if timed >= TIMED and (rows[-1] >= most or clock[-1] - clock[WARM_UP] >= PATIENCE):
                 break

@@ -12,10 +12,10 @@ class Top1:
     def __init__(self) -> None:
         self.right = self.seen = 0
 
-    def count(self, answered: TeacherBatch) -> None:
-        first = answered.first.numpy()
-        labelled = answered.label >= 0
-        self.right += int((first == answered.label)[labelled].sum())
+    def count(self, batch: TeacherBatch) -> None:
+        first = batch.first.numpy()
+        labelled = batch.label >= 0
+        self.right += int((first == batch.label)[labelled].sum())
         self.seen += int(labelled.sum())
 
     @property

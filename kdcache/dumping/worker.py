@@ -331,10 +331,10 @@ class DumpWorker:
         try:
             writer = self.entry.open_block(view, block)
             kl = None
-            for answered in outputs:
-                writer.append(answered.targets)
-                if answered.loss is not None:
-                    kl = answered.loss(self.entry.codec)
+            for batch in outputs:
+                writer.append(batch.targets)
+                if batch.loss is not None:
+                    kl = batch.loss(self.entry.codec)
             if self.blocks == 0:
                 self._keep_tables()
             writer.finish(self.provenance, kl, self.lost)
@@ -344,13 +344,13 @@ class DumpWorker:
         return True
 
     def _advanced(self, outputs: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
-        for answered in outputs:
-            self.task.advance(len(answered.targets))
-            yield answered
+        for batch in outputs:
+            self.task.advance(len(batch.targets))
+            yield batch
 
     def _counted(self, outputs: Iterable[TeacherBatch]) -> Iterator[TeacherBatch]:
-        for answered in outputs:
+        for batch in outputs:
             if self.blocks == 0:
-                self.top1.count(answered)
-            self.task.advance(len(answered.targets))
-            yield answered
+                self.top1.count(batch)
+            self.task.advance(len(batch.targets))
+            yield batch

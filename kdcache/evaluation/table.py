@@ -31,7 +31,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, eq=False)
-class ReferenceAnswers:
+class ReferencePredictions:
     """What the reference predicts on one data set.
 
     Attributes:
@@ -61,7 +61,7 @@ class Scorer:
     seed: int = 0
     memory_limit: int = MEMORY_LIMIT
     notes: list[str] = field(default_factory=list)
-    _kept: dict[str, ReferenceAnswers] = field(default_factory=dict)
+    _kept: dict[str, ReferencePredictions] = field(default_factory=dict)
     _card: ModelCard | None = None
 
     def score_model(self, name: str, network: Network, *, is_reference: bool = False) -> list[Scores]:
@@ -92,7 +92,7 @@ class Scorer:
             reference=None if beside is None else beside.log_probs,
         )
         if is_reference:
-            self._kept[data.name] = ReferenceAnswers(found, log_probs)
+            self._kept[data.name] = ReferencePredictions(found, log_probs)
         scores = score_predictions(
             found,
             index,

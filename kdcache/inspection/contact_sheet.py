@@ -20,7 +20,7 @@ from kdcache.io.failures import cannot_write
 FORMATS = (".html", ".png")
 _SMALL = 96  # pixels; smaller images are enlarged without interpolation
 _GAP, _LINE = 12, 15  # pixels between cells, and of a line of text
-_INK, _ANSWER, _PAPER = (30, 30, 30), (0, 90, 160), (255, 255, 255)
+_INK, _CLASSES, _PAPER = (30, 30, 30), (0, 90, 160), (255, 255, 255)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +91,9 @@ def printable_sheet(sheet: Sheet) -> Sheet:
 
 # Cells of a line wrap, each under its own heading, so that nothing is cut on a narrow screen; a pair stays together.
 _STYLE = f"""
-:root {{ color-scheme: light dark; --ink: rgb{_INK}; --paper: rgb{_PAPER}; --answer: rgb{_ANSWER}; --tint: #eef1f5; }}
+:root {{ color-scheme: light dark; --ink: rgb{_INK}; --paper: rgb{_PAPER}; --classes: rgb{_CLASSES}; --tint: #eef1f5; }}
 @media (prefers-color-scheme: dark) {{
-  :root {{ --ink: #e6e6e6; --paper: #16181b; --answer: #7cc0ff; --tint: #262a30; }}
+  :root {{ --ink: #e6e6e6; --paper: #16181b; --classes: #7cc0ff; --tint: #262a30; }}
 }}
 body {{ font: 14px/1.35 system-ui, sans-serif; margin: clamp(10px, 2vw, 24px); }}
 body {{ color: var(--ink); background: var(--paper); }}
@@ -108,7 +108,7 @@ td::before {{ content: attr(data-column); display: block; font-weight: 600; marg
 .cell {{ display: flex; gap: 6px; }}
 figure {{ margin: 0; flex: 0 1 var(--width); min-width: 0; }}
 figcaption p {{ margin: 2px 0 0; overflow-wrap: anywhere; }}
-figcaption .answer {{ color: var(--answer); font-weight: 600; font-variant-numeric: tabular-nums; }}
+figcaption .classes {{ color: var(--classes); font-weight: 600; font-variant-numeric: tabular-nums; }}
 img {{ display: block; max-width: 100%; height: auto; }}
 img.small {{ width: 192px; image-rendering: pixelated; }}
 """
@@ -150,7 +150,7 @@ def _image_to_html(captioned: CaptionedImage) -> str:
     height, width = captioned.pixels.shape[:2]
     source = to_data_url(captioned.pixels)
     caption = "".join(f"<p>{html.escape(line)}</p>" for line in captioned.caption)
-    classes = "".join(f'<p class="answer">{html.escape(line)}</p>' for line in captioned.classes)
+    classes = "".join(f'<p class="classes">{html.escape(line)}</p>' for line in captioned.classes)
     kind = ' class="small"' if _is_small(captioned.pixels) else ""
     image = f'<img{kind} width="{width}" height="{height}" alt="" src="{source}">'
     text = f"<figcaption>{caption}{classes}</figcaption>"
@@ -242,4 +242,4 @@ class _Tile:
         image.paste(self._image, (x, y))
         below = y + self._image.height + 4
         self._text.draw(canvas, (x, below), self._caption, _INK)
-        self._text.draw(canvas, (x, below + _LINE * len(self._caption)), self._classes, _ANSWER)
+        self._text.draw(canvas, (x, below + _LINE * len(self._caption)), self._classes, _CLASSES)

@@ -62,22 +62,22 @@ class TeacherReport:
         missing, damaged, unread: blocks of incomplete views that are not recorded, that differ from what was written,
             and that could not be read but may be undamaged; only some blocks are read.
         array_bytes: bytes of all recorded blocks, by array, and of the records.
-        stored_answers: number of rows of all recorded blocks.
+        stored_targets: number of rows of all recorded blocks.
         problems: a sentence for each block that could not be read; all numbers are without it.
         kl: mean KL divergence in nats of the targets from the teacher's outputs, measured when they were stored; None
             if it was not measured.
         provenance: each combination of software and hardware, and the number of its blocks.
-        answers: statistics of the targets; None if none could be read.
+        statistics: statistics of the targets; None if none could be read.
     """
 
     identity: dict[str, Any]
     complete: tuple[int, ...]
     missing: dict[int, tuple[int, ...]]
     array_bytes: dict[str, int]
-    stored_answers: int
+    stored_targets: int
     kl: float | None
     provenance: tuple[tuple[dict[str, Any], int], ...]
-    answers: TargetSummary | None
+    statistics: TargetSummary | None
     problems: tuple[str, ...] = ()
     damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
     unread: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -109,10 +109,10 @@ class TeacherReport:
         lines += [f"  problem    {problem}" for problem in self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
             lines.append(f"  problem    ... and {len(self.problems) - SHOWN:,} more; kdcache verify reads all")
-        if self.stored_answers:
-            each = ", ".join(f"{name} {size / self.stored_answers:,.2f}" for name, size in self.array_bytes.items())
+        if self.stored_targets:
+            each = ", ".join(f"{name} {size / self.stored_targets:,.2f}" for name, size in self.array_bytes.items())
             lines.append(
-                f"  bytes      {total / self.stored_answers:,.2f} a view ({each}); {format_bytes(total)} in all"
+                f"  bytes      {total / self.stored_targets:,.2f} a view ({each}); {format_bytes(total)} in all"
             )
         if self.kl is not None:
             lines.append(f"  error      {self.kl:.3g} nats: mean KL of the targets from the teacher's outputs")
@@ -121,23 +121,23 @@ class TeacherReport:
                 f"  made with  {', '.join(f'{key} {value}' for key, value in made.items())} "
                 f"({format_count(count, 'block')})"
             )
-        return lines + (self._summary_lines(self.answers) if self.answers is not None else [])
+        return lines + (self._summary_lines(self.statistics) if self.statistics is not None else [])
 
-    def _summary_lines(self, answers: TargetSummary) -> list[str]:
+    def _summary_lines(self, statistics: TargetSummary) -> list[str]:
         lines = [
-            f"  statistics {answers.looked_at:,} of {self.stored_answers:,} targets, from "
-            f"{format_count(answers.views, 'view')} of {self.begun:,}",
-            f"             {answers.kept:,.1f} classes kept, with a mass of {answers.covered:.2%}; the likeliest has "
-            f"{answers.top:.2%}; entropy {answers.entropy:.3f} nats",
+            f"  statistics {statistics.looked_at:,} of {self.stored_targets:,} targets, from "
+            f"{format_count(statistics.views, 'view')} of {self.begun:,}",
+            f"             {statistics.kept:,.1f} classes kept, with a mass of {statistics.covered:.2%}; the likeliest "
+            f"has {statistics.top:.2%}; entropy {statistics.entropy:.3f} nats",
         ]
-        if answers.hidden > 0:
+        if statistics.hidden > 0:
             lines.append(
-                f"             the classes in the tail add at most {answers.hidden:.4f} nats of KL in the mean"
+                f"             the classes in the tail add at most {statistics.hidden:.4f} nats of KL in the mean"
             )
-        if answers.top1 is not None:
-            lines.append(f"  labels     top-1 is the label for {answers.top1:.2%}")
-        texts = [pair.words() for pair in answers.pairs]
-        if answers.top1 is not None:
+        if statistics.top1 is not None:
+            lines.append(f"  labels     top-1 is the label for {statistics.top1:.2%}")
+        texts = [pair.words() for pair in statistics.pairs]
+        if statistics.top1 is not None:
             return lines + [f"  confused   {pair}" for pair in texts]
         return lines + ([f"  close      most often likeliest and second: {', '.join(texts)}"] if texts else [])
 

@@ -19,7 +19,7 @@ class VerifyReport:
 
     Attributes:
         teachers: names of the teachers that were read.
-        blocks, answers: number of blocks that were read, each with all of its chunks, and of their targets.
+        blocks, targets: number of blocks that were read, each with all of its chunks, and of their targets.
         findings: everything that differs from what was written, repaired or not.
         repairs: results of --repair; None without it.
         comparison: the targets compared with the teacher's outputs now; None without --teacher.
@@ -31,7 +31,7 @@ class VerifyReport:
     cache: str
     teachers: tuple[str, ...]
     blocks: int
-    answers: int
+    targets: int
     findings: tuple[Finding, ...]
     repairs: Repairs | None = None
     comparison: Comparison | None = None
@@ -71,7 +71,7 @@ class VerifyReport:
 
     def _verdict(self) -> str:
         """Return a sentence on whether the cache can be used."""
-        looked = f"{format_count(self.blocks, 'block')} with {format_count(self.answers, 'target')}"
+        looked = f"{format_count(self.blocks, 'block')} with {format_count(self.targets, 'target')}"
         looked += f" of {', '.join(self.teachers) or 'no teacher'}"
         differs = self.comparison is not None and not self.comparison.agrees
         if not self.findings and differs:
@@ -93,8 +93,8 @@ class VerifyReport:
         is_repaired = all(finding.repair is not None and finding.repair.key in rewritten for finding in self.findings)
         if is_repaired and not differs:
             return f"{self.cache} was NOT whole: {problems}. All of it is repaired: verify again."
-        answers = ", and its targets do NOT match the teacher's outputs" if differs else ""
-        return f"{self.cache} is NOT whole: {problems}{answers}."
+        mismatch = ", and its targets do NOT match the teacher's outputs" if differs else ""
+        return f"{self.cache} is NOT whole: {problems}{mismatch}."
 
     def _words(self, finding: Finding) -> str:
         """Return a finding with the repair that was done, or the remedy."""
@@ -128,7 +128,7 @@ class VerifyReport:
             "damaged": self.damaged,
             "teachers": list(self.teachers),
             "blocks": self.blocks,
-            "answers": self.answers,
+            "targets": self.targets,
             "findings": [_plain(finding) for finding in self.findings],
             "repairs": None
             if repairs is None

@@ -114,16 +114,16 @@ def _teacher(
         rows += _rows(entry, block)
         sound[view].add(block)
     samples = [] if lost else spread(entry.layout, sound, options.samples)
-    answers = _answers(entry, samples, opened, sound, problems, progress)
+    statistics = _statistics(entry, samples, opened, sound, problems, progress)
     return TeacherReport(
         identity=entry.identity.to_json(),
         complete=tuple(view for view in listed if sound[view] == whole),
         missing={view: tuple(sorted(whole - blocks)) for view, blocks in listed.items() if blocks != whole},
         array_bytes=dict(bytes_by_array),
-        stored_answers=rows,
+        stored_targets=rows,
         kl=fmean(errors) if errors else None,
         provenance=tuple((dict(way), count) for way, count in made.most_common()),
-        answers=answers,
+        statistics=statistics,
         damaged={view: tuple(sorted(blocks)) for view, blocks in problems.damaged.items()},
         unread={view: tuple(sorted(blocks)) for view, blocks in problems.unread.items()},
         problems=tuple(dict.fromkeys(problems.sentences)),  # all chunks of one file have the same problem
@@ -149,7 +149,7 @@ class _Problems:
         (self.unread if isinstance(error, UnreadableError) else self.damaged)[view].add(block)
 
 
-def _answers(
+def _statistics(
     entry: Entry,
     samples: list[Sample],
     opened: OpenViews | None,

@@ -139,9 +139,9 @@ def _sheet(
     ):
         cells = []
         for column, views in zip(columns, stream, strict=True):
-            answers = _answers(view_set.index, entry, column, views.rows) if entry is not None else {}
+            classes = _likeliest_classes(view_set.index, entry, column, views.rows) if entry is not None else {}
             shown = views.pixels.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
-            cells.append([_cell(view_set.index, views.rows, shown, at, answers) for at in column.places])
+            cells.append([_cell(view_set.index, views.rows, shown, at, classes) for at in column.places])
         originals = reader.read(samples)
     lines = []
     for number, (sample, encoded) in enumerate(zip(samples.tolist(), originals, strict=True)):
@@ -192,11 +192,11 @@ class _View:
 
 
 def _cell(
-    index: Index, rows: Rows, pixels: UInt8[np.ndarray, "b s s 3"], at: int, answers: dict[int, tuple[str, ...]]
+    index: Index, rows: Rows, pixels: UInt8[np.ndarray, "b s s 3"], at: int, classes: dict[int, tuple[str, ...]]
 ) -> Cell:
     def image(place: int, *first: str) -> CaptionedImage:
         caption = (*first, describe_crop(rows.plan, place), *describe_changes(rows.plan, place))
-        return CaptionedImage(pixels[place], caption, answers.get(place, ()))
+        return CaptionedImage(pixels[place], caption, classes.get(place, ()))
 
     if at // 2 == len(rows.plan.weight) or rows.plan.weight[at // 2] == 1:
         return Cell((image(at),))
@@ -205,7 +205,7 @@ def _cell(
     return Cell((image(at, describe_mixing(rows.plan, at // 2)), image(partner, name)))
 
 
-def _answers(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int, tuple[str, ...]]:
+def _likeliest_classes(index: Index, entry: Entry, column: _View, rows: Rows) -> dict[int, tuple[str, ...]]:
     """Return the likeliest classes of each row that the cache holds, by its place in the column."""
     layout, own_labels = entry.layout, entry.identity.label_space == "teacher"
     names = index.class_names if own_labels else None

@@ -44,20 +44,20 @@ WORST = 100.0
 class Compared:
     """How much was compared: targets, and blocks and views with at least one of them."""
 
-    answers: int
+    targets: int
     blocks: int
     views: int
-    recorded_answers: int
+    recorded_targets: int
     recorded_blocks: int
     recorded_views: int
 
     def lines(self) -> list[str]:
         """Return a sentence about targets that were not compared; none if all were."""
-        answers, blocks = self.recorded_answers - self.answers, self.recorded_blocks - self.blocks
-        if not answers:
+        targets, blocks = self.recorded_targets - self.targets, self.recorded_blocks - self.blocks
+        if not targets:
             return []
         among = f", among them all of {format_count(blocks, 'block')}," if blocks else ""
-        rest = f"The other {format_count(answers, 'target')}{among} {'was' if answers == 1 else 'were'}"
+        rest = f"The other {format_count(targets, 'target')}{among} {'was' if targets == 1 else 'were'}"
         return [f"{rest} not compared with the teacher's outputs; --samples sets the number."]
 
 
@@ -98,7 +98,7 @@ class Comparison:
         verdict = f"The compared targets {'match' if self.agrees else 'do NOT match'} the teacher's outputs"
         seen = self.coverage
         return [
-            f"{self.samples:,} of {format_count(seen.recorded_answers, 'target')} computed again, from "
+            f"{self.samples:,} of {format_count(seen.recorded_targets, 'target')} computed again, from "
             f"{seen.blocks:,} of {format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of "
             f"{format_count(seen.recorded_views, 'view')}: "
             f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which encoding {self.coding:.5f}; worst "
@@ -345,10 +345,10 @@ def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tupl
 def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[RowRange]) -> Compared:
     ranges = [entry.layout.block_range(block) for _, block in recorded]
     return Compared(
-        answers=sum(span.stop - span.start for span in compared),
+        targets=sum(span.stop - span.start for span in compared),
         blocks=len({(span.view, span.start // entry.layout.block_rows) for span in compared}),
         views=len({span.view for span in compared}),
-        recorded_answers=sum(stop - start for start, stop in ranges),
+        recorded_targets=sum(stop - start for start, stop in ranges),
         recorded_blocks=len(recorded),
         recorded_views=len({view for view, _ in recorded}),
     )

@@ -90,7 +90,7 @@ class _Examination:
     entries: list[Entry] = field(default_factory=list)
     bad: set[tuple[str, int, int]] = field(default_factory=set)
     blocks: int = 0
-    answers: int = 0
+    targets: int = 0
     failure: str | None = None
 
     def note(self, findings: Iterable[Finding]) -> None:
@@ -148,7 +148,7 @@ class _Examination:
                 if finding is not None:
                     self.note([finding])
                     self.bad.add((entry.identity.name, view, block))
-                self.blocks, self.answers = self.blocks + 1, self.answers + _rows(entry, block)
+                self.blocks, self.targets = self.blocks + 1, self.targets + _rows(entry, block)
                 task.advance(_rows(entry, block))
                 if unreadable == MAX_UNREADABLE and self.blocks < len(todo):
                     self.note([Finding(_gone(cache, len(todo) - self.blocks), unreadable=True)])
@@ -177,7 +177,7 @@ class _Examination:
             cache=cache,
             teachers=tuple(entry.identity.name for entry in self.entries),
             blocks=self.blocks,
-            answers=self.answers,
+            targets=self.targets,
             findings=tuple(dict.fromkeys(self.findings)),
             repairs=repairs,
             comparison=comparison,

@@ -51,7 +51,7 @@ _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/l
 _HALF_A_KEY = ("Missing AccessKeyId", "Missing SecretAccessKey")
 
 _STATUS = re.compile(r"Server returned (?:non-2xx|error) .*?(\d{3})")
-_NO_ANSWER = re.compile(r"Error performing \w+ (https?://[^/\s]+)\S* .*error sending request")
+_NO_RESPONSE = re.compile(r"Error performing \w+ (https?://[^/\s]+)\S* .*error sending request")
 #: HTTP status of a server that is busy or temporarily broken; for 400, the S3 codes of the same meaning.
 _BUSY = {408, 429, 500, 502, 503, 504}
 _BUSY_CODES = ("RequestTimeout", "SlowDown")
@@ -101,7 +101,7 @@ class ObjectStore:
         self.url = url.rstrip("/")
         self.policy = RetryPolicy.from_environment() if policy is None else policy
         #: Whether the store has responded, and no request was given up since: then retries take longer.
-        self._answered = self._given_up = False
+        self._has_responded = self._has_given_up = False
         self._store = self._opened(max_retries=0)
         self._for_parts: Any = None
 
@@ -153,7 +153,7 @@ class ObjectStore:
         try:
             # Without `coalesce` obstore cuts nothing out of what it gets, at which it panics where an object is short.
             found = obstore.get_ranges(self._store, key, starts=starts, lengths=lengths, coalesce=0)
-            self._answered, self._given_up = True, False
+            self._has_responded, self._has_given_up = True, False
             return [bytes(part) for part in found]
         except MISSING:
             return None
@@ -279,7 +279,7 @@ class ObjectStore:
             try:
                 return request()
             except MISSING as error:
-                self._answered = True
+                self._has_responded = True
                 if "NoSuchBucket" in str(error):
                     raise
                 return None
@@ -296,23 +296,23 @@ class ObjectStore:
             try:
                 found = request()
             except FAILURES as error:
-                self._answered = self._answered or (_status(error) is not None and not self._given_up)
+                self._has_responded = self._has_responded or (_status(error) is not None and not self._has_given_up)
                 raise
             except BaseException as error:
                 if type(error).__name__ != "PanicException":
                     raise
                 raise OSError(f"obstore failed: {reason(error)}") from error
-            self._answered, self._given_up = True, False
+            self._has_responded, self._has_given_up = True, False
             return found
 
-        limit = self.policy.limit if self._answered else min(self.policy.limit, FIRST_CONTACT)
+        limit = self.policy.limit if self._has_responded else min(self.policy.limit, FIRST_CONTACT)
         retrying = self.policy.after_failures(f"{doing} {self.locate(key)}", limit, _worth, cause)
         try:
             return retrying(attempt)
         except FAILURES as error:
             seconds = time.monotonic() - start
             if _worth(error) is None:  # the next request waits no longer than for a store that never responded
-                self._answered, self._given_up = False, True
+                self._has_responded, self._has_given_up = False, True
             raise StoreError(cause(error), tries, seconds, is_missing=_is_missing(error)) from error
 
 
@@ -329,11 +329,11 @@ def cause(error: BaseException | None) -> str:
     if "kind: Timeout" in whole:
         return "it took too long (AWS_TIMEOUT, such as 120s, gives it more time)"
     if (status := _STATUS.search(first)) is not None:
-        return f"the server answered {first[status.start(1) :]}"
+        return f"the server returned {first[status.start(1) :]}"
     if "body error" in first:
-        return "the answer was cut short"
-    if (server := _NO_ANSWER.search(first)) is not None:
-        return f"no answer from {server[1]} (error sending request)"
+        return "the response was cut short"
+    if (server := _NO_RESPONSE.search(first)) is not None:
+        return f"no response from {server[1]} (error sending request)"
     return first.removeprefix("Generic S3 error: ")
 
 

@@ -73,12 +73,12 @@ def _teacher(teacher: TeacherReport, blocks: int) -> TeacherSection:
         ("network", f"{text_of(who['architecture'])}, {who['num_classes']:,} classes, {who['size']} pixels"),
         ("targets", ", ".join(f"{text_of(name)} {text_of(value)[:12]}" for name, value in who["targets"].items())),
         ("complete views", f"{len(teacher.complete):,}: {format_ranges(teacher.complete) or 'none'}"),
-        ("targets stored", f"{teacher.stored_answers:,}"),
+        ("targets stored", f"{teacher.stored_targets:,}"),
         ("bytes", format_bytes(sum(teacher.array_bytes.values()))),
     ]
     if teacher.kl is not None:
         rows.append(("error of the targets", f"{teacher.kl:.3g} nats of KL in the mean"))
-    if (found := teacher.answers) is not None:
+    if (found := teacher.statistics) is not None:
         rows += [
             ("targets read for the next lines", f"{found.looked_at:,}"),
             ("entropy", f"{found.entropy:.3f} nats in the mean"),
@@ -115,7 +115,7 @@ def _bytes(teacher: TeacherReport) -> tuple[Bar, ...]:
     if not most:
         return ()
     ordered = sorted(teacher.array_bytes.items(), key=lambda item: -item[1])
-    each = max(1, teacher.stored_answers)
+    each = max(1, teacher.stored_targets)
     return tuple(
         Bar(text_of(name), size / most, f"{format_bytes(size)}, {size / each:,.2f} bytes a target")
         for name, size in ordered

@@ -15,7 +15,7 @@ from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.ragged import first_maxima
 from kdcache.targets.topk import TopKTargets
 
-#: Answers that the expectation counts as much as.
+#: Number of targets as many as which the classifier's expectation weighs.
 WEIGHT = 8.0
 
 #: Rows of the classifier that are compared with all others at a time.

@@ -45,7 +45,7 @@ def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) ->
     assert torch.equal(found.class_id.sort().values, kept.class_id.sort().values)
     found.with_labels(labels_for(SAMPLES, CLASSES)).log_probs(CLASSES)
     (teacher,) = report.teachers
-    assert teacher.answers is not None
-    assert teacher.answers.looked_at == SAMPLES
-    assert teacher.answers.kept >= 300
+    assert teacher.statistics is not None
+    assert teacher.statistics.looked_at == SAMPLES
+    assert teacher.statistics.kept >= 300
     assert report.once_bytes["tables"] < 20 * 2**20

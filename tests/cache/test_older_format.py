@@ -50,7 +50,7 @@ def test_it_is_read_and_verified_with_a_warning_that_it_proves_less(old: Path) -
     report, told = look(old), inspect(InspectOptions(str(old)))
     shown = CliRunner().invoke(app, ["verify", str(old)])
     assert report.whole
-    assert (report.blocks, report.answers) == (18, 6 * SAMPLES)
+    assert (report.blocks, report.targets) == (18, 6 * SAMPLES)
     assert report.format_warning is not None
     assert f"The cache {old} has format 3, whose records do not say which block they are of" in report.format_warning
     assert f"`kdcache cache copy` makes a cache of format {FORMAT}" in report.format_warning

@@ -1,4 +1,4 @@
-"""A trial runs in a process of its own: whatever becomes of that process, the doctor gets an answer."""
+"""A trial runs in a process of its own: whatever becomes of that process, the doctor gets an values."""
 
 import errno
 import os
@@ -25,17 +25,17 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return put
 
 
-def test_a_trial_that_works_gives_its_answer(tmp_path: Path) -> None:
+def test_a_trial_that_works_gives_its_values(tmp_path: Path) -> None:
     outcome = attempt("folder", str(tmp_path / "not" / "yet"), limit=60.0)
     assert outcome.failure is None
-    assert (outcome.answer["place"], outcome.answer["cause"]) == (str(tmp_path), None)
-    assert outcome.answer["free"] > 0
+    assert (outcome.values["place"], outcome.values["cause"]) == (str(tmp_path), None)
+    assert outcome.values["free"] > 0
     assert not any(tmp_path.iterdir())
 
 
 def test_an_error_on_purpose_is_quoted(tmp_path: Path) -> None:
     outcome = attempt("data", str(tmp_path), limit=60.0)
-    assert outcome.answer == {}
+    assert outcome.values == {}
     assert outcome.failure is not None
     assert outcome.failure.startswith("There are no .tar files in")
     assert outcome.ending == "refusal"
@@ -54,7 +54,7 @@ def test_an_error_on_purpose_is_quoted(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_a_failure_with_its_cause(interpreter, script: str, failure: str, ending: str) -> None:
     interpreter(script)
     outcome = attempt("compute", limit=60.0)
-    assert (outcome.answer, outcome.failure, outcome.ending) == ({}, failure, ending)
+    assert (outcome.values, outcome.failure, outcome.ending) == ({}, failure, ending)
 
 
 def test_a_process_that_cannot_be_started_is_a_failure_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_a_process_that_hangs_is_ended_with_all_that_it_started(interpreter, tmp
         time.sleep(0.05)
 
 
-def test_what_libraries_print_does_not_spoil_the_answer() -> None:
+def test_what_libraries_print_does_not_spoil_the_values() -> None:
     noisy = """
 import os
 from kdcache.doctor import trials
@@ -93,7 +93,7 @@ trials.TRIALS["noisy"] = noisy
 trials.main("noisy")
 """
     done = subprocess.run([sys.executable, "-c", noisy], capture_output=True, text=True, check=True)
-    assert done.stdout == '{"answer": {"sum": 3}}'
+    assert done.stdout == '{"values": {"sum": 3}}'
     assert "loading" in done.stderr
 
 

@@ -80,12 +80,12 @@ def test_a_surprise_hides_nothing_that_comes_after_it(monkeypatch: pytest.Monkey
     monkeypatch.setattr(examine, "look_at_shared_memory", lambda gpus: (surprised(gpus) for _ in range(1)))
     findings = list(examine.examine("data", "cache"))
     (found,) = (finding for finding in findings if finding.subject == "shared memory")
-    assert (found.state, "KeyError" in found.says) == ("note", True)
+    assert (found.state, "KeyError" in found.text) == ("note", True)
     assert findings[-1].subject == "weights"
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "said"),
+    ("outcome", "state", "text"),
     [
         (Outcome({"full": False, "version": "dali 2.4.0 gpu", "difference": 0.2}), "ok", "2.4.0 decodes a JPEG"),
         (Outcome({"full": False, "version": "dali 2.4.0 gpu", "difference": 9.0}), "fault", "9.0 of 255 levels"),
@@ -94,8 +94,8 @@ def test_a_surprise_hides_nothing_that_comes_after_it(monkeypatch: pytest.Monkey
         (Outcome(failure="It is not there. Use --decode cpu.", ending="refusal"), "fault", "It is not there. Use --d"),
     ],
 )
-def test_decoding_is_judged_by_its_pixels(outcome: Outcome, state: str, said: str) -> None:
+def test_decoding_is_judged_by_its_pixels(outcome: Outcome, state: str, text: str) -> None:
     finding: Finding = judge_decoding("gpu", outcome)
     assert finding.state == state
-    assert said in finding.says
-    assert state != "fault" or "--decode cpu" in f"{finding.says} {finding.remedy}"
+    assert text in finding.text
+    assert state != "fault" or "--decode cpu" in f"{finding.text} {finding.remedy}"

@@ -25,7 +25,7 @@ def computed(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("seen", "torch", "state", "said", "remedy"),
+    ("seen", "torch", "state", "text", "remedy"),
     [
         (Seen(0, None), {}, "ok", "models run on the CPU", ""),
         (Seen(0, None), {"cuda": None}, "ok", "models run on the CPU", ""),
@@ -41,10 +41,10 @@ def computed(**changes: Any) -> dict[str, Any]:
         (Seen(1, "590.1"), {}, "fault", "finds no GPU: it gives no reason", "nvidia-smi"),
     ],
 )
-def test_the_driver(seen: Seen, torch: dict[str, Any], state: str, said: str, remedy: str) -> None:
+def test_the_driver(seen: Seen, torch: dict[str, Any], state: str, text: str, remedy: str) -> None:
     finding = judge_driver(seen, computed(**torch))
     assert finding.state == state
-    assert said in finding.says
+    assert text in finding.text
     assert (finding.remedy is None) == (state == "ok")
     assert remedy in (finding.remedy or "")
 
@@ -62,7 +62,7 @@ def test_the_driver_tells_its_version(line: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("said", "version"),
+    ("text", "version"),
     [
         ((0, "580.65.06\n580.65.06\n", ""), "580.65.06"),
         ((0, "[N/A]\n", ""), None),
@@ -72,13 +72,13 @@ def test_the_driver_tells_its_version(line: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_nvidia_smi_is_asked_for_a_driver_that_is_not_plain_to_see(
-    said: tuple[int | None, str, str], version: str | None, monkeypatch: pytest.MonkeyPatch
+    text: tuple[int | None, str, str], version: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unseen(path: Path) -> str:
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_text", unseen)
-    monkeypatch.setattr(machine, "run", lambda command, limit: said)
+    monkeypatch.setattr(machine, "run", lambda command, limit: text)
     assert machine.look_for_gpus(limit=5.0).driver == version
 
 
@@ -93,7 +93,7 @@ def gpu(state: str = "right", cause: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "said", "remedy", "fit"),
+    ("outcome", "state", "text", "remedy", "fit"),
     [
         (Outcome({"gpus": [gpu()]}), "ok", "NVIDIA H200 (140 GiB); it computes right", "", 1),
         (Outcome({"gpus": [gpu(), gpu()]}), "ok", "each computes what the CPU does", "", 2),
@@ -105,10 +105,10 @@ def gpu(state: str = "right", cause: str = "") -> dict[str, Any]:
         (Outcome({"gpus": [gpu("broken", "no ECC")]}), "fault", "no ECC", "CUDA_VISIBLE_DEVICES= leaves it out", 0),
     ],
 )
-def test_gpus_are_judged_by_what_they_compute(outcome: Outcome, state: str, said: str, remedy: str, fit: int) -> None:
+def test_gpus_are_judged_by_what_they_compute(outcome: Outcome, state: str, text: str, remedy: str, fit: int) -> None:
     finding = judge_gpus(outcome)
     assert finding.state == state
-    assert said in finding.says
+    assert text in finding.text
     assert (finding.remedy is None) == (state == "ok")
     assert remedy in (finding.remedy or "")
     assert usable(outcome) == fit
@@ -151,7 +151,7 @@ def test_shared_memory_has_to_be_there_and_large_for_several_gpus(
 ) -> None:
     missing = shared_memory(0, tmp_path / "gone")
     assert missing.state == "note"
-    assert "No such file" in missing.says
+    assert "No such file" in missing.text
     assert shared_memory(8, tmp_path).state == "ok"
     # What is free counts, not how large it is: other processes have their share.
     monkeypatch.setattr(machine.os, "statvfs", lambda path: SimpleNamespace(f_blocks=2**30, f_bavail=16, f_frsize=4096))

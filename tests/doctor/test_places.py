@@ -27,7 +27,7 @@ LIMIT = 60.0
 
 
 @pytest.fixture
-def answering(monkeypatch: pytest.MonkeyPatch):
+def trials_return(monkeypatch: pytest.MonkeyPatch):
     """Makes every trial of a name end in a given way, as no test can make a disk."""
 
     def put(**outcomes: Outcome) -> None:
@@ -56,11 +56,11 @@ TIMEOUT = Outcome(failure="it did not end within 9 seconds", ending="timeout")
 def test_shards_that_are_there_are_well(tmp_path: Path) -> None:
     data = make_shards(tmp_path / "data", images=4, shards=2)
     shards, index = look_at_data(str(data), True, LIMIT)
-    assert (shards.state, shards.says) == ("ok", f"2 shards at {data}")
-    assert (index.state, index.says) == ("ok", f"none yet; it will be stored at {data}/kdcache-index")
+    assert (shards.state, shards.text) == ("ok", f"2 shards at {data}")
+    assert (index.state, index.text) == ("ok", f"none yet; it will be stored at {data}/kdcache-index")
     open_index(data)
     _, index = look_at_data(str(data), True, LIMIT)
-    assert (index.state, index.says) == ("ok", f"at {data}/kdcache-index")
+    assert (index.state, index.text) == ("ok", f"at {data}/kdcache-index")
 
 
 def test_a_part_of_a_data_set_is_well(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_part_of_a_data_set_is_well(tmp_path: Path) -> None:
     write_part(whole, 0.5, tmp_path / "half")
     shards, index = look_at_data(str(tmp_path / "half"), True, LIMIT)
     assert (shards.state, index.state) == ("ok", "ok")
-    assert str(tmp_path / "half") in index.says
+    assert str(tmp_path / "half") in index.text
 
 
 def test_shards_that_nobody_named_need_not_be_there_yet(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_shards_that_nobody_named_need_not_be_there_yet(tmp_path: Path) -> None:
 
 def test_an_error_of_kdcaches_is_quoted_with_its_own_remedy_and_no_other(tmp_path: Path) -> None:
     (missing,) = look_at_data(str(tmp_path / "none"), True, LIMIT)
-    assert missing.says == (
+    assert missing.text == (
         f"{tmp_path}/none does not exist. Name a folder of .tar files or a brace pattern of them, or make shards from "
         "a folder of images with `kdcache import folder`."
     )
@@ -106,11 +106,11 @@ def states(findings: Iterable[Finding]) -> list[str]:
         (Outcome(failure="it crashed (SIGBUS)", ending="crash"), "Check the path"),
     ],
 )
-def test_how_a_trial_ended_says_what_to_do(answering, outcome: Outcome, remedy: str) -> None:
-    answering(data=outcome)
+def test_how_a_trial_ended_says_what_to_do(trials_return, outcome: Outcome, remedy: str) -> None:
+    trials_return(data=outcome)
     (finding,) = look_at_data("/mnt/data", True, LIMIT)
     assert finding.state == "fault"
-    assert finding.says == f"/mnt/data cannot be read: {outcome.failure}."
+    assert finding.text == f"/mnt/data cannot be read: {outcome.failure}."
     assert remedy in (finding.remedy or "")
 
 
@@ -128,11 +128,11 @@ def test_an_index_goes_to_the_first_place_that_can_be_written(tmp_path: Path, mo
     writable = str(tmp_path / "cached")
     _, index = look_at_data(str(data), True, LIMIT)
     assert index.state == "ok"
-    assert f"it will be stored at {tmp_path}/cached/kdcache/" in index.says
+    assert f"it will be stored at {tmp_path}/cached/kdcache/" in index.text
     writable = "/nowhere"
     _, index = look_at_data(str(data), True, LIMIT)
     assert index.state == "fault"
-    assert f"neither to {data} (Read-only file system) nor to {tmp_path}/cached" in index.says
+    assert f"neither to {data} (Read-only file system) nor to {tmp_path}/cached" in index.text
     assert "XDG_CACHE_HOME" in (index.remedy or "")
 
 
@@ -143,7 +143,7 @@ def test_a_cache_is_there_or_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "begun" / "windows").mkdir(parents=True)
     there, room = look_at_cache(str(tmp_path / "cache"), LIMIT)
     assert there.state == "ok"
-    assert "holds targets of" in there.says
+    assert "holds targets of" in there.text
     assert room.subject == "cache's disk"
     assert next(look_at_cache(f"file://{tmp_path}/cache", LIMIT)) == there
     assert next(look_at_cache(str(tmp_path / "new"), LIMIT)).state == "ok"
@@ -151,14 +151,14 @@ def test_a_cache_is_there_or_can_be_made(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     (foreign,) = look_at_cache(str(tmp_path / "foreign"), LIMIT)
     assert foreign.state == "fault"
-    assert "thesis.txt" in foreign.says
+    assert "thesis.txt" in foreign.text
 
 
 NONE = Outcome({"teachers": None, "foreign": []})
 
 
 @pytest.mark.parametrize(
-    ("cache", "disk", "state", "said", "remedy"),
+    ("cache", "disk", "state", "text", "remedy"),
     [
         (NONE, refusing(errno.EACCES), "fault", "the system reports 'Permission denied' for /mnt", "who owns it"),
         (NONE, refusing(errno.ENOSPC), "fault", "No space left", "Free some space"),
@@ -170,28 +170,28 @@ NONE = Outcome({"teachers": None, "foreign": []})
     ],
 )
 def test_a_cache_that_cannot_be_used_as_it_should(
-    answering, cache: Outcome, disk: Outcome, state: str, said: str, remedy: str
+    trials_return, cache: Outcome, disk: Outcome, state: str, text: str, remedy: str
 ) -> None:
-    answering(cache=cache, folder=disk)
+    trials_return(cache=cache, folder=disk)
     finding = next(look_at_cache("/mnt/cache", LIMIT))
     assert finding.state == state
-    assert said in finding.says
+    assert text in finding.text
     assert remedy in (finding.remedy or "")
     assert (finding.remedy is None) == (state == "ok")
 
 
 def test_a_bucket_is_written_to_and_left_as_it_was(s3: str, in_this_process: None) -> None:  # noqa: F811
     (finding,) = look_at_cache(f"{s3}/cache", LIMIT)
-    assert (finding.state, finding.says) == ("ok", f"none yet; it can be created at {s3}/cache")
+    assert (finding.state, finding.text) == ("ok", f"none yet; it can be created at {s3}/cache")
     assert not ObjectFiles(s3).names("")
 
 
 def test_a_bucket_that_is_not_there_is_a_fault(s3: str, in_this_process: None) -> None:  # noqa: F811
     (finding,) = look_at_cache(f"{s3}-gone/cache", LIMIT)
     assert finding.state == "fault"
-    assert f"Cannot read {s3}-gone/cache" in finding.says
-    assert "404 Not Found" in finding.says
-    assert "mount" not in f"{finding.says} {finding.remedy}"
+    assert f"Cannot read {s3}-gone/cache" in finding.text
+    assert "404 Not Found" in finding.text
+    assert "mount" not in f"{finding.text} {finding.remedy}"
 
 
 def test_a_bucket_that_cannot_be_written_serves_students_alone(
@@ -206,9 +206,9 @@ def test_a_bucket_that_cannot_be_written_serves_students_alone(
     monkeypatch.setattr(obstore, "put", denied)
     (none,), (held,) = (list(look_at_cache(cache, LIMIT)) for cache in (f"{s3}/cache", f"{s3}/held"))
     assert (none.state, held.state) == ("fault", "note")
-    assert "403 Forbidden" in none.says
-    assert "403 Forbidden" in held.says
-    assert "students can learn from it" in held.says
+    assert "403 Forbidden" in none.text
+    assert "403 Forbidden" in held.text
+    assert "students can learn from it" in held.text
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,10 @@ def test_a_bucket_that_cannot_be_written_serves_students_alone(
         (TIMEOUT, False, ["note"]),
     ],
 )
-def test_a_folder_has_to_be_writable_and_have_room(answering, disk: Outcome, needed: bool, expected: list[str]) -> None:
-    answering(folder=disk)
+def test_a_folder_has_to_be_writable_and_have_room(
+    trials_return, disk: Outcome, needed: bool, expected: list[str]
+) -> None:
+    trials_return(folder=disk)
     findings = list(look_at_folder("runs", "/mnt", "--out names another.", LIMIT, needed))
     assert states(findings) == expected
     assert all((finding.remedy is None) == (finding.state == "ok") for finding in findings)
@@ -235,7 +237,7 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     (finding,) = look_at_folder("runs", str(tmp_path / "runs" / "first"), "--out names another.", LIMIT)
     assert finding.state == "fault"
-    assert f"the system reports 'Not a directory' for {tmp_path}/runs" in finding.says
+    assert f"the system reports 'Not a directory' for {tmp_path}/runs" in finding.text
     assert finding.remedy == "Check the path: a part of it is a file. --out names another."
 
 
@@ -249,8 +251,10 @@ def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
         (False, True, refusing(errno.EACCES), "note"),
     ],
 )
-def test_weights_are_there_or_can_be_fetched(answering, held: bool, offline: bool, disk: Outcome, state: str) -> None:
-    answering(weights=Outcome({"path": "/hub/hub", "held": held, "offline": offline}), folder=disk)
+def test_weights_are_there_or_can_be_fetched(
+    trials_return, held: bool, offline: bool, disk: Outcome, state: str
+) -> None:
+    trials_return(weights=Outcome({"path": "/hub/hub", "held": held, "offline": offline}), folder=disk)
     assert next(look_at_weights(LIMIT)).state == state
 
 
@@ -258,16 +262,16 @@ def test_weights_of_the_hub_are_known_by_their_files(tmp_path: Path, monkeypatch
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     snapshot = tmp_path / "hub" / "models--timm--vit" / "snapshots" / "0abc"
     snapshot.mkdir(parents=True)
-    assert attempt("weights", limit=LIMIT).answer["held"] is False
+    assert attempt("weights", limit=LIMIT).values["held"] is False
     (snapshot / "model.safetensors").touch()
-    assert attempt("weights", limit=LIMIT).answer["held"] is True
+    assert attempt("weights", limit=LIMIT).values["held"] is True
 
 
 CACHED = Outcome({"name": "uid7", "cached": "/srv/.cache"})
 
 
 @pytest.mark.parametrize(
-    ("lack", "tried", "disk", "state", "said"),
+    ("lack", "tried", "disk", "state", "text"),
     [
         (None, CACHED, folder(), "ok", "uid7; cached files go to /srv/.cache"),
         ("User 7 has no home folder: a. Set HOME.", CACHED, folder(), "note", "User 7 has no home folder: a."),
@@ -277,10 +281,10 @@ CACHED = Outcome({"name": "uid7", "cached": "/srv/.cache"})
     ],
 )
 def test_the_account_is_judged_by_what_libraries_ask_of_it(
-    answering, lack: str | None, tried: Outcome, disk: Outcome, state: str, said: str
+    trials_return, lack: str | None, tried: Outcome, disk: Outcome, state: str, text: str
 ) -> None:
-    answering(account=tried, folder=disk)
+    trials_return(account=tried, folder=disk)
     (finding,) = look_at_account(lack, LIMIT)
-    assert (finding.state, said in finding.says) == (state, True)
+    assert (finding.state, text in finding.text) == (state, True)
     assert (finding.remedy is None) == (state == "ok")
     assert state != "fault" or "--env USER=kdcache" in (finding.remedy or "")

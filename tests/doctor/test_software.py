@@ -29,7 +29,7 @@ def no_pip(_pip: None, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_as_tested_is_well() -> None:
     finding = compare(REQUIRED, PINNED, {"torch": "2.12.1", "zarr": "3.1.6"})
     assert (finding.state, finding.remedy) == ("ok", None)
-    assert finding.says.startswith("2 required")
+    assert finding.text.startswith("2 required")
 
 
 def test_a_build_for_another_device_is_the_same_version() -> None:
@@ -37,16 +37,16 @@ def test_a_build_for_another_device_is_the_same_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "said", "remedy"),
+    ("installed", "text", "remedy"),
     [
         ({"torch": "2.12.1"}, "zarr is missing", "'zarr>=3.1.3'"),
         ({"torch": "2.5", "zarr": "3.1.6"}, "torch is 2.5, not >=2.6", "'torch>=2.6'"),
         ({}, "torch is missing, zarr is missing", "'torch>=2.6' 'zarr>=3.1.3'"),
     ],
 )
-def test_what_is_missing_or_too_old_is_a_fault(installed: dict[str, str], said: str, remedy: str) -> None:
+def test_what_is_missing_or_too_old_is_a_fault(installed: dict[str, str], text: str, remedy: str) -> None:
     finding = compare(REQUIRED, PINNED, installed)
-    assert (finding.state, finding.says) == ("fault", f"{said}.")
+    assert (finding.state, finding.text) == ("fault", f"{text}.")
     assert finding.remedy == f"pip install --constraint {CONSTRAINTS} {remedy}"
 
 
@@ -68,13 +68,13 @@ def test_without_what_compares_versions_that_is_the_fault(monkeypatch: pytest.Mo
 def test_another_version_than_the_tested_one_is_a_note() -> None:
     finding = compare(REQUIRED, PINNED, {"torch": "2.13.0rc1", "zarr": "3.1.6", "ruff": "0.1"})
     assert finding.state == "note"
-    assert "torch 2.13.0rc1 (tested: 2.12.1), Ruff 0.1 (tested: 0.17.5)" in finding.says
+    assert "torch 2.13.0rc1 (tested: 2.12.1), Ruff 0.1 (tested: 0.17.5)" in finding.text
     assert (finding.remedy or "").endswith(f"pip install --constraint {CONSTRAINTS} torch Ruff")
 
 
 def test_this_environment_is_looked_at() -> None:
     versions, packages = look_at_software()
-    assert versions.says == f"kdcache {kdcache.__version__}, Python {platform.python_version()}"
+    assert versions.text == f"kdcache {kdcache.__version__}, Python {platform.python_version()}"
     assert packages.state != "fault"
 
 

@@ -83,8 +83,8 @@ def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp
 def test_it_is_verified_inspected_and_copied_like_any_other(job, cache, tmp_path):
     assert comparison(cache, job.data, MODEL, job.weights, 100).agrees is True
     teacher = inspect(InspectOptions(str(cache), data=job.data)).teachers[0]
-    assert teacher.answers.kept == CLASSES
-    assert teacher.answers.hidden == 0
+    assert teacher.statistics.kept == CLASSES
+    assert teacher.statistics.hidden == 0
     assert teacher.kl < PROMISED
     assert set(teacher.array_bytes) == {"feature", "range", "records"}
     copy_cache(CopyOptions(str(cache), str(tmp_path / "copy")))

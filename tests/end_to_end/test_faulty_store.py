@@ -78,7 +78,7 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("kind", "cause"), [("503", "503 Service Unavailable"), ("reset-after", "no answer from http://127.0.0.1")]
+    ("kind", "cause"), [("503", "503 Service Unavailable"), ("reset-after", "no response from http://127.0.0.1")]
 )
 def test_a_store_that_stays_broken_ends_a_job_by_name(job, s3, s3_server, tmp_path, kind, cause):  # noqa: F811
     """After the stated time, which is short here; what was recorded before stays."""

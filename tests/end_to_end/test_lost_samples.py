@@ -111,7 +111,7 @@ def test_views_know_what_is_lost_by_now(story, tmp_path):
 
 def test_its_pair_is_not_held_against_the_labels(story):
     request, _ = story
-    found = inspect(InspectOptions(str(request.cache), data=request.data)).teachers[0].answers
+    found = inspect(InspectOptions(str(request.cache), data=request.data)).teachers[0].statistics
     views, right, counted = opened(request.cache, request.data).view_set, 0, 0
     for view in range(2):
         rows = views.rows(RowRange(view, 0, SAMPLES))

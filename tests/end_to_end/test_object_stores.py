@@ -84,7 +84,8 @@ def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job
     ]
     assert scores[0].loss == scores[1].loss
     found = [
-        inspect(InspectOptions(cache, shards)).teachers[0].answers for cache, shards in ((url, data), (url, job.data))
+        inspect(InspectOptions(cache, shards)).teachers[0].statistics
+        for cache, shards in ((url, data), (url, job.data))
     ]
     assert found[0] is not None
     assert found[0] == found[1]

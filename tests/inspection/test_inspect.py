@@ -33,7 +33,7 @@ def test_views_blocks_and_bytes_are_counted(tmp_path: Path) -> None:
     full, topk = report.teachers
     assert (full.complete, full.missing) == ((0,), {3: (0, 2)})
     assert (topk.complete, topk.missing) == ((0, 1), {})
-    assert (full.stored_answers, topk.stored_answers) == (15, 22)
+    assert (full.stored_targets, topk.stored_targets) == (15, 22)
     for teacher in (full, topk):
         folder = tmp_path / "cache/teachers" / teacher.identity["name"]
         for name, size in teacher.array_bytes.items():
@@ -50,7 +50,7 @@ def test_views_blocks_and_bytes_are_counted(tmp_path: Path) -> None:
     text = "\n".join(report.lines())
     for words in ("view 3: blocks 0, 2", "complete   2 views: 0-1", "renderer dali (1 block)", "seed 7"):
         assert words in text
-    assert json.loads(json.dumps(report.to_json()))["teachers"][1]["stored_answers"] == 22
+    assert json.loads(json.dumps(report.to_json()))["teachers"][1]["stored_targets"] == 22
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
@@ -59,9 +59,9 @@ def test_what_is_damaged_is_named_and_the_rest_is_told(tmp_path: Path) -> None:
     (tmp_path / "teachers/teacher/tail/c/1/2").write_bytes(b"?")
     (teacher,) = inspect(InspectOptions(str(tmp_path))).teachers
     assert (teacher.complete, teacher.missing, teacher.damaged) == ((), {}, {0: (1,), 1: (2,)})
-    assert teacher.stored_answers == 2 * 11 - 4
-    assert teacher.answers is not None
-    assert (teacher.answers.looked_at, teacher.answers.views) == (2 * 11 - 4 - 3, 2)
+    assert teacher.stored_targets == 2 * 11 - 4
+    assert teacher.statistics is not None
+    assert (teacher.statistics.looked_at, teacher.statistics.views) == (2 * 11 - 4 - 3, 2)
     assert len(teacher.problems) == 2
     text = "\n".join(teacher.lines())
     assert str(tmp_path / "teachers/teacher/records/0/1.json") in text
@@ -92,23 +92,23 @@ def test_of_a_teacher_without_its_table_all_but_the_answers_is_told(tmp_path: Pa
     report = inspect(InspectOptions(str(tmp_path)))
     (teacher,) = report.teachers
     assert report.problems == {}
-    assert teacher.answers is None
+    assert teacher.statistics is None
     (problem,) = teacher.problems
     assert str(table) in problem
-    assert replace(teacher, answers=sound.answers, problems=()) == sound
+    assert replace(teacher, statistics=sound.statistics, problems=()) == sound
 
 
 def test_views_that_are_looked_at_are_counted(tmp_path: Path) -> None:
     fill(open_entry(tmp_path), 1)
     report = inspect(InspectOptions(str(tmp_path), samples=2))
     assert "from 1 view of 1" in "\n".join(report.lines())
-    assert report.to_json()["teachers"][0]["answers"]["views"] == 1
+    assert report.to_json()["teachers"][0]["statistics"]["views"] == 1
 
 
 def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
     open_entry(tmp_path / "cache")
     (teacher,) = inspect(InspectOptions(str(tmp_path / "cache"))).teachers
-    assert teacher.answers is None
+    assert teacher.statistics is None
     assert "complete   0 views: none" in "\n".join(teacher.lines())
 
 
@@ -159,7 +159,7 @@ def test_labels_tell_top1_and_confusions(job) -> None:
         np.add.at(wrong, (main, first.numpy()), 1)
         np.add.at(labelled, main, 1)
     np.fill_diagonal(wrong, 0)
-    found = report.teachers[0].answers
+    found = report.teachers[0].statistics
     assert found.looked_at == 10 * SAMPLES
     assert found.top1 == pytest.approx(right / (10 * SAMPLES))
     worst = found.pairs[0]
@@ -180,7 +180,7 @@ def test_the_error_of_a_coding_is_that_of_the_records(job) -> None:
 
 
 def test_few_answers_may_stand_for_all(job) -> None:
-    few = inspect(InspectOptions(str(job.cache), samples=60)).teachers[0].answers
+    few = inspect(InspectOptions(str(job.cache), samples=60)).teachers[0].statistics
     assert 30 <= few.looked_at <= 90
     assert few.top1 is None
 
@@ -193,7 +193,7 @@ def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
         for block in range(entry.layout.blocks):
             tops.update(map(tuple, entry.read_block(view, block).log_probs(CLASSES).topk(2).indices.tolist()))
     ((pair, count),) = tops.most_common(1)
-    worst = report.teachers[0].answers.pairs[0]
+    worst = report.teachers[0].statistics.pairs[0]
     assert (worst.classes, worst.names, worst.within) == (pair, None, None)
     assert worst.share == pytest.approx(count / (10 * SAMPLES))
     (line,) = (line for line in report.lines() if line.startswith("  close "))

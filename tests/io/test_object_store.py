@@ -110,7 +110,7 @@ def test_what_stays_broken_ends_by_name(broken: Callable[..., ObjectStore], name
     policy = RetryPolicy(limit=0.1, first_pause=0.001)
     store = broken(Faults({"503": 1.0}, forever=True), policy)
     with pytest.raises(
-        StoreError, match=r"^the server answered 503 Service Unavailable( \(\d+ tries in \d+\.\d s\))?$"
+        StoreError, match=r"^the server returned 503 Service Unavailable( \(\d+ tries in \d+\.\d s\))?$"
     ):
         OPERATIONS[name][0](store)
 
@@ -156,10 +156,10 @@ def test_a_panic_of_the_client_library_is_an_error_as_any_other(url: str, monkey
         ObjectStore(url, RetryPolicy(limit=0.0)).head("a")
 
 
-def test_a_store_that_never_answered_or_was_given_up_is_waited_for_less(
+def test_a_store_that_never_responded_or_was_given_up_is_waited_for_less(
     broken: Callable[..., ObjectStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its endpoint may well be wrong; one that has answered may come back."""
+    """Its endpoint may well be wrong; one that has responded may come back."""
     limits = []
     real = RetryPolicy.after_failures
 

@@ -356,7 +356,7 @@ def test_inspect_writes_the_part_about_the_cache_as_a_page(job, tmp_path):
     page = Page(write_inspection(hostile, tmp_path / "cache.html", silent).read_text("utf-8"))
     require_safe(page)
     assert HOSTILE.replace("\u202e", "\\u202e") in page.text
-    assert f"{found.teachers[0].stored_answers:,}" in page.text
+    assert f"{found.teachers[0].stored_targets:,}" in page.text
     assert "10: 0-9" in page.text
     assert not [name for name in page.values("class") if name and name.startswith("chart")]
 

@@ -24,7 +24,7 @@ def test_a_whole_cache_is_whole(cache: Path) -> None:
     report = look(cache)
     assert report.whole
     assert report.findings == ()
-    assert (report.teachers, report.blocks, report.answers) == (("other", "teacher"), 13, 4 * 11 + 4)
+    assert (report.teachers, report.blocks, report.targets) == (("other", "teacher"), 13, 4 * 11 + 4)
     assert report.lines() == [
         "other lacks blocks 0, 2 of view 2: until the same dump-logits has made them, trainings take views 0-1 only.",
         f"{cache} is whole: 13 blocks with 48 targets of other, teacher.",
