@@ -140,7 +140,7 @@ def views_rate(setting: Setting) -> float:
     """Images a second of the views alone, as the dump makes them."""
     index = open_index(setting.data)
     opened = views_for_dump(str(setting.folder / "none"), index, setting.policy, 0, silent)
-    spans = block_batches(0, 0, samples=setting.samples, block_rows=setting.samples, batch_size=setting.batch_size)
+    row_ranges = block_batches(0, 0, samples=setting.samples, block_rows=setting.samples, batch_size=setting.batch_size)
     with (
         closing(SampleReader(index)) as reader,
         open_renderer(
@@ -148,7 +148,7 @@ def views_rate(setting: Setting) -> float:
         ) as renderer,
     ):
         start = time.perf_counter()
-        for _ in stream_views(opened.view_set, reader, renderer, spans):
+        for _ in stream_views(opened.view_set, reader, renderer, row_ranges):
             pass
         return setting.rate(start)
 

@@ -85,10 +85,10 @@ def of_kdcache(folder: Path, renderer_name: str, workers: int) -> Iterator[torch
     policy = Policy(auto_augment=RAND_AUGMENT, mixup=MIXUP, cutmix=CUTMIX)
     view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
     rows = len(index) // BATCH * BATCH
-    spans = (RowRange(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
+    row_ranges = (RowRange(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
     normalise = Normaliser(MEAN, STD)
     with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
-        for made in stream_views(view_set, reader, it, spans):
+        for made in stream_views(view_set, reader, it, row_ranges):
             yield normalise(made.pixels)
 
 

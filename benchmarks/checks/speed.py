@@ -109,7 +109,7 @@ def photographs(count: int) -> Iterator[NewSample]:
         yield NewSample(f"{number:06d}", "jpg", file.getvalue(), number % 10)
 
 
-def spans(setting: Setting, view_set: ViewSet) -> Iterator[RowRange]:
+def row_ranges(setting: Setting, view_set: ViewSet) -> Iterator[RowRange]:
     """Batch after batch, view after view, without end."""
     view = 0
     while True:
@@ -125,8 +125,8 @@ def renderer_for(setting: Setting, decode: str = "auto") -> Renderer:
 def rendering_rate(setting: Setting, view_set: ViewSet, reader: SampleReader, decode: str) -> float:
     """Images a second from bytes in memory to pixels on the device."""
     four = []
-    for span in islice(spans(setting, view_set), 4):
-        rows = view_set.rows(span)
+    for row_range in islice(row_ranges(setting, view_set), 4):
+        rows = view_set.rows(row_range)
         plan = rows.plan
         four.append(RenderRequest(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip))
     requests = (four[number % 4] for number in range(_WARM_UP + setting.batches))
@@ -138,7 +138,7 @@ def loading_rate(
     setting: Setting, view_set: ViewSet, reader: SampleReader, use: Callable[[torch.Tensor], None]
 ) -> float:
     """Images a second of the loader that training uses, with `use` of each batch."""
-    wanted = islice(spans(setting, view_set), _WARM_UP + setting.batches)
+    wanted = islice(row_ranges(setting, view_set), _WARM_UP + setting.batches)
 
     def used() -> Iterator[torch.Tensor]:
         with renderer_for(setting) as renderer, closing(stream_views(view_set, reader, renderer, wanted)) as stream:
@@ -164,8 +164,8 @@ def augmenting_seconds(setting: Setting, view_set: ViewSet, reader: SampleReader
     """Median time of one batch's operations and mixing, on the device, pixels being there."""
     seconds = []
     with renderer_for(setting) as renderer, Augmenter(view_set.policy) as augmenter:
-        for span in islice(spans(setting, view_set), _WARM_UP + setting.batches):
-            rows = view_set.rows(span)
+        for row_range in islice(row_ranges(setting, view_set), _WARM_UP + setting.batches):
+            rows = view_set.rows(row_range)
             plan = rows.plan
             pixels = renderer.render(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip)
             synchronise(setting)

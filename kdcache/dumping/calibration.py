@@ -100,7 +100,7 @@ def with_order(source: Source, parts: list[Targets]) -> TargetCodec:
 
 def _start_with_order(source: Source, cache: Cache, identity: TeacherIdentity, progress: Progress) -> StartedEntry:
     batches = calibration_batches(source)
-    rows = sum(span.stop - span.start for span in batches)
+    rows = sum(row_range.stop - row_range.start for row_range in batches)
     outputs: list[TeacherBatch] = []
     top1 = Top1()
     title = f"the order of {identity.num_classes:,} classes, from the first views"

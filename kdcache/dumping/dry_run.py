@@ -88,13 +88,13 @@ def _run_sample(source: Source, progress: Progress) -> _SampleRun:
     """
     most = _rows_wanted(source)
     blocks = range(block_count(source.samples, source.block_rows))
-    spans = chain.from_iterable(source.batches(0, block) for block in blocks)
+    row_ranges = chain.from_iterable(source.batches(0, block) for block in blocks)
     outputs: list[TeacherBatch] = []
     rows, clock = [0], [time.perf_counter()]
     top1 = Top1()
     with (
         progress.task("a dry run", total=min(most, source.samples)) as task,
-        closing(source.outputs(spans)) as stream,
+        closing(source.outputs(row_ranges)) as stream,
     ):
         for batch in stream:
             top1.count(batch)
@@ -113,7 +113,7 @@ def _rows_wanted(source: Source) -> int:
     """Return the number of rows for a class order and for measuring its effect, limited by `MAX_BYTES`."""
     wanted = SEEN
     if wants_order(source.codec):
-        wanted += sum(span.stop - span.start for span in calibration_batches(source))
+        wanted += sum(row_range.stop - row_range.start for row_range in calibration_batches(source))
     each = sum(spec.nbytes for spec in source.codec.arrays(1).values())
     return max(2 * source.teacher.batch_size, min(wanted, MAX_BYTES // each))
 
@@ -128,7 +128,7 @@ def _with_tables(source: Source, targets: Targets) -> tuple[TargetCodec, float]:
     codec = source.codec
     if not wants_order(codec):
         return codec, _bytes_per_view(source, codec, targets)
-    calibration = sum(span.stop - span.start for span in calibration_batches(source))
+    calibration = sum(row_range.stop - row_range.start for row_range in calibration_batches(source))
     count = len(targets)
     if count >= min(calibration + SEEN // 2, source.samples) and calibration < count:
         codec = with_order(source, [targets[:calibration]])

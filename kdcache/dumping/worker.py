@@ -78,7 +78,7 @@ class Source:
         )
 
     def outputs(
-        self, spans: Iterable[RowRange], wait_for_turn: Callable[[], bool] = lambda: True
+        self, row_ranges: Iterable[RowRange], wait_for_turn: Callable[[], bool] = lambda: True
     ) -> Generator[TeacherBatch, None, None]:
         """Yield the teacher's outputs for each batch of views, in order; the next batch is launched before.
 
@@ -88,16 +88,16 @@ class Source:
         """
         pending: deque[RowRange] = deque()
 
-        def noted_spans() -> Iterator[RowRange]:
-            for span in spans:
-                pending.append(span)
-                yield span
+        def noted_ranges() -> Iterator[RowRange]:
+            for row_range in row_ranges:
+                pending.append(row_range)
+                yield row_range
 
         def launch_batch(batch: tuple[Views, bool]) -> LaunchedBatch:
             views, is_first = batch
             return launch(self.teacher, self.codec, views, self.label_space, measure=is_first)
 
-        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted_spans())) as stream:
+        with closing(stream_views(self.opened.view_set, self.reader, self.renderer, noted_ranges())) as stream:
             batches = ((views, pending.popleft().start % self.block_rows == 0) for views in stream)
             yield from launch_ahead(
                 batches,
@@ -107,12 +107,12 @@ class Source:
                 wait_for_turn=wait_for_turn,
             )
 
-    def outputs_ahead(self, spans: Iterable[RowRange], turns: BlockTurns) -> Generator[TeacherBatch, None, None]:
+    def outputs_ahead(self, row_ranges: Iterable[RowRange], turns: BlockTurns) -> Generator[TeacherBatch, None, None]:
         """Yield what `outputs` does, computed in a thread of its own until the queue is full or it is nobody's turn."""
 
         def compute() -> Generator[TeacherBatch, None, None]:
             use_threads_of_process()
-            yield from self.outputs(spans, turns.wait)
+            yield from self.outputs(row_ranges, turns.wait)
 
         depth = queue_depth(self.codec, self.block_rows, self.teacher.batch_size)
         return prefetch(compute(), depth, "kdcache-teacher")
@@ -281,16 +281,16 @@ class DumpWorker:
         source = self.source.with_own_orders()
         view_set = source.opened.view_set
 
-        def spans() -> Iterator[RowRange]:
-            for span in chain(rest_of_first, free()):
-                yield span
-                upcoming = self.missing.view_after(span.view)
+        def row_ranges() -> Iterator[RowRange]:
+            for row_range in chain(rest_of_first, free()):
+                yield row_range
+                upcoming = self.missing.view_after(row_range.view)
                 if upcoming is not None:
                     view_set.prepare_order(upcoming)
 
         turns = BlockTurns(may_begin=not held)
         # Whatever ends the block, a thread must wait neither for an order nor for its turn when it is joined.
-        with closing(source.outputs_ahead(spans(), turns)) as outputs, closing(view_set), closing(turns):
+        with closing(source.outputs_ahead(row_ranges(), turns)) as outputs, closing(view_set), closing(turns):
             if held:
                 following = self._counted(islice(outputs, len(rest_of_first)))
                 self._make_block(*FIRST, chain(self._advanced(held), following))

@@ -135,7 +135,7 @@ def _sheet(
     with (
         SampleReader(view_set.index) as reader,
         open_renderer(options.renderer, size=size, max_batch=2 * len(samples)) as renderer,
-        closing(stream_views(view_set, reader, renderer, [column.picks for column in columns])) as stream,
+        closing(stream_views(view_set, reader, renderer, [column.rows for column in columns])) as stream,
     ):
         cells = []
         for column, views in zip(columns, stream, strict=True):
@@ -145,7 +145,7 @@ def _sheet(
         originals = reader.read(samples)
     lines = []
     for number, (sample, encoded) in enumerate(zip(samples.tolist(), originals, strict=True)):
-        boxes = [view_set.rows(column.picks).plan.shown_box()[column.places[number]] for column in columns]
+        boxes = [view_set.rows(column.rows).plan.shown_box()[column.places[number]] for column in columns]
         original = _original(view_set.index, sample, encoded, boxes, max(size, 192))
         lines.append((Cell((original,)), *(column[number] for column in cells)))
     title = [
@@ -172,11 +172,11 @@ class _View:
     """The rows of one view that hold the chosen samples, with their partners.
 
     Attributes:
-        picks: row indices, pair by pair.
-        places: position of each sample in `picks`.
+        rows: row indices, pair by pair.
+        places: position of each sample in `rows`.
     """
 
-    picks: RowIndices
+    rows: RowIndices
     places: tuple[int, ...]
 
     @classmethod
@@ -210,8 +210,8 @@ def _likeliest_classes(index: Index, entry: Entry, column: _View, rows: Rows) ->
     layout, own_labels = entry.layout, entry.identity.label_space == "teacher"
     names = index.class_names if own_labels else None
     found: dict[int, tuple[str, ...]] = {}
-    listed = {view: entry.surely_listed(view) for view in set(column.picks.view.tolist())}
-    for place, (view, row) in enumerate(zip(column.picks.view.tolist(), column.picks.row.tolist(), strict=True)):
+    listed = {view: entry.surely_listed(view) for view in set(column.rows.view.tolist())}
+    for place, (view, row) in enumerate(zip(column.rows.view.tolist(), column.rows.row.tolist(), strict=True)):
         chunk = row // layout.chunk_rows
         if layout.block_of(chunk) not in listed[view]:
             found[place] = ("no targets yet",)

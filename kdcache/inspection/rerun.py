@@ -208,8 +208,8 @@ def rerun(
     """
     options, entry, opened, live = prepared.options, prepared.entry, prepared.opened, prepared.live
     recorded, sound = _blocks(entry, without)
-    spans = spread_batches(entry.layout, entry.identity.batch_size, sound, options.samples, options.seed)
-    rows = sum(span.stop - span.start for span in spans)
+    row_ranges = spread_batches(entry.layout, entry.identity.batch_size, sound, options.samples, options.seed)
+    rows = sum(row_range.stop - row_range.start for row_range in row_ranges)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     compared: list[RowRange] = []
     misfits: dict[tuple[int, int], Finding] = {}
@@ -222,26 +222,26 @@ def rerun(
             decode=options.decode,
         ) as renderer,
         closing(SampleReader(opened.view_set.index)) as reader,
-        closing(stream_views(opened.view_set, reader, renderer, spans)) as stream,
-        closing(stream_targets(entry, _wanted(spans))) as stored,
+        closing(stream_views(opened.view_set, reader, renderer, row_ranges)) as stream,
+        closing(stream_targets(entry, _wanted(row_ranges))) as stored,
         progress.task(f"{entry.identity.name} again", total=rows, unit="targets") as task,
     ):
-        for span, views, targets in zip(spans, stream, stored, strict=True):
+        for row_range, views, targets in zip(row_ranges, stream, stored, strict=True):
             again = live.teacher.compute_output(views.pixels, features=entry.codec.needs_features)
             output = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:
                 found = targets.with_labels(labels).log_probs(output.shape[1])
             except CorruptError as error:
-                block = span.start // entry.layout.block_rows
-                misfits.setdefault((span.view, block), _misfit(entry, span.view, block, error))
+                block = row_range.start // entry.layout.block_rows
+                misfits.setdefault((row_range.view, block), _misfit(entry, row_range.view, block, error))
                 continue
             same = output.argmax(1) == found.argmax(1)
             own = divergence(output, coded(entry.codec, output, labels, again.features))
             # It is unknown whether the image of a lost sample existed when the block was dumped.
             known = torch.from_numpy(~opened.view_set.holds_lost(views.rows.samples))
             parts.append((same[known], divergence(output, found)[known], own[known]))
-            compared.append(span)
+            compared.append(row_range)
             task.advance(len(output))
     if not any(len(same) for same, _, _ in parts):
         return None, list(misfits.values())
@@ -345,16 +345,16 @@ def _blocks(entry: Entry, without: Set[tuple[str, int, int]]) -> tuple[list[tupl
 def _coverage(entry: Entry, recorded: list[tuple[int, int]], compared: list[RowRange]) -> Compared:
     ranges = [entry.layout.block_range(block) for _, block in recorded]
     return Compared(
-        targets=sum(span.stop - span.start for span in compared),
-        blocks=len({(span.view, span.start // entry.layout.block_rows) for span in compared}),
-        views=len({span.view for span in compared}),
+        targets=sum(row_range.stop - row_range.start for row_range in compared),
+        blocks=len({(row_range.view, row_range.start // entry.layout.block_rows) for row_range in compared}),
+        views=len({row_range.view for row_range in compared}),
         recorded_targets=sum(stop - start for start, stop in ranges),
         recorded_blocks=len(recorded),
         recorded_views=len({view for view, _ in recorded}),
     )
 
 
-def _wanted(spans: list[RowRange]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for span in spans:
-        picks = RowIndices.of(span)
-        yield picks.view, picks.row
+def _wanted(row_ranges: list[RowRange]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for row_range in row_ranges:
+        indices = RowIndices.of(row_range)
+        yield indices.view, indices.row

@@ -71,7 +71,7 @@ def spread_batches(
     total, wanted = int(ends[-1]), 0
     rng = np.random.default_rng(seed)
     chosen: list[RowRange] = []
-    while wanted < total and (missing := samples - sum(span.stop - span.start for span in chosen)) > 0:
+    while wanted < total and (missing := samples - sum(row_range.stop - row_range.start for row_range in chosen)) > 0:
         wanted = min(
             total, wanted - (-missing // batch_size)
         )  # repeated if some batches had fewer rows, such as the last of a block

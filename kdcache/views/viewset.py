@@ -41,10 +41,10 @@ class RowIndices:
         return len(self.row)
 
     @classmethod
-    def of(cls, span: RowRange) -> "RowIndices":
+    def of(cls, row_range: RowRange) -> "RowIndices":
         """The rows of a range, one by one."""
-        row = np.arange(span.start, span.stop, dtype=np.int64)
-        return cls(np.full_like(row, span.view), row)
+        row = np.arange(row_range.start, row_range.stop, dtype=np.int64)
+        return cls(np.full_like(row, row_range.view), row)
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,13 @@ class ViewSet:
         Raises:
             ValueError: a range splits a pair or leaves the view.
         """
-        picks = self._rows_of(where) if isinstance(where, RowRange) else where
-        samples = self.order(int(picks.view[0]) if len(picks) else 0)[picks.row]
+        indices = self._rows_of(where) if isinstance(where, RowRange) else where
+        samples = self.order(int(indices.view[0]) if len(indices) else 0)[indices.row]
         index = self.index
         plan = make_plan(
             self.policy,
             self.seed,
-            picks.view,
+            indices.view,
             np.asarray(index.key_hash[samples]),
             index.height[samples].astype(np.int64),
             index.width[samples].astype(np.int64),
@@ -143,27 +143,27 @@ class ViewSet:
         labels[mixed, 1] = own[partner[mixed]]
         return Rows(samples, plan, labels)
 
-    def without_lost(self, picks: RowIndices) -> RowIndices:
+    def without_lost(self, indices: RowIndices) -> RowIndices:
         """Replace each pair that holds a lost sample by another pair of its view, for a training.
 
         The replacement is the next pair that holds none, or the view's first such pair after the last one; it is then
         seen once more. So every step has all its rows, and a step without lost samples does not change.
 
         Args:
-            picks: rows of whole pairs, of views that share an order.
+            indices: rows of whole pairs, of views that share an order.
 
         Raises:
             DataError: every pair holds a lost sample.
         """
-        if not len(self.lost) or not len(picks):
-            return picks
-        pairs, replacement = self._replacement_pairs(int(picks.view[0]) // self.policy.repeats)
+        if not len(self.lost) or not len(indices):
+            return indices
+        pairs, replacement = self._replacement_pairs(int(indices.view[0]) // self.policy.repeats)
         if not len(pairs):
-            return picks
-        pair = picks.row[::2] // 2
+            return indices
+        pair = indices.row[::2] // 2
         place = np.searchsorted(pairs, pair).clip(max=len(pairs) - 1)
         pair = np.where(pairs[place] == pair, replacement[place], pair)
-        return RowIndices(picks.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
+        return RowIndices(indices.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
 
     def holds_lost(self, samples: Int64[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
         """Whether each row belongs to a pair that holds a lost sample.
@@ -195,9 +195,9 @@ class ViewSet:
         following = np.searchsorted(whole, found)
         return found, whole[following % len(whole)]
 
-    def _rows_of(self, span: RowRange) -> RowIndices:
+    def _rows_of(self, row_range: RowRange) -> RowIndices:
         """The rows of a range. Raises ValueError where it splits a pair or leaves the view."""
-        _, start, stop = span
+        _, start, stop = row_range
         if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
-            raise ValueError(f"{span} splits a pair or leaves the view's {len(self)} rows")
-        return RowIndices.of(span)
+            raise ValueError(f"{row_range} splits a pair or leaves the view's {len(self)} rows")
+        return RowIndices.of(row_range)

@@ -61,8 +61,8 @@ def test_a_student_gets_the_weighted_mean_of_what_was_stored(job, cache):
     steps = Steps(schedule)
 
     def open_stream(of, pixels):
-        for picks in of:
-            rows = opened.view_set.rows(picks)
+        for indices in of:
+            rows = opened.view_set.rows(indices)
             yield Views(rows, torch.zeros(len(rows.samples), 3, pixels, pixels))
 
     def said(teacher=None, teachers=None):

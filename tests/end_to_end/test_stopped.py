@@ -89,10 +89,10 @@ class Remembered:
 
     def stream(self, *sources: Any) -> Generator[Views, None, None]:
         *sources, wanted = sources
-        for span in wanted:
-            if span not in self._views:
-                (self._views[span],) = stream_views(*sources, [span])
-            yield self._views[span]
+        for row_range in wanted:
+            if row_range not in self._views:
+                (self._views[row_range],) = stream_views(*sources, [row_range])
+            yield self._views[row_range]
 
     def encode(self, codec: ZarrChunk, values: np.ndarray) -> bytes:
         key = codec.spec, values.tobytes()

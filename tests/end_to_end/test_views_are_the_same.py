@@ -37,12 +37,12 @@ def view_of(data, windows, *, view=3, batch=64, threads=None, renderer="dali", p
     """All rows of a view: float32 [n, 3, 32, 32], and the labels of both partners."""
     index = open_index(data)
     view_set = ViewSet(index, policy, 5, windows)
-    spans = [RowRange(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
+    row_ranges = [RowRange(view, start, min(start + batch, len(index))) for start in range(0, len(index), batch)]
     with (
         open_renderer(renderer, size=32, max_batch=batch, threads=threads) as pixels,
         closing(SampleReader(index)) as reader,
     ):
-        parts = [(part.pixels.numpy(), part.rows.labels) for part in stream_views(view_set, reader, pixels, spans)]
+        parts = [(part.pixels.numpy(), part.rows.labels) for part in stream_views(view_set, reader, pixels, row_ranges)]
     return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
@@ -140,8 +140,8 @@ def test_every_sample_is_in_a_view_once(two_shardings):
     assert np.array_equal(np.sort(rows.samples), np.arange(len(index)))
 
 
-@pytest.mark.parametrize("span", [RowRange(0, 1, 4), RowRange(0, 0, 3), RowRange(0, 0, 392), RowRange(0, 6, 4)])
-def test_a_span_that_splits_a_pair_is_refused(two_shardings, span):
+@pytest.mark.parametrize("row_range", [RowRange(0, 1, 4), RowRange(0, 0, 3), RowRange(0, 0, 392), RowRange(0, 6, 4)])
+def test_a_row_range_that_splits_a_pair_is_refused(two_shardings, row_range):
     many, _, windows = two_shardings
     with pytest.raises(ValueError, match="splits a pair"):
-        ViewSet(open_index(many), POLICY, 5, windows).rows(span)
+        ViewSet(open_index(many), POLICY, 5, windows).rows(row_range)

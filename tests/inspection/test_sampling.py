@@ -57,10 +57,10 @@ def test_a_few_batches_of_a_large_cache_come_from_all_over_it() -> None:
     """32 batches of 128 rows, of some three millions."""
     blocks = [(view, block) for view in range(300) for block in range(LARGE.blocks)]
     found = spread_batches(LARGE, 128, blocks, 32 * 128, seed=0)
-    views = [span.view for span in found]
+    views = [row_range.view for row_range in found]
     assert len(found) == len(set(views)) == 32
     assert max(later - earlier for earlier, later in pairwise([0, *views, 299])) < 2 * 300 / 32
-    assert len({span.start // LARGE.block_rows for span in found}) > 6, "of ten blocks of a view"
+    assert len({row_range.start // LARGE.block_rows for row_range in found}) > 6, "of ten blocks of a view"
     assert spread_batches(LARGE, 128, blocks, 32 * 128, seed=0) == found
     assert spread_batches(LARGE, 128, blocks, 32 * 128, seed=1) != found
 
@@ -86,7 +86,7 @@ def test_batches_lie_in_the_blocks_and_hold_as_many_rows_as_were_asked_for(
         assert start % 8 % batch == 0
         assert stop == min(start + batch, start // 8 * 8 + 8, rows)
     there = sum(stop - start for start, stop in (layout.block_range(block) for _, block in blocks))
-    compared = sum(span.stop - span.start for span in found)
+    compared = sum(row_range.stop - row_range.start for row_range in found)
     assert min(samples, there) <= compared < samples + 2 * batch + batch * len(blocks)
     if samples >= there:
         assert compared == there

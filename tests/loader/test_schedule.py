@@ -158,9 +158,9 @@ def test_the_orders_of_views_seen_again_are_computed_ahead():
         return reused_pairs(65, 32, 4, 0, visit % 2, visit // 2)
 
     with closing(OrdersAhead(compute)) as orders:
-        given = [picks.row.tolist() for picks in plan.batches(orders=orders)]
+        given = [indices.row.tolist() for indices in plan.batches(orders=orders)]
     assert computed == [(visit, "kdcache-order") for visit in (2, 3, 4, 5)]
-    assert given == [picks.row.tolist() for picks in plan.batches()]
+    assert given == [indices.row.tolist() for indices in plan.batches()]
 
 
 @pytest.mark.parametrize("world", [2, 5])

@@ -31,10 +31,10 @@ def view_set(index, **policy):
     return ViewSet(index, Policy(**policy), 3, np.zeros(SAMPLES, np.int32))
 
 
-def expected_labels(views, picks, weight):
+def expected_labels(views, indices, weight):
     """By definition: the label of the row's sample, and that of its neighbour's where they are mixed."""
     out = []
-    for view, row, share in zip(picks.view, picks.row, weight, strict=True):
+    for view, row, share in zip(indices.view, indices.row, weight, strict=True):
         order = views.order(int(view))
         label = views.index.label
         out.append((label[order[row]], label[order[row ^ 1]] if share < 1 else -1))
@@ -54,18 +54,18 @@ def test_picked_rows_have_their_neighbours_labels(index):
     views = view_set(index, mixup=0.8, mix_prob=0.7, repeats=3)
     pair = np.repeat([7, 2, 10, 0], 3)
     view = np.tile([3, 4, 5], 4)
-    picks = RowIndices(np.repeat(view, 2), np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
-    rows = views.rows(picks)
-    assert np.array_equal(rows.labels, expected_labels(views, picks, rows.weight))
-    assert np.array_equal(rows.samples, views.order(3)[picks.row])
+    indices = RowIndices(np.repeat(view, 2), np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
+    rows = views.rows(indices)
+    assert np.array_equal(rows.labels, expected_labels(views, indices, rows.weight))
+    assert np.array_equal(rows.samples, views.order(3)[indices.row])
 
 
 def test_picked_rows_have_the_plan_of_their_view(index):
     views = view_set(index, auto_augment="rand-m9-mstd0.5", mixup=0.8, erase_prob=0.5, repeats=2)
     whole = [views.rows(RowRange(view, 0, SAMPLES)).plan for view in (2, 3)]
-    picks = RowIndices(np.array([3, 3, 2, 2, 3, 3]), np.array([6, 7, 6, 7, 20, 21]))
-    plan = views.rows(picks).plan
-    for position, (view, row) in enumerate(zip(picks.view, picks.row, strict=True)):
+    indices = RowIndices(np.array([3, 3, 2, 2, 3, 3]), np.array([6, 7, 6, 7, 20, 21]))
+    plan = views.rows(indices).plan
+    for position, (view, row) in enumerate(zip(indices.view, indices.row, strict=True)):
         for name in ("box", "flip", "op", "magnitude", "op_cubic", "erase", "noise"):
             assert np.array_equal(getattr(plan, name)[position], getattr(whole[view - 2], name)[row]), name
     assert np.array_equal(plan.weight, [whole[1].weight[3], whole[0].weight[3], whole[1].weight[10]])
