@@ -81,13 +81,13 @@ class MissingViews:
     def _missing(self) -> str:
         views = [view for view, blocks in self.blocks.items() if len(blocks) == self.layout_blocks]
         parts = {view: blocks for view, blocks in self.blocks.items() if len(blocks) < self.layout_blocks}
-        told = [
+        texts = [
             f"{'block' if len(blocks) == 1 else 'blocks'} {format_ranges(blocks)} of view {view}"
             for view, blocks in list(parts.items())[:SHOWN]
         ]
-        told += [f"blocks of {format_count(len(parts) - SHOWN, 'other view')}"] if len(parts) > SHOWN else []
-        told += [views_named(views)] if views else []
-        return ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
+        texts += [f"blocks of {format_count(len(parts) - SHOWN, 'other view')}"] if len(parts) > SHOWN else []
+        texts += [views_named(views)] if views else []
+        return ", ".join(texts[:-1]) + (" and " if texts[1:] else "") + texts[-1]
 
 
 def missing_views(entry: Entry, repeats: int) -> MissingViews | None:

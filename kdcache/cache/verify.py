@@ -283,7 +283,7 @@ def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Findin
     for key, data in expected.items():
         where = cache.files.locate(key)
         try:
-            stored = cache.files.confirm(key, partial(cache.files.get, key), partial(_says, expected=data))
+            stored = cache.files.confirm(key, partial(cache.files.get, key), partial(_is_as_written, expected=data))
         except CacheError as error:
             unreadable = isinstance(error, UnreadableError)
             yield Finding(str(error), repair=Repair(key, data), remedy=again, unreadable=unreadable)
@@ -294,6 +294,6 @@ def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Findin
             yield Finding(f"{where} is not what was written.", repair=Repair(key, data), remedy=again)
 
 
-def _says(stored: bytes | None, expected: bytes) -> bool:
-    """Return whether a zarr.json is there and says what is expected."""
+def _is_as_written(stored: bytes | None, expected: bytes) -> bool:
+    """Return whether a zarr.json is there with the content that is expected."""
     return stored is not None and is_metadata(stored, expected)

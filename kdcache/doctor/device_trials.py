@@ -71,7 +71,7 @@ def is_out_of_memory(error: Exception) -> bool:
     import torch
 
     message = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in message for words in _FULL)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in message for phrase in _FULL)
 
 
 def _require_right(device: str) -> None:

@@ -22,7 +22,7 @@ class Pair:
     share: float
     within: float | None = None
 
-    def words(self) -> str:
+    def describe(self) -> str:
         """Return `cat taken for dog: 1.20% of the targets, 9.80% of those labelled cat`, or `2 and 3 (10.33%)`."""
         one, other = self.names or tuple(map(str, self.classes))
         if self.within is None:
@@ -136,7 +136,7 @@ class TeacherReport:
             )
         if statistics.top1 is not None:
             lines.append(f"  labels     top-1 is the label for {statistics.top1:.2%}")
-        texts = [pair.words() for pair in statistics.pairs]
+        texts = [pair.describe() for pair in statistics.pairs]
         if statistics.top1 is not None:
             return lines + [f"  confused   {pair}" for pair in texts]
         return lines + ([f"  close      most often likeliest and second: {', '.join(texts)}"] if texts else [])

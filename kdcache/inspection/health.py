@@ -60,7 +60,7 @@ class VerifyReport:
 
     def lines(self) -> list[str]:
         """Return the report as plain lines; the last one is the verdict of the exit code."""
-        lines = _some([self._words(finding) for finding in self.findings])
+        lines = _some([self._describe(finding) for finding in self.findings])
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
         lines += [missing.describe() for missing in self.lacking]
         lines += [self.format_warning] if self.format_warning is not None else []
@@ -96,7 +96,7 @@ class VerifyReport:
         mismatch = ", and its targets do NOT match the teacher's outputs" if differs else ""
         return f"{self.cache} is NOT whole: {problems}{mismatch}."
 
-    def _words(self, finding: Finding) -> str:
+    def _describe(self, finding: Finding) -> str:
         """Return a finding with the repair that was done, or the remedy."""
         repair, repairs = finding.repair, self.repairs
         after = finding.remedy if repair is None or repairs is None else repairs.done(repair)

@@ -74,7 +74,7 @@ class Setting:
         bounds = (("above", self.above), ("at least", self.least), ("below", self.below), ("at most", self.most))
         several = any(get_origin(part) is tuple for part in _alternatives(kind))
         noun = "numbers" if several else "an even number" if self.even else "a number"
-        limits = ", ".join(f"{words} {_format_bound(bound)}" for words, bound in bounds if abs(bound) != inf)
+        limits = ", ".join(f"{relation} {_format_bound(bound)}" for relation, bound in bounds if abs(bound) != inf)
         return f"give {noun} {limits}" + ", or null" * (types.NoneType in _alternatives(kind))
 
     def __get_pydantic_core_schema__(self, kind: Any, handler: Any) -> Any:
@@ -297,9 +297,9 @@ class _Faults:
                 holder = next(kind for kind in kinds if kind.name == chosen)
             elif kinds and steps:
                 holder = kinds[0]
-        return place, name, self._words(error, holder, name, above, hint, value)
+        return place, name, self._describe_fault(error, holder, name, above, hint, value)
 
-    def _words(self, error: Any, holder: type, name: str, above: str, hint: Any, value: Any) -> str:
+    def _describe_fault(self, error: Any, holder: type, name: str, above: str, hint: Any, value: Any) -> str:
         fault = Fault(_kind(error, hint), name, value, None if hint is None else _bare(hint))
         own = self.sentence(fault) if self.sentence else None
         if own is not None:

@@ -205,5 +205,5 @@ def _command() -> str:
     program, *arguments = sys.argv or [""]
     name = os.path.basename(program)
     package = os.path.basename(os.path.dirname(program))
-    words = ["kdcache" if name == "__main__.py" and package == "kdcache_cli" else name, *arguments]
-    return _encodable(shlex.join(words))[:MAX_COMMAND]
+    parts = ["kdcache" if name == "__main__.py" and package == "kdcache_cli" else name, *arguments]
+    return _encodable(shlex.join(parts))[:MAX_COMMAND]

@@ -210,7 +210,7 @@ def open_cached_teachers(cache: Cache, teacher: str | None, teachers: str | None
     return CachedTeachers(entries, tuple(shares.values()))
 
 
-def tell_of_repeated_views(
+def log_repeated_views(
     epochs: int, views: int, repeats: int, stored: CachedTeachers | None, progress: Progress
 ) -> None:
     """Report that views are shown again where there are more epochs than views, and which views could be added.

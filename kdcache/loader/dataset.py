@@ -17,11 +17,11 @@ from kdcache.loader.cached_loader import CachedLoader
 from kdcache.loader.cached_teachers import (
     CachedTeachers,
     describe_scaled_weights,
+    log_repeated_views,
     open_cached_teachers,
-    tell_of_repeated_views,
 )
 from kdcache.loader.loader import Loader
-from kdcache.loader.opening import OpenViews, stored_views, tell_of_lost, with_lost_of
+from kdcache.loader.opening import OpenViews, log_lost, stored_views, with_lost_of
 from kdcache.loader.provenance import warn_of_other_renderer
 from kdcache.loader.schedule import Schedule, require_steps, require_whole_pairs
 from kdcache.models.network import Normaliser
@@ -148,7 +148,7 @@ class CachedDataset:
         _require_number("start_step", start_step, 0, schedule.steps)
         resolved_device = resolve_device(str(device))
         warn_of_other_renderer(self.teachers.entries, renderer, decode, resolved_device, self.num_views, self.progress)
-        tell_of_repeated_views(epochs, self.num_views, schedule.repeats, self.teachers, self.progress)
+        log_repeated_views(epochs, self.num_views, schedule.repeats, self.teachers, self.progress)
         loader = Loader(
             view_set=view_set,
             schedule=schedule,
@@ -212,7 +212,7 @@ def open_cache(
     # Lost samples are looked up after the views are counted: see `with_lost_of`.
     opened = with_lost_of(opened, opened_cache)
     stored.require_records(count)
-    tell_of_lost(opened, progress)
+    log_lost(opened, progress)
     return CachedDataset(index, opened, stored, count, progress)
 
 

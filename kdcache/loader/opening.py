@@ -104,7 +104,7 @@ def with_lost_of(opened: OpenViews, cache: Cache) -> OpenViews:
     return replace(opened, view_set=ViewSet(views.index, views.policy, views.seed, views.windows, lost))
 
 
-def tell_of_lost(opened: OpenViews, progress: Progress) -> None:
+def log_lost(opened: OpenViews, progress: Progress) -> None:
     """Report how many samples are passed over, where there are any."""
     lost = len(opened.view_set.lost)
     if lost:
@@ -122,14 +122,14 @@ def _require_policy(stored: Policy, requested: str, cache_path: str) -> None:
         return
     ours, theirs = stored.to_json(), wanted.to_json()
     differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-    told = [
+    differences = [
         f"{name} ({_value(stored, name)} there, {_value(wanted, name)} in {requested})"
         for name in differing[:SHOWN_FIELDS]
     ]
     more = f" and {len(differing) - SHOWN_FIELDS} more" if len(differing) > SHOWN_FIELDS else ""
     raise IdentityError(
         f"The cache {cache_path} was made with {_describe_stored_policy(stored)}, and {requested} was asked for: leave "
-        f"--policy out, or use another --cache. They differ in {', '.join(told)}{more}.",
+        f"--policy out, or use another --cache. They differ in {', '.join(differences)}{more}.",
         field=f"policy.{differing[0]}",
     )
 

@@ -92,7 +92,7 @@ def _teacher(teacher: TeacherReport, blocks: int) -> TeacherSection:
         facts=Table(f"Teacher {text_of(who['name'])}", ("", "value"), tuple(rows)),
         coverage=_coverage(teacher, blocks),
         bytes=_bytes(teacher),
-        confused=tuple(printable(pair.words()) for pair in found.pairs) if found is not None else (),
+        confused=tuple(printable(pair.describe()) for pair in found.pairs) if found is not None else (),
         problems=tuple(map(printable, teacher.problems[:20])),
     )
 

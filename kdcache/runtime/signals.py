@@ -70,7 +70,7 @@ class StopRequests:
         self._number: int | None = None
         self._since = 0.0
         self._interrupts = self._saves = False
-        self._told: Callable[[int], None] = lambda number: None
+        self._wake: Callable[[int], None] = lambda number: None
         self._wakeup = -1  # file descriptor to which interrupting signals are written when they arrive
 
     @property
@@ -82,7 +82,7 @@ class StopRequests:
         """Handle a request that reached another process, or another part of this one, like a signal received here."""
         if self._number is None:
             self._number, self._since = number, self._clock()
-            self._told(number)
+            self._wake(number)
 
     def raise_if_requested(self) -> None:
         """Raise `Interrupted` where a signal has come."""
@@ -225,7 +225,7 @@ def _end_watch(requests: StopRequests, farewell: Callable[[int], None], end: Cal
             os.write(writing, bytes([number]))
 
     # Python's own handlers run in the main thread between two of its operations; the file shows a signal at once.
-    requests._told, requests._wakeup = tell, writing
+    requests._wake, requests._wakeup = tell, writing
     watching = threading.Thread(target=watch, name="kdcache-signals", daemon=True)
     watching.start()
     try:

@@ -84,7 +84,7 @@ def _option(name: str) -> str:
     return f"--{name.removeprefix('objective.').replace('_', '-')}"
 
 
-def label_loss_words(options: TrainOptions, config: RunConfig) -> str | None:
+def describe_label_loss(options: TrainOptions, config: RunConfig) -> str | None:
     """Which label loss a configuration has, and why, as a line; None where the objective does not choose one.
 
     Where the recipe has settings for an objective of another name than its own, the line tells these, too.

@@ -19,13 +19,13 @@ from kdcache.io.folder_lock import FolderLock
 from kdcache.loader.cached_teachers import (
     CachedTeachers,
     describe_scaled_weights,
+    log_repeated_views,
     open_cached_teachers,
-    tell_of_repeated_views,
     why_unlabelled,
 )
 from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
-from kdcache.loader.opening import OpenViews, new_views, stored_views, tell_of_lost, with_lost_of
+from kdcache.loader.opening import OpenViews, log_lost, new_views, stored_views, with_lost_of
 from kdcache.loader.schedule import Schedule, require_whole_pairs
 from kdcache.models.names import resolve_name
 from kdcache.models.source import model_source
@@ -37,7 +37,7 @@ from kdcache.runtime.progress import Progress
 from kdcache.targets.base import Capabilities
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.config import RunConfig, chosen_objective
-from kdcache.training.configure import configure, label_loss_words
+from kdcache.training.configure import configure, describe_label_loss
 from kdcache.training.loggers import require_loggers
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
@@ -130,7 +130,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     asked_count = config.views.count
     config = with_view_count(with_views(config, opened), opened, stored, before)
     schedule = schedule_of(config, opened)
-    tell_of_lost(opened, progress)
+    log_lost(opened, progress)
     held.callback(opened.view_set.close)
     # A thread computes the order of the first view while teacher and student are made.
     opened.view_set.prepare_order(schedule.first_view(0 if options.fresh else _last_saved_step(folder)))
@@ -146,7 +146,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     # Nothing is announced that the run folder refuses, and no live teacher loaded.
     for warning in _warnings(options, files.cache if stored is not None else None):
         progress.warn(warning)
-    tell_of_repeated_views(
+    log_repeated_views(
         schedule.epochs, schedule.views, schedule.repeats, stored if asked_count is None else None, progress
     )
     live = _open_live(options, config, files.cache, opened, processes.device, progress)
@@ -162,7 +162,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         initial=initial,
         loader=_loader(options, config, opened, stored or live, schedule, processes),
         objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
-        label_loss=label_loss_words(options, config),
+        label_loss=describe_label_loss(options, config),
         num_classes=num_classes,
         class_names=index.class_names if _label_space(stored, live) == "teacher" else None,
         folder=folder,

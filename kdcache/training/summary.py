@@ -10,11 +10,11 @@ from kdcache.training.settings import to_plain
 from kdcache.training.setup import Setup
 
 # The label loss has a line of its own, and the effect of `approximate` is described with the targets.
-_TOLD_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
+_DESCRIBED_ELSEWHERE = {"name", "label_weight", "approximate", *LABEL_LOSS_SETTINGS}
 
 
 def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> None:
-    """Say who learns what from whom, how long and how fast, and what of that is unusual."""
+    """Log the student, the source of its targets, the schedule and the objective, and what of these is unusual."""
     config = setup.config
     epochs = config.schedule.epochs
     progress.say(
@@ -27,7 +27,7 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
         f"{config.batch_size} images, {config.optimizer.name} with a peak rate of {config.optimizer.lr:.3g}, "
         f"{config.precision}; {several}into {setup.folder}."
     )
-    progress.say(objective_words(setup.objective_name, config.objective, setup.targets))
+    progress.say(describe_objective(setup.objective_name, config.objective, setup.targets))
     if setup.label_loss is not None:
         progress.say(setup.label_loss)
     stop = config.objective.kd_stop_epoch
@@ -45,10 +45,10 @@ def log_summary(setup: Setup, processes: Distributed, progress: Progress) -> Non
         )
 
 
-def objective_words(name: str, objective: Objective, targets: Capabilities | None) -> str:
+def describe_objective(name: str, objective: Objective, targets: Capabilities | None) -> str:
     """Describe the objective, its settings that are not 0 and have effect, and how well the targets serve it.
 
-    The words for that are those of docs/objectives.md.
+    The terms are those of docs/objectives.md.
 
     Args:
         name: name that it was chosen by.
@@ -62,7 +62,7 @@ def objective_words(name: str, objective: Objective, targets: Capabilities | Non
     settings = ", ".join(
         f"{setting} {format_setting(value)}"
         for setting, value in values.items()
-        if value and setting not in _TOLD_ELSEWHERE and setting not in objective.idle
+        if value and setting not in _DESCRIBED_ELSEWHERE and setting not in objective.idle
     )
     served = "from labels and the student's own past" if needs.history else _served(objective, targets)
     return f"Objective {name}: {settings + '; ' if settings else ''}{served}."

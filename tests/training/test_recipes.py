@@ -14,7 +14,7 @@ from kdcache.objectives.vanilla import VanillaKD
 from kdcache.training.config import (
     load_config,
 )
-from kdcache.training.configure import label_loss_words
+from kdcache.training.configure import describe_label_loss
 from kdcache.training.options import TrainOptions
 from kdcache.training.recipes import (
     DEFAULT_RECIPE,
@@ -94,7 +94,7 @@ def test_what_a_recipe_has_for_another_objective_is_taken_and_can_be_changed(tmp
 def test_the_baselines_of_a_recipe_are_said():
     def said(*overrides):
         options = TrainOptions(student="resnet50", data="data", recipe="a2", overrides=overrides)
-        return label_loss_words(options, load_config("a2", assignments=overrides))
+        return describe_label_loss(options, load_config("a2", assignments=overrides))
 
     assert said("objective.name=dist") == (
         "The label loss is binary cross-entropy of weight 1, as recipe a2 has it for dist. Under "

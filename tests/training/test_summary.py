@@ -9,7 +9,7 @@ from kdcache.objectives.registry import OBJECTIVES
 from kdcache.training.config import load_config
 from kdcache.training.naming import default_folder
 from kdcache.training.options import TrainOptions
-from kdcache.training.summary import objective_words
+from kdcache.training.summary import describe_objective
 from kdcache.training.train import train
 from support.capabilities import CAPABILITIES
 from support.small_job import Heard, train_request
@@ -30,17 +30,17 @@ WORDS = {
 
 @pytest.mark.parametrize(("name", "targets"), WORDS)
 def test_the_objective_is_said_with_what_counts(name, targets):
-    assert objective_words(name, OBJECTIVES[name], targets and CAPABILITIES[targets]) == WORDS[name, targets]
+    assert describe_objective(name, OBJECTIVES[name], targets and CAPABILITIES[targets]) == WORDS[name, targets]
 
 
 def test_what_is_set_beside_is_said_and_what_has_no_effect_is_not():
     beside = dataclasses.replace(
         OBJECTIVES["at"], vanilla_weight=0.5, label_loss="none", smoothing=0.1, student_layers=(1, -1)
     )
-    said = objective_words("at", beside, CAPABILITIES["live"])
+    said = describe_objective("at", beside, CAPABILITIES["live"])
     assert "vanilla_weight 0.5, vanilla_temperature 4, student_layers [1, -1], teacher_layers stages" in said
     assert "smoothing" not in said
-    assert "kd_stop_epoch 3" in objective_words(
+    assert "kd_stop_epoch 3" in describe_objective(
         "kd", dataclasses.replace(OBJECTIVES["kd"], kd_stop_epoch=3), CAPABILITIES["full"]
     )
 
@@ -48,28 +48,28 @@ def test_what_is_set_beside_is_said_and_what_has_no_effect_is_not():
 @pytest.mark.parametrize(("name", "word"), [("dkd", "approximate"), ("kd-cifar", "approximate"), ("kd", "close")])
 def test_a_tail_spread_evenly_is_said_to_be_approximate_where_it_counts(name, word):
     accepted = dataclasses.replace(OBJECTIVES[name], approximate=True)
-    assert f"; {word} from topk targets" in objective_words(name, accepted, CAPABILITIES["topk"])
+    assert f"; {word} from topk targets" in describe_objective(name, accepted, CAPABILITIES["topk"])
 
 
 @pytest.mark.parametrize(("name", "far"), [("dist", "columns"), ("lskd", "mean and the spread")])
 def test_what_an_even_tail_puts_far_off_is_said(name, far):
     accepted = dataclasses.replace(OBJECTIVES[name], approximate=True)
-    assert f"spread evenly: {'the ' if name == 'lskd' else ''}{far}" in objective_words(
+    assert f"spread evenly: {'the ' if name == 'lskd' else ''}{far}" in describe_objective(
         name, accepted, CAPABILITIES["topk"]
     )
-    assert far not in objective_words(name, accepted, CAPABILITIES["full"])
+    assert far not in describe_objective(name, accepted, CAPABILITIES["full"])
 
 
 def test_rows_alone_are_not_said_to_be_far_off():
     rows = dataclasses.replace(OBJECTIVES["dist"], approximate=True, gamma=0.0)
-    assert objective_words("dist", rows, CAPABILITIES["topk"]).endswith(
+    assert describe_objective("dist", rows, CAPABILITIES["topk"]).endswith(
         "approximate from topk targets, whose tail is spread evenly."
     )
 
 
 def test_labels_alone_are_said_to_be_alone():
     alone = OBJECTIVES["dkd"].without_teacher()
-    assert objective_words("dkd", alone, None) == "Objective: labels alone, without a teacher."
+    assert describe_objective("dkd", alone, None) == "Objective: labels alone, without a teacher."
 
 
 def test_a_training_says_its_objective(job, tmp_path):

@@ -146,9 +146,9 @@ def _class_images(src: Path, file: ShardFile, item: tuple[str, Member]) -> dict[
     part = Part(file, tar.offset, tar.length)
     for member in _listed(src, members(where, part)):
         name = os.path.basename(member.name)
-        told = name.partition("_")[0]
-        if not _is_image(name) or (_WNID.fullmatch(told) and told != wnid):
-            what = f"is an image of the class {told}" if _is_image(name) else "is no image by its extension"
+        named = name.partition("_")[0]
+        if not _is_image(name) or (_WNID.fullmatch(named) and named != wnid):
+            what = f"is an image of the class {named}" if _is_image(name) else "is no image by its extension"
             raise DataError(f"{member.name} in {where} {what}: this is not ImageNet's train archive. {_EXPECTED}.")
         if f"{wnid}/{name}" in found:
             raise DataError(f"{where} holds {name} twice. Download the archive again.")

@@ -158,23 +158,23 @@ def _fields(file: Path) -> list[list[str]]:
     return [line for line in fields if line and line[0] != _HEADER]
 
 
-def _classes_of_list(file: Path, told: set[str], subset: bool) -> tuple[list[str], Callable[[str], int]]:
+def _classes_of_list(file: Path, texts: set[str], subset: bool) -> tuple[list[str], Callable[[str], int]]:
     """Return the class names, and the function that makes labels of a list's texts."""
-    if all(_WNID.fullmatch(text) for text in told):
+    if all(_WNID.fullmatch(text) for text in texts):
         known = imagenet_classes()
-        class_names = sorted(told) if subset and not told <= set(known) else list(known)
-        foreign = sorted(told - set(class_names))
+        class_names = sorted(texts) if subset and not texts <= set(known) else list(known)
+        foreign = sorted(texts - set(class_names))
         if foreign:
-            require_known_classes(sorted(told), str(file), subset)
+            require_known_classes(sorted(texts), str(file), subset)
         return class_names, {wnid: label for label, wnid in enumerate(class_names)}.__getitem__
-    if not all(text.isascii() and text.isdigit() for text in told):
-        text = next(text for text in sorted(told) if not (text.isascii() and text.isdigit()))
+    if not all(text.isascii() and text.isdigit() for text in texts):
+        text = next(text for text in sorted(texts) if not (text.isascii() and text.isdigit()))
         raise DataError(
             f"{file} names the class {text!a}, which is neither a WordNet id (n01440764) nor a number. Give each line "
             "the form WNID, NAME WNID, NAME LABEL or LABEL."
         )
     class_names = list(imagenet_classes())
-    numbers = {int(text) for text in told}
+    numbers = {int(text) for text in texts}
     if 0 not in numbers or max(numbers) >= len(class_names):
         raise DataError(
             f"The numbers in {file} go from {min(numbers)} to {max(numbers)}: labels go from 0 to 999. Numbers from 1 "
