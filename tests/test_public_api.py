@@ -90,8 +90,8 @@ def test_each_public_method_is_documented(name):
         text = inspect.getdoc(value)
         assert text, f"{name}.{attribute} has no docstring"
         taken = inspect.signature(function).parameters if inspect.isfunction(function) else ()
-        lacking = [word for word in taken if word not in ("self", "cls") and not re.search(rf"\b{word}\b", text)]
-        assert not lacking, f"{name}.{attribute} does not tell of {lacking}"
+        missing = [word for word in taken if word not in ("self", "cls") and not re.search(rf"\b{word}\b", text)]
+        assert not missing, f"{name}.{attribute} does not tell of {missing}"
 
 
 def test_type_checkers_see_what_is_imported_lazily():

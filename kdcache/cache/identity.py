@@ -125,7 +125,7 @@ class Identity:
             raise CacheError(str(error)) from None
         for entry in fields(cls):  # type: ignore[arg-type]
             if entry.name not in data and "neutral" not in entry.metadata:  # a default is meant for new identities
-                raise CacheError(_lacking(cls.noun, where, entry.name))
+                raise CacheError(_missing_field(cls.noun, where, entry.name))
         return found
 
 
@@ -136,12 +136,12 @@ def _sentence(noun: str, where: str, fault: Fault) -> str:
             "It was written by a newer one: update kdcache."
         )
     if fault.kind == "missing":
-        return _lacking(noun, where, fault.name)
+        return _missing_field(noun, where, fault.name)
     wanted = (get_origin(fault.type) or fault.type).__name__
     return f"The field {fault.name} in {where} is {_short(fault.value)}, which is no {wanted}."
 
 
-def _lacking(noun: str, where: str, name: str) -> str:
+def _missing_field(noun: str, where: str, name: str) -> str:
     return f"{where} lacks the field '{name}'; it is no {noun}, or it is damaged."
 
 

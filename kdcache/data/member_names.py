@@ -39,7 +39,7 @@ def is_set_aside(name: str) -> bool:
     return split_name(name) is None and why_no_component(name) != NO_EXTENSION
 
 
-def lacks_key(name: str) -> bool:
+def has_no_key(name: str) -> bool:
     """Whether a base name is nothing but the extension of an image or of a label, such as `n01440764/.jpg`."""
     base = name.rpartition("/")[2].lower()
     return base.startswith(".") and base[1:] in (*IMAGE_EXTENSIONS, LABEL) and not _METADATA.match(name)

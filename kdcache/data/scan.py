@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64
 from kdcache.data import remote
 from kdcache.data.advice import about_bad
 from kdcache.data.images import IMAGE_EXTENSIONS, image_size
-from kdcache.data.member_names import LABEL, has_inner_dot, lacks_key, split_name, why_no_component
+from kdcache.data.member_names import LABEL, has_inner_dot, has_no_key, split_name, why_no_component
 from kdcache.data.passed_over import PassedOver
 from kdcache.data.places import is_url
 from kdcache.data.shard_file import FileSlice, ShardFile
@@ -185,7 +185,7 @@ class _Scan:
         )
 
     def _set_aside(self, member: Member) -> None:
-        if lacks_key(member.name):
+        if has_no_key(member.name):
             raise DataError(
                 f"{member.name} in {self._shard} at byte {member.offset} has no key: nothing stands before the "
                 "extension. Give it a name, and write the shard again."

@@ -53,16 +53,16 @@ def start_entry(
     """
     claim, waiting = block_claim(identity.name, *FIRST), Waiting(claims, progress)
 
-    def lacks_order() -> bool:
+    def needs_order() -> bool:
         return cache.teacher(identity.name) is None or bool(cache.lost_tables(identity.name))
 
-    while wants_order(source.codec) and lacks_order():
+    while wants_order(source.codec) and needs_order():
         if not claims.take(claim):
             waiting.pause(
                 claim, f"the first block, from which the order of {identity.num_classes:,} classes is learned"
             )
             continue
-        if lacks_order():
+        if needs_order():
             return _start_with_order(source, cache, identity, progress)
         claims.release(claim)  # another process has created it since the last check
     codec = source.codec if source.codec.fixed_tables else cache.with_stored_tables(source.codec, identity.name)

@@ -142,7 +142,7 @@ class MissingBlocks:
         """Number of rows of all blocks that were missing at the last check."""
         return sum(self._rows_of(block) for blocks in self._missing.values() for block in blocks)
 
-    def lacks(self, view: int, block: int) -> bool:
+    def has(self, view: int, block: int) -> bool:
         """Whether a block was missing at the last check."""
         return block in self._missing[view]
 
@@ -248,7 +248,7 @@ class DumpWorker:
 
         If an error ends it, the caller releases the claims by closing them.
         """
-        if self.held and not self.missing.lacks(*FIRST):
+        if self.held and not self.missing.has(*FIRST):
             self.held, self.top1 = [], Top1()
             self.missing.done(*FIRST)
         while self.missing.rows:

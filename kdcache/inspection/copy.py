@@ -187,24 +187,24 @@ def _with_any(entries: list[Entry], wanted: range, options: CopyOptions, progres
     """
     if options.views is None:
         return entries
-    found, lacking = [], []
+    found, missing = [], []
     for entry in entries:
         views = [view for view in entry.views() if entry.surely_listed(view)]
         has = f"{entry.identity.name} has {views_named(views) if views else 'no view'}"
         if not any(view in wanted for view in views):
-            lacking.append(f"{has}, and none of {options.views}")
+            missing.append(f"{has}, and none of {options.views}")
             continue
         found.append(entry)
         absent = set(wanted) - set(views)
         if absent and wanted.stop < VIEW_CAPACITY:
-            lacking.append(f"{has}, and not {views_named(absent)}")
+            missing.append(f"{has}, and not {views_named(absent)}")
     if not found:
         raise UsageError(
-            f"There is nothing to copy from {options.source}: {'; '.join(lacking)}. Choose --views among those that "
+            f"There is nothing to copy from {options.source}: {'; '.join(missing)}. Choose --views among those that "
             "exist, or leave it out for all."
         )
-    if lacking:
-        progress.warn(f"Not all requested views are in {options.source}: {'; '.join(lacking)}.")
+    if missing:
+        progress.warn(f"Not all requested views are in {options.source}: {'; '.join(missing)}.")
     return found
 
 

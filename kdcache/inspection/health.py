@@ -24,7 +24,7 @@ class VerifyReport:
         repairs: results of --repair; None without it.
         comparison: the targets compared with the teacher's outputs now; None without --teacher.
         failure: reason why the comparison failed; None if it did not.
-        lacking: blocks that teachers do not have yet; they are missing, not damaged, and the cache is whole.
+        missing: blocks that teachers do not have yet; they are missing, not damaged, and the cache is whole.
         format_warning: properties that an older format does not verify; None for the current format.
     """
 
@@ -36,7 +36,7 @@ class VerifyReport:
     repairs: Repairs | None = None
     comparison: Comparison | None = None
     failure: str | None = None
-    lacking: tuple[MissingViews, ...] = ()
+    missing: tuple[MissingViews, ...] = ()
     format_warning: str | None = None
 
     @property
@@ -62,7 +62,7 @@ class VerifyReport:
         """Return the report as plain lines; the last one is the verdict of the exit code."""
         lines = _some([self._describe(finding) for finding in self.findings])
         lines += self._repair_lines(self.repairs) if self.repairs is not None and self.findings else []
-        lines += [missing.describe() for missing in self.lacking]
+        lines += [views.describe() for views in self.missing]
         lines += [self.format_warning] if self.format_warning is not None else []
         if self.failure is not None:
             lines.append(f"The targets were not compared with the teacher's outputs: {self.failure}")
@@ -136,9 +136,8 @@ class VerifyReport:
             "comparison": None if self.comparison is None else self.comparison.to_json(),
             "failure": self.failure,
             "format_warning": self.format_warning,
-            "lacking": {
-                missing.teacher: {"blocks": missing.blocks, "usable_views": missing.coverage.usable}
-                for missing in self.lacking
+            "missing": {
+                views.teacher: {"blocks": views.blocks, "usable_views": views.coverage.usable} for views in self.missing
             },
         }
 

@@ -66,14 +66,14 @@ class Comparison:
     """Cached targets compared with the teacher's outputs now.
 
     KL divergences are from the teacher's output now, in nats: to the cached target (`kl`), and to the same output after
-    encoding and decoding (`coding`), which is the error of the encoding alone.
+    encoding and decoding (`encoding`), which is the error of the encoding alone.
 
     Attributes:
         samples: number of targets compared.
         coverage: numbers of compared and recorded targets, blocks and views.
         top1: share of targets whose likeliest class is the same.
-        kl, coding: means.
-        worst_kl, worst_coding: maxima over single targets.
+        kl, encoding: means.
+        worst_kl, worst_encoding: maxima over single targets.
         excess: largest difference of the two for one target.
         limit: largest accepted excess of the mean over the encoding's error; for a single target, `WORST` times that.
     """
@@ -83,15 +83,15 @@ class Comparison:
     top1: float
     kl: float
     worst_kl: float
-    coding: float
-    worst_coding: float
+    encoding: float
+    worst_encoding: float
     excess: float
     limit: float
 
     @property
     def agrees(self) -> bool:
         """Whether the cached targets match the teacher's outputs within the limit."""
-        return self.kl - self.coding <= self.limit and self.excess <= WORST * self.limit
+        return self.kl - self.encoding <= self.limit and self.excess <= WORST * self.limit
 
     def lines(self) -> list[str]:
         """Return the comparison as plain lines."""
@@ -101,8 +101,8 @@ class Comparison:
             f"{self.samples:,} of {format_count(seen.recorded_targets, 'target')} computed again, from "
             f"{seen.blocks:,} of {format_count(seen.recorded_blocks, 'block')} and {seen.views:,} of "
             f"{format_count(seen.recorded_views, 'view')}: "
-            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which encoding {self.coding:.5f}; worst "
-            f"{self.worst_kl:.4f}, of encoding alone {self.worst_coding:.4f}.",
+            f"top-1 agrees for {self.top1:.2%}; mean KL {self.kl:.5f}, of which encoding {self.encoding:.5f}; worst "
+            f"{self.worst_kl:.4f}, of encoding alone {self.worst_encoding:.4f}.",
             *seen.lines(),
             f"{verdict} (limit: {self.limit:g} nats over encoding in the mean, {WORST * self.limit:g} for one target).",
         ]
@@ -252,8 +252,8 @@ def rerun(
         top1=float(top1.double().mean()),
         kl=float(kl.mean()),
         worst_kl=float(kl.max()),
-        coding=float(own.mean()),
-        worst_coding=float(own.max()),
+        encoding=float(own.mean()),
+        worst_encoding=float(own.max()),
         excess=float((kl - own).max()),
         limit=options.max_kl,
     )

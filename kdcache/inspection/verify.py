@@ -182,11 +182,11 @@ class _Examination:
             repairs=repairs,
             comparison=comparison,
             failure=self.failure,
-            lacking=tuple(self._lacking()),
+            missing=tuple(self._missing()),
             format_warning=format_warning,
         )
 
-    def _lacking(self) -> Iterator[MissingViews]:
+    def _missing(self) -> Iterator[MissingViews]:
         """Yield the missing blocks of each entry, including dropped ones."""
         for entry in self.entries:
             with suppress(CacheError):  # records that cannot be listed are among the findings

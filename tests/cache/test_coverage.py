@@ -71,7 +71,7 @@ def test_what_is_missing_is_told_with_what_a_training_takes(
     assert found is None or words in found.describe()
 
 
-def test_nothing_is_lacking_where_nothing_was_begun(tmp_path: Path) -> None:
+def test_nothing_is_missing_where_nothing_was_begun(tmp_path: Path) -> None:
     assert missing_views(open_entry(tmp_path / "cache"), 1) is None
 
 

@@ -69,7 +69,7 @@ def test_repair_drops_nothing_that_is_sound(
     faults = behind(Faults(DOUBTFUL))
     report = verify(VerifyOptions(url, repair=True))
     assert report.findings == ()
-    assert (report.blocks, report.whole, report.lacking) == (6, True, ())
+    assert (report.blocks, report.whole, report.missing) == (6, True, ())
     assert faults.happened.keys() == {"404", "flip", "stale"}
     behind(Faults({}))
     assert everything(url) == whole

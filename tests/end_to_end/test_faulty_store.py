@@ -63,7 +63,7 @@ def test_jobs_end_well_with_the_same_bytes(job, trained, s3, s3_server, tmp_path
         report = dump(dump_request(data, url, job.weights, job.policy, views=VIEWS))
         assert report.views == VIEWS
         verified = verify(VerifyOptions(url, repair=True))
-        assert (verified.findings, verified.lacking) == ((), ())
+        assert (verified.findings, verified.missing) == ((), ())
         copied = copy_cache(CopyOptions(url, str(tmp_path / "copy")))
         assert copied.whole
         train(train_request(data, tmp_path / "run", cache=url, epochs=1))

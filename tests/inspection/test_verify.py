@@ -43,14 +43,14 @@ def topk(job, tmp_path_factory):
     return path
 
 
-def test_answers_made_again_on_this_machine_differ_by_coding_alone(job, topk):
+def test_answers_made_again_on_this_machine_differ_by_encoding_alone(job, topk):
     report = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job)))
     found = report.comparison
     assert report.whole
     assert found.samples >= 60
-    assert found.kl == pytest.approx(found.coding, abs=1e-12)
+    assert found.kl == pytest.approx(found.encoding, abs=1e-12)
     assert found.excess == pytest.approx(0, abs=1e-12)
-    assert found.coding > 0, "two of four classes are kept: codec loses something"
+    assert found.encoding > 0, "two of four classes are kept: codec loses something"
     assert found.top1 > 0.9, "but for near ties"
     assert found.lines()[-1].startswith("The compared targets match the teacher's outputs (")
     assert report.lines()[-1] == f"{topk} is whole: 10 blocks with {2 * SAMPLES} targets of {MODEL}."
@@ -240,7 +240,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
     excess = compared(1e3).excess
     found = compared(excess / 150)
     assert found.samples == 2 * SAMPLES
-    assert found.kl - found.coding <= found.limit, "one of so many hardly moves the mean"
+    assert found.kl - found.encoding <= found.limit, "one of so many hardly moves the mean"
     assert not found.agrees
     assert compared(excess / 50).agrees
 
@@ -256,7 +256,7 @@ def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
     for name, codec in (("whole", 0.0), ("few", 1e-4)):
         found = verify(VerifyOptions(str(path), rerun_of(job, teacher=name, weights=folder))).comparison
         assert found.agrees
-        assert found.coding >= codec
+        assert found.encoding >= codec
 
 
 def unreachable(name):

@@ -139,9 +139,9 @@ def _from_list(names: Sequence[str], file: Path, subset: bool) -> tuple[list[str
         raise DataError(f"Line {place} of {file} has no class. Give each line the form of the first.")
     stems = [os.path.splitext(os.path.basename(line[0]))[0] for line in fields] if named else [_stem(n) for n in names]
     classes = dict(zip(stems, (line[named] for line in fields), strict=True))
-    lacking = next((name for name in names if _stem(name) not in classes), None)
-    if lacking is not None:
-        raise DataError(f"{file} has no line for the image {lacking}. Add it, or name the list of these images.")
+    missing = next((name for name in names if _stem(name) not in classes), None)
+    if missing is not None:
+        raise DataError(f"{file} has no line for the image {missing}. Add it, or name the list of these images.")
     class_names, label_of = _classes_of_list(file, set(classes.values()), subset)
     return class_names, {name: label_of(classes[_stem(name)]) for name in names}
 

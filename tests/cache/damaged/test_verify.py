@@ -30,7 +30,7 @@ def test_a_whole_cache_is_whole(cache: Path) -> None:
         f"{cache} is whole: 13 blocks with 48 targets of other, teacher.",
     ]
     assert report.to_json()["whole"] is True
-    assert report.to_json()["lacking"] == {"other": {"blocks": {2: (0, 2)}, "usable_views": 2}}
+    assert report.to_json()["missing"] == {"other": {"blocks": {2: (0, 2)}, "usable_views": 2}}
     assert tree(cache) == before
 
 
