@@ -67,7 +67,7 @@ class Repairs:
         return "It was dropped." if repair.key in self.dropped else ""
 
 
-def mended_identity(data: bytes) -> bytes | None:
+def repaired_identity(data: bytes) -> bytes | None:
     """Return an identity's zarr.json as it was before one byte, or what is not the identity's, was altered, or None."""
     found = _sealed(data)
     if found is not None:

@@ -36,7 +36,7 @@ BATCHES_KEPT = 8
 
 #: Batches that are held until the caller, too, can be expected to have let go of them: to give back the memory of a
 #: large one takes milliseconds, which then are not the caller's.
-BATCHES_GIVEN = 2
+BATCHES_YIELDED = 2
 
 
 def stream_targets(
@@ -62,7 +62,7 @@ def stream_targets(
     uses: Counter[Place] = Counter()
     last_use: dict[Place, int] = {}
     gathered: deque[Future[Targets]] = deque()  # of waiting[0], and of the batch behind it
-    given: deque[Targets] = deque()
+    yielded: deque[Targets] = deque()
     done_with: deque[Targets | Future[Targets]] = deque()
     reader = ThreadPoolExecutor(1, thread_name_prefix="kdcache-read")
     gatherer = ThreadPoolExecutor(1, thread_name_prefix="kdcache-gather")
@@ -87,10 +87,10 @@ def stream_targets(
                 return
             for batch in islice(waiting, len(gathered), 2):
                 gathered.append(gatherer.submit(batch.gather, {place: loaded[place] for place in batch.pieces}))
-            given.append(gathered.popleft().result())
-            yield given[-1]
-            if len(given) > BATCHES_GIVEN:
-                done_with.append(given.popleft())
+            yielded.append(gathered.popleft().result())
+            yield yielded[-1]
+            if len(yielded) > BATCHES_YIELDED:
+                done_with.append(yielded.popleft())
             done = waiting.popleft().pieces.keys()
             uses.subtract(done)
             last_use |= dict.fromkeys(done, number)

@@ -17,7 +17,7 @@ from kdcache.cache.files import Files
 from kdcache.cache.identity import TEACHER_NAME
 from kdcache.cache.layout import record_key, table_key, teacher_key
 from kdcache.cache.metadata import cache_metadata, entry_metadata
-from kdcache.cache.repair import Repair, mended_identity
+from kdcache.cache.repair import Repair, repaired_identity
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import META, group_content, is_metadata
 from kdcache.errors import CacheError, CorruptError, UnreadableError
@@ -79,10 +79,10 @@ def check_identity(files: Files, key: str, teacher: str | None = None, *, search
         group_content(data, where)
         return None
     except CacheError as error:
-        mended = mended_identity(data) if search else None
+        repaired = repaired_identity(data) if search else None
         hint = " If one byte of it is wrong, --repair finds out which." if not search else ""
-        if mended is not None:
-            return Finding(f"{where} was altered: its checksum does not fit.", teacher, repair=Repair(key, mended))
+        if repaired is not None:
+            return Finding(f"{where} was altered: its checksum does not fit.", teacher, repair=Repair(key, repaired))
         return Finding(f"{error}{hint} {remedy}", teacher)
 
 

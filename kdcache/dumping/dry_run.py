@@ -26,7 +26,7 @@ TIMED = 8
 SEEN = 4096
 MAX_BYTES = 2**28
 #: Seconds of timed batches after which the dry run ends.
-PATIENCE = 60.0
+MAX_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _run_sample(source: Source, progress: Progress) -> _SampleRun:
             clock.append(time.perf_counter())
             task.advance(len(batch.targets))
             timed = len(outputs) - WARM_UP
-            if timed >= TIMED and (rows[-1] >= most or clock[-1] - clock[WARM_UP] >= PATIENCE):
+            if timed >= TIMED and (rows[-1] >= most or clock[-1] - clock[WARM_UP] >= MAX_SECONDS):
                 break
     begin = WARM_UP if len(outputs) >= 2 * WARM_UP else min(1, len(outputs) - 1)
     return _SampleRun(outputs, top1, (rows[-1] - rows[begin]) / (clock[-1] - clock[begin]))

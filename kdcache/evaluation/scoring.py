@@ -158,7 +158,7 @@ def logits_in_batches(
     """
     with (
         closing(SampleReader(index)) as reader,
-        closing(prefetch(_pictures(network, index, reader, samples_in_order, batch_size))) as batches,
+        closing(prefetch(_images(network, index, reader, samples_in_order, batch_size))) as batches,
     ):
         for samples, pixels in batches:
             with torch.inference_mode():
@@ -174,7 +174,7 @@ def _share(index: Index, ranks: Ranks) -> Int64[np.ndarray, "n"]:
     return np.array_split(order[~is_lost(index)[order]], ranks.world_size)[ranks.rank]
 
 
-def _pictures(
+def _images(
     network: Network, index: Index, reader: SampleReader, samples_in_order: Int64[np.ndarray, "n"], batch_size: int
 ) -> Generator[tuple[Int64[np.ndarray, "b"], UInt8[Tensor, "b 3 s s"]], None, None]:
     card = network.card

@@ -106,7 +106,7 @@ def new_folder(root: Path, key: str, ours: re.Pattern[str], disk: Disk | None = 
         try:
             with parent.enter(partial.name) as folder:
                 yield folder.library_path()
-                _settle(folder, disk)
+                _flush_all(folder, disk)
             _require_ours(parent.at(name), ours)
             _swap(partial, parent.at(name), disk)
         except BaseException:
@@ -195,7 +195,7 @@ def _remove(place: Location, disk: Disk) -> None:
         disk.remove(place)
 
 
-def _settle(folder: Folder, disk: Disk) -> None:
+def _flush_all(folder: Folder, disk: Disk) -> None:
     """Give all files of a new folder the permissions of the umask, and flush the files and the folder.
 
     safetensors makes files for one user alone: they are for whom the umask allows, as the folder shows.

@@ -70,9 +70,9 @@ class Contrast(nn.Module):
         self.temperature, self.momentum = temperature, momentum
         self.embed_student = nn.Linear(student_width, width)
         self.embed_teacher = nn.Linear(teacher_width, width)
-        reach = 1.0 / math.sqrt(width / 3)
+        bound = 1.0 / math.sqrt(width / 3)
         for name in ("student", "teacher"):
-            first = torch.rand(samples, width, generator=generator, device=generator.device) * (2 * reach) - reach
+            first = torch.rand(samples, width, generator=generator, device=generator.device) * (2 * bound) - bound
             self.register_buffer(f"{name}_memory", first)
             # 0 until the first batch.
             self.register_buffer(f"{name}_scale", torch.zeros(()))
@@ -108,8 +108,8 @@ class Contrast(nn.Module):
             self._scaled = True
             if self.training:
                 everybody = gather_rows(samples)
-                self._remember(self.student_memory, gather_rows(ours.detach()), everybody)
-                self._remember(self.teacher_memory, gather_rows(theirs.detach()), everybody)
+                self._update_memory(self.student_memory, gather_rows(ours.detach()), everybody)
+                self._update_memory(self.teacher_memory, gather_rows(theirs.detach()), everybody)
         return loss
 
     def _loss(self, rows: Tensor, memory: Tensor, compared: Tensor, scale: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Contrast(nn.Module):
         return _Contrasted.apply(rows, memory, compared, scale.log(), self.temperature)
 
     @torch.no_grad()
-    def _remember(self, memory: Tensor, rows: Tensor, samples: Tensor) -> None:
+    def _update_memory(self, memory: Tensor, rows: Tensor, samples: Tensor) -> None:
         moved = unit(self.momentum * memory[samples] + (1 - self.momentum) * rows)
         # Repeated augmentation brings a sample several times: its last row counts, whatever order writes run in.
         places = torch.arange(1, len(samples) + 1, device=samples.device)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kdcache.cache.entry import Entry
-from kdcache.cache.stream import BATCHES_AHEAD, BATCHES_GIVEN, BATCHES_KEPT, CHUNKS_AHEAD, MAX_BATCHES_AHEAD
+from kdcache.cache.stream import BATCHES_AHEAD, BATCHES_KEPT, BATCHES_YIELDED, CHUNKS_AHEAD, MAX_BATCHES_AHEAD
 from kdcache.data.order import LANES
 from kdcache.io.yaml_format import dump_yaml
 from kdcache.loader.schedule import UNIT_ROWS, Schedule
@@ -21,7 +21,7 @@ from kdcache.training.setup import Setup
 #: Columns and rows of the plot of the learning rate.
 PLOT_SIZE = (64, 8)
 #: Batches that the stream of targets has put together: two ahead of the trainer's, and those given before.
-_BATCHES_MADE = 2 + 1 + BATCHES_GIVEN
+_BATCHES_MADE = 2 + 1 + BATCHES_YIELDED
 
 
 @dataclass(frozen=True)

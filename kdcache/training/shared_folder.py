@@ -14,7 +14,7 @@ from kdcache.io.folders import Folder
 from kdcache.runtime.distributed import Distributed
 from kdcache.training.files import refusals
 
-_PATIENCE = 5.0
+_VISIBILITY_TIMEOUT = 5.0
 """Seconds that a file of another node may take to be seen."""
 
 
@@ -59,7 +59,7 @@ def _make(token: Path) -> RunError | None:
 
 
 def _appears(file: Path) -> bool:
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _VISIBILITY_TIMEOUT
     while not file.exists():
         if time.monotonic() > until:
             return False

@@ -283,7 +283,7 @@ class Trainer:
         # The schedule of every process is told what the main one reads; -1 stands for none.
         here = torch.tensor((-1.0 if top1 is None else top1) if self.processes.is_main else 0.0, dtype=torch.float64)
         top1 = float(self.processes.all_reduce_sum(here).item())
-        self._tell_schedule(report, None if top1 < 0 else top1)
+        self._end_schedule_epoch(report, None if top1 < 0 else top1)
 
     def _complete_epoch(self, report: Mapping[str, Any]) -> None:
         """Evaluate where it is time for it, write the row of the epoch, and note the score, in this order."""
@@ -302,9 +302,9 @@ class Trainer:
                 self._logs.append_epoch(self.step, values)
             if self.processes.is_main and evaluation is not None:
                 self._checkpoints.note_score(self.step, evaluation.top1)
-        self._tell_schedule(report, None if evaluation is None else evaluation.top1)
+        self._end_schedule_epoch(report, None if evaluation is None else evaluation.top1)
 
-    def _tell_schedule(self, report: Mapping[str, Any], top1: float | None) -> None:
+    def _end_schedule_epoch(self, report: Mapping[str, Any], top1: float | None) -> None:
         self.state.end_epoch(top1 if self.setup.val is not None else report["loss"])
 
     @property

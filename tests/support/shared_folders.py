@@ -14,7 +14,7 @@ from kdcache.training.shared_folder import require_shared
 
 def refusal(folders, rank, world):
     """What a process is told whose run folder is the one of its rank; nothing where it may go on."""
-    shared_folder._PATIENCE = 0.2
+    shared_folder._VISIBILITY_TIMEOUT = 0.2
     try:
         require_shared(folders[rank], Distributed(Ranks(rank, world), torch.device("cpu")))
     except RunError as error:

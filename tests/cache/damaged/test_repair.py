@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kdcache.cache.repair import mended_identity
+from kdcache.cache.repair import repaired_identity
 from kdcache.cache.store import Cache
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.io.disk import Disk
@@ -207,14 +207,16 @@ def test_a_repair_that_cannot_be_made_is_told_and_no_finding_is_lost(
 def test_the_altered_byte_of_an_identity_is_found(made: Path, key: str) -> None:
     data = (made / key).read_bytes()
     rng = random.Random(4)
-    assert mended_identity(data) == data
-    assert mended_identity(data.replace(b'"group"', b'"array"')) == data, "not the identity, so that it follows from it"
+    assert repaired_identity(data) == data
+    assert repaired_identity(data.replace(b'"group"', b'"array"')) == data, (
+        "not the identity, so that it follows from it"
+    )
     # Each search goes through every byte that may have been another one, which takes a second.
     for place in [data.index(b'"check"') + 12] if key == "zarr.json" else [data.index(b"resnet18") + 2]:
         altered = data[:place] + bytes([data[place] ^ rng.randrange(1, 256)]) + data[place + 1 :]
-        assert mended_identity(altered) == data
+        assert repaired_identity(altered) == data
     two = bytearray(data)
     for place in (data.index(b'"check"') + 12, data.index(b'"check"') + 13):
         two[place] = ord("g")
-    assert mended_identity(bytes(two)) is None
-    assert mended_identity(b"[" * 2**20) is None
+    assert repaired_identity(bytes(two)) is None
+    assert repaired_identity(b"[" * 2**20) is None

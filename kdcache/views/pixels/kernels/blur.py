@@ -60,12 +60,12 @@ def _weights(radius: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n taps"]:
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     part = part / (6 * (variance - (whole + 1) * (whole + 1)))
     box = whole + part
-    reach = box.astype(np.int64)
+    inside = box.astype(np.int64)
     inner = (np.float32(_ONE) / (box * 2 + 1)).astype(np.int64)
-    outer = (_ONE - (reach * 2 + 1) * inner) // 2
-    distance = np.arange(reach.max(initial=0) + 2)
-    ends = np.where(distance == reach[:, None] + 1, outer[:, None], 0)
-    return np.where(distance <= reach[:, None], inner[:, None], ends).astype(np.int32)
+    outer = (_ONE - (inside * 2 + 1) * inner) // 2
+    distance = np.arange(inside.max(initial=0) + 2)
+    ends = np.where(distance == inside[:, None] + 1, outer[:, None], 0)
+    return np.where(distance <= inside[:, None], inner[:, None], ends).astype(np.int32)
 
 
 def _box_blur(
