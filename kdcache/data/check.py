@@ -95,7 +95,7 @@ def check_index(
     index = load_index(place, source)
     if index is None:
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
-    index = replace(index, asked=str(data))
+    index = replace(index, opened_as=str(data))
     if former is not None and former.loaded.fingerprint != index.fingerprint:
         _warn_of_another_fingerprint(former, index, progress)
     if marking:

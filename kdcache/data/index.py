@@ -52,7 +52,7 @@ class Index:
     lost: rows, ascending, of bad samples that keep their places (see `kdcache.data.lost`); they must not be read.
     is_part: whether these are a part of the shards' samples (see `kdcache.data.part`).
     unlabelled: whether labels were left out, or there are none.
-    asked: DATA by which it, or the data set that it is a part of, was opened; empty if an old part does not hold it.
+    opened_as: DATA by which it, or the data set that it is a part of, was opened; empty if an old part lacks it.
     """
 
     path: Path
@@ -74,7 +74,7 @@ class Index:
     lost: Int64[np.ndarray, " k"] = field(default_factory=lambda: np.empty(0, np.int64))
     is_part: bool = False
     unlabelled: bool = False
-    asked: str = ""
+    opened_as: str = ""
 
     def __len__(self) -> int:
         return len(self.key_hash)
@@ -98,7 +98,7 @@ class Index:
     @property
     def data(self) -> str:
         """The argument of `kdcache index` for these samples, or for the whole of a part, in recommended commands."""
-        return arguments(self.asked or self.shards_folder, self.unlabelled)
+        return arguments(self.opened_as or self.shards_folder, self.unlabelled)
 
     @property
     def shards_folder(self) -> Path | str:
@@ -152,7 +152,7 @@ def find_index(data: str | Path, *, unlabelled: bool = False) -> Index | None:
             places = index_places(data, shards, without_labels)
             found = [index for place in places if (index := load_index(place, source)) is not None]
             if found:
-                return replace(min(found, key=lambda index: index.crc is None), asked=str(data))
+                return replace(min(found, key=lambda index: index.crc is None), opened_as=str(data))
         return None
 
     found = look()
@@ -185,7 +185,7 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     places = index_places(data, shards, unlabelled)
     with claimed(places, progress, wait=not rebuild) as place:
         if not rebuild and (index := load_index(place, source)) is not None:
-            return replace(index, asked=str(data))
+            return replace(index, opened_as=str(data))
         checked = [meta for place in places if "left_out" in (meta := read_meta(place))]
         if any(meta.get("lost") for meta in checked):
             raise DataError(
@@ -207,7 +207,7 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
     _report_passed_over(data, progress)
     _warn_of_labels(index, progress)
     progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
-    return replace(index, asked=str(data))
+    return replace(index, opened_as=str(data))
 
 
 def _report_passed_over(data: str | Path, progress: Progress) -> None:
@@ -253,7 +253,7 @@ def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
             f"The shards that {folder} is a part of have changed, or it is damaged. Remove it, and make it again with "
             f"`{take_again(folder, meta, arguments(whole, unlabelled) if whole else 'DATA')}`."
         )
-    return replace(index, asked=whole)
+    return replace(index, opened_as=whole)
 
 
 def load_index(place: Path, source: Source) -> Index | None:
@@ -276,7 +276,7 @@ def load_index(place: Path, source: Source) -> Index | None:
         lost=loaded.lost,
         is_part=loaded.is_part,
         unlabelled=source.unlabelled,
-        asked="",
+        opened_as="",
     )
     if class_names is not None and len(class_names) < loaded.labels:
         raise DataError(

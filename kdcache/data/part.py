@@ -66,7 +66,7 @@ def write_part(
     unlabelled = bool((index.label == -1).all())
     source = Source.of(out, index.shards, unlabelled)
     names = [*COLUMNS, "key_start", "key_bytes"] + ["crc"] * (index.crc is not None)
-    data = keep_data(index.asked or index.shards_folder, out)
+    data = keep_data(index.opened_as or index.shards_folder, out)
     notes: dict[str, object] = {
         "part": {"of": index.fingerprint, "data": data, "fraction": fraction, "stratified": stratified}
     }
@@ -87,4 +87,4 @@ def write_part(
         raise DataError(f"{out / META} changed while it was being opened. Run the command again.")
     kind = "of each class" if stratified else "of all"
     progress.say(f"selected {len(part)} of {len(index)} samples, {fraction:g} {kind}: {out}")
-    return replace(part, asked=kept_data(data, out))
+    return replace(part, opened_as=kept_data(data, out))

@@ -71,11 +71,11 @@ def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
     built_for = computed["cuda"]
     oldest = OLDEST_DRIVER.get(str(built_for).partition(".")[0], 0)
     too_old = seen.driver is not None and int(seen.driver.partition(".")[0]) < oldest
-    asked = f"PyTorch {computed['torch']} for CUDA {built_for}"
+    version = f"PyTorch {computed['torch']} for CUDA {built_for}"
     if computed["available"]:
         if too_old:
-            return ok("driver", f"{seen.driver}; {asked} asks for {oldest} and works all the same")
-        return ok("driver", f"{seen.driver or 'of unknown version'}; {asked} works with it")
+            return ok("driver", f"{seen.driver}; {version} asks for {oldest} and works all the same")
+        return ok("driver", f"{seen.driver or 'of unknown version'}; {version} works with it")
     if not seen.devices:
         if seen.driver is None:
             return ok("driver", "none, and no NVIDIA GPU: models run on the CPU")
@@ -99,13 +99,13 @@ def judge_driver(seen: Seen, computed: dict[str, Any]) -> Finding:
     if too_old:
         return fault(
             "driver",
-            f"{seen.driver} is too old: {asked} needs {oldest} or later.",
+            f"{seen.driver} is too old: {version} needs {oldest} or later.",
             f"Update NVIDIA's driver to {oldest} or later, or install a PyTorch for an older CUDA.",
         )
     why = computed["warning"] or "it gives no reason"
     return fault(
         "driver",
-        f"{seen.driver} is there, but {asked} finds no GPU: {why}",
+        f"{seen.driver} is there, but {version} finds no GPU: {why}",
         "Check whether nvidia-smi lists the GPU; after an update of the driver, restart the machine.",
     )
 

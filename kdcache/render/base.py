@@ -117,9 +117,9 @@ class Renderer(ABC):
         self._closed = False
         self._open()
 
-    def _choose_decode(self, asked: str) -> Literal["cpu", "gpu"]:
+    def _choose_decode(self, decode: str) -> Literal["cpu", "gpu"]:
         """Where to decode, for one of `DECODES`. Raises DeviceError or UsageError for what is not possible."""
-        match asked:
+        match decode:
             case "auto":
                 return "gpu" if self.decodes_on_gpu and self.device.type == "cuda" else "cpu"
             case "cpu":
@@ -135,7 +135,7 @@ class Renderer(ABC):
                 )
             case "gpu":
                 return "gpu"
-        raise UsageError(f"There is no place to decode called {asked!r}; use {', '.join(DECODES)}.")
+        raise UsageError(f"There is no place to decode called {decode!r}; use {', '.join(DECODES)}.")
 
     def stream(self, requests: Iterable[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:
         """Render requests in order: uint8 [b, 3, size, size] for each, on the renderer's device.

@@ -11,9 +11,9 @@ def cores() -> int:
     Raises:
         UsageError: $KDCACHE_THREADS is no whole number above 0.
     """
-    asked = os.environ.get("KDCACHE_THREADS")
-    if asked is None:
+    threads = os.environ.get("KDCACHE_THREADS")
+    if threads is None:
         return len(os.sched_getaffinity(0))
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UsageError(f"$KDCACHE_THREADS is {asked!r}: give a whole number above 0, or unset it.")
-    return int(asked)
+    if not threads.isdecimal() or int(threads) < 1:
+        raise UsageError(f"$KDCACHE_THREADS is {threads!r}: give a whole number above 0, or unset it.")
+    return int(threads)

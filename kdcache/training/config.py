@@ -59,22 +59,22 @@ def load_config(
         ConfigError: a file that cannot be read, an unknown setting (with the nearest), or a value out of its range.
     """
     base = recipe_settings(recipe)
-    given = _given(file, options, assignments)
-    values = overlay(overlay(base, {"recipe": recipe}), given)
-    objectives = base.get("objective", {}), given.get("objective", {})
+    overrides = _overrides(file, options, assignments)
+    values = overlay(overlay(base, {"recipe": recipe}), overrides)
+    objectives = base.get("objective", {}), overrides.get("objective", {})
     if all(isinstance(part, Mapping) for part in objectives):
         values["objective"] = _objective(*objectives, recipe)
     return read(RunConfig, values)
 
 
-def given_settings(
+def chosen_settings(
     *, file: Path | None = None, options: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
 ) -> set[str]:
     """Return the dotted names of the settings that `load_config` was given over its recipe."""
-    return set(_dotted(_given(file, options, assignments)))
+    return set(_dotted(_overrides(file, options, assignments)))
 
 
-def _given(file: Path | None, options: Mapping[str, Any] | None, assignments: Sequence[str]) -> dict[str, Any]:
+def _overrides(file: Path | None, options: Mapping[str, Any] | None, assignments: Sequence[str]) -> dict[str, Any]:
     values: dict[str, Any] = {} if file is None else _read_yaml(file)
     for name, value in (options or {}).items():
         values = overlay(values, nested(name, value))
@@ -111,7 +111,7 @@ def inherited_settings(name: str) -> tuple[str, ...]:
 def chosen_objective(recipe: str, *, file: Path | None = None, assignments: Sequence[str] = ()) -> str:
     """Return the key of `OBJECTIVES` by which `load_config` finds its objective; arguments and errors as there."""
     usual = recipe_settings(recipe).get("objective", {}).get("name", VanillaKD.name)
-    return str(_given(file, None, assignments).get("objective", {}).get("name", usual))
+    return str(_overrides(file, None, assignments).get("objective", {}).get("name", usual))
 
 
 def label_loss_origin(
@@ -122,9 +122,9 @@ def label_loss_origin(
     assignments: Sequence[str] = (),
 ) -> str:
     """Describe where `load_config` takes the label loss from; arguments and errors as there."""
-    given = _given(file, options, assignments).get("objective", {})
+    overrides = _overrides(file, options, assignments).get("objective", {})
     usual = recipe_settings(recipe).get("objective", {})
-    if "label_loss" in given:
+    if "label_loss" in overrides:
         return "as it is set"
     meant, name = usual.get("name", VanillaKD.name), chosen_objective(recipe, file=file, assignments=assignments)
     if name != meant and "label_loss" in baseline_settings(recipe, name):

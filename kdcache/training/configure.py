@@ -11,7 +11,7 @@ from kdcache.runtime.device import resolve_precision
 from kdcache.training.config import (
     RunConfig,
     chosen_objective,
-    given_settings,
+    chosen_settings,
     label_loss_origin,
     load_config,
 )
@@ -38,11 +38,11 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
     if options.approximate:
         # An objective that cannot approximate stays as it is: `require` refuses it once the cache's targets are known.
         config = dataclasses.replace(config, objective=config.objective.with_approximate(True))
-    asked = given_settings(file=options.config, options=settings, assignments=options.overrides)
-    twice = sorted(settings.keys() & given_settings(assignments=options.overrides))
+    chosen = chosen_settings(file=options.config, options=settings, assignments=options.overrides)
+    twice = sorted(settings.keys() & chosen_settings(assignments=options.overrides))
     if twice:
         raise UsageError(f"{twice[0]} is given twice, by an option of its own and by --set: leave one of them out.")
-    if "optimizer.lr" in asked and "optimizer.lr_batch_size" not in asked:
+    if "optimizer.lr" in chosen and "optimizer.lr_batch_size" not in chosen:
         # A recipe's rate follows the batch size; a rate that somebody chose is the one that is meant.
         config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, lr_batch_size=None))
     binary = sorted({"objective.bce_sum", "objective.bce_target_thresh"} & settings.keys())
@@ -54,7 +54,7 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
     if mode != "supervised" and config.objective.needs.history:
         raise UsageError(f"{config.objective.name} learns without a teacher: add --supervised.")
     if mode == "supervised":
-        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & asked)
+        distilling = sorted({"objective.kd_weight", "objective.kd_stop_epoch", "objective.name"} & chosen)
         if distilling and config.objective.needs.teacher:
             raise ConfigError(
                 f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
@@ -62,7 +62,7 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
         config = dataclasses.replace(config, objective=config.objective.without_teacher())
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
-    return config, asked
+    return config, chosen
 
 
 def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, Any]) -> None:
@@ -94,11 +94,11 @@ def describe_label_loss(options: TrainOptions, config: RunConfig) -> str | None:
     origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
     line = f"The label loss is {config.objective.label_loss_text}, {origin}."
     chosen = chosen_objective(config.recipe, file=options.config, assignments=options.overrides)
-    given = given_settings(file=options.config, assignments=options.overrides)
+    names = chosen_settings(file=options.config, assignments=options.overrides)
     listed = ", ".join(
         f"{name} {format_setting(value)}"
         for name, value in baseline_settings(config.recipe, chosen).items()
-        if f"objective.{name}" not in given
+        if f"objective.{name}" not in names
     )
     if not listed or not config.objective.needs.teacher:
         return line

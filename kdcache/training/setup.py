@@ -118,16 +118,16 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     Raises:
         KdcacheError: what does not belong together or is not there, by name.
     """
-    config, asked = configure(options, options.mode, processes.device)
+    config, chosen = configure(options, options.mode, processes.device)
     _check_names(options, config, processes)
-    files = _open_files(options, config, asked, progress)
+    files = _open_files(options, config, chosen, progress)
     stored, index = files.stored, files.index
     folder = options.out or default_folder(options, config, files.cache.names() if files.cache is not None else [])
     # From here on what is in the run folder is read, and nobody else may change it.
     lock = _hold(options, RunFolder(folder), progress, held) if processes.is_main else None
     before = None if options.fresh else RunFolder(folder).stored_config()
     opened = _open_views(options, config, files, folder, progress)
-    asked_count = config.views.count
+    view_count = config.views.count
     config = with_view_count(with_views(config, opened), opened, stored, before)
     schedule = schedule_of(config, opened)
     log_lost(opened, progress)
@@ -147,7 +147,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     for warning in _warnings(options, files.cache if stored is not None else None):
         progress.warn(warning)
     log_repeated_views(
-        schedule.epochs, schedule.views, schedule.repeats, stored if asked_count is None else None, progress
+        schedule.epochs, schedule.views, schedule.repeats, stored if view_count is None else None, progress
     )
     live = _open_live(options, config, files.cache, opened, processes.device, progress)
     num_classes = _num_classes(index, stored, live)
@@ -202,9 +202,9 @@ def _initial_weights(config: RunConfig) -> InitialWeights | None:
     return load_initial_weights(student.name, student.weights, size=student.size)
 
 
-def _open_files(options: TrainOptions, config: RunConfig, asked: set[str], progress: Progress) -> _Files:
+def _open_files(options: TrainOptions, config: RunConfig, chosen: set[str], progress: Progress) -> _Files:
     """Open the cache first: what is wrong with it is told before an index of millions is built."""
-    cache = _cache(options, options.mode, asked)
+    cache = _cache(options, options.mode, chosen)
     return _Files(
         cache=cache,
         stored=_stored(options, cache, config) if options.mode == "cache" and cache is not None else None,
@@ -301,7 +301,7 @@ def _invocation(options: TrainOptions, cache: Cache | None, device: torch.device
     }
 
 
-def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
+def _cache(options: TrainOptions, mode: Mode, chosen: set[str]) -> Cache | None:
     """Open the cache whose targets or views are wanted; None for views of the training's own."""
     if mode == "supervised" or options.cache is None or not Cache.exists(options.cache):
         if mode == "cache":
@@ -311,7 +311,7 @@ def _cache(options: TrainOptions, mode: Mode, asked: set[str]) -> Cache | None:
             )
         return None
     cache = Cache.open(options.cache)
-    names = sorted(name for name in asked if name.startswith("views.") and name != "views.count")
+    names = sorted(name for name in chosen if name.startswith("views.") and name != "views.count")
     if names:
         raise ConfigError(
             f"{names[0]} is set, and the views are those of the cache {cache.location}: leave it out, or give a "

@@ -14,7 +14,7 @@ class AgreedStop:
     def __init__(self, requests: StopRequests, processes: Distributed) -> None:
         self.requests = requests
         self._processes = processes
-        self._asked: Maximum | None = None
+        self._pending: Maximum | None = None
 
     def after_step(self) -> bool:
         """Return whether to stop after this step.
@@ -24,7 +24,7 @@ class AgreedStop:
         """
         if self._processes.is_single:
             return self.requests.number is not None
-        last, self._asked = self._asked, self._processes.begin_all_reduce_max(self.requests.number or 0)
+        last, self._pending = self._pending, self._processes.begin_all_reduce_max(self.requests.number or 0)
         return last is not None and self._agreed(last)
 
     def now(self) -> bool:

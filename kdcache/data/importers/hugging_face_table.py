@@ -134,11 +134,11 @@ def _holds_bytes(kind: "pyarrow.DataType") -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
-def _choose(option: str, asked: str | None, found: list[str], names: list[str], where: Path) -> str:
-    if asked is not None:
-        if asked in names:
-            return asked
-        raise UsageError(f"{where} has no column {asked}, but {', '.join(names)}. Give one of these with {option}.")
+def _choose(option: str, requested: str | None, found: list[str], names: list[str], where: Path) -> str:
+    if requested is not None:
+        if requested in names:
+            return requested
+        raise UsageError(f"{where} has no column {requested}, but {', '.join(names)}. Give one of these with {option}.")
     if len(found) == 1:
         return found[0]
     what = f"several columns may be meant ({', '.join(found)})" if found else f"no column is it (of {', '.join(names)})"
