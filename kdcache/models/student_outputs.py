@@ -55,6 +55,10 @@ class WithStudentOutputs(nn.Module):
         if features:
             feature_size(module)  # refuses a model that has none
 
+    def map_shapes(self, size: int) -> tuple[tuple[int, int, int], ...]:
+        """Return the shapes of the feature maps, as `WithMaps.shapes` has them; empty where none were asked for."""
+        return self._inner.shapes(size) if isinstance(self._inner, WithMaps) else ()
+
     def forward(self, images: Float[Tensor, "b 3 s s"]) -> StudentOutputs:
         """Return the outputs for normalised images."""
         if not self._gives_features:

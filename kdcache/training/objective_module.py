@@ -1,11 +1,15 @@
-"""An objective as a module, for a training loop of one's own."""
+"""What an objective is called with, in `kdcache train` and in a loop of one's own, and an objective as a module."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdcache.data.index import Index
 from kdcache.errors import UsageError
 from kdcache.io.checked import read
 from kdcache.loader.batches import Batch
@@ -13,11 +17,12 @@ from kdcache.loader.cached_teachers import why_unlabelled
 from kdcache.loader.dataset import CachedDataset
 from kdcache.models.features import feature_size
 from kdcache.models.student_outputs import StudentOutputs, WithStudentOutputs
-from kdcache.objectives.base import LossInputs, LossSpec, Objective, require
+from kdcache.objectives.base import LossInputs, LossSpec, MapShape, Needs, Objective, require
 from kdcache.objectives.gathering import place_among_ranks
 from kdcache.objectives.registry import objective_named
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
+from kdcache.runtime.transfer import to_device
 from kdcache.training.settings import overlay, to_plain
 
 
@@ -66,22 +71,8 @@ class ObjectiveModule(nn.Module):
         Raises:
             UsageError: something that the objective needs is not there, such as the student's features.
         """
-        if isinstance(student_outputs, Tensor):
-            student_outputs = StudentOutputs(student_outputs)
-        logits, features, maps = student_outputs
         losses = self.objective(
-            LossInputs(
-                logits.float(),
-                batch.labels,
-                batch.mix_weight,
-                batch.targets,
-                features=None if features is None else features.float(),
-                maps=maps,
-                samples=batch.samples.to(logits.device),
-                aux_module=self.aux_module,
-                epoch=epoch,
-                epochs=epochs,
-            )
+            loss_inputs(student_outputs, batch, aux_module=self.aux_module, epoch=epoch, epochs=epochs)
         )
         return {"loss": losses.total, **losses.parts}
 
@@ -93,11 +84,7 @@ class ObjectiveModule(nn.Module):
         Raises:
             ModelError: the student is no timm model that has the features or feature maps.
         """
-        needs = self.objective.needs
-        if not (needs.features or needs.maps):
-            return student
-        layers = needs.student_layers if needs.maps else None
-        return WithStudentOutputs(student, features=needs.features, layers=layers)
+        return wrap_student(student, self.objective.needs)
 
     def average_gradients(self) -> None:
         """Average the gradients of what is learnt beside the student over all processes; alone, do nothing.
@@ -178,12 +165,70 @@ def _spec(dataset: CachedDataset, objective: Objective, student: nn.Module | Non
     needs = objective.needs
     if needs.features and student is None:
         raise UsageError(f"{objective.name} compares features: give create_objective the student that has them.")
+    teacher_features = dataset.teachers.num_features if needs.teacher_features else None
+    spec = data_spec(dataset.index, dataset.num_classes, teacher_features=teacher_features)
+    return spec if not needs.features or student is None else spec._replace(num_features=feature_size(student))
+
+
+def data_spec(
+    index: Index, num_classes: int, *, teacher_features: int | None = None, teacher_maps: tuple[MapShape, ...] = ()
+) -> LossSpec:
+    """Return the `LossSpec` of a data set and a teacher, without the part that describes the student."""
     return LossSpec(
-        num_classes=dataset.num_classes,
-        num_features=feature_size(student) if needs.features and student is not None else None,
-        samples=len(dataset),
-        labels=torch.from_numpy(np.asarray(dataset.index.label).astype(np.int64)),
-        teacher_features=dataset.teachers.num_features if needs.teacher_features else None,
+        num_classes=num_classes,
+        num_features=None,
+        samples=len(index),
+        labels=torch.from_numpy(np.asarray(index.label).astype(np.int64)),
+        teacher_features=teacher_features,
+        teacher_maps=teacher_maps,
+    )
+
+
+def wrap_student(student: nn.Module, needs: Needs) -> nn.Module:
+    """Return a module whose outputs hold what an objective needs; arguments and errors as `WithStudentOutputs` has.
+
+    It is the student itself where logits are enough.
+    """
+    if not (needs.features or needs.maps):
+        return student
+    layers = needs.student_layers if needs.maps else None
+    return WithStudentOutputs(student, features=needs.features, layers=layers)
+
+
+def loss_inputs(
+    student_outputs: Tensor | StudentOutputs,
+    batch: Batch,
+    *,
+    aux_module: nn.Module | None,
+    epoch: int,
+    epochs: int,
+    past_probs: Float[Tensor, "b c"] | None = None,
+    mixed: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> LossInputs:
+    """Return what an objective is called with, in float32 and on the device of the student's outputs.
+
+    Args:
+        student_outputs: logits [b, c], or the outputs of a module that `wrap_student` made; in whatever precision.
+        batch: the rows that the outputs are of; its targets lie on their device.
+        aux_module, epoch, epochs, past_probs, mixed: as `LossInputs` has them.
+    """
+    if isinstance(student_outputs, Tensor):
+        student_outputs = StudentOutputs(student_outputs)
+    logits, features, maps = student_outputs
+    device = logits.device
+    return LossInputs(
+        logits.float(),
+        to_device(batch.labels, device),
+        to_device(batch.mix_weight, device),
+        batch.targets,
+        features=None if features is None else features.float(),
+        maps=maps,
+        past_probs=None if past_probs is None else to_device(past_probs, device),
+        samples=to_device(batch.samples, device),
+        aux_module=aux_module,
+        mixed=mixed,
+        epoch=epoch,
+        epochs=epochs,
     )
 
 

@@ -13,6 +13,7 @@ from kdcache.loader.provenance import imports_in, warn_of_other_renderer
 from kdcache.models.network import Network
 from kdcache.models.run_weights import imports_of_run
 from kdcache.models.students import create_student
+from kdcache.objectives.base import LossSpec
 from kdcache.runtime.device import gpu_arithmetic, resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.formatting import format_count
@@ -22,9 +23,9 @@ from kdcache.runtime.signals import stop_requests
 from kdcache.training.configure import configure
 from kdcache.training.dry_run import TrainPlan
 from kdcache.training.logs import METRICS
-from kdcache.training.loss_spec import loss_spec
 from kdcache.training.metrics import read_metrics
 from kdcache.training.naming import default_folder
+from kdcache.training.objective_module import data_spec
 from kdcache.training.options import TrainOptions
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.run_folder import RunFolder
@@ -128,9 +129,8 @@ def _train(
         network.module,
         setup.config,
         steps_per_epoch=setup.steps_per_epoch,
-        spec=loss_spec(setup),
+        spec=_loss_spec(setup),
         processes=processes,
-        precision=setup.config.precision,
         history=_history(setup, processes, progress) if setup.config.objective.needs.history else None,
         scored=setup.val is not None,
     )
@@ -189,6 +189,25 @@ def _student(setup: Setup) -> Network:
         interpolation=student.interpolation,
         kwargs=student.kwargs,
         initial=setup.initial,
+    )
+
+
+def _loss_spec(setup: Setup) -> LossSpec:
+    """Return the `LossSpec` of a training, without the part that describes the student.
+
+    Raises:
+        ModelError: the objective needs the teacher's features or feature maps, and it has none.
+        ConfigError: it asks for layers that the teacher does not have.
+    """
+    needs, live, stored = setup.config.objective.needs, setup.live, setup.stored
+    features = None
+    if needs.teacher_features:
+        features = live.teacher.num_features if live else stored.num_features if stored else None
+    return data_spec(
+        setup.index,
+        setup.num_classes,
+        teacher_features=features,
+        teacher_maps=live.teacher.map_shapes(needs.teacher_layers) if needs.maps and live else (),
     )
 
 

@@ -1,28 +1,28 @@
 """The state that an optimiser step changes: weights, optimiser, learning rate, moving average, random states."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from kdcache.errors import ConfigError
-from kdcache.models.features import feature_size, watched_features
-from kdcache.models.maps import WithMaps
-from kdcache.objectives.base import Losses, LossInputs, LossSpec, TeacherTargets
+from kdcache.loader.batches import Batch
+from kdcache.models.features import feature_size
+from kdcache.models.student_outputs import WithStudentOutputs
+from kdcache.objectives.base import Losses, LossSpec
 from kdcache.runtime.device import autocast
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.transfer import to_device
-from kdcache.targets.base import Targets
 from kdcache.training.checkpoint import Checkpoint, restore_torch_random_state, torch_random_state
 from kdcache.training.config import RunConfig
 from kdcache.training.learning_rate import LearningRate
-from kdcache.training.objective_module import create_aux_module
+from kdcache.training.objective_module import create_aux_module, loss_inputs, wrap_student
 from kdcache.training.optimizer import GradientLimit, create_optimizer
 from kdcache.training.prediction_history import PredictionHistory
 
@@ -44,16 +44,14 @@ class TrainState:
         steps_per_epoch: int,
         spec: LossSpec,
         processes: Distributed,
-        precision: str,
         history: PredictionHistory | None = None,
         scored: bool = False,
     ) -> None:
         """
         Args:
             module: the student, in training mode; moved to the device of this process.
-            config: resolved configuration.
+            config: resolved configuration; weights are float32 whatever its precision.
             spec: facts about the data set and the teacher; those about the student are added here.
-            precision: "fp32", "bf16" or "fp16"; weights are float32 always.
             history: the student's earlier predictions, where the objective needs them.
             scored: whether `end_epoch` is told a score, not a loss.
 
@@ -68,60 +66,42 @@ class TrainState:
         if config.grad_checkpointing:
             _checkpoint_gradients(self.module, config.student.name)
         self._objective = config.objective
-        needs = self._objective.needs
-        watched = WithMaps(self.module, needs.student_layers) if needs.maps else None
-        self._gives_maps = watched is not None
-        trained = self.module if watched is None else watched
-        self._shared = processes.wrap_ddp(trained if config.compile is None else _compiled(trained, config))
+        student = wrap_student(self.module, self._objective.needs)
+        self._shared = processes.wrap_ddp(student if config.compile is None else _compiled(student, config))
         self._processes = processes
         self.step = 0
-        self.precision = precision
+        self.precision = config.precision
         self._device = processes.device
         self._accumulation, self._dist_bn = config.accumulation, config.dist_bn
         self._history = history
-        spec = _with_student(spec, self.module, watched, config)
-        aux_module = create_aux_module(self._objective, spec, config.seed)
+        aux_module = create_aux_module(self._objective, _with_student(spec, student, config), config.seed)
         self._aux_module = None if aux_module is None else aux_module.to(processes.device)
         self._optimizer = create_optimizer(self.module, self._aux_module, config)
         self._limit = GradientLimit(self.module, self._optimizer, config)
         self._epochs, self._steps_per_epoch = config.schedule.epochs, steps_per_epoch
         self._learning_rate = LearningRate(self._optimizer, config.schedule, steps_per_epoch, scored=scored)
-        self._scaler = GradScaler(processes.device.type, enabled=precision == "fp16")
+        self._scaler = GradScaler(processes.device.type, enabled=config.precision == "fp16")
         self._ema = None if config.ema_decay is None else _average(self.module, config, config.ema_decay)
         # Each process draws its own dropout and drop path.
         torch.manual_seed(config.seed + processes.rank)
 
-    def train_step(
-        self,
-        inputs: Float[Tensor, "b 3 s s"],
-        targets: TeacherTargets | None,
-        labels: Int64[Tensor, "b 2"],
-        weight: Float[Tensor, "b"],
-        samples: Int64[Tensor, "b"],
-    ) -> Losses:
+    def train_step(self, batch: Batch) -> Losses:
         """Take one optimiser step on a batch of normalised images, and return its losses, still on the device.
 
         Args:
-            targets: the teacher's targets; None where the objective needs none.
-            labels: each row's own label and its mixing partner's, -1 for none.
-            weight: each row's own share of the mix.
-            samples: position of each row's sample in the index.
+            batch: images and targets on the device; without targets where the objective needs none.
         """
         epoch = self.step // self._steps_per_epoch
-        past_probs = None if self._history is None else self._history.read(epoch, samples, weight)
-        size = len(inputs) // self._accumulation
+        past_probs = None if self._history is None else self._history.read(epoch, batch.samples, batch.mix_weight)
+        size = len(batch) // self._accumulation
         self._optimizer.zero_grad()
         found: list[tuple[Losses, Tensor]] = []
-        for part in (slice(start, start + size) for start in range(0, len(inputs), size)):
-            is_last = part.stop == len(inputs)
+        for part in (slice(start, start + size) for start in range(0, len(batch), size)):
+            is_last = part.stop == len(batch)
             # Gradients of several processes are averaged once, with those of the last part.
             with nullcontext() if is_last else getattr(self._shared, "no_sync", nullcontext)():
                 losses, logits = self._forward(
-                    inputs[part],
-                    targets if size == len(inputs) or targets is None else cast(Targets, targets)[part],
-                    labels[part],
-                    weight[part],
-                    samples[part],
+                    batch if size == len(batch) else _rows_of(batch, part),
                     None if past_probs is None else past_probs[part],
                 )
                 # Parts are equal, so the mean over the batch is the mean of the means over parts.
@@ -139,41 +119,24 @@ class TrainState:
         if self._ema is not None:
             self._ema.update(self.module, step=self.step)
         if self._history is not None:
-            self._history.write(epoch, samples, torch.cat([logits for _, logits in found]))
+            self._history.write(epoch, batch.samples, torch.cat([logits for _, logits in found]))
         return _mean_losses([losses for losses, _ in found])
 
-    def _forward(
-        self,
-        inputs: Float[Tensor, "b 3 s s"],
-        targets: TeacherTargets | None,
-        labels: Int64[Tensor, "b 2"],
-        weight: Float[Tensor, "b"],
-        samples: Int64[Tensor, "b"],
-        past_probs: Float[Tensor, "b c"] | None,
-    ) -> tuple[Losses, Float[Tensor, "b c"]]:
-        """Return the losses and the logits of rows of a batch; arguments as `train_step` has them."""
+    def _forward(self, batch: Batch, past_probs: Float[Tensor, "b c"] | None) -> tuple[Losses, Float[Tensor, "b c"]]:
+        """Return the losses and the logits of rows of a batch."""
         mixed = partial(autocast, self.precision, self._device)
-        with mixed(), self._watched() as features:
-            output = self._shared(inputs.contiguous(memory_format=torch.channels_last))
-        logits, maps = output if self._gives_maps else (output, ())
-        logits = logits.float()
-        losses = self._objective(
-            LossInputs(
-                logits,
-                to_device(labels, self._device),
-                to_device(weight, self._device),
-                targets,
-                features=features[0].float() if features else None,
-                maps=maps,
-                past_probs=None if past_probs is None else to_device(past_probs, self._device),
-                samples=to_device(samples, self._device),
-                aux_module=self._aux_module,
-                mixed=mixed,
-                epoch=self.step // self._steps_per_epoch,
-                epochs=self._epochs,
-            )
+        with mixed():
+            outputs = self._shared(batch.images.contiguous(memory_format=torch.channels_last))
+        inputs = loss_inputs(
+            outputs,
+            batch,
+            aux_module=self._aux_module,
+            epoch=self.step // self._steps_per_epoch,
+            epochs=self._epochs,
+            past_probs=past_probs,
+            mixed=mixed,
         )
-        return losses, logits
+        return self._objective(inputs), inputs.logits
 
     @property
     def last_lr(self) -> float:
@@ -227,8 +190,17 @@ class TrainState:
         self._learning_rate.load(checkpoint.trainer.get("learning_rate", {}), self.step)
         restore_torch_random_state(checkpoint.trainer["random"], self._processes)
 
-    def _watched(self) -> AbstractContextManager[list[Tensor]]:
-        return watched_features(self.module) if self._objective.needs.features else nullcontext([])
+
+def _rows_of(batch: Batch, rows: slice) -> Batch:
+    """Return some consecutive rows of a batch."""
+    return replace(
+        batch,
+        images=batch.images[rows],
+        labels=batch.labels[rows],
+        mix_weight=batch.mix_weight[rows],
+        samples=batch.samples[rows],
+        targets=None if batch.targets is None else batch.targets[rows],
+    )
 
 
 def _mean_losses(parts: Sequence[Losses]) -> Losses:
@@ -277,10 +249,10 @@ def _compiled(module: nn.Module, config: RunConfig) -> nn.Module:
     return torch.compile(module, backend=config.compile)  # type: ignore[return-value] # a module of a module
 
 
-def _with_student(spec: LossSpec, module: nn.Module, watched: WithMaps | None, config: RunConfig) -> LossSpec:
+def _with_student(spec: LossSpec, student: nn.Module, config: RunConfig) -> LossSpec:
     """Return the `LossSpec` with the facts about the student that the objective needs."""
-    features = feature_size(module) if config.objective.needs.features else None
-    if watched is None:
-        return spec._replace(num_features=features)
+    if not isinstance(student, WithStudentOutputs):
+        return spec
+    features = feature_size(student.module) if config.objective.needs.features else None
     assert config.student.size is not None  # resolved by the setup
-    return spec._replace(num_features=features, maps=watched.shapes(config.student.size))
+    return spec._replace(num_features=features, maps=student.map_shapes(config.student.size))

@@ -134,7 +134,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Losses:
         """Take one optimiser step on this process's share of a batch; the losses are of this share."""
-        losses = self.state.train_step(batch.images, batch.targets, batch.labels, batch.mix_weight, batch.samples)
+        losses = self.state.train_step(batch)
         if self.setup.lock is not None:
             self.setup.lock.require_held()
         self._losses.add(losses)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from kdcache.errors import UsageError
 from kdcache.objectives.base import Losses, LossInputs, LossSpec, Objective
+from kdcache.targets.base import Targets
 
 ROWS, CLASSES, FEATURES = 8, 7, 5
 SAMPLES, TEACHER_FEATURES = 20, 6
@@ -16,8 +17,8 @@ MAPS, TEACHER_MAPS = ((3, 8, 8), (4, 4, 4)), ((5, 8, 8), (6, 4, 4))
 
 
 @dataclass(frozen=True)
-class FixedTargets:
-    """A teacher's answers, all of them; at T = 1 alone, as every kind of targets can give them."""
+class FixedTargets(Targets):
+    """A teacher's targets of every class; at T = 1 alone, as every kind of targets can give them."""
 
     values: Tensor
     entered: Tensor | None = None
@@ -27,6 +28,25 @@ class FixedTargets:
         assert num_classes == self.values.shape[1]
         assert temperature == 1.0
         return self.values
+
+    def __len__(self):
+        return len(self.values)
+
+    def take(self, rows):
+        raise NotImplementedError
+
+    def with_labels(self, labels):
+        raise NotImplementedError
+
+    def to(self, device):
+        raise NotImplementedError
+
+    @classmethod
+    def concat(cls, parts):
+        raise NotImplementedError
+
+    def label_log_prob(self):
+        raise NotImplementedError
 
     def __getitem__(self, rows):
         entered = None if self.entered is None else self.entered[rows]

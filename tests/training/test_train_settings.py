@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kdcache.errors import ConfigError
+from kdcache.loader.batches import Batch
 from kdcache.models.students import create_student
 from kdcache.objectives.base import LossSpec
 from kdcache.objectives.registry import OBJECTIVES
@@ -27,7 +28,9 @@ CPU = Distributed(Ranks(), torch.device("cpu"))
 
 
 def config_of(*settings):
-    return load_config("fashion-mnist", assignments=["schedule.warmup_epochs=0", "optimizer.lr=0.002", *settings])
+    return load_config(
+        "fashion-mnist", assignments=["precision=fp32", "schedule.warmup_epochs=0", "optimizer.lr=0.002", *settings]
+    )
 
 
 def state_for(*settings, name="kd", model="test_vit", history=None):
@@ -41,7 +44,6 @@ def state_for(*settings, name="kd", model="test_vit", history=None):
         steps_per_epoch=1,
         spec=spec,
         processes=CPU,
-        precision="fp32",
         history=PredictionHistory(
             history, samples=ROWS, num_classes=CLASSES, epochs_per_round=1, is_main=True, warn=pytest.fail
         )
@@ -57,7 +59,7 @@ def mixed_batch():
     labels, weight = labels_of(5, ROWS, CLASSES)
     entered = torch.randn(ROWS, FEATURES, generator=random).relu()
     pixels = torch.randn(ROWS, 3, SIZE, SIZE, generator=random)
-    return pixels, FixedTargets(teacher, entered), labels, weight.float(), torch.arange(ROWS)
+    return Batch(pixels, labels, weight.float(), torch.arange(ROWS), FixedTargets(teacher, entered))
 
 
 def gradients(state):
@@ -75,7 +77,7 @@ def test_parts_of_a_batch_give_the_losses_and_gradients_of_the_whole(name, tmp_p
         for settings in ((), ("accumulation=4",))
     )
     for _ in range(2):  # in the second epoch self-distillation has a past
-        one, other = whole.train_step(*mixed_batch()), parts.train_step(*mixed_batch())
+        one, other = whole.train_step(mixed_batch()), parts.train_step(mixed_batch())
         torch.testing.assert_close(other.total, one.total.detach(), rtol=1e-4, atol=1e-6)
         assert {*other.parts} == {*one.parts}
         for part in one.parts:
@@ -154,7 +156,7 @@ def test_checkpointed_and_compiled_layers_train_as_the_plain_ones(monkeypatch):
 
     def run(*settings):
         state = state_for("optimizer.name=momentum", *settings)
-        losses = [state.train_step(*mixed_batch()).total.item() for _ in range(2)]
+        losses = [state.train_step(mixed_batch()).total.item() for _ in range(2)]
         assert state.module.grad_checkpointing == ("grad_checkpointing=true" in settings)
         return losses, {*state.module.state_dict()}
 
@@ -183,7 +185,7 @@ def test_gradients_are_limited_number_by_number_or_unit_by_unit(mode):
     )
     before = copy.deepcopy(dict(state.module.named_parameters()))
     for each in (free, state):
-        each.train_step(*mixed_batch())
+        each.train_step(mixed_batch())
     found, usual = gradients(state), gradients(free)
     if mode == "value":
         assert max(gradient.abs().max() for gradient in found.values()).item() == pytest.approx(limit)
@@ -201,7 +203,7 @@ def test_an_average_warms_up():
     )
     average, seen = None, []
     for step in range(1, 4):
-        state.train_step(*mixed_batch())
+        state.train_step(mixed_batch())
         weight = state.module.head.weight.detach().clone()
         decay = min(0.9, 1 - (1 + (step - 1) / 2) ** -0.5)
         average = weight if average is None else decay * average + (1 - decay) * weight

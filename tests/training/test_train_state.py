@@ -1,5 +1,6 @@
 """A step of training with every objective: what it gives the objective, what it moves, what it saves."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from kdcache.errors import ConfigError, UsageError
+from kdcache.loader.batches import Batch
 from kdcache.models.students import create_student
 from kdcache.objectives.base import LossSpec
 from kdcache.objectives.registry import OBJECTIVES
@@ -14,6 +16,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training.checkpoint import Checkpoint
 from kdcache.training.config import load_config
+from kdcache.training.objective_module import ObjectiveModule
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.train_state import TrainState
 from support.batches import FixedTargets
@@ -31,6 +34,7 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
             "optimizer.lr=0.002",
             "schedule.warmup_epochs=0",
             f"seed={seed}",
+            f"precision={precision}",
             *settings,
         ],
     )
@@ -51,7 +55,6 @@ def trainer_for(name, folder, *settings, seed=0, precision="fp32"):
             teacher_maps=teacher_maps(config.objective),
         ),
         processes=CPU,
-        precision=precision,
         history=history if config.objective.needs.history else None,
     )
 
@@ -73,7 +76,7 @@ def fixed_batch(name="kd"):
     pixels = torch.randn(ROWS, 3, SIZE, SIZE, generator=random)
     entered = torch.randn(ROWS, TEACHER_FEATURES, generator=random).relu()
     levels = [torch.randn(ROWS, *shape, generator=random).relu() for shape in teacher_maps(OBJECTIVES[name])]
-    return pixels, FixedTargets(teacher, entered, tuple(levels)), labels, torch.ones(ROWS), torch.arange(ROWS)
+    return Batch(pixels, labels, torch.ones(ROWS), torch.arange(ROWS), FixedTargets(teacher, entered, tuple(levels)))
 
 
 # What would make a small test slow or its first epochs different from the others.
@@ -84,7 +87,7 @@ QUICK = {"dkd": ["objective.warmup_epochs=1"], "crd": ["objective.negatives=20"]
 def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
     quick = [setting for part in name.split("-") for setting in QUICK.get(part, [])]
     trainer = trainer_for(name, tmp_path, *quick, *["objective.warmup_epochs=1"] * (name == "reviewkd-cifar"))
-    losses = [trainer.train_step(*fixed_batch(name)) for _ in range(15)]
+    losses = [trainer.train_step(fixed_batch(name)) for _ in range(15)]
     totals = torch.stack([loss.total for loss in losses])
     assert torch.isfinite(totals).all()
     assert totals[-3:].mean() < 0.8 * totals[0]
@@ -94,20 +97,32 @@ def test_its_loss_falls_on_a_fixed_batch(name, tmp_path):
 def test_labels_weights_and_samples_go_to_the_device_behind_the_host(tmp_path, monkeypatch):
     sent = []
     monkeypatch.setattr(
-        "kdcache.training.train_state.to_device", lambda tensor, device: (sent.append((tensor, device)), tensor)[1]
+        "kdcache.training.objective_module.to_device", lambda tensor, device: (sent.append((tensor, device)), tensor)[1]
     )
     batch = fixed_batch()
-    trainer_for("ps-kd", tmp_path).train_step(*batch)
+    trainer_for("ps-kd", tmp_path).train_step(batch)
     labels, weight, past, samples = (tensor for tensor, _ in sent)
-    for taken, given in ((labels, batch[2]), (weight, batch[3]), (samples, batch[4])):
+    for taken, given in ((labels, batch.labels), (weight, batch.mix_weight), (samples, batch.samples)):
         assert taken.data_ptr() == given.data_ptr(), "its memory, which may be pinned, and no copy"
         assert taken.shape == given.shape
     assert past.shape == (ROWS, CLASSES)
     assert {device for _, device in sent} == {CPU.device}
 
 
+@pytest.mark.parametrize("name", ["kd", "ipwd", "rkd", "fitnet"])
+def test_a_step_has_the_losses_that_the_module_for_a_loop_of_ones_own_gives(name, tmp_path):
+    state, batch = trainer_for(name, tmp_path), fixed_batch(name)
+    module = ObjectiveModule(state._objective, copy.deepcopy(state._aux_module))
+    student = module.wrap_student(copy.deepcopy(state.module))
+    images = batch.images.contiguous(memory_format=torch.channels_last)
+    found = module(student(images), batch, epoch=0, epochs=state._epochs)
+    losses = state.train_step(batch)
+    assert found["loss"].item() == losses.total.item()
+    assert found.keys() == {"loss", *losses.parts}
+
+
 def run(trainer, steps, name="kd"):
-    return [trainer.train_step(*fixed_batch(name)).total.item() for _ in range(steps)]
+    return [trainer.train_step(fixed_batch(name)).total.item() for _ in range(steps)]
 
 
 def saved(trainer):
@@ -131,7 +146,7 @@ def test_it_goes_on_from_its_state_as_if_it_had_never_stopped(name, at, tmp_path
 def test_the_head_of_ipwd_learns_and_is_no_part_of_the_student(tmp_path):
     trainer = trainer_for("ipwd", tmp_path)
     before = {name: value.clone() for name, value in trainer.state()["aux_module"].items()}
-    heads = [trainer.train_step(*fixed_batch()).parts["head"].item() for _ in range(10)]
+    heads = [trainer.train_step(fixed_batch()).parts["head"].item() for _ in range(10)]
     after = trainer.state()["aux_module"]
     assert heads[-1] < heads[0]
     assert {name: value.shape for name, value in after.items()}["weight"][0] == CLASSES
@@ -170,7 +185,7 @@ def test_the_limit_of_the_gradient_is_that_of_all_that_learns(name, tmp_path):
     """Of the student and of what is learnt beside it, together."""
     limit = 1e-3
     trainer = trainer_for(name, tmp_path, f"clip_grad={limit}")
-    trainer.train_step(*fixed_batch(name))
+    trainer.train_step(fixed_batch(name))
     beside = trainer._aux_module.parameters() if trainer._aux_module is not None else ()
     parts = [
         torch.stack([parameter.grad.norm() for parameter in part if parameter.grad is not None]).norm()
@@ -228,5 +243,5 @@ def test_self_distillation_trusts_what_was_said_an_epoch_before(tmp_path):
     run(trainer, 1)
     recalled = trainer._history.read(1, torch.arange(ROWS), torch.ones(ROWS))
     torch.testing.assert_close(recalled, said[0].softmax(1), rtol=1e-3, atol=1e-5)
-    loss = trainer.train_step(*fixed_batch()).total
+    loss = trainer.train_step(fixed_batch()).total
     torch.testing.assert_close(loss, -(recalled * said[1].log_softmax(1)).sum(1).mean())
