@@ -9,8 +9,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.targets.base import Targets
-from kdcache.targets.embedding import EmbeddingTargets
-from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 
 #: Number of probabilities that are decoded together.
@@ -67,23 +65,12 @@ class TargetStatistics:
 
 @singledispatch
 def compute_statistics(targets: Targets) -> TargetStatistics:
-    """Return statistics of each target; labels are not needed."""
-    raise TypeError(f"There are no statistics of targets of the type {type(targets).__name__}.")
+    """Return statistics of each target; labels are not needed.
 
-
-@compute_statistics.register
-def _(targets: FullTargets) -> TargetStatistics:
-    return _in_parts(targets, targets.stored.shape[1])
-
-
-@compute_statistics.register
-def _(targets: EmbeddingTargets) -> TargetStatistics:
-    return _in_parts(targets, len(targets.head.table))
-
-
-def _in_parts(targets: FullTargets | EmbeddingTargets, classes: int) -> TargetStatistics:
-    rows = max(1, TOGETHER // classes)
-    parts = (targets[start : start + rows].log_probs(classes) for start in range(0, len(targets), rows))
+    Those of a kind that is not named below are computed from its log-probabilities of every class.
+    """
+    rows = max(1, TOGETHER // targets[:1].log_probs().shape[1])
+    parts = (targets[start : start + rows].log_probs() for start in range(0, len(targets), rows))
     return TargetStatistics.concat([_of_every_class(log_prob) for log_prob in parts])
 
 

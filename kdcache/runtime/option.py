@@ -9,7 +9,7 @@ these limits and this default (`kdcache_cli/declared.py`).
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, get_type_hints
 
 from kdcache.io.checked import Setting
 
@@ -26,6 +26,7 @@ class Option:
         minimum, maximum: limits of a number, both included; None for no limit.
         default_text: what --help shows as the default where that is no plain value.
         envvar: environment variable that is read where the option is not given.
+        setting: dotted name of the setting of a training that it stands for; None for none.
     """
 
     help: str
@@ -36,6 +37,14 @@ class Option:
     maximum: int | float | None = None
     default_text: str | None = None
     envvar: str | None = None
+    setting: str | None = None
+
+
+def options_by_field(cls: type) -> dict[str, Option]:
+    """Return the option of each field of a dataclass of a job's options."""
+    hints = get_type_hints(cls, include_extras=True)
+    parts = ((name, part) for name, hint in hints.items() for part in getattr(hint, "__metadata__", ()))
+    return {name: part for name, part in parts if isinstance(part, Option)}
 
 
 def option_of(setting: Setting, **further: Any) -> Option:
@@ -43,7 +52,7 @@ def option_of(setting: Setting, **further: Any) -> Option:
 
     Args:
         setting: its declaration (`kdcache.io.checked.declared`).
-        further: what only the command line needs: `flag`, `metavar`, `default_text`.
+        further: `setting`, and what only the command line needs: `flag`, `metavar`, `default_text`.
     """
     least, most = max(setting.least, setting.above), min(setting.most, setting.below)
     return Option(

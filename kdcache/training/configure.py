@@ -8,6 +8,7 @@ import torch
 from kdcache.errors import ConfigError, UsageError
 from kdcache.objectives.distillation import format_setting
 from kdcache.runtime.device import resolve_precision
+from kdcache.runtime.option import options_by_field
 from kdcache.training.config import (
     RunConfig,
     chosen_objective,
@@ -21,16 +22,7 @@ from kdcache.training.recipes import DEFAULT_RECIPE, baseline_settings
 
 def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
     """The settings without what the views decide, and the names of those that the user gave."""
-    settings = {
-        "student.name": options.student,
-        "schedule.epochs": options.epochs,
-        "seed": options.seed,
-        "batch_size": options.batch_size,
-        "objective.kd_stop_epoch": options.kd_stop_epoch,
-        "objective.bce_sum": options.bce_sum or None,
-        "objective.bce_target_thresh": options.bce_target_thresh,
-    }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = _settings_of(options)
     _refuse_options_without_meaning(options, settings)
     config = load_config(
         options.recipe or DEFAULT_RECIPE, file=options.config, options=settings, assignments=options.overrides
@@ -63,6 +55,13 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
     return config, chosen
+
+
+def _settings_of(options: TrainOptions) -> dict[str, Any]:
+    """Return the settings that options of their own were given for; a switch that is off stands for none."""
+    named = {field: option.setting for field, option in options_by_field(TrainOptions).items()}
+    values = {setting: getattr(options, field) for field, setting in named.items() if setting is not None}
+    return {setting: value for setting, value in values.items() if value is not None and value is not False}
 
 
 def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, Any]) -> None:

@@ -136,5 +136,5 @@ def open_logs(setup: Setup, step: int, scores: Sequence[str], warn: Callable[[st
         if (at := row[STEP] or 0) >= since:
             board.append(int(at), step_values(row))
     run = LoggedRun(folder, setup.config, is_resumed=step > 0)
-    loggers = [Guarded(f"--log {name}", partial(LOGGERS[name], run), warn) for name in dict.fromkeys(setup.loggers)]
+    loggers = [Guarded(f"--log {name}", partial(LOGGERS[name], run), warn) for name in dict.fromkeys(setup.options.log)]
     return RunLogs(metrics, steps, [board, *loggers])

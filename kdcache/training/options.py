@@ -31,13 +31,15 @@ class TrainOptions:
     (`epochs`, `seed`, `batch_size`, `kd_stop_epoch`, ...) and `overrides`.
     """
 
-    student: Annotated[str, option_of(declared(StudentConfig, "name"), metavar="NAME")]
+    student: Annotated[str, option_of(declared(StudentConfig, "name"), setting="student.name", metavar="NAME")]
     data: Data = DEFAULT_DATA
     cache: Annotated[str | None, CACHE] = DEFAULT_CACHE
     val: Annotated[str | None, Option("Labelled shards to evaluate on.", metavar="DATA", default_text="none")] = None
     epochs: Annotated[
         int | None,
-        option_of(declared(ScheduleConfig, "epochs"), metavar="E", default_text="the recipe's"),
+        option_of(
+            declared(ScheduleConfig, "epochs"), setting="schedule.epochs", metavar="E", default_text="the recipe's"
+        ),
     ] = None
     recipe: Annotated[
         str | None,
@@ -70,11 +72,11 @@ class TrainOptions:
     ] = None
     seed: Annotated[
         int | None,
-        option_of(declared(RunSettings, "seed"), metavar="S", default_text="the recipe's, or 0"),
+        option_of(declared(RunSettings, "seed"), setting="seed", metavar="S", default_text="the recipe's, or 0"),
     ] = None
     batch_size: Annotated[
         int | None,
-        option_of(declared(RunSettings, "batch_size"), metavar="B", default_text="the recipe's"),
+        option_of(declared(RunSettings, "batch_size"), setting="batch_size", metavar="B", default_text="the recipe's"),
     ] = None
     supervised: Annotated[
         bool, Option("Train from labels alone, on views of the recipe's policy; no cache is read.")
@@ -115,12 +117,17 @@ class TrainOptions:
     ] = False
     kd_stop_epoch: Annotated[
         int | None,
-        option_of(KD_STOP_EPOCH, metavar="N", default_text="never"),
+        option_of(KD_STOP_EPOCH, setting="objective.kd_stop_epoch", metavar="N", default_text="never"),
     ] = None
-    bce_sum: Annotated[bool, option_of(BCE_SUM)] = False
+    bce_sum: Annotated[bool, option_of(BCE_SUM, setting="objective.bce_sum")] = False
     bce_target_thresh: Annotated[
         float | None,
-        option_of(BCE_TARGET_THRESH, metavar="X", default_text="soft labels unchanged"),
+        option_of(
+            BCE_TARGET_THRESH,
+            setting="objective.bce_target_thresh",
+            metavar="X",
+            default_text="soft labels unchanged",
+        ),
     ] = None
     device: Device = "auto"
     renderer: Renderer = "dali"

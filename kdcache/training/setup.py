@@ -51,6 +51,7 @@ class Setup:
     """A training that is ready to begin.
 
     Attributes:
+        options: what the training was asked for.
         stored: entries of the cache, if targets come from one.
         live: the running teacher, if there is one.
         initial: the weights that the student begins from; None for drawn ones.
@@ -61,9 +62,9 @@ class Setup:
         identity: facts that the run's results depend on beside its configuration; compared when it is resumed.
         invocation: places where things were found, for a reader of the run folder.
         lock: lock of the run folder; rank 0 holds it for all of its job, and the others have None.
-        loggers: names of the loggers that take the run's numbers beside its own tables.
     """
 
+    options: TrainOptions
     config: RunConfig
     index: Index
     val: Index | None
@@ -80,7 +81,6 @@ class Setup:
     identity: dict[str, Any]
     invocation: dict[str, Any]
     lock: FolderLock | None
-    loggers: tuple[str, ...] = ()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -153,6 +153,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     num_classes = _num_classes(index, stored, live)
     _check_classes(config, files, live, num_classes)
     return Setup(
+        options=options,
         config=config,
         index=index,
         val=files.val,
@@ -169,7 +170,6 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
         invocation=_invocation(options, files.cache, processes.device),
         lock=lock,
-        loggers=options.log,
     )
 
 
