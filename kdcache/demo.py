@@ -5,7 +5,6 @@ and the students see 6,000 of them. `docs/demo.md` explains how it was chosen, a
 """
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Bool
-
 import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
@@ -26,7 +22,8 @@ from kdcache.dumping.options import DumpOptions
 from kdcache.dumping.report import DumpReport
 from kdcache.errors import RunError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
-from kdcache.evaluation.scoring import Evaluation
+from kdcache.evaluation.report import Scores
+from kdcache.evaluation.scores import Interval, paired_bootstrap
 from kdcache.io.atomic import PARTIAL_NAME, remove_known, replace_file
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_folder, is_lock_file, require_not_held_within
@@ -69,45 +66,25 @@ class DemoReport:
 
     Attributes:
         rows: teacher, student alone, distilled live, distilled from the cache.
-        gain: gain in top-1 of the student distilled from the cache over the student alone, with its 95 % interval over
-            the test images.
+        gain: gain in top-1 of the student distilled from the cache over the student alone, in percentage points, with
+            its interval over the test images (`paired_bootstrap`).
         live_gap: gain of the student distilled from the cache over the one distilled live.
         stages: seconds of each stage.
     """
 
     rows: tuple[DemoRow, ...]
     test_images: int
-    gain: "PairedGain"
-    live_gap: "PairedGain"
+    gain: Interval
+    live_gap: Interval
     stages: dict[str, float] = field(default_factory=dict)
 
     def summary(self) -> list[str]:
         """Return the gains as sentences."""
         return [
-            f"Distilled from the cache against alone: {self.gain} (paired, {self.test_images:,} test images, "
+            f"Distilled from the cache against alone: {_points(self.gain)} (paired, {self.test_images:,} test images, "
             "one seed).",
-            f"Distilled from the cache against live: {self.live_gap}.",
+            f"Distilled from the cache against live: {_points(self.live_gap)}.",
         ]
-
-
-@dataclass(frozen=True)
-class PairedGain:
-    """Mean difference in top-1 of two models on the same images, with a normal 95 % interval, in percentage points."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.2f} points of top-1, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
-
-
-def paired_gain(ours: Bool[np.ndarray, "n"], theirs: Bool[np.ndarray, "n"]) -> PairedGain:
-    """Return the gain of `ours` over `theirs`, which hold for each image whether the likeliest class was right."""
-    difference = 100 * (ours.astype(np.float64) - theirs.astype(np.float64))
-    mean = float(difference.mean())
-    half = 1.96 * float(difference.std(ddof=1)) / math.sqrt(len(difference))
-    return PairedGain(mean, mean - half, mean + half)
 
 
 def demo(
@@ -192,8 +169,8 @@ class _Stages:
                 row("distilled from the cache", cached, dumped.bytes_per_view),
             ),
             test_images=of_teacher.samples,
-            gain=_gain(scores, cached, alone),
-            live_gap=_gain(scores, cached, live),
+            gain=self._gain(scores[cached.folder], scores[alone.folder]),
+            live_gap=self._gain(scores[cached.folder], scores[live.folder]),
             stages=self.seconds,
         )
 
@@ -234,8 +211,13 @@ class _Stages:
         with self._timed(stage):
             return train(replace(options, **source), self.progress)
 
-    def _evaluate(self, model: str, weights: Path | None = None) -> Evaluation:
+    def _evaluate(self, model: str, weights: Path | None = None) -> Scores:
         return evaluate(EvaluateOptions(model, self._data("test"), weights=weights, device="cpu"), self.progress)
+
+    def _gain(self, scores: Scores, reference: Scores) -> Interval:
+        """Return the gain in top-1 over a reference on the same images, in percentage points."""
+        gain = paired_bootstrap(scores.correct, reference.correct, seed=self.seed)
+        return replace(gain, mean=100 * gain.mean, low=100 * gain.low, high=100 * gain.high)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -244,8 +226,10 @@ class _Stages:
         self.seconds[stage] = time.perf_counter() - start
 
 
-def _gain(scores: Mapping[Path, Evaluation], ours: TrainReport, theirs: TrainReport) -> PairedGain:
-    return paired_gain(scores[ours.folder].correct, scores[theirs.folder].correct)
+def _points(gain: Interval) -> str:
+    return (
+        f"{gain.mean:+.2f} points of top-1, {100 * gain.confidence:.0f} % interval {gain.low:+.2f} to {gain.high:+.2f}"
+    )
 
 
 def _enter(out: Path, settings: Mapping[str, object]) -> bool:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from itertools import chain
@@ -65,11 +66,9 @@ class SampleReader:
         Raises DataError when a shard is gone, cannot be read, or is shorter than it was when the index was made, and
         when an image that was checked has other bytes now.
         """
-        shards, offsets, lengths = (
-            column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
-        )
+        wanted = _Wanted.of(self._index, samples)
         images: list[bytes] = [b""] * len(samples)
-        order = np.lexsort((offsets, shards))
+        order = np.lexsort((wanted.offsets, wanted.shards))
         if len(self._index.lost):
             is_lost = np.isin(samples, self._index.lost)
             for place in np.flatnonzero(is_lost).tolist():
@@ -78,42 +77,39 @@ class SampleReader:
                 )
             order = order[~is_lost[order]]
         if self._ranges is not None:
-            runs = _runs(order, shards)
-            wanted = [(int(shards[run[0]]), offsets[run].tolist(), lengths[run].tolist()) for run in runs]
-            found = self._ranges.read(wanted)
+            ranges = [
+                (int(wanted.shards[run[0]]), wanted.offsets[run].tolist(), wanted.lengths[run].tolist())
+                for run in wanted.runs(order)
+            ]
+            found = self._ranges.read(ranges)
             for place, data in zip(order.tolist(), chain.from_iterable(found), strict=True):
-                images[place] = self._whole_remote(self._ranges, data, int(samples[place]), int(shards[place]))
+                images[place] = self._whole_remote(self._ranges, data, *wanted.at(place))
             return images
-        for place, data in self._read_local(samples, order):
+        for place, data in self._read_local(wanted, order):
             images[place] = data
         return images
 
-    def _read_local(
-        self, samples: Int64[np.ndarray, " b"], order: Int64[np.ndarray, " n"]
-    ) -> Iterator[tuple[int, bytes]]:
+    def _read_local(self, wanted: "_Wanted", order: Int64[np.ndarray, " n"]) -> Iterator[tuple[int, bytes]]:
         """Yield the place and the image file of each sample at these places, which are sorted by shard and offset."""
         parts = np.array_split(order, min(AT_ONCE, len(order))) if len(order) > 1 else []
         try:
-            reads = [self._pool.submit(self._read_part, samples, part) for part in parts]
+            reads = [self._pool.submit(self._read_part, wanted, part) for part in parts]
         except RuntimeError:  # closed meanwhile, or the system allows no other thread
             parts, reads = [], []
         if not parts:
-            yield from self._read_part(samples, order)
+            yield from self._read_part(wanted, order)
         wait(reads)
         for part, read in zip(parts, reads, strict=True):
             # What failed is tried once more alone: fewer shards are open then.
-            yield from read.result() if read.exception() is None else self._read_part(samples, part)
+            yield from read.result() if read.exception() is None else self._read_part(wanted, part)
 
-    def _read_part(self, samples: Int64[np.ndarray, " b"], order: Int64[np.ndarray, " n"]) -> list[tuple[int, bytes]]:
-        shards, offsets, lengths = (
-            column[samples] for column in (self._index.shard, self._index.offset, self._index.length)
-        )
+    def _read_part(self, wanted: "_Wanted", order: Int64[np.ndarray, " n"]) -> list[tuple[int, bytes]]:
         found = []
-        for run in _runs(order, shards):
-            with self._files.borrow(int(shards[run[0]])) as descriptor:
+        for run in wanted.runs(order):
+            with self._files.borrow(int(wanted.shards[run[0]])) as descriptor:
                 for place in run.tolist():
-                    data = self._read_one(descriptor, int(samples[place]), int(offsets[place]), int(lengths[place]))
-                    found.append((place, data))
+                    sample, _, offset, length = wanted.at(place)
+                    found.append((place, self._read_one(descriptor, sample, offset, length)))
         return found
 
     def _read_one(self, descriptor: int, sample: int, offset: int, length: int) -> bytes:
@@ -126,9 +122,10 @@ class SampleReader:
             ) from error
         return self._whole(data, sample, length)
 
-    def _whole_remote(self, ranges: remote.RangeReader, data: bytes, sample: int, shard: int) -> bytes:
+    def _whole_remote(
+        self, ranges: remote.RangeReader, data: bytes, sample: int, shard: int, offset: int, length: int
+    ) -> bytes:
         """Return the same as `_whole`; bytes that are incomplete or altered are fetched once more."""
-        offset, length = int(self._index.offset[sample]), int(self._index.length[sample])
         try:
             return self._whole(data, sample, length)
         except DataError:
@@ -164,9 +161,26 @@ class SampleReader:
         self.close()
 
 
-def _runs(order: Int64[np.ndarray, " n"], shards: Integer[np.ndarray, " b"]) -> list[Int64[np.ndarray, " _"]]:
-    """Return the places, which are sorted by shard, in one array for each shard."""
-    return np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(order) else []
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """The samples of a batch, and where the index has them: looked up once for all threads that read."""
+
+    samples: Int64[np.ndarray, " b"]
+    shards: Integer[np.ndarray, " b"]
+    offsets: Integer[np.ndarray, " b"]
+    lengths: Integer[np.ndarray, " b"]
+
+    @classmethod
+    def of(cls, index: Index, samples: Int64[np.ndarray, " b"]) -> "_Wanted":
+        return cls(samples, index.shard[samples], index.offset[samples], index.length[samples])
+
+    def at(self, place: int) -> tuple[int, int, int, int]:
+        """Return the number, shard, offset and length of the sample at a place."""
+        return int(self.samples[place]), int(self.shards[place]), int(self.offsets[place]), int(self.lengths[place])
+
+    def runs(self, order: Int64[np.ndarray, " n"]) -> list[Int64[np.ndarray, " _"]]:
+        """Return the places, which are sorted by shard, in one array for each shard."""
+        return np.split(order, np.flatnonzero(np.diff(self.shards[order])) + 1) if len(order) else []
 
 
 class _OpenFiles:

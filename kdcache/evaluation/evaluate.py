@@ -25,7 +25,7 @@ from kdcache.models.card import MAX_CROP_PCT
 from kdcache.models.load import card_of, load_model
 from kdcache.models.network import Network
 from kdcache.models.run_weights import imports_of_run
-from kdcache.models.source import model_source
+from kdcache.models.source import ModelSource, model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
 from kdcache.runtime.imports import import_modules, naming_imports
@@ -85,7 +85,7 @@ class TableOptions(EvaluateSettings):
 class _Named:
     """A model as it was named."""
 
-    given: str
+    name: str
     weights: Path | None
     is_reference: bool = False
 
@@ -117,9 +117,8 @@ def evaluate_table(options: TableOptions, progress: Progress = logged) -> ScoreT
     with naming_imports(lambda: _made_with(models)), _processes(device) as processes:
         progress = progress if processes.is_main else silent
         # A wrong name, and weights that do not fit, are told before an index of millions is built.
-        for named in models:
-            model_source(named.given, named.weights)
-        networks = (load_network(named.given, named.weights, options) for named in models)
+        sources = [model_source(named.name, named.weights) for named in models]
+        networks = (load_network(source, options) for source in sources)
         first = next(networks)
         scorer = Scorer(
             data=_data_sets(options, progress),
@@ -131,20 +130,19 @@ def evaluate_table(options: TableOptions, progress: Progress = logged) -> ScoreT
         found: list[Scores] = []
         for named, network in zip(models, chain([first], networks), strict=True):
             network.module.to(device)
-            found += scorer.score_model(named.given, network, is_reference=named.is_reference)
+            found += scorer.score_model(named.name, network, is_reference=named.is_reference)
     order = list(dict.fromkeys(options.data))
     rows = sorted(found, key=lambda row: order.index(row.data))
     seeds = summarise_seeds(rows, group_by_seed(options.models))
     return ScoreTable(tuple(rows), tuple(seeds), tuple(scorer.notes))
 
 
-def load_network(given: str, weights: Path | None, settings: EvaluateSettings) -> Network:
-    """Load a model by name, with the test size and crop that were asked for; on the CPU.
+def load_network(source: ModelSource, settings: EvaluateSettings) -> Network:
+    """Load a model, with the test size and crop that were asked for; on the CPU.
 
     Raises:
-        KdcacheError: no such model, weights that do not fit, or a size that it does not take.
+        KdcacheError: weights that do not fit, or a size that it does not take.
     """
-    source = model_source(given, weights)
     network = load_model(source.name, source.weights, size=settings.size)
     return _with_crop(network, settings.crop_pct)
 
@@ -227,12 +225,12 @@ def _named(options: TableOptions) -> list[_Named]:
                 f"{options.reference} is named twice with other weights, and both would have one name in the report: "
                 "name one of them by a folder that holds its weights."
             )
-    others = [given for given in dict.fromkeys(options.models) if given != options.reference]
-    return [*([reference] if reference else []), *(_Named(given, options.weights) for given in others)]
+    others = [name for name in dict.fromkeys(options.models) if name != options.reference]
+    return [*([reference] if reference else []), *(_Named(name, options.weights) for name in others)]
 
 
 def _made_with(models: list[_Named]) -> dict[str, tuple[str, ...]]:
-    paths = [Path(named.given) for named in models] + [named.weights for named in models if named.weights is not None]
+    paths = [Path(named.name) for named in models] + [named.weights for named in models if named.weights is not None]
     return {f"The run {path}": imports_of_run(path) for path in paths}
 
 

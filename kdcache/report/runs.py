@@ -10,11 +10,11 @@ from typing import Any
 
 from kdcache.errors import RunError, UsageError, printable, printable_excerpt, reason
 from kdcache.io.json_format import parse_json
-from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import parse_yaml
 from kdcache.report.palette import MOST_SERIES
 from kdcache.report.parts import Table
 from kdcache.runtime.formatting import format_count, format_duration
+from kdcache.training.files import CONFIG, IDENTITY, read_values
 from kdcache.training.metrics import STEP, read_metrics
 from kdcache.training.settings import differences
 
@@ -125,23 +125,13 @@ def read_runs(names: Sequence[str]) -> list[RunRecord]:
 def read_run(name: str) -> RunRecord:
     """Read a run folder, also one of a training that goes on. Raises RunError where it cannot be read."""
     folder = Path(name)
-    file = folder / "config.yaml"
+    file, otherwise = folder / CONFIG, "leave this run out"
     if not file.is_file():
-        raise RunError(f"{folder} is no run of kdcache's, as it has no config.yaml: give the --out of a training.")
-    config, identity = _read_mapping(file, parse_yaml), {}
-    if (folder / "run_identity.json").is_file():
-        identity = _read_mapping(folder / "run_identity.json", parse_json)
+        raise RunError(f"{folder} is no run of kdcache's, as it has no {CONFIG}: give the --out of a training.")
+    config, identity = read_values(file, parse_yaml, otherwise), {}
+    if (folder / IDENTITY).is_file():
+        identity = read_values(folder / IDENTITY, parse_json, otherwise)
     return RunRecord(printable(name), folder, config, identity, tuple(_read_rows(folder / "metrics.csv")))
-
-
-def _read_mapping(file: Path, parse: Any) -> dict[str, Any]:
-    try:
-        values = parse(read_bytes(file))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({reason(error)}): restore it, or leave this run out.") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{file} holds no settings by name: restore it, or leave this run out.")
-    return values
 
 
 def _read_rows(file: Path) -> list[dict[str, float]]:

@@ -47,17 +47,17 @@ def options_by_field(cls: type) -> dict[str, Option]:
     return {name: part for name, part in parts if isinstance(part, Option)}
 
 
-def option_of(setting: Setting, **further: Any) -> Option:
+def option_of(declaration: Setting, /, **further: Any) -> Option:
     """Return the option of a setting of a configuration: help and limits are the setting's.
 
     Args:
-        setting: its declaration (`kdcache.io.checked.declared`).
+        declaration: of the setting (`kdcache.io.checked.declared`).
         further: `setting`, and what only the command line needs: `flag`, `metavar`, `default_text`.
     """
-    least, most = max(setting.least, setting.above), min(setting.most, setting.below)
+    least, most = max(declaration.least, declaration.above), min(declaration.most, declaration.below)
     return Option(
-        setting.help,
-        choices=setting.choices,
+        declaration.help,
+        choices=declaration.choices,
         minimum=None if least == -inf else least,
         maximum=None if most == inf else most,
         **further,

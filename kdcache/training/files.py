@@ -4,14 +4,18 @@ The run's own folder may be a link that the user made; below it none is followed
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from kdcache.errors import RunError
+from kdcache.errors import RunError, reason
 from kdcache.io import atomic
 from kdcache.io.failures import cannot_write, system_error
+from kdcache.io.reading import read_bytes
 
+#: Names of files in a run's folder: its settings, and what its results depend on beside them.
+CONFIG, IDENTITY = "config.yaml", "run_identity.json"
 _KEPT = "What was saved before is whole"
 
 
@@ -81,3 +85,22 @@ def refusals(path: Path) -> Iterator[None]:
 
 def _key(path: Path, root: Path) -> str:
     return "/".join(path.relative_to(root).parts)
+
+
+def read_values(file: Path, parse: Callable[[bytes], Any], otherwise: str) -> dict[str, Any]:
+    """Return the values by name that a file of a run holds.
+
+    Args:
+        parse: `parse_json` or `parse_yaml`.
+        otherwise: what to do where the file cannot be restored, for the message.
+
+    Raises:
+        RunError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = parse(read_bytes(file))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} cannot be read ({reason(error)}): restore it, or {otherwise}.") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{file} holds no values by name: restore it, or {otherwise}.")
+    return values

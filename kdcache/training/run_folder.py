@@ -18,20 +18,18 @@ from kdcache.io.folder_lock import FolderLock, Tell, hold_folder, is_lock_file, 
 from kdcache.io.folders import Folder
 from kdcache.io.json_format import parse_json
 from kdcache.io.plain_values import shown
-from kdcache.io.reading import read_bytes, require_regular
+from kdcache.io.reading import require_regular
 from kdcache.models.run_weights import INVOCATION
 from kdcache.training.config import RunConfig, read_config, write_config
 from kdcache.training.export import FILES as EXPORTED
-from kdcache.training.files import refusals, remove_known, replace_file, tidy
+from kdcache.training.files import CONFIG, IDENTITY, read_values, refusals, remove_known, replace_file, tidy
 from kdcache.training.settings import differences, to_plain
 
-_CONFIG = "config.yaml"
-_IDENTITY = "run_identity.json"
 _WINDOWS = "windows.npy"
 #: Names that the files of a run had in earlier versions.
 _FORMER = {"belongs.json", "given.json"}
-_STARTED = {_IDENTITY, _WINDOWS, INVOCATION}
-_WRITTEN = {_CONFIG, *_STARTED, "metrics.csv", "steps.csv", "events", "checkpoints", "past", "export", *_FORMER}
+_STARTED = {IDENTITY, _WINDOWS, INVOCATION}
+_WRITTEN = {CONFIG, *_STARTED, "metrics.csv", "steps.csv", "events", "checkpoints", "past", "export", *_FORMER}
 #: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
 _KNOWN = re.compile(
     r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|(metrics|steps)\.csv|belongs\.json|given\.json"
@@ -116,10 +114,10 @@ class RunFolder:
                 content = io.BytesIO()
                 np.save(content, windows)
                 replace_file(self.path / _WINDOWS, content.getvalue())
-                _write_json(self.path / _IDENTITY, identity)
+                _write_json(self.path / IDENTITY, identity)
             tidy(self.path)
             _write_json(self.path / INVOCATION, invocation)
-            write_config(config, self.path / _CONFIG)  # last: it makes the folder a run
+            write_config(config, self.path / CONFIG)  # last: it makes the folder a run
             return resumes
         except OSError as error:
             raise self._unwritable(error) from error
@@ -157,20 +155,20 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
-        return all((self.path / name).is_file() for name in (_CONFIG, _IDENTITY, _WINDOWS))
+        return all((self.path / name).is_file() for name in (CONFIG, IDENTITY, _WINDOWS))
 
     def _is_former_run(self) -> bool:
         """Whether a run of an earlier version is here, whose files had other names."""
-        return not self.is_run() and all((self.path / name).is_file() for name in (_CONFIG, "belongs.json", _WINDOWS))
+        return not self.is_run() and all((self.path / name).is_file() for name in (CONFIG, "belongs.json", _WINDOWS))
 
     def stored_config(self) -> RunConfig | None:
         """Return the configuration of the run that is here; None where there is none."""
-        return read_config(self.path / _CONFIG) if self.is_run() else None
+        return read_config(self.path / CONFIG) if self.is_run() else None
 
     def _clear(self) -> None:
         """Remove what a run writes, and nothing else that may lie here."""
         # The three that make it a run go last, so that a clearing that was killed can be taken up again.
-        for name in sorted(_WRITTEN, key=lambda name: name in (_CONFIG, _IDENTITY, _WINDOWS)):
+        for name in sorted(_WRITTEN, key=lambda name: name in (CONFIG, IDENTITY, _WINDOWS)):
             remove_known(self.path / name, _KNOWN, root=self.path)
 
     def _require_free(self) -> None:
@@ -190,8 +188,9 @@ class RunFolder:
             )
 
     def _require_same(self, config: RunConfig, identity: dict[str, Any]) -> None:
-        known = {name: value for name, value in _read_json(self.path / _IDENTITY).items() if name in identity}
-        stored = {"config": to_plain(read_config(self.path / _CONFIG)), **known}
+        there = read_values(self.path / IDENTITY, parse_json, "begin anew with --fresh")
+        known = {name: value for name, value in there.items() if name in identity}
+        stored = {"config": to_plain(read_config(self.path / CONFIG)), **known}
         wanted = {"config": to_plain(config), **to_plain(identity)}
         changes = {
             name.removeprefix("config."): f"({shown(before)}, now {shown(now)})"
@@ -224,13 +223,3 @@ def stored_windows(folder: Path, fresh: bool) -> Int32[np.ndarray, "n"] | None:
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
     replace_file(file, (json.dumps(values, indent=1, sort_keys=True) + "\n").encode())
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = parse_json(read_bytes(file))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}): restore it, or begin anew with --fresh.") from error
-    if not isinstance(values, dict):
-        raise RunError(f"{file} holds no object: restore it, or begin anew with --fresh.")
-    return values

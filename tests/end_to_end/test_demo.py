@@ -3,11 +3,10 @@
 import json
 import signal
 
-import numpy as np
 import pytest
 
 from kdcache.cache.store import Cache
-from kdcache.demo import demo, paired_gain
+from kdcache.demo import demo
 from kdcache.errors import RunError
 from kdcache.runtime.signals import Interrupted
 from kdcache.training.config import read_config
@@ -68,6 +67,12 @@ def test_the_table_has_all_four_models_with_numbers_of_this_run(report):
     # images, while last bits of a processor move single ones that lie on the border of two classes.
     assert report.rows[0].top1 > 0.8, "the shipped teacher knows Fashion-MNIST"
     assert report.rows[3].bytes_per_view > 0
+    for gain, other in ((report.gain, report.rows[1]), (report.live_gap, report.rows[2])):
+        assert gain.mean == pytest.approx(100 * (report.rows[3].top1 - other.top1))
+        assert gain.low <= gain.mean <= gain.high
+    assert (
+        f"alone: {report.gain.mean:+.2f} points of top-1, 95 % interval {report.gain.low:+.2f}" in report.summary()[0]
+    )
     assert all((out / "runs" / name / "export").is_dir() for name in ("alone", "live", "from-cache"))
 
 
@@ -90,20 +95,3 @@ def test_the_demo_replaces_its_own_folder_and_no_other(report, tmp_path):
     with pytest.raises(RunError, match="no demo wrote"):
         demo(tmp_path)
     assert (tmp_path / "thesis.txt").exists()
-
-
-def test_the_paired_interval_is_that_of_the_differences():
-    rng = np.random.default_rng(0)
-    theirs = rng.random(4000) < 0.87
-    ours = np.where(rng.random(4000) < 0.05, ~theirs, theirs)
-    gain = paired_gain(ours, theirs)
-    difference = ours.astype(float) - theirs
-    assert gain.mean == pytest.approx(100 * difference.mean())
-    draws = [rng.choice(difference, len(difference)).mean() for _ in range(2000)]
-    assert gain.low == pytest.approx(100 * np.quantile(draws, 0.025), abs=0.1)
-    assert gain.high == pytest.approx(100 * np.quantile(draws, 0.975), abs=0.1)
-
-
-def test_equal_models_gain_nothing():
-    hits = np.array([True, False, True])
-    assert paired_gain(hits, hits).mean == 0

@@ -25,6 +25,7 @@ from kdcache.evaluation.scoring import score, try_scoring
 from kdcache.evaluation.seeds import group_by_seed
 from kdcache.evaluation.table import DataSet, Scorer
 from kdcache.models.network import Network
+from kdcache.models.source import model_source
 from kdcache.runtime.ranks import Ranks
 from kdcache.training.train import train
 from kdcache_cli.main import app
@@ -55,12 +56,12 @@ def other(tmp_path_factory) -> str:
 
 @pytest.fixture
 def network(job) -> Network:
-    return load_network(str(job.weights.parent), None, EvaluateOptions("", ""))
+    return load_network(model_source(str(job.weights.parent)), EvaluateOptions("", ""))
 
 
 def log_probs_of(given: str, data: str) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of every sample and its label, one image at a time."""
-    network = load_network(given, None, EvaluateOptions("", ""))
+    network = load_network(model_source(given), EvaluateOptions("", ""))
     card = network.card
     transform = create_transform(
         card.input_size, is_training=False, interpolation=card.interpolation, crop_pct=card.crop_pct, mean=card.mean,
@@ -169,7 +170,7 @@ def test_another_size_and_crop(job, runs):
         for choice in ({}, {"image_size": 48}, {"crop_pct": 0.5})
     )
     assert len({plain.loss, larger.loss, cut.loss}) == 3
-    network = load_network(runs[0], None, EvaluateOptions("", "", size=48, crop_pct=0.5))
+    network = load_network(model_source(runs[0]), EvaluateOptions("", "", size=48, crop_pct=0.5))
     assert (network.card.input_size, network.card.crop_pct) == ((3, 48, 48), 0.5)
 
 
