@@ -12,11 +12,10 @@ from torch import distributed, nn
 
 from kdcache.data.index import open_index
 from kdcache.errors import ModelError, UsageError
-from kdcache.evaluation.predictions import Computing
 from kdcache.evaluation.real_labels import read_real_labels
 from kdcache.evaluation.report import Scores, ScoreTable, summarise_seeds
 from kdcache.evaluation.scores import DEFAULT_BINS
-from kdcache.evaluation.scoring import DEFAULT_BATCH
+from kdcache.evaluation.scoring import DEFAULT_BATCH, Computing
 from kdcache.evaluation.seeds import group_by_seed
 from kdcache.evaluation.table import DataSet, Scorer
 from kdcache.io.limits import MAX_BATCH, MAX_SEED, MAX_SIZE

@@ -18,32 +18,15 @@ from kdcache.data.classes import check_labels
 from kdcache.data.index import Index
 from kdcache.data.lost import is_lost
 from kdcache.evaluation.scores import kl_divergence
-from kdcache.evaluation.scoring import DEFAULT_BATCH, eval_mode, logits_in_batches, require_images
+from kdcache.evaluation.scoring import Computing, eval_mode, logits_in_batches, require_images
 from kdcache.models.network import Network
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.ranks import Ranks
 
 #: Bytes of log-probabilities that a process keeps. 50,000 samples of 1,000 classes have 0.2 GB; 1.28 million have 5 GB.
 MEMORY_LIMIT = 4 * 2**30
 #: As many of the likeliest classes of a sample are kept.
 TOP = 5
-
-
-@dataclass(frozen=True, eq=False)
-class Computing:
-    """How a model is run: device, number format, images at a time, processes that share the work."""
-
-    device: torch.device
-    precision: str = "fp32"
-    batch_size: int = DEFAULT_BATCH
-    processes: Distributed | None = None
-    progress: Progress = logged
-
-    @property
-    def ranks(self) -> Ranks:
-        """The rank of this process; that of a single one without `processes`."""
-        return self.processes.ranks if self.processes is not None else Ranks()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +125,7 @@ def predict(
     done = 0
     with (
         eval_mode(network.module),
-        closing(
-            logits_in_batches(network, index, own, computing.device, computing.precision, computing.batch_size)
-        ) as batches,
+        closing(logits_in_batches(network, index, own, computing)) as batches,
         computing.progress.task(f"Evaluate {name}", total=len(own)) as task,
     ):
         for samples, logits in batches:

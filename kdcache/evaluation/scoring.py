@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,22 @@ from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.ranks import Ranks
 
 DEFAULT_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Computing:
+    """How a model is run: device, number format, images at a time, processes that share the work."""
+
+    device: torch.device
+    precision: str = "fp32"
+    batch_size: int = DEFAULT_BATCH
+    processes: Distributed | None = None
+    progress: Progress = logged
+
+    @property
+    def ranks(self) -> Ranks:
+        """The rank of this process; that of a single one without `processes`."""
+        return self.processes.ranks if self.processes is not None else Ranks()
 
 
 @dataclass(frozen=True)
@@ -53,17 +69,7 @@ class Evaluation:
         ]
 
 
-def score(
-    network: Network,
-    index: Index,
-    *,
-    name: str,
-    device: torch.device,
-    precision: str = "fp32",
-    batch_size: int = DEFAULT_BATCH,
-    processes: Distributed | None = None,
-    progress: Progress = logged,
-) -> Evaluation:
+def score(network: Network, index: Index, computing: Computing, *, name: str) -> Evaluation:
     """Score a model on every sample of `index` that is not lost, in the order of the shards; its mode is restored.
 
     The last batch is smaller; scores depend on the batch in rounding only. Several processes score a
@@ -76,14 +82,14 @@ def score(
     """
     require_images(index)
     check_labels(index, network.card.num_classes, network.card.class_names)
-    ranks = processes.ranks if processes is not None else Ranks()
-    shared = _share(index, ranks)
+    device, processes = computing.device, computing.processes
+    shared = _share(index, computing.ranks)
     correct, top5 = np.zeros(len(index), bool), np.zeros(len(index), bool)
     loss = 0.0
     with (
         eval_mode(network.module),
-        closing(logits_in_batches(network, index, shared, device, precision, batch_size)) as batches,
-        progress.task(f"Evaluate {name}", total=len(shared)) as task,
+        closing(logits_in_batches(network, index, shared, computing)) as batches,
+        computing.progress.task(f"Evaluate {name}", total=len(shared)) as task,
     ):
         for samples, logits in batches:
             with torch.inference_mode():
@@ -104,17 +110,17 @@ def score(
     return Evaluation(name, count, float(correct.sum()) / count, float(top5.sum()) / count, loss / count, correct)
 
 
-def try_scoring(network: Network, index: Index, ranks: Ranks, *, device: torch.device, precision: str = "fp32") -> None:
+def try_scoring(network: Network, index: Index, computing: Computing) -> None:
     """Score the first of this process's images, so that a failure shows before hours of training.
 
     Raises:
         KdcacheError: as `score` does, of this image.
     """
     require_images(index)
-    first = _share(index, ranks)[:1]
+    first = _share(index, computing.ranks)[:1]
     with (
         eval_mode(network.module),
-        closing(logits_in_batches(network, index, first, device, precision, 1)) as batches,
+        closing(logits_in_batches(network, index, first, replace(computing, batch_size=1))) as batches,
     ):
         for _ in batches:
             pass
@@ -142,12 +148,7 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def logits_in_batches(
-    network: Network,
-    index: Index,
-    samples_in_order: Int64[np.ndarray, "n"],
-    device: torch.device,
-    precision: str,
-    batch_size: int,
+    network: Network, index: Index, samples_in_order: Int64[np.ndarray, "n"], computing: Computing
 ) -> Generator[tuple[Int64[np.ndarray, "b"], Float[Tensor, "b c"]], None, None]:
     """Yield samples and their logits in float32 on the device, batch by batch, in the order that is given.
 
@@ -158,12 +159,12 @@ def logits_in_batches(
     """
     with (
         closing(SampleReader(index)) as reader,
-        closing(prefetch(_images(network, index, reader, samples_in_order, batch_size))) as batches,
+        closing(prefetch(_images(network, index, reader, samples_in_order, computing.batch_size))) as batches,
     ):
         for samples, pixels in batches:
             with torch.inference_mode():
-                with autocast(precision, device):
-                    logits = network.module(network.normalise(pixels.to(device).float()))
+                with autocast(computing.precision, computing.device):
+                    logits = network.module(network.normalise(pixels.to(computing.device).float()))
                 logits = logits.float()
             yield samples, logits
 

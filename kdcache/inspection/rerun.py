@@ -18,7 +18,7 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import CorruptError, IdentityError, ModelError, UnknownModelError, UsageError
 from kdcache.inspection.sampling import spread_batches
-from kdcache.loader.live_teacher import LiveTeacher, open_live_module, open_live_teacher, teachers_of
+from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_module, open_live_teacher, teachers_of
 from kdcache.loader.opening import OpenViews, entry_name, stored_views
 from kdcache.loader.provenance import imports_of
 from kdcache.loader.teacher_views import teacher_labels
@@ -180,7 +180,8 @@ def _prepared(cache: Cache, entry: Entry, options: RerunOptions, device: torch.d
         _require_as_many_classes(model, entry)
     opened = stored_views(cache, open_index(options.data, progress=progress))
     try:
-        live = open_live_teacher(model, options.weights, entry.identity.name, cache, opened, device, progress)
+        wanted = WantedTeacher(model, options.weights, entry.identity.name)
+        live = open_live_teacher(wanted, cache, opened, device, progress)
     except ModelError as error:
         if not pretrained or isinstance(error, UnknownModelError):
             raise

@@ -23,6 +23,24 @@ from kdcache.views.stream import Views
 
 
 @dataclass(frozen=True)
+class WantedTeacher:
+    """The live teacher that was asked for.
+
+    Attributes:
+        name, weights: model and weights, as `model_source` has them.
+        entry: name of the cache's entry whose settings are taken; None for the entry of the same name or
+            architecture, if there is one.
+        features, layers: further outputs that its targets hold; see `LiveTeacher`.
+    """
+
+    name: str
+    weights: Path | None
+    entry: str | None = None
+    features: bool = False
+    layers: Layers | None = None
+
+
+@dataclass(frozen=True)
 class LiveTeacher:
     """A teacher that runs while the student trains, in the batches that `dump-logits` would use.
 
@@ -55,36 +73,24 @@ class LiveTeacher:
 
 
 def open_live_teacher(
-    name: str,
-    weights: Path | None,
-    entry: str | None,
-    cache: Cache | None,
-    opened: OpenViews,
-    device: torch.device,
-    progress: Progress,
-    *,
-    features: bool = False,
-    layers: Layers | None = None,
+    wanted: WantedTeacher, cache: Cache | None, opened: OpenViews, device: torch.device, progress: Progress
 ) -> LiveTeacher:
     """Load the live teacher, with the settings that the cache has for it.
 
     Args:
-        name, weights: model and weights, as `model_source` has them.
-        entry: name of the cache's entry whose settings are taken; None for the entry of the same name or
-            architecture, if there is one.
+        wanted: the model, and what its targets hold.
         cache: cache whose entries are looked at; None for none.
         opened: views that the teacher computes targets of.
         device: device that the teacher runs on.
         progress: receives the messages.
-        features, layers: further outputs that the targets hold; see `LiveTeacher`.
 
     Raises:
         UsageError: the cache has no such entry.
         IdentityError: the entry was made with other weights.
         ModelError: the model cannot be loaded, or features are requested and it has none.
     """
-    source = model_source(name, weights)
-    stored = _stored_teacher(source, entry, cache)
+    source = model_source(wanted.name, wanted.weights)
+    stored = _stored_teacher(source, wanted.entry, cache)
     teacher = load_teacher(
         source.name,
         source.weights,
@@ -96,15 +102,15 @@ def open_live_teacher(
     )
     if stored is not None and stored.weights != teacher.weight_hash:
         raise IdentityError(
-            f"The weights of the live teacher {name} are {teacher.weight_hash[:12]}, those of the cache's "
+            f"The weights of the live teacher {wanted.name} are {teacher.weight_hash[:12]}, those of the cache's "
             f"{stored.name} {stored.weights[:12]}: give the weights that it was dumped with, or a --cache that holds "
             "nothing.",
             field="weights",
         )
-    if features:
+    if wanted.features:
         _ = teacher.num_features  # refuses a teacher that has none
     progress.say(
-        f"{name} computes targets live in {teacher.precision}, in batches of {teacher.batch_size}"
+        f"{wanted.name} computes targets live in {teacher.precision}, in batches of {teacher.batch_size}"
         + (f", as {stored.name} did in the cache." if stored is not None else ".")
     )
     index = opened.view_set.index
@@ -115,8 +121,8 @@ def open_live_teacher(
         FullCodec(teacher.num_classes),
         label_space,
         opened.identity.block_rows,
-        features=features,
-        layers=layers,
+        features=wanted.features,
+        layers=wanted.layers,
     )
 
 

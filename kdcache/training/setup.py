@@ -23,7 +23,7 @@ from kdcache.loader.cached_teachers import (
     open_cached_teachers,
     why_unlabelled,
 )
-from kdcache.loader.live_teacher import LiveTeacher, open_live_teacher
+from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, log_lost, new_views, stored_views, with_lost_of
 from kdcache.loader.schedule import Schedule, require_whole_pairs
@@ -253,17 +253,14 @@ def _open_live(
     if options.mode != "live":
         return None
     needs = config.objective.needs
-    return open_live_teacher(
+    wanted = WantedTeacher(
         options.online_teacher or "",
         options.teacher_weights,
         options.teacher,
-        cache,
-        opened,
-        device,
-        progress,
         features=needs.teacher_features,
         layers=needs.teacher_layers if needs.maps else None,
     )
+    return open_live_teacher(wanted, cache, opened, device, progress)
 
 
 def _check_classes(config: RunConfig, files: _Files, live: LiveTeacher | None, num_classes: int) -> None:

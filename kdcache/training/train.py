@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from kdcache.cache.store import Cache
-from kdcache.evaluation.scoring import Evaluation, try_scoring
+from kdcache.evaluation.scoring import Computing, Evaluation, try_scoring
 from kdcache.loader.opening import entry_name
 from kdcache.loader.provenance import imports_in, warn_of_other_renderer
 from kdcache.models.network import Network
@@ -135,7 +135,7 @@ def _train(
         scored=setup.val is not None,
     )
     if setup.val is not None:
-        try_scoring(network, setup.val, processes.ranks, device=processes.device, precision=state.precision)
+        try_scoring(network, setup.val, Computing(processes.device, state.precision, processes=processes))
     if options.dry_run:
         log_summary(setup, processes, progress)
         plan = TrainPlan.of(setup, options.fresh)

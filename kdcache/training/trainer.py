@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from kdcache.errors import KdcacheError, RunError
-from kdcache.evaluation.scoring import Evaluation, score
+from kdcache.evaluation.scoring import Computing, Evaluation, score
 from kdcache.loader.batches import Batch
 from kdcache.models.network import Network
 from kdcache.objectives.base import Losses
@@ -198,15 +198,11 @@ class Trainer:
     def _score(self, module: nn.Module) -> Evaluation:
         assert self.setup.val is not None
         self.processes.broadcast_batch_norm(module)
-        return score(
-            Network(module, self.network.card),
-            self.setup.val,
-            name=self.setup.config.student.name,
-            device=self.processes.device,
-            precision=self.state.precision,
-            processes=self.processes,
-            progress=self.progress,
+        computing = Computing(
+            self.processes.device, self.state.precision, processes=self.processes, progress=self.progress
         )
+        network = Network(module, self.network.card)
+        return score(network, self.setup.val, computing, name=self.setup.config.student.name)
 
     def save(self, report: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint of the present step, unless there is one. No signal interrupts it.

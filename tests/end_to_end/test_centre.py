@@ -11,7 +11,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import open_index
 from kdcache.dumping.dump import dump
 from kdcache.errors import IdentityError
-from kdcache.evaluation.scoring import score
+from kdcache.evaluation.scoring import Computing, score
 from kdcache.loader.opening import stored_views, views_as_evaluated, views_for_dump
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
@@ -54,7 +54,7 @@ def test_a_dump_of_it_holds_the_answers_to_what_evaluate_shows(job, tmp_path, re
     index, cache = open_index(job.data), Cache.open(tmp_path / "cache")
     network = load_model(MODEL, weights)
     shown = Shown()
-    score(Network(shown, network.card), index, name="shown", device=torch.device("cpu"), batch_size=SAMPLES)
+    score(Network(shown, network.card), index, Computing(torch.device("cpu"), batch_size=SAMPLES), name="shown")
     with torch.inference_mode():
         expected = network.module(torch.cat(shown.batches)).log_softmax(1)
     in_shards = np.lexsort((index.offset, index.shard))

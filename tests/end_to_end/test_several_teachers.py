@@ -15,7 +15,7 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.batches import Steps, cached_batches
 from kdcache.loader.cached_teachers import describe_scaled_weights, open_cached_teachers, parse_teachers
-from kdcache.loader.live_teacher import open_live_teacher
+from kdcache.loader.live_teacher import WantedTeacher, open_live_teacher
 from kdcache.loader.opening import stored_views
 from kdcache.loader.schedule import Schedule
 from kdcache.targets.topk_codec import TopKCodec
@@ -143,5 +143,5 @@ def test_a_damaged_teacher_stops_none_of_the_others(job, cache, tmp_path):
     opened = Cache.open(path)
     views = stored_views(opened, open_index(job.data))
     heard = Heard()
-    open_live_teacher(MODEL, job.weights, None, opened, views, torch.device("cpu"), heard)
+    open_live_teacher(WantedTeacher(MODEL, job.weights), opened, views, torch.device("cpu"), heard)
     assert any("as mine did in the cache" in line for line in heard.said)

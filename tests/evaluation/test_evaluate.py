@@ -20,13 +20,12 @@ from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, IdentityError, UsageError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate, load_network
-from kdcache.evaluation.predictions import Computing, predict
-from kdcache.evaluation.scoring import score, try_scoring
+from kdcache.evaluation.predictions import predict
+from kdcache.evaluation.scoring import Computing, score, try_scoring
 from kdcache.evaluation.seeds import group_by_seed
 from kdcache.evaluation.table import DataSet, Scorer
 from kdcache.models.network import Network
 from kdcache.models.source import model_source
-from kdcache.runtime.ranks import Ranks
 from kdcache.training.train import train
 from kdcache_cli.main import app
 from support.forked import run_ranks
@@ -248,7 +247,7 @@ def test_logits_that_are_not_finite_count_as_wrong(values, job, network):
     (warning,) = heard.warned
     assert warning.startswith("the logits of broken are not finite for 10 images of data: ")
     assert scorer.notes[1:] == ["T" + warning[1:]], "after what is assumed of the classes"
-    by_trainer = score(broken, index, name="broken", device=CPU, batch_size=131)
+    by_trainer = score(broken, index, Computing(CPU, batch_size=131), name="broken")
     assert (by_trainer.top1, by_trainer.top5) == (found.top1, found.top5)
 
 
@@ -266,8 +265,8 @@ def test_data_of_which_every_sample_is_lost(job, network):
     index = open_index(job.data)
     lost = replace(index, lost=np.arange(SAMPLES))
     for scoring in (
-        lambda: score(network, lost, name="m", device=CPU),
-        lambda: try_scoring(network, lost, Ranks(), device=CPU),
+        lambda: score(network, lost, Computing(CPU), name="m"),
+        lambda: try_scoring(network, lost, Computing(CPU)),
         lambda: predict(network, lost, Computing(CPU), name="m"),
     ):
         with pytest.raises(DataError, match=r"no image to score: all 131 samples of .* are marked as lost"):
