@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 # First of all: what is imported after it looks for the user's name and home folder.
 from kdcache.runtime import account as account
+from kdcache.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from kdcache.errors import KdcacheError as KdcacheError
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from kdcache.training.objective_module import ObjectiveModule as ObjectiveModule
     from kdcache.training.objective_module import create_objective as create_objective
 
-__version__ = "0.1.0"
 
 #: The module of each public name.
 _MODULES = {

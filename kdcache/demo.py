@@ -14,7 +14,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import kdcache
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
 from kdcache.dumping.dump import dump
@@ -33,6 +32,7 @@ from kdcache.io.reading import read_bytes
 from kdcache.runtime.progress import Progress, logged
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport, train
+from kdcache.version import __version__
 
 TEACHER = "ese_vovnet19b_slim"
 STUDENT = "test_resnet"
@@ -111,7 +111,7 @@ def demo(
         FolderHeldError: another process writes `out` or a folder in it.
     """
     remedy = "Wait until it has ended, or give another --out."
-    settings = {"kdcache": kdcache.__version__, "seed": seed, "renderer": renderer, "epochs": epochs, "limit": limit}
+    settings = {"kdcache": __version__, "seed": seed, "renderer": renderer, "epochs": epochs, "limit": limit}
     with _refusals(out):
         lock = hold_folder(out, f"The demo's folder {out}", remedy, progress.say)
     with lock:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from importlib import metadata, resources
 
-import kdcache
 from kdcache.doctor.findings import Finding, fault, note, ok
+from kdcache.version import __version__
 
 OLDEST_PYTHON = (3, 11)
 PINS = "constraints.txt"
@@ -18,7 +18,7 @@ PINS = "constraints.txt"
 
 def look_at_software() -> Generator[Finding, None, None]:
     """Check the versions of kdcache, Python and the packages."""
-    running = f"kdcache {kdcache.__version__}, Python {platform.python_version()}"
+    running = f"kdcache {__version__}, Python {platform.python_version()}"
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         yield fault("versions", running, f"Install it under Python {oldest} or later.")

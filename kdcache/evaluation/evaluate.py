@@ -1,11 +1,13 @@
 """`kdcache evaluate`: scores of models on labelled images."""
 
 import dataclasses
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -16,14 +18,16 @@ from kdcache.evaluation.real_labels import read_real_labels
 from kdcache.evaluation.report import Scores, ScoreTable, summarise_seeds
 from kdcache.evaluation.scores import DEFAULT_BINS
 from kdcache.evaluation.scoring import DEFAULT_BATCH, Computing
-from kdcache.evaluation.seeds import group_by_seed
 from kdcache.evaluation.table import DataSet, Scorer
+from kdcache.io.json_format import parse_json
 from kdcache.io.limits import MAX_BATCH, MAX_SEED, MAX_SIZE
 from kdcache.io.plain_values import shown
+from kdcache.io.reading import read_bytes
+from kdcache.io.yaml_format import parse_yaml
 from kdcache.models.card import MAX_CROP_PCT
 from kdcache.models.load import card_of, load_model
 from kdcache.models.network import Network
-from kdcache.models.run_weights import imports_of_run
+from kdcache.models.run_weights import at_epoch, imports_of_run
 from kdcache.models.source import ModelSource, model_source
 from kdcache.runtime.device import resolve_device, resolve_precision, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
@@ -255,3 +259,41 @@ def _processes(device: torch.device) -> Iterator[Distributed]:
         return
     with join_processes(device) as processes:
         yield processes
+
+
+def group_by_seed(models: Iterable[str]) -> list[tuple[str, ...]]:
+    """Return the groups of two or more runs whose settings are the same but for seeds, in the order of their names.
+
+    Args:
+        models: models as they were named; what is no run folder, export of one or RUN@epoch=N is in no group.
+    """
+    groups: dict[str, list[str]] = {}
+    for model in dict.fromkeys(models):
+        key = settings_but_for_seeds(model)
+        if key is not None:
+            groups.setdefault(key, []).append(model)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def settings_but_for_seeds(model: str) -> str | None:
+    """Return the settings and the identity of the run that a model is of, without seeds; None where nothing tells.
+
+    The seed of the student and that of the views are left out; two runs of the same group may have been trained from
+    two caches that differ in it. The epoch of RUN@epoch=N counts as a setting.
+    """
+    run, epoch = at_epoch(Path(model)) or (Path(model), None)
+    folders = [run, run.parent] if run.name == "export" or run.suffix == ".safetensors" else [run]
+    for folder in folders:
+        try:
+            config = parse_yaml(read_bytes(folder / "config.yaml"))
+            identity = parse_json(read_bytes(folder / "run_identity.json"))
+        except (OSError, ValueError):
+            continue
+        return json.dumps([_without_seeds(config), _without_seeds(identity), epoch], sort_keys=True)
+    return None
+
+
+def _without_seeds(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_seeds(part) for name, part in value.items() if name != "seed"}
+    return [_without_seeds(part) for part in value] if isinstance(value, list) else value

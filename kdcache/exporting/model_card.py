@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
-import kdcache
 from kdcache.errors import printable
 from kdcache.exporting.origin import Origin, RunFacts
 from kdcache.models.card import ModelCard
 from kdcache.runtime.formatting import format_count
+from kdcache.version import __version__
 
 #: Characters that Markdown or HTML would read as markup.
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
@@ -45,7 +45,7 @@ def model_card(exported: Exported, card: ModelCard, facts: RunFacts) -> str:
     parts = [
         f"---\n{_front_matter(exported, card, facts)}\n---\n",
         f"# {_text(exported.origin.label)}\n",
-        f"{_text(card.architecture)} for the classification of images, trained with kdcache {kdcache.__version__}"
+        f"{_text(card.architecture)} for the classification of images, trained with kdcache {__version__}"
         f"{' by knowledge distillation' if facts.teacher else ''}.\n",
         _table("Model", dict(_model_rows(exported, card))),
         _table("Training", dict(_training_rows(exported, facts))),

@@ -23,7 +23,7 @@ from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, logged
-from kdcache.views.describe import describe_changes, describe_crop, describe_mixing
+from kdcache.views.plan import describe_changes, describe_crop, describe_mixing
 from kdcache.views.policies import DEFAULT, describe_policy, load_policy
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import RowIndices, Rows, ViewSet

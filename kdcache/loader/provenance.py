@@ -6,7 +6,6 @@ from contextlib import suppress
 import timm
 import torch
 
-import kdcache
 from kdcache.cache.entry import Entry
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError
@@ -15,6 +14,7 @@ from kdcache.render.base import Renderer
 from kdcache.render.opening import renderer_version
 from kdcache.runtime.device import processor_name
 from kdcache.runtime.progress import Progress
+from kdcache.version import __version__
 
 #: Field of the modules named with --import, and what stands between two of them.
 _IMPORTS, _BETWEEN = "imports", ", "
@@ -30,7 +30,7 @@ def provenance_of(renderer: Renderer, teacher: Teacher, imports: Sequence[str] =
     return {
         **({_IMPORTS: _BETWEEN.join(imports)} if imports else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
-        "kdcache": kdcache.__version__,
+        "kdcache": __version__,
         "renderer": renderer.version,
         "threads": str(torch.get_num_threads()),
         "timm": timm.__version__,

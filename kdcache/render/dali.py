@@ -27,7 +27,6 @@ from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.dali_graph import IN_FLIGHT, VERSION, Graph, PipelineError, describe_refusal
 from kdcache.render.encoded import UndecodableError, broken_image, check_whole, is_plain, load_part
 from kdcache.render.evaluation import resize_and_cut
-from kdcache.render.resize import resize_into
 
 #: Pieces of a request for each thread. Several, so that threads end at about the same time; few, so that tiny images
 #: share a piece.
@@ -206,3 +205,21 @@ def _load(request: RenderRequest, size: int, position: int) -> Image.Image:
     if request.crop_pct is None:
         return part
     return resize_and_cut(part, size, request.crop_pct, bool(request.cubic[position]))
+
+
+def resize_into(out: UInt8[np.ndarray, "3 s s"], image: UInt8[np.ndarray, "h w 3"], cubic: bool, flip: bool) -> None:
+    """Resize an image into `out`, antialiased, by torch's kernel for 8-bit values.
+
+    It is Pillow's algorithm with Pillow's filters in vector instructions of the processor. It takes a third of Pillow's
+    time and a quarter of the time of DALI's operator on the CPU, and its pixels are nearer to Pillow's than DALI's are.
+
+    Args:
+        out: planes of red, green and blue that are written.
+        image: RGB image.
+        cubic: whether the antialiased filter is bicubic; otherwise it is bilinear.
+        flip: whether the result is mirrored left to right.
+    """
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    mode = "bicubic" if cubic else "bilinear"
+    resized = torch.nn.functional.interpolate(planes, size=out.shape[1:], mode=mode, antialias=True)[0].numpy()
+    out[:] = resized[:, :, ::-1] if flip else resized

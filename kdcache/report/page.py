@@ -12,7 +12,6 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-import kdcache
 from kdcache.errors import RunError, UsageError, printable
 from kdcache.io.atomic import replace_file
 from kdcache.io.disk import make_root
@@ -22,6 +21,7 @@ from kdcache.report.cache import CacheSection
 from kdcache.report.palette import COLOURS, DARK, LIGHT, MOST_SERIES, colour_of, dashes_of
 from kdcache.report.parts import Chart, Gallery, Table
 from kdcache.runtime.progress import Progress
+from kdcache.version import __version__
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def to_html(page: Page) -> str:
     environment.filters["breakable"] = _breakable
     return environment.get_template("page.html.jinja").render(
         page=page,
-        version=kdcache.__version__,
+        version=__version__,
         light=LIGHT.to_css(),
         dark=DARK.to_css(),
         series=[(number, colour_of(number), " ".join(map(str, dashes_of(number)))) for number in range(MOST_SERIES)],

@@ -1,8 +1,9 @@
-"""The choice of the device and the precision of a job."""
+"""The choice of the device and the precision of a job, and the memory that it takes there."""
 
 import contextlib
 import platform
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +17,8 @@ from kdcache.runtime.ranks import Ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: Linux counts the resident memory of a process in units of 1,024 bytes.
+_RSS_UNIT = 1024
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -134,3 +137,10 @@ def use_all_cores() -> None:
     that every process on this machine computes the same outputs.
     """
     torch.set_num_threads(cores())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory so far in bytes: what tensors took on a GPU, or what this process took of the host's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT

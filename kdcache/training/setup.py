@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import kdcache
 from kdcache.cache.store import Cache
 from kdcache.data.classes import check_labels
 from kdcache.data.index import Index, find_index, open_index
@@ -43,6 +42,7 @@ from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
 from kdcache.training.views import policy_of, require_whole_parts, schedule_of, with_view_count, with_views
+from kdcache.version import __version__
 from kdcache.views.policies import describe_policy
 
 
@@ -294,7 +294,7 @@ def _invocation(options: TrainOptions, cache: Cache | None, device: torch.device
         "renderer": options.renderer,
         "decode": options.decode,
         "imports": list(options.imports),
-        "kdcache": kdcache.__version__,
+        "kdcache": __version__,
     }
 
 

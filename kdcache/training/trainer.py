@@ -19,8 +19,8 @@ from kdcache.evaluation.scoring import Computing, Evaluation, score
 from kdcache.loader.batches import Batch
 from kdcache.models.network import Network
 from kdcache.objectives.base import Losses
+from kdcache.runtime.device import peak_memory
 from kdcache.runtime.distributed import Distributed
-from kdcache.runtime.memory import peak_memory
 from kdcache.runtime.progress import Progress, Task
 from kdcache.runtime.signals import StopRequests
 from kdcache.training.checkpoint import Checkpoint, Checkpoints

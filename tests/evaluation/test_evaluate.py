@@ -19,10 +19,9 @@ import kdcache
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, IdentityError, UsageError
-from kdcache.evaluation.evaluate import EvaluateOptions, evaluate, load_network
+from kdcache.evaluation.evaluate import EvaluateOptions, evaluate, group_by_seed, load_network
 from kdcache.evaluation.predictions import predict
 from kdcache.evaluation.scoring import Computing, score, try_scoring
-from kdcache.evaluation.seeds import group_by_seed
 from kdcache.evaluation.table import DataSet, Scorer
 from kdcache.models.network import Network
 from kdcache.models.source import model_source

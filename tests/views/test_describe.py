@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from kdcache.views.describe import describe_changes, describe_crop, describe_mixing
 from kdcache.views.operations import Operation
-from kdcache.views.plan import Plan, make_plan
+from kdcache.views.plan import Plan, describe_changes, describe_crop, describe_mixing, make_plan
 from kdcache.views.policies import NAMED
 
 

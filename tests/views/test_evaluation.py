@@ -13,8 +13,7 @@ from kdcache.errors import UsageError
 from kdcache.render.encoded import decode_rgb
 from kdcache.render.evaluation import resize_and_cut
 from kdcache.render.opening import open_renderer
-from kdcache.views.describe import describe_crop
-from kdcache.views.plan import make_plan
+from kdcache.views.plan import describe_crop, make_plan
 from kdcache.views.policies import NAMED
 from support.images import encode, photograph
 

@@ -41,7 +41,7 @@ BINDING = '    "FLOOR": Kernels(pillow=_floor_image, batched=FixedTable(_floor))
 USE = """
 import numpy as np
 import torch
-from kdcache.views.describe import describe_changes
+from kdcache.views.plan import describe_changes
 from kdcache.views.operations import LEVELS, Operation
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.kernels import batched
