@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -72,17 +73,32 @@ def load_initial_weights(name: str, source: str, *, size: int) -> InitialWeights
     return InitialWeights(source, network.module.state_dict(), network.card)
 
 
+@dataclass(frozen=True)
+class StudentOptions:
+    """How a student differs from the model as timm makes it.
+
+    Attributes:
+        drop_path: rate of stochastic depth (Huang et al. 2016).
+        drop: rate of the dropout before the classifier.
+        crop_pct: share of the image that the evaluation transform keeps; None: timm's own for the model.
+        interpolation: filter of the evaluation transform; None: timm's own for the model.
+        kwargs: further arguments of `timm.create_model`.
+    """
+
+    drop_path: float = 0.0
+    drop: float = 0.0
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+
+
 def create_student(
     name: str,
     *,
     num_classes: int,
     size: int,
     seed: int,
-    drop_path: float = 0.0,
-    drop: float = 0.0,
-    crop_pct: float | None = None,
-    interpolation: str | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    options: StudentOptions = StudentOptions(),
     initial: InitialWeights | None = None,
 ) -> Network:
     """Create a model, in training mode, on the CPU, with fresh weights or with those that are given.
@@ -95,19 +111,15 @@ def create_student(
         num_classes: number of outputs of its classifier.
         size: pixels a side that it is trained at; models built for one size are built for this one.
         seed: seed of the weights.
-        drop_path: rate of stochastic depth (Huang et al. 2016).
-        drop: rate of the dropout before the classifier.
-        crop_pct: share of the image that the evaluation transform keeps; None: timm's own for the model.
-        interpolation: filter of the evaluation transform; None: timm's own for the model.
-        kwargs: further arguments of `timm.create_model`.
+        options: how it differs from the model as timm makes it.
         initial: weights to begin from, with the normalisation of their images, and their evaluation transform but for
-            what is given here; the classifier is drawn where its number of classes is another.
+            what `options` has of it; the classifier is drawn where its number of classes is another.
 
     Raises:
         ModelError: an unknown name, a size or arguments that the model does not take, or weights that do not fit.
     """
     arch = architecture(name)
-    args = {**size_args(arch, size), **(kwargs or {})}
+    args = {**size_args(arch, size), **options.kwargs}
     try:
         require_model_args(args)  # timm would unpickle whatever file `checkpoint_path` names
     except ValueError as error:
@@ -118,8 +130,8 @@ def create_student(
             f"student.kwargs has in_chans {args['in_chans']}, and all images are read as RGB, grey ones too: leave it "
             "out."
         )
-    rates: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-    rates |= {"drop_rate": drop} if drop else {}
+    rates: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+    rates |= {"drop_rate": options.drop} if options.drop else {}
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed every GPU as well.
         torch.default_generator.manual_seed(seed)
@@ -144,8 +156,8 @@ def create_student(
         card = dataclasses.replace(card, **prepared)
     card = dataclasses.replace(
         card,
-        crop_pct=card.crop_pct if crop_pct is None else crop_pct,
-        interpolation=card.interpolation if interpolation is None else interpolation,
+        crop_pct=card.crop_pct if options.crop_pct is None else options.crop_pct,
+        interpolation=card.interpolation if options.interpolation is None else options.interpolation,
     )
     network = Network(module.eval(), card)
     try_out(network)

@@ -12,7 +12,7 @@ from kdcache.loader.opening import entry_name
 from kdcache.loader.provenance import imports_in, warn_of_other_renderer
 from kdcache.models.network import Network
 from kdcache.models.run_weights import imports_of_run
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.objectives.base import LossSpec
 from kdcache.runtime.device import gpu_arithmetic, resolve_device, share_of_cores, use_all_cores
 from kdcache.runtime.distributed import Distributed, join_processes
@@ -183,11 +183,13 @@ def _student(setup: Setup) -> Network:
         num_classes=setup.num_classes,
         size=student.size,
         seed=setup.config.seed,
-        drop_path=student.drop_path,
-        drop=student.drop,
-        crop_pct=student.crop_pct,
-        interpolation=student.interpolation,
-        kwargs=student.kwargs,
+        options=StudentOptions(
+            drop_path=student.drop_path,
+            drop=student.drop,
+            crop_pct=student.crop_pct,
+            interpolation=student.interpolation,
+            kwargs=student.kwargs,
+        ),
         initial=setup.initial,
     )
 

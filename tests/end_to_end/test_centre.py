@@ -15,7 +15,7 @@ from kdcache.evaluation.scoring import Computing, score
 from kdcache.loader.opening import stored_views, views_as_evaluated, views_for_dump
 from kdcache.models.load import load_model
 from kdcache.models.network import Network
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.training.export import export_model
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import RowRange
@@ -24,7 +24,11 @@ from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, Heard, dump_request
 
 def make_teacher(folder, crop_pct, interpolation, crop_mode="center"):
     network = create_student(
-        MODEL, num_classes=CLASSES, size=SIZE, seed=7, crop_pct=crop_pct, interpolation=interpolation
+        MODEL,
+        num_classes=CLASSES,
+        size=SIZE,
+        seed=7,
+        options=StudentOptions(crop_pct=crop_pct, interpolation=interpolation),
     )
     return export_model(folder, replace(network, card=replace(network.card, crop_mode=crop_mode)))
 

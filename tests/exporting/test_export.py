@@ -22,7 +22,7 @@ from kdcache.errors import FolderHeldError, ModelError, RunError, UsageError
 from kdcache.exporting.formats import TORCHVISION_MODELS
 from kdcache.io import folder_lock
 from kdcache.models.load import load_model
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.runtime.progress import silent
 from kdcache.training.export import export_model
 from kdcache.training.train import train
@@ -46,7 +46,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(folder: Path, size: int = SIZE, **options: object) -> Path:
-    network = create_student("resnet18", num_classes=CLASSES, size=size, seed=1, **options)
+    network = create_student("resnet18", num_classes=CLASSES, size=size, seed=1, options=StudentOptions(**options))
     export_model(folder, network)
     return folder
 

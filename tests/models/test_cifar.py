@@ -21,7 +21,7 @@ from kdcache.models.features import feature_size, watched_features
 from kdcache.models.hub import find_pretrained
 from kdcache.models.load import load_model
 from kdcache.models.maps import WithMaps, choose_layers
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.models.weights import weight_hash
 from kdcache.objectives.base import LossInputs, LossSpec
 from kdcache.objectives.registry import OBJECTIVES
@@ -51,7 +51,7 @@ EACH = pytest.mark.parametrize("name", FAMILIES)
 
 
 def drawn(name, classes=7, **settings):
-    return create_student(name, num_classes=classes, size=32, seed=0, kwargs=settings).module
+    return create_student(name, num_classes=classes, size=32, seed=0, options=StudentOptions(kwargs=settings)).module
 
 
 @cache

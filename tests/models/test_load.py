@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from kdcache.errors import ModelError
 from kdcache.models.load import load_model
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.models.weights import weight_hash
 from kdcache.training.export import export_model
 
@@ -60,7 +60,9 @@ def test_half_precision_weights_become_float32_and_keep_their_hash(weights, tmp_
 
 
 def test_a_run_folder_needs_no_name(tmp_path):
-    student = create_student("test_vit", num_classes=5, size=32, seed=1, crop_pct=1.0, interpolation="bilinear")
+    student = create_student(
+        "test_vit", num_classes=5, size=32, seed=1, options=StudentOptions(crop_pct=1.0, interpolation="bilinear")
+    )
     export_model(tmp_path / "export", student)
     network = load_model(None, tmp_path)
     assert network.card == student.card

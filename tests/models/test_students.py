@@ -6,13 +6,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache.errors import ModelError
 from kdcache.models.network import Normaliser
-from kdcache.models.students import create_student, load_initial_weights
+from kdcache.models.students import StudentOptions, create_student, load_initial_weights
 from kdcache.models.weights import weight_hash
 from kdcache.training.export import export_model
 
 
 def hash_of(seed, name="test_vit", **changes):
-    return weight_hash(create_student(name, num_classes=4, size=32, seed=seed, **changes).module.state_dict())
+    return weight_hash(
+        create_student(name, num_classes=4, size=32, seed=seed, options=StudentOptions(**changes)).module.state_dict()
+    )
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_efficientnet"])
@@ -35,7 +37,7 @@ def test_making_a_student_leaves_the_random_state_alone():
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 @pytest.mark.parametrize("size", [32, 64])
 def test_a_student_takes_its_size_and_answers_for_its_classes(name, size):
-    student = create_student(name, num_classes=4, size=size, seed=0, drop_path=0.1)
+    student = create_student(name, num_classes=4, size=size, seed=0, options=StudentOptions(drop_path=0.1))
     assert student.module.training
     assert (student.card.size, student.card.num_classes, student.card.architecture) == (size, 4, name)
     assert student.module(torch.zeros(2, 3, size, size)).shape == (2, 4)
@@ -48,7 +50,7 @@ def test_short_names_and_tags_stand_for_the_architecture():
 
 
 def test_drop_path_is_on_in_training_only():
-    student = create_student("test_vit", num_classes=4, size=32, seed=0, drop_path=0.5).module
+    student = create_student("test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(drop_path=0.5)).module
     seen = torch.randn(8, 3, 32, 32)
     assert not torch.equal(student(seen), student(seen))
     student.eval()
@@ -57,27 +59,29 @@ def test_drop_path_is_on_in_training_only():
 
 def test_the_evaluation_transform_can_be_chosen():
     plain = create_student("test_vit", num_classes=4, size=32, seed=0).card
-    chosen = create_student("test_vit", num_classes=4, size=32, seed=0, crop_pct=1.0, interpolation="bilinear").card
+    chosen = create_student(
+        "test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(crop_pct=1.0, interpolation="bilinear")
+    ).card
     assert (plain.crop_pct, plain.interpolation) == (0.95, "bicubic")
     assert (chosen.crop_pct, chosen.interpolation) == (1.0, "bilinear")
 
 
 def test_further_arguments_reach_the_model_and_its_card():
-    student = create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={"depth": 1})
+    student = create_student("test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={"depth": 1}))
     assert len(student.module.blocks) == 1
     assert student.card.model_args == {"img_size": 32, "depth": 1}
 
 
 def test_arguments_that_the_model_does_not_take_are_refused():
     with pytest.raises(ModelError, match="test_vit cannot be built"):
-        create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={"no_such": 1})
+        create_student("test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={"no_such": 1}))
 
 
 @pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "pretrained_cfg_overlay", "cache_dir"])
 def test_arguments_that_make_timm_read_a_file_are_refused(argument):
     """timm unpickles it, and with it runs whatever code somebody put into it."""
     with pytest.raises(ModelError, match=rf"student\.kwargs.*{argument}"):
-        create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={argument: "x"})
+        create_student("test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={argument: "x"}))
 
 
 def test_a_model_that_does_not_fit_into_memory_is_told_as_that(monkeypatch):
@@ -145,7 +149,9 @@ def trained(tmp_path_factory):
 
 def begun(source, classes, name="test_resnet"):
     initial = load_initial_weights(name, str(source), size=32)
-    student = create_student(name, num_classes=classes, size=32, seed=0, initial=initial, interpolation="bilinear")
+    student = create_student(
+        name, num_classes=classes, size=32, seed=0, initial=initial, options=StudentOptions(interpolation="bilinear")
+    )
     assert (student.card.mean, student.card.crop_pct) == ((0.1, 0.2, 0.3), 0.5), "images are prepared as they were"
     assert (student.card.interpolation, student.card.num_classes) == ("bilinear", classes)
     return student.module.state_dict(), initial
@@ -178,16 +184,20 @@ def test_weights_of_another_model_or_of_none_are_refused(trained, tmp_path):
     initial = load_initial_weights("test_resnet", str(file), size=32)
     narrow = {"channels": [16, 48, 48, 96]}
     with pytest.raises(ModelError, match=r"does not fit test_resnet as the student is built .* is missing"):
-        create_student("test_resnet", num_classes=3, size=32, seed=0, kwargs=narrow, initial=initial)
+        create_student(
+            "test_resnet", num_classes=3, size=32, seed=0, options=StudentOptions(kwargs=narrow), initial=initial
+        )
 
 
 def test_dropout_before_the_classifier_and_channels_of_images():
-    student = create_student("test_resnet", num_classes=4, size=32, seed=0, drop=0.5).module
+    student = create_student("test_resnet", num_classes=4, size=32, seed=0, options=StudentOptions(drop=0.5)).module
     assert student.drop_rate == 0.5
     with pytest.raises(ModelError, match="in_chans 1, and all images are read as RGB"):
-        create_student("test_resnet", num_classes=4, size=32, seed=0, kwargs={"in_chans": 1})
+        create_student("test_resnet", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={"in_chans": 1}))
 
 
 def test_the_way_to_begin_from_a_file_is_told_to_who_tries_another():
     with pytest.raises(ModelError, match=r"Give student\.weights, which is read without running anything"):
-        create_student("test_vit", num_classes=4, size=32, seed=0, kwargs={"checkpoint_path": "x"})
+        create_student(
+            "test_vit", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={"checkpoint_path": "x"})
+        )

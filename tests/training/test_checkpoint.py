@@ -14,7 +14,7 @@ from torch import nn
 
 from kdcache.errors import CorruptError, RunError
 from kdcache.models.load import load_model
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
 from kdcache.training import checkpoint
@@ -43,7 +43,7 @@ class Trainer:
     """A small but whole training: a model with drop path and batch norm, an optimiser, a schedule, an average."""
 
     def __init__(self, optimizer, layout=torch.contiguous_format):
-        student = create_student("test_resnet", num_classes=3, size=32, seed=1, drop_path=0.3)
+        student = create_student("test_resnet", num_classes=3, size=32, seed=1, options=StudentOptions(drop_path=0.3))
         self.model = student.module.to(memory_format=layout)
         self.optimizer = create_optimizer_v2(self.model, opt=optimizer, **OPTIMIZERS[optimizer])
         self.scheduler = CosineLRScheduler(self.optimizer, t_initial=12, warmup_t=3, t_in_epochs=False)

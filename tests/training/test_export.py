@@ -7,14 +7,14 @@ from safetensors import safe_open
 
 from kdcache.errors import RunError
 from kdcache.models.load import load_model
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.training.export import export_model
 
 MODELS = ("test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet")
 
 
 def exported(folder, name="test_vit", **options):
-    student = create_student(name, num_classes=6, size=32, seed=4, drop_path=0.1, crop_pct=0.9)
+    student = create_student(name, num_classes=6, size=32, seed=4, options=StudentOptions(drop_path=0.1, crop_pct=0.9))
     export_model(folder, student, **options)
     student.module.eval()
     return student
@@ -55,7 +55,7 @@ def test_the_file_alone_is_enough_for_kdcache(tmp_path, name):
 
 
 def test_arguments_of_the_architecture_are_kept(tmp_path):
-    student = create_student("test_vit", num_classes=6, size=32, seed=4, kwargs={"depth": 2})
+    student = create_student("test_vit", num_classes=6, size=32, seed=4, options=StudentOptions(kwargs={"depth": 2}))
     export_model(tmp_path / "export", student)
     student.module.eval()
     for loaded in (

@@ -9,7 +9,7 @@ from torch import nn
 
 from kdcache.errors import ConfigError
 from kdcache.loader.batches import Batch
-from kdcache.models.students import create_student
+from kdcache.models.students import StudentOptions, create_student
 from kdcache.objectives.base import LossSpec
 from kdcache.objectives.registry import OBJECTIVES
 from kdcache.runtime.device import gpu_arithmetic
@@ -35,7 +35,9 @@ def config_of(*settings):
 
 def state_for(*settings, name="kd", model="test_vit", history=None):
     config = config_of(f"objective.name={name}", *settings)
-    student = create_student(model, num_classes=CLASSES, size=SIZE, seed=0, drop_path=config.student.drop_path)
+    student = create_student(
+        model, num_classes=CLASSES, size=SIZE, seed=0, options=StudentOptions(drop_path=config.student.drop_path)
+    )
     spec = LossSpec(CLASSES, None, ROWS, labels=torch.arange(ROWS) % CLASSES, teacher_features=FEATURES)
     needs_history = config.objective.needs.history
     return TrainState(
