@@ -3,8 +3,8 @@
 import ast
 import importlib.util
 import inspect
+import os
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +18,7 @@ from kdcache.runtime.option import Option
 from kdcache.training.options import TrainOptions
 from support.command_line import kdcache as kdcache_command
 from support.documented import code_blocks, lines_of
+from support.forked import run_program
 from support.small_job import MODEL
 
 PUBLIC = [
@@ -103,6 +104,14 @@ def test_type_checkers_see_what_is_imported_lazily():
     assert set(seen) | {"__version__"} == set(kdcache.__all__)
 
 
+def test_the_package_is_imported_without_torch():
+    words = [sys.executable, "-X", "importtime", "-c", "import kdcache"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"kdcache", "kdcache.runtime.account"} <= imported
+    assert not {name for name in imported if name.partition(".")[0] in ("torch", "timm", "numpy", "PIL", "zarr")}
+
+
 def test_a_name_is_imported_when_it_is_used_and_not_before():
     program = """
 import sys
@@ -125,8 +134,20 @@ def smaller(text, changes):
     return text
 
 
-def test_the_loop_of_the_readme_runs_on_the_cache_of_its_command(job, project_root, tmp_path, monkeypatch):
-    """In an empty folder, with smaller models, batch and numbers of views and epochs, and all else as it is printed."""
+def loop_of(page):
+    """The first block of Python that a page shows."""
+    return code_blocks(page.read_text(encoding="utf-8"), "python")[0]
+
+
+def test_the_readme_and_the_page_show_the_same_ten_lines(project_root):
+    loop = loop_of(project_root / "README.md")
+    assert loop == loop_of(project_root / "docs" / "python.md")
+    assert len([line for line in loop.splitlines() if line]) == 10
+    assert ";" not in loop
+
+
+def test_the_loop_of_the_readme_runs_on_the_cache_of_its_command(job, project_root, tmp_path):
+    """As a program in an empty folder, with smaller models, batch and numbers of views and epochs; else as printed."""
     text = (project_root / "README.md").read_text(encoding="utf-8")
     (tmp_path / "data").symlink_to(job.data)
     dump = next(words for words in lines_of(text, "kdcache") if words[1] == "dump-logits")
@@ -134,15 +155,14 @@ def test_the_loop_of_the_readme_runs_on_the_cache_of_its_command(job, project_ro
     small = ["dump-logits", "--teacher", MODEL, "--weights", str(job.weights), "--views", "3"]
     done = kdcache_command(*small, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr
-    code = next(block for block in code_blocks(text, "python") if "open_cache" in block)
     changes = {'"resnet50"': f'"{MODEL}"', "batch_size=256": "batch_size=24"}
     changes |= {"epochs=100": "epochs=2", "range(100)": "range(2)"}
-    (tmp_path / "loop.py").write_text(smaller(code, changes), encoding="utf-8")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.chdir(tmp_path)
-    names = runpy.run_path("loop.py")
-    assert names["loader"].step == names["loader"].steps > 0
-    assert names["loss"].isfinite()
+    told = "print(loader.step == loader.steps > 0, bool(loss.isfinite()), loss.device)"
+    loop = smaller(loop_of(project_root / "README.md"), changes)
+    (tmp_path / "loop.py").write_text(f"{loop}{told}\n", encoding="utf-8")
+    done = run_program(["loop.py"], tmp_path, {**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True True cpu\n"
 
 
 def test_the_reference_in_the_docs_is_that_of_the_docstrings(project_root):

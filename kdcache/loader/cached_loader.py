@@ -4,15 +4,17 @@ import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdcache.cache.identity import ViewSetIdentity
 from kdcache.errors import IdentityError, UsageError
 from kdcache.loader.batches import Batch
-from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.loader import Loader
+from kdcache.runtime.python_words import in_python_words
+
+if TYPE_CHECKING:
+    from kdcache.loader.dataset import CachedDataset
 
 
 class CachedLoader:
@@ -24,6 +26,7 @@ class CachedLoader:
     ends them.
 
     Attributes:
+        dataset: the `CachedDataset` that it was made from.
         device: device of images, labels and targets.
         steps: number of steps of all epochs together.
         step: number of batches handed out so far, counted from the start of epoch 0.
@@ -38,24 +41,23 @@ class CachedLoader:
         ...             torch.save({"model": model.state_dict(), "loader": loader.state_dict()}, "checkpoint.pt")
     """
 
-    def __init__(
-        self, loader: Loader, view_set: ViewSetIdentity, teachers: CachedTeachers, start_step: int = 0
-    ) -> None:
+    def __init__(self, dataset: "CachedDataset", loader: Loader, start_step: int = 0) -> None:
         """
         Args:
+            dataset: data set with its cached targets.
             loader: loader of all steps.
-            view_set: identity of the views, for `state_dict`.
-            teachers: entries of the cache, for `state_dict`.
             start_step: number of steps after which to begin.
         """
+        self.dataset = dataset
         self._loader = loader
+        view_set = dataset.views.identity
         self._identity = {
             "fingerprint": view_set.fingerprint,
             "policy": json.dumps(view_set.policy, sort_keys=True),
             "seed": view_set.seed,
             "block_rows": view_set.block_rows,
             "windows": view_set.windows,
-            "teachers": json.dumps(teachers.to_json(), sort_keys=True),
+            "teachers": json.dumps(dataset.teachers.to_json(), sort_keys=True),
             "batch_size": loader.schedule.batch_size,
         }
         self._usable_views = loader.schedule.views
@@ -140,7 +142,8 @@ class CachedLoader:
             self._close_stream()
             self._stream, self._next_of_stream = self._loader.batches(self.step), self.step
         try:
-            batch = next(self._stream)
+            with in_python_words():
+                batch = next(self._stream)
         except BaseException:
             self._close_stream()
             raise

@@ -28,6 +28,7 @@ from kdcache.models.network import Normaliser
 from kdcache.runtime.device import resolve_device
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.python_words import in_python_words, python_words
 from kdcache.runtime.ranks import Ranks
 from kdcache.views.policy import Policy
 
@@ -82,6 +83,7 @@ class CachedDataset:
         names = (entry.identity.name for entry in self.teachers.entries)
         return MappingProxyType(dict(zip(names, self.teachers.shares, strict=True)))
 
+    @in_python_words()
     def loader(
         self,
         batch_size: int,
@@ -160,9 +162,10 @@ class CachedDataset:
             ranks=ranks,
             normalise=_normaliser(mean, std),
         )
-        return CachedLoader(loader, self.views.identity, self.teachers, start_step)
+        return CachedLoader(self, loader, start_step)
 
 
+@in_python_words()
 def open_cache(
     cache: str | Path,
     *,
@@ -205,7 +208,7 @@ def open_cache(
     stored = open_cached_teachers(opened_cache, teacher, mixture)
     for warning in (mixture and describe_scaled_weights(mixture), opened_cache.format_warning):
         if warning:
-            progress.warn(warning)
+            progress.warn(python_words(warning))
     index = open_index(str(data), progress=progress)
     opened = stored_views(opened_cache, index)
     count = _view_count(stored, opened.view_set.policy.repeats, views)
@@ -231,9 +234,16 @@ def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int
 
 def _mixture_text(teachers: Mapping[str, int | float]) -> str:
     """Return the mixture as `parse_teachers` reads it from the command line."""
-    for name in teachers:
+    if not teachers:
+        raise UsageError("teachers names no entry of the cache: give each a weight, such as {'a': 0.7, 'b': 0.3}.")
+    for name, weight in teachers.items():
         if "=" in name or "," in name:
             raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
+        if not 0 < weight < float("inf"):
+            raise UsageError(
+                f"teachers gives {name} the weight {weight!r}: give each name a finite weight above 0, such as "
+                "{'a': 0.7, 'b': 0.3}."
+            )
     return ",".join(f"{name}={weight!r}" for name, weight in teachers.items())
 
 

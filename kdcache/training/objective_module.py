@@ -21,6 +21,7 @@ from kdcache.objectives.base import LossInputs, LossSpec, MapShape, Needs, Objec
 from kdcache.objectives.gathering import place_among_ranks
 from kdcache.objectives.registry import objective_named
 from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.python_words import in_python_words
 from kdcache.runtime.ranks import Ranks
 from kdcache.runtime.transfer import to_device
 from kdcache.training.settings import overlay, to_plain
@@ -52,6 +53,7 @@ class ObjectiveModule(nn.Module):
         self.objective = objective
         self.aux_module = aux_module
 
+    @in_python_words()
     def forward(
         self, student_outputs: Tensor | StudentOutputs, batch: Batch, *, epoch: int, epochs: int
     ) -> dict[str, Tensor]:
@@ -97,6 +99,7 @@ class ObjectiveModule(nn.Module):
             Distributed(Ranks(*place_among_ranks()), parameter.device).average_gradients(self)
 
 
+@in_python_words()
 def create_objective(
     name: str,
     *,

@@ -271,7 +271,7 @@ def test_other_data_are_refused_by_name(job, tmp_path):
     [
         ({"batch_size": 25}, "whole pairs"),
         ({"batch_size": 26, "rank": 0, "world_size": 2}, "multiple of 4"),
-        ({"batch_size": 200}, "smaller --batch-size"),
+        ({"batch_size": 200}, "give a smaller batch_size"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"rank": 1}, "belong together"),

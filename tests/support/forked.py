@@ -7,11 +7,12 @@ there: that is why every test takes it from here.
 
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,24 +53,47 @@ def run_command(
     arguments: Sequence[str], folder: Path | None, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """What `kdcache ARGUMENTS` prints and exits with in a working folder and an environment."""
+    return _run(_command, ["kdcache", *arguments], folder, environment)
+
+
+def run_program(
+    words: Sequence[str], folder: Path | None, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What `python FILE ARGUMENTS` prints and exits with, FILE being the first of the words."""
+    return _run(_program, words, folder, environment)
+
+
+def _run(
+    start: Callable[[], None], words: Sequence[str], folder: Path | None, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place, name) for name in ("out", "err")]
-        process = CONTEXT.Process(target=_command, args=(list(arguments), folder or Path.cwd(), environment, files))
+        process = CONTEXT.Process(target=_begin, args=(start, list(words), folder or Path.cwd(), environment, files))
         process.start()
         process.join()
         texts = [file.read_text() if file.exists() else "" for file in files]
     assert process.exitcode is not None
-    return subprocess.CompletedProcess(["kdcache", *arguments], process.exitcode, *texts)
+    return subprocess.CompletedProcess(list(words), process.exitcode, *texts)
 
 
-def _command(arguments: list[str], folder: Path, environment: dict[str, str], files: list[Path]) -> None:
+def _begin(
+    start: Callable[[], None], words: list[str], folder: Path, environment: dict[str, str], files: list[Path]
+) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     # The server has the environment and the working folder of the time when it was started.
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.argv = ["kdcache", *arguments]
+    sys.argv = words
+    start()
+
+
+def _command() -> None:
     from kdcache_cli.main import main
 
     main()
+
+
+def _program() -> None:
+    runpy.run_path(sys.argv[0], run_name="__main__")

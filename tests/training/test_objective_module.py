@@ -117,7 +117,7 @@ def _maps_spec(model):
         ({"name": "kd", "temperature": -1.0}, ConfigError, "temperature is -1"),
         ({"name": "ps-kd"}, UsageError, "past predictions"),
         ({"name": "crd"}, UsageError, "give create_objective the dataset"),
-        ({"name": "crd", "on_cache": True}, UsageError, "--targets embedding"),
+        ({"name": "crd", "on_cache": True}, UsageError, 'dump again with targets="embedding"'),
         ({"name": "at", "on_cache": True}, UsageError, "feature maps"),
     ],
 )
