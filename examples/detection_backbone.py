@@ -1,6 +1,7 @@
 """A distilled ResNet as the backbone of torchvision's Mask R-CNN, trained on a folder in COCO's format.
 
-Command: python examples/detection_backbone.py runs/resnet50-a2-beitv2_b-seed0/export --coco coco --epochs 12
+Commands: kdcache export runs/resnet50-a2-beitv2_b-seed0 --format torchvision --out student
+          python examples/detection_backbone.py student --coco coco --epochs 12
 Table 11 of VanillaKD (arXiv:2305.15781) compares students as backbones of detectors. This is its recipe in small: the
 exported student, batch norm frozen, a feature pyramid, Mask R-CNN, SGD with warm-up and two falls of the rate.
 The folder has annotations.json and images/. Masks are polygons; crowds, which are run lengths, are left out.
@@ -14,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
+import torchvision
 from PIL import Image, ImageDraw
-from timm.data import resolve_model_data_config
-from timm.layers import freeze_batch_norm_2d
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models.detection import MaskRCNN
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -78,37 +77,30 @@ def flip(sample: Sample) -> Sample:
     return image.flip(2), {**target, "boxes": boxes, "masks": target["masks"].flip(2)}
 
 
-class Backbone(nn.Module):
-    """The stages of a timm model with a feature pyramid on top, in the form that torchvision's detectors take."""
+def create_backbone(export: Path, out_channels: int = 256, trained_stages: int = 3) -> BackboneWithFPN:
+    """Return the stages of a student with a feature pyramid on top.
 
-    def __init__(self, export: Path, out_channels: int = 256, trained_stages: int = 3) -> None:
-        """
-        Args:
-            export: folder that `kdcache train` exported the student to.
-            out_channels: channels of each level of the pyramid.
-            trained_stages: number of stages, from the coarsest on, that learn; the others stay as they were.
-        """
-        super().__init__()
-        body = timm.create_model(f"local-dir:{export}", pretrained=True, features_only=True)
-        eats = resolve_model_data_config(body)  # type: ignore[no-untyped-call]
-        self.mean, self.std = list(eats["mean"]), list(eats["std"])
-        stages: Any = body.feature_info
-        channels, reductions = stages.channels(), stages.reduction()
-        self.used = [number for number, reduction in enumerate(reductions) if reduction >= 4]
-        # A detector's batches have too few images for statistics of their own.
-        self.body: nn.Module = freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
-        for name, parameter in self.body.named_parameters():
-            parameter.requires_grad_(any(f"layer{5 - stage}" in name for stage in range(1, trained_stages + 1)))
-        self.pyramid = FeaturePyramidNetwork(
-            [channels[number] for number in self.used], out_channels, extra_blocks=LastLevelMaxPool()
-        )
-        self.out_channels = out_channels
+    Args:
+        export: folder of `kdcache export --format torchvision`, of a ResNet.
+        out_channels: channels of each level of the pyramid.
+        trained_stages: number of stages, from the coarsest on, that learn; the others stay as they were.
+    """
+    name, num_classes = (read_config(export)[key] for key in ("architecture", "num_classes"))
+    # A detector's batches have too few images for statistics of their own.
+    body: Any = torchvision.models.get_model(name, num_classes=num_classes, norm_layer=FrozenBatchNorm2d)
+    body.load_state_dict(torch.load(export / "model.pth", weights_only=True))
+    learnt = tuple(f"layer{5 - stage}." for stage in range(1, trained_stages + 1))
+    for name, parameter in body.named_parameters():
+        parameter.requires_grad_(name.startswith(learnt))
+    stages = {f"layer{number}": str(number) for number in range(1, 5)}
+    widths = [body.inplanes // 8 * 2**number for number in range(4)]
+    return BackboneWithFPN(body, stages, widths, out_channels)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return the levels of the pyramid from fine to coarse."""
-        maps = self.body(images)
-        levels: dict[str, Tensor] = self.pyramid({str(number): maps[number] for number in self.used})
-        return levels
+
+def read_config(export: Path) -> dict[str, Any]:
+    """Return what an export tells of the student: architecture, num_classes and preprocessing."""
+    config: dict[str, Any] = json.loads((export / "config.json").read_text(encoding="utf-8"))
+    return config
 
 
 def main(arguments: list[str] | None = None) -> list[float]:
@@ -116,14 +108,14 @@ def main(arguments: list[str] | None = None) -> list[float]:
     options = parse(arguments)
     torch.manual_seed(0)
     data = CocoFolder(options.coco)
-    backbone = Backbone(options.export, options.channels)
+    eats = read_config(options.export)["pretrained_cfg"]
     model = MaskRCNN(
-        backbone,
+        create_backbone(options.export, options.channels),
         num_classes=data.num_classes + 1,
         min_size=options.image_size,
         max_size=options.image_size * 5 // 3,
-        image_mean=backbone.mean,
-        image_std=backbone.std,
+        image_mean=list(eats["mean"]),
+        image_std=list(eats["std"]),
         box_batch_size_per_image=options.regions,
     ).to(options.device)
     loader = DataLoader(data, options.batch_size, shuffle=True, num_workers=options.workers, collate_fn=list)
@@ -163,7 +155,7 @@ def rate(step: int, steps_per_epoch: int, epochs: int, warmup_steps: int) -> flo
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("export", type=Path, help="folder `export` of a run")
+    parser.add_argument("export", type=Path, help="folder of `kdcache export RUN --format torchvision`")
     parser.add_argument("--coco", type=Path, default=Path("coco"))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=16)

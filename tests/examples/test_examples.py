@@ -1,5 +1,6 @@
-"""Every example runs on tiny real data, in this process; the docs show it."""
+"""Every example runs on small pieces of photographs, in this process; the docs show it."""
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from mypy.main import define_options
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import kdcache
 from kdcache.training.train import train
+from support.images import photograph
+from support.loop_ranks import on_ranks_of_torchrun, run_loop
 from support.small_job import CLASSES, MODEL, SIZE, make_teacher, train_request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,12 +66,20 @@ def lines_of_code(text):
     return lines
 
 
-def test_each_example_is_shown_in_the_docs_and_strictly_typed():
+def test_each_example_is_shown_in_the_docs():
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
     assert not [name for name in EXAMPLES if f"(../examples/{name}.py)" not in page]
+
+
+def test_make_test_checks_the_examples_as_mypy_strict_does():
     mypy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
     assert "examples" in mypy["files"]
-    assert EXAMPLES in [override["module"] for override in mypy["overrides"] if "warn_return_any" in override]
+    (own,) = [override for override in mypy["overrides"] if override["module"] == EXAMPLES]
+    strict = {flag.lstrip("-").replace("-", "_") for flag in define_options()[1]}
+    assert {"disallow_untyped_calls", "warn_return_any"} <= strict
+    assert strict <= {name for name, value in (mypy | own).items() if value is True}
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\ntest:")[2].partition("\n\n")[0]
+    assert "\t$(BIN) -m mypy\n" in recipe
 
 
 def test_the_plain_loop_has_under_forty_lines():
@@ -122,6 +134,27 @@ def test_the_loop_of_timm_learns_beside_the_student(job, small, tmp_path):
     assert learnt.keys() == first.keys()
     assert learnt
     assert not any(torch.equal(learnt[name], first[name]) for name in first)
+
+
+def test_the_loop_of_timm_on_two_ranks_takes_the_steps_of_one(small, tmp_path):
+    """With group norm: in DDP, batch norm sees the rows of its own process alone."""
+    file = ROOT / "examples" / "timm_train.py"
+    options = small | {"model": "test_efficientnet_gn", "batch_size": 24, "epochs": 1, "device": "cpu", "opt": "sgd"}
+    options |= {"lr": 0.05, "warmup_epochs": 0}
+    steps, weights = run_loop(file, words(**options, checkpoint=tmp_path / "one.pt"))
+    of_ranks = on_ranks_of_torchrun(file, words(**options, checkpoint=tmp_path / "two.pt"), world=2)
+    (first, one), (second, other) = of_ranks
+    assert len(steps) == STEPS
+    for whole, *parts in zip(steps, first, second, strict=True):
+        assert [len(part) for part in parts] == [12, 12]
+        assert sorted(whole) == sorted(parts[0] + parts[1])
+    untrained = timm.create_model("test_efficientnet_gn", num_classes=CLASSES).state_dict()
+    assert one.keys() == weights.keys() <= untrained.keys()
+    for name, value in weights.items():
+        assert np.array_equal(one[name], other[name])  # the models of all ranks stay equal
+        np.testing.assert_allclose(one[name], value, rtol=1e-3, atol=1e-5)
+    saved = torch.load(tmp_path / "two.pt", weights_only=True)["model"]
+    assert all(np.array_equal(saved[name], value) for name, value in one.items())
 
 
 def test_lightning_goes_on_in_mid_epoch(small, tmp_path, monkeypatch):
@@ -183,51 +216,81 @@ def test_an_ensemble_is_the_mean_of_the_probabilities():
     assert example.Ensemble(parts)(images).exp().allclose(mean)
 
 
-def make_coco(folder, images=4):
-    """A folder in COCO's format with a triangle and a rectangle in each image, and a crowd, which is left out."""
+#: Objects of the photographs: category and outline, in shares of width and height.
+OUTLINES = {
+    "astronaut": [
+        ("head", [(0.30, 0.18), (0.36, 0.05), (0.45, 0.03), (0.56, 0.08), (0.59, 0.20), (0.50, 0.36), (0.41, 0.36)]),
+        ("spacecraft", [(0.69, 0.43), (0.74, 0.10), (0.78, 0.02), (0.84, 0.02), (0.90, 0.53), (0.72, 0.53)]),
+    ],
+    "chelsea": [
+        ("eye", [(0.305, 0.30), (0.36, 0.285), (0.43, 0.32), (0.46, 0.40), (0.41, 0.48), (0.33, 0.45)]),
+        ("eye", [(0.655, 0.42), (0.70, 0.38), (0.755, 0.38), (0.755, 0.47), (0.71, 0.54), (0.66, 0.52)]),
+    ],
+    "coffee": [
+        ("cup", [(0.29, 0.22), (0.33, 0.09), (0.45, 0.045), (0.60, 0.10), (0.68, 0.27), (0.63, 0.60), (0.45, 0.72)])
+    ],
+    "rocket": [("spacecraft", [(0.485, 0.40), (0.50, 0.30), (0.52, 0.40), (0.52, 0.95), (0.485, 0.95)])],
+}
+CATEGORIES = {"spacecraft": 9, "head": 7, "eye": 3, "cup": 1}
+
+
+def make_coco(folder, width=96, height=72):
+    """Four photographs in COCO's format, with outlines of what is on them, and a crowd, which is left out."""
     (folder / "images").mkdir(parents=True)
-    found = {"categories": [{"id": 7, "name": "triangle"}, {"id": 3, "name": "box"}], "images": [], "annotations": []}
-    random = np.random.default_rng(0)
-    for number in range(images):
-        pixels = random.integers(0, 255, (64, 72, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
-        found["images"].append({"id": number, "file_name": f"{number}.png"})
-        triangle = {"category_id": 7, "bbox": [8, 8, 30, 30], "segmentation": [[8, 8, 38, 8, 8, 38]]}
-        box = {"category_id": 3, "bbox": [40, 20, 20, 30], "segmentation": [[40, 20, 60, 20, 60, 50, 40, 50]]}
+    found = {"categories": [{"id": number, "name": name} for name, number in CATEGORIES.items()]}
+    found |= {"images": [], "annotations": []}
+    for number, (name, objects) in enumerate(OUTLINES.items()):
+        photograph(name).resize((width, height)).save(folder / "images" / f"{name}.png")
+        found["images"].append({"id": number, "file_name": f"{name}.png"})
+        for category, outline in objects:
+            points = np.array(outline) * (width, height)
+            corner = points.min(0)
+            one = {"category_id": CATEGORIES[category], "bbox": [*corner, *(points.max(0) - corner)]}
+            found["annotations"].append({"image_id": number, "segmentation": [points.flatten().tolist()], **one})
         crowd = {"category_id": 3, "bbox": [0, 0, 9, 9], "iscrowd": 1, "segmentation": {"counts": [1]}}
-        found["annotations"] += [{"image_id": number, **one} for one in (triangle, box, crowd)]
+        found["annotations"].append({"image_id": number, **crowd})
     (folder / "annotations.json").write_text(json.dumps(found))
     return folder
 
 
-def test_an_exported_student_is_the_backbone_of_a_detector(job, tmp_path):
+def test_a_folder_of_coco_is_read_and_mirrored(tmp_path):
     example = load("detection_backbone")
-    coco = make_coco(tmp_path / "coco")
-    image, target = example.CocoFolder(coco)[0]
-    assert image.shape == (3, 64, 72)
-    assert target["labels"].tolist() == [2, 1]
-    assert target["boxes"].tolist() == [[8, 8, 38, 38], [40, 20, 60, 50]]
-    assert 400 < target["masks"][0].sum() < 530
-    mirrored = example.flip((image, target))[1]
-    assert mirrored["boxes"].tolist() == [[34, 8, 64, 38], [12, 20, 32, 50]]
-    assert mirrored["masks"][1].nonzero()[:, 1].min() in (11, 12)
-    out = tmp_path / "detector.pt"
-    losses = example.main(
-        [str(job.weights.parent), *words(coco=coco, epochs=1, batch_size=2, image_size=64, workers=0, device="cpu",
-                                         lr=0.002, warmup_steps=1, channels=16, regions=16, out=out)]
+    data = example.CocoFolder(make_coco(tmp_path / "coco"))
+    assert (len(data), data.num_classes) == (4, 4)
+    image, target = data[0]
+    assert image.shape == (3, 72, 96)
+    assert target["labels"].tolist() == [3, 4]  # by the numbers of their categories, from 1 on
+    assert target["boxes"][0].tolist() == pytest.approx([0.30 * 96, 0.03 * 72, 0.59 * 96, 0.36 * 72])
+    inside, outside = target["masks"][0].bool(), target["masks"].sum(0) == 0
+    assert inside[14, 43]  # the face
+    assert outside[36, 43]
+    assert 350 < inside.sum() < 600
+    mirrored_image, mirrored = example.flip((image, target))
+    assert mirrored["boxes"][0].tolist() == pytest.approx([0.41 * 96, 0.03 * 72, 0.70 * 96, 0.36 * 72])
+    assert mirrored["masks"][0][14, 95 - 43]
+    assert torch.equal(mirrored_image[:, 14, 95 - 43], image[:, 14, 43])
+
+
+def test_the_export_of_a_run_is_the_backbone_of_a_detector(job, tmp_path):
+    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, renderer="pillow")
+    train(dataclasses.replace(request, student="resnet18"))
+    kdcache.export(tmp_path / "run", format="torchvision", out=tmp_path / "student")
+    out, coco = tmp_path / "detector.pt", make_coco(tmp_path / "coco")
+    losses = load("detection_backbone").main(
+        [str(tmp_path / "student"), *words(coco=coco, epochs=1, batch_size=2, image_size=64, workers=0, device="cpu",
+                                           lr=0.002, warmup_steps=1, channels=16, regions=16, out=out)]
     )  # fmt: skip
     assert len(losses) == 2
     assert all(np.isfinite(losses))
-    trained = torch.load(out, weights_only=True)
-    student = timm.create_model(f"local-dir:{job.weights.parent}", pretrained=True).state_dict()
-    same = {
-        name for name in student if torch.equal(trained.get(f"backbone.body.{name}", student[name] + 1), student[name])
-    }
-    assert any(name.startswith("conv1.") for name in same)  # the stem has its weights, and keeps them
-    learnt = [name for name in student if name.startswith("layer4.") and ".conv" in name]
-    assert learnt
-    assert not same & set(learnt)
-    assert all(f"backbone.body.{name}" in trained for name in learnt)
+    detector = torch.load(out, weights_only=True)
+    student = load_file(tmp_path / "run" / "export" / "model.safetensors")
+    body = {name: value for name, value in student.items() if not name.startswith("fc.") and "num_batches" not in name}
+    same = {name for name, value in body.items() if torch.equal(detector[f"backbone.body.{name}"], value)}
+    convolutions = {name for name in body if body[name].ndim == 4}
+    # What was trained by the run is there; the first stages and all of batch norm stay as they were.
+    assert set(body) - convolutions <= same
+    assert {name for name in convolutions if name.startswith(("conv1.", "layer1."))} <= same
+    assert not same & {name for name in convolutions if name.startswith(("layer2.", "layer3.", "layer4."))}
 
 
 def test_the_rate_of_the_detector_rises_and_falls():
