@@ -85,14 +85,16 @@ def dump_logits(options: DumpArguments) -> DumpReport:
     """Run a teacher over every view of a data set and keep its targets in a cache, as `kdcache dump-logits` does.
 
     Arguments are the options of the command, in its words; `objectives` are those of `--for`. The teacher is a name or
-    folder as there, or a `TeacherModule`, which needs neither `weights` nor `size`. Stopped and called again it goes on
+    folder as there, or any module in a `TeacherModule`, which needs neither `weights` nor `size`; a module alone is
+    refused, because it tells neither its preprocessing nor its name and version. Stopped and called again it goes on
     where it was. Messages go to `progress`, by default to the logger `kdcache`.
 
     Returns:
         The report: samples, views, blocks written, bytes for each view of a sample, images per second.
 
     Raises:
-        KdcacheError: anything that a user can mend; what was written before stays.
+        UsageError: a module that is no `TeacherModule`, or options that make no sense.
+        KdcacheError: anything else that a user can mend; what was written before stays.
 
     Example:
         >>> report = kdcache.dump_logits("beitv2_b", "data", "cache", policy="a2", views=300)
@@ -191,7 +193,8 @@ def verify(
 
     Raises:
         CacheError: there is no cache.
-        UsageError: of data and teacher only one is given, or options of the comparison without them.
+        UsageError: of data and teacher only one is given, or options of the comparison without them; or the teacher is
+            a module that is no `TeacherModule`.
         KdcacheError: the comparison cannot be made, in a cache without damage; says what to do.
 
     Example:

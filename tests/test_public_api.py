@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 
 import kdcache
+from kdcache import errors
 from kdcache.dumping.options import DumpOptions
 from kdcache.runtime.option import Option
 from kdcache.training.options import TrainOptions
@@ -80,6 +82,58 @@ def test_each_function_tells_its_arguments_and_errors(name):
         hint = hints.get(parameter.name)
         is_option = any(isinstance(part, Option) for part in getattr(hint, "__metadata__", ()))
         assert is_option or re.search(rf"\b{parameter.name}\b", text), f"{parameter.name} is not described"
+
+
+def described_parts(name):
+    """What a public name consists of, each with its docstring and the code that it runs: itself, and its methods."""
+    value = getattr(kdcache, name)
+    if not inspect.isclass(value):
+        return [(name, inspect.getdoc(value), [inspect.unwrap(value)])]
+    begins = [vars(value)[method] for method in ("__init__", "__post_init__") if method in vars(value)]
+    parts = [(name, inspect.getdoc(value), [code for code in begins if inspect.getsourcefile(code) in SOURCES])]
+    for attribute, found in vars(value).items():
+        code = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        if inspect.isfunction(code) and (attribute[0] != "_" or attribute == "__iter__") and inspect.getdoc(code):
+            parts.append((f"{name}.{attribute}", inspect.getdoc(code), [inspect.unwrap(code)]))
+    return parts
+
+
+#: Files of the package; a dataclass makes methods that are in none.
+SOURCES = {str(path) for path in Path(kdcache.__file__).parent.rglob("*.py")}
+
+
+def errors_told(text):
+    """The names of the errors in the section `Raises` of a docstring."""
+    section = re.search(r"^Raises:\n((?:[ \n].*\n?)*)", text, re.MULTILINE)
+    entries = re.findall(r"^    ([\w, ]+):", section[1], re.MULTILINE) if section else []
+    return {error for entry in entries for error in entry.split(", ")}
+
+
+def errors_raised(code):
+    """The names of the errors that the code of a function raises by itself."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
+    raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)]
+    return {ast.unparse(error.func) for error in raised}
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - {"__version__"}))
+def test_each_function_class_and_method_tells_the_errors_that_it_raises(name):
+    for part, text, codes in described_parts(name):
+        told = errors_told(text)
+        assert ("\nRaises:\n" in text) == bool(told), part
+        assert not {error for error in told if not issubclass(getattr(errors, error), kdcache.KdcacheError)}, part
+        raised = {error for code in codes for error in errors_raised(code)}
+        assert raised <= told, part
+
+
+def test_errors_are_found_in_docstrings_and_in_code():
+    """Else the test above would say nothing."""
+    parts = {part: (errors_told(text), codes) for name in PUBLIC if name != "__version__"
+             for part, text, codes in described_parts(name)}  # fmt: skip
+    assert parts["TeacherModule"][0] == {"ModelError"} == errors_raised(parts["TeacherModule"][1][0])
+    assert parts["CachedLoader.load_state_dict"][0] == {"IdentityError", "UsageError"}
+    assert errors_raised(parts["CachedLoader.load_state_dict"][1][0]) == {"IdentityError", "UsageError"}
+    assert parts["CachedDataset.loader"][0] >= {"UsageError", "DeviceError"}
 
 
 @pytest.mark.parametrize("name", CLASSES)

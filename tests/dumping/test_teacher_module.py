@@ -9,7 +9,6 @@ import kdcache
 from kdcache.cache.store import Cache
 from kdcache.dumping.worker import DumpWorker
 from kdcache.errors import IdentityError, UsageError
-from kdcache.jobs import require_named
 from kdcache.models.weights import weight_hash
 from support.command_line import kdcache as command
 from support.modules import ZeroShot, own_teacher
@@ -120,9 +119,14 @@ def test_the_command_line_says_by_name_what_it_lacks(job, dumped):
 
 def test_what_does_not_belong_to_a_module_is_refused(job, dumped, tmp_path):
     own = own_teacher(ZeroShot())
-    # Directly: in tests, types are checked before the jobs see a bare module.
-    with pytest.raises(UsageError, match=r"give kdcache.TeacherModule\(module, name=..., version=..."):
-        require_named(ZeroShot())
+    bare = ZeroShot()
+    bare.mean, bare.std, bare.image_size, bare.num_classes = [0.5] * 3, [0.25] * 3, 32, CLASSES
+    for job_of_a_teacher in (
+        lambda: kdcache.dump_logits(bare, job.data, tmp_path / "cache", **SMALL),
+        lambda: kdcache.verify(dumped, data=job.data, teacher=bare, **AGAIN),
+    ):
+        with pytest.raises(UsageError, match=r"give kdcache.TeacherModule\(module, name=..., version=..."):
+            job_of_a_teacher()
     with pytest.raises(UsageError, match="weights belongs to a teacher that is given by name: leave it out, the mod"):
         kdcache.dump_logits(own, job.data, tmp_path / "cache", weights=job.weights, **SMALL)
     with pytest.raises(UsageError, match="the module says the size of its images, image_size=32"):

@@ -2,13 +2,14 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import kdcache
 from kdcache.cache.store import Cache
-from kdcache.errors import UnknownModelError, UsageError
+from kdcache.errors import ConfigError, KdcacheError, UnknownModelError, UsageError
 from kdcache.models.students import create_student
 from kdcache.runtime.imports import import_modules
 from kdcache.training.export import export_model
@@ -132,3 +133,69 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_opened(tmp_path:
     ):
         with pytest.raises(UsageError, match=r"There is no Python file none.py for --import"):
             job()
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A module that leaves a file wherever it is imported."""
+    file = tmp_path / "trap.py"
+    file.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'sprung')!r}).touch()\n")
+    yield file
+    for name in [name for name in sys.modules if name.startswith("trap_")]:
+        del sys.modules[name]
+
+
+def sprung(trap: Path) -> bool:
+    return (trap.parent / "sprung").exists()
+
+
+def test_a_recipe_that_names_code_is_refused(job, trap, tmp_path):
+    recipe = tmp_path / "own.yaml"
+    for text in (f"imports: [{trap}]", f"student: {{imports: [{trap}]}}", f"import: {trap}"):
+        recipe.write_text(text)
+        with pytest.raises(ConfigError, match="import"):
+            kdcache.train(MODEL, job.data, job.cache, out=tmp_path / "run", recipe=str(recipe), **HERE)
+    recipe.write_text(f"x: !!python/module:{trap.stem} ''")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        kdcache.train(MODEL, job.data, job.cache, out=tmp_path / "run", recipe=str(recipe), **HERE)
+    assert not sprung(trap)
+
+
+def test_a_cache_that_names_code_imports_none(job, trap, tmp_path):
+    cache = tmp_path / "cache"
+    settings = {"weights": job.weights, "batch_size": 16, **HERE}
+    kdcache.dump_logits(MODEL, job.data, cache, policy=job.policy, views=1, imports=(str(trap),), **settings)
+    assert sprung(trap)  # the user named it
+    (tmp_path / "sprung").unlink()
+    for name in [name for name in sys.modules if name.startswith("trap_")]:
+        del sys.modules[name]
+    assert Cache.open(str(cache)).entry(MODEL).record(0, 0).provenance["imports"] == str(trap)
+    kdcache.inspect(cache)
+    kdcache.verify(cache, data=job.data, teacher=MODEL, weights=job.weights, samples=16, **HERE)
+    kdcache.dump_logits(MODEL, job.data, cache, views=2, **settings)
+    kdcache.open_cache(cache, data=job.data)
+    kdcache.train(MODEL, job.data, cache, out=tmp_path / "run", epochs=1, recipe="fashion-mnist", overrides=SETTINGS,
+                  **HERE)  # fmt: skip
+    assert not sprung(trap)
+
+
+def test_a_run_that_names_code_imports_none(job, trap, tmp_path):
+    out = tmp_path / "run"
+    settings = {"out": out, "epochs": 1, "recipe": "fashion-mnist", "overrides": SETTINGS, **HERE}
+    kdcache.train(MODEL, job.data, job.cache, **settings)
+    invocation = json.loads((out / "invocation.json").read_text())
+    (out / "invocation.json").write_text(json.dumps(invocation | {"imports": [str(trap)]}))
+    kdcache.evaluate(out, job.data, device="cpu")
+    kdcache.export(out, out=tmp_path / "export")
+    kdcache.train(MODEL, job.data, job.cache, **settings)
+    (out / "invocation.json").write_text(json.dumps(invocation | {"imports": [str(trap)]}))
+    kdcache.dump_logits(str(out), job.data, tmp_path / "cache", views=1, policy=job.policy, batch_size=16, **HERE)
+    config = out / "config.yaml"
+    config.write_text(f"{config.read_text()}imports: [{trap}]\n")
+    for use in (
+        lambda: kdcache.evaluate(out, job.data, device="cpu"),
+        lambda: kdcache.train(MODEL, job.data, job.cache, **settings),
+    ):
+        with suppress(KdcacheError):  # refused or passed over
+            use()
+    assert not sprung(trap)
