@@ -147,19 +147,22 @@ class Steps:
         ranks: rank of this process and number of processes.
         replace_lost: function that replaces the pairs of lost samples (`ViewSet.without_lost`); None where no sample
             is lost.
+        reused_orders: orders of pairs of the schedule, the first of which may be computed already; None for new ones.
     """
 
     schedule: Schedule
     first: int = 0
     ranks: Ranks = field(default_factory=Ranks)
     replace_lost: Callable[[RowIndices], RowIndices] | None = None
-    _reused_orders: OrdersAhead = field(init=False, repr=False, compare=False)
+    reused_orders: OrdersAhead | None = field(default=None, repr=False, compare=False)
+    _orders: OrdersAhead = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_reused_orders", self.schedule.reused_orders())
+        orders = self.schedule.reused_orders() if self.reused_orders is None else self.reused_orders.fork()
+        object.__setattr__(self, "_orders", orders)
 
     def __iter__(self) -> Iterator[RowIndices]:
-        batches = self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._reused_orders)
+        batches = self.schedule.batches(self.first, self.ranks.rank, self.ranks.world_size, self._orders)
         return batches if self.replace_lost is None else map(self.replace_lost, batches)
 
     def preparing(self, view_set: ViewSet, iterator: Iterable[RowIndices] | None = None) -> Iterator[RowIndices]:
@@ -177,7 +180,7 @@ class Steps:
 
     def close(self) -> None:
         """End the thread that computes an order ahead, if there is one."""
-        self._reused_orders.close()
+        self._orders.close()
 
 
 def supervised_batches(

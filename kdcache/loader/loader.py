@@ -14,6 +14,7 @@ from kdcache.loader.schedule import Schedule
 from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.ranks import Ranks
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import RowIndices, RowRange, ViewSet
 
@@ -32,6 +33,7 @@ class Loader:
         device: device of images and targets.
         ranks: rank of this process, whose share of each step is loaded, and number of processes.
         normalise: normalisation of images in 0..255 for the student; None leaves them in 0..255.
+        reused_orders: orders in which views are seen again, as of `Steps`.
     """
 
     view_set: ViewSet
@@ -43,6 +45,7 @@ class Loader:
     device: torch.device
     ranks: Ranks
     normalise: Normaliser | None = None
+    reused_orders: OrdersAhead | None = None
 
     def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
         """Iterate over this process's batches of the schedule's steps, from `first_step` to the last.
@@ -53,7 +56,7 @@ class Loader:
         """
         view_set = self.view_set.with_own_orders()
         without_lost = view_set.without_lost if len(view_set.lost) else None
-        steps = Steps(self.schedule, first_step, self.ranks, without_lost)
+        steps = Steps(self.schedule, first_step, self.ranks, without_lost, self.reused_orders)
         with (
             closing(SampleReader(view_set.index)) as reader,
             closing(self._from_source(steps, view_set, reader)) as batches,

@@ -70,6 +70,11 @@ class Schedule:
         visit = min(step, self.steps - 1) // (self.repeats * self.steps_per_epoch)
         return visit % self._groups * self.repeats
 
+    def reused_visit(self, step: int) -> int | None:
+        """Return the number of the visit that `step` lies in, where its views were seen before; else None."""
+        visit = min(step, self.steps - 1) // (self.repeats * self.steps_per_epoch)
+        return visit if visit >= self._groups else None
+
     def upcoming_view(self, step: int) -> int | None:
         """Return the first view of the next group, if `step` is in the second half of a visit that is not the last.
 

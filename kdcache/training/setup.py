@@ -41,8 +41,16 @@ from kdcache.training.loggers import require_loggers
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
-from kdcache.training.views import policy_of, require_whole_parts, schedule_of, with_view_count, with_views
+from kdcache.training.views import (
+    policy_of,
+    prepare_orders,
+    require_whole_parts,
+    schedule_of,
+    with_view_count,
+    with_views,
+)
 from kdcache.version import __version__
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.policies import describe_policy
 
 
@@ -131,9 +139,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     config = with_view_count(with_views(config, opened), opened, stored, before)
     schedule = schedule_of(config, opened)
     log_lost(opened, progress)
-    held.callback(opened.view_set.close)
-    # A thread computes the order of the first view while teacher and student are made.
-    opened.view_set.prepare_order(schedule.first_view(0 if options.fresh else _last_saved_step(folder)))
+    reused_orders = prepare_orders(opened, schedule, 0 if options.fresh else _last_saved_step(folder), held)
     initial = _initial_weights(config)
     weights = None if initial is None else initial.hash
     identity: dict[str, Any] = {"view_set": opened.identity.to_json(), "student_weights": weights}
@@ -161,7 +167,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         stored=stored,
         live=live,
         initial=initial,
-        loader=_loader(options, config, opened, stored or live, schedule, processes),
+        loader=_loader(options, config, opened, stored or live, schedule, reused_orders, processes),
         objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
         label_loss=describe_label_loss(options, config),
         num_classes=num_classes,
@@ -340,6 +346,7 @@ def _loader(
     opened: OpenViews,
     source: CachedTeachers | LiveTeacher | None,
     schedule: Schedule,
+    reused_orders: OrdersAhead,
     processes: Distributed,
 ) -> Loader:
     assert config.student.size is not None  # resolved by `with_views`
@@ -352,6 +359,7 @@ def _loader(
         decode=options.decode,
         device=processes.device,
         ranks=processes.ranks,
+        reused_orders=reused_orders,
     )
 
 

@@ -1,6 +1,7 @@
 """The views that a run trains on: policy, number, the schedule of its steps, and the parts of a step."""
 
 import dataclasses
+from contextlib import ExitStack
 
 from kdcache.errors import ConfigError, UsageError
 from kdcache.loader.cached_teachers import CachedTeachers
@@ -10,6 +11,7 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.formatting import format_count
 from kdcache.training.config import RunConfig
 from kdcache.training.sections import ViewsConfig
+from kdcache.views.orders import OrdersAhead
 from kdcache.views.policies import load_policy
 from kdcache.views.policy import Policy
 
@@ -82,6 +84,28 @@ def schedule_of(config: RunConfig, opened: OpenViews) -> Schedule:
             seed=view_set.seed,
         )
     )
+
+
+def prepare_orders(opened: OpenViews, schedule: Schedule, step: int, held: ExitStack) -> OrdersAhead:
+    """Begin to compute the orders of the first batch in threads, while teacher and student are made.
+
+    These are the order of the samples and, where a resumed training sees its views again, the order of the pairs.
+
+    Args:
+        step: first step of the training, 0 or the one that it goes on from.
+        held: the threads end when this is closed.
+
+    Returns:
+        The orders of pairs, for the loader.
+    """
+    view_set, reused = opened.view_set, schedule.reused_orders()
+    held.callback(view_set.close)
+    held.callback(reused.close)
+    view_set.prepare_order(schedule.first_view(step))
+    visit = schedule.reused_visit(step)
+    if visit is not None:
+        reused.prepare(visit)
+    return reused
 
 
 def require_whole_parts(config: RunConfig, processes: Distributed) -> None:
