@@ -1,7 +1,9 @@
 """`kdcache inspect`: the contents of a cache, and statistics of its targets."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -14,7 +16,7 @@ from kdcache.errors import CacheError, CorruptError, UnreadableError
 from kdcache.inspection.contents import InspectReport, Pair, TargetSummary, TeacherReport
 from kdcache.inspection.sampling import Sample, spread
 from kdcache.inspection.statistics import TargetStatistics, compute_statistics
-from kdcache.loader.opening import OpenViews, stored_views
+from kdcache.loader.opening import OpenViews, stored_views, with_lost_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.views.policies import describe_policy
 from kdcache.views.policy import Policy
@@ -49,16 +51,17 @@ def inspect(options: InspectOptions, progress: Progress = logged) -> InspectRepo
         IdentityError: `data` does not hold the samples of the cache.
     """
     cache = Cache.open(options.cache)
-    opened = None
+    views_now: Callable[[], OpenViews] | None = None
     if options.data is not None:
         opened = stored_views(cache, open_index(options.data, progress=progress))
+        views_now = partial(with_lost_of, opened, cache)
     entries: list[Entry] = []
     teachers: list[TeacherReport] = []
     problems: dict[str, str] = {}
     for name in cache.names():
         try:
             entry, lost = _entry(cache, name)
-            teachers.append(_teacher(entry, lost, options, opened, progress))
+            teachers.append(_teacher(entry, lost, options, views_now, progress))
             entries.append(entry)
         except CacheError as error:
             problems[name] = str(error)
@@ -90,7 +93,11 @@ def _entry(cache: Cache, name: str) -> tuple[Entry, list[str]]:
 
 
 def _teacher(
-    entry: Entry, lost: list[str], options: InspectOptions, opened: OpenViews | None, progress: Progress
+    entry: Entry,
+    lost: list[str],
+    options: InspectOptions,
+    views_now: Callable[[], OpenViews] | None,
+    progress: Progress,
 ) -> TeacherReport:
     listed = {view: entry.surely_listed(view) for view in entry.views()}
     whole = set(range(entry.layout.blocks))
@@ -114,7 +121,7 @@ def _teacher(
         rows += _rows(entry, block)
         sound[view].add(block)
     samples = [] if lost else spread(entry.layout, sound, options.samples)
-    statistics = _statistics(entry, samples, opened, sound, problems, progress)
+    statistics = _statistics(entry, samples, views_now, sound, problems, progress)
     return TeacherReport(
         identity=entry.identity.to_json(),
         complete=tuple(view for view in listed if sound[view] == whole),
@@ -152,14 +159,17 @@ class _Problems:
 def _statistics(
     entry: Entry,
     samples: list[Sample],
-    opened: OpenViews | None,
+    views_now: Callable[[], OpenViews] | None,
     sound: dict[int, set[int]],
     problems: _Problems,
     progress: Progress,
 ) -> TargetSummary | None:
-    """Return statistics of the samples; note damaged and unreadable ones, and remove their blocks from `sound`."""
-    index = opened.view_set.index if opened is not None and entry.identity.label_space == "teacher" else None
-    labels: list[np.ndarray] = []
+    """Return statistics of the samples; note damaged and unreadable ones, and remove their blocks from `sound`.
+
+    Args:
+        views_now: returns the data's views with the samples that are lost when it is called; None without data.
+    """
+    read: list[Sample] = []
     views = set()
     total = sum(sample.stop - sample.start for sample in samples)
     statistics, looked = TargetStatistics.room(total), 0
@@ -177,13 +187,14 @@ def _statistics(
                 continue
             looked = end
             views.add(sample.view)
-            if index is not None and opened is not None:
-                first, _ = entry.layout.chunk_range(sample.chunk)
-                labels.append(_main_labels(opened, sample.view, first + sample.start, first + sample.stop))
+            read.append(sample)
     if not looked:
         return None
     statistics = statistics.until(looked)
-    label = torch.from_numpy(np.concatenate(labels)) if labels else None
+    # Only now is it known which samples were lost when the targets were written that have been read.
+    opened = views_now() if views_now is not None and entry.identity.label_space == "teacher" else None
+    index = None if opened is None else opened.view_set.index
+    label = None if opened is None else torch.from_numpy(_main_labels(opened, entry, read))
     labelled = None if label is None or not bool((label >= 0).any()) else label
     return TargetSummary(
         looked_at=len(statistics.first),
@@ -216,8 +227,18 @@ def _pairs(statistics: TargetStatistics, labels: torch.Tensor | None, index: Ind
     return tuple(found)
 
 
-def _main_labels(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
+def _main_labels(opened: OpenViews, entry: Entry, samples: list[Sample]) -> np.ndarray:
     """Return each row's label with the larger share of the image; -1 in pairs with a lost sample."""
+    starts = [entry.layout.chunk_range(sample.chunk)[0] for sample in samples]
+    return np.concatenate(
+        [
+            _labels_of(opened, sample.view, start + sample.start, start + sample.stop)
+            for sample, start in zip(samples, starts, strict=True)
+        ]
+    )
+
+
+def _labels_of(opened: OpenViews, view: int, start: int, stop: int) -> np.ndarray:
     first = start - start % 2  # pairs are mixed: a chunk of one row holds half a pair
     last = min(stop + stop % 2, len(opened.view_set))
     rows = opened.view_set.rows(RowRange(view, first, last))

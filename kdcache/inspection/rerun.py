@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from kdcache.cache.entry import Entry
@@ -19,7 +20,7 @@ from kdcache.data.reader import SampleReader
 from kdcache.errors import CorruptError, IdentityError, ModelError, UnknownModelError, UsageError
 from kdcache.inspection.sampling import spread_batches
 from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_module, open_live_teacher, teachers_of
-from kdcache.loader.opening import OpenViews, entry_name, stored_views
+from kdcache.loader.opening import OpenViews, entry_name, stored_views, with_lost_of
 from kdcache.loader.provenance import imports_of
 from kdcache.loader.teacher_views import teacher_labels
 from kdcache.models.hub import pretrained_classes
@@ -136,9 +137,10 @@ class RerunOptions:
 
 @dataclass(frozen=True)
 class Rerun:
-    """Entry, views and live teacher of a comparison."""
+    """Cache, entry, views and live teacher of a comparison."""
 
     options: RerunOptions
+    cache: Cache
     entry: Entry
     opened: OpenViews
     live: LiveTeacher
@@ -173,7 +175,7 @@ def _prepared(cache: Cache, entry: Entry, options: RerunOptions, device: torch.d
         live = open_live_module(options.module, entry.identity, cache, opened, device)
         if entry.codec.needs_features:
             _ = live.teacher.num_features  # refuses a module whose head was not given
-        return Rerun(options, entry, opened, live, device)
+        return Rerun(options, cache, entry, opened, live, device)
     _require_no_module(entry)
     model, pretrained = _model(options, entry)
     if pretrained:
@@ -189,7 +191,7 @@ def _prepared(cache: Cache, entry: Entry, options: RerunOptions, device: torch.d
             f"If {entry.identity.name} was dumped from a run, or with --weights, give the same again: --teacher RUN, "
             f"or --weights FILE. Without them timm's pretrained weights of {model} are meant. {error}"
         ) from error
-    return Rerun(options, entry, opened, live, device)
+    return Rerun(options, cache, entry, opened, live, device)
 
 
 def rerun(
@@ -212,6 +214,7 @@ def rerun(
     row_ranges = spread_batches(entry.layout, entry.identity.batch_size, sound, options.samples, options.seed)
     rows = sum(row_range.stop - row_range.start for row_range in row_ranges)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    samples: list[np.ndarray] = []
     compared: list[RowRange] = []
     misfits: dict[tuple[int, int], Finding] = {}
     with (
@@ -239,14 +242,14 @@ def rerun(
                 continue
             same = output.argmax(1) == found.argmax(1)
             own = divergence(output, coded(entry.codec, output, labels, again.features))
-            # It is unknown whether the image of a lost sample existed when the block was dumped.
-            known = torch.from_numpy(~opened.view_set.holds_lost(views.rows.samples))
-            parts.append((same[known], divergence(output, found)[known], own[known]))
+            parts.append((same, divergence(output, found), own))
+            samples.append(views.rows.samples)
             compared.append(row_range)
             task.advance(len(output))
-    if not any(len(same) for same, _, _ in parts):
+    known = _known(prepared, samples)
+    if not bool(known.any()):
         return None, list(misfits.values())
-    top1, kl, own = (torch.cat(column) for column in zip(*parts, strict=True))
+    top1, kl, own = (torch.cat(column)[known] for column in zip(*parts, strict=True))
     comparison = Comparison(
         samples=len(top1),
         coverage=_coverage(entry, recorded, compared),
@@ -259,6 +262,19 @@ def rerun(
         limit=options.max_kl,
     )
     return comparison, list(misfits.values())
+
+
+def _known(prepared: Rerun, batches: list[np.ndarray]) -> Bool[Tensor, "b"]:
+    """Return whether each compared row is of a pair without a lost sample, whose images the dump has seen for sure.
+
+    To be called when all targets have been read: a dump that runs meanwhile notes a sample as lost before it records
+    a block with targets of its stand-in image.
+
+    Args:
+        batches: samples of each batch.
+    """
+    view_set = with_lost_of(prepared.opened, prepared.cache).view_set
+    return torch.from_numpy(np.concatenate([np.empty(0, bool), *(~view_set.holds_lost(rows) for rows in batches)]))
 
 
 def _misfit(entry: Entry, view: int, block: int, error: CorruptError) -> Finding:

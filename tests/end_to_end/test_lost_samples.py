@@ -22,9 +22,10 @@ from kdcache.inspection.check import check
 from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.inspection.preview import PreviewOptions, preview
-from kdcache.inspection.rerun import RerunOptions
+from kdcache.inspection.rerun import RerunOptions, prepare_rerun, rerun
 from kdcache.inspection.verify import VerifyOptions, verify
 from kdcache.loader.opening import stored_views, with_lost_of
+from kdcache.runtime.progress import silent
 from kdcache.training.train import train
 from kdcache.views.viewset import RowRange
 from support.shards import make_samples, write_set
@@ -173,6 +174,43 @@ def test_the_rest_is_verified_by_the_teacher(job, story):
     assert report.comparison is not None
     assert report.comparison.agrees
     assert 2 * SAMPLES - 4 <= report.comparison.samples <= 2 * SAMPLES - 2
+
+
+@pytest.fixture
+def lost_meanwhile(job, tmp_path, monkeypatch):
+    """A cache of grey images for one sample, which verify and inspect opened before that was noted anywhere."""
+    data = write_data(tmp_path / "data", broken=False)
+    request = dump_request(str(data), tmp_path / "cache", job.weights, job.policy, renderer="pillow")
+    broken = write_data(tmp_path / "broken", broken=True)
+    check(str(broken), mark_bad=True, renderer="pillow")
+    dump(replace(request, data=str(broken)))
+    lost = Cache.lost
+    asked = []
+
+    def noted_later(cache):
+        asked.append(cache)
+        return frozenset() if len(asked) == 1 else lost(cache)
+
+    monkeypatch.setattr(Cache, "lost", noted_later)
+    return request
+
+
+def test_what_a_dump_loses_while_verify_runs_is_not_compared(job, lost_meanwhile):
+    prepared = prepare_rerun(
+        Cache.open(lost_meanwhile.cache),
+        RerunOptions(lost_meanwhile.data, MODEL, job.weights, 2 * SAMPLES, device="cpu", renderer="pillow"),
+        silent,
+    )
+    comparison, _ = rerun(prepared, set(), silent)
+    assert comparison.agrees
+    assert comparison.worst_kl == pytest.approx(comparison.worst_coding, abs=1e-5)
+    assert 2 * SAMPLES - 4 <= comparison.samples <= 2 * SAMPLES - 2
+
+
+def test_what_a_dump_loses_while_inspect_runs_is_not_held_against_the_labels(lost_meanwhile):
+    options = InspectOptions(lost_meanwhile.cache, data=lost_meanwhile.data)
+    meanwhile, known = (inspect(options).teachers[0].answers.top1 for _ in range(2))
+    assert meanwhile == known
 
 
 def test_an_image_that_is_repaired_is_still_passed_over_in_this_cache(job, story, tmp_path):
