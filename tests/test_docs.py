@@ -9,7 +9,7 @@ import pytest
 import yaml
 from test_architecture import ROWS
 
-from support.documented import code_blocks, find_command, lines_of, options_of, pages, parse, prose
+from support.documented import code_blocks, find_command, kdcache_lines, options_of, pages, parse, prose
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [page.relative_to(ROOT).as_posix() for page in pages(ROOT)]
@@ -48,16 +48,8 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 def told_to_run() -> list[tuple[str, list[str]]]:
-    """Each line of a block of shell that runs kdcache, as its page and the words behind the program's name."""
-    found = []
-    for page in PAGES:
-        for block in code_blocks(text_of(page), "sh"):
-            lines = [words[1:] for words in lines_of(block, "kdcache")]
-            launched = [words for words in lines_of(block, "torchrun") if "kdcache_cli" in words]
-            lines += [words[words.index("kdcache_cli") + 1 :] for words in launched]
-            lines += [words[2:] for words in lines_of(block, "srun") if words[1] == "kdcache"]
-            found += [(page, words) for words in lines]
-    return found
+    """Each command of a page that runs kdcache, as the page and the words behind the program's name."""
+    return [(page, words) for page in PAGES for words in kdcache_lines(text_of(page))]
 
 
 RUN = told_to_run()
