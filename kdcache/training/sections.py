@@ -248,13 +248,6 @@ class ScheduleConfig:
             )
 
 
-#: Why a training cannot do without mixing from some epoch on.
-MIXED_VIEWS = (
-    "leave it out, as views are mixed by their policy and a teacher's targets are those of the mixed images; for views "
-    "without mixing give a policy without mixup and cutmix, when the cache is made or with views.policy"
-)
-
-
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a run, in the order of config.yaml. `RunConfig` has the type of `objective`."""
@@ -319,8 +312,10 @@ class RunSettings:
     mixup_off_epoch: Annotated[
         int,
         Setting(
-            "Always 0: timm's epoch from which images are not mixed any more. Views are mixed by their policy.",
-            check=lambda epoch: "" if epoch == 0 else MIXED_VIEWS,
+            "First epoch, counted from 0, in which images are not mixed any more; 0: as the policy of the views has "
+            "it. With a cache its views must end mixing there (`mixup_off_view` of the policy).",
+            least=0,
+            most=MAX_EPOCHS,
         ),
     ] = 0
     sync_bn: Annotated[

@@ -18,13 +18,40 @@ from kdcache.views.policy import Policy
 
 def policy_of(config: RunConfig) -> Policy:
     """Return the policy of a training that draws views of its own."""
-    policy = config.views.policy
-    return load_policy(policy) if isinstance(policy, str) else Policy.from_json(policy)
+    given = config.views.policy
+    policy = load_policy(given) if isinstance(given, str) else Policy.from_json(given)
+    off = config.mixup_off_epoch
+    if off in (0, policy.mixup_off_view):
+        return policy
+    if policy.mixup_off_view:
+        raise ConfigError(
+            f"mixup_off_epoch is {off}, and views.policy mixes nothing from view {policy.mixup_off_view} on: leave one "
+            "of them out."
+        )
+    if not policy.mixes:
+        raise ConfigError(f"mixup_off_epoch is {off}, and the policy of the views mixes nothing: leave it out.")
+    if off % policy.repeats:
+        raise ConfigError(
+            f"mixup_off_epoch is {off}, and the policy of the views shows {policy.repeats} views of an image in each "
+            f"epoch, which share an order: give a multiple of {policy.repeats}."
+        )
+    return dataclasses.replace(policy, mixup_off_view=off)
 
 
 def with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
-    """Return the configuration with what the views decide: policy, seed, and the size where none was given."""
+    """Return the configuration with what the views decide: policy, seed, and the size where none was given.
+
+    Raises:
+        ConfigError: mixing is to end at another epoch than the views of the cache end it.
+    """
     policy = opened.view_set.policy
+    if config.mixup_off_epoch not in (0, policy.mixup_off_view):
+        mixed = f"up to view {policy.mixup_off_view}" if policy.mixup_off_view else "to the end"
+        raise ConfigError(
+            f"mixup_off_epoch is {config.mixup_off_epoch}, and the views of the cache, of which the teacher's targets "
+            f"are, are mixed {mixed if policy.mixes else 'in no epoch'}: leave it out, or dump a cache with a policy "
+            f"file that has `mixup_off_view: {config.mixup_off_epoch}`."
+        )
     return dataclasses.replace(
         config,
         student=dataclasses.replace(config.student, size=config.student.size or policy.reference_size),
@@ -61,6 +88,12 @@ def with_view_count(
     if count % repeats:
         raise ConfigError(
             f"views.count is {count}: the policy repeats each order {repeats} times, so give a multiple of {repeats}."
+        )
+    if config.mixup_off_epoch and count < epochs:
+        raise ConfigError(
+            f"mixup_off_epoch is {config.mixup_off_epoch}, and {format_count(count, 'view')} of {epochs} epochs are "
+            "shown again, the mixed ones too, after those without mixing: train on as many views as epochs, or leave "
+            "it out."
         )
     return dataclasses.replace(config, views=dataclasses.replace(config.views, count=count))
 

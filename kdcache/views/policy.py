@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from kdcache.errors import ConfigError
 from kdcache.io.checked import Setting, checked, read
 from kdcache.io.did_you_mean import did_you_mean
+from kdcache.io.limits import MAX_EPOCHS
 from kdcache.views.schemes.parsing import parse_scheme
 
 FILTERS = ("bilinear", "bicubic")
@@ -197,6 +198,16 @@ class Policy:
             choices=WARP_INTERPOLATIONS,
         ),
     ] = ""
+    mixup_off_view: Annotated[
+        int,
+        Setting(
+            "Number of the first view in which nothing is mixed any more, a multiple of `repeats`, as timm's "
+            "mixup_off_epoch; 0: all views are mixed.",
+            least=0,
+            most=MAX_EPOCHS,
+            rule="give the number of a view, or 0",
+        ),
+    ] = 0
 
     section: ClassVar[str] = "policy"
 
@@ -211,6 +222,7 @@ class Policy:
                 f"policy.pad is {pad} and policy.crop {crop!r}: a padded crop needs pad, 1 to reference_size "
                 "pixels, and no other crop has it."
             )
+        yield from _conflicts_of_mixing(values)
         if "auto_augment" in values and size is not None:
             try:
                 parse_scheme(values["auto_augment"], size)
@@ -233,7 +245,7 @@ class Policy:
     @property
     def mixes(self) -> bool:
         """Whether any pair is mixed."""
-        return self.mix_prob > 0 and (self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None)
+        return _mixes(vars(self))
 
     def to_json(self) -> dict[str, Any]:
         """The canonical form of the policy: the fields that differ from their defaults, as plain JSON values."""
@@ -267,6 +279,25 @@ class Policy:
             cls.section,
             sentence=lambda fault: None if fault.kind != "unknown" else _unknown_field(fault.name, known),
         )
+
+
+def _mixes(values: Mapping[str, Any]) -> bool:
+    some = values["mixup"] > 0 or values["cutmix"] > 0 or values["cutmix_minmax"] is not None
+    return some and values["mix_prob"] > 0
+
+
+def _conflicts_of_mixing(values: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence where `mixup_off_view` does not go with the other settings."""
+    off: Any
+    repeats: Any
+    off, repeats = values.get("mixup_off_view"), values.get("repeats")
+    if off and repeats and off % repeats:
+        yield (
+            f"policy.mixup_off_view is {off}, and {repeats} views that share an order are seen in one epoch: give a "
+            f"multiple of {repeats}."
+        )
+    if off and {"mix_prob", "mixup", "cutmix", "cutmix_minmax"} <= values.keys() and not _mixes(values):
+        yield f"policy.mixup_off_view is {off}, and the policy mixes nothing: leave it out, or give mixup or cutmix."
 
 
 def _unknown_field(name: str, known: list[str]) -> str:

@@ -10,7 +10,7 @@ from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
 from kdcache.objectives.labels import soft_labels
 from kdcache.views.policy import Policy
 from support.distributions import counts_differ, differ
-from support.plans import plan_of
+from support.plans import fields, plan_of
 
 alphas = st.just(0.0) | st.floats(1e-3, 2)
 
@@ -34,6 +34,20 @@ def test_a_policy_that_mixes_nothing_leaves_every_weight_at_one():
         plan = plan_of(policy, 100)
         assert (plan.weight == 1).all()
         assert (plan.cut == 0).all()
+
+
+def test_views_from_a_number_on_are_unmixed_and_nothing_else_of_any_view_changes():
+    mixing = {"mixup": 0.8, "cutmix": 1.0, "auto_augment": "rand-m7-mstd0.5", "erase_prob": 0.5}
+    to_the_end, ending = Policy(**mixing), Policy(**mixing, mixup_off_view=5)
+    for view in (0, 4, 5, 6, np.arange(200) // 2 % 9):
+        ours, theirs = (fields(plan_of(policy, 200, view=view)) for policy in (ending, to_the_end))
+        mixed = np.broadcast_to(view, 200)[::2] < 5
+        assert (ours["weight"] == np.where(mixed, theirs["weight"], 1)).all()
+        assert (ours["cut"] == np.where(mixed[:, None], theirs["cut"], 0)).all()
+        assert (theirs["weight"] < 1).all()
+        for name in ours.keys() - {"weight", "cut"}:
+            assert (ours[name] == theirs[name]).all(), name
+    assert ending.to_json() == to_the_end.to_json() | {"mixup_off_view": 5}
 
 
 @pytest.mark.parametrize(

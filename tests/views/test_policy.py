@@ -71,6 +71,9 @@ def test_an_unknown_field_is_refused_with_the_nearest_name():
         {"repeats": 0},
         {"auto_augment": "rand-q"},
         {"auto_augment": 9},
+        {"mixup_off_view": -1, "mixup": 0.1},
+        {"mixup_off_view": 4, "mixup": 0.1, "repeats": 3},
+        {"mixup_off_view": 4},
     ],
 )
 def test_a_wrong_value_is_refused_by_name(values):

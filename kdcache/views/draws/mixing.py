@@ -28,6 +28,8 @@ def draw_mixing(
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     share = np.where(cuts, (1.0 - area / policy.reference_size**2).astype(np.float32), share)
     mixed = (unit(choice[:, 0]) < policy.mix_prob) & (share < 1)
+    if policy.mixup_off_view:
+        mixed &= view < policy.mixup_off_view
     weight[mixed] = share[mixed]
     swaps = mixed & cuts
     cut[swaps] = boxes[swaps]
