@@ -23,7 +23,6 @@ from kdcache.evaluation.evaluate import (
 )
 from kdcache.evaluation.evaluate import evaluate as run_evaluate
 from kdcache.evaluation.report import Scores, ScoreTable
-from kdcache.evaluation.scoring import DEFAULT_BATCH
 from kdcache.exporting.export import ExportReport
 from kdcache.exporting.export import export as run_export
 from kdcache.exporting.options import ExportOptions
@@ -31,6 +30,7 @@ from kdcache.inspection.contents import InspectReport
 from kdcache.inspection.health import VerifyReport
 from kdcache.inspection.inspect import InspectOptions
 from kdcache.inspection.inspect import inspect as run_inspect
+from kdcache.inspection.options import VerifySettings
 from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
@@ -155,23 +155,21 @@ def inspect(options: InspectArguments) -> InspectReport:
     return run_inspect(InspectOptions(**_values(InspectOptions, options)), options.progress)
 
 
-def verify(
-    cache: str | Path,
-    *,
-    data: str | Path | None = None,
-    teacher: str | TeacherModule | None = None,
-    name: str | None = None,
-    weights: str | Path | None = None,
-    samples: int = RerunOptions.samples,
-    max_kl: float = RerunOptions.max_kl,
-    seed: int = RerunOptions.seed,
-    device: str = RerunOptions.device,
-    renderer: str = RerunOptions.renderer,
-    decode: str = RerunOptions.decode,
-    imports: tuple[str, ...] = (),
-    repair: bool = False,
-    progress: Progress = logged,
-) -> VerifyReport:
+#: Options of `verify` that belong to the comparison with the teacher.
+_RERUN = ("weights", "samples", "max_kl", "seed", "device", "renderer", "decode", "imports")
+
+
+@dataclass(frozen=True)
+class VerifyArguments(VerifySettings):
+    """The options of `verify`, with a teacher that may be a module, and where its messages go."""
+
+    teacher: str | TeacherModule | None = None  # type: ignore[assignment] # of Python alone
+    name: str | None = None
+    progress: Progress = logged
+
+
+@with_arguments_of(VerifyArguments, positional=1)
+def verify(options: VerifyArguments) -> VerifyReport:
     """Read everything that a cache holds and compare it with what was written, as `kdcache verify` does.
 
     Args:
@@ -201,26 +199,26 @@ def verify(
         >>> kdcache.verify("cache", data="data", teacher="beitv2_b", samples=256).whole
         True
     """
+    data, teacher, name = options.data, options.teacher, options.name
     if (data is None) != (teacher is None):
         raise UsageError("data and teacher make targets again together: give both, or none of them.")
     if name is not None and not isinstance(teacher, TeacherModule):
         raise UsageError("name belongs to a teacher that is a TeacherModule: name the entry as the teacher instead.")
-    rerun: dict[str, Any] = {"samples": samples, "max_kl": max_kl, "seed": seed, "device": device, "imports": imports}
-    rerun |= {"renderer": renderer, "decode": decode, "weights": None if weights is None else Path(weights)}
+    rerun = {option: getattr(options, option) for option in _RERUN}
     if data is None or teacher is None:
-        given = sorted(option for option, value in rerun.items() if value != getattr(RerunOptions, option))
+        given = sorted(option for option, value in rerun.items() if value != getattr(VerifySettings, option))
         if given:
             raise UsageError(f"{given[0]} belongs to data and teacher: give these too, or leave it out.")
-        return run_verify(VerifyOptions(cache=str(cache), repair=repair), progress)
+        return run_verify(VerifyOptions(cache=options.cache, repair=options.repair), options.progress)
     if isinstance(teacher, TeacherModule):
-        if weights is not None:
+        if options.weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a teacher.")
-        again = RerunOptions(data=str(data), teacher=name or teacher.name, module=teacher, **rerun)
+        again = RerunOptions(data=data, teacher=name or teacher.name, module=teacher, **rerun)
         with restored_afterwards(teacher):
-            return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
+            return run_verify(VerifyOptions(options.cache, again, options.repair), options.progress)
     require_named(teacher)
-    again = RerunOptions(data=str(data), teacher=teacher, **rerun)
-    return run_verify(VerifyOptions(cache=str(cache), rerun=again, repair=repair), progress)
+    again = RerunOptions(data=data, teacher=teacher, **rerun)
+    return run_verify(VerifyOptions(options.cache, again, options.repair), options.progress)
 
 
 @overload
@@ -277,9 +275,9 @@ def evaluate(
     reference: str | Path | None = None,
     reference_weights: str | Path | None = None,
     seed: int = EvaluateSettings.seed,
-    device: str = "auto",
-    precision: str = "fp32",
-    batch_size: int = DEFAULT_BATCH,
+    device: str = EvaluateSettings.device,
+    precision: str = EvaluateSettings.precision,
+    batch_size: int = EvaluateSettings.batch_size,
     imports: tuple[str, ...] = (),
     progress: Progress = logged,
 ) -> Scores | ScoreTable:

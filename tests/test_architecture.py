@@ -348,7 +348,7 @@ COMMANDS = (
         ("export",),
         ("inspect",),
         ("verify",),
-        ("cache", "copy"),
+        *(("cache",), ("cache", "copy"), ("cache", "inspect"), ("cache", "verify")),
         ("demo",),
         ("doctor",),
         ("policies",),

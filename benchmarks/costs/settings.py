@@ -12,7 +12,7 @@ import yaml
 from kdcache.data.importers.fashion_mnist import DEBIAN, SAMPLE, Split, import_fashion_mnist
 from kdcache.data.index import open_index
 from kdcache.data.part import write_part
-from kdcache.demo import RECIPE, STUDENT, TEACHER
+from kdcache.demo.demo import RECIPE, STUDENT, TEACHER
 from kdcache.runtime.progress import Progress
 from kdcache.training.files import new_folder, replace_file
 from kdcache.training.options import TrainOptions

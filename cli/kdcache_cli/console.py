@@ -8,8 +8,11 @@ interpreted as rich's markup or emoji codes.
 """
 
 import json
+import math
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +22,8 @@ import rich.console
 import rich.progress
 
 from kdcache.errors import printable
-from kdcache.runtime.progress import Progress, Task
+from kdcache.runtime.progress import Progress, Task, silent
+from kdcache_cli.log_lines import is_quiet
 from kdcache_cli.meter import Meter
 
 PLAIN_INTERVAL = 30.0
@@ -35,9 +39,45 @@ def print_lines(lines: Iterable[str]) -> None:
         _print(printable(line), sys.stdout)
 
 
+def print_report(lines: Iterable[str]) -> None:
+    """Print the sentences of a report, folded between words on a terminal that is narrower than a line."""
+    columns = terminal_columns()
+    print_lines(part for line in lines for part in (fold(line, columns) if columns else [line]))
+
+
+def terminal_columns() -> int | None:
+    """Return the width of the terminal that a report is shown on; None where stdout is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fold(line: str, columns: int) -> list[str]:
+    """Return a line as lines of at most so many columns; words stay whole, and further lines are indented."""
+    indent = " " * min(len(line) - len(line.lstrip()) + 2, columns // 2)
+    folded = textwrap.wrap(
+        line,
+        columns,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
+    return folded or [line]
+
+
 def print_json(value: object) -> None:
-    """Print a report as JSON. Characters outside ASCII are escaped as JSON does it."""
-    print(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
+    """Print a report as JSON. Characters outside ASCII are escaped as JSON does it, and NaN and infinities are null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False).replace("\x7f", "\\u007f"))
+
+
+def _finite(value: object) -> object:
+    """Return plain values with null for numbers that JSON cannot have."""
+    if isinstance(value, dict):
+        return {str(name): _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(line: str, stream: TextIO) -> None:
@@ -74,6 +114,10 @@ class ConsoleProgress(Progress):
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
         """Show a task while the context is open, and its summary if it ends without an error."""
+        if is_quiet():
+            with silent.task(title, total, unit, done) as task:
+                yield task
+            return
         meter = Meter(total, unit, done, self._clock)
         if self._bars is not None:
             with self._bars.bar(title, meter) as task:
@@ -84,15 +128,19 @@ class ConsoleProgress(Progress):
         self.say(f"{title}: {meter.summary()}")
 
     def say(self, line: str) -> None:
-        """Print one notice, above the progress bars if there are any."""
+        """Print one notice, above the progress bars if there are any; nothing with --quiet."""
+        if not is_quiet():
+            self._print(line)
+
+    def warn(self, line: str) -> None:
+        """Print one warning."""
+        self._print(f"warning: {line}")
+
+    def _print(self, line: str) -> None:
         if self._bars is not None:
             self._bars.say(printable(line))
         else:
             _print(printable(line), self._stream)
-
-    def warn(self, line: str) -> None:
-        """Print one warning."""
-        self.say(f"warning: {line}")
 
 
 class _PlainTask:

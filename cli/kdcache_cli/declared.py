@@ -3,31 +3,35 @@
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from kdcache.runtime.option import Option
 
+T = TypeVar("T")
+
 
 def typer_option(name: str, option: Option, is_flag: bool = False) -> Any:
-    """Return typer's declaration of an option.
+    """Return typer's declaration of an option, or of an argument.
 
     Args:
         name: of the field, from which the flag follows where the option has none.
         is_flag: whether the option takes no value.
     """
-    flag = option.flag or f"--{name.replace('_', '-')}"
-    settings: dict[str, Any] = {"help": option.help}
+    settings: dict[str, Any] = {"help": option.help, "rich_help_panel": option.group}
     if not is_flag:
         settings |= {"metavar": option.metavar, "envvar": option.envvar}
         settings |= {"min": option.minimum, "max": option.maximum}
     if option.default_text is not None:
         settings["show_default"] = option.default_text
-    return typer.Option(flag, **settings)
+    if option.is_argument:
+        return typer.Argument(**settings)
+    return typer.Option(option.flag or f"--{name.replace('_', '-')}", **settings)
 
 
-def command_from(options: type, run: Callable[[Any], None], doc: str) -> Callable[..., None]:
+def command_from(options: type[T], run: Callable[[T], None], doc: str) -> Callable[..., None]:
     """Return a command that calls `run` with an instance of a dataclass, whose fields are the command's options.
 
     Args:
@@ -39,10 +43,16 @@ def command_from(options: type, run: Callable[[Any], None], doc: str) -> Callabl
         TypeError: a field without an `Option`.
     """
     hints = get_type_hints(options, include_extras=True)
-    parameters = [_parameter(field, hints[field.name]) for field in dataclasses.fields(options)]
+    fields = dataclasses.fields(options)  # type: ignore[arg-type] # mypy has no type of dataclasses
+    declared = {field.name: _option_of(field.name, hints[field.name]) for field in fields}
+    # What has to be given comes first, and of that what is given by its place.
+    fields_in_order = sorted(
+        fields, key=lambda field: (not declared[field.name].is_argument, field.default is not dataclasses.MISSING)
+    )
+    parameters = [_parameter(field, hints[field.name], declared[field.name]) for field in fields_in_order]
 
     def command(**values: Any) -> None:
-        run(options(**{name: _frozen(hints[name], value) for name, value in values.items()}))
+        run(options(**{name: _value(hints[name], declared[name], value) for name, value in values.items()}))
 
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -50,22 +60,38 @@ def command_from(options: type, run: Callable[[Any], None], doc: str) -> Callabl
     return command
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
-    declared = (
-        [part for part in get_args(hint)[1:] if isinstance(part, Option)] if get_origin(hint) is Annotated else []
-    )
-    if not declared:
-        raise TypeError(f"The field {field.name} has no Option: declare it as Annotated[type, Option(help)].")
+def values_of(kind: type, options: Any) -> dict[str, Any]:
+    """Return the values of those options of a command that its job has."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
+
+
+def _option_of(name: str, hint: Any) -> Option:
+    parts = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    for part in parts:
+        if isinstance(part, Option):
+            return part
+    raise TypeError(f"The field {name} has no Option: declare it as Annotated[type, Option(help)].")
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any, option: Option) -> inspect.Parameter:
     kind = get_args(hint)[0]
     default: Any = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-    if get_origin(kind) is tuple:  # an option that may be given many times, which typer knows as a list
-        kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
-    if declared[0].choices:
-        taken: Any = Literal[declared[0].choices]
-        kind = taken | None if type(None) in get_args(kind) else taken
-    annotation: Any = Annotated[kind, typer_option(field.name, declared[0], is_flag=kind is bool)]
+    if get_origin(kind) is tuple:  # typer knows what may be given many times as a list
+        element = get_args(kind)[0]
+        kind = element if option.separator else list[element]  # type: ignore[valid-type]
+        if default is not inspect.Parameter.empty:
+            kind, default = kind | None, None
+    if option.choices:
+        taken: Any = Literal[option.choices]
+        kind = taken | None if NoneType in get_args(kind) else taken
+    is_flag = kind is bool or bool in get_args(kind)
+    annotation: Any = Annotated[kind, typer_option(field.name, option, is_flag)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _frozen(hint: Any, value: Any) -> Any:
-    return tuple(value or ()) if get_origin(get_args(hint)[0]) is tuple else value
+def _value(hint: Any, option: Option, value: Any) -> Any:
+    if get_origin(get_args(hint)[0]) is not tuple:
+        return value
+    if option.separator and value:
+        return tuple(part.strip() for part in value.split(option.separator) if part.strip())
+    return tuple(value or ())

@@ -1,40 +1,32 @@
 """`kdcache demo`."""
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
 
-import typer
+from kdcache.demo.options import DemoOptions
+from kdcache_cli.console import ConsoleProgress, print_json, print_lines, print_report, print_table
+from kdcache_cli.declared import command_from
+from kdcache_cli.options import AsJson
 
-from kdcache_cli.console import ConsoleProgress, print_lines, print_table
-from kdcache_cli.options import MAX_SEED, RendererOption
+
+@dataclass(frozen=True)
+class DemoCommand(DemoOptions):
+    """The options of the job, and how its report is shown."""
+
+    as_json: AsJson = False
 
 
-def demo(
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the shards, the cache and the runs.")
-    ] = Path("demo-runs"),
-    seed: Annotated[
-        int,
-        typer.Option(
-            "--seed",
-            min=0,
-            max=MAX_SEED,
-            metavar="S",
-            help="Seed of the views, the students and the order of the samples.",
-        ),
-    ] = 0,
-    renderer: RendererOption = "dali",
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Run every step on a few images, in seconds; the scores have no meaning.")
-    ] = False,
-) -> None:
-    """Run the quick start on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores."""
-    from kdcache.demo import EPOCHS, QUICK
-    from kdcache.demo import demo as run
+def _demo(options: DemoCommand) -> None:
+    from kdcache.demo.demo import EPOCHS, QUICK
+    from kdcache.demo.demo import demo as run
 
-    epochs, limit = QUICK if quick else (EPOCHS, None)
-    report = run(out, ConsoleProgress(), seed=seed, renderer=renderer, epochs=epochs, limit=limit)
-    print()
+    epochs, limit = QUICK if options.quick else (EPOCHS, None)
+    report = run(
+        options.out, ConsoleProgress(), seed=options.seed, renderer=options.renderer, epochs=epochs, limit=limit
+    )
+    if options.as_json:
+        print_json(report.to_json() | {"epochs": epochs, "quick": options.quick})
+        return
+    print_lines([""])
     print_table(
         ("model", "top-1", "images/s", "bytes a view", "folder"),
         [
@@ -48,12 +40,19 @@ def demo(
             for row in report.rows
         ],
     )
-    print()
+    print_lines([""])
     print_table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in report.stages.items()])
-    print()
-    if quick:
-        print_lines(
+    print_lines([""])
+    if options.quick:
+        print_report(
             [f"A quick run: scores after {epochs} epochs of {limit} images do not show what distillation gains."]
         )
     else:
-        print_lines(report.summary())
+        print_report(report.summary())
+
+
+demo = command_from(
+    DemoCommand,
+    _demo,
+    """Run the quick start on real images, on the CPU, in a few minutes: shards, teacher, cache, students, scores.""",
+)

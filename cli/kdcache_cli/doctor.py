@@ -1,49 +1,36 @@
 """`kdcache doctor`."""
 
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass
 
 import typer
 
+from kdcache.doctor.options import DoctorOptions
 from kdcache_cli.console import print_json, print_lines
+from kdcache_cli.declared import command_from
+from kdcache_cli.options import AsJson
 
 _WIDTH = 20
 
 
-def doctor(
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", envvar="KDCACHE_DATA", metavar="DATA", help="Shards that a job will read.", show_default="./data"
-        ),
-    ] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option(
-            "--cache", envvar="KDCACHE_CACHE", metavar="PATH", help="Cache that a job will use.", show_default="./cache"
-        ),
-    ] = None,
-    limit: Annotated[
-        float, typer.Option("--limit", min=1, metavar="SECONDS", help="Seconds that each check may take.")
-    ] = 120.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
-) -> None:
-    """Check whether kdcache can dump and train on this machine, and print a remedy for each fault.
+@dataclass(frozen=True)
+class DoctorCommand(DoctorOptions):
+    """The options of the job, and how its findings are shown."""
 
-    It checks versions, threads, driver, GPUs, DALI (which decodes a JPEG), shared memory, data, cache and disks. It
-    exits with 1 if there is a fault. A missing GPU is no fault: everything runs on the CPU.
-    """
+    as_json: AsJson = False
+
+
+def _doctor(options: DoctorCommand) -> None:
     from kdcache.doctor.examine import examine
 
     findings = []
-    for finding in examine(data, cache, limit):
+    for finding in examine(options.data, options.cache, options.limit):
         findings.append(finding)
-        if not as_json:
+        if not options.as_json:
             print_lines([f"{finding.state:5}  {finding.subject:{_WIDTH}}{finding.text}"])
             if finding.remedy:
                 print_lines([f"{'':{7 + _WIDTH}}-> {finding.remedy}"])
     faults = [finding.subject for finding in findings if finding.state == "fault"]
-    if as_json:
+    if options.as_json:
         print_json({"able": not faults, "findings": [asdict(finding) for finding in findings]})
     elif faults:
         print_lines(["", f"kdcache cannot run here: {', '.join(faults)}."])
@@ -51,3 +38,14 @@ def doctor(
         print_lines(["", "kdcache can run here."])
     if faults:
         raise typer.Exit(1)
+
+
+doctor = command_from(
+    DoctorCommand,
+    _doctor,
+    """Check whether kdcache can dump and train on this machine, and print a remedy for each fault.
+
+    It checks versions, threads, driver, GPUs, DALI (which decodes a JPEG), shared memory, data, cache and disks. It
+    exits with 1 if there is a fault. A missing GPU is no fault: everything runs on the CPU.
+    """,
+)

@@ -1,24 +1,38 @@
 """`kdcache dump-logits`."""
 
+from dataclasses import dataclass
+
 from kdcache.dumping.options import DumpOptions, require_one_choice
-from kdcache_cli.console import ConsoleProgress, print_lines
-from kdcache_cli.declared import command_from
+from kdcache_cli.console import ConsoleProgress, print_json, print_report
+from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.options import AsJson
 
 
-def _dump(options: DumpOptions) -> None:
+@dataclass(frozen=True)
+class DumpCommand(DumpOptions):
+    """The options of the job, and how its report is shown."""
+
+    as_json: AsJson = False
+
+
+def _dump(options: DumpCommand) -> None:
     require_one_choice(  # before torch is imported
         options.objectives, targets=options.targets, k=options.k, min_prob=options.min_prob, dtype=options.dtype
     )
     from kdcache import jobs
     from kdcache.runtime.ranks import Ranks
 
-    report = jobs.dump_logits(**vars(options), progress=ConsoleProgress())
-    if Ranks.from_environment().is_main:
-        print_lines(report.lines())
+    report = jobs.dump_logits(**values_of(DumpOptions, options), progress=ConsoleProgress())
+    if not Ranks.from_environment().is_main:
+        return
+    if options.as_json:
+        print_json(report.to_json())
+    else:
+        print_report(report.lines())
 
 
 dump_logits = command_from(
-    DumpOptions,
+    DumpCommand,
     _dump,
     """Run a teacher once over every view of the data and store its targets in a cache.
 

@@ -13,8 +13,8 @@ from kdcache.runtime.signals import signal_of
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
-#: Commands that keep what they have done so far, by their first word.
-_GO_ON = frozenset({"dump-logits", "train", "cache", "demo"})
+#: Commands that keep what they have done so far.
+_GO_ON = frozenset({"dump-logits", "train", "cache copy", "demo"})
 
 
 @contextmanager
@@ -22,7 +22,7 @@ def explained(command: str = "") -> Iterator[None]:
     """Turn errors that a user can resolve into one message on stderr and an exit code; others keep their traceback.
 
     Args:
-        command: name of the command, such as `train`, for the message if a signal ends it.
+        command: name of the command, such as `train` or `cache copy`, for the message if a signal ends it.
     """
     try:
         yield

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from kdcache.io.limits import MAX_SEED
 from kdcache_cli.console import ConsoleProgress
-from kdcache_cli.options import MAX_SEED
 
 
 def fashion_mnist(

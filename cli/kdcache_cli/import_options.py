@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdcache.errors import UsageError
-from kdcache_cli.options import MAX_SEED
+from kdcache.io.limits import MAX_SEED
 
 if TYPE_CHECKING:
     from kdcache.data.importers.shard_import import ImportOptions

@@ -1,4 +1,4 @@
-"""The command `kdcache`; each of its commands has a file beside this one."""
+"""The command `kdcache`; `commands.py` has the table of its commands, each of which has a file beside this one."""
 
 import os
 import sys
@@ -8,57 +8,19 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 import kdcache
 from kdcache.errors import printable
 from kdcache.runtime.open_files import raise_open_files_limit
 from kdcache.runtime.signals import interruptible
 from kdcache.runtime.workers import ignore_pillows_warnings
-from kdcache_cli.cache_copy import copy
-from kdcache_cli.console import ConsoleProgress
-from kdcache_cli.demo import demo
-from kdcache_cli.doctor import doctor
-from kdcache_cli.dump_logits import dump_logits
-from kdcache_cli.evaluate import evaluate
-from kdcache_cli.export import export
+from kdcache_cli.commands import GROUPS, InOrder, add_commands
 from kdcache_cli.failures import explained, farewell
-from kdcache_cli.import_cifar import cifar
-from kdcache_cli.import_fashion_mnist import fashion_mnist
-from kdcache_cli.import_folder import folder
-from kdcache_cli.import_hf import hf
-from kdcache_cli.import_imagenet import imagenet
-from kdcache_cli.import_webdataset import webdataset
-from kdcache_cli.index import index
-from kdcache_cli.inspect import inspect
 from kdcache_cli.log_lines import log_shown
-from kdcache_cli.policies import policies
-from kdcache_cli.preview import preview
-from kdcache_cli.recipes import recipes
-from kdcache_cli.report import report
-from kdcache_cli.train import train
-from kdcache_cli.verify import verify
-
-_ORDER = (
-    "demo",
-    "doctor",
-    "import",
-    "index",
-    "preview",
-    "dump-logits",
-    "train",
-    "evaluate",
-    "export",
-    "report",
-    "inspect",
-    "verify",
-    "cache",
-    "policies",
-    "recipes",
-)
+from kdcache_cli.messages import Quiet, Verbose, choose_level
 
 
-class Commands(TyperGroup):
+class Commands(InOrder):
     """A group of commands that reports errors as messages with a remedy."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -68,10 +30,6 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with explained(_command()), log_shown(), _plain_usage_errors():
             return super().invoke(ctx)
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        # typer would put groups last; `import` comes before what needs its shards.
-        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
 
 @contextmanager
@@ -108,47 +66,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    # The doctor reports it as a finding, and of several processes only rank 0 prints.
-    is_reported = context.invoked_subcommand == "doctor" or os.environ.get("RANK", "0") != "0"
-    if kdcache.runtime.account.NOTE is not None and not is_reported:
-        ConsoleProgress().say(kdcache.runtime.account.NOTE)
+    choose_level(quiet, verbose)
 
 
-app.command("demo")(demo)
-app.command("doctor")(doctor)
-imports = typer.Typer(help="Turn images into webdataset shards.", no_args_is_help=True)
-imports.command("folder")(folder)
-imports.command("imagenet")(imagenet)
-imports.command("cifar")(cifar)
-imports.command("hf")(hf)
-imports.command("webdataset")(webdataset)
-imports.command("fashion-mnist")(fashion_mnist)
-app.add_typer(imports, name="import")
-app.command("index")(index)
-app.command("preview")(preview)
-app.command("dump-logits")(dump_logits)
-app.command("train")(train)
-app.command("evaluate")(evaluate)
-app.command("export")(export)
-app.command("report")(report)
-app.command("inspect")(inspect)
-app.command("verify")(verify)
-caches = typer.Typer(help="Copy whole caches.", no_args_is_help=True)
-caches.command("copy")(copy)
-app.add_typer(caches, name="cache")
-app.command("policies")(policies)
-app.add_typer(recipes, name="recipes")
+add_commands(app)
 
 
 def _command() -> str:
-    """Return the name of the command that runs, such as `train`; empty if there is none."""
-    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    """Return the name of the command that runs, such as `train` or `cache copy`; empty if there is none."""
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+    return " ".join(words[: 2 if words[:1] and words[0] in GROUPS else 1])
 
 
 def main() -> None:

@@ -1,10 +1,13 @@
 """`kdcache policies`."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdcache_cli.console import print_lines
+from kdcache.runtime.option import Option
+from kdcache_cli.console import print_json, print_lines
+from kdcache_cli.declared import typer_option
 
 if TYPE_CHECKING:
     from kdcache.views.policy import Policy
@@ -13,10 +16,17 @@ if TYPE_CHECKING:
 def policies(
     policy: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME_OR_FILE]", help="Policy whose fields are all printed: a name, or a JSON or YAML file."
+        typer_option(
+            "policy",
+            Option(
+                "Policy whose fields are all printed: a name, or a JSON or YAML file.",
+                metavar="[NAME_OR_FILE]",
+                is_argument=True,
+                names="policy",
+            ),
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List the named policies, which define how views are drawn; or check one of your own and print all of its fields.
 
@@ -24,6 +34,18 @@ def policies(
     """
     from kdcache.views.policies import DEFAULT, NAMED, ORIGIN, load_with_base
 
+    if policy is not None and as_json:
+        own, base = load_with_base(policy)
+        print_json({"base": base, "fields": asdict(own)})
+        return
+    if as_json:
+        print_json(
+            [
+                {"name": name, "default": name == DEFAULT, "origin": ORIGIN[name], "fields": asdict(named)}
+                for name, named in NAMED.items()
+            ]
+        )
+        return
     if policy is not None:
         print_lines(_every_field(*load_with_base(policy)))
         return
@@ -36,12 +58,10 @@ def policies(
 
 def _every_field(policy: "Policy", base: str) -> list[str]:
     """Return one line per field, in the form of a policy file, with the base's value where it differs."""
-    import dataclasses
-
     from kdcache.views.policies import NAMED
 
     same = [name for name, named in NAMED.items() if named == policy]
-    values, former = dataclasses.asdict(policy), dataclasses.asdict(NAMED[base])
+    values, former = asdict(policy), asdict(NAMED[base])
     changed = [name for name, value in values.items() if value != former[name]]
     lines = {name: f"{name}: {_yaml(value)}" for name, value in values.items()}
     width = max(map(len, lines.values()))

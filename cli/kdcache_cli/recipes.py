@@ -1,28 +1,42 @@
-"""`kdcache recipes`, and its commands `list`, `show`, `copy` and `diff`."""
+"""The commands `list`, `show`, `copy` and `diff` of `kdcache recipes`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kdcache_cli.console import print_lines, print_table
+from kdcache.runtime.option import Option
+from kdcache_cli.console import print_json, print_lines, print_table
+from kdcache_cli.declared import typer_option
 
-_Name = Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name, or a YAML file of one.")]
-
-recipes = typer.Typer(help="List, show, copy and compare the recipes: named training configurations.")
+_JSON = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
-@recipes.callback(invoke_without_command=True)
-def _list_by_default(context: typer.Context) -> None:
+def _recipe(help: str, metavar: str) -> Any:
+    return typer_option(metavar, Option(help, metavar=metavar, is_argument=True, names="recipe"))
+
+
+_Name = Annotated[str, _recipe("A recipe's name, or a YAML file of one.", "NAME")]
+
+
+def list_by_default(context: typer.Context) -> None:
+    """List the recipes where no command is named."""
     if context.invoked_subcommand is None:
         list_all()
 
 
-@recipes.command("list")
-def list_all() -> None:
+def list_all(as_json: _JSON = False) -> None:
     """List the recipes; so does the command without a further word."""
     from kdcache.training.recipes import DEFAULT_RECIPE, list_recipes
 
+    if as_json:
+        print_json(
+            [
+                {"name": recipe.name, "title": recipe.title, "default": recipe.name == DEFAULT_RECIPE}
+                for recipe in list_recipes()
+            ]
+        )
+        return
     print_table(
         ("recipe", "what it is"),
         [
@@ -32,15 +46,17 @@ def list_all() -> None:
     )
 
 
-@recipes.command("show")
-def show(name: _Name) -> None:
+def show(name: _Name, as_json: _JSON = False) -> None:
     """Print a recipe's file: its paper, cost, commands and expected result, and every setting."""
-    from kdcache.training.recipes import recipe_text
+    from kdcache.training.recipes import read_recipe, recipe_header, recipe_text
 
+    if as_json:
+        header = recipe_header(name)
+        print_json({"name": name, "title": header.title, "header": dict(header.fields), "settings": read_recipe(name)})
+        return
     print_lines(recipe_text(name).splitlines())
 
 
-@recipes.command("copy")
 def copy(
     name: _Name,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The new file, which ends in .yaml.")],
@@ -52,15 +68,18 @@ def copy(
     print_lines([f"{file} holds recipe {name}: change it, and train with --recipe {file}."])
 
 
-@recipes.command("diff")
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A recipe's name, or a YAML file of one.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The recipe to compare it with.")],
+    first: Annotated[str, _recipe("A recipe's name, or a YAML file of one.", "A")],
+    second: Annotated[str, _recipe("The recipe to compare it with.", "B")],
+    as_json: _JSON = False,
 ) -> None:
     """Print the settings in which two recipes differ; a dash where one does not set them."""
     from kdcache.training.recipes import recipe_differences
 
     rows = recipe_differences(first, second)
+    if as_json:
+        print_json([{"setting": name, first: ours, second: theirs} for name, ours, theirs in rows])
+        return
     if not rows:
         print_lines([f"{first} and {second} have the same settings."])
         return

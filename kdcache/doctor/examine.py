@@ -17,6 +17,7 @@ from kdcache.doctor.machine import (
     look_for_gpus,
     usable,
 )
+from kdcache.doctor.options import DoctorOptions
 from kdcache.doctor.places import look_at_account, look_at_cache, look_at_data, look_at_folder, look_at_weights
 from kdcache.doctor.software import install, look_at_software
 from kdcache.errors import reason
@@ -24,13 +25,11 @@ from kdcache.runtime import account
 
 Result = TypeVar("Result")
 
-#: Seconds that each trial may take: importing PyTorch from a cold network disk takes a good part of it.
-LIMIT = 120.0
 #: Levels of 255 by which DALI's pixels may differ from Pillow's on average; resizing alone gives 0.2.
 DIFFERENCE = 1.0
 
 
-def examine(data: str | None = None, cache: str | None = None, limit: float = LIMIT) -> Iterator[Finding]:
+def examine(data: str | None = None, cache: str | None = None, limit: float = DoctorOptions.limit) -> Iterator[Finding]:
     """Yield one finding after the other; kdcache can run if none is a fault.
 
     Args:

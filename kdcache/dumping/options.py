@@ -6,7 +6,7 @@ from typing import Annotated, get_args
 from kdcache.errors import UsageError
 from kdcache.io.limits import MAX_BATCH, MAX_CLASSES, MAX_SIZE, MAX_VIEWS
 from kdcache.io.plain_values import shown
-from kdcache.runtime.option import Option
+from kdcache.runtime.option import COMPUTING, MODEL, TARGETS, VIEWS, Option
 from kdcache.runtime.shared_options import (
     DEFAULT_CACHE,
     DEFAULT_DATA,
@@ -37,6 +37,7 @@ class DumpOptions:
             "A short name (beitv2_b, beitv2_l, convnext_xl, resnet152, resnet34, ...), any timm name, or a folder: a "
             "run of `kdcache train`, RUN@epoch=N, an export, local-dir:FOLDER.",
             metavar="NAME",
+            names="teacher",
         ),
     ]
     data: Data = DEFAULT_DATA
@@ -49,11 +50,17 @@ class DumpOptions:
             metavar="S",
             minimum=1,
             default_text="as it was trained",
+            group=MODEL,
         ),
     ] = None
     name: Annotated[
         str | None,
-        Option("Name of the teacher's entry in the cache.", metavar="NAME", default_text="as --teacher, or its folder"),
+        Option(
+            "Name of the teacher's entry in the cache.",
+            metavar="NAME",
+            default_text="as --teacher, or its folder",
+            group=MODEL,
+        ),
     ] = None
     views: Annotated[
         int | None,
@@ -62,6 +69,7 @@ class DumpOptions:
             metavar="V",
             minimum=1,
             default_text="300",
+            group=VIEWS,
         ),
     ] = None
     targets: Annotated[
@@ -71,6 +79,7 @@ class DumpOptions:
             "the features from which every class is computed.",
             choices=tuple(KINDS),
             default_text=DEFAULT_KIND,
+            group=TARGETS,
         ),
     ] = None
     dtype: Annotated[
@@ -80,6 +89,7 @@ class DumpOptions:
             "embedding: uint8 (below 0.0005 nats) or float16.",
             choices=("float32", "float16", "uint8"),
             default_text="float32 for full, uint8 for embedding",
+            group=TARGETS,
         ),
     ] = None
     objectives: Annotated[
@@ -89,10 +99,13 @@ class DumpOptions:
             flag="--for",
             metavar="NAMES",
             default_text="none",
+            group=TARGETS,
+            names="objective",
         ),
     ] = None
     k: Annotated[
-        int | None, Option("topk: keep at most K classes per view.", metavar="K", minimum=1, default_text="128")
+        int | None,
+        Option("topk: keep at most K classes per view.", metavar="K", minimum=1, default_text="128", group=TARGETS),
     ] = None
     min_prob: Annotated[
         float | None,
@@ -102,6 +115,7 @@ class DumpOptions:
             minimum=0,
             maximum=1,
             default_text="0.0033",
+            group=TARGETS,
         ),
     ] = None
     label_space: Annotated[
@@ -109,6 +123,7 @@ class DumpOptions:
         Option(
             "Whether the labels are classes of the teacher; with none, targets are stored without labels.",
             choices=("teacher", "none"),
+            group=TARGETS,
         ),
     ] = "teacher"
     policy: Annotated[
@@ -117,6 +132,8 @@ class DumpOptions:
             "Policy of the views: a name from `kdcache policies`, or a JSON or YAML file.",
             metavar="NAME_OR_FILE",
             default_text="the cache's, or a2 for a new cache",
+            group=VIEWS,
+            names="policy",
         ),
     ] = None
     seed: Annotated[
@@ -124,6 +141,7 @@ class DumpOptions:
         seed_option(
             "Seed of the views; with the policy and the samples' keys it determines every view.",
             default_text="the cache's, or 0 for a new cache",
+            group=VIEWS,
         ),
     ] = None
     batch_size: Annotated[
@@ -133,6 +151,7 @@ class DumpOptions:
             metavar="B",
             minimum=2,
             default_text="128, fewer for small data",
+            group=COMPUTING,
         ),
     ] = None
     device: Device = "auto"
@@ -142,6 +161,7 @@ class DumpOptions:
             "Number format in which the teacher computes.",
             choices=get_args(Precision),
             default_text="bf16 on a GPU, fp32 on the CPU",
+            group=COMPUTING,
         ),
     ] = None
     renderer: Renderer = "dali"

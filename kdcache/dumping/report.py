@@ -1,6 +1,7 @@
 """The report of a dump."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from kdcache.runtime.formatting import format_bytes, format_count, format_duration
 
@@ -36,6 +37,10 @@ class DumpReport:
     once_bytes: int = 0
     tried: int = 0
     to_come: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return asdict(self)
 
     def lines(self) -> list[str]:
         """Return the report as plain lines."""

@@ -14,10 +14,12 @@ from torch import distributed, nn
 
 from kdcache.data.index import open_index
 from kdcache.errors import ModelError, UsageError
+from kdcache.evaluation.options import EvaluateOptions as EvaluateOptions
+from kdcache.evaluation.options import EvaluateSettings as EvaluateSettings
+from kdcache.evaluation.options import TableOptions as TableOptions
 from kdcache.evaluation.real_labels import read_real_labels
 from kdcache.evaluation.report import Scores, ScoreTable, summarise_seeds
-from kdcache.evaluation.scores import DEFAULT_BINS
-from kdcache.evaluation.scoring import DEFAULT_BATCH, Computing
+from kdcache.evaluation.scoring import Computing
 from kdcache.evaluation.table import DataSet, Scorer
 from kdcache.io.json_format import parse_json
 from kdcache.io.limits import MAX_BATCH, MAX_SEED, MAX_SIZE
@@ -37,51 +39,6 @@ from kdcache.runtime.ranks import Ranks
 
 #: More bins than this have too few samples each to say anything, and only a typing error asks for them.
 MAX_BINS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings:
-    """How models are evaluated, whichever they are.
-
-    Attributes:
-        weights: weights of the one model that is named, as `model_source` takes them.
-        imports: modules that are imported first.
-        size: pixels a side at which the model is tested; None for the size that it was trained at.
-        crop_pct: share of the resized image that is kept; None for the model's own.
-        bins: bins of the confidence, for the calibration error and the reliability diagram.
-        real_labels: file of several right labels for each image (`kdcache.evaluation.real_labels`).
-        reference, reference_weights: model that the others are compared with: a teacher, or another run.
-        seed: seed of the bootstrap.
-    """
-
-    weights: Path | None = None
-    device: str = "auto"
-    precision: str = "fp32"
-    batch_size: int = DEFAULT_BATCH
-    imports: tuple[str, ...] = ()
-    size: int | None = None
-    crop_pct: float | None = None
-    bins: int = DEFAULT_BINS
-    real_labels: Path | None = None
-    reference: str | None = None
-    reference_weights: Path | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class EvaluateOptions(EvaluateSettings):
-    """The options of an evaluation of one model on one data set: labelled shards."""
-
-    model: str
-    data: str
-
-
-@dataclass(frozen=True)
-class TableOptions(EvaluateSettings):
-    """The options of `evaluate`: several models, each on several data sets."""
-
-    models: tuple[str, ...]
-    data: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from kdcache.data.index import Index
+from kdcache.evaluation.options import DEFAULT_BINS
 from kdcache.evaluation.predictions import Predictions
 from kdcache.evaluation.scores import (
-    DEFAULT_BINS,
     Interval,
     Reliability,
     Spread,

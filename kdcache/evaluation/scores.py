@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
-#: Equal bins of the confidence, as Guo et al. 2017 have them.
-DEFAULT_BINS = 15
+from kdcache.evaluation.options import DEFAULT_BINS
+
 #: Draws of the bootstrap: the ends of a 95 % interval then vary by less than a twentieth of its width.
 RESAMPLES = 10_000
 CONFIDENCE = 0.95

@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from kdcache.data.index import Index
 from kdcache.data.lost import is_lost
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError
+from kdcache.evaluation.options import DEFAULT_BATCH
 from kdcache.models.network import Network
 from kdcache.render.encoded import UndecodableError, broken_image, decode_rgb
 from kdcache.runtime.device import autocast, share_of_cores
@@ -24,8 +26,6 @@ from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.prefetch import prefetch
 from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.ranks import Ranks
-
-DEFAULT_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,10 @@ class Evaluation:
     top5: float
     loss: float
     correct: Bool[np.ndarray, "n"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the score as plain values, without those of single samples."""
+        return {name: getattr(self, name) for name in ("model", "samples", "top1", "top5", "loss")}
 
     def lines(self) -> list[str]:
         """Return the score as a plain line."""

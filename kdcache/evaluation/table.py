@@ -9,9 +9,10 @@ from torch import Tensor
 from kdcache.data.classes import require_same_classes
 from kdcache.data.index import Index
 from kdcache.errors import IdentityError
+from kdcache.evaluation.options import DEFAULT_BINS
 from kdcache.evaluation.predictions import MEMORY_LIMIT, Predictions, bytes_of_log_probs, predict
 from kdcache.evaluation.report import Scores, compare, score_predictions, score_real
-from kdcache.evaluation.scores import DEFAULT_BINS, mean_or_nan
+from kdcache.evaluation.scores import mean_or_nan
 from kdcache.evaluation.scoring import Computing
 from kdcache.models.card import ModelCard
 from kdcache.models.network import Network

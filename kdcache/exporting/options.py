@@ -34,11 +34,12 @@ class ExportOptions:
     """The options of `export`.
 
     Attributes:
-        run: a run folder, RUN@epoch=N, or the folder of an export.
         ema: True for the moving average, False for the weights themselves, None for what the run exports by itself.
     """
 
-    run: str
+    run: Annotated[
+        str, Option("A run folder, RUN@epoch=N, or the folder of an export.", metavar="RUN", is_argument=True)
+    ]
     ema: Annotated[bool | None, EMA] = None
     format: Annotated[str, FORMAT] = "timm"
     dtype: Annotated[str, DTYPE] = "float32"

@@ -3,7 +3,8 @@
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
@@ -16,6 +17,7 @@ from kdcache.cache.store import Cache
 from kdcache.cache.tables import restore_tables
 from kdcache.cache.verify import MAX_UNREADABLE
 from kdcache.errors import CacheError, SourceError, UnreadableError, UsageError
+from kdcache.inspection.options import CopyOptions as CopyOptions
 from kdcache.runtime.formatting import format_bytes, format_count
 from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.signals import last_act
@@ -29,21 +31,6 @@ SHOWN = 20
 
 #: Source entry, target entry, view, block.
 Work = tuple[Entry, Entry, int, int]
-
-
-@dataclass(frozen=True)
-class CopyOptions:
-    """The options of `cache copy`.
-
-    Attributes:
-        views: range of the views to copy, such as "0:50" (without view 50); None for all. Views keep their numbers.
-        teachers: names of entries; empty for all.
-    """
-
-    source: str
-    target: str
-    views: str | None = None
-    teachers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +59,10 @@ class CopyReport:
     def whole(self) -> bool:
         """Whether nothing was left out."""
         return not self.problems and not self.left_out
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {**asdict(self), "whole": self.whole}
 
     def lines(self) -> list[str]:
         """Return the report as plain lines."""

@@ -14,6 +14,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import CacheError, CorruptError, UnreadableError
 from kdcache.inspection.contents import InspectReport, Pair, TargetSummary, TeacherReport
+from kdcache.inspection.options import InspectOptions as InspectOptions
 from kdcache.inspection.sampling import Sample, spread
 from kdcache.inspection.statistics import TargetStatistics, compute_statistics
 from kdcache.loader.opening import OpenViews, stored_views, with_lost_of
@@ -24,20 +25,6 @@ from kdcache.views.viewset import RowRange
 
 #: Number of confused pairs of classes that are reported.
 PAIRS = 5
-
-
-@dataclass(frozen=True)
-class InspectOptions:
-    """The options of `inspect`.
-
-    Attributes:
-        data: shards, for the statistics that need labels; None: without these.
-        samples: approximate number of targets of each teacher that are read, spread evenly over all blocks.
-    """
-
-    cache: str
-    data: str | None = None
-    samples: int = 100_000
 
 
 def inspect(options: InspectOptions, progress: Progress = logged) -> InspectReport:

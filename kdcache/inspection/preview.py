@@ -16,6 +16,7 @@ from kdcache.data.index import Index, key_hash, open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import DataError, RunError, UsageError
 from kdcache.inspection.contact_sheet import CaptionedImage, Cell, Sheet, require_format, write_sheet
+from kdcache.inspection.options import PreviewOptions as PreviewOptions
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_beside
 from kdcache.loader.opening import new_views, views_for_dump
@@ -30,33 +31,6 @@ from kdcache.views.viewset import RowIndices, Rows, ViewSet
 
 _TOP = 3  # likeliest classes that are shown
 _COLOURS = ((230, 60, 50), (40, 120, 220), (30, 160, 80), (230, 150, 20), (150, 70, 200), (20, 170, 180))
-
-
-@dataclass(frozen=True)
-class PreviewOptions:
-    """The options of `preview`.
-
-    Attributes:
-        out: file to write, .html or .png.
-        cache: cache whose views are shown, with its targets if it holds any; None for views of `policy` and `seed`.
-        teacher: name of the entry; None for the only one.
-        images: number of images, taken from the first pairs of view 0, which is a random choice.
-        samples: keys of images to show instead.
-        views: number of views, from view 0 on.
-        size: pixels per side; None for the policy's reference size.
-    """
-
-    data: str
-    out: Path
-    policy: str | None = None
-    seed: int | None = None
-    cache: str | None = None
-    teacher: str | None = None
-    images: int = 6
-    views: int = 4
-    samples: tuple[str, ...] = ()
-    size: int | None = None
-    renderer: str = "dali"
 
 
 def preview(options: PreviewOptions, progress: Progress = logged) -> Path:

@@ -18,6 +18,7 @@ from kdcache.cache.verify import Finding
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
 from kdcache.errors import CorruptError, IdentityError, ModelError, UnknownModelError, UsageError
+from kdcache.inspection.options import VerifySettings
 from kdcache.inspection.sampling import spread_batches
 from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_module, open_live_teacher, teachers_of
 from kdcache.loader.opening import OpenViews, entry_name, stored_views, with_lost_of
@@ -125,12 +126,12 @@ class RerunOptions:
     data: str
     teacher: str
     weights: Path | None = None
-    samples: int = 1024
-    max_kl: float = 0.01
-    seed: int = 0
-    device: str = "auto"
-    renderer: str = "dali"
-    decode: str = "auto"
+    samples: int = VerifySettings.samples
+    max_kl: float = VerifySettings.max_kl
+    seed: int = VerifySettings.seed
+    device: str = VerifySettings.device
+    renderer: str = VerifySettings.renderer
+    decode: str = VerifySettings.decode
     module: TeacherModule | None = None
     imports: tuple[str, ...] = ()
 

@@ -1,7 +1,7 @@
 """`kdcache report`: what several runs have learned, how, from what, and at what cost, as one page."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from kdcache.errors import UsageError, printable
@@ -11,6 +11,7 @@ from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.report.cache import cache_section
 from kdcache.report.charts import metric_charts, reliability_chart
 from kdcache.report.gallery import GalleryOptions, build_gallery
+from kdcache.report.options import ReportOptions as ReportOptions
 from kdcache.report.page import Page, hold_page, table_of, write_page
 from kdcache.report.palette import MOST_SERIES
 from kdcache.report.parts import Gallery
@@ -19,33 +20,6 @@ from kdcache.runtime.progress import Progress, logged
 
 #: Targets of each teacher that are read for the statistics of a page.
 DEFAULT_SAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """The options of `report`.
-
-    Attributes:
-        runs: folders of runs.
-        out: file to write.
-        data: labelled shards on which the students are scored; None for no scores.
-        reference, reference_weights: teacher that they are compared with, as `evaluate` takes it.
-        cache: cache that is described; None for none.
-        cache_data: its shards, for the gallery and for statistics that need labels; None without these.
-        teacher: entry of the cache that the gallery shows; None for the only one.
-    """
-
-    runs: tuple[str, ...]
-    out: Path = Path("report.html")
-    data: str | None = None
-    reference: str | None = None
-    reference_weights: Path | None = None
-    cache: str | None = None
-    cache_data: str | None = None
-    teacher: str | None = None
-    device: str = "auto"
-    renderer: str = "dali"
-    imports: tuple[str, ...] = ()
 
 
 def report(options: ReportOptions, progress: Progress = logged) -> Path:

@@ -9,9 +9,16 @@ these limits and this default (`kdcache_cli/declared.py`).
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from kdcache.io.checked import Setting
+
+#: Groups of options in --help; options without a group come first.
+MODEL, VIEWS, TARGETS, SETTINGS = "Model", "Views", "Targets", "Settings"
+COMPARISON, COMPUTING, OUTPUT = "Comparison", "Computing", "Output"
+
+#: What a value names, so that a shell can complete it.
+Names = Literal["teacher", "student", "recipe", "policy", "objective", "entry"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,10 @@ class Option:
         default_text: what --help shows as the default where that is no plain value.
         envvar: environment variable that is read where the option is not given.
         setting: dotted name of the setting of a training that it stands for; None for none.
+        group: heading in --help under which it is shown; None for the first group.
+        is_argument: whether it is given by its place, without a flag.
+        separator: what separates the values of a tuple that is given as one text; None where the option is repeated.
+        names: what kind of thing a value names, for completion by the shell.
     """
 
     help: str
@@ -38,6 +49,10 @@ class Option:
     default_text: str | None = None
     envvar: str | None = None
     setting: str | None = None
+    group: str | None = None
+    is_argument: bool = False
+    separator: str | None = None
+    names: Names | None = None
 
 
 def options_by_field(cls: type) -> dict[str, Option]:
@@ -52,7 +67,7 @@ def option_of(declaration: Setting, /, **further: Any) -> Option:
 
     Args:
         declaration: of the setting (`kdcache.io.checked.declared`).
-        further: `setting`, and what only the command line needs: `flag`, `metavar`, `default_text`.
+        further: `setting`, and what only the command line needs: `flag`, `metavar`, `default_text`, `group`, `names`.
     """
     least, most = max(declaration.least, declaration.above), min(declaration.most, declaration.below)
     return Option(

@@ -1,10 +1,11 @@
 """Options that several jobs share; each is declared once, with its name, default and help."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 from kdcache.io.limits import MAX_SEED
-from kdcache.runtime.option import Option
+from kdcache.runtime.option import COMPUTING, MODEL, Option
 
 RendererName = Literal["dali", "pillow"]
 Decode = Literal["auto", "cpu", "gpu"]
@@ -28,22 +29,27 @@ CACHE = Option(
     envvar="KDCACHE_CACHE",
 )
 CachePath = Annotated[str, CACHE]
+CACHE_ARGUMENT = replace(CACHE, metavar="CACHE", is_argument=True)
+CacheArgument = Annotated[str, CACHE_ARGUMENT]
 DEVICE = Option(
     "Device of the models; auto is the GPU if there is one, else the CPU; cuda:1 is the second GPU.",
     flag="--device",
     metavar="auto|cpu|cuda",
+    group=COMPUTING,
 )
 Device = Annotated[str, DEVICE]
 RENDERER = Option(
     "Library that decodes, crops, resizes and flips; pillow is the slow reference.",
     flag="--renderer",
     choices=get_args(RendererName),
+    group=COMPUTING,
 )
 Renderer = Annotated[str, RENDERER]
 DECODE = Option(
     "Device that decodes, crops and resizes; auto is the GPU if DALI renders for one, else the CPU.",
     flag="--decode",
     choices=get_args(Decode),
+    group=COMPUTING,
 )
 DecodeOn = Annotated[str, DECODE]
 WEIGHTS = Option(
@@ -52,6 +58,7 @@ WEIGHTS = Option(
     flag="--weights",
     metavar="FILE",
     default_text="timm's pretrained weights",
+    group=MODEL,
 )
 Weights = Annotated[Path | None, WEIGHTS]
 IMPORT = Option(
@@ -60,10 +67,11 @@ IMPORT = Option(
     flag="--import",
     metavar="MODULE",
     default_text="none",
+    group=MODEL,
 )
 Imports = Annotated[tuple[str, ...], IMPORT]
 
 
-def seed_option(help: str, default_text: str) -> Option:
+def seed_option(help: str, default_text: str | None = None, group: str | None = None) -> Option:
     """Return the option --seed, whose help names what the seed determines."""
-    return Option(help, flag="--seed", metavar="S", minimum=0, maximum=MAX_SEED, default_text=default_text)
+    return Option(help, flag="--seed", metavar="S", minimum=0, maximum=MAX_SEED, default_text=default_text, group=group)

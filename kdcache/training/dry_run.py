@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -68,6 +69,10 @@ class TrainPlan:
             learning_rates=tuple(map(rate, steps)),
             targets_bytes=_targets_bytes(setup),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plain values."""
+        return {**vars(self), "config": to_plain(self.config), "folder": str(self.folder)}
 
     def lines(self) -> list[str]:
         """Return the plan as plain lines."""

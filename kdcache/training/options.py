@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from kdcache.errors import UsageError
 from kdcache.io.checked import declared
 from kdcache.objectives.settings import BCE_SUM, BCE_TARGET_THRESH, KD_STOP_EPOCH
-from kdcache.runtime.option import Option, option_of
+from kdcache.runtime.option import OUTPUT, SETTINGS, TARGETS, Option, option_of
 from kdcache.runtime.shared_options import (
     CACHE,
     DEFAULT_CACHE,
@@ -31,14 +31,20 @@ class TrainOptions:
     (`epochs`, `seed`, `batch_size`, `kd_stop_epoch`, ...) and `overrides`.
     """
 
-    student: Annotated[str, option_of(declared(StudentConfig, "name"), setting="student.name", metavar="NAME")]
+    student: Annotated[
+        str, option_of(declared(StudentConfig, "name"), setting="student.name", metavar="NAME", names="student")
+    ]
     data: Data = DEFAULT_DATA
     cache: Annotated[str | None, CACHE] = DEFAULT_CACHE
     val: Annotated[str | None, Option("Labelled shards to evaluate on.", metavar="DATA", default_text="none")] = None
     epochs: Annotated[
         int | None,
         option_of(
-            declared(ScheduleConfig, "epochs"), setting="schedule.epochs", metavar="E", default_text="the recipe's"
+            declared(ScheduleConfig, "epochs"),
+            setting="schedule.epochs",
+            metavar="E",
+            default_text="the recipe's",
+            group=SETTINGS,
         ),
     ] = None
     recipe: Annotated[
@@ -47,11 +53,18 @@ class TrainOptions:
             "A named training configuration from `kdcache recipes`, or a YAML file of one.",
             metavar="NAME",
             default_text="a2",
+            group=SETTINGS,
+            names="recipe",
         ),
     ] = None
     config: Annotated[
         Path | None,
-        Option("YAML file of settings, which override those of the recipe.", metavar="FILE", default_text="none"),
+        Option(
+            "YAML file of settings, which override those of the recipe.",
+            metavar="FILE",
+            default_text="none",
+            group=SETTINGS,
+        ),
     ] = None
     overrides: Annotated[
         tuple[str, ...],
@@ -60,6 +73,7 @@ class TrainOptions:
             flag="--set",
             metavar="KEY=VALUE",
             default_text="none",
+            group=SETTINGS,
         ),
     ] = ()
     out: Annotated[
@@ -68,22 +82,41 @@ class TrainOptions:
             "Run folder: configuration, metrics, checkpoints, export.",
             metavar="DIR",
             default_text="runs/STUDENT-RECIPE-SOURCE-seedS, with -OBJECTIVE before the seed where it is not kd",
+            group=OUTPUT,
         ),
     ] = None
     seed: Annotated[
         int | None,
-        option_of(declared(RunSettings, "seed"), setting="seed", metavar="S", default_text="the recipe's, or 0"),
+        option_of(
+            declared(RunSettings, "seed"),
+            setting="seed",
+            metavar="S",
+            default_text="the recipe's, or 0",
+            group=SETTINGS,
+        ),
     ] = None
     batch_size: Annotated[
         int | None,
-        option_of(declared(RunSettings, "batch_size"), setting="batch_size", metavar="B", default_text="the recipe's"),
+        option_of(
+            declared(RunSettings, "batch_size"),
+            setting="batch_size",
+            metavar="B",
+            default_text="the recipe's",
+            group=SETTINGS,
+        ),
     ] = None
     supervised: Annotated[
-        bool, Option("Train from labels alone, on views of the recipe's policy; no cache is read.")
+        bool, Option("Train from labels alone, on views of the recipe's policy; no cache is read.", group=TARGETS)
     ] = False
     teacher: Annotated[
         str | None,
-        Option("Name of the cache's teacher to learn from.", metavar="NAME", default_text="its only one"),
+        Option(
+            "Name of the cache's teacher to learn from.",
+            metavar="NAME",
+            default_text="its only one",
+            group=TARGETS,
+            names="entry",
+        ),
     ] = None
     teachers: Annotated[
         str | None,
@@ -92,6 +125,8 @@ class TrainOptions:
             "equal weights.",
             metavar="A=W,B=W",
             default_text="none",
+            group=TARGETS,
+            names="entry",
         ),
     ] = None
     online_teacher: Annotated[
@@ -101,6 +136,8 @@ class TrainOptions:
             "dump-logits.",
             metavar="NAME",
             default_text="none",
+            group=TARGETS,
+            names="teacher",
         ),
     ] = None
     teacher_weights: Annotated[
@@ -109,17 +146,21 @@ class TrainOptions:
             "Checkpoint of the live teacher, or RUN@epoch=N.",
             metavar="FILE",
             default_text="timm's pretrained weights",
+            group=TARGETS,
         ),
     ] = None
     approximate: Annotated[
         bool,
-        Option("If the objective needs every class and the cache has only the likely ones, spread the rest evenly."),
+        Option(
+            "If the objective needs every class and the cache has only the likely ones, spread the rest evenly.",
+            group=TARGETS,
+        ),
     ] = False
     kd_stop_epoch: Annotated[
         int | None,
-        option_of(KD_STOP_EPOCH, setting="objective.kd_stop_epoch", metavar="N", default_text="never"),
+        option_of(KD_STOP_EPOCH, setting="objective.kd_stop_epoch", metavar="N", default_text="never", group=SETTINGS),
     ] = None
-    bce_sum: Annotated[bool, option_of(BCE_SUM, setting="objective.bce_sum")] = False
+    bce_sum: Annotated[bool, option_of(BCE_SUM, setting="objective.bce_sum", group=SETTINGS)] = False
     bce_target_thresh: Annotated[
         float | None,
         option_of(
@@ -127,18 +168,22 @@ class TrainOptions:
             setting="objective.bce_target_thresh",
             metavar="X",
             default_text="soft labels unchanged",
+            group=SETTINGS,
         ),
     ] = None
     device: Device = "auto"
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
-    fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.")] = False
+    fresh: Annotated[bool, Option("Start anew, over what the run folder holds, instead of resuming.", group=OUTPUT)] = (
+        False
+    )
     log: Annotated[
         tuple[str, ...],
         Option(
             "Where the numbers go beside metrics.csv, steps.csv and TensorBoard: wandb or mlflow; may be given twice.",
             metavar="LOGGER",
             default_text="none",
+            group=OUTPUT,
         ),
     ] = ()
     dry_run: Annotated[

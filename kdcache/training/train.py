@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,6 +59,21 @@ class TrainReport:
     evaluation: Evaluation | None
     losses: tuple[float, ...] = ()
     plan: TrainPlan | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values, of a dry run the plan alone."""
+        if self.plan is not None:
+            return {"dry_run": True, **self.plan.to_json()}
+        return {
+            "dry_run": False,
+            "folder": str(self.folder),
+            "export": str(self.folder / "export"),
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "loss": self.loss,
+            "images_per_s": self.images_per_s,
+            "evaluation": None if self.evaluation is None else self.evaluation.to_json(),
+        }
 
     def lines(self) -> list[str]:
         """Return the report as plain lines."""

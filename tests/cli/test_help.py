@@ -1,11 +1,14 @@
 """Help names every command and option, and what it calls a default is the library's."""
 
 import re
+import shlex
 
 import pytest
 from typer.testing import CliRunner
 
+from kdcache_cli.commands import COMMANDS, Command
 from kdcache_cli.main import app
+from support.documented import parse
 
 OPTIONS = {
     "import folder": "SRC OUT --seed --resize --quality --allow-empty",
@@ -14,11 +17,13 @@ OPTIONS = {
     "import hf": "SRC OUT --split --image --label --classes --seed --resize --quality",
     "import webdataset": "DATA OUT --image --label --classes --unlabelled --seed --resize --quality",
     "import fashion-mnist": "OUT --split --source --limit --seed",
-    "index": "DATA --unlabelled --check --drop-bad --mark-bad --fraction --stratified --out",
+    "index": "DATA --json --unlabelled --check --drop-bad --mark-bad --fraction --stratified --out",
     "preview": "--data --policy --cache --teacher --out --images --views --sample --seed --size --renderer",
-    "dump-logits": "--teacher --data --cache --weights --views --k --min-prob --targets --dtype --label-space --policy "
+    "dump-logits": "--json --quiet --verbose --teacher --data --cache --weights --views --k --min-prob --targets "
+    "--dtype --label-space --policy "
     "--seed --batch-size --device --precision --renderer --decode --dry-run",
-    "train": "--student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size --supervised "
+    "train": "--json --student --data --cache --val --epochs --recipe --config --set --out --seed --batch-size "
+    "--supervised "
     "--teacher --teachers --online-teacher --teacher-weights --device --renderer --decode --fresh --log --dry-run",
     "evaluate": "MODEL --data --weights --size --crop-pct --bins --real-labels --reference --reference-weights "
     "--seed --device --precision --batch-size --import --details --json",
@@ -26,13 +31,15 @@ OPTIONS = {
     "report": "RUN --out --data --reference --reference-weights --cache --cache-data --teacher --device --renderer "
     "--import",
     "inspect": "CACHE --data --samples --html --json",
-    "cache copy": "SRC DST --views --teachers",
+    "cache copy": "SRC DST --views --teachers --json",
+    "cache inspect": "CACHE --data --samples --html --json",
+    "cache verify": "CACHE --data --teacher --repair --json",
     "verify": "CACHE --data --teacher --weights --samples --max-kl --seed --repair --device --renderer --decode --json",
     "demo": "--out --seed --renderer",
     "doctor": "--data --cache --limit --json",
-    "policies": "",
+    "policies": "--json",
     "recipes": "list show copy diff",
-    "recipes list": "",
+    "recipes list": "--json",
     "recipes show": "NAME",
     "recipes copy": "NAME FILE",
     "recipes diff": "A B",
@@ -54,26 +61,45 @@ def default_of(option: str, text: str) -> str:
 
 
 def test_the_command_names_its_commands_in_the_order_of_their_use() -> None:
-    rows = re.findall(r"^│ ([a-z-]+) +[A-Z]", help_of(""), flags=re.MULTILINE)
-    assert rows == (
-        [
-            "demo",
-            "doctor",
-            "import",
-            "index",
-            "preview",
-            "dump-logits",
-            "train",
-            "evaluate",
-            "export",
-            "report",
-            "inspect",
-            "verify",
-            "cache",
-            "policies",
-            "recipes",
-        ]
-    )
+    panels = re.split(r"^╭─ (.+?) ─+╮$", help_of(""), flags=re.MULTILINE)[1:]
+    rows = {
+        title: re.findall(r"^│ ([a-z-]+) +[A-Z]", text, flags=re.MULTILINE)
+        for title, text in zip(panels[::2], panels[1::2], strict=True)
+    }
+    assert {title: names for title, names in rows.items() if names} == {
+        "Begin": ["doctor", "demo"],
+        "Data and views": ["import", "index", "policies", "preview"],
+        "Stage 1: the teacher's targets": ["dump-logits", "inspect", "verify", "cache"],
+        "Stage 2: students": ["recipes", "train", "evaluate", "export", "report"],
+    }
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_each_command_has_an_example_that_it_takes(command: Command) -> None:
+    text = help_of(command.name)
+    assert command.examples
+    for example in command.examples:
+        assert len(example) <= 78
+        assert example in text
+        words = shlex.split(example)
+        assert words[: 1 + len(command.name.split())] == ["kdcache", *command.name.split()]
+        assert parse(words[1:]) == command.name.split()[-1]
+
+
+def test_the_group_of_caches_has_the_commands_that_are_also_beside_it() -> None:
+    runs = {command.name: command.run for command in COMMANDS}
+    assert runs["cache inspect"] is runs["inspect"]
+    assert runs["cache verify"] is runs["verify"]
+    assert "cache copy" in runs
+
+
+def test_options_are_shown_in_groups() -> None:
+    def groups(command: str) -> list[str]:
+        return re.findall(r"^╭─ (.+?) ─+╮$", help_of(command), flags=re.MULTILINE)
+
+    assert groups("dump-logits") == ["Options", "Model", "Views", "Targets", "Computing", "Output", "Messages"]
+    assert groups("train") == ["Options", "Settings", "Output", "Targets", "Computing", "Model", "Messages"]
+    assert groups("index") == ["Arguments", "Options", "Check", "A part of the data", "Output", "Messages"]
 
 
 @pytest.mark.parametrize("command", OPTIONS)
@@ -86,7 +112,7 @@ def test_help_names_every_option_and_says_what_it_is(command: str) -> None:
 
 
 def test_defaults_shown_are_those_of_the_library() -> None:
-    from kdcache.doctor.examine import LIMIT
+    from kdcache.doctor.options import DoctorOptions
     from kdcache.dumping.options import DumpOptions
     from kdcache.evaluation.evaluate import EvaluateSettings
     from kdcache.loader.opening import DEFAULT_VIEWS
@@ -106,7 +132,7 @@ def test_defaults_shown_are_those_of_the_library() -> None:
     assert default_of("--renderer", dump) == DumpOptions.renderer
     assert DEFAULT_POLICY in default_of("--policy", dump)
     assert default_of("--recipe", help_of("train")) == DEFAULT_RECIPE
-    assert float(default_of("--limit", help_of("doctor"))) == LIMIT
+    assert float(default_of("--limit", help_of("doctor"))) == DoctorOptions.limit
     assert default_of("--batch-size", help_of("evaluate")) == str(EvaluateSettings.batch_size)
     assert default_of("--bins", help_of("evaluate")) == str(EvaluateSettings.bins)
 

@@ -14,7 +14,7 @@ from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import build_index, open_index
 from kdcache.data.part import write_part
 from kdcache.data.writer import NewSample, write_shards
-from kdcache.demo import _KNOWN, _enter
+from kdcache.demo.demo import _KNOWN, _enter
 from kdcache.errors import ConfigError, DataError, KdcacheError, RunError
 from kdcache.inspection.contact_sheet import Sheet, write_sheet
 from kdcache.models.weights import read_card, read_weights

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from kdcache.cache.store import Cache
-from kdcache.demo import demo
+from kdcache.demo.demo import demo
 from kdcache.errors import RunError
 from kdcache.runtime.signals import Interrupted
 from kdcache.training.config import read_config
@@ -19,12 +19,12 @@ def report(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "runs"
     heard = Heard()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcache.demo.dump", interrupt)
+        patch.setattr("kdcache.demo.demo.dump", interrupt)
         with pytest.raises(Interrupted):
             demo(out, heard, epochs=2, limit=384, seed=3)
     assert not heard_of(heard, "Going on")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdcache.demo.import_fashion_mnist", lambda *_, **__: pytest.fail("imported again"))
+        patch.setattr("kdcache.demo.demo.import_fashion_mnist", lambda *_, **__: pytest.fail("imported again"))
         report = demo(out, heard, epochs=2, limit=384, seed=3)
     assert heard_of(heard, "Continuing the demo that was interrupted")
     return report, out
@@ -40,7 +40,7 @@ def heard_of(heard, words):
 
 @pytest.mark.parametrize("seed", [3, 4], ids=["finished", "of another seed"])
 def test_a_demo_that_is_finished_or_another_gives_way(seed, tmp_path, monkeypatch):
-    monkeypatch.setattr("kdcache.demo.dump", interrupt)
+    monkeypatch.setattr("kdcache.demo.demo.dump", interrupt)
     for again in (False, True):
         if again and seed == 3:
             mark = tmp_path / "demo" / ".kdcache-demo"

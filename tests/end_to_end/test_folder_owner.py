@@ -14,7 +14,7 @@ from kdcache.data.importers.folder import import_folder
 from kdcache.data.index import build_index, open_index
 from kdcache.data.part import write_part
 from kdcache.data.places import hold_index
-from kdcache.demo import demo
+from kdcache.demo.demo import demo
 from kdcache.errors import FolderHeldError
 from kdcache.inspection.check import check
 from kdcache.inspection.copy import CopyOptions, copy_cache

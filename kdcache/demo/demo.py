@@ -9,13 +9,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kdcache.data.importers.fashion_mnist import Split, import_fashion_mnist
 from kdcache.data.shards import CLASSES, INCOMPLETE
+from kdcache.demo.options import DemoOptions
 from kdcache.dumping.dump import dump
 from kdcache.dumping.options import DumpOptions
 from kdcache.dumping.report import DumpReport
@@ -78,6 +79,10 @@ class DemoReport:
     live_gap: Interval
     stages: dict[str, float] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the results as plain values."""
+        return asdict(self)
+
     def summary(self) -> list[str]:
         """Return the gains as sentences."""
         return [
@@ -91,8 +96,8 @@ def demo(
     out: Path,
     progress: Progress = logged,
     *,
-    seed: int = 0,
-    renderer: str = "dali",
+    seed: int = DemoOptions.seed,
+    renderer: str = DemoOptions.renderer,
     epochs: int = EPOCHS,
     limit: int | None = None,
 ) -> DemoReport:

@@ -1,0 +1,1 @@
+"""The demo: both stages on images that come with the package."""
