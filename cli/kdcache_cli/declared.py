@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import typer
 
 from kdcache.runtime.option import Option
+from kdcache_cli.completion import completer
 
 T = TypeVar("T")
 
@@ -26,6 +27,8 @@ def typer_option(name: str, option: Option, is_flag: bool = False) -> Any:
         settings |= {"min": option.minimum, "max": option.maximum}
     if option.default_text is not None:
         settings["show_default"] = option.default_text
+    if option.names is not None:
+        settings["autocompletion"] = completer(option.names)
     if option.is_argument:
         return typer.Argument(**settings)
     return typer.Option(option.flag or f"--{name.replace('_', '-')}", **settings)

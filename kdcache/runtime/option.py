@@ -18,7 +18,7 @@ MODEL, VIEWS, TARGETS, SETTINGS = "Model", "Views", "Targets", "Settings"
 COMPARISON, COMPUTING, OUTPUT = "Comparison", "Computing", "Output"
 
 #: What a value names, so that a shell can complete it.
-Names = Literal["teacher", "student", "recipe", "policy", "objective", "entry"]
+Names = Literal["teacher", "student", "recipe", "policy", "objective", "setting", "entry"]
 
 
 @dataclass(frozen=True)

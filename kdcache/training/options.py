@@ -74,6 +74,7 @@ class TrainOptions:
             metavar="KEY=VALUE",
             default_text="none",
             group=SETTINGS,
+            names="setting",
         ),
     ] = ()
     out: Annotated[
