@@ -2,10 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import timm
@@ -89,7 +88,7 @@ class StudentOptions:
     drop: float = 0.0
     crop_pct: float | None = None
     interpolation: str | None = None
-    kwargs: Mapping[str, Any] = MappingProxyType({})
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def create_student(
