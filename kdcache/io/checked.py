@@ -101,9 +101,10 @@ class Fault(NamedTuple):
 def checked(cls: type[T]) -> type[T]:
     """Make a frozen dataclass check its settings, of which each is `Annotated` with a `Setting`, or a Literal.
 
-    A field may hold such a dataclass in turn, or one of several, which its `name` chooses. A static method
-    `conflicts(values)` may yield sentences about settings that do not go together; it gets the settings that are right
-    by themselves. `section` is the class's name in messages ("objective"), where it is not a part of another.
+    A field may hold such a dataclass in turn, or one of several, which its `name` chooses. Two methods may yield
+    sentences about settings that do not go together: `rules(self)`, which pydantic calls with an instance whose
+    settings are right by themselves, and a static method `conflicts(values)`, which also gets those beside which
+    others are wrong. `section` is the class's name in messages ("objective"), where it is not a part of another.
 
     Raises:
         ConfigError: from the constructor; every fault, by the setting's name.
@@ -117,7 +118,24 @@ def checked(cls: type[T]) -> type[T]:
 
     setattr(cls, "__init__", construct)  # noqa: B010 # mypy lets nobody assign to it
     setattr(cls, "__pydantic_config__", {"extra": "forbid"})  # noqa: B010
+    if hasattr(cls, "rules"):
+        setattr(cls, "__get_pydantic_core_schema__", classmethod(_with_rules))  # noqa: B010
     return cls
+
+
+def _with_rules(cls: Any, source: Any, handler: Any) -> Any:
+    """Return pydantic's schema of a dataclass whose instances must obey their `rules`."""
+    from pydantic_core import core_schema
+
+    return core_schema.no_info_after_validator_function(_obey_rules, handler(source))
+
+
+def _obey_rules(value: Any) -> Any:
+    from pydantic_core import PydanticCustomError
+
+    if sentences := list(value.rules()):
+        raise PydanticCustomError("broken_rules", "{text}", {"text": " ".join(sentences)})
+    return value
 
 
 def read(cls: type[T], values: Any, path: str = "", *, sentence: Callable[[Fault], str | None] | None = None) -> T:
@@ -271,7 +289,7 @@ class _Faults:
         """Return a sentence for each setting with a fault, in the order of the values; what is missing comes last."""
         found: dict[str, tuple[list[int], str]] = {}
         for error in errors:
-            self.top_names.add(error["loc"][0])
+            self.top_names.update(error["loc"][:1])
             place, name, text = self._about(error)
             found.setdefault(name, (place, text))
         return [text for _, text in sorted(found.values(), key=lambda each: each[0])]
@@ -300,6 +318,8 @@ class _Faults:
         return place, name, self._describe_fault(error, holder, name, above, hint, value)
 
     def _describe_fault(self, error: Any, holder: type, name: str, above: str, hint: Any, value: Any) -> str:
+        if error["type"] == "broken_rules":
+            return str(error["ctx"]["text"])
         fault = Fault(_kind(error, hint), name, value, None if hint is None else _bare(hint))
         own = self.sentence(fault) if self.sentence else None
         if own is not None:

@@ -1,14 +1,14 @@
 """The base classes of objectives that compare features or feature maps in place of logits."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from kdcache.errors import ConfigError, UsageError
+from kdcache.errors import UsageError
 from kdcache.io.checked import checked
 from kdcache.objectives.base import LossInputs, LossSpec, Needs
 from kdcache.objectives.distillation import Distillation
@@ -32,15 +32,17 @@ class BeyondLogits(Distillation):
 
     teacher_weights: ClassVar[tuple[str, ...]] = ("kd_weight", "vanilla_weight")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.vanilla_weight and not self._distils:
-            raise ConfigError(
+    def rules(self) -> Iterator[str]:
+        """Yield a sentence for settings that do not go together, those of `Distillation` before its own."""
+        if sentences := tuple(super().rules()):
+            yield from sentences
+        elif self.vanilla_weight and not self._distils:
+            yield (
                 "objective.vanilla_weight is set and objective.kd_weight is 0, which leaves vanilla distillation "
                 "alone: choose objective.name=kd."
             )
-        if not self.vanilla_weight and not self._has_label_loss:
-            raise ConfigError(
+        elif not self.vanilla_weight and not self._has_label_loss:
+            yield (
                 f"Without a label loss and with objective.vanilla_weight 0, nothing of {self.name} reaches the "
                 "student's classifier, which would stay as it was drawn: set objective.vanilla_weight=1, or keep a "
                 "label loss (objective.label_loss=ce)."

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -71,11 +71,12 @@ class Distillation(Objective):
     #: The smallest number of classes with which the distillation term has something to compare.
     fewest_classes: ClassVar[int] = 1
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
+        """Yield a sentence for settings that do not go together."""
         if not self._distils and not self._has_label_loss:
-            raise ConfigError("The objective has no part left: give kd_weight or label_weight above 0.")
-        if self.kd_stop_epoch is not None and not self._has_label_loss:
-            raise ConfigError(
+            yield "The objective has no part left: give kd_weight or label_weight above 0."
+        elif self.kd_stop_epoch is not None and not self._has_label_loss:
+            yield (
                 "objective.kd_stop_epoch leaves nothing to learn from, as there is no label loss: set "
                 "objective.label_loss to ce or bce, or kd_stop_epoch to null."
             )

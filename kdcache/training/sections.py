@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from kdcache.errors import ConfigError
 from kdcache.io.checked import Setting, checked
 from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SEED, MAX_SIZE
 
@@ -134,12 +133,13 @@ class OptimizerConfig:
         Setting("Further arguments of the optimiser, such as {fused: true} or {foreach: true} where it takes them."),
     ] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
+        """Yield a sentence for each further argument that is none."""
         for name in sorted(self.kwargs):
             if name in ("lr", "weight_decay", "momentum", "betas", "eps", "filter_bias_and_bn", "layer_decay"):
-                raise ConfigError(f"optimizer.kwargs has {name}, which is a setting of its own: give optimizer.{name}.")
+                yield f"optimizer.kwargs has {name}, which is a setting of its own: give optimizer.{name}."
             if name in ("opt", "model_or_params", "param_group_fn"):
-                raise ConfigError(f"optimizer.kwargs has {name}, which is no argument of an optimiser: leave it out.")
+                yield f"optimizer.kwargs has {name}, which is no argument of an optimiser: leave it out."
 
     def lr_at(self, batch_size: int) -> float:
         """Return the peak learning rate for a global batch of `batch_size` images."""
@@ -230,19 +230,20 @@ class ScheduleConfig:
         float, Setting("Learning rate at the end of cosine and poly, and the least of plateau.", least=0, most=MAX_RATE)
     ] = 0.0
 
-    def __post_init__(self) -> None:
+    def rules(self) -> Iterator[str]:
+        """Yield a sentence for each setting that the schedule has no use for, or lacks."""
         for name in dict.fromkeys(setting for names in _SCHEDULES.values() for setting in names):
             having = [schedule for schedule, names in _SCHEDULES.items() if name in names]
             if getattr(self, name) not in (None, 0) and self.name not in having:
-                raise ConfigError(
+                yield (
                     f"schedule.{name} is set, and the schedule {self.name} has no use for it: leave it out, or set "
                     f"schedule.name to {' or '.join(having)}."
                 )
         for schedule, name in (("step", "decay_epochs"), ("multistep", "decay_milestones")):
             if self.name == schedule and getattr(self, name) is None:
-                raise ConfigError(f"The schedule {schedule} needs schedule.{name}: give it.")
+                yield f"The schedule {schedule} needs schedule.{name}: give it."
         if self.cooldown_epochs >= self.epochs:
-            raise ConfigError(
+            yield (
                 f"schedule.cooldown_epochs is {self.cooldown_epochs}, which leaves nothing of {self.epochs} epochs for "
                 "the schedule: give fewer."
             )

@@ -346,3 +346,16 @@ def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_config("a2").seed = 3  # type: ignore[misc]
     assert isinstance(load_config("a2"), RunConfig)
+
+
+def test_rules_between_settings_are_told_with_all_other_faults():
+    settings = ["objective.kd_weight=0", "objective.label_weight=0", "schedule.name=step", "seed=x", "clip_mode=agc"]
+    with pytest.raises(ConfigError) as refused:
+        load_config("a2", assignments=settings)
+    sentences = ("no part left", "The schedule step needs", "seed is 'x'", "clip_mode is agc")
+    assert all(sentence in str(refused.value) for sentence in sentences)
+
+
+def test_each_further_argument_that_is_none_is_named():
+    with pytest.raises(ConfigError, match=r"has lr, which is a setting of its own.* has opt, which is no argument"):
+        load_config("a2", assignments=["optimizer.kwargs={lr: 1, opt: sgd}"])
