@@ -4,7 +4,7 @@ The classifier itself, one linear layer, is stored once for all views, so that a
 are features, however many classes there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -14,7 +14,6 @@ from jaxtyping import Float, Float16, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
-from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     MAX_TABLE_BYTES,
     ArraySpec,
@@ -23,19 +22,15 @@ from kdcache.targets.base import (
     TargetCodec,
     Targets,
     check_classes,
-    check_label_range,
-    check_slice,
-    concat_labels,
-    require_labels,
 )
 from kdcache.targets.head import LARGEST, Head
-from kdcache.targets.rows import joined, rows_of
+from kdcache.targets.rows import RowTargets
 
 DTYPES = ("uint8", "float16")
 
 
 @dataclass(frozen=True)
-class EmbeddingTargets(Targets):
+class EmbeddingTargets(RowTargets):
     """Features, the classifier that makes logits of them, and labels (own, partner's; -1 = none) once they are known.
 
     code: the features themselves; where there is a scale (lowest value and step of each row) their codes, which stay
@@ -47,43 +42,12 @@ class EmbeddingTargets(Targets):
     head: Head
     label: Int64[Tensor, "b 2"] | None
 
-    def __len__(self) -> int:
-        return len(self.code)
+    values_field: ClassVar[str] = "code"
 
-    def __getitem__(self, rows: slice) -> "EmbeddingTargets":
-        start, stop = check_slice(rows, len(self))
-        return self._rows(slice(start, stop))
-
-    def take(self, rows: Int64[Tensor, " n"]) -> "EmbeddingTargets":
-        """Return the rows at these positions."""
-        return self._rows(rows)
-
-    def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "EmbeddingTargets":
-        """Return the same targets with labels. Every class can be rebuilt, so only a label beyond them is noticed."""
-        check_label_range(labels, len(self.head.table))
-        return replace(self, label=labels)
-
-    def to(self, device: torch.device | str) -> "EmbeddingTargets":
-        """Return the same targets on another device; the host does not wait for a GPU."""
-        return EmbeddingTargets(
-            to_device(self.code, device),
-            None if self.scale is None else to_device(self.scale, device),
-            self.head,
-            None if self.label is None else to_device(self.label, device),
-        )
-
-    @classmethod
-    def concat(cls, parts: Sequence["EmbeddingTargets"]) -> "EmbeddingTargets":
-        """Concatenate targets (at least one) of one teacher, in this order."""
-        if len(parts) == 1:
-            return parts[0]
-        scales = [part.scale for part in parts if part.scale is not None]
-        return cls(
-            joined([part.code for part in parts]),
-            joined(scales) if scales else None,
-            parts[0].head,
-            concat_labels([part.label for part in parts]),
-        )
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that they give."""
+        return len(self.head.table)
 
     def features(self) -> Float32[Tensor, "b d"]:
         """Return what entered the classifier, as it was kept."""
@@ -95,20 +59,6 @@ class EmbeddingTargets(Targets):
         """Return log_softmax(logits / temperature), the logits computed anew from the features."""
         check_classes(len(self.head.table), num_classes)
         return self.head.log_probs(self.features(), temperature)
-
-    def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
-        label = require_labels(self.label)
-        found = self.log_probs(len(self.head.table)).gather(1, label.clamp(min=0))
-        return torch.where(label < 0, torch.nan, found)
-
-    def _rows(self, rows: slice | Int64[Tensor, " n"]) -> "EmbeddingTargets":
-        return EmbeddingTargets(
-            rows_of(self.code, rows),
-            None if self.scale is None else self.scale[rows],
-            self.head,
-            None if self.label is None else self.label[rows],
-        )
 
 
 @dataclass(frozen=True)

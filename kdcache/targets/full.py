@@ -1,7 +1,7 @@
 """Full targets: the log-probability of every class, for objectives that need it and for temperatures other than 1."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +10,6 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     ArraySpec,
     Capabilities,
@@ -18,12 +17,8 @@ from kdcache.targets.base import (
     TargetCodec,
     Targets,
     check_classes,
-    check_label_range,
-    check_slice,
-    concat_labels,
-    require_labels,
 )
-from kdcache.targets.rows import joined, rows_of
+from kdcache.targets.rows import RowTargets
 
 DTYPES = ("float32", "uint8")
 
@@ -32,7 +27,7 @@ DEPTH = np.float32(24)
 
 
 @dataclass(frozen=True)
-class FullTargets(Targets):
+class FullTargets(RowTargets):
     """Log-probabilities of every class and the labels (own, partner's; -1 = none) once they are known.
 
     stored: the log-probabilities themselves; where there is a scale (lowest value and step of each row) their codes,
@@ -43,41 +38,12 @@ class FullTargets(Targets):
     label: Int64[Tensor, "b 2"] | None
     scale: Float32[Tensor, "b 2"] | None = None
 
-    def __len__(self) -> int:
-        return len(self.stored)
+    values_field: ClassVar[str] = "stored"
 
-    def __getitem__(self, rows: slice) -> "FullTargets":
-        start, stop = check_slice(rows, len(self))
-        return self._rows(slice(start, stop))
-
-    def take(self, rows: Int64[Tensor, " n"]) -> "FullTargets":
-        """Return the rows at these positions."""
-        return self._rows(rows)
-
-    def with_labels(self, labels: Int64[Tensor, "b 2"]) -> "FullTargets":
-        """Return the same targets with labels. Every class is stored, so only a label beyond them is noticed."""
-        check_label_range(labels, self.stored.shape[1])
-        return replace(self, label=labels)
-
-    def to(self, device: torch.device | str) -> "FullTargets":
-        """Return the same targets on another device; the host does not wait for a GPU."""
-        return FullTargets(
-            to_device(self.stored, device),
-            None if self.label is None else to_device(self.label, device),
-            None if self.scale is None else to_device(self.scale, device),
-        )
-
-    @classmethod
-    def concat(cls, parts: Sequence["FullTargets"]) -> "FullTargets":
-        """Concatenate targets (at least one) of one codec, in this order."""
-        if len(parts) == 1:
-            return parts[0]
-        scales = [part.scale for part in parts if part.scale is not None]
-        return cls(
-            joined([part.stored for part in parts]),
-            concat_labels([part.label for part in parts]),
-            joined(scales) if scales else None,
-        )
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that they give."""
+        return self.stored.shape[1]
 
     @property
     def log_prob(self) -> Float32[Tensor, "b c"]:
@@ -91,22 +57,9 @@ class FullTargets(Targets):
             return self.log_prob
         return torch.log_softmax(self._decoded / temperature, 1)
 
-    def label_log_prob(self) -> Float[Tensor, "b 2"]:
-        """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
-        label = require_labels(self.label)
-        found = self.log_prob.gather(1, label.clamp(min=0))
-        return torch.where(label < 0, torch.nan, found)
-
     @property
     def _decoded(self) -> Float32[Tensor, "b c"]:
         return self.stored if self.scale is None else self.scale[:, :1] + self.stored * self.scale[:, 1:]
-
-    def _rows(self, rows: slice | Int64[Tensor, " n"]) -> "FullTargets":
-        return FullTargets(
-            rows_of(self.stored, rows),
-            None if self.label is None else self.label[rows],
-            None if self.scale is None else self.scale[rows],
-        )
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def test_the_doctor_tries_the_account(tmp_path: Path) -> None:
     program = """
 from kdcache.runtime import account
 from kdcache.doctor.places import look_at_account
-print(*[f"{finding.state}: {finding.says}" for finding in look_at_account(account.NOTE, 120.0)])
+print(*[f"{finding.state}: {finding.text}" for finding in look_at_account(account.NOTE, 120.0)])
 """
     done = run_as_unknown("-c", program, cwd=tmp_path / "folder")
     assert done.stdout.startswith("note: User "), done.stderr
