@@ -9,13 +9,9 @@ import pytest
 from hypothesis import settings
 
 from support.checked_shapes import check_shapes_of
+from support.thread_share import share_threads
 
-# Set before torch is imported: each pytest-xdist worker takes its share of the cores; else every worker starts a
-# thread on every core and they wait for one another.
-_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-_threads = str(max(1, len(os.sched_getaffinity(0)) // _workers))
-os.environ["OMP_NUM_THREADS"] = os.environ["KDCACHE_THREADS"] = _threads
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+share_threads(os.environ, len(os.sched_getaffinity(0)))  # before torch is imported
 
 # Every annotated shape in kdcache is checked while the tests run: a false annotation fails them.
 check_shapes_of("kdcache")
