@@ -241,7 +241,7 @@ class Blocks:
         Then the block is neither one nor the other; without its record it does not exist, and can be made again.
         Raises RecordedError in that case.
         """
-        self._known_record.cache_clear()
+        self.forget_records()
         try:
             self.check_bytes(view, block)
         except CorruptError:
@@ -251,6 +251,10 @@ class Blocks:
                 "time with other bytes, so its record was dropped. Run the same command again, which makes this "
                 "block anew."
             ) from None
+
+    def forget_records(self) -> None:
+        """Read records again that were read before: another process may have made blocks anew."""
+        self._known_record.cache_clear()
 
     @property
     def files(self) -> Files:

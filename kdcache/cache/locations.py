@@ -5,6 +5,7 @@ from pathlib import Path
 
 from kdcache.cache.durable import KEPT, LocalFiles
 from kdcache.cache.files import Files
+from kdcache.cache.held_store import hold_store
 from kdcache.errors import CacheError
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import Tell, hold_folder
@@ -28,17 +29,18 @@ def open_files(path: str | Path, read_only: bool = False) -> Files:
 
 
 def hold_cache(path: str | Path, tell: Tell, *, new: bool = False) -> AbstractContextManager[object]:
-    """Hold the folder of a cache that is copied to or repaired, for the length of a `with` block.
+    """Hold a cache that is copied to or repaired, for the length of a `with` block.
 
     Dumps do not hold it: any number of them may add to a cache, and claims on blocks keep them out of each other's way.
-    In an object store these are all that there is.
 
     new: make the folder where there is none; else nothing is held there.
 
     Raises FolderHeldError where another process holds it, CacheError where it cannot be written.
     """
     files = open_files(path)
-    if not isinstance(files, LocalFiles) or not (new or files.root.is_dir()):
+    if not isinstance(files, LocalFiles):
+        return hold_store(files, tell)
+    if not new and not files.root.is_dir():
         return nullcontext()
     try:
         return hold_folder(files.root, f"The cache {files.root}", "Wait until it has ended.", tell)

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from kdcache.cache.claims import block_claim, open_claims
 from kdcache.cache.coverage import MissingViews, missing_views
 from kdcache.cache.entry import Entry
 from kdcache.cache.files import Files
@@ -141,18 +142,42 @@ class _Examination:
         rows = sum(_rows(entry, block) for entry, _, block in todo)
         with progress.task(f"Reading {cache.location}", total=rows, unit="targets") as task:
             for entry, view, block in todo:
-                finding = check_block(entry, view, block)
-                if finding is not None and finding.repair is not None and self.repairs.files is not None:
-                    finding = check_block(entry, view, block)  # read again before it is dropped
+                finding = self._check_block(entry, view, block)
                 unreadable = unreadable + 1 if finding is not None and finding.repair is None else 0
                 if finding is not None:
-                    self.note([finding])
                     self.bad.add((entry.identity.name, view, block))
                 self.blocks, self.targets = self.blocks + 1, self.targets + _rows(entry, block)
                 task.advance(_rows(entry, block))
                 if unreadable == MAX_UNREADABLE and self.blocks < len(todo):
                     self.note([Finding(_gone(cache, len(todo) - self.blocks), unreadable=True)])
                     break
+
+    def _check_block(self, entry: Entry, view: int, block: int) -> Finding | None:
+        """Check a block, and record what is found.
+
+        A repair looks at a damaged block again before it drops it, and has the claim on it meanwhile: else it might
+        drop a block that another process, which found it missing, has just made.
+        """
+        finding = check_block(entry, view, block)
+        if finding is None or finding.repair is None or self.repairs.files is None:
+            self.note([finding] if finding is not None else [])
+            return finding
+        name = block_claim(entry.identity.name, view, block)
+        with open_claims(self.repairs.files) as claims:
+            try:
+                is_ours = claims.take(name)
+            except CacheError as error:  # nothing can be written there
+                self.repairs.failed.append(str(error))
+                self.findings.append(finding)
+                return finding
+            if is_ours:
+                finding = _check_again(entry, view, block, finding)
+            else:
+                holder = claims.holder(name)
+                who = holder.describe() if holder is not None else "Another process holds the claim on it."
+                finding = replace(finding, repair=None, remedy=f"It was not dropped. {who} Verify again later.")
+            self.note([finding] if finding is not None else [])
+        return finding
 
     @contextmanager
     def noting_failure(self) -> Iterator[None]:
@@ -209,6 +234,14 @@ class _Examination:
             yield
         except CacheError as error:
             self.note([Finding.of(error, teacher)])
+
+
+def _check_again(entry: Entry, view: int, block: int, finding: Finding) -> Finding | None:
+    """Return what a damaged block is found to be now, after other processes may have dropped it or made it anew."""
+    entry.forget_records()
+    if entry.is_listed(view, block):
+        return check_block(entry, view, block)
+    return replace(finding, repair=None, remedy="Another process has dropped it; the same dump-logits makes it anew.")
 
 
 def _gone(cache: Cache, left: int) -> str:

@@ -3,16 +3,22 @@
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from kdcache.cache import held_store
+from kdcache.cache.claims import BeatingClaims
+from kdcache.cache.locations import hold_cache
 from kdcache.cache.objects import ObjectFiles
 from kdcache.cache.store import Cache
 from kdcache.dumping.dump import dump
+from kdcache.errors import FolderHeldError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
+from kdcache.inspection.copy import CopyOptions, copy_cache
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.inspection.preview import PreviewOptions, preview
 from kdcache.inspection.rerun import RerunOptions
@@ -91,3 +97,19 @@ def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job
     assert found[0] == found[1]
     sheet = PreviewOptions(data, tmp_path / "sheet.png", cache=url, renderer="pillow", images=2, views=2)
     assert preview(sheet).stat().st_size > 0
+
+
+@pytest.mark.usefixtures("s3_server")
+def test_a_second_copy_or_repair_of_a_cache_on_s3_is_refused(job, s3, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(held_store, "BeatingClaims", partial(BeatingClaims, heartbeat_interval=0.2))
+    monkeypatch.setattr(held_store, "PAUSE", 0.1)
+    url = f"{s3}/caches/held"
+    with hold_cache(url, print, new=True):
+        with pytest.raises(FolderHeldError, match=rf"process {os.getpid()} on .*\. Wait until it has ended"):
+            copy_cache(CopyOptions(str(job.cache), url))
+        with pytest.raises(FolderHeldError, match=f"The cache {url} is being written by process"):
+            verify(VerifyOptions(url, repair=True))
+        assert set(everything(url)) == {".partial/claim-cache"}
+    copy_cache(CopyOptions(str(job.cache), url))
+    assert verify(VerifyOptions(url, repair=True)).whole
+    assert everything(url) == tree_bytes(job.cache)

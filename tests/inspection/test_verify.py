@@ -1,6 +1,7 @@
 """`verify` with a teacher: it knows its own answers, and nobody else's."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdcache.cache.claims import LockedClaims, block_claim
 from kdcache.cache.layout import record_key
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
@@ -293,3 +295,48 @@ def test_a_lost_table_is_one_problem_although_it_keeps_the_teacher_from_being_as
     assert len(report.findings) == 1
     assert report.failure is not None
     assert report.comparison is None
+
+
+def damage_block(cache: Cache, view: int, block: int) -> bytes:
+    """Alter a byte of a block's first file; returns its record."""
+    entry = cache.entry(MODEL)
+    file = cache.files.root / entry.block_files(view, block)[0].key
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(bytes(data))
+    return (cache.files.root / record_key(MODEL, view, block)).read_bytes()
+
+
+def test_a_repair_drops_no_block_that_another_process_is_making(topk, tmp_path):
+    shutil.copytree(topk, tmp_path / "cache")
+    cache = Cache.open(tmp_path / "cache", read_only=False)
+    record = damage_block(cache, 1, 2)
+    options = VerifyOptions(cache=str(tmp_path / "cache"), repair=True)
+    with cache.claims() as claims:
+        assert claims.take(block_claim(MODEL, 1, 2))
+        report = verify(options)
+        assert (tmp_path / "cache" / record_key(MODEL, 1, 2)).read_bytes() == record
+    assert report.repairs.dropped == []
+    assert f"It was not dropped. process {os.getpid()} on " in report.lines()[0]
+    assert verify(options).repairs.dropped == [record_key(MODEL, 1, 2)]
+
+
+def test_a_repair_drops_no_block_that_was_made_anew_since_it_was_looked_at(topk, tmp_path, monkeypatch):
+    """Other bytes and another record than those that were found to be damaged."""
+    shutil.copytree(topk, tmp_path / "cache")
+    cache = Cache.open(tmp_path / "cache", read_only=False)
+    damage_block(cache, 1, 2)
+    take, made = LockedClaims.take, []
+
+    def take_later(claims, name):
+        if not made:
+            entry = cache.entry(MODEL)
+            entry.drop_record(1, 2)
+            entry.write_block(1, 2, entry.read_block(0, 2), {"software": "another"})
+            made.append((tmp_path / "cache" / record_key(MODEL, 1, 2)).read_bytes())
+        return take(claims, name)
+
+    monkeypatch.setattr(LockedClaims, "take", take_later)
+    report = verify(VerifyOptions(cache=str(tmp_path / "cache"), repair=True))
+    assert made == [(tmp_path / "cache" / record_key(MODEL, 1, 2)).read_bytes()]
+    assert report.whole

@@ -167,6 +167,7 @@ def in_bucket(bucket: Bucket) -> Iterator[None]:
         patch.setattr("kdcache.io.object_store.from_url", lambda url, **settings: bucket.store)
         patch.setenv(PAUSE_VARIABLE, "0.0001")
         patch.setattr("kdcache.cache.store.open_claims", lambda files: BeatingClaims(files, lease_timeout=0.0))
+        patch.setattr("kdcache.cache.held_store.BeatingClaims", lambda files: BeatingClaims(files, lease_timeout=0.0))
         yield
 
 
