@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from kdcache.cache.claims import LockedClaims, block_claim
-from kdcache.cache.layout import record_key
+from kdcache.cache.layout import record_key, table_key
 from kdcache.cache.record import BlockRecord
 from kdcache.cache.store import Cache
+from kdcache.cache.verify import open_entry
 from kdcache.dumping.dump import dump
 from kdcache.errors import CorruptError, IdentityError, ModelError, UsageError
 from kdcache.inspection.rerun import RerunOptions
@@ -340,3 +341,23 @@ def test_a_repair_drops_no_block_that_was_made_anew_since_it_was_looked_at(topk,
     report = verify(VerifyOptions(cache=str(tmp_path / "cache"), repair=True))
     assert made == [(tmp_path / "cache" / record_key(MODEL, 1, 2)).read_bytes()]
     assert report.whole
+
+
+def test_a_repair_drops_no_table_that_a_dump_has_put_back_since_it_was_looked_at(topk, tmp_path, monkeypatch):
+    shutil.copytree(topk, tmp_path / "cache")
+    entry = Cache.open(tmp_path / "cache").entry(MODEL)
+    (table,) = (tmp_path / "cache" / table_key(MODEL, name) for name in entry.codec.tables())
+    data, looks = table.read_bytes(), []
+    table.write_bytes(b"?" + data[1:])
+
+    def open_and_restore(*arguments):
+        found = open_entry(*arguments)
+        looks.append(found)
+        table.write_bytes(data)
+        return found
+
+    monkeypatch.setattr("kdcache.inspection.verify.open_entry", open_and_restore)
+    report = verify(VerifyOptions(cache=str(tmp_path / "cache"), repair=True))
+    assert any(finding.repair for finding in looks[0][1])
+    assert report.whole
+    assert table.read_bytes() == data
