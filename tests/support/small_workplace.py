@@ -69,8 +69,10 @@ def on_small_data(words: list[str], weights: Path, fresh: str) -> list[str]:
         words.append("--dry-run")
     if words[0] == "evaluate":
         words = _with(words, {"--reference": "runs/teacher"} if "--reference" in words else {})
-    if words[0] == "import":
+    if words[0] == "import" or words[:2] == ["cache", "copy"]:
         words[3] = fresh
+    if words[:2] == ["cache", "copy"]:
+        words = _with(words, {"--views": "0:2"})
     return [*words, "--out", f"{fresh}.html"] if words[0] == "preview" else words
 
 
