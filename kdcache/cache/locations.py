@@ -14,17 +14,22 @@ from kdcache.io.folder_lock import Tell, hold_folder
 def open_files(path: str | Path, read_only: bool = False) -> Files:
     """Return the files of a folder, or of an object store where `path` is a URL such as `s3://bucket/path`.
 
-    Raises CacheError where the URL cannot be opened, or obstore is not installed.
+    Those at an http(s) URL and on the hub, `hf://datasets/OWNER/NAME`, can only be read.
+
+    Raises CacheError where the URL cannot be opened, or obstore is not installed; UsageError where it names nothing.
     """
     scheme, separator, rest = str(path).partition("://")
     if not separator or scheme == "file":
         return LocalFiles(rest if separator else path, read_only=read_only)
     try:
         from kdcache.cache.objects import ObjectFiles
+        from kdcache.cache.web import WEB_SCHEMES, open_web
     except ImportError as error:
         raise CacheError(
-            f"The cache {path} lies in an object store, and obstore is not installed: pip install 'kdcache[objects]'."
+            f"The cache {path} is at a URL, and obstore is not installed: pip install 'kdcache[objects]'."
         ) from error
+    if scheme in (*WEB_SCHEMES, "hf"):
+        return open_web(str(path), read_only)
     return ObjectFiles(str(path), read_only=read_only)
 
 

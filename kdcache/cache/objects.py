@@ -32,6 +32,8 @@ class ObjectFiles(Files):
     """Keys are objects below a URL such as `s3://bucket/path`."""
 
     may_lose = False
+    #: What a user can check when a request fails.
+    settings = SETTINGS
 
     def __init__(self, url: str, *, read_only: bool = False, policy: RetryPolicy | None = None) -> None:
         """policy: how long what fails is tried again; that of the environment where it is None."""
@@ -134,8 +136,8 @@ class ObjectFiles(Files):
             yield
         except StoreError as error:
             raise (CacheError if verb == "write" else UnreadableError)(
-                f"Cannot {verb} {self.locate(key)}: {error}. Nothing that is recorded is lost: check {SETTINGS}, then "
-                "run the same command again."
+                f"Cannot {verb} {self.locate(key)}: {error}. Nothing that is recorded is lost: check {self.settings}, "
+                "then run the same command again."
             ) from error
 
 

@@ -8,7 +8,7 @@ nor deletes, logs no retries, and does not report whether a conditional put was 
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -49,6 +49,11 @@ SETTINGS = "URL, credentials, region and endpoint (AWS_ENDPOINT_URL, AWS_REGION,
 _METADATA = ("169.254.169.254", "169.254.170.2", "metadata.google.internal", "/latest/api/token", "/latest/meta-data")
 #: Message of obstore if the environment has only a part of them.
 _HALF_A_KEY = ("Missing AccessKeyId", "Missing SecretAccessKey")
+
+#: How a web server is asked: a large body may take minutes, as long as pieces of it come.
+_WEB: dict[str, Any] = {"allow_http": True, "timeout": timedelta(minutes=10), "read_timeout": timedelta(seconds=30)}
+#: What a URL has behind its path may be a signature that opens a door for some minutes.
+_QUERY = re.compile(r"(https?://[^\s?]+)\?[^\s)]+")
 
 _STATUS = re.compile(r"Server returned (?:non-2xx|error) .*?(\d{3})")
 _NO_RESPONSE = re.compile(r"Error performing \w+ (https?://[^/\s]+)\S* .*error sending request")
@@ -96,9 +101,13 @@ class ObjectStore:
     Every method retries failed requests, logs them, and raises StoreError if all tries fail.
     """
 
-    def __init__(self, url: str, policy: RetryPolicy | None = None) -> None:
-        """Open no connection yet. Raises StoreError for an invalid URL."""
+    def __init__(self, url: str, policy: RetryPolicy | None = None, headers: Mapping[str, str] | None = None) -> None:
+        """Open no connection yet. Raises StoreError for an invalid URL.
+
+        headers: sent with each request to an http(s) URL, and not where such a request is redirected to another host.
+        """
         self.url = url.rstrip("/")
+        self._headers = dict(headers or {})
         self.policy = RetryPolicy.from_environment() if policy is None else policy
         #: Whether the store has responded, and no request was given up since: then retries take longer.
         self._has_responded = self._has_given_up = False
@@ -164,6 +173,16 @@ class ObjectStore:
     def head(self, key: str) -> ObjectState | None:
         """Return the metadata of an object; None if it does not exist."""
         return self._ask_for("Looking at", key, lambda: _state(obstore.head(self._store, key)))
+
+    def size(self, key: str) -> int | None:
+        """Return the length of an object that is not empty, from a request for its first byte; None if not there."""
+
+        def get() -> int:
+            found = obstore.get(self._store, key, options={"range": (0, 1)})
+            found.bytes()  # so that the connection can be used again
+            return int(found.meta["size"])
+
+        return self._ask_for("Looking at", key, get)
 
     def names(self, folder: str) -> tuple[list[str], list[str]]:
         """Return the sorted names directly under a prefix: those of objects, and those of further prefixes."""
@@ -254,9 +273,12 @@ class ObjectStore:
 
     def _opened(self, max_retries: int) -> Any:
         pause = timedelta(seconds=max(self.policy.first_pause, 0.001))
+        is_web = self.url.startswith(("http://", "https://"))
+        client: Any = _WEB | {"default_headers": self._headers} if is_web else None
         try:
             return from_url(
                 self.url,
+                client_options=client,
                 retry_config={
                     "max_retries": max_retries,
                     "retry_timeout": timedelta(seconds=self.policy.limit),
@@ -334,7 +356,7 @@ def cause(error: BaseException | None) -> str:
         return "the response was cut short"
     if (server := _NO_RESPONSE.search(first)) is not None:
         return f"no response from {server[1]} (error sending request)"
-    return first.removeprefix("Generic S3 error: ")
+    return _QUERY.sub(r"\1", first).removeprefix("Generic S3 error: ").removeprefix("Generic HTTP error: ")
 
 
 def _worth(error: BaseException) -> int | None:
