@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from kdcache.jobs import evaluate as evaluate
     from kdcache.jobs import export as export
     from kdcache.jobs import inspect as inspect
+    from kdcache.jobs import pull as pull
+    from kdcache.jobs import push as push
     from kdcache.jobs import train as train
     from kdcache.jobs import verify as verify
+    from kdcache.jobs import write_card as write_card
     from kdcache.loader.batches import Batch as Batch
     from kdcache.loader.cached_loader import CachedLoader as CachedLoader
     from kdcache.loader.dataset import CachedDataset as CachedDataset
@@ -57,8 +60,11 @@ _MODULES = {
     "export": "kdcache.jobs",
     "inspect": "kdcache.jobs",
     "open_cache": "kdcache.loader.dataset",
+    "pull": "kdcache.jobs",
+    "push": "kdcache.jobs",
     "train": "kdcache.jobs",
     "verify": "kdcache.jobs",
+    "write_card": "kdcache.jobs",
 }
 
 __all__ = [
@@ -77,8 +83,11 @@ __all__ = [
     "export",
     "inspect",
     "open_cache",
+    "pull",
+    "push",
     "train",
     "verify",
+    "write_card",
 ]
 
 

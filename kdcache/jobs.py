@@ -4,7 +4,7 @@ What can be asked for is declared once, in the options of each job; these functi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,6 +37,10 @@ from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.runtime.arguments import with_arguments_of
 from kdcache.runtime.progress import Progress, logged
+from kdcache.sharing.export import push_export, require_model_name
+from kdcache.sharing.jobs import pull as pull
+from kdcache.sharing.jobs import push as push
+from kdcache.sharing.jobs import write_card as write_card
 from kdcache.training.options import TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache.training.train import train as run_train
@@ -349,6 +353,7 @@ def export(options: ExportArguments) -> ExportReport:
         format: "timm", "torchvision", "onnx" or "torchscript".
         dtype: number format of the weights, "float32" or "float16".
         out: folder of the export; None for exports/RUN-FORMAT.
+        push_to_hub: OWNER/NAME of a model on the Hugging Face hub that the export is brought to; None for none.
         imports: modules that are imported first, as `--import` names them.
         progress: receives the messages; by default Python's logger `kdcache` does.
 
@@ -359,11 +364,17 @@ def export(options: ExportArguments) -> ExportReport:
     Raises:
         ModelError: no such run, epoch or average, or a model that cannot be written in this format.
         UsageError: an unknown format, or options that do not suit what was named.
-        RunError: the folder cannot be written, or holds something else.
+        RunError: the folder cannot be written, or holds something else; or the hub refuses the export.
 
     Example:
         >>> report = kdcache.export("runs/first", format="onnx", out="first-onnx")
         >>> report.files["model.onnx"]
         102418733
     """
-    return run_export(ExportOptions(**_values(ExportOptions, options)), options.progress)
+    name = options.push_to_hub
+    if name is not None:
+        require_model_name(name)
+    report = run_export(ExportOptions(**_values(ExportOptions, options)), options.progress)
+    if name is None:
+        return report
+    return replace(report, address=push_export(report.folder, [*report.files], name, options.progress))

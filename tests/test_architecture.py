@@ -198,7 +198,7 @@ ROWS = (
     {"loader"},
     {"evaluation"},
     {"training", "dumping", "inspection", "doctor"},
-    {"exporting", "report"},
+    {"exporting", "report", "sharing"},
     {"demo", "jobs"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
@@ -349,6 +349,7 @@ COMMANDS = (
         ("inspect",),
         ("verify",),
         *(("cache",), ("cache", "copy"), ("cache", "inspect"), ("cache", "verify")),
+        *(("cache", "push"), ("cache", "pull"), ("cache", "card")),
         ("demo",),
         ("doctor",),
         ("policies",),

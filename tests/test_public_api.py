@@ -42,7 +42,18 @@ PUBLIC = [
     "train",
     "verify",
 ]
-FUNCTIONS = ["create_objective", "dump_logits", "evaluate", "export", "inspect", "open_cache", "train", "verify"]
+FUNCTIONS = [
+    "create_objective",
+    "dump_logits",
+    "evaluate",
+    "export",
+    "inspect",
+    "open_cache",
+    "pull",
+    "push",
+    "train",
+    "verify",
+]
 CLASSES = ["Batch", "CachedDataset", "CachedLoader", "ObjectiveModule", "TeacherModule"]
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from kdcache_cli import recipes
 from kdcache_cli.cache_copy import copy
+from kdcache_cli.cache_sharing import card, pull, push
 from kdcache_cli.demo import demo
 from kdcache_cli.doctor import doctor
 from kdcache_cli.dump_logits import dump_logits
@@ -78,7 +79,9 @@ COMMANDS = (
     Command("cache inspect", inspect, TEACHER, ("kdcache cache inspect cache --json",)),
     Command("cache verify", verify, TEACHER, ("kdcache cache verify cache --data data/train --teacher beitv2_b",)),
     Command("cache copy", copy, TEACHER, ("kdcache cache copy cache s3://bucket/cache --views 0:50",)),
-    # Further commands about caches come here, as "cache NAME".
+    Command("cache push", push, TEACHER, ("kdcache cache push cache hf://datasets/me/a2-beitv2-b --views 0:50",)),
+    Command("cache pull", pull, TEACHER, ("kdcache cache pull hf://datasets/me/a2-beitv2-b cache",)),
+    Command("cache card", card, TEACHER, ("kdcache cache card cache --data data/train",)),
     Command("recipes list", recipes.list_all, STUDENTS, ("kdcache recipes list",)),
     Command("recipes show", recipes.show, STUDENTS, ("kdcache recipes show a2",)),
     Command("recipes copy", recipes.copy, STUDENTS, ("kdcache recipes copy a2 mine.yaml",)),
@@ -100,7 +103,7 @@ COMMANDS = (
 #: What a group of commands is for.
 GROUPS = {
     "import": "Turn images into webdataset shards.",
-    "cache": "Look into, check and copy caches.",
+    "cache": "Look into, check, copy and share caches.",
     "recipes": "List, show, copy and compare the recipes: named training configurations.",
 }
 #: Names in the order of work; groups where their first command is.

@@ -46,6 +46,7 @@ class ExportReport:
         image_size: pixels a side of the images that it was trained for.
         is_average: whether the weights are a moving average; None where nothing tells.
         max_difference: largest difference of logits between the model and the written export, on images of noise.
+        address: where it is on the hub; None where it was not brought there.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class ExportReport:
     image_size: int
     is_average: bool | None
     max_difference: float
+    address: str | None = None
 
     def lines(self) -> list[str]:
         """Return the report as plain lines."""
@@ -71,6 +73,7 @@ class ExportReport:
                 if self.max_difference
                 else "are the model's."
             ),
+            *([f"On the hub: {self.address}"] if self.address else []),
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The model card of an export: README.md with the front matter of the Hugging Face hub."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -10,10 +9,9 @@ from kdcache.errors import printable
 from kdcache.exporting.origin import Origin, RunFacts
 from kdcache.models.card import ModelCard
 from kdcache.runtime.formatting import format_count
+from kdcache.runtime.markdown import markdown_table, markdown_text
 from kdcache.version import __version__
 
-#: Characters that Markdown or HTML would read as markup.
-_MARKUP = re.compile(r"([\\`*_\[\]<>|#])")
 #: The scores of metrics.csv, each with its name in the card; shares, but for the loss.
 _SCORES = {"val_top1": "top-1 accuracy", "val_top5": "top-5 accuracy", "val_loss": "cross-entropy (nats)"}
 #: As many names of classes are listed.
@@ -44,12 +42,14 @@ def model_card(exported: Exported, card: ModelCard, facts: RunFacts) -> str:
     """Return the text of a model card: front matter, the facts as tables, and code that loads the model."""
     parts = [
         f"---\n{_front_matter(exported, card, facts)}\n---\n",
-        f"# {_text(exported.origin.label)}\n",
-        f"{_text(card.architecture)} for the classification of images, trained with kdcache {__version__}"
-        f"{' by knowledge distillation' if facts.teacher else ''}.\n",
-        _table("Model", dict(_model_rows(exported, card))),
-        _table("Training", dict(_training_rows(exported, facts))),
-        _table("Scores", dict(_score_rows(facts)), "On the images of `--val` of the training, after the same epoch."),
+        f"# {markdown_text(exported.origin.label)}\n",
+        f"{markdown_text(card.architecture)} for the classification of images, trained with kdcache "
+        f"{__version__}{' by knowledge distillation' if facts.teacher else ''}.\n",
+        markdown_table("Model", dict(_model_rows(exported, card))),
+        markdown_table("Training", dict(_training_rows(exported, facts))),
+        markdown_table(
+            "Scores", dict(_score_rows(facts)), "On the images of `--val` of the training, after the same epoch."
+        ),
         f"## Use\n\n```python\n{exported.usage}\n```\n",
         "`FOLDER` is the folder that this file lies in. Images are RGB, resized and cropped as the table of the model "
         "says,\nthen divided by 255, less the mean, over the standard deviation.\n",
@@ -84,21 +84,24 @@ def _front_matter(exported: Exported, card: ModelCard, facts: RunFacts) -> str:
 
 
 def _model_rows(exported: Exported, card: ModelCard) -> Iterator[tuple[str, str]]:
-    yield "architecture", _text(card.architecture)
+    yield "architecture", markdown_text(card.architecture)
     if card.model_args:
-        yield "arguments", _text(", ".join(f"{name}={value}" for name, value in sorted(card.model_args.items())))
+        yield (
+            "arguments",
+            markdown_text(", ".join(f"{name}={value}" for name, value in sorted(card.model_args.items()))),
+        )
     yield "format", f"{exported.format}, {exported.dtype}"
     if exported.is_average is not None:
         yield "weights", "moving average" if exported.is_average else "of the last step, not averaged"
     yield "classes", f"{card.num_classes:,}"
     if card.class_names:
         more = f" and {len(card.class_names) - _LISTED:,} more" if len(card.class_names) > _LISTED else ""
-        yield "names of classes", _text(", ".join(card.class_names[:_LISTED])) + more
+        yield "names of classes", markdown_text(", ".join(card.class_names[:_LISTED])) + more
     yield "images", f"{' x '.join(map(str, card.input_size))} (channels, height, width)"
     yield "mean, standard deviation", f"{_numbers(card.mean)}; {_numbers(card.std)}"
     yield (
         "evaluation",
-        f"{_text(card.interpolation)} interpolation, {card.crop_pct:g} of the image kept, {card.crop_mode}",
+        f"{markdown_text(card.interpolation)} interpolation, {card.crop_pct:g} of the image kept, {card.crop_mode}",
     )
 
 
@@ -106,21 +109,21 @@ def _training_rows(exported: Exported, facts: RunFacts) -> Iterator[tuple[str, s
     if facts.samples is not None:
         yield "training images", f"{facts.samples:,}"
     if facts.fingerprint is not None:
-        yield "fingerprint of the data", f"`{_text(facts.fingerprint)}`"
+        yield "fingerprint of the data", f"`{markdown_text(facts.fingerprint)}`"
     if facts.teacher is not None:
         teacher = facts.teacher
-        yield "teacher", _text(f"{teacher.get('name', '?')} ({teacher.get('architecture', '?')})")
+        yield "teacher", markdown_text(f"{teacher.get('name', '?')} ({teacher.get('architecture', '?')})")
         if isinstance(teacher.get("weights"), str):
-            yield "weights of the teacher", f"`{_text(teacher['weights'])}` (BLAKE2b-256)"
+            yield "weights of the teacher", f"`{markdown_text(teacher['weights'])}` (BLAKE2b-256)"
         targets = teacher.get("targets")
         if isinstance(targets, Mapping):
-            yield "targets", _text(", ".join(f"{name}={value}" for name, value in targets.items()))
+            yield "targets", markdown_text(", ".join(f"{name}={value}" for name, value in targets.items()))
     if facts.config is not None:
         config = facts.config
-        yield "recipe", _text(config.recipe)
-        yield "objective", _text(config.objective.name)
+        yield "recipe", markdown_text(config.recipe)
+        yield "objective", markdown_text(config.objective.name)
         yield "epochs", f"{exported.origin.epoch or config.schedule.epochs} of {config.schedule.epochs}"
-        yield "optimiser", _text(f"{config.optimizer.name}, weight decay {config.optimizer.weight_decay:g}")
+        yield "optimiser", markdown_text(f"{config.optimizer.name}, weight decay {config.optimizer.weight_decay:g}")
         yield "batch", format_count(config.batch_size, "image")
         yield "precision, seed", f"{config.precision}, {config.seed}"
 
@@ -132,18 +135,5 @@ def _score_rows(facts: RunFacts) -> Iterator[tuple[str, str]]:
             yield name, f"{value:.4f}" if column == "val_loss" else f"{value:.2%}"
 
 
-def _table(title: str, rows: dict[str, str], note: str = "") -> str:
-    """Return a section with a table of two columns; nothing where there are no rows."""
-    if not rows:
-        return ""
-    lines = [f"## {title}", "", *([note, ""] if note else []), "| | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in rows.items()), ""])
-
-
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _text(text: str) -> str:
-    """Return text of others' for a line of Markdown: no markup, nothing invisible, no second line."""
-    return _MARKUP.sub(r"\\\1", printable(text))

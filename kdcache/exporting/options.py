@@ -27,6 +27,12 @@ OUT = Option(
     metavar="FOLDER",
     default_text="exports/RUN-FORMAT",
 )
+PUSH = Option(
+    "Also bring the export to the Hugging Face hub, to this model, which is made private where there is none.",
+    flag="--push-to-hub",
+    metavar="OWNER/NAME",
+    default_text="no",
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class ExportOptions:
 
     Attributes:
         ema: True for the moving average, False for the weights themselves, None for what the run exports by itself.
+        push_to_hub: OWNER/NAME of a model on the hub that the export is brought to; None for none.
     """
 
     run: Annotated[
@@ -45,3 +52,4 @@ class ExportOptions:
     dtype: Annotated[str, DTYPE] = "float32"
     out: Annotated[Path | None, OUT] = None
     imports: Imports = ()
+    push_to_hub: Annotated[str | None, PUSH] = None

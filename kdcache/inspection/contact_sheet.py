@@ -74,6 +74,11 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
         raise RunError(cannot_write(out, error, "An existing file is unchanged")) from error
 
 
+def png_of(sheet: Sheet) -> bytes:
+    """Return the sheet as the bytes of a PNG."""
+    return _to_png(printable_sheet(sheet))
+
+
 def printable_sheet(sheet: Sheet) -> Sheet:
     """Return the sheet with unprintable characters escaped, which keys and class names may contain."""
 

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from kdcache.cache.claims import Claims, block_claim
 from kdcache.cache.copying import copy_block
 from kdcache.cache.coverage import Coverage, views_named
 from kdcache.cache.entry import Entry
+from kdcache.cache.files import Files
 from kdcache.cache.identity import FORMAT
 from kdcache.cache.layout import VIEW_CAPACITY
 from kdcache.cache.locations import hold_cache
@@ -101,14 +102,29 @@ def copy_cache(options: CopyOptions, progress: Progress = logged) -> CopyReport:
     """
     source = Cache.open(options.source)
     with hold_cache(options.target, progress.say, new=True):
-        return _copy(source, options, progress)
+        return copy_opened(source, options, progress)
 
 
-def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport:
+def copy_opened(
+    source: Cache,
+    options: CopyOptions,
+    progress: Progress,
+    open_target: Callable[[], Files] | None = None,
+    *,
+    command: str = "kdcache cache copy",
+) -> CopyReport:
+    """Copy from an open cache, as `copy_cache` does, whose target the caller holds.
+
+    Args:
+        open_target: opens the target's files, once the options are known to be right; None: `options.target` names
+            them.
+        command: the command that copies so, for messages.
+    """
     wanted = parse_views(options.views)
     entries, left_out = _entries(source, options.teachers)
     entries = _with_any(entries, wanted, options, progress)
-    target = Cache.ensure(options.target, replace(source.view_set, format=FORMAT), source.windows)
+    files = None if open_target is None else open_target()
+    target = Cache.ensure(options.target, replace(source.view_set, format=FORMAT), source.windows, files=files)
     if source.format_warning is not None:
         progress.warn(source.format_warning + " Blocks exchanged before are copied undetected.")
     work: list[Work] = []
@@ -121,7 +137,7 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
             work += [(entry, there, view, block) for block in sorted(listed - there.recorded(view))]
     target.add_lost_of(source)  # only now: the lost samples of every listed block were recorded before the block
     for entry, there in pairs:
-        what = _usable(entry, there, wanted, options)
+        what = _usable(entry, there, wanted, options, command)
         if what is not None:
             progress.warn(what)
     copied = copied_bytes = 0
@@ -154,7 +170,7 @@ def _copy(source: Cache, options: CopyOptions, progress: Progress) -> CopyReport
     return CopyReport(options.source, options.target, names, copied, blocks, copied_bytes, sentences, reasons, damaged)
 
 
-def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions) -> str | None:
+def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions, command: str) -> str | None:
     """Return a warning if training cannot use all copied views; None if the copy serves as the source does."""
     there = tuple(sorted((set(source.whole_views()) & set(wanted)) | set(target.whole_views())))
     coverage = Coverage(there, Policy.from_json(source.view_set.policy).repeats)
@@ -162,7 +178,7 @@ def _usable(source: Entry, target: Entry, wanted: range, options: CopyOptions) -
         return None
     missing = sorted(set(range(coverage.usable + coverage.repeats)) - set(there))
     lack = f"{views_named(missing)} {'is' if len(missing) == 1 else 'are'} copied, too"
-    remedy = f"run `kdcache cache copy {options.source} {options.target} --views {missing[0]}:{missing[-1] + 1}`"
+    remedy = f"run `{command} {options.source} {options.target} --views {missing[0]}:{missing[-1] + 1}`"
     if not set(missing) <= set(source.whole_views()):
         remedy = f"{options.source} does not have all of them"
     return (

@@ -150,6 +150,27 @@ class VerifySettings:
     imports: Imports = ()
 
 
+CopiedViews = Annotated[
+    str | None,
+    Option(
+        "Only views A to B - 1 (from the first on without A, to the last without B), or view A alone, given as A. "
+        "Views keep their numbers.",
+        metavar="A:B",
+        default_text="all",
+    ),
+]
+CopiedTeachers = Annotated[
+    tuple[str, ...],
+    Option(
+        "Only the targets of these teachers.",
+        metavar="NAME,...",
+        default_text="all",
+        separator=",",
+        names="entry",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class CopyOptions:
     """The options of `cache copy`.
@@ -164,25 +185,8 @@ class CopyOptions:
         str,
         Option("Path of the copy; a cache of the same views may exist there.", metavar="DST", is_argument=True),
     ]
-    views: Annotated[
-        str | None,
-        Option(
-            "Only views A to B - 1 (from the first on without A, to the last without B), or view A alone, given as A. "
-            "Views keep their numbers.",
-            metavar="A:B",
-            default_text="all",
-        ),
-    ] = None
-    teachers: Annotated[
-        tuple[str, ...],
-        Option(
-            "Only the targets of these teachers.",
-            metavar="NAME,...",
-            default_text="all",
-            separator=",",
-            names="entry",
-        ),
-    ] = ()
+    views: CopiedViews = None
+    teachers: CopiedTeachers = ()
 
 
 @dataclass(frozen=True)
