@@ -8,13 +8,12 @@ import ast
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from importlib.util import find_spec
 from pathlib import Path
 
 import typer
 
+import kdcache
 from kdcache.runtime.option import Names
 from kdcache.runtime.shared_options import CACHE, DEFAULT_CACHE
 
@@ -55,7 +54,7 @@ def timm_names(with_tags: bool) -> set[str]:
 
 def objective_names() -> list[str]:
     """Return the names of objectives, read from the source of their table: importing it would import torch."""
-    source: Traversable = files("kdcache") / "objectives" / "registry.py"
+    source = Path(kdcache.__file__).parent / "objectives" / "registry.py"
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "OBJECTIVES":
             table = next(part for part in ast.walk(node) if isinstance(part, ast.Dict))

@@ -9,10 +9,7 @@ interpreted as rich's markup or emoji codes.
 
 import json
 import math
-import re
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,12 +22,12 @@ from kdcache.errors import printable
 from kdcache.runtime.progress import Progress, Task, silent
 from kdcache_cli.log_lines import is_quiet
 from kdcache_cli.meter import Meter
+from kdcache_cli.widths import fold, table_lines, terminal_columns
 
 PLAIN_INTERVAL = 30.0
 """Seconds between two plain lines about one task."""
 
 _WIDE = 110  # columns; a narrower terminal has no room for the bar beside the text
-_NUMBER = re.compile(r"-|[\d,.]+( ?%)?")
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -43,27 +40,6 @@ def print_report(lines: Iterable[str]) -> None:
     """Print the sentences of a report, folded between words on a terminal that is narrower than a line."""
     columns = terminal_columns()
     print_lines(part for line in lines for part in (fold(line, columns) if columns else [line]))
-
-
-def terminal_columns() -> int | None:
-    """Return the width of the terminal that a report is shown on; None where stdout is a file or a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def fold(line: str, columns: int) -> list[str]:
-    """Return a line as lines of at most so many columns; words stay whole, and further lines are indented."""
-    indent = " " * min(len(line) - len(line.lstrip()) + 2, columns // 2)
-    folded = textwrap.wrap(
-        line,
-        columns,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-        replace_whitespace=False,
-        expand_tabs=False,
-    )
-    return folded or [line]
 
 
 def print_json(value: object) -> None:
@@ -90,17 +66,10 @@ def _print(line: str, stream: TextIO) -> None:
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text as columns, aligned to the right if all cells of a column are numbers, else to the left."""
+    """Print rows of text as a table that fits the terminal."""
     body = [[printable(cell) for cell in row] for row in rows]
-    columns = list(zip(header, *body, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [all(_NUMBER.fullmatch(cell) for cell in column[1:]) for column in columns]
-    for row in [list(header), *body]:
-        cells = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        )
-        _print("  ".join(cells).rstrip(), sys.stdout)
+    for line in table_lines(list(header), body, terminal_columns()):
+        _print(line, sys.stdout)
 
 
 class ConsoleProgress(Progress):

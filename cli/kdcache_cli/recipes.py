@@ -78,7 +78,7 @@ def diff(
 
     rows = recipe_differences(first, second)
     if as_json:
-        print_json([{"setting": name, first: ours, second: theirs} for name, ours, theirs in rows])
+        print_json([{"setting": name, "first": ours, "second": theirs} for name, ours, theirs in rows])
         return
     if not rows:
         print_lines([f"{first} and {second} have the same settings."])
