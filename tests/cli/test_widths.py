@@ -47,10 +47,10 @@ CACHE = InspectReport(
             complete=tuple(range(300)),
             missing={300: (5, 6, 7)},
             array_bytes={"classes": 9_000_000, "probs": 7_000_000, "tail": 2_000_000, "records": 300_000},
-            stored_answers=1_000_000,
+            stored_targets=1_000_000,
             kl=0.000812,
             provenance=(({"kdcache": "0.1.0", "torch": "2.9.0", "device": "NVIDIA H200", "renderer": "dali"}, 47_100),),
-            answers=TargetSummary(
+            statistics=TargetSummary(
                 100_000,
                 300,
                 0.612,
