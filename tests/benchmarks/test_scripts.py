@@ -156,7 +156,7 @@ def test_the_pixels_table_has_a_row_for_each_policy(script, capsys: pytest.Captu
         assert 0 <= float(row.split(" | ")[3]) < 0.25
 
 
-def test_a_view_of_centre_has_the_answers_of_timms_own_evaluation(script, tmp_path: Path) -> None:
+def test_a_view_of_centre_has_the_targets_of_timms_own_evaluation(script, tmp_path: Path) -> None:
     """Real weights and photographs; as `centre` was before, it is far off."""
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in script("centre").table(8, tmp_path)]
     assert [row[:3] for row in rows] == [

@@ -60,21 +60,21 @@ def coding_of(number: int) -> EmbeddingCodec:
     return replace(EMBEDDING, head=Head.of((1 + number) * torch.eye(CLASSES), torch.zeros(CLASSES)))
 
 
-def dump(path: Path, view_set: ViewSetIdentity = HERE, weights: str = "0123", answers: int = 0) -> None:
-    """Make what a cache lacks; the answers of its teachers are different ones for different numbers `answers`."""
+def dump(path: Path, view_set: ViewSetIdentity = HERE, weights: str = "0123", targets: int = 0) -> None:
+    """Make what a cache lacks; the targets of its teachers are different ones for different numbers `targets`."""
     cache = Cache.ensure(path, view_set, WINDOWS[:SAMPLES])
     for number, name in enumerate(NAMES):
         codec = coding_of(number)
         entry = cache.add_teacher(identity_of(codec, name, weights=f"{weights}-{number}"), codec)
-        complete(entry, answers + VIEWS * number)
+        complete(entry, targets + VIEWS * number)
 
 
-def complete(entry: Entry, answers: int) -> None:
+def complete(entry: Entry, targets: int) -> None:
     """Write the blocks that are missing."""
     for view in range(VIEWS):
         for block in sorted(set(range(entry.layout.blocks)) - entry.recorded(view)):
             start, stop = entry.layout.block_range(block)
-            entry.write_block(view, block, kept(entry.codec, view + answers, start, stop), PROVENANCE)
+            entry.write_block(view, block, kept(entry.codec, view + targets, start, stop), PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +82,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache, and others that differ from it in one thing each, or two."""
     root = tmp_path_factory.mktemp("made")
     dump(root / "here")
-    dump(root / "seed", replace(HERE, seed=8), answers=10)
-    dump(root / "policy", replace(HERE, policy={"mixup": 0.2}), answers=20)
-    dump(root / "weights", HERE, "89ab", answers=30)
-    dump(root / "weights and seed", replace(HERE, seed=8), "89ab", answers=40)
+    dump(root / "seed", replace(HERE, seed=8), targets=10)
+    dump(root / "policy", replace(HERE, policy={"mixup": 0.2}), targets=20)
+    dump(root / "weights", HERE, "89ab", targets=30)
+    dump(root / "weights and seed", replace(HERE, seed=8), "89ab", targets=40)
     return root
 
 
@@ -271,8 +271,8 @@ def test_what_is_stored_once_belongs_to_one_cache_or_entry(root: Path, key: str)
     assert look(path).whole
 
 
-def test_entries_of_the_same_teacher_hold_the_same_answers_whatever_their_names(tmp_path: Path) -> None:
-    """A name identifies no answers: an entry that is renamed keeps its records."""
+def test_entries_of_the_same_teacher_hold_the_same_targets_whatever_their_names(tmp_path: Path) -> None:
+    """A name identifies no targets: an entry that is renamed keeps its records."""
     cache = Cache.create(tmp_path, HERE, WINDOWS[:SAMPLES])
     for name in ("one", "two"):
         complete(cache.add_teacher(identity_of(EMBEDDING, name), EMBEDDING), 0)

@@ -234,7 +234,7 @@ def test_a_target_that_writes_other_bytes_is_found(
     assert not list((tmp_path / "copy").glob("teachers/*/records/*/*.json"))
 
 
-def test_other_answers_under_the_same_name_are_left_alone(source: Path, tmp_path: Path) -> None:
+def test_other_targets_under_the_same_name_are_left_alone(source: Path, tmp_path: Path) -> None:
     fill(open_entry(tmp_path / "copy", weights="other"), 1)
     before = tree(tmp_path / "copy")
     with pytest.raises(IdentityError, match="weights"):
@@ -245,7 +245,7 @@ def test_other_answers_under_the_same_name_are_left_alone(source: Path, tmp_path
         copy(source, tmp_path / "shorter")
 
 
-def test_answers_are_not_put_beside_another_order_of_classes(source: Path, tmp_path: Path) -> None:
+def test_targets_are_not_put_beside_another_order_of_classes(source: Path, tmp_path: Path) -> None:
     """Class names of one order, read by another, would be other classes, and every checksum would fit."""
     fill(open_entry(tmp_path / "copy", replace(TOPK, order=random_order(CLASSES, seed=1))), 1)
     before = tree(tmp_path / "copy")
@@ -275,7 +275,7 @@ def test_a_table_alone_that_is_the_same_is_completed(source: Path, tmp_path: Pat
 
 
 def other_block(entry: Entry, view: int, block: int) -> None:
-    """Record a block with answers that are not the source's."""
+    """Record a block with targets that are not the source's."""
     start, stop = entry.layout.block_range(block)
     entry.write_block(view, block, kept(TOPK, view + 7, start, stop), {"by": "another process"})
 

@@ -248,7 +248,7 @@ def test_bytes_are_counted_by_array(tmp_path: Path) -> None:
     assert set(entry.stored_bytes(9).values()) == {0}
 
 
-def test_the_rows_beyond_the_last_are_not_answers(filled: Path) -> None:
+def test_the_rows_beyond_the_last_are_not_targets(filled: Path) -> None:
     """The last block has 3 rows of 4."""
     assert SAMPLES == 11
     assert len(read(Cache.open(filled).entry("teacher"), block=2)) == 3  # type: ignore[arg-type]

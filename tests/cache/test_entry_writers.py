@@ -13,7 +13,7 @@ from support.targets_contract import same
 
 def test_what_an_unfinished_block_left_is_written_over(tmp_path: Path) -> None:
     entry = open_entry(tmp_path)
-    entry.open_block(0, 0).append(kept(TOPK, 1, 0, 4))  # other answers, never recorded
+    entry.open_block(0, 0).append(kept(TOPK, 1, 0, 4))  # other targets, never recorded
     assert entry.recorded(0) == set()
     fill(entry)
     fill(open_entry(tmp_path / "whole"))

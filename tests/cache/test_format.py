@@ -41,7 +41,7 @@ def middle(level: np.ndarray, floor: float, bits: int) -> np.ndarray:
 
 
 class Reader:
-    """Answers of a teacher, row by row."""
+    """Outputs of a teacher, row by row."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.root = path / "teachers" / name

@@ -55,7 +55,7 @@ def test_an_identity_comes_back_from_its_json(identity: ViewSetIdentity | Teache
     assert type(identity).from_json(json.loads(canonical(identity.to_json())), "here") == identity
 
 
-def test_a_digest_is_of_all_that_answers_depend_on_and_of_nothing_else() -> None:
+def test_a_digest_is_of_all_that_targets_depend_on_and_of_nothing_else() -> None:
     assert replace(VIEW_SET, format=3).digest == VIEW_SET.digest
     assert replace(TEACHER, name="other").digest == TEACHER.digest
     changed: list[ViewSetIdentity | TeacherIdentity] = [

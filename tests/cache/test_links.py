@@ -204,7 +204,7 @@ def test_what_is_no_regular_file_of_a_bounded_size_is_refused_at_once(cache: Pat
 
 @pytest.mark.parametrize("kind", WORDS)
 def test_a_block_with_such_a_file_is_dropped_and_made_anew(cache: Path, made: Path, kind: str) -> None:
-    """Its record, and then a file of its answers: the file itself goes, or gives way, not what a link leads to."""
+    """Its record, and then a file of its targets: the file itself goes, or gives way, not what a link leads to."""
     whole = tree(made)
     for path in (cache / RECORDS / "0/1.json", next((cache / "teachers/teacher").glob("*/c/0/*"))):
         replace_by(kind)(path)

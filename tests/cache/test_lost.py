@@ -62,7 +62,7 @@ def test_a_copy_has_it_as_records_name_it(cache, tmp_path):
 
 
 def test_a_copy_knows_what_was_lost_to_a_dump_that_goes_on_meanwhile(cache, tmp_path, monkeypatch):
-    """Blocks are listed first: what was answered to a stand-in in one that is listed was noted before."""
+    """Blocks are listed first: what was computed for a stand-in in one that is listed was noted before."""
     add_teacher, entry = Cache.add_teacher, cache.entry("teacher")
 
     def dump_meanwhile(self, *arguments, **options):

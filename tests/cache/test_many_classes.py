@@ -13,7 +13,7 @@ from kdcache.targets.class_order import ClassOrder
 from kdcache.targets.topk import TopKTargets
 from kdcache.targets.topk_codec import TopKCodec
 from support.small_cache import PROVENANCE, SAMPLES, open_entry
-from support.targets_contract import answers, labels_for, same
+from support.targets_contract import labels_for, same, teacher_log_probs
 
 CLASSES = 40_000
 
@@ -22,7 +22,7 @@ def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) ->
     near = (np.arange(CLASSES)[:, None] + np.arange(1, 257)) % CLASSES
     codec = TopKCodec(CLASSES, k=300, min_prob=0.0, bits=8, order=ClassOrder(near.astype(np.uint16)))
     entry = open_entry(tmp_path, codec)
-    kept = codec.select(answers(SAMPLES, CLASSES, sharpness=4.0), labels_for(SAMPLES, CLASSES))
+    kept = codec.select(teacher_log_probs(SAMPLES, CLASSES, sharpness=4.0), labels_for(SAMPLES, CLASSES))
     for block in range(entry.layout.blocks):
         start, stop = entry.layout.block_range(block)
         entry.write_block(0, block, kept[start:stop], PROVENANCE)

@@ -74,7 +74,7 @@ def test_it_grows_in_its_own_format(old: Path) -> None:
     assert look(old).whole
 
 
-def test_a_copy_has_the_format_of_today_and_the_same_answers(old: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_format_of_today_and_the_same_targets(old: Path, tmp_path: Path) -> None:
     heard = Heard()
     copy_cache(CopyOptions(str(old), str(tmp_path / "new")), heard)
     assert heard.warned == [f"{Cache.open(old).format_warning} Blocks exchanged before are copied undetected."]

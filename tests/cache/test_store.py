@@ -229,7 +229,7 @@ def test_a_teacher_that_lost_its_identity_is_not_written_over(tmp_path: Path) ->
     assert tree(tmp_path) == before
 
 
-def test_the_same_answers_make_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_targets_make_the_same_bytes(tmp_path: Path) -> None:
     for codec in (TOPK, FULL):
         for name in ("one", "two"):
             fill(open_entry(tmp_path / name, codec, name=codec.kind))

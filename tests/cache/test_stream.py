@@ -61,7 +61,7 @@ def reads(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]
 
 @cache
 def stored(view: int) -> Targets:
-    """All answers of a view, after codec."""
+    """All targets of a view, after codec."""
     return TOPK.decode(TOPK.encode(kept(TOPK, view, 0, SAMPLES), SAMPLES), SAMPLES)
 
 

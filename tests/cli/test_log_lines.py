@@ -32,7 +32,7 @@ def test_the_first_few_retries_are_shown_and_all_are_counted(capsys: pytest.Capt
     assert capsys.readouterr().err == ""
 
 
-def test_what_a_server_answers_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_server_returns_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with log_shown():
         logging.getLogger("kdcache.io.object_store").warning("It answered %s", "\x1b[2J\u202eno\nerror: not so")
     assert capsys.readouterr().err == "warning: It answered \\x1b[2J\\u202eno\\nerror: not so\n"

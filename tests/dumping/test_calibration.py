@@ -25,12 +25,12 @@ ORDER = f"teachers/{MODEL}/order/c/0/0"
 
 def test_the_order_is_learned_from_the_first_views_and_the_classifier(job, tmp_path):
     dump(dump_request(job.data, tmp_path / "full", job.weights, job.policy, views=1))
-    answers = Cache.open(tmp_path / "full").entry(MODEL)
-    said = torch.cat([answers.read_block(0, block).log_probs(CLASSES) for block in range(answers.layout.blocks)])
+    stored = Cache.open(tmp_path / "full").entry(MODEL)
+    said = torch.cat([stored.read_block(0, block).log_probs(CLASSES) for block in range(stored.layout.blocks)])
     codec = create_codec("topk", CLASSES, k=CLASSES)
     head = load_teacher(MODEL, job.weights, device=torch.device("cpu"), precision="fp32", batch_size=16).class_vectors
     assert head is not None
-    seen = answers.layout.block_rows  # 16 a class would be more than a block
+    seen = stored.layout.block_rows  # 16 a class would be more than a block
     expected = learn_order(codec.select(said[:seen], torch.full((seen, 2), -1)), head)  # type: ignore[arg-type]
 
     dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, views=1, targets="topk"))
@@ -126,11 +126,11 @@ def test_of_a_first_block_that_is_there_no_more_is_asked_than_its_order_takes(
     assert tree_bytes(tmp_path / "cache") == before
 
 
-def test_many_classes_of_many_answers_are_not_held(job, tmp_path, monkeypatch):
+def test_many_classes_of_many_targets_are_not_held(job, tmp_path, monkeypatch):
     monkeypatch.setattr(calibration, "MAX_HELD", 20 * CLASSES)
     told = []
     monkeypatch.setattr(
-        calibration, "learn_order", lambda answers, head: told.append(len(answers)) or learn_order(answers, head)
+        calibration, "learn_order", lambda targets, head: told.append(len(targets)) or learn_order(targets, head)
     )
     dump(dump_request(job.data, tmp_path / "x", job.weights, job.policy, targets="topk", batch_size=8, views=1))
     assert told == [24]
@@ -165,7 +165,7 @@ def test_no_more_views_are_asked_for_than_there_are(job, tmp_path, monkeypatch):
     assert (tmp_path / "cache" / ORDER).exists()
 
 
-def test_a_dry_run_learns_from_what_it_answers_and_writes_nothing(job, tmp_path):
+def test_a_dry_run_learns_from_what_it_computes_and_writes_nothing(job, tmp_path):
     report = dump(
         dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk", dry_run=True), Heard()
     )
@@ -173,7 +173,7 @@ def test_a_dry_run_learns_from_what_it_answers_and_writes_nothing(job, tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
-def test_full_answers_in_8_bits_are_close(job, tmp_path):
+def test_full_targets_in_8_bits_are_close(job, tmp_path):
     said = []
     for dtype in (None, "uint8"):
         cache = tmp_path / str(dtype)

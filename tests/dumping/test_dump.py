@@ -39,7 +39,7 @@ class Tasks(Heard):
         self.task = task
 
 
-def test_the_cache_holds_the_teachers_own_answers(job):
+def test_the_cache_holds_the_teachers_own_targets(job):
     """Against the model itself, built by hand and run on one row at a time."""
     from contextlib import closing
 
@@ -63,7 +63,7 @@ def test_the_cache_holds_the_teachers_own_answers(job):
         expected = torch.cat([module((image[None] / 255 - mean) / std).log_softmax(1) for image in views.pixels])
     assert stored.shape == (SAMPLES, CLASSES)
     assert torch.allclose(stored, expected, atol=1e-5)
-    assert expected.std(0).min() > 1e-3, "the answers must differ, or any order of rows would pass"
+    assert expected.std(0).min() > 1e-3, "the outputs must differ, or any order of rows would pass"
 
 
 def test_a_second_run_has_nothing_to_do(job):
@@ -264,7 +264,7 @@ def test_an_odd_last_row_is_stored(job):
 
 
 def test_each_block_records_what_its_coding_loses(job, tmp_path):
-    """KL(answer || stored) over the block's first batch; the answers themselves come from a full cache."""
+    """KL(output || stored) over the block's first batch; the outputs themselves come from a full cache."""
     dump(dump_request(job.data, tmp_path / "topk", job.weights, job.policy, targets="topk", k=2, min_prob=0.0))
     entry, full = (Cache.open(place).entry(MODEL) for place in (tmp_path / "topk", job.cache))
     view_set = stored_views(Cache.open(job.cache), open_index(job.data)).view_set
@@ -279,7 +279,7 @@ def test_each_block_records_what_its_coding_loses(job, tmp_path):
 
 
 def test_a_dry_run_needs_no_whole_block(job, tmp_path):
-    """Blocks of many batches, of which it answers a few."""
+    """Blocks of many batches, of which it computes a few."""
     report = dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, batch_size=2, dry_run=True))
     assert report.images_per_s > 0
     assert report.bytes_per_view > 0

@@ -69,7 +69,7 @@ def test_killed_at_random_instants_it_ends_with_the_same_bytes(share, job, whole
             process = start_dump(request_for(job, path), log, PILOT)
             # A dump that is always killed before its first block is whole never ends: it is left alone at last.
             if starts < KILLS_OF_A_DUMP:
-                if rng.random() < 0.8:  # most of the time lies before the first answer; most that can go wrong, after
+                if rng.random() < 0.8:  # most of the time lies before the first output; most that can go wrong, after
                     while process.exitcode is None and not rows_in(log):
                         time.sleep(0.005)
                 process.join(rng.uniform(0, 0.15))

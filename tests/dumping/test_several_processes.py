@@ -63,7 +63,7 @@ def test_processes_started_at_the_same_instant_share_the_work(job, alone, tmp_pa
         process.join(120)
         assert process.exitcode == 0
     assert tree_bytes(tmp_path / "cache") == alone
-    assert sum(map(rows_in, logs)) == VIEWS * SAMPLES, "a row was answered twice"
+    assert sum(map(rows_in, logs)) == VIEWS * SAMPLES, "a row was computed twice"
 
 
 @pytest.mark.parametrize("when", ["before the first record", "after the last"])

@@ -34,7 +34,7 @@ def make_teacher(folder, crop_pct, interpolation, crop_mode="center"):
 
 
 class Shown(torch.nn.Module):
-    """Keeps what a model is shown, and answers nothing."""
+    """Keeps what a model is shown, and computes nothing."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Shown(torch.nn.Module):
 
 
 @pytest.mark.parametrize("renderer", ["pillow", "dali"])
-def test_a_dump_of_it_holds_the_answers_to_what_evaluate_shows(job, tmp_path, renderer):
+def test_a_dump_of_it_holds_the_targets_to_what_evaluate_shows(job, tmp_path, renderer):
     weights = make_teacher(tmp_path / "teacher", 0.8, "bilinear")
     heard = Heard()
     request = dump_request(job.data, tmp_path / "cache", weights, "centre", views=None, renderer=renderer)
@@ -66,7 +66,7 @@ def test_a_dump_of_it_holds_the_answers_to_what_evaluate_shows(job, tmp_path, re
     entry = cache.entry(MODEL)
     stored = torch.cat([entry.read_block(0, block).log_probs(CLASSES) for block in range(entry.layout.blocks)])
     assert torch.allclose(stored[row_of], expected, atol=1e-5)  # batches differ, and with them last bits
-    assert expected.std(0).min() > 1e-3, "the answers must differ, or any order of rows would pass"
+    assert expected.std(0).min() > 1e-3, "the outputs must differ, or any order of rows would pass"
 
 
 def test_the_same_dump_goes_on_and_another_teacher_is_warned_of_its_own_crop(job, tmp_path):

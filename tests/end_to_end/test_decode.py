@@ -1,4 +1,4 @@
-"""`--decode`: where images are decoded is chosen, refused at once where it cannot be, and noted with the answers."""
+"""`--decode`: where images are decoded is chosen, refused at once where it cannot be, and noted with the targets."""
 
 import re
 from dataclasses import replace

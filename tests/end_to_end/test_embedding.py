@@ -47,7 +47,7 @@ def comparison(cache, data, teacher, weights, samples):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float16"])
-def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
+def test_an_imagenet_teachers_targets_are_rebuilt(dtype, tmp_path):
     data, weights, cache = photograph_shards(tmp_path / "data", 16), efficientnet_lite0(tmp_path), tmp_path / "cache"
     settings = {"policy": "a2", "views": 3, "batch_size": 24, "device": "cpu", "renderer": "pillow"}
     dump(
@@ -65,7 +65,7 @@ def test_an_imagenet_teachers_answers_are_rebuilt(dtype, tmp_path):
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("uint8", "fp32"), ("float16", "fp32"), ("uint8", "bf16")])
-def test_the_answers_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp_path):
+def test_the_targets_of_a_teacher_trained_here_are_rebuilt(dtype, precision, tmp_path):
     import_fashion_mnist(tmp_path / "data", split="test", source="sample", limit=256)
     with resources.as_file(resources.files("kdcache.data.sample") / "teacher.safetensors") as weights:
         request = DumpOptions(

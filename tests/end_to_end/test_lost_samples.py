@@ -69,7 +69,7 @@ def opened(cache, data):
     return stored_views(Cache.open(cache), open_index(data))
 
 
-def answers(cache, view):
+def stored_log_probs(cache, view):
     """Log-probabilities of all rows of a view."""
     entry = Cache.open(cache).entry(MODEL)
     rows = np.arange(entry.layout.samples)
@@ -118,7 +118,7 @@ def test_its_pair_is_not_held_against_the_labels(story):
         rows = views.rows(RowRange(view, 0, SAMPLES))
         known = ~views.holds_lost(rows.samples)
         main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
-        right += int((answers(request.cache, view).argmax(1).numpy() == main)[known].sum())
+        right += int((stored_log_probs(request.cache, view).argmax(1).numpy() == main)[known].sum())
         counted += int(known.sum())
     assert counted < found.looked_at
     assert found.top1 == pytest.approx(right / counted)
@@ -130,7 +130,7 @@ def test_a_contact_sheet_says_that_it_is_lost(story, tmp_path):
     assert re.search(rf"{LOST} \([^)]*, lost\)", (tmp_path / "sheet.html").read_text())
 
 
-def test_every_other_pair_has_the_answers_that_it_has_without_the_loss(job, story, tmp_path):
+def test_every_other_pair_has_the_targets_that_it_has_without_the_loss(job, story, tmp_path):
     request, _ = story
     whole = write_data(tmp_path / "data", broken=False)
     reference = replace(request, data=str(whole), cache=str(tmp_path / "cache"))
@@ -139,7 +139,7 @@ def test_every_other_pair_has_the_answers_that_it_has_without_the_loss(job, stor
     for view in range(2):
         lost = torch.from_numpy(views.holds_lost(views.order(view)))
         assert lost.sum() in (1, 2)
-        ours, theirs = answers(request.cache, view), answers(reference.cache, view)
+        ours, theirs = stored_log_probs(request.cache, view), stored_log_probs(reference.cache, view)
         assert torch.allclose(ours[~lost], theirs[~lost], atol=1e-6)
         assert not torch.allclose(ours[lost], theirs[lost], atol=1e-3)
 
@@ -209,12 +209,12 @@ def test_what_a_dump_loses_while_verify_runs_is_not_compared(job, lost_meanwhile
 
 def test_what_a_dump_loses_while_inspect_runs_is_not_held_against_the_labels(lost_meanwhile):
     options = InspectOptions(lost_meanwhile.cache, data=lost_meanwhile.data)
-    meanwhile, known = (inspect(options).teachers[0].answers.top1 for _ in range(2))
+    meanwhile, known = (inspect(options).teachers[0].statistics.top1 for _ in range(2))
     assert meanwhile == known
 
 
 def test_an_image_that_is_repaired_is_still_passed_over_in_this_cache(job, story, tmp_path):
-    """Its rows hold answers to the grey image, or to itself: nobody knows."""
+    """Its rows hold targets of the grey image, or to itself: nobody knows."""
     request, _ = story
     data = write_data(tmp_path / "data", broken=False)
     assert len(open_index(data).lost) == 0

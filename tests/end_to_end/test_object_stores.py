@@ -83,7 +83,7 @@ def test_cache_and_shards_on_s3_are_dumped_resumed_verified_and_trained_from(job
         students.append(load_file(tmp_path / f"run-{name}" / "export" / "model.safetensors"))
     one, other = students
     assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one), "where answers and images lie changes nothing"
+    assert all(torch.equal(one[name], other[name]) for name in one), "where targets and images lie changes nothing"
 
     scores = [
         evaluate(EvaluateOptions(str(tmp_path / "run-disk"), shards, device="cpu")) for shards in (data, job.data)

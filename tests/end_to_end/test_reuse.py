@@ -40,7 +40,7 @@ def test_repeats_from_the_cache_are_those_of_the_live_teacher(job, repeating, tm
     assert np.allclose(cached, lived, rtol=1e-4)
 
 
-def test_a_cache_that_is_seen_again_gives_the_live_teachers_answers(job, tmp_path):
+def test_a_cache_that_is_seen_again_gives_the_live_teachers_targets(job, tmp_path):
     dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, views=2))
     cached = losses_of(job, tmp_path / "cached", tmp_path / "cache", 6)
     count = ("views.count=2",)

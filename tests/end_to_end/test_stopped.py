@@ -71,7 +71,7 @@ class Colours(nn.Module):
 
 
 class Counting(Teacher):
-    """Counts the rows that it answers."""
+    """Counts the rows that it computes."""
 
     rows = 0
 
@@ -178,7 +178,7 @@ def require_readable(cache: Path | str) -> set[tuple[str, int, int]]:
 
 
 def dump_again(small: Small, cache: Path | str, instant: Instant) -> None:
-    """What is recorded is not made again, and no more than one block of what was answered is lost."""
+    """What is recorded is not made again, and no more than one block of what was computed is lost."""
     rows = [min(BLOCK_ROWS, SAMPLES - block * BLOCK_ROWS) for _, _, block in require_readable(cache)]
     before = small.teacher.rows
     small.dump(cache)

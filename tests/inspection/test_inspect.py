@@ -21,7 +21,7 @@ from kdcache.targets.topk_codec import TopKCodec
 from kdcache.views.viewset import RowRange
 from support.small_cache import FULL, TOPK, fill, kept, open_entry
 from support.small_job import CLASSES, MODEL, SAMPLES
-from support.targets_contract import answers, labels_for
+from support.targets_contract import labels_for, teacher_log_probs
 
 
 def test_views_blocks_and_bytes_are_counted(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_teacher_that_is_damaged_is_named_and_the_others_are_told(tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered"])
-def test_of_a_teacher_without_its_table_all_but_the_answers_is_told(tmp_path: Path, damage: str) -> None:
+def test_of_a_teacher_without_its_table_all_but_the_targets_is_told(tmp_path: Path, damage: str) -> None:
     fill(open_entry(tmp_path), 2)
     (sound,) = inspect(InspectOptions(str(tmp_path))).teachers
     table = tmp_path / "teachers/teacher/order/c/0/0"
@@ -113,14 +113,14 @@ def test_an_empty_cache_can_be_looked_at(tmp_path: Path) -> None:
 
 
 def stored(codec: TopKCodec | FullCodec, rows: int) -> tuple[Targets, torch.Tensor]:
-    """Answers as they come out of a cache, and as they are rebuilt with their labels."""
-    said, labels = answers(rows, codec.num_classes), labels_for(rows, codec.num_classes)
+    """Targets as they come out of a cache, and as they are rebuilt with their labels."""
+    said, labels = teacher_log_probs(rows, codec.num_classes), labels_for(rows, codec.num_classes)
     targets = codec.decode(codec.encode(codec.select(said, labels), rows), rows)
     return targets, targets.with_labels(labels).log_probs(codec.num_classes).double()
 
 
 @pytest.mark.parametrize("codec", [TOPK, FULL, TopKCodec(12, k=1, min_prob=0.0), TopKCodec(12, k=12, min_prob=0.0)])
-def test_looks_are_those_of_the_rebuilt_answers(codec: TopKCodec | FullCodec) -> None:
+def test_looks_are_those_of_the_rebuilt_targets(codec: TopKCodec | FullCodec) -> None:
     targets, rebuilt = stored(codec, 200)
     statistics = compute_statistics(targets)
     prob = rebuilt.exp()
@@ -137,7 +137,7 @@ def test_looks_are_those_of_the_rebuilt_answers(codec: TopKCodec | FullCodec) ->
 def test_what_the_tail_hides_is_bounded() -> None:
     """The codec has almost no quantisation error, so all of the divergence lies in the tail."""
     codec = TopKCodec(12, k=4, min_prob=0.02, bits=8)
-    said = answers(500, 12, seed=3, sharpness=1.0)
+    said = teacher_log_probs(500, 12, seed=3, sharpness=1.0)
     nobody = torch.full((500, 2), -1)
     kept_targets = codec.select(said, nobody)
     statistics = compute_statistics(kept_targets)
@@ -175,11 +175,11 @@ def test_labels_tell_top1_and_confusions(job) -> None:
 
 def test_the_error_of_a_coding_is_that_of_the_records(job) -> None:
     report = inspect(InspectOptions(str(job.cache))).teachers[0]
-    assert report.kl == 0, "full answers lose nothing"
+    assert report.kl == 0, "full targets lose nothing"
     assert "error      0 nats" in "\n".join(report.lines())
 
 
-def test_few_answers_may_stand_for_all(job) -> None:
+def test_few_targets_may_stand_for_all(job) -> None:
     few = inspect(InspectOptions(str(job.cache), samples=60)).teachers[0].statistics
     assert 30 <= few.looked_at <= 90
     assert few.top1 is None

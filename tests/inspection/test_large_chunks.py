@@ -1,4 +1,4 @@
-"""Looking at answers takes little memory, however many lie in a chunk."""
+"""Looking at targets takes little memory, however many lie in a chunk."""
 
 import subprocess
 import sys

@@ -152,28 +152,28 @@ def test_what_the_numbers_under_the_pictures_count_is_said(request_: PreviewOpti
     assert f"are in pixels of a {SIZE} x {SIZE} view, scaled to 48 x 48</p>" in text
 
 
-def test_the_answers_of_a_cache_stand_under_its_views(job, request_: PreviewOptions) -> None:
+def test_the_targets_of_a_cache_stand_under_its_views(job, request_: PreviewOptions) -> None:
     request = replace(request_, policy=None, cache=str(job.cache), views=11, images=1)
     page = Page(preview(request))
     index = open_index(job.data)
     cache = Cache.open(job.cache)
     view_set, entry = stored_views(cache, index).view_set, cache.entry(MODEL)
     row = 0
-    answers = []
+    probabilities_of_rows = []
     for view in range(10):
         row = int(np.flatnonzero(view_set.order(view) == view_set.order(0)[0])[0])
         chunk, at = divmod(row, entry.layout.chunk_rows)
-        answers.append(entry.read_chunk(view, chunk)[at : at + 1].log_probs(CLASSES)[0].exp().numpy())
+        probabilities_of_rows.append(entry.read_chunk(view, chunk)[at : at + 1].log_probs(CLASSES)[0].exp().numpy())
     shown = [words for _, words in page.figures if not words[0].startswith("with ")][1:]
     assert len(shown) == 11
-    for probabilities, words in zip(answers, shown, strict=False):
+    for probabilities, words in zip(probabilities_of_rows, shown, strict=False):
         best = np.argsort(-probabilities)[:3]
         assert words[-3:] == [f"{probabilities[number]:.0%} class {number}" for number in best]
     assert shown[10][-1] == "no targets yet"
 
 
 @pytest.mark.parametrize(("label_space", "names"), [("teacher", "Sort"), ("none", "class")])
-def test_answers_are_named_where_labels_are_the_teachers_classes(
+def test_classes_are_named_where_labels_are_the_teachers_classes(
     job, tmp_path: Path, label_space: str, names: str
 ) -> None:
     data = make_data(tmp_path / "data", images=20)

@@ -1,4 +1,4 @@
-"""Answers that are looked at stand for all: they come from everywhere, and are the same ones every time."""
+"""Targets that are looked at stand for all: they come from everywhere, and are the same ones every time."""
 
 from collections import Counter
 from itertools import pairwise
@@ -13,7 +13,7 @@ from kdcache.inspection.sampling import LEAST_CHUNKS, spread, spread_batches
 LARGE = Layout(1_281_167, 131_072, 131_072, 131_072)
 
 
-def test_a_few_answers_of_a_large_cache_come_from_all_over_it() -> None:
+def test_a_few_targets_of_a_large_cache_come_from_all_over_it() -> None:
     recorded = {view: set(range(LARGE.blocks)) for view in range(300)}
     samples = spread(LARGE, recorded, 100_000)
     assert len(samples) == LEAST_CHUNKS

@@ -1,4 +1,4 @@
-"""`verify` with a teacher: it knows its own answers, and nobody else's."""
+"""`verify` with a teacher: it knows its own targets, and nobody else's."""
 
 import json
 import os
@@ -40,13 +40,13 @@ def rerun_of(job, **choice) -> RerunOptions:
 
 @pytest.fixture(scope="module")
 def topk(job, tmp_path_factory):
-    """A cache of coded answers, rendered with Pillow."""
+    """A cache of encoded targets, rendered with Pillow."""
     path = tmp_path_factory.mktemp("topk") / "cache"
     dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=2))
     return path
 
 
-def test_answers_made_again_on_this_machine_differ_by_encoding_alone(job, topk):
+def test_targets_made_again_on_this_machine_differ_by_encoding_alone(job, topk):
     report = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job)))
     found = report.comparison
     assert report.whole
@@ -67,7 +67,7 @@ def test_it_is_said_how_much_was_compared_and_how_much_was_not(job, topk):
     assert report.to_json()["comparison"]["coverage"]["recorded_blocks"] == 10
 
 
-def test_all_answers_are_made_again_where_fewer_are_there(job, topk):
+def test_all_targets_are_made_again_where_fewer_are_there(job, topk):
     found = verify(VerifyOptions(cache=str(topk), rerun=rerun_of(job, samples=10**6))).comparison
     assert found.samples == 2 * SAMPLES
     assert not any("not compared" in line for line in found.lines())
@@ -90,7 +90,7 @@ def exchange_views(path: Path, swap: Path) -> None:
             swap.rename(views / "1")
 
 
-def test_answers_that_belong_to_other_rows_are_told(job, tmp_path):
+def test_targets_that_belong_to_other_rows_are_told(job, tmp_path):
     """Whole views, under each other's numbers, with records that were forged to name them so."""
     path = tmp_path / "cache"
     dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))  # full: no label gives it away
@@ -180,7 +180,7 @@ def test_what_was_found_is_told_where_nothing_can_be_made_again(job, topk, tmp_p
     assert "is NOT whole" in ended.stdout.splitlines()[-1]
 
 
-def test_damaged_windows_are_found_and_the_answers_compared_with_those_that_the_shards_give(job, topk, tmp_path):
+def test_damaged_windows_are_found_and_the_targets_compared_with_those_that_the_shards_give(job, topk, tmp_path):
     path = shutil.copytree(topk, tmp_path / "cache")
     damage(path, "../../windows/c/0")
     report = verify(VerifyOptions(cache=str(path), rerun=rerun_of(job)))
@@ -189,8 +189,8 @@ def test_damaged_windows_are_found_and_the_answers_compared_with_those_that_the_
     assert report.comparison.agrees
 
 
-def test_answers_that_do_not_fit_the_labels_are_a_finding_that_names_the_block(job, tmp_path):
-    """Two blocks of top-k answers, each under the other's number: every checksum fits, and the labels do not."""
+def test_targets_that_do_not_fit_the_labels_are_a_finding_that_names_the_block(job, tmp_path):
+    """Two blocks of top-k targets, each under the other's number: every checksum fits, and the labels do not."""
     path = tmp_path / "cache"
     dump(dump_request(job.data, path, job.weights, job.policy, targets="topk", renderer="pillow", k=1, views=1))
     for array in (path / "teachers" / MODEL).iterdir():
@@ -228,7 +228,7 @@ def test_the_command_exits_with_3_where_something_is_wrong(job, topk, tmp_path):
 
 
 def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_path):
-    """Written as answers are, so that no checksum can tell."""
+    """Written as targets are, so that no checksum can tell."""
     path = tmp_path / "cache"
     dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))
     entry = Cache.open(path, read_only=False).entry(MODEL)
@@ -249,7 +249,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
 
 
 def test_entries_of_one_model_are_told_apart_by_name_and_weights(job, tmp_path):
-    """Their names are no model's: what answered is given beside."""
+    """Their names are no model's: what computed them is given beside."""
     path, folder = tmp_path / "cache", job.weights.parent
     request = replace(dump_request(job.data, path, None, job.policy, views=1, renderer="pillow"), teacher=str(folder))
     dump(replace(request, name="whole"))

@@ -116,7 +116,7 @@ def test_what_stays_broken_ends_by_name(broken: Callable[..., ObjectStore], name
 
 
 def test_what_is_refused_is_not_tried_for_minutes(broken: Callable[[Faults], ObjectStore], url: str) -> None:
-    """Only as often as any answer that may be a gateway's mistake."""
+    """Only as often as any response that may be a gateway's mistake."""
     missing = broken(Faults({}))
     assert missing.head("nothing") is None
     assert missing.get("nothing") is None
@@ -209,10 +209,10 @@ def test_the_environment_sets_limit_and_pause(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_answer_that_is_doubtful_is_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
     policy = RetryPolicy(first_pause=0.0)
-    answers = iter([None, ValueError("flipped"), 3])
+    results = iter([None, ValueError("flipped"), 3])
 
     def read() -> int | None:
-        found = next(answers)
+        found = next(results)
         if isinstance(found, Exception):
             raise found
         return found

@@ -240,7 +240,7 @@ def test_what_was_exported_is_loaded_under_any_of_its_names(tmp_path):
         load_model("resnet20", file)
 
 
-def answers(module, inputs, layers):
+def outputs_of(module, inputs, layers):
     """Logits, features and maps of a model, as a teacher's or a student's are computed."""
     with watched_features(module) as seen:
         logits, maps = WithMaps(module, layers)(inputs) if layers is not None else (module(inputs), ())
@@ -256,7 +256,7 @@ def step(name, student, teacher, rows=4, classes=7):
     maps = needs.maps
     inputs, (labels, weight) = images(rows), labels_of(0, rows, classes)
     with torch.no_grad():
-        logits, features, levels = answers(teacher.eval(), inputs, needs.teacher_layers if maps else None)
+        logits, features, levels = outputs_of(teacher.eval(), inputs, needs.teacher_layers if maps else None)
     spec = LossSpec(
         classes,
         feature_size(student) if needs.features else None,

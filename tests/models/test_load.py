@@ -25,7 +25,7 @@ def weights(tmp_path):
     return model.eval(), file
 
 
-def answers(module, size=64):
+def logits_of(module, size=64):
     with torch.inference_mode():
         return module(torch.linspace(-1, 1, 2 * 3 * size * size).reshape(2, 3, size, size))
 
@@ -34,7 +34,7 @@ def test_weights_of_a_file_are_loaded_with_the_classes_that_they_have(weights):
     model, file = weights
     network = load_model("test_resnet", file)
     assert network.card.num_classes == 7
-    assert torch.equal(answers(network.module), answers(model))
+    assert torch.equal(logits_of(network.module), logits_of(model))
     assert not network.module.training
     assert not any(part.requires_grad for part in network.module.parameters())
 
@@ -56,7 +56,7 @@ def test_half_precision_weights_become_float32_and_keep_their_hash(weights, tmp_
     of_wide = load_model("test_resnet", tmp_path / "wide.pth").module
     assert all(part.dtype == torch.float32 for part in of_half.parameters())
     assert weight_hash(of_half.state_dict()) == weight_hash(of_wide.state_dict())
-    assert torch.equal(answers(of_half), answers(of_wide))
+    assert torch.equal(logits_of(of_half), logits_of(of_wide))
 
 
 def test_a_run_folder_needs_no_name(tmp_path):
@@ -66,7 +66,7 @@ def test_a_run_folder_needs_no_name(tmp_path):
     export_model(tmp_path / "export", student)
     network = load_model(None, tmp_path)
     assert network.card == student.card
-    assert torch.equal(answers(network.module, 32), answers(student.module.eval(), 32))
+    assert torch.equal(logits_of(network.module, 32), logits_of(student.module.eval(), 32))
 
 
 def test_weights_without_a_description_need_a_name(weights):
@@ -87,9 +87,9 @@ def test_position_embeddings_are_resampled_for_another_size(tmp_path):
     export_model(tmp_path / "export", student)
     network = load_model("test_vit", tmp_path, size=64)
     assert network.card.size == 64
-    assert answers(network.module, 64).shape == (2, 5)
+    assert logits_of(network.module, 64).shape == (2, 5)
     own = load_model("test_vit", tmp_path, size=32)
-    assert torch.equal(answers(own.module, 32), answers(student.module.eval(), 32))
+    assert torch.equal(logits_of(own.module, 32), logits_of(student.module.eval(), 32))
 
 
 def test_a_size_that_the_model_does_not_take_is_refused(tmp_path):
@@ -190,7 +190,7 @@ def test_a_model_without_pretrained_weights_is_refused():
 def test_weights_in_the_hubs_cache_need_no_hub(weights, monkeypatch):
     model, file = weights
     monkeypatch.setattr("kdcache.models.hub.try_to_load_from_cache", lambda *_: str(file))
-    assert torch.equal(answers(load_model("test_resnet").module), answers(model))
+    assert torch.equal(logits_of(load_model("test_resnet").module), logits_of(model))
 
 
 def test_a_hub_that_cannot_be_reached_is_given_up_at_once(tmp_path):

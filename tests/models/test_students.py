@@ -36,7 +36,7 @@ def test_making_a_student_leaves_the_random_state_alone():
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet"])
 @pytest.mark.parametrize("size", [32, 64])
-def test_a_student_takes_its_size_and_answers_for_its_classes(name, size):
+def test_a_student_takes_its_size_and_has_its_classes(name, size):
     student = create_student(name, num_classes=4, size=size, seed=0, options=StudentOptions(drop_path=0.1))
     assert student.module.training
     assert (student.card.size, student.card.num_classes, student.card.architecture) == (size, 4, name)

@@ -41,9 +41,9 @@ def test_an_answer_is_the_log_softmax_of_timms_own_model(folders, name):
     std = torch.tensor(model.pretrained_cfg["std"]).view(1, 3, 1, 1)
     with torch.inference_mode():
         expected = F.log_softmax(model((seen / 255 - mean) / std), dim=-1)
-    answer = teacher.compute_output(seen).log_probs
-    assert answer.dtype == torch.float32
-    torch.testing.assert_close(answer, expected, atol=1e-5, rtol=0)
+    log_probs = teacher.compute_output(seen).log_probs
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
 
 
 def test_a_teacher_tells_what_it_is(folders):
@@ -62,9 +62,9 @@ def test_a_classifiers_weights_are_a_row_for_each_class(folders, name):
     vectors = teacher.class_vectors
     seen = []
     teacher._network.module.get_classifier().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    answer = teacher.compute_output(pixels(5)).log_probs
+    log_probs = teacher.compute_output(pixels(5)).log_probs
     logits = seen[0] @ vectors.T + teacher._network.module.get_classifier().bias
-    torch.testing.assert_close(F.log_softmax(logits, 1), answer, atol=1e-5, rtol=0)
+    torch.testing.assert_close(F.log_softmax(logits, 1), log_probs, atol=1e-5, rtol=0)
 
 
 def test_two_classifiers_are_none(tmp_path):
@@ -95,7 +95,7 @@ def test_a_row_has_the_same_answer_whatever_the_other_rows_are(folders, name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_padded_batch_answers_as_a_whole_one(folders, name):
+def test_a_padded_batch_gives_the_same_as_a_whole_one(folders, name):
     teacher = teacher_of(folders, name, batch_size=8)
     seen = pixels(21)
     whole = teacher.compute_output(seen).log_probs
@@ -113,7 +113,7 @@ def test_every_forward_pass_has_the_same_shape(folders):
     assert shapes == [(4, 3, 32, 32)] * 3
 
 
-def test_answers_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
+def test_outputs_carry_no_gradient_and_the_model_stays_in_eval_mode(folders):
     teacher = teacher_of(folders)
     seen = pixels(2).requires_grad_()
     assert not teacher.compute_output(seen).log_probs.requires_grad

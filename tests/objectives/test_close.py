@@ -18,8 +18,8 @@ CLOSE = {"kd": {}, "bkl": {}, "wsld": {"temperature": 1.0}, "ipwd": {"temperatur
 
 
 @pytest.fixture(scope="module")
-def answers():
-    """Full answers with what is kept of them, and the mass that is left out of each row: not of labels either."""
+def targets():
+    """Full targets with what is kept of them, and the mass that is left out of each row: not of labels either."""
     label, log_prob = simulate(ROWS, classes=CLASSES)
     full = torch.log_softmax(torch.from_numpy(log_prob[0]), 1)
     labels = torch.from_numpy(np.stack([label, np.roll(label, 1)], 1))
@@ -27,8 +27,8 @@ def answers():
 
 
 @pytest.mark.parametrize("name", CLOSE)
-def test_the_gradient_is_off_by_at_most_twice_the_tail(name, answers):
-    full, labels, kept = answers
+def test_the_gradient_is_off_by_at_most_twice_the_tail(name, targets):
+    full, labels, kept = targets
     objective = dataclasses.replace(OBJECTIVES[name], kd_weight=1.0, label_weight=0.0, **CLOSE[name])
     batch = dataclasses.replace(batch_for(objective, rows=ROWS, classes=CLASSES, dtype=torch.float32), labels=labels)
     off = gradient(objective, batch, FixedTargets(full)) - gradient(objective, batch, kept)
@@ -38,10 +38,10 @@ def test_the_gradient_is_off_by_at_most_twice_the_tail(name, answers):
     assert (off.abs().sum(1) > 0.1 * bound).any(), "the bound is of the gradient's own size"
 
 
-def gradient(objective, batch, answers):
+def gradient(objective, batch, targets):
     """Of each row's own loss, before the mean over rows; of `bkl`, before that over classes."""
     logits = batch.logits.clone().requires_grad_()
-    loss = objective.distil(dataclasses.replace(batch, logits=logits, targets=answers))
+    loss = objective.distil(dataclasses.replace(batch, logits=logits, targets=targets))
     return ROWS * (CLASSES if objective.name == "bkl" else 1) * torch.autograd.grad(loss, logits)[0]
 
 

@@ -253,7 +253,7 @@ def test_feature_maps_are_asked_of_a_live_teacher(name):
 
 
 @objectives_that(lambda objective: objective.needs.full)
-def test_answers_that_are_cut_are_refused_with_a_remedy(name):
+def test_targets_that_are_cut_are_refused_with_a_remedy(name):
     objective = with_few_negatives(name)
     with pytest.raises(UsageError, match=r"every class.*objective\.\w+=.*--targets full"):
         require(objective.needs, targets=CAPABILITIES["topk"], unlabelled="", num_classes=10)
@@ -285,7 +285,7 @@ def test_with_the_fewest_classes_that_it_takes_it_is_finite(name):
 
 
 @objectives_that(lambda objective: objective.needs.teacher)
-def test_without_answers_it_refuses_to_distil(name):
+def test_without_targets_it_refuses_to_distil(name):
     objective = with_few_negatives(name)
     with pytest.raises(UsageError, match="no targets of a teacher"):
         objective(dataclasses.replace(batch_for(objective), targets=None))

@@ -38,7 +38,7 @@ def test_it_is_the_definition(temperature):
 
 
 class _Fixed(nn.Module):
-    """A model that answers with what it was given."""
+    """A model that returns what it was given."""
 
     num_classes, in_chans = 7, 3
     pretrained_cfg = MappingProxyType({"mean": (0.5,) * 3, "std": (0.5,) * 3})

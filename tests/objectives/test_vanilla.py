@@ -15,19 +15,19 @@ from support.batches import FixedTargets
 from support.capabilities import CAPABILITIES
 
 LOGITS = torch.randn(4, 5, generator=torch.Generator().manual_seed(1))
-ANSWERS = FixedTargets(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
+TARGETS = FixedTargets(F.log_softmax(torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), dim=-1))
 LABELS = torch.tensor([[0, 1], [1, 0], [4, 2], [2, 4]])
 WEIGHT = torch.tensor([0.9, 0.9, 0.2, 0.2])
 SOFT = soft_labels(LABELS, WEIGHT, 5)
 
 
-def inputs_of(logits=LOGITS, targets=ANSWERS, labels=LABELS, weight=WEIGHT, **more):
+def inputs_of(logits=LOGITS, targets=TARGETS, labels=LABELS, weight=WEIGHT, **more):
     return LossInputs(logits, labels, weight, targets, **more)
 
 
-def test_it_is_an_objective_of_answers():
+def test_it_is_an_objective_of_targets():
     assert isinstance(VanillaKD(), Objective)
-    assert isinstance(ANSWERS, TeacherTargets)
+    assert isinstance(TARGETS, TeacherTargets)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
@@ -49,7 +49,7 @@ def test_it_is_an_objective_of_answers():
 def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label):
     objective = VanillaKD(temperature=temperature, kd_weight=0.9, label_weight=0.1, **settings)
     losses = objective(inputs_of())
-    distilled = kd(LOGITS, ANSWERS.values, temperature)
+    distilled = kd(LOGITS, TARGETS.values, temperature)
     assert losses.parts == {"kd": distilled, "label": label()}
     torch.testing.assert_close(losses.total, 0.9 * distilled + 0.1 * label())
     assert tuple(losses.parts) == objective.parts
@@ -58,7 +58,7 @@ def test_the_total_is_the_weighted_sum_of_its_parts(temperature, settings, label
 def test_a_part_without_weight_is_left_out():
     no_labels = torch.full((4, 2), -1)
     distilled = VanillaKD(label_loss="none")(inputs_of(labels=no_labels))
-    assert torch.equal(distilled.total, kd(LOGITS, ANSWERS.values))
+    assert torch.equal(distilled.total, kd(LOGITS, TARGETS.values))
     assert list(distilled.parts) == ["kd"]
     supervised = VanillaKD(kd_weight=0.0, label_loss="ce")(inputs_of(targets=None))
     assert torch.equal(supervised.total, cross_entropy(LOGITS, SOFT))
@@ -76,10 +76,10 @@ def test_both_parts_teach():
 
 
 def test_it_is_gradient_of_float64_too():
-    answers = FixedTargets(ANSWERS.values.double())
+    targets = FixedTargets(TARGETS.values.double())
     objective = VanillaKD(temperature=2.0, label_loss="bce")
     assert torch.autograd.gradcheck(
-        lambda z: objective(inputs_of(z, answers, weight=WEIGHT.double())).total, LOGITS.double().requires_grad_()
+        lambda z: objective(inputs_of(z, targets, weight=WEIGHT.double())).total, LOGITS.double().requires_grad_()
     )
 
 
@@ -108,7 +108,7 @@ def test_the_binary_target_may_have_a_threshold():
     assert not torch.equal(expected, BinaryCrossEntropy()(LOGITS, SOFT))
 
 
-def test_without_answers_it_refuses_to_distil():
+def test_without_targets_it_refuses_to_distil():
     with pytest.raises(UsageError, match="no targets of a teacher"):
         VanillaKD()(inputs_of(targets=None))
 

@@ -45,8 +45,8 @@ def test_large_numbers_have_their_thousands_apart() -> None:
         "weights": "0",
         "targets": {"kind": "full", "dtype": "float32"},
     }
-    answers = TargetSummary(131, 1, 0.5, 21841.0, 1.0, 0.1, 0.0, None, ())
+    statistics = TargetSummary(131, 1, 0.5, 21841.0, 1.0, 0.1, 0.0, None, ())
     stored = {"log_prob": 87364 * 131, "records": 131}
-    text = "\n".join(TeacherReport(identity, (0,), {}, stored, 131, None, (), answers).lines())
+    text = "\n".join(TeacherReport(identity, (0,), {}, stored, 131, None, (), statistics).lines())
     assert "87,365.00 a view (log_prob 87,364.00, records 1.00)" in text
     assert "21,841.0 classes kept" in text

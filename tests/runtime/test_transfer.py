@@ -64,7 +64,7 @@ def test_on_the_cpu_an_array_shares_its_memory():
         (MixedTargets((FullTargets(LOG_PROBS, LABELS), keep_top(LOG_PROBS, LABELS, 2, 0.1)), (0.5, 0.5)), 8),
     ],
 )
-def test_answers_are_pinned_and_copied_behind_the_host(copies, targets, tensors):
+def test_targets_are_pinned_and_copied_behind_the_host(copies, targets, tensors):
     targets.to("cuda:0")
     assert copies == [UNAWAITED] * tensors
 

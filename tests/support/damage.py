@@ -26,7 +26,7 @@ def flipped(rng: random.Random, data: bytes) -> bytes:
 
 
 def forge_records(path: Path, name: str) -> None:
-    """Let each record of an entry name the block in whose place it lies, so that nothing but its answers betrays it."""
+    """Let each record of an entry name the block in whose place it lies, so that nothing but its targets betrays it."""
     own = {}
     records = path / "teachers" / name / "records"
     for file in sorted(records.glob("*/*.json")):

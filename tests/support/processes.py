@@ -16,7 +16,7 @@ from support.forked import CONTEXT
 def start_dump(request: DumpOptions, log: Path, calibration: int | None = None) -> BaseProcess:
     """A dump that runs by itself; its exit code is 0 when it ends well.
 
-    It writes one byte to `log` for every row that its teacher answers, whatever for: the killed can be asked.
+    It writes one byte to `log` for every row that its teacher computes, whatever for: the killed can be asked.
     `calibration` is how many rows an order of classes is learned from, if not the usual number.
     """
     # The server has the environment of the time when it was started.
@@ -48,5 +48,5 @@ def _run(request: DumpOptions, log: Path, calibration: int | None, environment: 
 
 
 def rows_in(log: Path) -> int:
-    """How many rows were answered so far."""
+    """How many rows were computed so far."""
     return log.stat().st_size if log.exists() else 0

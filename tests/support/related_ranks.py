@@ -46,14 +46,14 @@ def relate(rank, world):
     def contrasted():
         return crd(student(mine), theirs, samples[share], negatives[share])
 
-    companions = Contrasts(crd, Negatives(torch.arange(SAMPLES) % 3, seed=5), count=6)
+    contrasts = Contrasts(crd, Negatives(torch.arange(SAMPLES) % 3, seed=5), count=6)
     weight = torch.tensor([0.8, 0.8, 0.3, 0.3, 1.0, 1.0, 0.4, 0.4], dtype=torch.float64)[share]
 
     def of_objective(name):
         logits = student(mine)  # as good a student's as any
-        answers = FixedTargets(theirs[:, :WIDTH].log_softmax(1), theirs)
-        beside = {"cc": embeddings, "crd": companions}.get(name)
-        inputs = LossInputs(logits, torch.zeros(len(mine), 2, dtype=torch.int64), weight, answers)
+        targets = FixedTargets(theirs[:, :WIDTH].log_softmax(1), theirs)
+        beside = {"cc": embeddings, "crd": contrasts}.get(name)
+        inputs = LossInputs(logits, torch.zeros(len(mine), 2, dtype=torch.int64), weight, targets)
         inputs = replace(inputs, features=student(mine), samples=samples[share], aux_module=beside)
         return OBJECTIVES[name].distil(inputs)
 

@@ -1,4 +1,4 @@
-"""Made-up answers that look like a strong ImageNet teacher's, where none is at hand.
+"""Made-up outputs that look like a strong ImageNet teacher's, where none is at hand.
 
 Classes lie in groups of unequal size, so that they are confused with their neighbours. An image shows its
 class, perhaps a second object, and something of its own; a view loses part of that and adds a context. A
@@ -22,7 +22,7 @@ def simulate(images: int, views: int = 1, classes: int = 1000, seed: int = 0) ->
     world = World.draw(rng, classes)
     label = rng.permutation(images) % classes
     shown = Images.draw(rng, world, label)
-    return label, np.stack([shown.answer(rng, world) for _ in range(views)])
+    return label, np.stack([shown.output(rng, world) for _ in range(views)])
 
 
 def rows_of_length_one(x: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ class Images:
             noise(rng, (n, classes), 0.3),
         )
 
-    def answer(self, rng: Generator, world: World) -> np.ndarray:
+    def output(self, rng: Generator, world: World) -> np.ndarray:
         """Log-probabilities of one view of every image, which shows a part of it in some context."""
         n, shape = len(self.seen_as), self.texture.shape
         crop = rng.uniform(0.08, 1, n)

@@ -21,7 +21,7 @@ from kdcache.targets.embedding import EmbeddingCodec
 from kdcache.targets.full import FullCodec
 from kdcache.targets.head import Head
 from kdcache.targets.topk_codec import TopKCodec
-from support.targets_contract import answers, labels_for, random_order
+from support.targets_contract import labels_for, random_order, teacher_log_probs
 
 SAMPLES = 11
 BLOCK_ROWS = 4
@@ -46,7 +46,7 @@ PROVENANCE = {"renderer": "pillow", "software": {"torch": "2"}}
 
 @contextmanager
 def small_chunks(codec: type[TargetCodec] = FullCodec, rows: int = 2) -> Iterator[None]:
-    """Meanwhile a kind of answers is stored in chunks of so few rows; a file still has those of a block."""
+    """Meanwhile a kind of targets is stored in chunks of so few rows; a file still has those of a block."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(codec, "chunk_rows", lambda self, block_rows: rows)
         yield
@@ -76,13 +76,13 @@ def labels_of(view: int, start: int, stop: int) -> np.ndarray:
 
 def said(view: int, start: int, stop: int) -> torch.Tensor:
     """What the teacher says of some rows of a view."""
-    return answers(SAMPLES, CLASSES, seed=view)[start:stop]
+    return teacher_log_probs(SAMPLES, CLASSES, seed=view)[start:stop]
 
 
 def kept(codec: TargetCodec, view: int, start: int, stop: int) -> Targets:
     """What is kept of that; features are the log-probabilities themselves, as `EMBEDDING` has them."""
-    answer = said(view, start, stop)
-    return codec.select(answer, torch.from_numpy(labels_of(view, start, stop)), answer)
+    output = said(view, start, stop)
+    return codec.select(output, torch.from_numpy(labels_of(view, start, stop)), output)
 
 
 def view_set_of(samples: int) -> ViewSetIdentity:

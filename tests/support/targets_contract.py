@@ -15,7 +15,7 @@ from kdcache.targets.kinds import create_codec
 CLASSES = 12
 
 
-def answers(rows: int, classes: int = CLASSES, seed: int = 0, sharpness: float = 2.0) -> Tensor:
+def teacher_log_probs(rows: int, classes: int = CLASSES, seed: int = 0, sharpness: float = 2.0) -> Tensor:
     """Random log-probabilities, float32 [rows, classes]."""
     draw = np.random.default_rng(seed).standard_normal((rows, classes)) * sharpness
     return torch.log_softmax(torch.from_numpy(draw), 1).float()
@@ -64,7 +64,7 @@ class TargetsContract:
 
     @pytest.fixture
     def kept(self) -> Targets:
-        return self.select(answers(40), labels_for(40))
+        return self.select(teacher_log_probs(40), labels_for(40))
 
     def select(self, said: Tensor, labels: Tensor) -> Targets:
         return self.codec.select(said, labels)
@@ -94,7 +94,7 @@ class TargetsContract:
 
     def test_the_labels_have_the_teachers_probability(self, kept: Targets) -> None:
         labels = labels_for(40)
-        expected = answers(40).gather(1, labels.clamp(min=0)).masked_fill(labels < 0, torch.nan)
+        expected = teacher_log_probs(40).gather(1, labels.clamp(min=0)).masked_fill(labels < 0, torch.nan)
         assert torch.allclose(kept.label_log_prob(), expected, atol=1e-5, equal_nan=True)
         stored = self.stored(kept, labels).label_log_prob()
         assert torch.allclose(stored.exp(), expected.exp(), atol=self.label_error, equal_nan=True)
@@ -107,7 +107,7 @@ class TargetsContract:
 
     def test_a_row_is_kept_alike_in_any_batch(self, kept: Targets) -> None:
         parts = [
-            self.select(answers(40)[start:stop], labels_for(40)[start:stop])
+            self.select(teacher_log_probs(40)[start:stop], labels_for(40)[start:stop])
             for start, stop in ((0, 1), (1, 30), (30, 40))
         ]
         assert same(type(kept).concat(parts), kept)
@@ -163,7 +163,7 @@ class TargetsContract:
             assert same(part, whole[start:stop])
 
     def test_packing_is_repeatable(self, kept: Targets) -> None:
-        again = self.codec.encode(self.select(answers(40), labels_for(40)), 64)
+        again = self.codec.encode(self.select(teacher_log_probs(40), labels_for(40)), 64)
         for name, array in self.codec.encode(kept, 64).items():
             assert array.tobytes() == again[name].tobytes()
 
@@ -201,16 +201,16 @@ class TargetsContract:
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3.0])
     def test_what_is_no_log_probability_is_refused(self, bad: float) -> None:
-        broken = answers(4)
+        broken = teacher_log_probs(4)
         broken[2, 5] = bad
         with pytest.raises(ModelError, match="not log-probabilities"):
             self.select(broken, labels_for(4))
 
     def test_other_classes_are_refused(self) -> None:
         with pytest.raises(ModelError, match="13 classes"):
-            self.select(answers(4, CLASSES + 1), labels_for(4))
+            self.select(teacher_log_probs(4, CLASSES + 1), labels_for(4))
         with pytest.raises(UsageError, match="Label 12"):
-            self.select(answers(1), torch.tensor([[CLASSES, -1]]))
+            self.select(teacher_log_probs(1), torch.tensor([[CLASSES, -1]]))
 
     def test_the_wrong_number_of_classes_is_refused_on_reading(self, kept: Targets) -> None:
         with pytest.raises(UsageError, match="13 were asked for"):

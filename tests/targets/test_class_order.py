@@ -10,7 +10,7 @@ from kdcache.errors import CorruptError
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.class_order_calibration import calibration_rows, learn_order
 from kdcache.targets.topk import TopKTargets, keep_top
-from support.targets_contract import answers, random_order
+from support.targets_contract import random_order, teacher_log_probs
 
 
 @given(st.sampled_from([2, 3, 12, 257, 300]), st.integers(0, 5))
@@ -70,7 +70,7 @@ def calibration(rows: list[list[tuple[int, float]]], classes: int) -> TopKTarget
     )
 
 
-def test_without_answers_the_nearest_by_cosine_come_first() -> None:
+def test_without_targets_the_nearest_by_cosine_come_first() -> None:
     angle = torch.tensor([0.0, 0.1, 0.3, 2.0])
     head = torch.stack([angle.cos(), angle.sin()], 1) * torch.tensor([[1.0], [9.0], [2.0], [0.5]])
     assert learn_order(calibration([], 4), head).table.tolist() == [[1, 2, 3], [0, 2, 3], [1, 0, 3], [2, 1, 0]]
@@ -101,7 +101,7 @@ def test_a_class_that_was_never_guessed_enters_when_it_is_seen() -> None:
 
 
 def test_learning_is_repeatable() -> None:
-    said = keep_top(answers(400, 300, sharpness=4.0), torch.full((400, 2), -1), 128, 0.0033)
+    said = keep_top(teacher_log_probs(400, 300, sharpness=4.0), torch.full((400, 2), -1), 128, 0.0033)
     head = torch.from_numpy(np.random.default_rng(0).standard_normal((300, 16))).float()
     assert learn_order(said, head).checksum == learn_order(said, head).checksum
     assert learn_order(said, None).checksum == learn_order(said, None).checksum

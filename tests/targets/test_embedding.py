@@ -9,7 +9,7 @@ from kdcache.targets.embedding import EmbeddingCodec, EmbeddingTargets
 from kdcache.targets.error import coded, divergence
 from kdcache.targets.head import Head
 from kdcache.targets.kinds import create_codec
-from support.targets_contract import CLASSES, TargetsContract, answers, labels_for
+from support.targets_contract import CLASSES, TargetsContract, labels_for, teacher_log_probs
 
 FEATURES = 20
 
@@ -34,7 +34,7 @@ def coding_with(dtype: str, head: Head) -> EmbeddingCodec:
 
 
 class EmbeddingContract(TargetsContract):
-    """What is kept are features that a classifier makes the answers of."""
+    """What is kept are features that a classifier makes the outputs of."""
 
     codec: EmbeddingCodec
     rounding = 1e-5
@@ -54,7 +54,7 @@ class EmbeddingContract(TargetsContract):
 
     @pytest.mark.parametrize("temperature", [0.5, 4.0, 20.0])
     def test_any_temperature_is_as_good_as_one(self, kept: Targets, temperature: float) -> None:
-        exact = torch.log_softmax(answers(40) / temperature, 1)
+        exact = torch.log_softmax(teacher_log_probs(40) / temperature, 1)
         assert torch.allclose(kept.log_probs(CLASSES, temperature=temperature), exact, atol=1e-5)
         stored = self.stored(kept, labels_for(40)).log_probs(CLASSES, temperature=temperature)
         assert divergence(exact, stored).mean().item() < 5e-4
@@ -67,14 +67,14 @@ class EmbeddingContract(TargetsContract):
     @pytest.mark.parametrize("wrong", [None, torch.zeros(4, FEATURES + 1)])
     def test_other_features_than_the_classifier_takes_are_refused(self, wrong: Tensor | None) -> None:
         with pytest.raises(ModelError, match="20 were expected"):
-            self.codec.select(answers(4), labels_for(4), wrong)
+            self.codec.select(teacher_log_probs(4), labels_for(4), wrong)
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, 1e5])
     def test_features_that_are_no_numbers_are_refused(self, bad: float) -> None:
         features = torch.zeros(4, FEATURES)
         features[2, 3] = bad
         with pytest.raises(ModelError, match="cannot be stored"):
-            self.codec.select(answers(4), labels_for(4), features)
+            self.codec.select(teacher_log_probs(4), labels_for(4), features)
 
 
 class TestEightBits(EmbeddingContract):
@@ -110,7 +110,7 @@ def test_features_of_one_value_are_kept() -> None:
 def test_ranges_that_are_never_written_are_refused(wrong: tuple[float, float]) -> None:
     head = head_of()
     codec = coding_with("uint8", head)
-    kept = codec.select(answers(4), labels_for(4), features_for(head, answers(4)))
+    kept = codec.select(teacher_log_probs(4), labels_for(4), features_for(head, teacher_log_probs(4)))
     arrays = codec.encode(kept, 4)
     arrays["range"][:, 2] = wrong
     with pytest.raises(CorruptError, match="never written"):
@@ -120,7 +120,9 @@ def test_ranges_that_are_never_written_are_refused(wrong: tuple[float, float]) -
 def test_half_precision_numbers_that_are_none_are_refused() -> None:
     head = head_of()
     codec = coding_with("float16", head)
-    arrays = codec.encode(codec.select(answers(4), labels_for(4), features_for(head, answers(4))), 4)
+    arrays = codec.encode(
+        codec.select(teacher_log_probs(4), labels_for(4), features_for(head, teacher_log_probs(4))), 4
+    )
     arrays["feature"][1, 1] = np.nan
     with pytest.raises(CorruptError, match="never written"):
         codec.decode(arrays, 4)
@@ -172,7 +174,7 @@ def test_imagenet_21k_fits() -> None:
 def test_codes_stay_eight_bits_wide_until_they_are_asked_for() -> None:
     head = head_of()
     codec = coding_with("uint8", head)
-    kept = codec.select(answers(4), labels_for(4), features_for(head, answers(4)))
+    kept = codec.select(teacher_log_probs(4), labels_for(4), features_for(head, teacher_log_probs(4)))
     stored = codec.decode(codec.encode(kept, 4), 4)
     assert isinstance(stored, EmbeddingTargets)
     assert stored.code.dtype == torch.uint8

@@ -6,7 +6,7 @@ import torch
 from kdcache.errors import CorruptError, UsageError
 from kdcache.targets.full import FullCodec
 from kdcache.targets.kinds import create_codec
-from support.targets_contract import CLASSES, TargetsContract, answers, labels_for
+from support.targets_contract import CLASSES, TargetsContract, labels_for, teacher_log_probs
 
 
 class TestFull(TargetsContract):
@@ -20,7 +20,7 @@ class TestEightBits(TargetsContract):
 
 
 def test_the_bits_come_back() -> None:
-    codec, said, labels = FullCodec(CLASSES), answers(50), labels_for(50)
+    codec, said, labels = FullCodec(CLASSES), teacher_log_probs(50), labels_for(50)
     stored = codec.decode(codec.encode(codec.select(said, labels), 64), 50).with_labels(labels)
     assert torch.equal(stored.log_probs(CLASSES).view(torch.int32), said.view(torch.int32))
 
@@ -34,7 +34,7 @@ def rebuilt_in_8_bits(log_prob: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.5, 3.0, 20.0, 400.0])
 def test_eight_bits_lose_less_than_a_thousandth(sharpness: float) -> None:
-    said = answers(200, 1000, sharpness=sharpness).clamp(min=-1e4)
+    said = teacher_log_probs(200, 1000, sharpness=sharpness).clamp(min=-1e4)
     rebuilt = rebuilt_in_8_bits(said)
     assert (said.exp() * (said - rebuilt)).sum(1).mean().item() < 1e-3
     near = said > said.amax(1, keepdim=True) - 23
@@ -49,7 +49,7 @@ def test_eight_bits_reach_24_nats_down() -> None:
 @pytest.mark.parametrize("wrong", [(1.0, 0.1), (-1.0, -0.1), (-1.0, 9.0), (float("nan"), 0.1), (-1.0, float("inf"))])
 def test_ranges_that_are_never_written_are_refused(wrong: tuple[float, float]) -> None:
     codec = FullCodec(CLASSES, "uint8")
-    arrays = codec.encode(codec.select(answers(4), labels_for(4)), 4)
+    arrays = codec.encode(codec.select(teacher_log_probs(4), labels_for(4)), 4)
     arrays["range"][:, 2] = wrong
     with pytest.raises(CorruptError, match="range"):
         codec.decode(arrays, 4)

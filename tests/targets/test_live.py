@@ -6,7 +6,7 @@ from kdcache.errors import UsageError
 from kdcache.targets.base import Targets
 from kdcache.targets.full import FullCodec
 from kdcache.targets.live import LiveTargets
-from support.targets_contract import CLASSES, answers, labels_for, same
+from support.targets_contract import CLASSES, labels_for, same, teacher_log_probs
 
 ROWS = 10
 
@@ -14,7 +14,7 @@ ROWS = 10
 def live(features: bool = True, maps: bool = True) -> LiveTargets:
     random = torch.Generator().manual_seed(0)
     return LiveTargets(
-        FullCodec(CLASSES).select(answers(ROWS), labels_for(ROWS)),
+        FullCodec(CLASSES).select(teacher_log_probs(ROWS), labels_for(ROWS)),
         torch.randn(ROWS, 6, generator=random) if features else None,
         tuple(torch.randn(ROWS, 3, side, side, generator=random).bfloat16() for side in (4, 2)) if maps else (),
     )

@@ -9,7 +9,7 @@ from kdcache.errors import UsageError
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.mixture import MixedTargets
 from support.small_cache import CLASSES, FULL, TOPK
-from support.targets_contract import answers, labels_for
+from support.targets_contract import labels_for, teacher_log_probs
 
 ROWS = 40
 SHARES = (0.7, 0.3)
@@ -17,7 +17,10 @@ LABELS = labels_for(ROWS, CLASSES)
 
 
 def mixed(first: TargetCodec = TOPK, second: TargetCodec = FULL) -> MixedTargets:
-    parts = (first.select(answers(ROWS, CLASSES, 0), LABELS), second.select(answers(ROWS, CLASSES, 1), LABELS))
+    parts = (
+        first.select(teacher_log_probs(ROWS, CLASSES, 0), LABELS),
+        second.select(teacher_log_probs(ROWS, CLASSES, 1), LABELS),
+    )
     return MixedTargets(parts, SHARES)
 
 
@@ -31,7 +34,7 @@ def test_probabilities_are_weighted_means() -> None:
 
 
 def test_a_share_of_one_is_that_teacher() -> None:
-    part = FULL.select(answers(ROWS, CLASSES), LABELS)
+    part = FULL.select(teacher_log_probs(ROWS, CLASSES), LABELS)
     assert torch.allclose(MixedTargets((part, part), SHARES).log_probs(CLASSES), part.log_probs(CLASSES), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""How much a simulated ImageNet teacher's answers lose by being kept in a few bytes."""
+"""How much a simulated ImageNet teacher's outputs lose by being kept in a few bytes."""
 
 import numcodecs
 import numpy as np
@@ -13,11 +13,11 @@ from support.simulated_teacher import simulate
 
 ROWS, PILOT, CLASSES = 4000, 8000, 1000
 
-Answers = tuple[Tensor, Tensor]
+Outputs = tuple[Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
-def everything() -> Answers:
+def everything() -> Outputs:
     """Log-probabilities float32 [n, 1000] and labels int64 [n, 2], without partners."""
     label, log_prob = simulate(ROWS + PILOT, classes=CLASSES)
     labels = np.stack([label, np.full_like(label, -1)], 1)
@@ -25,19 +25,19 @@ def everything() -> Answers:
 
 
 @pytest.fixture(scope="module")
-def teacher(everything: Answers) -> Answers:
-    """The answers that are stored."""
+def teacher(everything: Outputs) -> Outputs:
+    """The outputs that are stored."""
     return everything[0][:ROWS], everything[1][:ROWS]
 
 
 @pytest.fixture(scope="module")
-def order(everything: Answers) -> np.ndarray:
+def order(everything: Outputs) -> np.ndarray:
     """An order that was learned from the others."""
     calibration = create_codec("topk", CLASSES).select(everything[0][ROWS:], torch.full((PILOT, 2), -1))
     return learn_order(calibration, None).table  # type: ignore[arg-type]
 
 
-def loss_and_bytes(teacher: Answers, order: np.ndarray | None = None, **parameters: float) -> tuple[float, float]:
+def loss_and_bytes(teacher: Outputs, order: np.ndarray | None = None, **parameters: float) -> tuple[float, float]:
     """Mean KL(full || rebuilt) in nats after storing and reading, and stored bytes a view."""
     full, labels = teacher
     tables = None if order is None else {"order": order}
@@ -49,7 +49,7 @@ def loss_and_bytes(teacher: Answers, order: np.ndarray | None = None, **paramete
     return kl, sum(encoded_bytes(codec, kept).values()) / ROWS
 
 
-def plain_top_k(teacher: Answers, k: int) -> tuple[float, float]:
+def plain_top_k(teacher: Outputs, k: int) -> tuple[float, float]:
     """The same of fp16 probabilities and int16 classes under the best of Blosc's zstd settings."""
     full = teacher[0]
     prob, classes = full.exp().topk(k)
@@ -61,41 +61,41 @@ def plain_top_k(teacher: Answers, k: int) -> tuple[float, float]:
     return (full.exp() * (full - rebuilt)).sum(1).mean().item(), size / ROWS
 
 
-def test_the_teacher_is_like_a_strong_one(teacher: Answers) -> None:
+def test_the_teacher_is_like_a_strong_one(teacher: Outputs) -> None:
     full, labels = teacher
     assert full.exp().amax(1).mean().item() == pytest.approx(0.763, abs=0.015)
     assert (full.argmax(1) == labels[:, 0]).double().mean().item() == pytest.approx(0.87, abs=0.02)
 
 
-def test_it_is_a_fraction_of_a_fixed_top_20_and_closer(teacher: Answers, order: np.ndarray) -> None:
-    """With a classifier's weights and more answers to learn from it is 0.153 of it (docs/compact.md)."""
+def test_it_is_a_fraction_of_a_fixed_top_20_and_closer(teacher: Outputs, order: np.ndarray) -> None:
+    """With a classifier's weights and more outputs to learn from it is 0.153 of it (docs/compact.md)."""
     plain_kl, plain_size = plain_top_k(teacher, 20)
     kl, size = loss_and_bytes(teacher, order)
     assert kl <= plain_kl
     assert size <= 0.18 * plain_size
 
 
-def test_a_learned_order_makes_classes_smaller_and_changes_nothing_else(teacher: Answers, order: np.ndarray) -> None:
+def test_a_learned_order_makes_classes_smaller_and_changes_nothing_else(teacher: Outputs, order: np.ndarray) -> None:
     kl, size = loss_and_bytes(teacher)
     ordered_kl, ordered_size = loss_and_bytes(teacher, order)
     assert ordered_kl == pytest.approx(kl, rel=0.01)
     assert ordered_size < 0.85 * size
 
 
-def test_a_lower_threshold_loses_less_and_takes_more(teacher: Answers) -> None:
+def test_a_lower_threshold_loses_less_and_takes_more(teacher: Outputs) -> None:
     curve = [loss_and_bytes(teacher, min_prob=p) for p in (0.0125, 0.0033, 0.0008)]
     assert curve == sorted(curve, reverse=True)
     assert [size for _, size in curve] == sorted(size for _, size in curve)
 
 
-def test_a_fixed_k_is_what_a_fixed_k_is(teacher: Answers) -> None:
+def test_a_fixed_k_is_what_a_fixed_k_is(teacher: Outputs) -> None:
     kl, size = loss_and_bytes(teacher, k=10, min_prob=0.0, bits=8)
     plain_kl, plain_size = plain_top_k(teacher, 10)
     assert kl == pytest.approx(plain_kl, rel=0.02)
     assert size < plain_size
 
 
-def test_eight_bits_of_level_lose_nothing_that_matters(teacher: Answers) -> None:
+def test_eight_bits_of_level_lose_nothing_that_matters(teacher: Outputs) -> None:
     full, labels = teacher
     kept = create_codec("topk", CLASSES).select(full, labels)
     unquantised = (full.exp() * (full - kept.log_probs(CLASSES))).sum(1).mean().item()

@@ -16,7 +16,7 @@ from kdcache.targets.kinds import create_codec
 from kdcache.targets.ragged import first_maxima
 from kdcache.targets.topk import TopKTargets, keep_top
 from kdcache.targets.topk_codec import TopKCodec
-from support.targets_contract import CLASSES, TargetsContract, answers, labels_for, random_order
+from support.targets_contract import CLASSES, TargetsContract, labels_for, random_order, teacher_log_probs
 
 
 class TestAdaptive(TargetsContract):
@@ -90,8 +90,8 @@ def test_it_keeps_what_the_slow_way_keeps(case: tuple[Tensor, Tensor, int, float
 
 @given(st.integers(0, 1000), st.floats(0.1, 60))
 def test_all_classes_of_a_fixed_k_are_the_exact_answer(seed: int, sharpness: float) -> None:
-    teacher = answers(6, seed=seed, sharpness=sharpness)
-    student = answers(6, seed=seed + 1)
+    teacher = teacher_log_probs(6, seed=seed, sharpness=sharpness)
+    student = teacher_log_probs(6, seed=seed + 1)
     kept = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0).select(teacher, labels_for(6, seed=seed))
     rebuilt = kept.log_probs(CLASSES)
 
@@ -115,7 +115,7 @@ def test_a_row_with_nothing_over_the_threshold_keeps_its_first_class() -> None:
 
 
 def test_another_temperature_is_refused_with_the_remedy() -> None:
-    kept = TopKCodec(CLASSES).select(answers(2), labels_for(2))
+    kept = TopKCodec(CLASSES).select(teacher_log_probs(2), labels_for(2))
     with pytest.raises(UsageError, match="--targets full"):
         kept.log_probs(CLASSES, temperature=2.0)
 
@@ -160,7 +160,7 @@ def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str, str]
     arrays = codec.arrays(2)
     if ordered:
         assert (arrays["top"].dtype, arrays["count"].dtype, arrays["class"].dtype) == types
-    teacher = answers(2, classes)
+    teacher = teacher_log_probs(2, classes)
     labels = torch.tensor([[classes - 1, 0], [0, -1]])
     kept = codec.select(teacher, labels)
     stored = codec.decode(codec.encode(kept, 2), 2).with_labels(labels)
@@ -170,7 +170,9 @@ def test_types_are_wide_enough(classes: int, k: int, types: tuple[str, str, str]
 
 @pytest.mark.parametrize("order", [None, random_order(300)])
 def test_the_most_probable_class_stands_first_and_stays_it(order: ClassOrder | None) -> None:
-    teacher = torch.cat([answers(300, 300, sharpness=sharpness) for sharpness in (0.0, 0.05, 0.3, 1.0, 3.0, 30.0)])
+    teacher = torch.cat(
+        [teacher_log_probs(300, 300, sharpness=sharpness) for sharpness in (0.0, 0.05, 0.3, 1.0, 3.0, 30.0)]
+    )
     for min_prob, bits in ((0.0033, 5), (0.0033, 1), (0.0, 5), (0.2, 3)):
         codec = TopKCodec(300, min_prob=min_prob, bits=bits, order=order)
         kept = codec.select(teacher, torch.full((len(teacher), 2), -1))
@@ -181,7 +183,9 @@ def test_the_most_probable_class_stands_first_and_stays_it(order: ClassOrder | N
 
 
 def test_the_first_probability_is_right_within_a_level_though_it_is_not_stored() -> None:
-    teacher = torch.cat([answers(300, 300, seed=seed, sharpness=sharpness) for seed, sharpness in ((0, 1.5), (1, 3.0))])
+    teacher = torch.cat(
+        [teacher_log_probs(300, 300, seed=seed, sharpness=sharpness) for seed, sharpness in ((0, 1.5), (1, 3.0))]
+    )
     codec = TopKCodec(300, min_prob=0.0033)
     kept = codec.select(teacher, torch.full((600, 2), -1))
     stored = codec.decode(codec.encode(kept, 600), 600)
@@ -193,14 +197,14 @@ def test_the_first_probability_is_right_within_a_level_though_it_is_not_stored()
 def test_the_bytes_are_these() -> None:
     """A change of what is written needs a new format."""
     codec = TopKCodec(300, order=random_order(300))
-    packed = codec.encode(codec.select(answers(64, 300, sharpness=4.0), labels_for(64, 300)), 64)
+    packed = codec.encode(codec.select(teacher_log_probs(64, 300, sharpness=4.0), labels_for(64, 300)), 64)
     data = b"".join(packed[name].tobytes() for name in ("top", "count", "class", "level", "tail", "label"))
     assert hashlib.blake2b(data, digest_size=8).hexdigest() == "fbe4a1eb63686010"
 
 
 def packed() -> tuple[TopKCodec, dict[str, np.ndarray], Tensor]:
     codec, labels = TopKCodec(CLASSES, k=4, min_prob=0.02), labels_for(16)
-    return codec, codec.encode(codec.select(answers(16), labels), 16), labels
+    return codec, codec.encode(codec.select(teacher_log_probs(16), labels), 16), labels
 
 
 def test_other_labels_than_those_written_are_noticed() -> None:
@@ -244,6 +248,6 @@ def test_a_whole_number_is_a_probability_too() -> None:
 
 
 def test_targets_are_slim() -> None:
-    kept = TopKCodec(1000).select(answers(64, 1000, sharpness=4), labels_for(64, 1000))
+    kept = TopKCodec(1000).select(teacher_log_probs(64, 1000, sharpness=4), labels_for(64, 1000))
     assert isinstance(kept, TopKTargets)
     assert sum(tensor.nbytes for tensor in vars(kept).values() if isinstance(tensor, Tensor)) < 64 * 1000

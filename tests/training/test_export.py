@@ -20,7 +20,7 @@ def exported(folder, name="test_vit", **options):
     return student
 
 
-def answers(module):
+def logits_of(module):
     with torch.inference_mode():
         return module(torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32))
 
@@ -30,14 +30,14 @@ def test_timm_loads_the_weights_by_their_path(tmp_path, name):
     student = exported(tmp_path / "export", name)
     file = str(tmp_path / "export" / "model.safetensors")
     loaded = timm.create_model(name, num_classes=6, checkpoint_path=file, **student.card.model_args).eval()
-    assert torch.equal(answers(loaded), answers(student.module))
+    assert torch.equal(logits_of(loaded), logits_of(student.module))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_timm_loads_the_folder(tmp_path, name):
     student = exported(tmp_path / "export", name, class_names=list("abcdef"))
     loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True).eval()
-    assert torch.equal(answers(loaded), answers(student.module))
+    assert torch.equal(logits_of(loaded), logits_of(student.module))
     data = timm.data.resolve_model_data_config(loaded)
     card = student.card
     assert tuple(data["input_size"]) == (3, 32, 32)
@@ -51,7 +51,7 @@ def test_the_file_alone_is_enough_for_kdcache(tmp_path, name):
     student = exported(tmp_path / "export", name)
     loaded = load_model(None, tmp_path / "export" / "model.safetensors")
     assert loaded.card == student.card
-    assert torch.equal(answers(loaded.module), answers(student.module))
+    assert torch.equal(logits_of(loaded.module), logits_of(student.module))
 
 
 def test_arguments_of_the_architecture_are_kept(tmp_path):
@@ -63,13 +63,13 @@ def test_arguments_of_the_architecture_are_kept(tmp_path):
         load_model("test_vit", tmp_path).module,
     ):
         assert len(loaded.blocks) == 2
-        assert torch.equal(answers(loaded), answers(student.module))
+        assert torch.equal(logits_of(loaded), logits_of(student.module))
 
 
 def test_the_folder_can_be_adapted_by_timm_to_other_classes(tmp_path):
     exported(tmp_path / "export", "test_resnet")
     loaded = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True, num_classes=3)
-    assert answers(loaded.eval()).shape == (2, 3)
+    assert logits_of(loaded.eval()).shape == (2, 3)
 
 
 def test_half_precision_takes_half_the_room_and_is_close(tmp_path):
@@ -79,7 +79,7 @@ def test_half_precision_takes_half_the_room_and_is_close(tmp_path):
     assert sizes[1] < 0.6 * sizes[0]
     loaded = load_model(None, tmp_path / "half").module
     assert all(part.dtype == torch.float32 for part in loaded.parameters())
-    torch.testing.assert_close(answers(loaded), answers(student.module), atol=1e-2, rtol=0)
+    torch.testing.assert_close(logits_of(loaded), logits_of(student.module), atol=1e-2, rtol=0)
 
 
 def test_counters_stay_whole_numbers_in_half_precision(tmp_path):

@@ -173,7 +173,7 @@ def test_supervised_training_needs_no_cache_and_sees_the_views_of_its_recipe(job
     assert config.objective.label_weight == 1
 
 
-def test_topk_answers_teach_too(job, tmp_path):
+def test_topk_targets_teach_too(job, tmp_path):
     dump(dump_request(job.data, tmp_path / "cache", job.weights, job.policy, targets="topk"))
     report = train(train_request(job.data, tmp_path / "run", cache=str(tmp_path / "cache"), epochs=2), keep_losses=True)
     assert len(report.losses) == 10
@@ -183,7 +183,7 @@ def test_topk_answers_teach_too(job, tmp_path):
     assert report.losses != full.losses
 
 
-def test_answers_without_a_label_space_distil_without_labels(job, tmp_path):
+def test_targets_without_a_label_space_distil_without_labels(job, tmp_path):
     weights = make_teacher(tmp_path / "teacher", classes=7)
     cache = str(tmp_path / "cache")
     dump(dump_request(job.data, cache, weights, job.policy, label_space="none"))
@@ -318,7 +318,7 @@ def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, m
 
 
 def test_a_job_sets_the_number_of_threads_itself(job, tmp_path, monkeypatch):
-    """torchrun sets OMP_NUM_THREADS=1, and an answer's last bits depend on the number."""
+    """torchrun sets OMP_NUM_THREADS=1, and an output's last bits depend on the number."""
     before = torch.get_num_threads()
     try:
         for threads in ("2", "1"):

@@ -62,7 +62,7 @@ def test_without_repair_nothing_is_changed(cache: Path) -> None:
 
 
 def dump_again(path: Path) -> None:
-    """What the same dumps do: they know the windows, the teachers, their tables and their answers."""
+    """What the same dumps do: they know the windows, the teachers, their tables and their targets."""
     Cache.ensure(path, VIEW_SET, WINDOWS)
     fill(open_entry(path, TOPK), 1)
     fill(open_entry(path, FULL, name="other"), 1)

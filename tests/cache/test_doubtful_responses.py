@@ -18,7 +18,7 @@ from support.faulty_store import Faults, faulty
 from support.s3 import s3, s3_server  # noqa: F401
 from support.small_cache import TOPK, VIEW_SET, WINDOWS, fill, identity_of, kept, tree
 
-#: A sixth of all answers are wrong, never more than three in a row to the same question.
+#: A sixth of all responses are wrong, never more than three in a row to the same question.
 DOUBTFUL = {"404": 0.17, "flip": 0.17, "stale": 0.17}
 
 
@@ -75,7 +75,9 @@ def test_repair_drops_nothing_that_is_sound(
     assert everything(url) == whole
 
 
-def test_what_is_lost_or_damaged_is_found_among_doubtful_answers(url: str, behind: Callable[[Faults], Faults]) -> None:
+def test_what_is_lost_or_damaged_is_found_among_doubtful_responses(
+    url: str, behind: Callable[[Faults], Faults]
+) -> None:
     files = ObjectFiles(url)
     files.delete("teachers/teacher/tail/c/0/1")
     data = files.get("teachers/teacher/tail/c/1/0")

@@ -1,4 +1,4 @@
-"""Answers that are read are looked at: distributions without holes, and features that are numbers."""
+"""Targets that are read are looked at: distributions without holes, and features that are numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from kdcache.targets.embedding import EmbeddingTargets
 from kdcache.targets.full import FullTargets
 from kdcache.targets.topk import TopKTargets
 from support.small_cache import EMBEDDING, FULL, TOPK, fill, open_entry
-from support.targets_contract import answers
+from support.targets_contract import teacher_log_probs
 
 
-def test_answers_have_to_be_distributions() -> None:
-    sound = TOPK.select(answers(5, 12), torch.full((5, 2), -1))
+def test_targets_have_to_be_distributions() -> None:
+    sound = TOPK.select(teacher_log_probs(5, 12), torch.full((5, 2), -1))
     assert isinstance(sound, TopKTargets)
     check_targets(sound, 12)
     with pytest.raises(CorruptError, match="twice"):
@@ -27,7 +27,7 @@ def test_answers_have_to_be_distributions() -> None:
                  replace(sound, tail=sound.tail * torch.nan)):  # fmt: skip
         with pytest.raises(CorruptError, match="sum to 1"):
             check_targets(part, 12)
-    full = FullTargets(answers(5, 12), None)
+    full = FullTargets(teacher_log_probs(5, 12), None)
     check_targets(full, 12)
     with pytest.raises(CorruptError, match="sum to 1"):
         check_targets(FullTargets(full.stored + 0.1, None), 12)
@@ -36,7 +36,7 @@ def test_answers_have_to_be_distributions() -> None:
 @pytest.mark.parametrize("value", [-torch.inf, torch.nan])
 def test_an_answer_in_full_has_a_probability_for_every_class(value: float) -> None:
     """One that is impossible makes a loss of infinity, and sums to 1 all the same."""
-    stored = answers(5, 12)
+    stored = teacher_log_probs(5, 12)
     stored[2, 3] = -torch.inf
     stored = torch.log_softmax(stored, 1)
     stored[2, 3] = value
@@ -58,7 +58,7 @@ def test_codes_are_looked_at_and_not_what_is_made_of_them(
 
 def test_codes_in_8_bits_stand_for_a_distribution() -> None:
     codec = replace(FULL, dtype="uint8")
-    packed = codec.encode(FULL.select(answers(50, 12), torch.full((50, 2), -1)), 50)
+    packed = codec.encode(FULL.select(teacher_log_probs(50, 12), torch.full((50, 2), -1)), 50)
     sound = codec.decode(packed, 50)
     assert sound.scale is not None
     check_targets(sound, 12)
@@ -71,7 +71,7 @@ def test_codes_in_8_bits_stand_for_a_distribution() -> None:
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_features_are_numbers(value: float) -> None:
-    sound = EMBEDDING.select(answers(5, 12), torch.full((5, 2), -1), answers(5, 12))
+    sound = EMBEDDING.select(teacher_log_probs(5, 12), torch.full((5, 2), -1), teacher_log_probs(5, 12))
     check_targets(sound, 12)
     code = sound.code.clone()
     code[2, 3] = value
