@@ -214,7 +214,7 @@ def test_what_a_dump_loses_while_inspect_runs_is_not_held_against_the_labels(los
 
 
 def test_an_image_that_is_repaired_is_still_passed_over_in_this_cache(job, story, tmp_path):
-    """Its rows hold targets of the grey image, or to itself: nobody knows."""
+    """Its rows hold targets of the grey image, or of its own: nobody knows."""
     request, _ = story
     data = write_data(tmp_path / "data", broken=False)
     assert len(open_index(data).lost) == 0
