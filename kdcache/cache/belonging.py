@@ -20,13 +20,13 @@ def belongs_elsewhere(files: Files, found: BlockId | None, expected: BlockId) ->
         return "does not say which block it is of, as in caches of format 3: it comes from such a cache"
     which = f"is that of view {found.view}, block {found.block}"
     if found.teacher == expected.teacher:
-        of_whom = ""
+        of_teacher = ""
     else:
         name = _entry_with(files, found.teacher)
-        of_whom = f" of teacher '{name}'" if name else " of a teacher that this cache does not hold"
+        of_teacher = f" of teacher '{name}'" if name else " of a teacher that this cache does not hold"
     if found.view_set == expected.view_set:
-        return which + of_whom
-    return f"{which}{of_whom or ' of the same teacher'} in another cache, of other data, policy or seed"
+        return which + of_teacher
+    return f"{which}{of_teacher or ' of the same teacher'} in another cache, of other data, policy or seed"
 
 
 def no_own_record(files: Files, name: str, found: BlockId | None, expected: BlockId) -> CorruptError:

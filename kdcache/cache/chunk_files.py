@@ -51,8 +51,8 @@ class ChunkFile:
         starts = accumulate(lengths, initial=0)
         pairs = [number for pair in zip(starts, lengths, strict=False) for number in pair]
         pairs += [ABSENT] * (2 * self.room - len(pairs))
-        packed = struct.pack(f"<{2 * self.room}Q", *pairs)
-        return packed + struct.pack("<I", google_crc32c.value(packed))
+        places = struct.pack(f"<{2 * self.room}Q", *pairs)
+        return places + struct.pack("<I", google_crc32c.value(places))
 
     def recorded_index(self, chunks: Mapping[str, Stored]) -> bytes:
         """Return the index of the file, by what the record says."""

@@ -154,8 +154,8 @@ class BlockWriter:
 
     def _write_chunk(self, targets: Targets) -> None:
         entry, chunk = self._entry, next(self._chunks)
-        packed = entry.codec.encode(targets, entry.layout.chunk_rows)
-        for name, data in self._compressed(packed, chunk):
+        encoded = entry.codec.encode(targets, entry.layout.chunk_rows)
+        for name, data in self._compressed(encoded, chunk):
             file = entry._file(name, self._view, entry.layout.file_of(chunk))
             self._parts[name].append(data)
             self._stored[f"{name}/{chunk}"] = Stored.of(data)
@@ -163,23 +163,23 @@ class BlockWriter:
                 self._put(file, self._parts[name])
                 self._parts[name] = []
 
-    def _compressed(self, packed: Mapping[str, np.ndarray], chunk: int) -> Iterator[tuple[str, bytes]]:
+    def _compressed(self, encoded: Mapping[str, np.ndarray], chunk: int) -> Iterator[tuple[str, bytes]]:
         """Yield the bytes of each array of a chunk, in the order of the arrays; large ones are made at the same time.
 
         The teacher of a dump waits for the last chunk of a block.
         """
         names = list(self._entry._codecs)
-        if sum(packed[name].nbytes for name in names) < TOGETHER:
-            yield from ((name, self._compress(packed, chunk, name)) for name in names)
+        if sum(encoded[name].nbytes for name in names) < TOGETHER:
+            yield from ((name, self._compress(encoded, chunk, name)) for name in names)
             return
         with ThreadPoolExecutor(len(names)) as pool:
-            yield from zip(names, pool.map(partial(self._compress, packed, chunk), names), strict=True)
+            yield from zip(names, pool.map(partial(self._compress, encoded, chunk), names), strict=True)
 
-    def _compress(self, packed: Mapping[str, np.ndarray], chunk: int, name: str) -> bytes:
+    def _compress(self, encoded: Mapping[str, np.ndarray], chunk: int, name: str) -> bytes:
         """Return the bytes of an array. Raises CorruptError where they cannot be decoded again."""
         entry, chunk_codec = self._entry, self._entry._codecs[name]
-        data = chunk_codec.encode(packed[name])
-        if not np.array_equal(chunk_codec.decode(data), packed[name]):
+        data = chunk_codec.encode(encoded[name])
+        if not np.array_equal(chunk_codec.decode(data), encoded[name]):
             file = entry._file(name, self._view, entry.layout.file_of(chunk))
             raise CorruptError(
                 f"What was to be written to {entry._file_name(file, self._view, self._block)} could not be decoded "

@@ -103,8 +103,8 @@ def _filled_fields(meta: bytes) -> dict[str, Any]:
 
 def encoded_bytes(codec: TargetCodec, targets: Targets) -> dict[str, int]:
     """Return the bytes that targets would take as one chunk, by array; nothing is written."""
-    packed = codec.encode(targets, len(targets))
-    return {name: len(ZarrChunk(spec).encode(packed[name])) for name, spec in codec.arrays(len(targets)).items()}
+    encoded = codec.encode(targets, len(targets))
+    return {name: len(ZarrChunk(spec).encode(encoded[name])) for name, spec in codec.arrays(len(targets)).items()}
 
 
 @lru_cache(maxsize=256)

@@ -4,19 +4,19 @@ from kdcache.data.index import Index
 from kdcache.errors import IdentityError, UsageError
 
 
-def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | None, who: str) -> None:
+def require_same_classes(data: tuple[str, ...] | None, model: tuple[str, ...] | None, other: str) -> None:
     """Raise IdentityError if both have class names and these differ: labels would be shifted."""
     if data is None or model is None or data == model:
         return
     differing = next((pair for pair in zip(data, model, strict=False) if pair[0] != pair[1]), None)
     what = (
-        f"{len(data):,} classes, {who} {len(model):,}"
+        f"{len(data):,} classes, {other} {len(model):,}"
         if differing is None
-        else f"{differing[0]!r}, {who} {differing[1]!r}"
+        else f"{differing[0]!r}, {other} {differing[1]!r}"
     )
     raise IdentityError(
-        f"The data's classes are not those of {who}: the data has {what}. Give data whose classes.json lists the same "
-        "classes in the same order, also those that have no image there.",
+        f"The data's classes are not those of {other}: the data has {what}. Give data whose classes.json lists the "
+        "same classes in the same order, also those that have no image there.",
         field="class_names",
     )
 

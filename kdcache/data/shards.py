@@ -26,7 +26,7 @@ INCOMPLETE = "IMPORT-INCOMPLETE"
 """A file that lies in a folder of shards from the first byte of an import until its last."""
 
 
-_PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".tar.bz2")
 _SHOWN = 3
 _RESTORE = "restore it, or leave it out of DATA."
 _REMEDIES = {number: REMEDIES[number] for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENFILE)}
@@ -98,12 +98,12 @@ def _look_for(path: str) -> bool:
 def _in_folder(data: str | Path) -> tuple[str, ...]:
     folder, names = _names_in(data)
     shards = tuple(f"{folder}/{name}" for name in names if _is_shard(name) and not name.startswith("."))
-    packed = [name for name in names if name.endswith(_PACKED) and not name.startswith(".")]
-    packed = [name for name in packed if f"{name.partition('.t')[0]}.tar" not in names]
-    if packed and INCOMPLETE not in names:
+    compressed = [name for name in names if name.endswith(_COMPRESSED) and not name.startswith(".")]
+    compressed = [name for name in compressed if f"{name.partition('.t')[0]}.tar" not in names]
+    if compressed and INCOMPLETE not in names:
         raise DataError(
-            f"{len(packed)} shard{'s' if len(packed) > 1 else ''} in {folder} (such as {packed[0]}) "
-            f"{'are' if len(packed) > 1 else 'is'} compressed, which rules out random access. "
+            f"{len(compressed)} shard{'s' if len(compressed) > 1 else ''} in {folder} (such as {compressed[0]}) "
+            f"{'are' if len(compressed) > 1 else 'is'} compressed, which rules out random access. "
             "Unpack them to plain .tar files (images are compressed already)."
         )
     if shards:

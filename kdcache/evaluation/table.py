@@ -152,8 +152,8 @@ def class_assumption(model: str, card: ModelCard, data: str, index: Index) -> st
     if card.class_names is not None and index.class_names is not None:
         return None
     outputs, labels = f"outputs 0 to {card.num_classes - 1:,}", f"labels 0 to {index.num_classes - 1:,}"
-    nameless = [who for who, names in ((model, card.class_names), (data, index.class_names)) if names is None]
-    who = (
+    nameless = [name for name, names in ((model, card.class_names), (data, index.class_names)) if names is None]
+    unnamed = (
         f"{nameless[0]} does not name its classes"
         if len(nameless) == 1
         else f"Neither {model} nor {data} names classes"
@@ -161,6 +161,6 @@ def class_assumption(model: str, card: ModelCard, data: str, index: Index) -> st
     names = index.class_names or card.class_names
     example = f", so label 0 is {names[0]!r} and label {len(names) - 1:,} {names[-1]!r}" if names else ""
     return (
-        f"{who}: label N of the data is taken to be output N of the model ({labels}, {outputs}{example}). With another "
-        "order of the classes the scores mean nothing."
+        f"{unnamed}: label N of the data is taken to be output N of the model ({labels}, {outputs}{example}). With "
+        "another order of the classes the scores mean nothing."
     )

@@ -89,14 +89,15 @@ class TeacherReport:
 
     def lines(self) -> list[str]:
         """Return the entry as plain lines."""
-        who = self.identity
-        details = (f"{name} {str(value)[:12]}" for name, value in who["targets"].items() if name != "kind")
-        targets = f"{who['targets']['kind']}: {', '.join(details)}"
+        identity = self.identity
+        details = (f"{name} {str(value)[:12]}" for name, value in identity["targets"].items() if name != "kind")
+        targets = f"{identity['targets']['kind']}: {', '.join(details)}"
         total = sum(self.array_bytes.values())
         lines = [
-            f"teacher {who['name']}: {who['architecture']}, {who['num_classes']:,} classes, {who['size']} pixels, "
-            f"{who['precision']}, batches of {who['batch_size']}, weights {who['weights'][:12]}",
-            f"  targets    {targets}; label space {who.get('label_space', 'teacher')}",
+            f"teacher {identity['name']}: {identity['architecture']}, {identity['num_classes']:,} classes, "
+            f"{identity['size']} pixels, {identity['precision']}, batches of {identity['batch_size']}, weights "
+            f"{identity['weights'][:12]}",
+            f"  targets    {targets}; label space {identity.get('label_space', 'teacher')}",
             f"  complete   {format_count(len(self.complete), 'view')}: {format_ranges(self.complete) or 'none'}",
         ]
         for state, found in (("missing", self.missing), ("damaged", self.damaged), ("unread ", self.unread)):

@@ -176,8 +176,8 @@ class _Examination:
                 finding = _check_again(entry, view, block, finding)
             else:
                 holder = claims.holder(name)
-                who = holder.describe() if holder is not None else "Another process holds the claim on it."
-                finding = replace(finding, repair=None, remedy=f"It was not dropped. {who} Verify again later.")
+                owner = holder.describe() if holder is not None else "Another process holds the claim on it."
+                finding = replace(finding, repair=None, remedy=f"It was not dropped. {owner} Verify again later.")
             self.note([finding] if finding is not None else [])
         return finding
 

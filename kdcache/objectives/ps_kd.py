@@ -17,7 +17,7 @@ from kdcache.objectives.settings import Smoothing
 def ps_kd(
     student_logits: Float[Tensor, "b c"],
     soft: Float[Tensor, "b c"],
-    past: Float[Tensor, "b c"],
+    past_probs: Float[Tensor, "b c"],
     alpha: float,
 ) -> Float[Tensor, ""]:
     """Mean over b of H((1 - alpha) y + alpha p_past, p_s), H being the cross-entropy.
@@ -27,15 +27,15 @@ def ps_kd(
     Args:
         student_logits: any real numbers.
         soft: y, the labels; those of a mixed image are mixed.
-        past: probabilities that the student gave the image a round before, mixed in the same way. A row of it
+        past_probs: probabilities that the student gave the image a round before, mixed in the same way. A row of it
             may sum to less than 1, where it was not seen then: the label takes what is missing.
         alpha: trust in the past, in 0..1.
 
     Needs no teacher and no cache.
     """
-    past = past.detach()
-    known = past.sum(dim=1, keepdim=True)
-    return cross_entropy(student_logits, (1 - alpha * known) * soft + alpha * past)
+    past_probs = past_probs.detach()
+    known = past_probs.sum(dim=1, keepdim=True)
+    return cross_entropy(student_logits, (1 - alpha * known) * soft + alpha * past_probs)
 
 
 @checked

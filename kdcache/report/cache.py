@@ -68,10 +68,13 @@ def _blocks(report: InspectReport) -> int:
 
 
 def _teacher(teacher: TeacherReport, blocks: int) -> TeacherSection:
-    who = teacher.identity
+    identity = teacher.identity
     rows = [
-        ("network", f"{text_of(who['architecture'])}, {who['num_classes']:,} classes, {who['size']} pixels"),
-        ("targets", ", ".join(f"{text_of(name)} {text_of(value)[:12]}" for name, value in who["targets"].items())),
+        (
+            "network",
+            f"{text_of(identity['architecture'])}, {identity['num_classes']:,} classes, {identity['size']} pixels",
+        ),
+        ("targets", ", ".join(f"{text_of(name)} {text_of(value)[:12]}" for name, value in identity["targets"].items())),
         ("complete views", f"{len(teacher.complete):,}: {format_ranges(teacher.complete) or 'none'}"),
         ("targets stored", f"{teacher.stored_targets:,}"),
         ("bytes", format_bytes(sum(teacher.array_bytes.values()))),
@@ -88,8 +91,8 @@ def _teacher(teacher: TeacherReport, blocks: int) -> TeacherSection:
         if found.top1 is not None:
             rows.append(("likeliest class is the label", f"{found.top1:.2%}"))
     return TeacherSection(
-        name=text_of(who["name"]),
-        facts=Table(f"Teacher {text_of(who['name'])}", ("", "value"), tuple(rows)),
+        name=text_of(identity["name"]),
+        facts=Table(f"Teacher {text_of(identity['name'])}", ("", "value"), tuple(rows)),
         coverage=_coverage(teacher, blocks),
         bytes=_bytes(teacher),
         confused=tuple(printable(pair.describe()) for pair in found.pairs) if found is not None else (),

@@ -152,16 +152,16 @@ class EmbeddingCodec(TargetCodec):
         """Return the features or their codes, padded with zeros."""
         assert isinstance(targets, EmbeddingTargets)
         count, feature = len(targets), targets.features().numpy()
-        packed = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
+        encoded = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
         if self.dtype == "float16":
-            packed["feature"][:count] = feature
-            return packed
+            encoded["feature"][:count] = feature
+            return encoded
         lowest = feature.min(1)
         step = (feature.max(1) - lowest) / np.float32(255)
         code = np.rint((feature - lowest[:, None]) / np.where(step > 0, step, 1)[:, None])
-        packed["feature"][:count] = np.clip(code, 0, 255)
-        packed["range"][:, :count] = lowest, step
-        return packed
+        encoded["feature"][:count] = np.clip(code, 0, 255)
+        encoded["range"][:, :count] = lowest, step
+        return encoded
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> EmbeddingTargets:
         """Return the features in half precision, or the codes and the scale that tells what they stand for."""

@@ -13,8 +13,8 @@ def coded(
     features: Float[Tensor, "b d"] | None = None,
 ) -> Float[Tensor, "b c"]:
     """Return the log-probabilities after selection, encoding, decoding and rebuilding; on the host."""
-    packed = codec.encode(codec.select(log_probs, labels, features), len(log_probs))
-    return codec.decode(packed, len(log_probs)).with_labels(labels.cpu()).log_probs(log_probs.shape[1])
+    encoded = codec.encode(codec.select(log_probs, labels, features), len(log_probs))
+    return codec.decode(encoded, len(log_probs)).with_labels(labels.cpu()).log_probs(log_probs.shape[1])
 
 
 def divergence(log_probs: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:

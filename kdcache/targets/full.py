@@ -117,17 +117,17 @@ class FullCodec(TargetCodec):
         """Return the log-probabilities or their codes, padded with zeros."""
         assert isinstance(targets, FullTargets)
         count, log_prob = len(targets), targets.log_prob.numpy()
-        packed = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
+        encoded = {name: np.zeros(spec.shape, spec.dtype) for name, spec in self.arrays(rows).items()}
         if self.dtype == "float32":
-            packed["log_prob"][:count] = log_prob
-            return packed
+            encoded["log_prob"][:count] = log_prob
+            return encoded
         greatest = log_prob.max(1)
         lowest = np.maximum(log_prob.min(1), greatest - DEPTH)
         step = (greatest - lowest) / np.float32(255)
         code = np.rint((log_prob - lowest[:, None]) / np.where(step > 0, step, 1)[:, None])
-        packed["log_prob"][:count] = np.clip(code, 0, 255)
-        packed["range"][:, :count] = lowest, step
-        return packed
+        encoded["log_prob"][:count] = np.clip(code, 0, 255)
+        encoded["range"][:, :count] = lowest, step
+        return encoded
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> FullTargets:
         """Return the same bits, or the codes and the scale that tells what they stand for."""

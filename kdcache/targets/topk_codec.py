@@ -151,10 +151,10 @@ class TopKCodec(TargetCodec):
             other_prob[ranked], counts, kept_mass - top_prob, np.sqrt(top_prob) * self._levels.step
         )
         found = {"top": top, "count": counts, "class": gap, "level": level, "tail": tail, "label": label.T}
-        packed = {key: np.zeros(spec.shape, spec.dtype) for key, spec in self.arrays(rows).items()}
+        encoded = {key: np.zeros(spec.shape, spec.dtype) for key, spec in self.arrays(rows).items()}
         for key, values in found.items():
-            packed[key][..., : values.shape[-1]] = values
-        return packed
+            encoded[key][..., : values.shape[-1]] = values
+        return encoded
 
     def decode(self, arrays: Mapping[str, np.ndarray], count: int) -> TopKTargets:
         """Return the targets, the most probable class of each row first; every row sums to 1."""

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from kdcache.errors import DataError
 
-#: Bytes of a file, packed and unpacked: MNIST's largest have 47 MB unpacked. Of more the rest stays unread.
+#: Bytes of a file, compressed and decompressed: MNIST's largest have 47 MB. Of more the rest stays unread.
 _MAX_BYTES = 2**30
 
 
@@ -23,10 +23,10 @@ def read_idx(file: Traversable, dimensions: int) -> UInt8[np.ndarray, "..."]:
     """
     try:
         with file.open("rb") as stream:
-            packed = stream.read(_MAX_BYTES)
-        unpack = lzma.open if file.name.endswith(".xz") else gzip.open
-        with unpack(BytesIO(packed)) as unpacked:
-            content = unpacked.read(_MAX_BYTES)
+            compressed = stream.read(_MAX_BYTES)
+        opener = lzma.open if file.name.endswith(".xz") else gzip.open
+        with opener(BytesIO(compressed)) as decompressed:
+            content = decompressed.read(_MAX_BYTES)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise _unusable(file, str(error)) from error
     start = 4 + 4 * dimensions
