@@ -9,14 +9,16 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+import kdcache
+
 ROOT = Path(__file__).resolve().parent.parent
 #: Files of the checkout, and their places in the site.
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md", "CHANGELOG.md": "CHANGELOG.md"}
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
 #: Blocks of code, in which nothing is a link.
 _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-#: What only the site shows: a forge would show the directive as it is written.
-_DIRECTIVE = re.compile(r"^<!-- mkdocstrings: (.+) -->$", re.MULTILINE)
+#: Stands for mkdocstrings' directives, which a forge would show as they are written.
+_EVERY_NAME = "<!-- mkdocstrings: every public name -->"
 
 
 def places() -> dict[str, str]:
@@ -39,7 +41,12 @@ def on_page_markdown(markdown: str, *, page: Any, **_: object) -> str:
     parts = _CODE.split(markdown)
     parts[::2] = [_LINK.sub(lambda link: link[1] + _in_site(link[2], here, page.file.src_uri) + link[3], part)
                   for part in parts[::2]]  # fmt: skip
-    return _DIRECTIVE.sub(lambda found: f"::: {found[1]}", "".join(parts))
+    return "".join(parts).replace(_EVERY_NAME, "\n\n".join(f"::: kdcache.{name}" for name in public_names()))
+
+
+def public_names() -> list[str]:
+    """Return the names of the Python API that are described."""
+    return [name for name in kdcache.__all__ if not name.startswith("__")]
 
 
 def _in_site(target: str, here: str, place: str) -> str:

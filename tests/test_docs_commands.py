@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ONLY_PARSED = {
     r"^(doctor|demo)\b": "has tests of its own (tests/doctor, tests/end_to_end), and takes long",
     r"^import (imagenet|cifar|hf|webdataset)\b": "needs archives; tests/data/importers has small ones",
-    r"s3://": "needs an object store; tests/end_to_end has a local one",
+    r"(s3|hf|https)://": "needs an object store or a hub; tests have local ones",
     r"^report\b": "needs runs with their metrics; tests/report has them",
-    r"^export\b.*(onnx|torchscript|torchvision|--no-ema|--ema)": "takes long or needs a run; tests/exporting has them",
+    r"^export\b.*(onnx|torch|-ema|--push-to-hub)": "needs a run; tests/exporting",
     r"^verify\b.*--teacher": "runs a teacher again; tests/inspection does so",
     r"--import": "needs code of the user's; tests/end_to_end has some",
     r"--real-labels": "needs labels of ImageNet; tests/evaluation has some",

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,14 @@ def prose(text: str) -> str:
     return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+@cache
+def _root() -> Any:
+    return get_command(app)
+
+
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words after `kdcache` begin with, and the words behind its name. Fails without one."""
-    command: Any = get_command(app)
+    command = _root()
     rest = list(words)
     while isinstance(command, TyperGroup) and rest and not rest[0].startswith("-"):
         assert rest[0] in command.commands, f"there is no command {rest[0]!r}"
