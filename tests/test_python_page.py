@@ -11,7 +11,8 @@ from support.small_job import CLASSES, MODEL
 #: What is printed, and what a small cache allows in its place.
 SMALLER = {
     '"resnet50"': f'"{MODEL}"', "batch_size=256": "batch_size=64", "epochs=100": "epochs=1", "range(100)": "range(1)",
-    "views=300": "views=1", "image_size=224": "image_size=32", "num_classes=102": f"num_classes={CLASSES}",
+    '"crd", dataset': '"crd", negatives=32, dataset', "views=300": "views=1",
+    "image_size=224": "image_size=32", "num_classes=102": f"num_classes={CLASSES}",
 }  # fmt: skip
 
 

@@ -89,7 +89,11 @@ class TeacherModule:
 
     @property
     def card(self) -> ModelCard:
-        """The preprocessing and classes. Raises ModelError for values that no model has."""
+        """The preprocessing and classes.
+
+        Raises:
+            ModelError: values that no model has.
+        """
         try:
             card = ModelCard(
                 architecture=self.architecture,

@@ -148,8 +148,7 @@ def test_the_loop_of_timm_on_two_ranks_takes_the_steps_of_one(small, tmp_path):
     for whole, *parts in zip(steps, first, second, strict=True):
         assert [len(part) for part in parts] == [12, 12]
         assert sorted(whole) == sorted(parts[0] + parts[1])
-    untrained = timm.create_model("test_efficientnet_gn", num_classes=CLASSES).state_dict()
-    assert one.keys() == weights.keys() <= untrained.keys()
+    assert one.keys() == weights.keys()
     for name, value in weights.items():
         assert np.array_equal(one[name], other[name])  # the models of all ranks stay equal
         np.testing.assert_allclose(one[name], value, rtol=1e-3, atol=1e-5)
@@ -272,7 +271,9 @@ def test_a_folder_of_coco_is_read_and_mirrored(tmp_path):
 
 
 def test_the_export_of_a_run_is_the_backbone_of_a_detector(job, tmp_path):
-    request = train_request(job.data, tmp_path / "run", cache=str(job.cache), epochs=1, renderer="pillow")
+    request = train_request(
+        job.data, tmp_path / "run", cache=str(job.cache), epochs=1, renderer="pillow", overrides=("batch_size=64",)
+    )
     train(dataclasses.replace(request, student="resnet18"))
     kdcache.export(tmp_path / "run", format="torchvision", out=tmp_path / "student")
     out, coco = tmp_path / "detector.pt", make_coco(tmp_path / "coco")
