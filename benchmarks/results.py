@@ -9,9 +9,9 @@ kdcache, which is printed and can be run by hand in FOLDER. Of the recipe only t
 the recipe counts in epochs (steps of the rate, DKD's warm-up) in the same proportion.
 
 A command that has ended is not run again, and one that was stopped goes on, so the same call resumes. Students are
-trained seed by seed and all are scored on the 10,000 test images in the end; with fewer --seeds, the same FOLDER gives
-the table of these. --page writes the table into a page, and its numbers beside this script (results.json). --tiny
-rehearses everything on a few images.
+trained seed by seed, and a seed's students are scored on all 10,000 test images. --page, with the other options as they
+were, runs nothing: it writes the table of the seeds that are scored so far into a page, and its numbers beside this
+script (results.json). --tiny rehearses everything on a few images.
 
 It needs a checkout and Debian's package dataset-fashion-mnist (or --source FOLDER):
 
@@ -100,9 +100,9 @@ class Chain:
             words += ["--set", f"objective.warmup_epochs={self._scaled(WARMUPS[name], self.epochs)}"]
         return words
 
-    def evaluation(self) -> Words:
-        """The scores of all students, beside the teacher."""
-        models = [f"runs/{self.folder(row, seed)}" for row in OBJECTIVES for seed in self.seeds]
+    def evaluation(self, seed: int) -> Words:
+        """The scores of the students of a seed, beside the teacher."""
+        models = [f"runs/{self.folder(row, seed)}" for row in OBJECTIVES]
         return ["evaluate", *models, "--reference", "runs/teacher", "--data", "test", "--device", "cpu", "--json"]
 
     def folder(self, row: str, seed: int) -> str:
@@ -147,7 +147,7 @@ class Findings:
     """All that the page tells: settings, scores of the teacher and by row and seed, commands, seconds, machine.
 
     Attributes:
-        students: scores by row of the table, in the order of the seeds.
+        students: scores by row of the table, in the order of `scored_seeds`.
         commands: those of the data, the teacher, the cache and the first seed, as they were run.
         seconds: of wall-clock time, by stage.
         versions: of kdcache and the libraries.
@@ -158,6 +158,7 @@ class Findings:
     test_images: int
     teacher: Scored
     students: dict[str, list[Scored]]
+    scored_seeds: list[int]
     commands: list[str]
     seconds: dict[str, float]
     versions: dict[str, str]
@@ -234,30 +235,39 @@ def run_command(words: Words, folder: Path, *, program: Words = (sys.executable,
 
 
 def run_chain(chain: Chain, folder: Folder, jobs: int) -> None:
-    """Run what has not ended yet, seed by seed; `jobs` trainings of students at a time."""
+    """Run what has not ended yet, seed by seed; `jobs` commands at a time once the cache is there."""
     for words in chain.preparation():
         folder.call(words)
-    for seed in chain.seeds:
-        with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(jobs) as pool:
+        scored = []
+        for seed in chain.seeds:
             list(pool.map(folder.call, [chain.student_run(row, seed) for row in OBJECTIVES]))
-    folder.call(chain.evaluation())
+            # Beside the students of the next seed.
+            scored.append(pool.submit(folder.call, chain.evaluation(seed)))
+        for future in scored:
+            future.result()
 
 
 def find(chain: Chain, folder: Folder, command: str) -> Findings:
-    """The findings of a chain of which every command has ended."""
-    scores = json.loads(folder.ended[as_typed(chain.evaluation())]["printed"])["scores"]
+    """What is known of the seeds that are scored."""
+    seeds = [seed for seed in chain.seeds if as_typed(chain.evaluation(seed)) in folder.ended]
+    if not seeds:
+        raise SystemExit("No seed is scored yet. Call this script without --page, which goes on.")
+    evaluated = [folder.ended[as_typed(chain.evaluation(seed))] for seed in seeds]
+    scores = [score for entry in evaluated for score in json.loads(entry["printed"])["scores"]]
     by_model = {score["model"]: _scored(score) for score in scores}
-    first, *_ = chain.seeds
-    commands = [*chain.preparation(), *(chain.student_run(row, first) for row in OBJECTIVES), chain.evaluation()]
+    first, *_ = seeds
+    commands = [*chain.preparation(), *(chain.student_run(row, first) for row in OBJECTIVES), chain.evaluation(first)]
     return Findings(
         chain=asdict(chain),
         command=command,
         test_images=scores[0]["samples"],
         teacher=by_model["runs/teacher"],
-        students={row: [by_model[f"runs/{chain.folder(row, seed)}"] for seed in chain.seeds] for row in OBJECTIVES},
+        students={row: [by_model[f"runs/{chain.folder(row, seed)}"] for seed in seeds] for row in OBJECTIVES},
+        scored_seeds=seeds,
         commands=[as_typed(words) for words in commands],
-        seconds=_seconds(chain, folder),
-        versions=folder.ended[as_typed(chain.evaluation())]["versions"],
+        seconds=_seconds(chain, folder, seeds),
+        versions=evaluated[0]["versions"],
         machine=machine(),
     )
 
@@ -267,7 +277,7 @@ def _scored(score: dict[str, Any]) -> Scored:
     return Scored(score["top1"], score["nll"], score["ece"], beside.get("agreement"), beside.get("kl"))
 
 
-def _seconds(chain: Chain, folder: Folder) -> dict[str, float]:
+def _seconds(chain: Chain, folder: Folder, seeds: Sequence[int]) -> dict[str, float]:
     def total(commands: Sequence[Words]) -> float:
         return round(sum(folder.ended[as_typed(words)]["seconds"] for words in commands))
 
@@ -276,8 +286,8 @@ def _seconds(chain: Chain, folder: Folder) -> dict[str, float]:
         "data": total([data, test]),
         "teacher": total([teacher]),
         "cache": total([cache]),
-        **{f"students, {row}": total([chain.student_run(row, seed) for seed in chain.seeds]) for row in OBJECTIVES},
-        "scores": total([chain.evaluation()]),
+        **{f"students, {row}": total([chain.student_run(row, seed) for seed in seeds]) for row in OBJECTIVES},
+        "scores": total([chain.evaluation(seed) for seed in seeds]),
     }
 
 
@@ -296,11 +306,16 @@ def block(found: Findings) -> str:
         f"Teacher: `{chain['teacher']}`, {chain['teacher_epochs']} epochs from labels. Students: `{chain['student']}`, "
         f"{chain['epochs']} epochs, each of which has its own views in the cache.",
     ]
+    missing = [seed for seed in chain["seeds"] if seed not in found.scored_seeds]
+    if missing:
+        settings.append(
+            f"**Not finished: of the seeds {_listed(chain['seeds'])}, {_listed(missing)} are not scored yet.**"
+        )
     return "\n".join([*settings, "", *_table(found), "", *_origin(found)])
 
 
 def _table(found: Findings) -> Iterator[str]:
-    seeds = [f"seed {seed}" for seed in found.chain["seeds"]]
+    seeds = [f"seed {seed}" for seed in found.scored_seeds]
     yield _row(["model", *seeds, "top-1", "less labels alone", "95 % interval", "NLL", "ECE", "agreement", "KL"])
     yield "|---|" + "---|" * (len(seeds) + 7)
     teacher = found.teacher
@@ -345,7 +360,7 @@ def _origin(found: Findings) -> Iterator[str]:
     numbers = ", ".join(f"{name} {number}" for name, number in found.versions.items())
     yield f"On {found.machine}, which other jobs used too, with {numbers}. This wrote it:"
     yield from ("", "```sh", found.command, "```", "")
-    yield f"It ran these commands, the fifth to the eighth with every seed ({_listed(found.chain['seeds'])}):"
+    yield f"It ran these commands, the last five for every seed ({_listed(found.scored_seeds)}):"
     yield from ("", "```sh", *found.commands, "```", "")
     yield from ("| stage | seconds |", "|---|---|")
     yield from (f"| {stage} | {seconds:,.0f} |" for stage, seconds in found.seconds.items())
@@ -377,7 +392,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="folder with the original files (default: Debian's)")
     parser.add_argument("--jobs", type=int, default=1, help="students trained at a time")
     parser.add_argument("--tiny", action="store_true", help="rehearse on a few images; scores have no meaning")
-    parser.add_argument("--page", type=Path, help="page to write the table into")
+    parser.add_argument("--page", type=Path, help="page to write the table of what is scored into; nothing is run")
     return parser.parse_args(arguments)
 
 
@@ -389,7 +404,8 @@ def main(arguments: Sequence[str] | None = None, run: Run = run_command) -> int:
     )
     chain = TINY if asked.tiny else replace(chain, source=asked.source)
     folder = Folder(asked.out, run)
-    run_chain(chain, folder, asked.jobs)
+    if asked.page is None:
+        run_chain(chain, folder, asked.jobs)
     found = find(chain, folder, _command(chain))
     print(f"\n{block(found)}")
     if asked.page is not None:

@@ -55,9 +55,11 @@ def test_a_rehearsal_trains_all_and_writes_the_table(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    arguments = ["--out", str(tmp_path / "out"), "--tiny", "--page", str(page)]
+    arguments = ["--out", str(tmp_path / "out"), "--tiny"]
     results.main(arguments, run)
-    printed, written = capsys.readouterr().out, page.read_text("utf-8")
+    printed = capsys.readouterr().out
+    results.main([*arguments, "--page", str(page)], run)
+    written = page.read_text("utf-8")
     for row in ("| teacher, resnet14 |", "| labels alone |", "| KD |", "| DKD |", "| DIST |"):
         assert written.count(row) == 1
     assert "66 training images" in written
@@ -69,17 +71,17 @@ def test_a_rehearsal_trains_all_and_writes_the_table(
     assert written.endswith("\n\nThe end.\n")
     found = results.Findings.from_json(page.with_name("results.json").read_text("utf-8"))
     assert results.block(found) in written
+    assert "Not finished" not in written
     ran: list[str] = []
     results.main(arguments, pretend(ran))
     assert ran == []
-    assert page.read_text("utf-8") == written
 
 
 def test_what_was_stopped_goes_on_at_the_command_that_had_not_ended(results: ModuleType, tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--images", "640", "--epochs", "8", "--seeds", "0", "1"]
     whole: list[str] = []
     results.main(["--out", str(tmp_path / "whole"), *arguments[2:]], pretend(whole))
-    assert len(whole) == 4 + 2 * 4 + 1
+    assert len(whole) == 4 + 2 * (4 + 1)
     first: list[str] = []
     with pytest.raises(SystemExit, match="stopped"):
         results.main(arguments, pretend(first, stop_at=6))
@@ -87,8 +89,27 @@ def test_what_was_stopped_goes_on_at_the_command_that_had_not_ended(results: Mod
     results.main(arguments, pretend(then))
     assert [*first, *then] == whole
     # Other settings are other commands.
-    results.main([*arguments, "--seeds", "0"], pretend(then))
-    assert len(then) == len(whole) - 6 + 1
+    more: list[str] = []
+    results.main([*arguments, "--seeds", "1", "2"], pretend(more))
+    assert len(more) == 4 + 1
+
+
+def test_a_page_is_written_of_the_seeds_that_are_scored(
+    results: ModuleType, page: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(results, "RECORD", tmp_path / "results.json")
+    arguments = ["--out", str(tmp_path / "out"), "--seeds", "0", "1"]
+    ran: list[str] = []
+    with pytest.raises(SystemExit, match="stopped"):
+        results.main(arguments, pretend(ran, stop_at=8))
+    with pytest.raises(SystemExit, match="No seed is scored yet"):
+        results.main([*arguments, "--page", str(page)], pretend(ran))
+    with pytest.raises(SystemExit, match="stopped"):
+        results.main(arguments, pretend(ran, stop_at=10))
+    results.main([*arguments, "--page", str(page)], pretend(ran))
+    assert len(ran) == 10
+    assert "**Not finished: of the seeds 0, 1, 1 are not scored yet.**" in page.read_text("utf-8")
+    assert "| KD | 80.00 | 80.00 | +0.00 | - |" in page.read_text("utf-8")
 
 
 def test_a_command_that_fails_ends_the_chain(results: ModuleType, tmp_path: Path) -> None:
@@ -121,6 +142,7 @@ def findings(results: ModuleType, gains: Sequence[float]):
         test_images=10_000,
         teacher=results.Scored(0.9, 0.4, 0.02),
         students=students,
+        scored_seeds=list(range(len(gains))),
         commands=["kdcache"],
         seconds={"teacher": 12.0},
         versions={"torch": "2"},
