@@ -1,7 +1,7 @@
 """Reading ahead: rows from a cache, decoded and put together by threads before they are asked for."""
 
 from collections import Counter, deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
@@ -40,7 +40,11 @@ BATCHES_YIELDED = 2
 
 
 def stream_targets(
-    entry: Entry, batches: Iterable[Wanted], depth: int = CHUNKS_AHEAD
+    entry: Entry,
+    batches: Iterable[Wanted],
+    depth: int = CHUNKS_AHEAD,
+    *,
+    read: Callable[[int, int], Targets] | None = None,
 ) -> Generator[Targets, None, None]:
     """Return the targets of each batch of rows, without labels, in order.
 
@@ -52,6 +56,8 @@ def stream_targets(
     follow each other, or draw from the same few chunks, read each chunk once, and memory is bounded: by some batches,
     and by a few chunks more than `depth` where batches follow each other, by those of three stretches or of a few
     chunks a lane (`kdcache.data.order`) where views are seen again.
+
+    `read` is called by the thread that reads, with the view and the number of a chunk; None for `entry.read_chunk`.
 
     Errors of the threads are raised here, at the first batch that they concern: CacheError for a block that is not
     recorded, CorruptError for one that is damaged. Closing the iterator ends the threads.
@@ -82,7 +88,7 @@ def stream_targets(
                 for place in waiting[-1].pieces:
                     uses[place] += 1
                     if place not in loaded:
-                        loaded[place] = reader.submit(entry.read_chunk, *place)
+                        loaded[place] = reader.submit(read or entry.read_chunk, *place)
             if not waiting:
                 return
             for batch in islice(waiting, len(gathered), 2):

@@ -14,6 +14,7 @@ from kdcache.cache.stream import stream_targets
 from kdcache.data.index import Index
 from kdcache.errors import CorruptError, UsageError
 from kdcache.loader.cached_teachers import CachedTeachers
+from kdcache.loader.following import AwaitedBlocks
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
 from kdcache.loader.teacher_views import batches_covering, teacher_labels
@@ -193,9 +194,17 @@ def supervised_batches(
 
 
 def cached_batches(
-    steps: Steps, open_stream: OpenStream, size: int, stored: CachedTeachers, view_set: ViewSet
+    steps: Steps,
+    open_stream: OpenStream,
+    size: int,
+    stored: CachedTeachers,
+    view_set: ViewSet,
+    awaited: AwaitedBlocks | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of all steps with targets from the cache, of one teacher or mixed of several.
+
+    Args:
+        awaited: waits for blocks that a dump elsewhere is still to add; None where all have to be there.
 
     Raises:
         CorruptError: the targets belong to other rows, or are damaged.
@@ -206,7 +215,15 @@ def cached_batches(
     with ExitStack() as stack:
         views_stream = stack.enter_context(closing(open_stream(steps.preparing(view_set, of_images), size)))
         target_streams = [
-            stack.enter_context(closing(stream_targets(entry, ((rows.view, rows.row) for rows in iterator))))
+            stack.enter_context(
+                closing(
+                    stream_targets(
+                        entry,
+                        ((rows.view, rows.row) for rows in iterator),
+                        read=entry.read_chunk if awaited is None else awaited.read_with(entry),
+                    )
+                )
+            )
             for entry, iterator in zip(stored.entries, of_entries, strict=True)
         ]
         for rows, views, *found in zip(of_batches, views_stream, *target_streams, strict=True):

@@ -1,7 +1,7 @@
 """The loader of a training: the batches of its steps, wherever their targets come from."""
 
 from collections.abc import Generator, Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from kdcache.data.reader import SampleReader
 from kdcache.loader.batches import Batch, Steps, cached_batches, live_batches, supervised_batches
 from kdcache.loader.cached_teachers import CachedTeachers
+from kdcache.loader.following import AwaitedBlocks
 from kdcache.loader.live_teacher import LiveTeacher
 from kdcache.loader.schedule import Schedule
 from kdcache.models.network import Normaliser
@@ -34,6 +35,7 @@ class Loader:
         ranks: rank of this process, whose share of each step is loaded, and number of processes.
         normalise: normalisation of images in 0..255 for the student; None leaves them in 0..255.
         reused_orders: orders in which views are seen again, as of `Steps`.
+        follows: whether blocks that are missing in the cache are waited for, as a dump elsewhere adds them.
     """
 
     view_set: ViewSet
@@ -46,6 +48,7 @@ class Loader:
     ranks: Ranks
     normalise: Normaliser | None = None
     reused_orders: OrdersAhead | None = None
+    follows: bool = False
 
     def batches(self, first_step: int = 0) -> Generator[Batch, None, None]:
         """Iterate over this process's batches of the schedule's steps, from `first_step` to the last.
@@ -57,18 +60,22 @@ class Loader:
         view_set = self.view_set.with_own_orders()
         without_lost = view_set.without_lost if len(view_set.lost) else None
         steps = Steps(self.schedule, first_step, self.ranks, without_lost, self.reused_orders)
+        awaited = AwaitedBlocks() if self.follows else None
         with (
             closing(SampleReader(view_set.index)) as reader,
-            closing(self._from_source(steps, view_set, reader)) as batches,
-            # Before the threads of the batches are joined, as none may wait for an order then.
+            closing(self._from_source(steps, view_set, reader, awaited)) as batches,
+            # Before the threads of the batches are joined, as none may wait for an order or a block then.
             closing(view_set),
             closing(steps),
+            nullcontext() if awaited is None else closing(awaited),
         ):
             for batch in batches:
                 images = batch.images if self.normalise is None else self.normalise(batch.images)
                 yield replace(batch, images=images, index=view_set.index)
 
-    def _from_source(self, steps: Steps, view_set: ViewSet, reader: SampleReader) -> Generator[Batch, None, None]:
+    def _from_source(
+        self, steps: Steps, view_set: ViewSet, reader: SampleReader, awaited: AwaitedBlocks | None
+    ) -> Generator[Batch, None, None]:
         def open_stream(wanted: Iterable[RowRange | RowIndices], image_size: int) -> Generator[Views, None, None]:
             with open_renderer(
                 self.renderer, size=image_size, max_batch=self._largest_batch, device=self.device, decode=self.decode
@@ -76,7 +83,7 @@ class Loader:
                 yield from stream_views(view_set, reader, renderer, wanted)
 
         if isinstance(self.source, CachedTeachers):
-            return cached_batches(steps, open_stream, self.image_size, self.source, view_set)
+            return cached_batches(steps, open_stream, self.image_size, self.source, view_set, awaited)
         if isinstance(self.source, LiveTeacher):
             return live_batches(steps, open_stream, self.image_size, self.source, view_set)
         return supervised_batches(steps, open_stream, self.image_size, view_set)

@@ -75,6 +75,13 @@ class Schedule:
         visit = min(step, self.steps - 1) // (self.repeats * self.steps_per_epoch)
         return visit if visit >= self._groups else None
 
+    def new_views(self, step: int) -> range:
+        """Return the views whose first rows are shown in `step`; empty where it begins none, or shows them again."""
+        visit, place = divmod(step, self.repeats * self.steps_per_epoch)
+        if place or visit >= self._groups or step >= self.steps:
+            return range(0)
+        return range(visit * self.repeats, (visit + 1) * self.repeats)
+
     def upcoming_view(self, step: int) -> int | None:
         """Return the first view of the next group, if `step` is in the second half of a visit that is not the last.
 

@@ -187,6 +187,14 @@ class TrainOptions:
             group=OUTPUT,
         ),
     ] = ()
+    follow: Annotated[
+        bool,
+        Option(
+            "Begin as soon as the cache has the first views, and wait for the others while a dump elsewhere adds them; "
+            "as many as --set views.count says, or as there are epochs.",
+            group=TARGETS,
+        ),
+    ] = False
     dry_run: Annotated[
         bool,
         Option(
@@ -207,4 +215,8 @@ class TrainOptions:
             raise UsageError("--teacher names an entry of the cache, and --supervised reads none: give one of them.")
         if self.teachers is not None and (self.supervised or self.online_teacher):
             raise UsageError("--teachers mixes targets of the cache: leave --supervised and --online-teacher out.")
+        if self.follow and (self.supervised or self.online_teacher):
+            raise UsageError(
+                "--follow waits for targets that a dump adds to the cache: leave --supervised and --online-teacher out."
+            )
         return "supervised" if self.supervised else "live" if self.online_teacher else "cache"

@@ -22,6 +22,7 @@ from kdcache.loader.cached_teachers import (
     open_cached_teachers,
     why_unlabelled,
 )
+from kdcache.loader.following import wait_for_first_views
 from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_teacher
 from kdcache.loader.loader import Loader
 from kdcache.loader.opening import OpenViews, log_lost, new_views, stored_views, with_lost_of
@@ -128,6 +129,8 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     """
     config, chosen = configure(options, options.mode, processes.device)
     _check_names(options, config, processes)
+    if options.follow and not options.dry_run and options.cache is not None:
+        wait_for_first_views(options.cache, options.teacher, options.teachers, progress)
     files = _open_files(options, config, chosen, progress)
     stored, index = files.stored, files.index
     folder = options.out or default_folder(options, config, files.cache.names() if files.cache is not None else [])
@@ -136,7 +139,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     before = None if options.fresh else RunFolder(folder).stored_config()
     opened = _open_views(options, config, files, folder, progress)
     view_count = config.views.count
-    config = with_view_count(with_views(config, opened), opened, stored, before)
+    config = with_view_count(with_views(config, opened), opened, stored, before, follows=options.follow)
     schedule = schedule_of(config, opened)
     log_lost(opened, progress)
     reused_orders = prepare_orders(opened, schedule, 0 if options.fresh else _last_saved_step(folder), held)
@@ -360,6 +363,7 @@ def _loader(
         device=processes.device,
         ranks=processes.ranks,
         reused_orders=reused_orders,
+        follows=options.follow,
     )
 
 

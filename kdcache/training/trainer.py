@@ -17,6 +17,7 @@ from torch import nn
 from kdcache.errors import KdcacheError, RunError
 from kdcache.evaluation.scoring import Computing, Evaluation, score
 from kdcache.loader.batches import Batch
+from kdcache.loader.following import describe_wait, missing_of_views, pause
 from kdcache.models.network import Network
 from kdcache.objectives.base import Losses
 from kdcache.runtime.device import peak_memory
@@ -114,7 +115,7 @@ class Trainer:
             self._finish_epoch_of(resumed)
             with self._progress_bar() as task, closing(self._loader.batches(self.step)) as batches:
                 self.clock.go_on()
-                for batch in self.clock.waited_for(batches):
+                for batch in self.clock.waited_for(self._awaited(batches)):
                     step_losses = self.train_step(batch)
                     if losses is not None:
                         losses.append(step_losses.total.item())
@@ -123,14 +124,44 @@ class Trainer:
                     if self.step % self.setup.steps_per_epoch == 0:
                         self.end_epoch()
                     if self.stop.after_step() and not self.is_done:
-                        self.save()
-                        self.progress.say(
-                            f"Saved after step {self.step:,} of {self.setup.steps:,} in {self.setup.folder}."
-                        )
-                        self.stop.requests.raise_if_requested()
+                        self._save_and_stop()
             if self.evaluation is None:
                 self.evaluate()
         self.export()
+
+    def _awaited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the same batches; before one that begins views that a dump is still to add, wait for these."""
+        while True:
+            if self._loader.follows:
+                self._wait_for_views()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _wait_for_views(self) -> None:
+        """Wait until the views that the next step begins are in the cache, for every process.
+
+        Raises:
+            Interrupted: a signal came; the state is saved.
+        """
+        views, stored = self._loader.schedule.new_views(self.step), self.setup.stored
+        is_logged = False
+        while stored is not None and views:
+            missing = missing_of_views(stored, views.start, len(views))
+            if not self.processes.all_reduce_any(missing is not None):
+                return
+            if missing is not None and not is_logged:
+                self.progress.say(describe_wait(missing))
+                is_logged = True
+            if self.stop.now():
+                self._save_and_stop()
+            pause()
+
+    def _save_and_stop(self) -> None:
+        self.save()
+        self.progress.say(f"Saved after step {self.step:,} of {self.setup.steps:,} in {self.setup.folder}.")
+        self.stop.requests.raise_if_requested()
 
     def train_step(self, batch: Batch) -> Losses:
         """Take one optimiser step on this process's share of a batch; the losses are of this share."""

@@ -63,12 +63,15 @@ def with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
 
 
 def with_view_count(
-    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None
+    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None, *, follows: bool
 ) -> RunConfig:
-    """The configuration with the number of views written out: whole groups of them, fixed when a run begins."""
+    """The configuration with the number of views written out: whole groups of them, fixed when a run begins.
+
+    follows: whether the views need not be in the cache yet. Then there are as many as epochs, where no number is set.
+    """
     repeats, epochs = opened.view_set.policy.repeats, config.schedule.epochs
     count = config.views.count if config.views.count is not None else before.views.count if before else None
-    if stored is not None:
+    if stored is not None and not follows:
         there = stored.usable_views(repeats)
         if count is not None and count > there and config.views.count is None:
             raise UsageError(
