@@ -14,7 +14,7 @@ from kdcache.runtime.signals import signal_of
 BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 #: Commands that keep what they have done so far.
-_GO_ON = frozenset({"dump-logits", "train", "cache copy", "demo"})
+_GO_ON = frozenset({"dump-logits", "train", "cache copy", "cache push", "cache pull", "demo"})
 
 
 @contextmanager
