@@ -30,10 +30,11 @@ from kdcache.errors import IdentityError, UsageError
 from kdcache.loader.opening import DEFAULT_VIEWS, OpenViews, entry_name, views_as_evaluated, views_for_dump
 from kdcache.loader.provenance import imports_in, provenance_of, warn_of_other_provenance
 from kdcache.loader.teacher_views import DEFAULT_BATCH, block_count
+from kdcache.models.compiled import require_backend
 from kdcache.models.run_weights import imports_of_run
 from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teacher_module import TeacherModule, run_as_teacher
-from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.models.teachers import Teacher, describe_compiled, load_teacher
 from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
@@ -84,6 +85,8 @@ def _dump(options: DumpOptions, progress: Progress, own: TeacherModule | None) -
     model = own or model_source(options.teacher, options.weights)
     objectives = _objectives(options, progress)
     renderer_version(options.renderer, device=device, decode=options.decode)
+    if options.compile is not None:
+        require_backend(options.compile, "--compile")
     progress.say(f"Opening the data, {options.data}.")
     index = open_index(options.data, progress=progress)
     opened = views_for_dump(options.cache, index, options.policy, options.seed, progress)
@@ -192,10 +195,11 @@ def _load(
             batch_size=batch_size,
             size=options.size,
         )
+    teacher.compile(options.compile)
     kind = "" if teacher.architecture == name else f"{teacher.architecture}, "
     progress.say(
         f"{name} ({kind}{teacher.num_classes:,} classes) runs at {teacher.size} pixels in {teacher.precision}, in "
-        f"batches of {teacher.batch_size}."
+        f"batches of {teacher.batch_size}{describe_compiled(teacher)}."
     )
     return teacher
 

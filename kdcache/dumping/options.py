@@ -164,6 +164,15 @@ class DumpOptions:
             group=COMPUTING,
         ),
     ] = None
+    compile: Annotated[
+        str | None,
+        Option(
+            "Backend of torch.compile for the teacher, such as inductor. Targets can differ in the last bits, so it is "
+            "noted with each block, as the device is.",
+            metavar="BACKEND",
+            default_text="none",
+        ),
+    ] = None
     renderer: Renderer = "dali"
     decode: DecodeOn = "auto"
     dry_run: Annotated[bool, Option("Write nothing; print samples, views, and the expected bytes and time.")] = False

@@ -13,7 +13,7 @@ from kdcache.loader.opening import OpenViews, entry_name
 from kdcache.loader.teacher_views import DEFAULT_BATCH, teacher_labels
 from kdcache.models.source import ModelSource, model_source
 from kdcache.models.teacher_module import TeacherModule, run_as_teacher
-from kdcache.models.teachers import Teacher, load_teacher
+from kdcache.models.teachers import Teacher, describe_compiled, load_teacher
 from kdcache.objectives.settings import Layers
 from kdcache.runtime.progress import Progress
 from kdcache.targets.base import Capabilities, TargetCodec, Targets
@@ -31,6 +31,7 @@ class WantedTeacher:
         entry: name of the cache's entry whose settings are taken; None for the entry of the same name or
             architecture, if there is one.
         features, layers: further outputs that its targets hold; see `LiveTeacher`.
+        compile: backend of torch.compile; None for no compilation, whatever the entry was dumped with.
     """
 
     name: str
@@ -38,6 +39,7 @@ class WantedTeacher:
     entry: str | None = None
     features: bool = False
     layers: Layers | None = None
+    compile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def open_live_teacher(
         batch_size=stored.batch_size if stored is not None else min(DEFAULT_BATCH, opened.identity.block_rows),
         size=stored.size if stored is not None else None,
     )
+    teacher.compile(wanted.compile)
     if stored is not None and stored.weights != teacher.weight_hash:
         raise IdentityError(
             f"The weights of the live teacher {wanted.name} are {teacher.weight_hash[:12]}, those of the cache's "
@@ -111,6 +114,7 @@ def open_live_teacher(
         _ = teacher.num_features  # refuses a teacher that has none
     progress.say(
         f"{wanted.name} computes targets live in {teacher.precision}, in batches of {teacher.batch_size}"
+        + describe_compiled(teacher)
         + (f", as {stored.name} did in the cache." if stored is not None else ".")
     )
     index = opened.view_set.index

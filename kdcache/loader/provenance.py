@@ -16,12 +16,14 @@ from kdcache.runtime.device import processor_name
 from kdcache.runtime.progress import Progress
 from kdcache.version import __version__
 
+#: Field of the backend of torch.compile, which is there only where the teacher was compiled, and its value elsewhere.
+_COMPILE, _NOT_COMPILED = "compile", "none"
 #: Field of the modules named with --import, and what stands between two of them.
 _IMPORTS, _BETWEEN = "imports", ", "
 
 
 def provenance_of(renderer: Renderer, teacher: Teacher, imports: Sequence[str] = ()) -> dict[str, str]:
-    """Return the provenance that is recorded with each block: versions, device and number of threads, by name.
+    """Return the provenance that is recorded with each block: versions, device, threads and compiler, by name.
 
     Each of them can change the last bits of targets; where one differs from an earlier block, a warning says so. The
     modules that were named with --import stand there, too, where there are any: the teacher's code may be theirs.
@@ -29,6 +31,7 @@ def provenance_of(renderer: Renderer, teacher: Teacher, imports: Sequence[str] =
     device = teacher.device
     return {
         **({_IMPORTS: _BETWEEN.join(imports)} if imports else {}),
+        **({} if teacher.compiler is None else {_COMPILE: teacher.compiler}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "kdcache": __version__,
         "renderer": renderer.version,
@@ -63,12 +66,18 @@ def imports_in(cache_path: str, *names: str) -> dict[str, tuple[str, ...]]:
 
 
 def warn_of_other_provenance(entry: Entry, provenance: dict[str, str], views: int, progress: Progress) -> None:
-    """Warn of each field of `provenance` that differs in stored blocks of the first `views` views."""
-    for field, now in sorted(provenance.items()):
-        if field == _IMPORTS:
-            continue  # the same code may be had from another place
+    """Warn of each field of `provenance`, as `provenance_of` has it, that differs in blocks of the first `views` views.
+
+    Modules that were imported are no such field: the same code may be had from another place.
+    """
+    here = {name: value for name, value in provenance.items() if name != _IMPORTS}
+    _warn_of_others(entry, {_COMPILE: _NOT_COMPILED} | here, views, progress)
+
+
+def _warn_of_others(entry: Entry, here: dict[str, str], views: int, progress: Progress) -> None:
+    for field, now in sorted(here.items()):
         others = {
-            str(entry.record(view, block).provenance.get(field, "unknown"))
+            str(entry.record(view, block).provenance.get(field, _NOT_COMPILED if field == _COMPILE else "unknown"))
             for view in range(views)
             for block in entry.listed(view)
         } - {now}
@@ -85,4 +94,4 @@ def warn_of_other_renderer(
     """Warn where stored blocks of the first `views` views were rendered by another renderer or another version."""
     here = {"renderer": renderer_version(renderer, device=device, decode=decode)}
     for entry in entries:
-        warn_of_other_provenance(entry, here, views, progress)
+        _warn_of_others(entry, here, views, progress)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kdcache.errors import ModelError
 
@@ -32,11 +33,16 @@ def watched_features(module: nn.Module, head: nn.Module | None = None) -> Iterat
         ModelError: as `feature_size` does.
     """
     seen: list[Tensor] = []
-    handle = _classifier(module, head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    handle = watch_features(module, head, seen)
     try:
         yield seen
     finally:
         handle.remove()
+
+
+def watch_features(module: nn.Module, head: nn.Module | None, seen: list[Tensor]) -> RemovableHandle:
+    """Add to `seen` from now on, as `watched_features` does, until the handle is removed."""
+    return _classifier(module, head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
 
 
 def _classifier(module: nn.Module, head: nn.Module | None = None) -> nn.Linear | nn.Conv2d:

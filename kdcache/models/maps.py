@@ -45,6 +45,12 @@ def choose_layers(module: nn.Module, wanted: tuple[int, ...] | str) -> tuple[int
     return (stages[(len(stages) - 1) // 2],) if wanted == "middle" else tuple(stages)
 
 
+def logits_and_maps(model: Any, inputs: Tensor, layers: tuple[int, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return what `WithMaps` does, by a function that torch.compile can trace where shapes are checked at run time."""
+    last, maps = model.forward_intermediates(inputs, indices=list(layers))
+    return model.forward_head(last), tuple(maps)
+
+
 class WithMaps(nn.Module):
     """A timm model that returns feature maps beside the logits, which stay the same bit for bit.
 
@@ -58,16 +64,14 @@ class WithMaps(nn.Module):
         self.layers = choose_layers(module, wanted)
 
     def forward(
-        self, inputs: Float[Tensor, "b 3 s s"]
+        self, inputs: Float[Tensor, "b _ s s"]
     ) -> tuple[Float[Tensor, "b c"], tuple[Float[Tensor, "b _ _ _"], ...]]:
         """Logits, and the maps of the chosen layers from fine to coarse: channels, height, width, whatever the model's
         own layout is."""
-        model: Any = self.module
-        last, maps = model.forward_intermediates(inputs, indices=list(self.layers))
-        return model.forward_head(last), tuple(maps)
+        return logits_and_maps(self.module, inputs, self.layers)
 
-    def shapes(self, size: int) -> tuple[tuple[int, int, int], ...]:
-        """Return channels, height and width of the maps of an image of `size` pixels a side.
+    def shapes(self, size: int, channels: int = 3) -> tuple[tuple[int, int, int], ...]:
+        """Return channels, height and width of the maps of an image of `size` pixels a side and `channels` channels.
 
         They are found by a forward pass that changes nothing: neither batch statistics nor torch's random state.
 
@@ -76,7 +80,7 @@ class WithMaps(nn.Module):
         """
         training = [module for module in self.modules() if module.training]
         parameter = next(self.module.parameters())
-        image = torch.zeros(1, 3, size, size, device=parameter.device, dtype=parameter.dtype)
+        image = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
         self.eval()
         try:
             with torch.inference_mode():

@@ -55,11 +55,11 @@ class WithStudentOutputs(nn.Module):
         if features:
             feature_size(module)  # refuses a model that has none
 
-    def map_shapes(self, size: int) -> tuple[tuple[int, int, int], ...]:
+    def map_shapes(self, size: int, channels: int = 3) -> tuple[tuple[int, int, int], ...]:
         """Return the shapes of the feature maps, as `WithMaps.shapes` has them; empty where none were asked for."""
-        return self._inner.shapes(size) if isinstance(self._inner, WithMaps) else ()
+        return self._inner.shapes(size, channels) if isinstance(self._inner, WithMaps) else ()
 
-    def forward(self, images: Float[Tensor, "b 3 s s"]) -> StudentOutputs:
+    def forward(self, images: Float[Tensor, "b _ s s"]) -> StudentOutputs:
         """Return the outputs for normalised images."""
         if not self._gives_features:
             return self._without_features(images)
@@ -67,7 +67,7 @@ class WithStudentOutputs(nn.Module):
             outputs = self._without_features(images)
         return outputs._replace(features=seen[0])
 
-    def _without_features(self, images: Float[Tensor, "b 3 s s"]) -> StudentOutputs:
+    def _without_features(self, images: Float[Tensor, "b _ s s"]) -> StudentOutputs:
         outputs = self._inner(images)
         if not isinstance(self._inner, WithMaps):
             return StudentOutputs(outputs)

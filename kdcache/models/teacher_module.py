@@ -132,14 +132,18 @@ def run_as_teacher(own: TeacherModule, *, device: torch.device, precision: str, 
 
 @contextmanager
 def restored_afterwards(own: TeacherModule) -> Iterator[None]:
-    """Give a module back its device, its mode and what requires a gradient, whatever a job has changed of them."""
+    """Give a module back its device, mode, hooks and what requires a gradient, whatever a job has changed of them."""
     module = own.module
     modes = [(part, part.training) for part in module.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    hooks = [(part, {*part._forward_pre_hooks}) for part in module.modules()]
     devices = _devices(module)
     try:
         yield
     finally:
+        for part, before in hooks:
+            for number in {*part._forward_pre_hooks} - before:  # of a compiled module, which has them to the end
+                del part._forward_pre_hooks[number]
         if len(devices) == 1:
             module.to(next(iter(devices)))
         for part, training in modes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdcache.errors import ModelError, UsageError
+from kdcache.models.compiled import FrozenForward, explained, require_backend
 from kdcache.models.features import feature_size, watched_features
 from kdcache.models.load import load_model
 from kdcache.models.maps import WithMaps
@@ -63,11 +64,27 @@ class Teacher:
         self.precision = resolve_precision(precision, device)
         self.batch_size = batch_size
         self.device = device
+        self.compiler: str | None = None
+        self._compiled: dict[tuple[bool, tuple[int, ...] | str | None], Any] = {}
         self.weight_hash = weight_hash(network.module.state_dict())
         self._network = network
         # The layout that tensor cores want; on CPUs, too, small convolutional networks ran faster in it.
         module = network.module.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         module.eval().requires_grad_(False)
+
+    def compile(self, backend: str | None) -> None:
+        """Let a backend of torch.compile run the forward passes from now on; outputs can differ in the last bits.
+
+        Args:
+            backend: name of the backend, such as "inductor"; None for no compilation.
+
+        Raises:
+            ConfigError: there is no such backend.
+        """
+        if backend is not None:
+            require_backend(backend, "The compiler of the teacher")
+        self.compiler = backend
+        self._compiled.clear()
 
     @property
     def class_vectors(self) -> Float[Tensor, "c d"] | None:
@@ -136,7 +153,7 @@ class Teacher:
 
     def map_shapes(self, layers: tuple[int, ...] | str) -> tuple[tuple[int, int, int], ...]:
         """Return channels, height and width of each feature map. Arguments and errors as `compute_output` has them."""
-        return WithMaps(self._network.module, layers).shapes(self.size)
+        return WithMaps(self._network.module, layers).shapes(self.size, self.card.input_size[0])
 
     @property
     def num_features(self) -> int:
@@ -166,27 +183,58 @@ class Teacher:
         if rows < self.batch_size:
             inputs = torch.cat([inputs, inputs.new_zeros(self.batch_size - rows, *inputs.shape[1:])])
         inputs = inputs.contiguous(memory_format=torch.channels_last)
+        with autocast(self.precision, self.device):
+            logits, seen, found = self._forward(inputs, features, maps)
+        if features and seen is None:
+            raise self._without_head()  # the module does not run the layer that was given as its head
+        return TeacherOutput(
+            F.log_softmax(logits.float(), dim=-1)[:rows],
+            None if seen is None else seen.float()[:rows],
+            tuple(part[:rows] for part in found),
+        )
+
+    def _forward(
+        self, inputs: Float[Tensor, "b _ s s"], features: bool, maps: tuple[int, ...] | str | None
+    ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b d"] | None, tuple[Tensor, ...]]:
+        """Return logits, features and maps, by the compiled module where there is one."""
+        if self.compiler is not None:
+            return self._run_compiled(inputs, features, maps)
         watched: AbstractContextManager[list[Tensor]] = nullcontext([])
         if features:
             watched = watched_features(self._network.module, self._network.head)
         found: tuple[Tensor, ...] = ()
-        with autocast(self.precision, self.device), watched as seen:
+        with watched as seen:
             if maps is None:
                 logits = self._network.compute_logits(inputs)
             else:
                 logits, found = WithMaps(self._network.module, maps)(inputs)
-        if features and not seen:
-            raise self._without_head()  # the module does not run the layer that was given as its head
-        return TeacherOutput(
-            F.log_softmax(logits.float(), dim=-1)[:rows],
-            seen[0].float()[:rows] if features else None,
-            tuple(part[:rows] for part in found),
-        )
+        return logits, seen[0] if seen else None, found
+
+    def _run_compiled(
+        self, inputs: Float[Tensor, "b _ s s"], features: bool, maps: tuple[int, ...] | str | None
+    ) -> tuple[Float[Tensor, "b c"], Float[Tensor, "b d"] | None, tuple[Tensor, ...]]:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second, and torch.compile imports it anyway
+
+        assert self.compiler is not None
+        asked = features, maps
+        if asked not in self._compiled:
+            forward = FrozenForward(self._network, features=features, maps=maps).eval()
+            self._compiled[asked] = torch.compile(forward, backend=self.compiler)
+        try:
+            logits, seen, found = self._compiled[asked](inputs)
+        except TorchDynamoException as error:
+            raise explained(error, self.name, self.compiler) from error
+        return logits, seen, found
 
 
 def _spread(logits: Float[Tensor, "b c"]) -> float:
     """Return the root mean square of logits from each row's mean."""
     return float((logits - logits.mean(1, keepdim=True)).square().mean().sqrt())
+
+
+def describe_compiled(teacher: Teacher) -> str:
+    """Return the end of a sentence about a teacher that tells how it is compiled; empty where it is not."""
+    return "" if teacher.compiler is None else f", compiled by {teacher.compiler}"
 
 
 def load_teacher(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from kdcache.errors import ConfigError, UsageError
+from kdcache.models.compiled import require_backend
 from kdcache.objectives.distillation import format_setting
 from kdcache.runtime.device import resolve_precision
 from kdcache.runtime.option import options_by_field
@@ -52,6 +53,12 @@ def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[
                 f"{distilling[0]} is set, and --supervised has no teacher to distil from: leave one of them out."
             )
         config = dataclasses.replace(config, objective=config.objective.without_teacher())
+    if config.compile_teacher is not None:
+        if mode != "live":
+            raise ConfigError(
+                "compile_teacher is set, and no teacher runs in this training: leave it out, or give --online-teacher."
+            )
+        require_backend(config.compile_teacher, "compile_teacher")
     precision = resolve_precision(config.precision, device)
     config = dataclasses.replace(config.with_lr_resolved(), precision=precision)
     return config, chosen

@@ -332,6 +332,9 @@ class RunSettings:
     compile: Annotated[
         str | None, Setting("Backend of torch.compile for the student in training, such as inductor; null: none.")
     ] = None
+    compile_teacher: Annotated[
+        str | None, Setting("Backend of torch.compile for a live teacher; null: none. A cached one does not run.")
+    ] = None
     tf32: Annotated[
         bool | None,
         Setting("Whether a GPU rounds the factors of fp32 products to TF32; null: as PyTorch has it, in convolutions."),

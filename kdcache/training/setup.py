@@ -268,6 +268,7 @@ def _open_live(
         options.teacher,
         features=needs.teacher_features,
         layers=needs.teacher_layers if needs.maps else None,
+        compile=config.compile_teacher,
     )
     return open_live_teacher(wanted, cache, opened, device, progress)
 

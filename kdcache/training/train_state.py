@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from kdcache.errors import ConfigError
 from kdcache.loader.batches import Batch
+from kdcache.models.compiled import require_backend
 from kdcache.models.features import feature_size
 from kdcache.models.student_outputs import WithStudentOutputs
 from kdcache.objectives.base import Losses, LossSpec
@@ -235,12 +236,8 @@ def _checkpoint_gradients(module: nn.Module, name: str) -> None:
 
 def _compiled(module: nn.Module, config: RunConfig) -> nn.Module:
     """Return a module that runs compiled and shares the weights of `module`, whose own names do not change."""
-    backends = torch.compiler.list_backends(exclude_tags=())
-    if config.compile not in backends:
-        raise ConfigError(
-            f"compile is {config.compile!r}, which is no backend of torch.compile here: give one of "
-            f"{', '.join(backends)}, or null."
-        )
+    assert config.compile is not None
+    require_backend(config.compile, "compile")
     if config.objective.needs.features:
         raise ConfigError(
             f"compile is set, and the objective {config.objective.name} reads features within the student, which a "
@@ -255,4 +252,4 @@ def _with_student(spec: LossSpec, student: nn.Module, config: RunConfig) -> Loss
         return spec
     features = feature_size(student.module) if config.objective.needs.features else None
     assert config.student.size is not None  # resolved by the setup
-    return spec._replace(num_features=features, maps=student.map_shapes(config.student.size))
+    return spec._replace(num_features=features, maps=student.map_shapes(config.student.size, config.student.in_chans))
