@@ -140,7 +140,9 @@ class _Onnx(Format):
                 verbose=False,
             )
             assert program is not None
-            facts = network.card.to_metadata() | {"format": "onnx", "input": "images / 255, less mean, over std; RGB"}
+            colours = "grey" if network.card.input_size[0] == 1 else "RGB"
+            prepared = f"images / 255, less mean, over std; {colours}"
+            facts = network.card.to_metadata() | {"format": "onnx", "input": prepared}
             program.model.metadata_props.update(facts)
             size = sum(weight.nbytes for weight in module.state_dict().values())
             program.save(str(file), external_data=size > _MAX_ONNX_BYTES)

@@ -51,11 +51,16 @@ def model_card(exported: Exported, card: ModelCard, facts: RunFacts) -> str:
             "Scores", dict(_score_rows(facts)), "On the images of `--val` of the training, after the same epoch."
         ),
         f"## Use\n\n```python\n{exported.usage}\n```\n",
-        "`FOLDER` is the folder that this file lies in. Images are RGB, resized and cropped as the table of the model "
+        f"`FOLDER` is the folder that this file lies in. Images are {_colours(card)}, resized and cropped as the table "
+        "of the model "
         "says,\nthen divided by 255, less the mean, over the standard deviation.\n",
         "## Licence\n\nTo be filled in: the licences of the training data and of the teacher may bind the model too.\n",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _colours(card: ModelCard) -> str:
+    return 'grey (`convert("L")` of Pillow)' if card.input_size[0] == 1 else "RGB"
 
 
 def _front_matter(exported: Exported, card: ModelCard, facts: RunFacts) -> str:

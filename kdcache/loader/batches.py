@@ -40,8 +40,8 @@ class Batch:
     a batch may be cut between pairs; the objectives "cc" and "crd" want the rows in the loader's order.
 
     Attributes:
-        images: pixels [b, 3, s, s], float32, mixed and normalised with the mean and standard deviation that the loader
-            was given; a `Loader` without `normalise` gives them in 0..255.
+        images: pixels [b, 3, s, s], or [b, 1, s, s] for a grey student, float32, mixed and normalised with the mean and
+            standard deviation that the loader was given; a `Loader` without `normalise` gives them in 0..255.
         labels: classes [b, 2], each row's own label and its mixing partner's; -1 for none.
         mix_weight: share [b] of each row's own image in the mix, in 0..1; 1 where the row is not mixed.
         samples: position [b] of each row's sample in the index; always on the CPU.
@@ -57,7 +57,7 @@ class Batch:
         ...     loss = -(batch.soft_labels(10, smoothing=0.1) * logits.log_softmax(1)).sum(1).mean()
     """
 
-    images: Float32[Tensor, "b 3 s s"]
+    images: Float32[Tensor, "b _ s s"]
     labels: Int64[Tensor, "b 2"]
     mix_weight: Float32[Tensor, "b"]
     samples: Int64[Tensor, "b"]

@@ -175,6 +175,11 @@ def try_out(network: Network) -> None:
     card = network.card
     if card.num_classes < 1:
         raise ModelError(f"{card.architecture} has no classifier: use weights that were trained to classify.")
+    if card.input_size[0] not in (1, 3):
+        raise ModelError(
+            f"{card.architecture} takes images of {card.input_size[0]} channels, and images are given to a model as "
+            "RGB or grey: choose a model of 3 channels or of 1."
+        )
     try:
         with torch.inference_mode():
             output = network.module(torch.zeros(1, *card.input_size))

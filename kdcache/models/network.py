@@ -10,23 +10,36 @@ from torch import Tensor, nn
 
 from kdcache.models.card import ModelCard
 
+#: The share of red, green and blue in the luminance of ITU-R BT.601, as in Pillow's mode "L", which rounds it.
+LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def luminance(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Return the luminance of RGB images, in the unit of the images and not rounded."""
+    red, green, blue = (pixels[:, channel : channel + 1] * share for channel, share in enumerate(LUMINANCE))
+    return red + green + blue
+
 
 class Normaliser:
     """Computes (pixels - 255 mean) / (255 std) for pixels in 0..255, in the order that timm's loader computes it.
 
-    Mean and deviation go to a device with the first pixels that lie there, and stay: afterwards nothing is copied.
+    With one mean and one deviation, RGB images become their luminance first. Mean and deviation go to a device with the
+    first pixels that lie there, and stay: afterwards nothing is copied.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """`mean`, `std`: mean and standard deviation of each channel, for pixels in 0..1."""
+        """`mean`, `std`: mean and standard deviation of each channel of the model's images, for pixels in 0..1."""
+        self._is_grey = len(mean) == 1
         self._mean, self._std = (
             torch.tensor([255.0 * part for part in parts], dtype=torch.float64).view(1, -1, 1, 1)
             for parts in (mean, std)
         )
         self._there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def __call__(self, pixels: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k h w"]:
         """Return the normalised pixels; the argument stays as it is."""
+        if self._is_grey and pixels.shape[1] == 3:
+            pixels = luminance(pixels)
         place = pixels.device, pixels.dtype
         if place not in self._there:
             self._there[place] = self._mean.to(*place), self._std.to(*place)
@@ -55,7 +68,7 @@ class Network:
         found = get_classifier() if callable(get_classifier) else None
         return found if isinstance(found, nn.Module) else None
 
-    def compute_logits(self, inputs: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b c"]:
+    def compute_logits(self, inputs: Float[Tensor, "b _ s s"]) -> Float[Tensor, "b c"]:
         """Return the logits of normalised images: the output of the module, or its `logits`, as Hugging Face's have."""
         output = self.module(inputs)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits

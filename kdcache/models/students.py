@@ -16,7 +16,7 @@ from kdcache.errors import ModelError, reason
 from kdcache.models.card import ModelCard, require_model_args
 from kdcache.models.load import card_of, load_model, size_args, try_out
 from kdcache.models.names import architecture
-from kdcache.models.network import Network
+from kdcache.models.network import LUMINANCE, Network
 from kdcache.models.source import is_model_folder, model_source, weights_file
 from kdcache.models.weights import misfits, weight_hash
 
@@ -82,6 +82,7 @@ class StudentOptions:
         crop_pct: share of the image that the evaluation transform keeps; None: timm's own for the model.
         interpolation: filter of the evaluation transform; None: timm's own for the model.
         kwargs: further arguments of `timm.create_model`.
+        in_chans: channels of its images, 3 for RGB or 1 for their luminance.
     """
 
     drop_path: float = 0.0
@@ -89,6 +90,7 @@ class StudentOptions:
     crop_pct: float | None = None
     interpolation: str | None = None
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    in_chans: int = 3
 
 
 def create_student(
@@ -124,11 +126,11 @@ def create_student(
     except ValueError as error:
         instead = " Give student.weights, which is read without running anything." if "checkpoint_path" in args else ""
         raise ModelError(f"student.kwargs cannot be used: {error}. Leave it out.{instead}") from error
-    if args.get("in_chans", 3) != 3:
+    if args.get("in_chans", options.in_chans) != options.in_chans:
         raise ModelError(
-            f"student.kwargs has in_chans {args['in_chans']}, and all images are read as RGB, grey ones too: leave it "
-            "out."
+            f"student.kwargs has in_chans {args['in_chans']}, which is a setting of its own: give student.in_chans."
         )
+    args |= {"in_chans": options.in_chans} if options.in_chans != 3 else {}
     rates: dict[str, Any] = {"drop_path_rate": options.drop_path} if options.drop_path else {}
     rates |= {"drop_rate": options.drop} if options.drop else {}
     with torch.random.fork_rng(devices=[]):
@@ -150,6 +152,7 @@ def create_student(
     if initial is not None:
         _begin_from(module, arch, num_classes, initial)
     card = card_of(module, arch, size, args)
+    card = _grey(card) if options.in_chans == 1 else card
     if initial is not None:  # what was learnt holds for images that are prepared as they were
         prepared = {name: getattr(initial.card, name) for name in _PREPARATION}
         card = dataclasses.replace(card, **prepared)
@@ -162,6 +165,14 @@ def create_student(
     try_out(network)
     network.module.train()
     return network
+
+
+def _grey(card: ModelCard) -> ModelCard:
+    """Return the card of a model that takes the luminance of its images, with mean and deviation weighted alike."""
+    mean, std = (
+        (sum(share * part for share, part in zip(LUMINANCE, parts, strict=True)),) for parts in (card.mean, card.std)
+    )
+    return dataclasses.replace(card, input_size=(1, *card.input_size[1:]), mean=mean, std=std)
 
 
 def _begin_from(module: nn.Module, arch: str, num_classes: int, initial: InitialWeights) -> None:
@@ -177,7 +188,7 @@ def _begin_from(module: nn.Module, arch: str, num_classes: int, initial: Initial
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ModelError(
             f"student.weights is {initial.source}, which does not fit {arch} as the student is built "
-            f"({'; '.join(problems[:3])}{more}): give the student.kwargs and student.size that it was trained with, or "
-            "other weights."
+            f"({'; '.join(problems[:3])}{more}): give the student.kwargs, student.in_chans and student.size that it "
+            "was trained with, or other weights."
         )
     module.load_state_dict(tensors)

@@ -35,8 +35,8 @@ class StudentConfig:
     in_chans: Annotated[
         int,
         Setting(
-            "Channels of the images that it takes: 3, as all images are given to it as RGB, grey ones too.",
-            check=lambda channels: "" if channels == 3 else "give 3, as all images are read as RGB, grey ones too",
+            "Channels of the images that it takes: 3 (RGB), or 1 (luminance of the RGB images, augmented and mixed).",
+            check=lambda channels: "" if channels in (1, 3) else "give 3 for RGB or 1 for grey images",
         ),
     ] = 3
     weights: Annotated[

@@ -205,6 +205,7 @@ def _student(setup: Setup) -> Network:
             crop_pct=student.crop_pct,
             interpolation=student.interpolation,
             kwargs=student.kwargs,
+            in_chans=student.in_chans,
         ),
         initial=setup.initial,
     )

@@ -189,11 +189,9 @@ def test_weights_of_another_model_or_of_none_are_refused(trained, tmp_path):
         )
 
 
-def test_dropout_before_the_classifier_and_channels_of_images():
+def test_dropout_before_the_classifier():
     student = create_student("test_resnet", num_classes=4, size=32, seed=0, options=StudentOptions(drop=0.5)).module
     assert student.drop_rate == 0.5
-    with pytest.raises(ModelError, match="in_chans 1, and all images are read as RGB"):
-        create_student("test_resnet", num_classes=4, size=32, seed=0, options=StudentOptions(kwargs={"in_chans": 1}))
 
 
 def test_the_way_to_begin_from_a_file_is_told_to_who_tries_another():

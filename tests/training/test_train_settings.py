@@ -218,7 +218,6 @@ def test_settings_that_go_for_nothing_are_refused_with_what_to_do():
     for assignment, message in (
         ("clip_mode=agc", "clip_mode is agc and there is no limit: give clip_grad"),
         ("ema_warmup=true", "ema_warmup is set and there is no average: give ema_decay"),
-        ("student.in_chans=1", "in_chans is 1: give 3, as all images are read as RGB"),
     ):
         with pytest.raises(ConfigError, match=message):
             config_of(assignment)
