@@ -39,8 +39,11 @@ PUBLIC = [
     "export",
     "inspect",
     "open_cache",
+    "pull",
+    "push",
     "train",
     "verify",
+    "write_card",
 ]
 FUNCTIONS = [
     "create_objective",
@@ -53,6 +56,7 @@ FUNCTIONS = [
     "push",
     "train",
     "verify",
+    "write_card",
 ]
 CLASSES = ["Batch", "CachedDataset", "CachedLoader", "ObjectiveModule", "TeacherModule"]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import kdcache
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError, UsageError
 from kdcache.sharing import hub_files
@@ -17,7 +18,7 @@ from kdcache_cli.main import app
 from support.hub_server import SIGNATURE, TOKEN, Fault, Hub
 from support.hub_server import hub as hub
 from support.small_cache import FULL, TOPK, fill, open_entry, tree
-from support.small_job import Heard
+from support.small_job import SIZE, Heard
 
 PLACE = "hf://datasets/me/cache"
 REPOSITORY = "datasets/me/cache"
@@ -60,6 +61,21 @@ def test_a_push_brings_every_file_and_a_pull_brings_it_back(hub: Hub, source: Pa
     assert pulled.whole
     assert pulled.card
     assert (tmp_path / "copy" / "README.md").read_bytes() == repository.files["README.md"]
+
+
+def test_a_loader_reads_the_same_batches_from_the_hub(hub: Hub, job) -> None:
+    """Labels, plans and targets are those of the cache that was pushed, at the same batch and row."""
+    push(job.cache, PLACE, views="0:2", progress=Heard())
+    found = []
+    for cache in (PLACE, job.cache):
+        dataset = kdcache.open_cache(cache, data=job.data, views=2)
+        with dataset.loader(64, 1, device="cpu", renderer="pillow", image_size=SIZE) as loader:
+            found.append(list(loader))
+    assert len(found[0]) == 2
+    for one, other in zip(*found, strict=True):
+        assert one.images.equal(other.images)
+        assert one.targets.log_probs().equal(other.targets.log_probs())
+    assert any(hub.asked("GET", "/lfs/"))
 
 
 def test_only_the_requested_views_go_and_come(hub: Hub, source: Path, tmp_path: Path) -> None:

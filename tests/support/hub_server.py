@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.kind == "reset":
             return self._reset()
         if self.kind is not None and self.kind.isdecimal():
-            return self._send(int(self.kind), {}, b"")
+            return self._send(int(self.kind), {"X-Error-Message": f"Not with {self.headers.get('Authorization')}"}, b"")
         try:
             for pattern, method, act in _ROUTES:
                 found = re.fullmatch(pattern, unquote(urlsplit(self.path).path))
