@@ -3,7 +3,8 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 import kdcache
 from kdcache.cache.store import Cache
 from kdcache.errors import CacheError, IdentityError, UsageError
+from kdcache.runtime.progress import silent
 from kdcache.sharing import hub_files
 from kdcache.sharing.jobs import pull, push
 from kdcache_cli.main import app
@@ -140,10 +142,27 @@ def test_another_cache_in_the_repository_is_refused(pushed: Hub, tmp_path: Path)
         push(tmp_path / "small", "hf://datasets/me/data", progress=Heard())
 
 
-def test_a_commit_of_somebody_else_in_between_is_told(hub: Hub, source: Path) -> None:
-    hub.faults.append(Fault("POST", "/commit/", "412"))
+class Meddling(Heard):
+    """Somebody who commits to the repository as soon as a push has looked at it."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        self.task = self._commit_first
+        self._hub = hub
+
+    @contextmanager
+    def _commit_first(self, *arguments: object, **options: object) -> Iterator[object]:
+        repository = self._hub.repositories[REPOSITORY]
+        repository.commit({**repository.files, "LICENSE": b"mine"})
+        with silent.task("", 0) as task:
+            yield task
+
+
+def test_a_commit_of_somebody_else_in_between_is_told_and_stays(hub: Hub, source: Path) -> None:
     with pytest.raises(CacheError, match="Somebody else has committed"):
-        push(source, PLACE, progress=Heard())
+        push(source, PLACE, progress=Meddling(hub))
+    assert push(source, PLACE, progress=Heard()).whole
+    assert hub.repositories[REPOSITORY].files["LICENSE"] == b"mine"
 
 
 @pytest.mark.parametrize("kind", ["cut", "flip", "reset", "503"])
