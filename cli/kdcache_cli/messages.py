@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -65,5 +65,5 @@ def with_messages(command: Callable[..., None], note: bool) -> Callable[..., Non
         each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()
     ]
     function.__signature__ = inspect.Signature([*parameters, *own])  # type: ignore[attr-defined]
-    function.__annotations__ = {**get_type_hints(command, include_extras=True), **options}
+    function.__annotations__ = {**command.__annotations__, **options}
     return function

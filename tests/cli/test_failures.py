@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.errors import DataError, KdcacheError, UsageError
-from kdcache_cli.failures import explained
+from kdcache_cli.failures import explained, stopped
 from support.command_line import kdcache
 from support.shards import make_shards
 
@@ -29,6 +30,14 @@ def test_an_error_on_purpose_is_printed_as_it_is_and_gives_its_exit_code(
         raise error
     assert end.value.code == code
     assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [("train", "go on"), ("cache copy", "go on"), ("cache push", "go on"), ("cache verify", "begin anew")],
+)
+def test_a_command_that_is_stopped_says_whether_it_goes_on(command: str, kept: str) -> None:
+    assert stopped(command, signal.SIGTERM) == f"stopped by SIGTERM; run the same command again to {kept}"
 
 
 def test_a_surprise_keeps_its_traceback() -> None:
@@ -102,7 +111,7 @@ def python(code: str) -> list[str]:
 def test_a_reader_that_goes_away_is_no_error() -> None:
     code = """
 import sys
-from kdcache_cli.failures import explained
+from kdcache_cli.failures import explained, stopped
 with explained():
     sys.stdin.read()  # until the test has closed the other end of stdout
     print("unread")
