@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 
 from huggingface_hub import DatasetCardData
 
-import kdcache
 from kdcache.errors import printable
 from kdcache.runtime.formatting import format_bytes, format_count, format_ranges
 from kdcache.runtime.markdown import markdown_table, markdown_text
 from kdcache.sharing.card_files import SHEET, with_mark
 from kdcache.sharing.facts import CacheFacts, TeacherFacts
+from kdcache.version import __version__
 
 #: What stands for a repository that is not known yet.
 SOMEWHERE = "hf://datasets/OWNER/NAME"
@@ -61,7 +61,7 @@ def cache_card(facts: CacheFacts, place: str | None, *, has_sheet: bool) -> str:
         f"---\n{_front_matter(facts, names)}\n---\n",
         f"# Outputs of {markdown_text(names) or 'no teacher yet'} for knowledge distillation\n",
         f"What {'these teachers say' if len(facts.teachers) > 1 else 'this teacher says'} of augmented views of "
-        f"{format_count(facts.samples, 'image')}, stored by kdcache {kdcache.__version__}. A student is trained on "
+        f"{format_count(facts.samples, 'image')}, stored by kdcache {__version__}. A student is trained on "
         "the same views\nwithout the teacher: kdcache makes each of them again from its image.\n",
         _USE.format(place=place or SOMEWHERE),
         markdown_table("Data", dict(_data_rows(facts))),
