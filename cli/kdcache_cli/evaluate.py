@@ -1,6 +1,7 @@
 """`kdcache evaluate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from kdcache.evaluation.options import EvaluateSettings, TableOptions
@@ -17,10 +18,23 @@ class EvaluateCommand(TableOptions):
     details: Annotated[
         bool, Option("Print the reliability diagram and the accuracy of each class, too.", group=OUTPUT)
     ] = False
+    html: Annotated[
+        Path | None,
+        Option("Also write the scores as an HTML page.", metavar="FILE", default_text="none", group=OUTPUT),
+    ] = None
     as_json: AsJson = False
 
 
 def _evaluate(options: EvaluateCommand) -> None:
+    if options.html is not None:
+        from kdcache.report.page import require_html
+
+        require_html(options.html)  # before torch is imported
+
+        from kdcache.report.charts import require_charts
+
+        require_charts()
+
     from kdcache import jobs
     from kdcache.runtime.ranks import Ranks
 
@@ -29,6 +43,10 @@ def _evaluate(options: EvaluateCommand) -> None:
     table = jobs.evaluate(options.models, options.data, image_size=size, **settings, progress=ConsoleProgress())
     if not Ranks.from_environment().is_main:
         return
+    if options.html is not None:
+        from kdcache.report.report import write_evaluation
+
+        write_evaluation(table, options.html, options.reference, ConsoleProgress())
     if options.as_json:
         print_json(table.to_json())
         return

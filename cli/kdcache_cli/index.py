@@ -1,9 +1,13 @@
 """`kdcache index`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
 from kdcache.errors import BadSamplesError
 from kdcache.inspection.options import IndexOptions
+from kdcache.runtime.option import OUTPUT, Option
 from kdcache_cli.console import ConsoleProgress, print_json, print_lines, print_report
 from kdcache_cli.declared import command_from, values_of
 from kdcache_cli.options import AsJson
@@ -13,10 +17,24 @@ from kdcache_cli.options import AsJson
 class IndexCommand(IndexOptions):
     """The options of the job, and how its report is shown."""
 
+    html: Annotated[
+        Path | None,
+        Option(
+            "Also write an HTML page: classes, sizes, broken images.",
+            metavar="FILE",
+            default_text="none",
+            group=OUTPUT,
+        ),
+    ] = None
     as_json: AsJson = False
 
 
 def _index(options: IndexCommand) -> None:
+    if options.html is not None:
+        from kdcache.report.page import require_html
+
+        require_html(options.html)  # before the shards are read
+
     from kdcache.inspection.index import index as run
 
     try:
@@ -26,11 +44,24 @@ def _index(options: IndexCommand) -> None:
             print_json({"bad": list(error.samples)})
         else:
             print_lines(error.samples)
+        _write_page(options, error.samples)
         raise
+    _write_page(options, (*report.found_bad, *report.found_lost))
     if options.as_json:
         print_json(report.to_json())
     else:
         print_report(report.lines())
+
+
+def _write_page(options: IndexCommand, broken: Sequence[str]) -> None:
+    if options.html is None:
+        return
+    from kdcache.data.index import find_index
+    from kdcache.report.index_page import write_index_page
+
+    data = options.data if options.out is None else options.out  # the index of a part, where one was made
+    found = find_index(data, unlabelled=options.unlabelled)
+    write_index_page(data, found, broken, options.html, ConsoleProgress())
 
 
 index = command_from(

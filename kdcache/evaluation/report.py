@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from kdcache.data.index import Index
+from kdcache.evaluation.confusions import Confusion, most_confused
 from kdcache.evaluation.options import DEFAULT_BINS
 from kdcache.evaluation.predictions import Predictions
 from kdcache.evaluation.scores import (
@@ -70,6 +71,7 @@ class Scores(Evaluation):
         ece, aurc, reliability: as `kdcache.evaluation.scores` has them.
         class_accuracy, class_counts: of each output of the model; NaN for a class without samples.
         class_names: names of the classes, where data or model have them.
+        confused: pairs of classes that are confused most often, with samples of each.
         real, real_samples: accuracy by several right labels, and the number of samples that have any; None without.
         comparison: beside the reference; None without, and for the reference itself.
     """
@@ -82,6 +84,7 @@ class Scores(Evaluation):
     class_accuracy: Float[np.ndarray, "c"]
     class_counts: Int64[np.ndarray, "c"]
     class_names: tuple[str, ...] | None = None
+    confused: tuple[Confusion, ...] = ()
     real: float | None = None
     real_samples: int | None = None
     comparison: Comparison | None = None
@@ -250,6 +253,7 @@ def score_predictions(
         class_accuracy=accuracy,
         class_counts=counts,
         class_names=class_names,
+        confused=most_confused(found),
     )
 
 

@@ -33,6 +33,7 @@ METRICS = {
     "val_loss": ("Cross-entropy on --val", ".4~g", ""),
     "lr": ("Learning rate", ".2~g", ""),
     "images_per_s": ("Images per second", ",.0f", "Without evaluation and saving."),
+    "wait_share": ("Share of the time that waited for data", ".1%", "Of the time of the optimiser steps alone."),
 }
 
 _AXIS = {
@@ -130,18 +131,25 @@ def _format(value: float, numbers: str) -> str:
     return f"{value:,.0f}" if numbers == "d" else f"{value:{numbers.replace('~', '')}}"
 
 
+def require_charts() -> None:
+    """Raise UsageError where Vega-Lite is not installed."""
+    try:
+        import vl_convert  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "The charts are drawn by vl-convert-python, which is not installed: pip install 'kdcache[report]'."
+        ) from None
+
+
 def draw(series: Sequence[Series], axes: Axes) -> Markup:
     """Draw lines over each other, as SVG that can stand in a page.
 
     Raises:
         UsageError: Vega-Lite is not installed.
     """
-    try:
-        import vl_convert
-    except ImportError:
-        raise UsageError(
-            "The charts are drawn by vl-convert-python, which is not installed: pip install 'kdcache[report]'."
-        ) from None
+    require_charts()
+    import vl_convert
+
     ticks = whole_ticks([x for one in series for x in one.points]) if axes.x_format == "d" else []
     spec = {
         "$schema": _SCHEMA,

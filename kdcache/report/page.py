@@ -18,8 +18,9 @@ from kdcache.io.disk import make_root
 from kdcache.io.failures import cannot_write
 from kdcache.io.folder_lock import hold_beside
 from kdcache.report.cache import CacheSection
+from kdcache.report.data_set import DataSetSection
 from kdcache.report.palette import COLOURS, DARK, LIGHT, MOST_SERIES, colour_of, dashes_of
-from kdcache.report.parts import Chart, Gallery, Table
+from kdcache.report.parts import Chart, Examples, Gallery, Table
 from kdcache.runtime.progress import Progress
 from kdcache.version import __version__
 
@@ -33,6 +34,10 @@ class Page:
         others: models that are drawn beside them, with the numbers of their colours.
         comparison: scores of the students, beside those of the reference where there is one.
         seeds: means and deviations of runs that differ in their seeds.
+        classes: for each model, the classes of which it knows the fewest images.
+        confused: classes that the models take for others, with images.
+        data_set: what an index holds.
+        refresh: seconds after which a browser loads the page again; None for never.
         notes: sentences about what was left out.
     """
 
@@ -44,12 +49,16 @@ class Page:
     comparison: Table | None = None
     seeds: Table | None = None
     reliability: tuple[Chart, ...] = ()
+    classes: tuple[Table, ...] = ()
+    confused: tuple[Examples, ...] = ()
+    data_set: DataSetSection | None = None
     cache: CacheSection | None = None
     gallery: Gallery | None = None
     cost: Table | None = None
     changed: Table | None = None
     settings: Table | None = None
     notes: tuple[str, ...] = ()
+    refresh: int | None = None
 
     def sections(self) -> tuple[tuple[str, str], ...]:
         """Return anchor and heading of each section that is there."""
@@ -57,6 +66,8 @@ class Page:
             ("runs", "Runs", self.summary is not None),
             ("curves", "Curves", bool(self.charts)),
             ("scores", "Student and teacher", self.comparison is not None),
+            ("confusions", "Confusions", bool(self.confused)),
+            ("data", "Data set", self.data_set is not None),
             ("cache", "Cache", self.cache is not None),
             ("gallery", "Gallery", self.gallery is not None),
             ("cost", "Cost", self.cost is not None),

@@ -84,6 +84,20 @@ class Gallery:
     lines: tuple[tuple[tuple[str, tuple[Figure, ...]], ...], ...]
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Images that have something in common.
+
+    Attributes:
+        heading: what they have in common, in a phrase.
+        text: a sentence about all that have it.
+    """
+
+    heading: str
+    text: str
+    figures: tuple[Figure, ...]
+
+
 def evenly(numbers: Sequence[float], most: int) -> list[float]:
     """Return at most `most` of the numbers, evenly spread over them, with the first and the last."""
     if len(numbers) <= most:

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from kdcache.errors import UsageError, printable
 from kdcache.evaluation.evaluate import TableOptions, evaluate_table
+from kdcache.evaluation.report import ScoreTable
 from kdcache.inspection.contents import InspectReport
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.report.cache import cache_section
-from kdcache.report.charts import metric_charts, reliability_chart
+from kdcache.report.charts import metric_charts
 from kdcache.report.gallery import GalleryOptions, build_gallery
 from kdcache.report.options import ReportOptions as ReportOptions
-from kdcache.report.page import Page, hold_page, table_of, write_page
-from kdcache.report.palette import MOST_SERIES
+from kdcache.report.page import Page, hold_page, write_page
 from kdcache.report.parts import Gallery
 from kdcache.report.runs import RunRecord, cost_table, read_runs, settings_tables, summary_table
+from kdcache.report.scores import with_scores
 from kdcache.runtime.progress import Progress, logged
 
 #: Targets of each teacher that are read for the statistics of a page.
@@ -91,17 +92,9 @@ def _with_scores(page: Page, runs: Sequence[RunRecord], options: ReportOptions, 
         progress,
     )
     # Colours of runs are those of the curves; a reference beside them has the next one.
-    number_of = {printable(str(run.folder)): number for number, run in enumerate(runs)}
-    rows = [replace(row, model=printable(row.model), data=printable(row.data)) for row in table.rows]
-    others = {row.model: len(runs) % MOST_SERIES for row in rows if row.model not in number_of}
-    return replace(
-        page,
-        others=tuple((number, name) for name, number in others.items()),
-        comparison=table_of(f"Scores on {printable(options.data)}", table.cells()),
-        seeds=table_of("Runs that differ in their seeds alone", table.seed_cells()) if table.seeds else None,
-        reliability=(reliability_chart(rows, number_of | others),),
-        notes=(*page.notes, *left_out, *map(printable, table.notes)),
-    )
+    number_of = {str(run.folder): number for number, run in enumerate(runs)}
+    page = replace(page, notes=(*page.notes, *left_out))
+    return with_scores(page, table, number_of, progress, reference=options.reference)
 
 
 def _gallery(found: InspectReport, runs: Sequence[RunRecord], options: ReportOptions, progress: Progress) -> Gallery:
@@ -123,5 +116,22 @@ def write_inspection(found: InspectReport, out: Path, progress: Progress = logge
     """
     with hold_page(out, "--html", progress):
         write_page(Page(title=f"Cache {printable(found.cache)}", cache=cache_section(found)), out)
+    progress.say(f"The page: {out}")
+    return out
+
+
+def write_evaluation(table: ScoreTable, out: Path, reference: str | None = None, progress: Progress = logged) -> Path:
+    """Write the scores of `kdcache evaluate` as a page, in the form that they have in a report; return its path.
+
+    Args:
+        reference: model that the others were compared with, as it was named.
+
+    Raises:
+        UsageError: no name of an HTML file, or no library that draws charts.
+        RunError: it cannot be written.
+        FolderHeldError: another process writes the same file.
+    """
+    with hold_page(out, "--html", progress):
+        write_page(with_scores(Page(title="Scores"), table, {}, progress, reference=reference), out)
     progress.say(f"The page: {out}")
     return out

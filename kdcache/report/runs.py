@@ -76,14 +76,18 @@ class RunRecord:
         batch_size = self.config.get("batch_size")
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             return None
-        images, seconds, step = 0.0, 0.0, 0.0
+        images, seconds, waited, step = 0.0, 0.0, 0.0, 0.0
+        is_wait_known = any("wait_share" in row for row in self.rows)
         for row in self.rows:
             rate = row.get("images_per_s", 0.0)
             taken, step = (row[STEP] - step) * batch_size, row[STEP]
             if rate > 0 and taken > 0:
                 images += taken
                 seconds += taken / rate
-        return Cost(images, seconds) if seconds > 0 and math.isfinite(images / seconds) else None
+                waited += taken / rate * min(1.0, max(0.0, row.get("wait_share", 0.0)))
+        if seconds <= 0 or not math.isfinite(images / seconds):
+            return None
+        return Cost(images, seconds, waited if is_wait_known else None)
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,12 @@ class Cost:
     Attributes:
         images: number of images that the student has seen.
         seconds: time of all steps.
+        waited: the part of it in which the training waited for data; None where the run does not tell.
     """
 
     images: float
     seconds: float
+    waited: float | None = None
 
     @property
     def images_per_s(self) -> float:
@@ -195,11 +201,12 @@ def cost_table(runs: Sequence[RunRecord]) -> Table:
     for run in runs:
         cost = run.cost()
         if cost is None:
-            rows.append((run.name, *["-"] * 5))
+            rows.append((run.name, *["-"] * 6))
             continue
         beside = None if run.is_live else live.get(run.student)
         images = format_count(round(cost.images), "image")
-        cells = (run.name, images, format_duration(cost.seconds), f"{cost.images_per_s:,.0f}")
+        waited = "-" if cost.waited is None else format_duration(cost.waited)
+        cells = (run.name, images, format_duration(cost.seconds), waited, f"{cost.images_per_s:,.0f}")
         if beside is None:
             rows.append((*cells, "-", "is the live teacher" if run.is_live else "-"))
             continue
@@ -207,15 +214,25 @@ def cost_table(runs: Sequence[RunRecord]) -> Table:
         saved = cost.images / beside.images_per_s - cost.seconds
         rows.append((*cells, f"{factor:.2f}", f"{format_duration(abs(saved))} {'saved' if saved >= 0 else 'more'}"))
     notes = [
-        "Times are those of the optimiser steps, as metrics.csv tells them. Evaluation, saving and the dump of the "
-        "cache are left out: a run does not record them. Energy is not recorded."
+        "Times are those of the optimiser steps, as metrics.csv tells them; evaluation and saving are left out.",
+        "What the dump cost is not known here: a block of a cache is the same bytes whenever it is made, so the cache "
+        "holds no times. `kdcache dump-logits` prints its images per second at its end, and with --dry-run before.",
+        "Energy was not measured: neither a run nor a cache records it.",
     ]
     if not live:
         notes.append(
             "None of these runs had its teacher live, so there is nothing to compare with. A short training with "
             "--online-teacher, given as one more run, fills the last two columns."
         )
-    header = ("run", "seen", "time", "images/s", "times the live teacher's rate", "against the live teacher")
+    header = (
+        "run",
+        "seen",
+        "time",
+        "of it waited for data",
+        "images/s",
+        "times the live teacher's rate",
+        "against the live teacher",
+    )
     return Table("What the runs cost", header, tuple(rows), tuple(notes))
 
 

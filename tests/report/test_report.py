@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +21,8 @@ from kdcache.report.report import ReportOptions, report, write_inspection
 from kdcache.report.runs import cost_table, read_run, read_runs, settings_tables
 from kdcache.runtime.progress import silent
 from kdcache_cli.main import app
+from support.html_page import HtmlPage as Page
+from support.html_page import require_safe
 
 CONFIG = {
     "student": {"name": "resnet18", "size": 32},
@@ -33,35 +34,12 @@ CONFIG = {
 CACHED = {"teacher": {"name": "beit"}, "num_classes": 10}
 LIVE = {"teacher": {"name": "beit", "live": True}, "num_classes": 10}
 METRICS = (
-    "step,epoch,lr,images_per_s,loss,kd,val_top1,val_top5,val_loss\n"
-    "10,1,0.001,{rate},2.5,2.0,0.25,0.5,1.5\n"
-    "20,2,0.01,{rate},1.25,1.0,0.625,0.75,0.75\n"
+    "step,epoch,lr,images_per_s,loss,kd,val_top1,val_top5,val_loss,wait_share\n"
+    "10,1,0.001,{rate},2.5,2.0,0.25,0.5,1.5,0.5\n"
+    "20,2,0.01,{rate},1.25,1.0,0.625,0.75,0.75,0.1\n"
 )
 #: A name of a folder, a model and a setting that is markup, a template, a quote's end and a turn of direction.
 HOSTILE = "<img src=x onerror=alert(1)>\"'&{{7*7}}]]>\u202e"
-VOID = {"meta", "input", "img", "br", "wbr", "link", "hr"}
-TAGS = {
-    *(
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "header",
-        "nav",
-        "main",
-        "section",
-        "div",
-        "span",
-        "p",
-        "i",
-        "a",
-    ),
-    *("h1", "h2", "h3", "h4", "ul", "li", "dl", "dt", "dd", "pre", "wbr", "details", "summary", "figure", "figcaption"),
-    *("table", "caption", "thead", "tbody", "tr", "th", "td", "fieldset", "legend", "label", "input", "img"),
-    *("svg", "g", "path", "line", "text"),
-}
 
 
 def make_run(folder, *, identity=CACHED, metrics=None, **changes):
@@ -71,55 +49,6 @@ def make_run(folder, *, identity=CACHED, metrics=None, **changes):
     (folder / "run_identity.json").write_text(json.dumps(identity))
     (folder / "metrics.csv").write_text(metrics or METRICS.format(rate=200))
     return str(folder)
-
-
-class Page(HTMLParser):
-    """The text, tags and attributes of a page; it fails where tags are not balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words, self.attributes = [], set(), [], []
-        self.source = text
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes += [(tag, *pair) for pair in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", "".join(self.words))
-
-    def values(self, name):
-        return [value for _, attribute, value in self.attributes if attribute == name]
-
-
-def require_safe(page):
-    """Nothing in a page runs, and nothing is fetched."""
-    assert page.tags <= TAGS
-    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
-    assert all(link.startswith("#") for link in page.values("href"))
-    assert all(source.startswith("data:image/") for source in page.values("src"))
-    bare = re.sub(r"base64,[^\"]*", "", page.source)
-    assert not re.findall(r"https?:|\bws:|//[a-z]|@import|url\(|xlink", bare)
-    assert "default-src 'none'" in page.source
-    identities = page.values("id")
-    assert len(identities) == len(set(identities))
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +86,14 @@ def test_the_page_tells_of_students_teachers_scores_and_settings(page):
         "objective.temperature",
     ):
         assert phrase in page.text
-    charts = ("Accuracy (top-1) on --val", "Training loss", "Cross-entropy", "Learning rate", "Images per second")
+    charts = (
+        "Accuracy (top-1) on --val",
+        "Training loss",
+        "Cross-entropy",
+        "Learning rate",
+        "Images per second",
+        "waited for data",
+    )
     assert all(title in page.text for title in charts)
     assert any("62.5%" in label and label.startswith("Accuracy") for label in page.values("aria-label"))
 
@@ -176,7 +112,7 @@ def test_each_run_of_the_legend_can_be_hidden_in_each_chart(page):
     assert boxes == {"show-0", "show-1", "show-2"}
     classes = " ".join(value for value in page.values("class") if value)
     for number in range(3):
-        assert len(re.findall(rf"series_{number}_line", classes)) == 5
+        assert len(re.findall(rf"series_{number}_line", classes)) == 6
         assert f'body:has(#show-{number}:not(:checked)) .chart [class*="series_{number}_"]' in page.source
 
 
@@ -187,8 +123,8 @@ def test_the_table_below_a_chart_has_its_numbers(page):
 def test_what_a_cache_saves_is_told_beside_a_run_with_its_teacher_live(runs):
     cached, live, other = cost_table(read_runs(runs)).rows
     # 2,000 images: 10 seconds at 200 images/s, 40 at 50.
-    assert cached[1:] == ("2,000 images", "10 seconds", "200", "4.00", "30 seconds saved")
-    assert live[1:] == ("2,000 images", "40 seconds", "50", "-", "is the live teacher")
+    assert cached[1:] == ("2,000 images", "10 seconds", "3 seconds", "200", "4.00", "30 seconds saved")
+    assert live[1:] == ("2,000 images", "40 seconds", "12 seconds", "50", "-", "is the live teacher")
     assert other[-1] == "-"  # another student
     assert "--online-teacher" in cost_table(read_runs(runs[:1])).notes[-1]
 
@@ -203,7 +139,7 @@ def test_settings_that_differ_are_found(runs):
 
 
 def test_numbers_that_are_not_finite_are_left_out(tmp_path):
-    metrics = METRICS.format(rate=200) + "30,3,nan,inf,nan,,,,\n40,4,0.1,0,1,1,1e400,1,1\n"
+    metrics = METRICS.format(rate=200) + "30,3,nan,inf,nan,,,,,\n40,4,0.1,0,1,1,1e400,1,1,nan\n"
     run = read_run(make_run(tmp_path / "run", metrics=metrics))
     assert run.values("loss") == {1: 2.5, 2: 1.25, 4: 1}
     assert run.values("val_top1") == {1: 0.25, 2: 0.625}
@@ -396,4 +332,4 @@ def test_a_click_in_the_legend_hides_a_run_and_the_page_is_no_wider_than_the_win
     file = tmp_path / "clicked.html"
     text = re.sub(r"<meta http-equiv[^>]*>", "", written.read_text("utf-8"))  # which forbids the script of the test
     file.write_text(text.replace("</body>", f"{SCRIPT}</body>"), "utf-8")
-    assert "<title>5 0 true</title>" in look_at(file, width)[0]
+    assert "<title>6 0 true</title>" in look_at(file, width)[0]
