@@ -35,7 +35,7 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
-from kdcache.runtime.arguments import with_arguments_of
+from kdcache.runtime.arguments import require_declared, with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull
@@ -325,6 +325,7 @@ def evaluate(
     values |= {"size": image_size, "crop_pct": crop_pct, "bins": bins, "seed": seed, "device": device}
     values |= {"precision": precision, "batch_size": batch_size, "imports": imports}
     values["reference"] = None if reference is None else str(reference)
+    require_declared(EvaluateSettings, values, {"size": "image_size"})
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a model.")

@@ -2,19 +2,36 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from kdcache.errors import UsageError
+from kdcache.io.plain_values import shown
+from kdcache.runtime.option import Option
 
 P = ParamSpec("P")
 O = TypeVar("O")  # noqa: E741 # of options
 R = TypeVar("R")
 
+#: What a value of each type is called in messages.
+_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "True or False",
+    Path: "a path",
+    NoneType: "None",
+}
+
 
 def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Callable[[O], R]], Callable[P, R]]:
     """Let a function of options take their fields as its own arguments; its signature and type are those of them.
 
-    A path may be given as text or as a `Path`, whichever of them a field has.
+    A path may be given as text or as a `Path`, whichever of them a field has. Values of another type, and those outside
+    the limits and choices of a field's `Option`, are refused as the command line refuses them (UsageError).
 
     Args:
         options: dataclass of the options.
@@ -37,10 +54,58 @@ def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Cal
         @functools.wraps(job)
         def function(*args: P.args, **kwargs: P.kwargs) -> R:
             given = signature.bind(*args, **kwargs).arguments
-            return job(options(**{name: as_declared(name, value) for name, value in given.items()}))  # type: ignore[call-arg] # bound above
+            values = {name: as_declared(name, value) for name, value in given.items()}
+            require_declared(options, values)
+            return job(options(**values))  # type: ignore[call-arg] # bound above
 
         result = get_type_hints(job)["return"]
         function.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined] # as PEP 362 has it
         return function
 
     return decorate
+
+
+def require_declared(
+    options: Callable[..., object], values: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> None:
+    """Refuse arguments that the command line would refuse: of another type, or outside their limits or choices.
+
+    Args:
+        options: dataclass of options; fields without an `Option` take every value.
+        values: arguments by the names of fields.
+        names: names of arguments that differ from those of their fields.
+
+    Raises:
+        UsageError: names the argument, its value, and what may be given.
+    """
+    hints = get_type_hints(options, include_extras=True)
+    for name, value in values.items():
+        kind, *parts = get_args(hints[name]) if get_origin(hints[name]) is Annotated else (hints[name],)
+        option = next((part for part in parts if isinstance(part, Option)), None)
+        if option is not None:
+            _require((names or {}).get(name, name), value, kind, option)
+
+
+def _require(name: str, value: Any, kind: Any, option: Option) -> None:
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if all(each in _NAMES for each in kinds) and not any(_is_of(value, each) for each in kinds):
+        raise UsageError(f"{name} is {shown(value)}: give {' or '.join(_NAMES[each] for each in kinds)}.")
+    if option.choices and value is not None and value not in option.choices:
+        raise UsageError(f"{name} is {shown(value)}: give {', '.join(option.choices[:-1])} or {option.choices[-1]}.")
+    if not isinstance(value, Real):
+        return
+    if (option.minimum is not None and not value >= option.minimum) or (
+        option.maximum is not None and not value <= option.maximum
+    ):
+        limits = [
+            f"{word} {limit}"
+            for word, limit in (("at least", option.minimum), ("at most", option.maximum))
+            if limit is not None
+        ]
+        raise UsageError(f"{name} is {shown(value)}: give {' and '.join(limits)}.")
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))

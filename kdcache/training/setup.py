@@ -20,7 +20,6 @@ from kdcache.loader.cached_teachers import (
     describe_scaled_weights,
     log_repeated_views,
     open_cached_teachers,
-    why_unlabelled,
 )
 from kdcache.loader.following import wait_for_first_views
 from kdcache.loader.live_teacher import LiveTeacher, WantedTeacher, open_live_teacher
@@ -42,6 +41,13 @@ from kdcache.training.loggers import require_loggers
 from kdcache.training.naming import default_folder
 from kdcache.training.options import Mode, TrainOptions
 from kdcache.training.run_folder import RunFolder, stored_windows
+from kdcache.training.source import (
+    capabilities_of,
+    describe_unlabelled,
+    label_space_of,
+    num_classes_of,
+    teacher_to_json,
+)
 from kdcache.training.views import (
     policy_of,
     prepare_orders,
@@ -109,7 +115,7 @@ class Setup:
     @property
     def targets(self) -> Capabilities | None:
         """What the teacher's targets can give to an objective; None for no teacher."""
-        return _targets(self.stored, self.live)
+        return capabilities_of(self.stored, self.live)
 
     @property
     def source(self) -> str:
@@ -147,7 +153,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
     weights = None if initial is None else initial.hash
     identity: dict[str, Any] = {"view_set": opened.identity.to_json(), "student_weights": weights}
     if options.mode != "live":
-        identity |= {"teacher": _teacher_json(stored, None), "num_classes": _num_classes(index, stored, None)}
+        identity |= {"teacher": teacher_to_json(stored, None), "num_classes": num_classes_of(index, stored, None)}
     if processes.is_main:
         RunFolder(folder).require(config, identity, fresh=options.fresh)
         if stored is not None:
@@ -159,7 +165,7 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         schedule.epochs, schedule.views, schedule.repeats, stored if view_count is None else None, progress
     )
     live = _open_live(options, config, files.cache, opened, processes.device, progress)
-    num_classes = _num_classes(index, stored, live)
+    num_classes = num_classes_of(index, stored, live)
     _check_classes(config, files, live, num_classes)
     return Setup(
         options=options,
@@ -174,9 +180,9 @@ def prepare(options: TrainOptions, processes: Distributed, progress: Progress, h
         objective_name=chosen_objective(config.recipe, file=options.config, assignments=options.overrides),
         label_loss=describe_label_loss(options, config),
         num_classes=num_classes,
-        class_names=index.class_names if _label_space(stored, live) == "teacher" else None,
+        class_names=index.class_names if label_space_of(stored, live) == "teacher" else None,
         folder=folder,
-        identity=identity | {"teacher": _teacher_json(stored, live), "num_classes": num_classes},
+        identity=identity | {"teacher": teacher_to_json(stored, live), "num_classes": num_classes},
         invocation=_invocation(options, files.cache, processes.device),
         lock=lock,
     )
@@ -278,13 +284,13 @@ def _check_classes(config: RunConfig, files: _Files, live: LiveTeacher | None, n
     stored, index = files.stored, files.index
     require(
         config.objective.needs,
-        targets=_targets(stored, live),
-        unlabelled=_unlabelled(index, stored, live),
+        targets=capabilities_of(stored, live),
+        unlabelled=describe_unlabelled(index, stored, live),
         num_classes=num_classes,
     )
     if files.val is None:
         return
-    if _label_space(stored, live) == "none":
+    if label_space_of(stored, live) == "none":
         raise UsageError(
             "--val asks for accuracy, and the teacher's classes are not the labels' (label space none): leave "
             "--val out, or distil from a teacher of these labels."
@@ -366,36 +372,3 @@ def _loader(
         reused_orders=reused_orders,
         follows=options.follow,
     )
-
-
-def _targets(stored: CachedTeachers | None, live: LiveTeacher | None) -> Capabilities | None:
-    source = stored or live
-    return None if source is None else source.capabilities
-
-
-def _label_space(stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
-    if stored is not None:
-        return stored.label_space
-    return live.label_space if live is not None else "teacher"
-
-
-def _unlabelled(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> str:
-    """Describe why some images have no label in the student's classes, as a clause; empty where all have one."""
-    label_space = _label_space(stored, live)
-    if label_space == "none" and live is not None and live.teacher.num_classes != index.num_classes:
-        return f"the live teacher has {live.teacher.num_classes:,} classes where the data has {index.num_classes:,}"
-    return why_unlabelled(index, label_space)
-
-
-def _num_classes(index: Index, stored: CachedTeachers | None, live: LiveTeacher | None) -> int:
-    if stored is not None:
-        return stored.num_classes
-    return live.teacher.num_classes if live is not None else index.num_classes
-
-
-def _teacher_json(stored: CachedTeachers | None, live: LiveTeacher | None) -> dict[str, Any] | None:
-    if stored is not None:
-        return stored.to_json()
-    if live is None:
-        return None
-    return {"name": live.teacher.name, "weights": live.teacher.weight_hash, "live": True}
