@@ -5,6 +5,7 @@ What can be asked for is declared once, in the options of each job; these functi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -36,6 +37,9 @@ from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.runtime.arguments import require_declared, with_arguments_of
+from kdcache.report.charts import require_charts
+from kdcache.report.running import write_running_report
+from kdcache.runtime.arguments import with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull
@@ -73,7 +77,11 @@ def train(options: TrainArguments) -> TrainReport:
         >>> report.evaluation.top1
         0.781
     """
-    return run_train(TrainOptions(**_values(TrainOptions, options)), options.progress)
+    after_epoch = None
+    if options.report:
+        require_charts()  # before anything is trained
+        after_epoch = partial(write_running_report, progress=options.progress)
+    return run_train(TrainOptions(**_values(TrainOptions, options)), options.progress, after_epoch=after_epoch)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def report(options: ReportOptions, progress: Progress = logged) -> Path:
     _require_sane(options)
     with hold_page(options.out, "--out", progress):
         runs = read_runs(options.runs)
-        page = _page_of_runs(runs)
+        page = page_of_runs(runs)
         if options.data is not None:
             page = _with_scores(page, runs, options, progress)
         if options.cache is not None:
@@ -59,7 +59,8 @@ def _require_sane(options: ReportOptions) -> None:
             raise UsageError(f"{option} has no use without {needed}: give both, or none of them.")
 
 
-def _page_of_runs(runs: Sequence[RunRecord]) -> Page:
+def page_of_runs(runs: Sequence[RunRecord]) -> Page:
+    """Return the page of what the folders of runs tell by themselves."""
     changed, settings = settings_tables(runs)
     return Page(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",

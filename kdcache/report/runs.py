@@ -67,6 +67,12 @@ class RunRecord:
         """Whether the run has exported weights."""
         return (self.folder / "export" / "model.safetensors").is_file()
 
+    @property
+    def is_done(self) -> bool:
+        """Whether the last epoch of the run's settings has its row."""
+        epochs = _at(self.config, "schedule", "epochs")
+        return isinstance(epochs, int) and bool(self.rows) and self.rows[-1]["epoch"] >= epochs
+
     def values(self, column: str) -> dict[float, float]:
         """Return the values of a column by epoch; empty where the run has none."""
         return {row["epoch"]: row[column] for row in self.rows if column in row}

@@ -16,6 +16,8 @@ from kdcache.io.reading import read_bytes
 
 #: Names of files in a run's folder: its settings, and what its results depend on beside them.
 CONFIG, IDENTITY = "config.yaml", "run_identity.json"
+#: The page of `train --report`.
+REPORT = "report.html"
 _KEPT = "What was saved before is whole"
 
 

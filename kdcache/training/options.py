@@ -187,6 +187,12 @@ class TrainOptions:
             group=OUTPUT,
         ),
     ] = ()
+    report: Annotated[
+        bool,
+        Option(
+            "Write the page of `kdcache report` into the run folder at each epoch's end, as report.html.", group=OUTPUT
+        ),
+    ] = False
     follow: Annotated[
         bool,
         Option(

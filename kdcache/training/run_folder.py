@@ -22,17 +22,17 @@ from kdcache.io.reading import require_regular
 from kdcache.models.run_weights import INVOCATION
 from kdcache.training.config import RunConfig, read_config, write_config
 from kdcache.training.export import FILES as EXPORTED
-from kdcache.training.files import CONFIG, IDENTITY, read_values, refusals, remove_known, replace_file, tidy
+from kdcache.training.files import CONFIG, IDENTITY, REPORT, read_values, refusals, remove_known, replace_file, tidy
 from kdcache.training.settings import differences, to_plain
 
 _WINDOWS = "windows.npy"
 #: Names that the files of a run had in earlier versions.
 _FORMER = {"belongs.json", "given.json"}
 _STARTED = {IDENTITY, _WINDOWS, INVOCATION}
-_WRITTEN = {CONFIG, *_STARTED, "metrics.csv", "steps.csv", "events", "checkpoints", "past", "export", *_FORMER}
+_WRITTEN = {CONFIG, *_STARTED, "metrics.csv", "steps.csv", "events", "checkpoints", "past", "export", REPORT, *_FORMER}
 #: What may be in the folders among them, as paths below the run's folder: all that --fresh removes.
 _KNOWN = re.compile(
-    r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|(metrics|steps)\.csv|belongs\.json|given\.json"
+    r"(config\.yaml|run_identity\.json|windows\.npy|invocation\.json|(metrics|steps)\.csv|report\.html|belongs\.json|given\.json"
     r"|events(/events\.out\.tfevents\..*)?"
     r"|checkpoints(/best\.json|/step-\d{8,}(/(model|ema|trainer)\.safetensors|/(trainer|manifest)\.json)?)?"
     r"|past(/round-\d+\.f16)?"

@@ -1,7 +1,9 @@
 """`kdcache train`: train a student on views, from a teacher's targets and from labels."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,13 @@ class TrainReport:
         return out
 
 
-def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bool = False) -> TrainReport:
+def train(
+    options: TrainOptions,
+    progress: Progress = logged,
+    *,
+    keep_losses: bool = False,
+    after_epoch: Callable[[Path], None] | None = None,
+) -> TrainReport:
     """Train one student to the end, or go on with the run that is in its folder.
 
     Asked to stop by a signal (`kdcache.runtime.signals`) it saves its state after the step that it is at; at the end of
@@ -101,6 +109,7 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
 
     Args:
         keep_losses: whether to return the loss of each step, at the cost of reading it from the device.
+        after_epoch: function that the main process calls with the run folder when an epoch's row is in metrics.csv.
 
     Raises:
         Interrupted: a signal asked it to stop, and its state is saved.
@@ -113,7 +122,7 @@ def train(options: TrainOptions, progress: Progress = logged, *, keep_losses: bo
             use_all_cores()
         else:
             torch.set_num_threads(share_of_cores())
-        return _train(options, processes, progress if processes.is_main else silent, keep_losses, held)
+        return _train(options, processes, progress if processes.is_main else silent, keep_losses, after_epoch, held)
 
 
 def _made_with(options: TrainOptions, device: torch.device) -> dict[str, tuple[str, ...]]:
@@ -134,7 +143,12 @@ def _made_with(options: TrainOptions, device: torch.device) -> dict[str, tuple[s
 
 
 def _train(
-    options: TrainOptions, processes: Distributed, progress: Progress, keep_losses: bool, held: ExitStack
+    options: TrainOptions,
+    processes: Distributed,
+    progress: Progress,
+    keep_losses: bool,
+    after_epoch: Callable[[Path], None] | None,
+    held: ExitStack,
 ) -> TrainReport:
     setup = prepare(options, processes, progress, held)
     held.enter_context(gpu_arithmetic(processes.device, setup.config.tf32, setup.config.cudnn_benchmark))
@@ -165,8 +179,11 @@ def _train(
             setup.stored.entries, loader.renderer, loader.decode, loader.device, loader.schedule.views, progress
         )
     losses: list[float] | None = [] if keep_losses else None
+    told = None if after_epoch is None else partial(after_epoch, setup.folder)
     with stop_requests() as requests:
-        trainer = Trainer(setup, network, state, processes=processes, requests=requests, progress=progress)
+        trainer = Trainer(
+            setup, network, state, processes=processes, requests=requests, progress=progress, after_epoch=told
+        )
         trainer.fit(resume=resume, losses=losses)
     return TrainReport(
         folder=setup.folder,

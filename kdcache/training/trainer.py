@@ -6,7 +6,7 @@ these, the run that goes on finds in its checkpoint what is to be done, and in m
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -59,16 +59,19 @@ class Trainer:
         processes: Distributed,
         requests: StopRequests,
         progress: Progress,
+        after_epoch: Callable[[], None] | None = None,
     ) -> None:
         """
         Args:
             setup: prepared training.
             network: the student, whose module `state` trains.
             requests: the signals that ask this process to stop.
+            after_epoch: function that the main process calls when the row of an epoch is in metrics.csv.
         """
         self.setup, self.network, self.state = setup, network, state
         self._loader = replace(setup.loader, normalise=network.normalise)
         self.processes, self.progress = processes, progress
+        self._after_epoch = after_epoch if processes.is_main else None
         self.stop = AgreedStop(requests, processes)
         self.evaluation: Evaluation | None = None
         self._raw: Evaluation | None = None
@@ -333,6 +336,8 @@ class Trainer:
 
     def _end_schedule_epoch(self, report: Mapping[str, Any], top1: float | None) -> None:
         self.state.end_epoch(top1 if self.setup.val is not None else report["loss"])
+        if self._after_epoch is not None:
+            self._after_epoch()
 
     @property
     def _is_scored(self) -> bool:
