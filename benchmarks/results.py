@@ -358,7 +358,8 @@ def _interval(gains: Sequence[float]) -> str:
 
 def _origin(found: Findings) -> Iterator[str]:
     numbers = ", ".join(f"{name} {number}" for name, number in found.versions.items())
-    yield f"On {found.machine}, which other jobs used too, with {numbers}. This wrote it:"
+    yield f"On {found.machine}, which other jobs used too, with {numbers}."
+    yield "This wrote it:"
     yield from ("", "```sh", found.command, "```", "")
     yield f"It ran these commands, the last five for every seed ({_listed(found.scored_seeds)}):"
     yield from ("", "```sh", *found.commands, "```", "")

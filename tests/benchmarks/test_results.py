@@ -169,3 +169,9 @@ def test_findings_are_the_same_after_they_were_written(results: ModuleType) -> N
 def test_a_page_without_markers_is_refused(results: ModuleType) -> None:
     with pytest.raises(SystemExit, match="no markers"):
         results.with_block("# Results\n", "table")
+
+
+def test_the_page_has_the_table_that_its_numbers_give(results: ModuleType, project_root: Path) -> None:
+    page = (project_root / "docs" / "results.md").read_text("utf-8")
+    found = results.Findings.from_json(results.RECORD.read_text("utf-8"))
+    assert results.with_block(page, results.block(found)) == page
