@@ -36,10 +36,9 @@ from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
-from kdcache.runtime.arguments import require_declared, with_arguments_of
 from kdcache.report.charts import require_charts
 from kdcache.report.running import write_running_report
-from kdcache.runtime.arguments import with_arguments_of
+from kdcache.runtime.arguments import require_declared, with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull

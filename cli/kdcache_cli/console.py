@@ -13,10 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
-
-import rich.console
-import rich.progress
+from typing import TYPE_CHECKING, TextIO
 
 from kdcache.errors import printable
 from kdcache.runtime.progress import Progress, Task, silent
@@ -24,10 +21,11 @@ from kdcache_cli.log_lines import is_quiet
 from kdcache_cli.meter import Meter
 from kdcache_cli.widths import fold, table_lines, terminal_columns
 
+if TYPE_CHECKING:
+    from kdcache_cli.bars import ProgressBars
+
 PLAIN_INTERVAL = 30.0
 """Seconds between two plain lines about one task."""
-
-_WIDE = 110  # columns; a narrower terminal has no room for the bar beside the text
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -78,7 +76,7 @@ class ConsoleProgress(Progress):
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._bars = _Bars(self._stream) if self._stream.isatty() else None
+        self._bars = _open_bars(self._stream) if self._stream.isatty() else None
 
     @contextmanager
     def task(self, title: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Task]:
@@ -125,45 +123,9 @@ class _PlainTask:
             self._say(f"{self._title}: {self._meter.state()}")
 
 
-class _BarTask:
-    def __init__(self, bars: rich.progress.Progress, bar: rich.progress.TaskID, meter: Meter) -> None:
-        self._bars, self._bar, self._meter = bars, bar, meter
+def _open_bars(stream: TextIO) -> "ProgressBars":
+    from kdcache_cli.bars import (
+        ProgressBars,  # here, as only a job on a terminal needs rich's, which are slow to import
+    )
 
-    def advance(self, count: int = 1, **values: float) -> None:
-        self._meter.advance(count, values)
-        self._bars.update(self._bar, completed=self._meter.done, state=printable(self._meter.state()))
-
-
-class _Bars:
-    """The progress bars of all open tasks; a bar disappears when its task ends."""
-
-    def __init__(self, stream: TextIO) -> None:
-        console = rich.console.Console(file=stream, highlight=False)
-        text = "{task.percentage:>3.0f}% {task.description}: {task.fields[state]}"
-        self._progress = rich.progress.Progress(
-            rich.progress.SpinnerColumn(),
-            *([rich.progress.BarColumn(bar_width=20)] if console.width >= _WIDE else []),
-            rich.progress.TextColumn(text, markup=False),
-            console=console,
-            transient=True,
-        )
-        self._open = 0
-
-    def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, emoji=False, soft_wrap=True)
-
-    @contextmanager
-    def bar(self, title: str, meter: Meter) -> Iterator[Task]:
-        bar = self._progress.add_task(
-            printable(title), total=meter.total, completed=meter.done, state=printable(meter.state())
-        )
-        if not self._open:
-            self._progress.start()
-        self._open += 1
-        try:
-            yield _BarTask(self._progress, bar, meter)
-        finally:
-            self._open -= 1
-            self._progress.remove_task(bar)
-            if not self._open:
-                self._progress.stop()
+    return ProgressBars(stream)

@@ -13,7 +13,7 @@ import kdcache
 from kdcache.errors import printable
 from kdcache.runtime.open_files import raise_open_files_limit
 from kdcache.runtime.signals import interruptible
-from kdcache.runtime.workers import ignore_pillows_warnings
+from kdcache.runtime.warning_filters import ignore_pillows_warnings
 from kdcache_cli.commands import GROUPS, InOrder, add_commands
 from kdcache_cli.failures import explained, farewell
 from kdcache_cli.log_lines import log_shown

@@ -4,7 +4,6 @@ import logging
 import multiprocessing
 import os
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -17,16 +16,12 @@ from typing import TypeVar
 from kdcache.runtime.cores import cores
 from kdcache.runtime.progress import Progress
 from kdcache.runtime.signals import unsignalled
+from kdcache.runtime.warning_filters import ignore_pillows_warnings
 
 _BYTES_A_WORKER = 32 << 20  # of images; below this, starting another process takes longer than it saves
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-def ignore_pillows_warnings() -> None:
-    """Suppress Pillow's warnings about unusual headers in our own processes: they name no image."""
-    warnings.filterwarnings("ignore", module=r"PIL(\.|$)")
 
 
 def workers_for(size: int) -> int:
