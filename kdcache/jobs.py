@@ -105,7 +105,7 @@ def dump_logits(options: DumpArguments) -> DumpReport:
 
     Raises:
         UsageError: a module that is no `TeacherModule`, or options that make no sense.
-        KdcacheError: anything else that a user can mend; what was written before stays.
+        KdcacheError: anything else that a user can put right; what was written before stays.
 
     Example:
         >>> report = kdcache.dump_logits("beitv2_b", "data", "cache", policy="a2", views=300)

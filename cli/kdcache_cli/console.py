@@ -124,8 +124,7 @@ class _PlainTask:
 
 
 def _open_bars(stream: TextIO) -> "ProgressBars":
-    from kdcache_cli.bars import (
-        ProgressBars,  # here, as only a job on a terminal needs rich's, which are slow to import
-    )
+    # Only a job on a terminal needs rich's bars, which are slow to import.
+    from kdcache_cli.bars import ProgressBars
 
     return ProgressBars(stream)

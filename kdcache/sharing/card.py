@@ -51,7 +51,7 @@ def cache_card(facts: CacheFacts, place: str | None, *, has_sheet: bool) -> str:
     Args:
         facts: what the cache is.
         place: URL of its repository on the hub; None where it has none yet.
-        has_sheet: whether a picture of views lies beside the card.
+        has_sheet: whether a contact sheet lies beside the card.
     """
     names = ", ".join(teacher.identity["name"] for teacher in facts.teachers)
     licences = "\n".join(

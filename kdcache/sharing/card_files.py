@@ -3,7 +3,7 @@
 import hashlib
 import re
 
-#: The card, and its picture of views.
+#: The card, and its contact sheet of views.
 CARD, SHEET = "README.md", "contact_sheet.png"
 
 #: Bytes of a card that is read, at most.

@@ -30,7 +30,7 @@ def push(options: PushArguments) -> PushReport:
         target: "hf://datasets/OWNER/NAME".
         views: range of the views to push, such as "0:50"; None for all.
         teachers: names of entries; empty for all.
-        data: shards of the cache, of which the card then shows some images; None for a card without a picture.
+        data: shards of the cache, of which the card then shows some images; None for a card without a contact sheet.
         progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:
@@ -100,7 +100,7 @@ def write_card(options: CardArguments) -> CardReport:
     Args:
         cache: path or URL of the cache.
         place: "hf://datasets/OWNER/NAME" where it will be shared; None where that is not known yet.
-        data: shards of the cache, of which the card then shows some images; None for a card without a picture.
+        data: shards of the cache, of which the card then shows some images; None for a card without a contact sheet.
         progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:

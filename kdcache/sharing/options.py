@@ -13,7 +13,7 @@ Sheet = Annotated[
         "Shards of the cache. The card then shows views of some of their images, which everybody sees who sees the "
         "card.",
         metavar="DATA",
-        default_text="no picture",
+        default_text="no contact sheet",
     ),
 ]
 
@@ -26,7 +26,7 @@ class PushOptions:
         target: hf://datasets/OWNER/NAME.
         views: range of the views to push, such as "0:50"; None for all.
         teachers: names of entries; empty for all.
-        data: shards, for the picture of the card; None for a card without one.
+        data: shards, for the contact sheet of the card; None for a card without one.
     """
 
     cache: CacheArgument

@@ -1,4 +1,4 @@
-"""`kdcache cache card`: write a card, its picture and the listing that a web server needs beside a cache."""
+"""`kdcache cache card`: write a card, its contact sheet and the listing that a web server needs beside a cache."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from kdcache.sharing.card_files import CARD, MAX_CARD, SHEET, is_own
 from kdcache.sharing.facts import read_facts
 from kdcache.sharing.options import CardOptions
 
-#: Images and views of the picture.
+#: Images and views of the contact sheet.
 _IMAGES, _VIEWS = 4, 4
 
 
@@ -26,7 +26,7 @@ class CardReport:
     """The result of `cache card`.
 
     Attributes:
-        card, sheet, listing: places of what was written; None for a README that was left alone, and for no picture.
+        card, sheet, listing: places of what was written; None for a README that was left alone, and for no contact sheet.
         kept: place of the README that was left alone.
     """
 
@@ -55,7 +55,7 @@ class CardReport:
 
 
 def write_cache_card(options: CardOptions, progress: Progress = logged) -> CardReport:
-    """Write README.md, the picture and the listing beside a cache; a README that somebody edited stays as it is.
+    """Write README.md, the contact sheet and the listing beside a cache; a README that somebody edited stays as it is.
 
     Raises:
         CacheError: there is no cache, it is damaged, or nothing can be written there.
