@@ -91,5 +91,5 @@ def _failed(name: str, error: BaseException) -> UsageError:
     frames = traceback.extract_tb(error.__traceback__)
     where = f", line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
     return UsageError(
-        f"The code of --import {name} fails ({type(error).__name__}: {reason(error)}{where}): correct it, or leave it out."
+        f"The code of --import {name} fails ({type(error).__name__}: {reason(error)}{where}): correct or omit it."
     )

@@ -26,7 +26,7 @@ class CardReport:
     """The result of `cache card`.
 
     Attributes:
-        card, sheet, listing: places of what was written; None for a README that was left alone, and for no contact sheet.
+        card, sheet, listing: places of what was written; None for a README that was left alone, and without a sheet.
         kept: place of the README that was left alone.
     """
 
