@@ -68,6 +68,7 @@ class TeacherReport:
             if it was not measured.
         provenance: each combination of software and hardware, and the number of its blocks.
         statistics: statistics of the targets; None if none could be read.
+        block_kl: of each view, the KL of those of its blocks where it was measured, by the number of the block.
     """
 
     identity: dict[str, Any]
@@ -81,6 +82,7 @@ class TeacherReport:
     problems: tuple[str, ...] = ()
     damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
     unread: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    block_kl: dict[int, dict[int, float]] = field(default_factory=dict)
 
     @property
     def begun(self) -> int:

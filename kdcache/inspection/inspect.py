@@ -91,7 +91,7 @@ def _teacher(
     bytes_by_array: Counter[str] = Counter(dict.fromkeys([*entry.codec.arrays(2), "records"], 0))
     made: Counter[tuple[tuple[str, str], ...]] = Counter()
     sound: dict[int, set[int]] = defaultdict(set)
-    errors: list[float] = []
+    block_kl: dict[int, dict[int, float]] = defaultdict(dict)
     problems = _Problems(list(lost))
     rows = 0
     for view, block in ((view, block) for view, blocks in listed.items() for block in sorted(blocks)):
@@ -104,7 +104,8 @@ def _teacher(
             bytes_by_array[file.array] += file.length(record.chunks)
         bytes_by_array["records"] += len(record.to_bytes())
         made[tuple(sorted((name, str(value)) for name, value in record.provenance.items()))] += 1
-        errors += [record.kl] if record.kl is not None else []
+        if record.kl is not None:
+            block_kl[view][block] = record.kl
         rows += _rows(entry, block)
         sound[view].add(block)
     samples = [] if lost else spread(entry.layout, sound, options.samples)
@@ -115,11 +116,12 @@ def _teacher(
         missing={view: tuple(sorted(whole - blocks)) for view, blocks in listed.items() if blocks != whole},
         array_bytes=dict(bytes_by_array),
         stored_targets=rows,
-        kl=fmean(errors) if errors else None,
+        kl=fmean(kl for blocks in block_kl.values() for kl in blocks.values()) if block_kl else None,
         provenance=tuple((dict(way), count) for way, count in made.most_common()),
         statistics=statistics,
         damaged={view: tuple(sorted(blocks)) for view, blocks in problems.damaged.items()},
         unread={view: tuple(sorted(blocks)) for view, blocks in problems.unread.items()},
+        block_kl=dict(block_kl),
         problems=tuple(dict.fromkeys(problems.sentences)),  # all chunks of one file have the same problem
     )
 

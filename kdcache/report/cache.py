@@ -1,12 +1,16 @@
 """What a page shows of a cache: coverage, statistics of its targets, and its bytes."""
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from kdcache.errors import printable
 from kdcache.inspection.contents import InspectReport, TeacherReport
-from kdcache.report.parts import Bar, Table
+from kdcache.report.parts import Bar, Table, evenly
 from kdcache.report.runs import text_of
 from kdcache.runtime.formatting import format_bytes, format_count, format_ranges
+
+#: Views whose errors are drawn, and blocks whose errors are listed.
+MOST_VIEWS, MOST_BLOCKS = 20, 10
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class TeacherSection:
     Attributes:
         coverage: bars of the views: complete, and with some blocks missing, damaged or unread.
         bytes: bars of the bytes by array.
+        kl: bars of the mean error of the targets by view, with the least and the largest of its blocks.
+        kl_blocks: the blocks with the largest errors; None where none was measured.
         confused: pairs of classes that the teacher confuses, in phrases.
     """
 
@@ -23,6 +29,8 @@ class TeacherSection:
     facts: Table
     coverage: tuple[Bar, ...]
     bytes: tuple[Bar, ...]
+    kl: tuple[Bar, ...]
+    kl_blocks: Table | None
     confused: tuple[str, ...]
     problems: tuple[str, ...]
 
@@ -95,6 +103,8 @@ def _teacher(teacher: TeacherReport, blocks: int) -> TeacherSection:
         facts=Table(f"Teacher {text_of(identity['name'])}", ("", "value"), tuple(rows)),
         coverage=_coverage(teacher, blocks),
         bytes=_bytes(teacher),
+        kl=_kl_by_view(teacher),
+        kl_blocks=_kl_by_block(teacher),
         confused=tuple(printable(pair.describe()) for pair in found.pairs) if found is not None else (),
         problems=tuple(map(printable, teacher.problems[:20])),
     )
@@ -111,6 +121,35 @@ def _coverage(teacher: TeacherReport, blocks: int) -> tuple[Bar, ...]:
     }
     counts = {"there": max(0, total - sum(others.values())), **{name: n for name, n in others.items() if n}}
     return tuple(Bar(name, count / total, format_count(count, "block")) for name, count in counts.items())
+
+
+def _kl_by_view(teacher: TeacherReport) -> tuple[Bar, ...]:
+    """Return a bar for the mean error of each view, of at most `MOST_VIEWS` evenly spread over those that have one."""
+    measured = {view: list(blocks.values()) for view, blocks in teacher.block_kl.items() if blocks}
+    means = {view: fmean(errors) for view, errors in measured.items()}
+    most = max(means.values(), default=0.0) or 1.0
+    return tuple(
+        Bar(
+            f"view {int(view)}",
+            means[int(view)] / most,
+            f"{means[int(view)]:.3g} nats, blocks {min(measured[int(view)]):.3g} to {max(measured[int(view)]):.3g}",
+        )
+        for view in evenly(sorted(measured), MOST_VIEWS)
+    )
+
+
+def _kl_by_block(teacher: TeacherReport) -> Table | None:
+    """Return the blocks with the largest errors."""
+    errors = [(kl, view, block) for view, blocks in teacher.block_kl.items() for block, kl in blocks.items()]
+    if not errors:
+        return None
+    largest = sorted(errors, key=lambda error: (-error[0], error[1:]))[:MOST_BLOCKS]
+    rows = tuple((f"view {view}, block {block}", f"{kl:.3g}") for kl, view, block in largest)
+    note = (
+        f"{len(largest)} of {format_count(len(errors), 'block')}. The error is the KL of the stored targets from the "
+        "teacher's outputs over the first batch of a block, measured when it was written."
+    )
+    return Table("Blocks with the largest error of the targets", ("block", "KL in nats"), rows, (note,))
 
 
 def _bytes(teacher: TeacherReport) -> tuple[Bar, ...]:

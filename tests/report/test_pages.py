@@ -11,6 +11,8 @@ from kdcache.data.index import open_index
 from kdcache.errors import BadSamplesError
 from kdcache.evaluation.confusions import most_confused
 from kdcache.evaluation.predictions import Predictions
+from kdcache.inspection.inspect import InspectOptions, inspect
+from kdcache.report.cache import cache_section
 from kdcache.report.data_set import MOST_BROKEN, data_set_section
 from kdcache.report.index_page import write_index_page
 from kdcache.runtime.progress import silent
@@ -117,3 +119,20 @@ def test_many_classes_are_shown_by_their_ends(job):
     assert headings["Classes with the fewest images"][-1].text == "0 images"
     assert section.classes is not None
     assert len(section.classes.rows) == 30
+
+
+def test_the_error_of_targets_is_shown_by_view_and_block(job):
+    found = inspect(InspectOptions(str(job.cache)), silent)
+    (teacher,) = found.teachers
+    # Full targets lose little; what a dump measures is what is shown.
+    measured = [kl for blocks in teacher.block_kl.values() for kl in blocks.values()]
+    assert (teacher.kl is None) == (not measured)
+    errors = {view: {0: 0.25 * view, 1: 0.75 * view} for view in range(1, 31)}
+    (section,) = cache_section(replace(found, teachers=(replace(teacher, block_kl=errors),))).teachers
+    assert section.kl[0].text == "0.5 nats, blocks 0.25 to 0.75"
+    assert (section.kl[-1].label, section.kl[-1].share) == ("view 30", 1)
+    assert len(section.kl) == 20
+    assert section.kl_blocks is not None
+    assert section.kl_blocks.rows[0] == ("view 30, block 1", "22.5")
+    (section,) = cache_section(replace(found, teachers=(replace(teacher, block_kl={}),))).teachers
+    assert (section.kl, section.kl_blocks) == ((), None)
