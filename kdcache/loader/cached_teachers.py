@@ -47,7 +47,7 @@ class CachedTeachers:
     @property
     def num_features(self) -> int | None:
         """Number of features that enter the classifier of the first teacher; None where they are not kept."""
-        return getattr(self.entries[0].codec, "num_features", None)
+        return self.entries[0].codec.kept_features
 
     @property
     def capabilities(self) -> Capabilities:

@@ -160,6 +160,11 @@ class TargetCodec(ABC):
     fixed_tables: ClassVar[bool] = False
     """Whether its tables follow from the teacher alone, so that no others will do in their place."""
 
+    @property
+    def kept_features(self) -> int | None:
+        """Number of features of an image that targets of this kind keep; None for kinds that keep none."""
+        return None
+
     @classmethod
     @abstractmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "TargetCodec":

@@ -97,6 +97,11 @@ class EmbeddingCodec(TargetCodec):
                 "full."
             )
 
+    @property
+    def kept_features(self) -> int:
+        """Number of features of an image."""
+        return self.num_features
+
     @classmethod
     def for_teacher(cls, num_classes: int, classifier: ReadClassifier, **options: Any) -> "EmbeddingCodec":
         """Return the codec with the teacher's classifier as its table."""
