@@ -309,7 +309,8 @@ def block(found: Findings) -> str:
     missing = [seed for seed in chain["seeds"] if seed not in found.scored_seeds]
     if missing:
         settings.append(
-            f"**Not finished: of the seeds {_listed(chain['seeds'])}, {_listed(missing)} are not scored yet.**"
+            f"**Not finished: {'seed' if len(missing) == 1 else 'seeds'} {_listed(missing)} of "
+            f"{_listed(chain['seeds'])} not scored yet.**"
         )
     return "\n".join([*settings, "", *_table(found), "", *_origin(found)])
 

@@ -1,5 +1,6 @@
 """The data, teachers and students that accuracy.py compares with."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +21,8 @@ from kdcache.training.train import train
 from kdcache.views.policies import load_policy
 
 EPOCHS = 20
+#: Folders that are made here are new, so that none with files of others gives way.
+_ANY_NAME = re.compile(r".*")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class FashionMnist:
         sources: Mapping[Split, str | Path] = {"train": SAMPLE, "test": self.source}
         for split, source in sources.items():
             if not (folder / split).exists():
-                with new_folder(folder / split) as partial:
+                with new_folder(folder / split, _ANY_NAME) as partial:
                     import_fashion_mnist(partial, split=split, source=source, progress=progress)
         packed = resources.files("kdcache.data.sample") / "teacher.safetensors"
         with resources.as_file(packed) as file:  # kdcache is installed from files, so that it stays there
@@ -110,7 +113,7 @@ class Fonts:
         whole, part, policy = folder / "data", folder / "part", folder / "policy.yaml"
         if not whole.exists():
             found, _ = fonts.gather(self.folders)
-            with new_folder(whole) as partial:
+            with new_folder(whole, _ANY_NAME) as partial:
                 for side in ("train", "test"):
                     count = fonts.write([font for font in found if font.side == side], partial / side)
                     progress.say(f"{count:,} images to {side}")

@@ -63,7 +63,12 @@ def with_views(config: RunConfig, opened: OpenViews) -> RunConfig:
 
 
 def with_view_count(
-    config: RunConfig, opened: OpenViews, stored: CachedTeachers | None, before: RunConfig | None, *, follows: bool
+    config: RunConfig,
+    opened: OpenViews,
+    stored: CachedTeachers | None,
+    before: RunConfig | None,
+    *,
+    follows: bool = False,
 ) -> RunConfig:
     """The configuration with the number of views written out: whole groups of them, fixed when a run begins.
 

@@ -108,7 +108,7 @@ def test_a_page_is_written_of_the_seeds_that_are_scored(
         results.main(arguments, pretend(ran, stop_at=10))
     results.main([*arguments, "--page", str(page)], pretend(ran))
     assert len(ran) == 10
-    assert "**Not finished: of the seeds 0, 1, 1 are not scored yet.**" in page.read_text("utf-8")
+    assert "**Not finished: seed 1 of 0, 1 not scored yet.**" in page.read_text("utf-8")
     assert "| KD | 80.00 | 80.00 | +0.00 | - |" in page.read_text("utf-8")
 
 
