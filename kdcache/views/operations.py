@@ -38,8 +38,8 @@ class OperationSpec:
         is_warp: whether it moves pixels. A warp interpolates, as `Plan.op_cubic` says, and fills what it uncovers.
         argument_range: smallest and largest argument (`Plan.magnitude`) that the kernels take; infinite where any
             number will do.
-        levels: timm's names for the operation, each with the argument and the sign that its levels stand for; empty
-            where none of timm's policies has it.
+        levels: names by which lists in `kdcache.views.schemes` draw the operation, each with the argument and the sign
+            that its levels stand for: timm's, or one of its own; empty where no list does.
         describe: the text for an argument, in the argument's own unit, such as "rotate -12.5 degrees".
         samples: arguments that the tests of the kernels try: both ends of the range, both ends of what policies draw,
             values between them and some beyond.

@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     requests: list[Any] = []
 
     def job(kind: type) -> Callable[[Any, Any], Any]:
-        def do(request: Any, progress: Any) -> Any:
+        def do(request: Any, progress: Any, **_: Any) -> Any:
             requests.append(request)
             return report(kind)
 
@@ -117,7 +117,7 @@ def test_train_with_every_option(asked: list[Any]) -> None:
         *("--online-teacher", "live", "--teacher-weights", "t.safetensors", "--device", "cpu"),
         *("--kd-stop-epoch", "7", "--bce-sum", "--bce-target-thresh", "0.2"),
         *("--renderer", "pillow", "--decode", "gpu", "--fresh", "--approximate"),
-        *("--import", "mine", "--log", "wandb", "--log", "mlflow", "--dry-run"),
+        *("--import", "mine", "--log", "wandb", "--log", "mlflow", "--follow", "--report", "--dry-run"),
     )
     assert asked == [
         TrainOptions(
@@ -146,6 +146,8 @@ def test_train_with_every_option(asked: list[Any]) -> None:
             decode="gpu",
             fresh=True,
             log=("wandb", "mlflow"),
+            follow=True,
+            report=True,
             dry_run=True,
             imports=("mine",),
         )

@@ -7,9 +7,10 @@ import pytest
 from kdcache.errors import UsageError
 from kdcache.objectives.base import require
 from kdcache.objectives.registry import OBJECTIVES
+from kdcache.targets import kinds
 from support.capabilities import CAPABILITIES
 
-KINDS = ("topk", "full", "embedding", "live")
+KINDS = (*kinds.KINDS, "live")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ TABLE, KERNELS = Path("views/operations.py"), Path("views/pixels/kernels/tables.
 # A made-up operation, added as CONTRIBUTING.md tells: values below the argument become the argument.
 ROW = """
     FLOOR = OperationSpec(
-        code=18,
+        code=255,
         is_warp=False,
         argument_range=(0.0, 255.0),
         levels={"Floor": Levels(span=200.0, whole=True, most=255.0)},
@@ -93,7 +93,7 @@ def test_adding_an_operation_touches_two_files_and_what_is_left_out_fails_at_imp
         (without_describe, BINDING, ("FLOOR = OperationSpec(", "'describe'")),
         (without_end, BINDING, ("The samples of operation FLOOR are (1.0, 77.0)", "include each end")),
         (ROW, without_batched, ("FLOOR", "'batched'")),
-        (ROW.replace("code=18", "code=17"), BINDING, ("duplicate values found", "FLOOR -> HUE")),
+        (ROW.replace("code=255", "code=17"), BINDING, ("duplicate values found", "FLOOR -> HUE")),
     ]
     asked = []
     for number, (row, binding, _) in enumerate(cases):
