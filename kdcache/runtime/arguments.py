@@ -94,9 +94,11 @@ def _require(name: str, value: Any, kind: Any, option: Option) -> None:
         raise UsageError(f"{name} is {shown(value)}: give {', '.join(option.choices[:-1])} or {option.choices[-1]}.")
     if not isinstance(value, Real):
         return
-    if (option.minimum is not None and not value >= option.minimum) or (
-        option.maximum is not None and not value <= option.maximum
-    ):
+    number = float(value)
+    is_within = (option.minimum is None or number >= option.minimum) and (
+        option.maximum is None or number <= option.maximum
+    )
+    if not is_within:  # nor is NaN, where there is a limit
         limits = [
             f"{word} {limit}"
             for word, limit in (("at least", option.minimum), ("at most", option.maximum))
@@ -108,4 +110,5 @@ def _require(name: str, value: Any, kind: Any, option: Option) -> None:
 def _is_of(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, {int: Integral, float: Real}.get(kind, kind))
+    numbers: dict[type, type] = {int: Integral, float: Real}
+    return isinstance(value, numbers.get(kind, kind))

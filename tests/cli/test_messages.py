@@ -31,7 +31,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Jobs that tell what jobs tell, and return a report."""
 
     def telling(report: Any) -> Callable[[Any, Any], Any]:
-        def job(options: Any, progress: Any) -> Any:
+        def job(options: Any, progress: Any, **_: Any) -> Any:
             with progress.task("Working", total=2) as task:
                 task.advance(2)
             progress.say("a notice")
