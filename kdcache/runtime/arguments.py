@@ -94,7 +94,7 @@ def _require(name: str, value: Any, kind: Any, option: Option) -> None:
         raise UsageError(f"{name} is {shown(value)}: give {', '.join(option.choices[:-1])} or {option.choices[-1]}.")
     if not isinstance(value, Real):
         return
-    number = float(value)
+    number: Any = value
     is_within = (option.minimum is None or number >= option.minimum) and (
         option.maximum is None or number <= option.maximum
     )
