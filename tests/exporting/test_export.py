@@ -291,6 +291,7 @@ def test_the_command_prints_its_report(run, tmp_path):
         "image_size": SIZE,
         "is_average": False,
         "max_difference": 0,
+        "address": None,
     }
     said = CliRunner().invoke(app, ["export", str(run), "--out", out, "--dtype", "float16"])
     assert f"{out} holds test_resnet for timm: 4 classes, 32 pixels, float16, moving average" in said.stdout
