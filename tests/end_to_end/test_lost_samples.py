@@ -203,7 +203,7 @@ def test_what_a_dump_loses_while_verify_runs_is_not_compared(job, lost_meanwhile
     )
     comparison, _ = rerun(prepared, set(), silent)
     assert comparison.agrees
-    assert comparison.worst_kl == pytest.approx(comparison.worst_coding, abs=1e-5)
+    assert comparison.worst_kl == pytest.approx(comparison.worst_encoding, abs=1e-5)
     assert 2 * SAMPLES - 4 <= comparison.samples <= 2 * SAMPLES - 2
 
 
