@@ -46,9 +46,11 @@ def only_parsed(words: list[str]) -> str | None:
 def runnable() -> list[list[str]]:
     """Commands of the pages in which every option and setting that can run is run once, and few more, for speed.
 
-    The tables of docs/papers.md are left out, as tests/training/test_papers.py runs their commands.
+    The tables of docs/papers.md are left out, as tests/training/test_papers.py runs their commands, and those of
+    docs/results.md, which tests/benchmarks/test_results.py does.
     """
-    lines = [words for page, words in RUN if page != "docs/papers.md" and only_parsed(words) is None]
+    left_out = ("docs/papers.md", "docs/results.md")
+    lines = [words for page, words in RUN if page not in left_out and only_parsed(words) is None]
     chosen: list[list[str]] = []
     seen: set[tuple[str, str]] = set()
     for words in sorted(lines, key=len, reverse=True):

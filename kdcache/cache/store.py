@@ -129,7 +129,7 @@ class Cache:
         place = files.locate("")
         content = _read_group(files, META)
         if content is None:
-            raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check --cache.")
+            raise CacheError(f"There is no cache at {place}. Make one with kdcache dump-logits, or check the path.")
         version = content.get("format")
         reads = f"this version of kdcache reads formats {OLDEST_FORMAT} and {FORMAT}"
         if type(version) is int and version < OLDEST_FORMAT:

@@ -360,7 +360,8 @@ def _as_read(kind: Any, value: Any) -> Any:
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     last = name.rpartition(".")[2]
-    same_end = [other for other in known if other.rpartition(".")[2] == last]
+    initials = "".join(word[:1] for word in last.split("_"))  # lr for learning_rate
+    same_end = [other for other in known if other.rpartition(".")[2] in (last, initials)]
     near = same_end or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"The nearest: {', '.join(near)}." if near else f"There are: {', '.join(known)}."
     return f"There is no setting {name}. {hint}"

@@ -58,6 +58,13 @@ class CachedDataset:
     num_views: int
     progress: Progress = logged
 
+    def __repr__(self) -> str:
+        """Name what it holds, in a line."""
+        return (
+            f"CachedDataset({len(self):,} samples, {self.num_classes:,} classes, {self.num_views} views, "
+            f"teacher {self.teachers.name})"
+        )
+
     def __len__(self) -> int:
         """Number of samples, the lost ones included."""
         return len(self.index)

@@ -32,8 +32,9 @@ def find_pretrained(name: str) -> Weights | None:
     except Exception as error:
         raise ModelError(
             f"The weights of {name} are not on this disk, and {repository} cannot be had from the "
-            f"Hugging Face hub ({reason(error)}): give them with --weights FILE, or run once "
-            "where the hub can be reached and bring its cache folder (HF_HOME) here."
+            f"Hugging Face hub ({reason(error)}): give them as a file (--weights FILE; of a "
+            "student --set student.weights=FILE), or run once where the hub can be reached and bring its cache folder "
+            "(HF_HOME) here."
         ) from error
     return None
 

@@ -85,7 +85,7 @@ class TrainReport:
         if self.loss is not None:
             done.append(f"mean loss of the last epoch {self.loss:.4f}")
         if self.images_per_s is not None:
-            done.append(f"{self.images_per_s:,.0f} images/s, evaluation left out")
+            done.append(f"{self.images_per_s:,.0f} images/s while training")
         out = ["; ".join(done) + "."]
         if self.evaluation is not None:
             out += self.evaluation.lines()

@@ -186,8 +186,8 @@ def test_torchscript_runs_without_timm_and_has_the_facts_in_it(run, images, tmp_
     ("given", "options", "error", "message"),
     [
         ("resnet18", {}, UsageError, "is the name of a model, and an export is made of a training: give a run folder"),
-        ("RUN", {"format": "tflite"}, UsageError, "no format 'tflite' of exports: choose one of timm, torchvision"),
-        ("RUN", {"dtype": "int8"}, UsageError, "weights in 'int8': choose one of float32, float16"),
+        ("RUN", {"format": "tflite"}, UsageError, "format is 'tflite': give timm, torchvision, onnx or torchscript"),
+        ("RUN", {"dtype": "int8"}, UsageError, "dtype is 'int8': give float32 or float16"),
         (
             "RUN",
             {"format": "torchvision"},

@@ -219,6 +219,7 @@ def test_targets_give_a_temperature_and_the_labels_probability(whole):
 def test_the_dataset_tells_what_it_holds(job, dataset):
     assert (len(dataset), dataset.num_classes, dataset.num_views) == (SAMPLES, CLASSES, VIEWS)
     assert dict(dataset.entries) == {MODEL: 1.0}
+    assert repr(dataset) == f"CachedDataset({SAMPLES} samples, {CLASSES} classes, {VIEWS} views, teacher {MODEL})"
     assert dataset.policy.reference_size == SIZE
     assert dataset.class_names == dataset.index.class_names
     assert open_cache(job.cache, data=job.data).num_views == 10

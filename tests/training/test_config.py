@@ -129,13 +129,21 @@ def test_wrong_settings_are_refused_by_name(assignment, said):
 
 
 def test_all_faults_of_a_configuration_are_named_at_once():
-    given = ["schedule.epochs=0", "optimizer.lrr=1", "seed=x", "objective.temperature=0", "batch_size=3"]
+    given = [
+        "schedule.epochs=0",
+        "optimizer.lrr=1",
+        "optimizer.learning_rate=1",
+        "seed=x",
+        "objective.temperature=0",
+        "batch_size=3",
+    ]
     with pytest.raises(ConfigError) as caught:
         load_config("a2", assignments=given)
     said = str(caught.value)
     for part in (
         "schedule.epochs is 0: give a number at least 1, at most 1,000,000.",
         "There is no setting optimizer.lrr. The nearest: optimizer.lr",
+        "There is no setting optimizer.learning_rate. The nearest: optimizer.lr.",
         "seed is 'x': give a whole number.",
         "objective.temperature is 0.0: give a number above 0, at most 65,536.",
         "batch_size is 3: give an even number at least 2",

@@ -296,7 +296,7 @@ def test_losses_and_speed_are_said_to_be_what_they_are(job, tmp_path):
     assert [values.get("loss_this_epoch") for values in shown][9] == pytest.approx(last), "the bar ends with it"
     line = report.lines()[0]
     assert f"2 epochs, 10 steps done; mean loss of the last epoch {last:.4f}; " in line
-    assert line.endswith(" images/s, evaluation left out.")
+    assert line.endswith(" images/s while training.")
 
 
 def test_who_reads_the_run_folder_asks_first_whether_all_see_it(job, tmp_path, monkeypatch):
