@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import math
 import re
 import sys
 import tokenize
@@ -136,6 +137,10 @@ def test_the_loop_of_timm_learns_beside_the_student(job, small, tmp_path):
     assert not any(torch.equal(learnt[name], first[name]) for name in first)
 
 
+def flat(weights):
+    return np.concatenate([weights[name].astype(np.float64).ravel() for name in sorted(weights)])
+
+
 def test_the_loop_of_timm_on_two_ranks_takes_the_steps_of_one(small, tmp_path):
     """With group norm: in DDP, batch norm sees the rows of its own process alone."""
     file = ROOT / "examples" / "timm_train.py"
@@ -149,9 +154,12 @@ def test_the_loop_of_timm_on_two_ranks_takes_the_steps_of_one(small, tmp_path):
         assert [len(part) for part in parts] == [12, 12]
         assert sorted(whole) == sorted(parts[0] + parts[1])
     assert one.keys() == weights.keys()
-    for name, value in weights.items():
-        assert np.array_equal(one[name], other[name])  # the models of all ranks stay equal
-        np.testing.assert_allclose(one[name], value, rtol=1e-3, atol=1e-5)
+    assert all(np.array_equal(one[name], other[name]) for name in one), "the models of all ranks stay equal"
+    # Sums over two ranks have other last bits, which the steps carry on, by how much depends on the processor. Beside
+    # the way that the weights have gone it is little, where a gradient of one rank, or a sum of both, is not.
+    _, start = run_loop(file, words(**options | {"lr": 1e-12}, checkpoint=tmp_path / "start.pt"))
+    moved, apart = (math.dist(flat(weights), flat(other)) for other in (start, one))
+    assert apart < 0.01 * moved
     saved = torch.load(tmp_path / "two.pt", weights_only=True)["model"]
     assert all(np.array_equal(saved[name], value) for name, value in one.items())
 
