@@ -4,7 +4,7 @@ What can be asked for is declared once, in the options of each job; these functi
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -38,7 +38,7 @@ from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.report.charts import require_charts
 from kdcache.report.running import write_running_report
-from kdcache.runtime.arguments import require_declared, with_arguments_of
+from kdcache.runtime.arguments import require_declared, values_of, with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull
@@ -80,7 +80,7 @@ def train(options: TrainArguments) -> TrainReport:
     if options.report:
         require_charts()  # before anything is trained
         after_epoch = partial(write_running_report, progress=options.progress)
-    return run_train(TrainOptions(**_values(TrainOptions, options)), options.progress, after_epoch=after_epoch)
+    return run_train(TrainOptions(**values_of(TrainOptions, options)), options.progress, after_epoch=after_epoch)
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,12 @@ def dump_logits(options: DumpArguments) -> DumpReport:
         21.4
     """
     teacher = options.teacher
-    values = _values(DumpOptions, options)
+    values = values_of(DumpOptions, options)
     if isinstance(teacher, TeacherModule):
         with restored_afterwards(teacher):
             return run_dump(DumpOptions(**(values | {"teacher": teacher.name})), options.progress, own=teacher)
     require_named(teacher)
     return run_dump(DumpOptions(**values), options.progress)
-
-
-def _values(kind: type[Any], options: Any) -> dict[str, Any]:
-    """Return the values of those fields that a job itself has."""
-    return {field.name: getattr(options, field.name) for field in fields(kind)}
 
 
 def require_named(teacher: Any) -> None:
@@ -163,7 +158,7 @@ def inspect(options: InspectArguments) -> InspectReport:
     Example:
         >>> print("\\n".join(kdcache.inspect("cache", data="data").lines()))
     """
-    return run_inspect(InspectOptions(**_values(InspectOptions, options)), options.progress)
+    return run_inspect(InspectOptions(**values_of(InspectOptions, options)), options.progress)
 
 
 #: Options of `verify` that belong to the comparison with the teacher.
@@ -382,7 +377,7 @@ def export(options: ExportArguments) -> ExportReport:
     name = options.push_to_hub
     if name is not None:
         require_model_name(name)
-    report = run_export(ExportOptions(**_values(ExportOptions, options)), options.progress)
+    report = run_export(ExportOptions(**values_of(ExportOptions, options)), options.progress)
     if name is None:
         return report
     return replace(report, address=push_export(report.folder, [*report.files], name, options.progress))

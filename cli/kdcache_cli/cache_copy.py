@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import typer
 
 from kdcache.inspection.options import CopyOptions
+from kdcache.runtime.arguments import values_of
 from kdcache_cli.console import ConsoleProgress, print_json, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 from kdcache_cli.verify import NOT_READ, NOT_WHOLE
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import typer
 
+from kdcache.runtime.arguments import values_of
 from kdcache.sharing.options import CardOptions, PullOptions, PushOptions
 from kdcache_cli.console import ConsoleProgress, print_json, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 from kdcache_cli.verify import NOT_READ, NOT_WHOLE
 

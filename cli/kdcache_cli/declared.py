@@ -63,11 +63,6 @@ def command_from(options: type[T], run: Callable[[T], None], doc: str) -> Callab
     return command
 
 
-def values_of(kind: type, options: Any) -> dict[str, Any]:
-    """Return the values of those options of a command that its job has."""
-    return {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
-
-
 def _option_of(name: str, hint: Any) -> Option:
     parts = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     for part in parts:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from kdcache.dumping.options import DumpOptions, require_one_choice
+from kdcache.runtime.arguments import values_of
 from kdcache_cli.console import ConsoleProgress, print_json, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 from kdcache.inspection.options import InspectOptions
+from kdcache.runtime.arguments import values_of
 from kdcache.runtime.option import OUTPUT, Option
 from kdcache_cli.console import ConsoleProgress, print_json, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from kdcache.runtime.arguments import values_of
 from kdcache.training.options import TrainOptions
 from kdcache_cli.console import ConsoleProgress, print_json, print_lines, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 
 

@@ -7,8 +7,9 @@ import typer
 
 from kdcache.errors import UsageError
 from kdcache.inspection.options import VerifySettings
+from kdcache.runtime.arguments import values_of
 from kdcache_cli.console import ConsoleProgress, print_json, print_report
-from kdcache_cli.declared import command_from, values_of
+from kdcache_cli.declared import command_from
 from kdcache_cli.options import AsJson
 
 NOT_WHOLE = 3

@@ -59,7 +59,7 @@ class WebFiles(ObjectFiles):
         return super().confirm(key, read, accept)
 
     def hasty(self) -> "WebFiles":
-        """Return these files: whoever prefers an early error wants to write."""
+        """Return these files, which can only be read: a caller that asks for an early error is about to write."""
         return self
 
     def _known(self) -> Listing:

@@ -1,5 +1,6 @@
 """Functions that take the fields of a dataclass of options as their own arguments."""
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -63,6 +64,11 @@ def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Cal
         return function
 
     return decorate
+
+
+def values_of(kind: type[Any], options: object) -> dict[str, Any]:
+    """Return the values of those fields of `options` that the dataclass `kind` has: a job's among a command's."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(kind)}
 
 
 def require_declared(

@@ -1,9 +1,8 @@
 """Sharing as functions with keyword arguments, for the command line and for Python (`kdcache.jobs`)."""
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from kdcache.runtime.arguments import with_arguments_of
+from kdcache.runtime.arguments import values_of, with_arguments_of
 from kdcache.runtime.progress import Progress, logged
 from kdcache.sharing.options import CardOptions, PullOptions, PushOptions
 from kdcache.sharing.pull import PullReport, pull_cache
@@ -46,7 +45,7 @@ def push(options: PushArguments) -> PushReport:
         >>> kdcache.push("cache", "hf://datasets/me/imagenet-beitv2", views="0:50").copy.copied
         1000
     """
-    return push_cache(_options(PushOptions, options), options.progress)
+    return push_cache(PushOptions(**values_of(PushOptions, options)), options.progress)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def pull(options: PullArguments) -> PullReport:
         >>> kdcache.pull("hf://datasets/me/imagenet-beitv2", "cache", views="0:50").whole
         True
     """
-    return pull_cache(_options(PullOptions, options), options.progress)
+    return pull_cache(PullOptions(**values_of(PullOptions, options)), options.progress)
 
 
 @dataclass(frozen=True)
@@ -115,9 +114,4 @@ def write_card(options: CardArguments) -> CardReport:
         >>> kdcache.write_card("cache", data="data").card
         'cache/README.md'
     """
-    return write_cache_card(_options(CardOptions, options), options.progress)
-
-
-def _options(kind: type[Any], arguments: Any) -> Any:
-    """Return the options of a job itself."""
-    return kind(**{field.name: getattr(arguments, field.name) for field in fields(kind)})
+    return write_cache_card(CardOptions(**values_of(CardOptions, options)), options.progress)

@@ -21,7 +21,8 @@ def results(project_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def page(tmp_path: Path, results: ModuleType) -> Path:
     file = tmp_path / "page.md"
-    file.write_text(f"# Results\n\n{results.BEGIN}\nold\n{results.END}\n\nThe end.\n", encoding="utf-8")
+    marks = importlib.import_module("results_page")
+    file.write_text(f"# Results\n\n{marks.BEGIN}\nold\n{marks.END}\n\nThe end.\n", encoding="utf-8")
     return file
 
 

@@ -16,13 +16,13 @@ RUNS = ("runs/a", "runs/b", "runs/alone", "runs/dkd", "runs/kd", "runs/seed0", "
 #: What pages name and a small folder has otherwise: no images of ImageNet, no weights of large models.
 INSTEAD: Mapping[str, str] = MappingProxyType(
     {
-        "/data/imagenet/train": "pictures/train",
-        "/data/imagenet/val": "pictures/val",
+        "/data/imagenet/train": "images/train",
+        "/data/imagenet/val": "images/val",
         "/shared/cache": "cache",
         "/shared/imagenet": "data",
         "/shared/val": "val",
         "imagenet-v2": "val",
-        "imagenetv2-matched-frequency-format-val": "pictures/val",
+        "imagenetv2-matched-frequency-format-val": "images/val",
         "0.01": "0.5",
         "0.1": "0.5",
     }
@@ -30,7 +30,7 @@ INSTEAD: Mapping[str, str] = MappingProxyType(
 
 
 def make_workplace(root: Path, job: object, views_page: str) -> Path:
-    """Fill a folder with what the pages call data, val, cache, pictures and runs, and with the policy of a page."""
+    """Fill a folder with what the pages call data, val, cache, images and runs, and with the policy of a page."""
     shutil.copytree(job.data, root / "data")
     shutil.copytree(job.cache, root / "cache")
     make_data(root / "val", shards=1, images=16, seed=3)
@@ -42,7 +42,7 @@ def make_workplace(root: Path, job: object, views_page: str) -> Path:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for label, name in enumerate(("circle", "square")):
-            folder = root / "pictures" / split / name
+            folder = root / "images" / split / name
             folder.mkdir(parents=True)
             for number in range(3):
                 Image.fromarray(draw_image(rng, 36, 44, label)).save(folder / f"{number}.jpg")
