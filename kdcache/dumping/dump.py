@@ -39,6 +39,7 @@ from kdcache.objectives.registry import AnyObjective
 from kdcache.render.opening import open_renderer, renderer_version
 from kdcache.runtime.device import resolve_device, use_all_cores
 from kdcache.runtime.distributed import join_processes
+from kdcache.runtime.energy import open_energy_meter
 from kdcache.runtime.formatting import format_count
 from kdcache.runtime.imports import import_modules, naming_imports
 from kdcache.runtime.progress import Progress, logged, silent
@@ -218,6 +219,7 @@ def _fill(
     index = source.opened.view_set.index
     lost = cache.add_lost([index.key(row) for row in index.lost.tolist()])
     start = time.perf_counter()
+    energy = open_energy_meter(source.renderer.device, counts_processors=ranks.local_rank == 0)
     with cache.claims() as claims, last_act(claims.close):
         started = start_entry(source, cache, identity, claims, progress)
         entry = started.entry
@@ -238,7 +240,9 @@ def _fill(
     counts = torch.tensor([worker.blocks, worker.rows, worker.top1.right, worker.top1.seen])
     # Processes join only now: until here none waits for another, so that one that is killed stops no other.
     with join_processes(torch.device("cpu")) as processes:
+        joules = processes.sum_if_all_know(energy.joules())
         blocks, rows, right, seen = processes.all_reduce_sum(counts).tolist()
+    seconds = time.perf_counter() - start
     return DumpReport(
         cache=options.cache,
         teacher=name,
@@ -247,9 +251,12 @@ def _fill(
         written=blocks,
         blocks=entry.layout.blocks * views,
         bytes_per_view=_stored_bytes(entry, views) / (samples * views),
-        images_per_s=rows / (time.perf_counter() - start) if rows else None,
+        images_per_s=rows / seconds if rows else None,
         top1=right / seen if seen and options.label_space == "teacher" else None,
         dry_run=False,
+        rows=rows,
+        seconds=seconds if rows else None,
+        joules=joules if rows else None,
     )
 
 

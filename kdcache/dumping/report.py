@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kdcache.runtime.formatting import format_bytes, format_count, format_duration
+from kdcache.runtime.formatting import format_bytes, format_count, format_duration, format_energy
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,9 @@ class DumpReport:
         kl: mean KL divergence in nats of the targets from the teacher's outputs, in a dry run's first batch.
         once_bytes, tried: bytes of tables, which are stored once, and number of computed rows; of a dry run.
         to_come: number of rows that the cache does not hold yet; of a dry run.
+        rows: targets written by this run.
+        seconds: time in which they were computed and written; None of a dry run, or if no block was missing.
+        joules: energy of all processes in that time (`kdcache.runtime.energy`); None if it could not be read.
     """
 
     cache: str
@@ -37,6 +40,9 @@ class DumpReport:
     once_bytes: int = 0
     tried: int = 0
     to_come: int = 0
+    rows: int = 0
+    seconds: float | None = None
+    joules: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values."""
@@ -64,4 +70,7 @@ class DumpReport:
             ]
         if self.images_per_s is None:
             return [f"{self.cache} holds {what} already: {size}. No block was missing, and nothing was written."]
-        return [f"{self.cache} holds {what}: {size}; {self.written} of {self.blocks} blocks written by this run."]
+        spent = "" if self.seconds is None else f" in {format_duration(self.seconds)}"
+        energy = "" if self.joules is None else f", with {format_energy(self.joules)}"
+        done = f"{self.written} of {self.blocks} blocks written by this run{spent}{energy}"
+        return [f"{self.cache} holds {what}: {size}; {done}."]

@@ -20,6 +20,7 @@ class ReportOptions:
         cache: cache that is described; None for none.
         cache_data: its shards, for the gallery and for statistics that need labels; None without these.
         teacher: entry of the cache that the gallery shows; None for the only one.
+        dumps: reports of dumps as JSON, whose time and energy the page shows.
     """
 
     runs: Annotated[
@@ -76,6 +77,15 @@ class ReportOptions:
             names="entry",
         ),
     ] = None
+    dumps: Annotated[
+        tuple[Path, ...],
+        Option(
+            "File into which `kdcache dump-logits --json` has printed: its time and energy are shown; repeatable.",
+            flag="--dump",
+            metavar="FILE",
+            default_text="none",
+        ),
+    ] = ()
     device: Device = "auto"
     renderer: Renderer = "dali"
     imports: Imports = ()

@@ -11,11 +11,12 @@ from kdcache.inspection.contents import InspectReport
 from kdcache.inspection.inspect import InspectOptions, inspect
 from kdcache.report.cache import cache_section
 from kdcache.report.charts import metric_charts
+from kdcache.report.costs import DumpRecord, cost_table, read_dumps
 from kdcache.report.gallery import GalleryOptions, build_gallery
 from kdcache.report.options import ReportOptions as ReportOptions
 from kdcache.report.page import Page, hold_page, write_page
 from kdcache.report.parts import Gallery
-from kdcache.report.runs import RunRecord, cost_table, read_runs, settings_tables, summary_table
+from kdcache.report.runs import RunRecord, read_runs, settings_tables, summary_table
 from kdcache.report.scores import with_scores
 from kdcache.runtime.progress import Progress, logged
 
@@ -35,7 +36,7 @@ def report(options: ReportOptions, progress: Progress = logged) -> Path:
     _require_sane(options)
     with hold_page(options.out, "--out", progress):
         runs = read_runs(options.runs)
-        page = page_of_runs(runs)
+        page = page_of_runs(runs, read_dumps(options.dumps))
         if options.data is not None:
             page = _with_scores(page, runs, options, progress)
         if options.cache is not None:
@@ -59,15 +60,15 @@ def _require_sane(options: ReportOptions) -> None:
             raise UsageError(f"{option} has no use without {needed}: give both, or none of them.")
 
 
-def page_of_runs(runs: Sequence[RunRecord]) -> Page:
-    """Return the page of what the folders of runs tell by themselves."""
+def page_of_runs(runs: Sequence[RunRecord], dumps: Sequence[DumpRecord] = ()) -> Page:
+    """Return the page of what the folders of runs, and the reports of dumps, tell by themselves."""
     changed, settings = settings_tables(runs)
     return Page(
         title=runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         runs=tuple(run.name for run in runs),
         summary=summary_table(runs),
         charts=tuple(metric_charts(runs)),
-        cost=cost_table(runs),
+        cost=cost_table(runs, dumps),
         changed=changed if len(runs) > 1 else None,
         settings=settings,
         notes=tuple(f"{run.name} has not ended an epoch yet." for run in runs if not run.rows),

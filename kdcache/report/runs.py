@@ -1,4 +1,4 @@
-"""What the folder of a run tells: its settings, its numbers, and what it cost."""
+"""What the folder of a run tells: its settings and its numbers."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from kdcache.io.json_format import parse_json
 from kdcache.io.yaml_format import parse_yaml
 from kdcache.report.palette import MOST_SERIES
 from kdcache.report.parts import Table
-from kdcache.runtime.formatting import format_count, format_duration
+from kdcache.runtime.formatting import format_count
 from kdcache.training.files import CONFIG, IDENTITY, read_values
 from kdcache.training.metrics import STEP, read_metrics
 from kdcache.training.settings import differences
@@ -76,44 +76,6 @@ class RunRecord:
     def values(self, column: str) -> dict[float, float]:
         """Return the values of a column by epoch; empty where the run has none."""
         return {row["epoch"]: row[column] for row in self.rows if column in row}
-
-    def cost(self) -> "Cost | None":
-        """Return what the steps of the run cost; None where its folder does not tell."""
-        batch_size = self.config.get("batch_size")
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            return None
-        images, seconds, waited, step = 0.0, 0.0, 0.0, 0.0
-        is_wait_known = any("wait_share" in row for row in self.rows)
-        for row in self.rows:
-            rate = row.get("images_per_s", 0.0)
-            taken, step = (row[STEP] - step) * batch_size, row[STEP]
-            if rate > 0 and taken > 0:
-                images += taken
-                seconds += taken / rate
-                waited += taken / rate * min(1.0, max(0.0, row.get("wait_share", 0.0)))
-        if seconds <= 0 or not math.isfinite(images / seconds):
-            return None
-        return Cost(images, seconds, waited if is_wait_known else None)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the steps of a run cost, evaluation and saving left out.
-
-    Attributes:
-        images: number of images that the student has seen.
-        seconds: time of all steps.
-        waited: the part of it in which the training waited for data; None where the run does not tell.
-    """
-
-    images: float
-    seconds: float
-    waited: float | None = None
-
-    @property
-    def images_per_s(self) -> float:
-        """Images per second over all steps."""
-        return self.images / self.seconds
 
 
 def read_runs(names: Sequence[str]) -> list[RunRecord]:
@@ -198,48 +160,6 @@ def summary_table(runs: Sequence[RunRecord]) -> Table:
             "training. Images/s are the median over epochs.",
         ),
     )
-
-
-def cost_table(runs: Sequence[RunRecord]) -> Table:
-    """Return what the runs cost, and what they saved against a run of the same student with its teacher live."""
-    live = {run.student: cost for run in reversed(runs) if run.is_live and (cost := run.cost()) is not None}
-    rows = []
-    for run in runs:
-        cost = run.cost()
-        if cost is None:
-            rows.append((run.name, *["-"] * 6))
-            continue
-        beside = None if run.is_live else live.get(run.student)
-        images = format_count(round(cost.images), "image")
-        waited = "-" if cost.waited is None else format_duration(cost.waited)
-        cells = (run.name, images, format_duration(cost.seconds), waited, f"{cost.images_per_s:,.0f}")
-        if beside is None:
-            rows.append((*cells, "-", "is the live teacher" if run.is_live else "-"))
-            continue
-        factor = cost.images_per_s / beside.images_per_s
-        saved = cost.images / beside.images_per_s - cost.seconds
-        rows.append((*cells, f"{factor:.2f}", f"{format_duration(abs(saved))} {'saved' if saved >= 0 else 'more'}"))
-    notes = [
-        "Times are those of the optimiser steps, as metrics.csv tells them; evaluation and saving are left out.",
-        "What the dump cost is not known here: a block of a cache is the same bytes whenever it is made, so the cache "
-        "holds no times. `kdcache dump-logits` prints its images per second at its end, and with --dry-run before.",
-        "Energy was not measured: neither a run nor a cache records it.",
-    ]
-    if not live:
-        notes.append(
-            "None of these runs had its teacher live, so there is nothing to compare with. A short training with "
-            "--online-teacher, given as one more run, fills the last two columns."
-        )
-    header = (
-        "run",
-        "seen",
-        "time",
-        "of it waited for data",
-        "images/s",
-        "times the live teacher's rate",
-        "against the live teacher",
-    )
-    return Table("What the runs cost", header, tuple(rows), tuple(notes))
 
 
 def _flat(values: Any, path: str = "") -> Iterator[tuple[str, str]]:

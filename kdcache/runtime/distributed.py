@@ -1,5 +1,6 @@
 """The processes of one job, and the few collective operations that they need."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +76,11 @@ class Distributed:
         there = here.clone()
         distributed.all_reduce(there)
         return there
+
+    def sum_if_all_know(self, here: float | None) -> float | None:
+        """Return the sum over all processes of a number that some may not know; None unless all know it."""
+        total = self.all_reduce_sum(torch.tensor(math.nan if here is None else here, dtype=torch.float64)).item()
+        return None if math.isnan(total) else total
 
     def all_reduce_any(self, here: bool) -> bool:
         """Return whether a condition holds in any process."""

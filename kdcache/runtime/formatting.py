@@ -20,6 +20,14 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 86400:,.1f} days"
 
 
+def format_energy(joules: float) -> str:
+    """Format an energy in watt-hours, such as `0.52 Wh` or `3.1 kWh`."""
+    for unit, length, most in (("Wh", 3600.0, 1000), ("kWh", 3.6e6, 1000)):
+        if joules < most * length:
+            return f"{joules / length:.2g} {unit}" if joules < 10 * length else f"{joules / length:,.0f} {unit}"
+    return f"{joules / 3.6e9:,.1f} MWh"
+
+
 def format_ranges(numbers: Iterable[int]) -> str:
     """Format whole numbers in ascending order, neighbours joined: `0-4, 7, 9-10`."""
     runs: list[list[int]] = []

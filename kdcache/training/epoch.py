@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.energy import EnergyMeter
 
 B = TypeVar("B")
 
@@ -53,11 +54,23 @@ class EpochLosses:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a clock has counted up to a moment: images, seconds, and the seconds of them that waited for data."""
+    """What a clock has counted up to a moment.
+
+    Attributes:
+        images: number of images.
+        seconds: time of the steps.
+        waited: the part of it that waited for data.
+        joules: energy that this process counts in the time of the steps; None if it is not known.
+    """
 
     images: int = 0
     seconds: float = 0.0
     waited: float = 0.0
+    joules: float | None = 0.0
+
+    def joules_since(self, earlier: "Reading") -> float | None:
+        """Return the joules since an earlier reading; None if they are not known."""
+        return None if self.joules is None or earlier.joules is None else self.joules - earlier.joules
 
     def since(self, earlier: "Reading") -> dict[str, float]:
         """Return images a second, and the share of the time that waited for data, since an earlier reading."""
@@ -69,9 +82,16 @@ class Reading:
 
 
 class Clock:
-    """Counts images a second and the waiting for data, evaluation and saving left out."""
+    """Counts images a second, the waiting for data, and energy, evaluation and saving left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, energy: EnergyMeter | None = None) -> None:
+        """
+        Args:
+            energy: meter of this process; None counts no energy.
+        """
+        self._energy = energy or EnergyMeter()
+        self._joules: float | None = 0.0
+        self._joules_since: float | None = None
         self._images = 0
         self._seconds = self._waited = 0.0
         self._since: float | None = None
@@ -79,15 +99,18 @@ class Clock:
     def count(self, images: int) -> None:
         """Add a number of images that have been trained on."""
         self._images += images
+        self._energy.keep_up()
 
     def pause(self) -> None:
         """Stop counting seconds."""
-        self._seconds = self.reading().seconds
+        reading = self.reading()
+        self._seconds, self._joules = reading.seconds, reading.joules
         self._since = None
 
     def go_on(self) -> None:
         """Count seconds again."""
         self._since = time.perf_counter()
+        self._joules_since = self._energy.joules()
 
     def waited_for(self, batches: Iterable[B]) -> Iterator[B]:
         """Yield the same batches, and count the time until each of them is there."""
@@ -103,7 +126,13 @@ class Clock:
     def reading(self) -> Reading:
         """Return what was counted so far."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
-        return Reading(self._images, self._seconds + running, self._waited)
+        return Reading(self._images, self._seconds + running, self._waited, self._joules_so_far())
+
+    def _joules_so_far(self) -> float | None:
+        if self._since is None or self._joules is None:
+            return self._joules
+        now = self._energy.joules()
+        return None if now is None or self._joules_since is None else self._joules + now - self._joules_since
 
     @property
     def images_per_s(self) -> float | None:

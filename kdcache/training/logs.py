@@ -13,7 +13,7 @@ METRICS = "metrics.csv"
 STEPS = "steps.csv"
 #: What every row begins and ends with; its losses, and the scores of an epoch, are between.
 FIRST_COLUMNS = ("epoch", "lr", "images_per_s", "loss")
-LAST_COLUMNS = ("wait_share", "memory_bytes")
+LAST_COLUMNS = ("wait_share", "memory_bytes", "energy_joules")
 #: Before the names of numbers that belong to some steps, where those of epochs are in the same place.
 STEP_PREFIX = "step/"
 

@@ -22,6 +22,7 @@ from kdcache.models.network import Network
 from kdcache.objectives.base import Losses
 from kdcache.runtime.device import peak_memory
 from kdcache.runtime.distributed import Distributed
+from kdcache.runtime.energy import open_energy_meter
 from kdcache.runtime.progress import Progress, Task
 from kdcache.runtime.signals import StopRequests
 from kdcache.training.checkpoint import Checkpoint, Checkpoints
@@ -75,7 +76,8 @@ class Trainer:
         self.stop = AgreedStop(requests, processes)
         self.evaluation: Evaluation | None = None
         self._raw: Evaluation | None = None
-        self.clock = Clock()
+        ranks = processes.ranks
+        self.clock = Clock(open_energy_meter(processes.device, counts_processors=ranks.local_rank == 0))
         config = setup.config
         self._losses, self._recent_losses = (EpochLosses(config.objective.parts) for _ in range(2))
         self._epoch_start = self._row_start = Reading()
@@ -192,7 +194,7 @@ class Trainer:
                 f"The loss of epoch {self.epoch} is {means['loss']}: training has diverged. Lower optimizer.lr, or set "
                 f"clip_grad, and start anew with --fresh; earlier checkpoints stay in {self._checkpoints.folder}."
             )
-        report = {"epoch": self.epoch, **means, **self._usage(self._epoch_start)}
+        report = {"epoch": self.epoch, **means, **self._usage_of_all(self._epoch_start)}
         self._epoch_start = self.clock.reading()
         self._losses.clear()
         is_kept = config.keep_epochs is not None and self.epoch % config.keep_epochs == 0
@@ -375,7 +377,7 @@ class Trainer:
         if not every or self.step % every:
             return
         means = self._recent_losses.means(self.processes)
-        values = {"epoch": self._running_epoch, **means, **self._usage(self._row_start)}
+        values = {"epoch": self._running_epoch, **means, **self._usage_of_all(self._row_start)}
         if self._logs is not None:
             self._logs.append_steps(self.step, values)
         self._recent_losses.clear()
@@ -385,6 +387,11 @@ class Trainer:
         """Return the learning rate of the last step, the speed and waiting since `start`, and the memory so far."""
         speed = self.clock.reading().since(start)
         return {"lr": self.state.last_lr, **speed, "memory_bytes": peak_memory(self.processes.device)}
+
+    def _usage_of_all(self, start: Reading) -> dict[str, float | int | None]:
+        """Return `_usage` with the energy of all processes since `start`."""
+        joules = self.processes.sum_if_all_know(self.clock.reading().joules_since(start))
+        return {**self._usage(start), "energy_joules": joules}
 
     @property
     def _running_epoch(self) -> int:

@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from kdcache.errors import RunError, UsageError
 from kdcache.io.yaml_format import dump_yaml
+from kdcache.report.costs import cost_of_run, cost_table, read_dumps
 from kdcache.report.palette import DARK, LIGHT, MOST_SERIES, colour_of, dashes_of
 from kdcache.report.parts import evenly
 from kdcache.report.report import ReportOptions, report, write_inspection
-from kdcache.report.runs import cost_table, read_run, read_runs, settings_tables
+from kdcache.report.runs import read_run, read_runs, settings_tables
 from kdcache.runtime.progress import silent
 from kdcache_cli.main import app
 from support.html_page import HtmlPage as Page
@@ -123,10 +124,35 @@ def test_the_table_below_a_chart_has_its_numbers(page):
 def test_what_a_cache_saves_is_told_beside_a_run_with_its_teacher_live(runs):
     cached, live, other = cost_table(read_runs(runs)).rows
     # 2,000 images: 10 seconds at 200 images/s, 40 at 50.
-    assert cached[1:] == ("2,000 images", "10 seconds", "3 seconds", "200", "4.00", "30 seconds saved")
-    assert live[1:] == ("2,000 images", "40 seconds", "12 seconds", "50", "-", "is the live teacher")
+    assert cached[1:] == ("2,000 images", "10 seconds", "3 seconds", "200", "-", "4.00", "30 seconds saved")
+    assert live[1:] == ("2,000 images", "40 seconds", "12 seconds", "50", "-", "-", "is the live teacher")
     assert other[-1] == "-"  # another student
     assert "--online-teacher" in cost_table(read_runs(runs[:1])).notes[-1]
+
+
+def test_the_time_and_energy_of_a_dump_and_of_runs_are_told(runs, tmp_path):
+    file = tmp_path / "dump.json"
+    told = {"teacher": "beitv2_b", "rows": 4_000, "seconds": 60.0, "joules": 7.2e5}
+    file.write_text(json.dumps(told), encoding="utf-8")
+    cached, live = read_runs(runs[:2])
+    measured = replace(cached, rows=tuple(row | {"energy_joules": 1800.0} for row in cached.rows))
+    table = cost_table([measured, live], read_dumps([file]))
+    dump, run, other = table.rows
+    assert dump == ("dump of beitv2_b", "4,000 images", "60 seconds", "-", "67", "200 Wh", "-", "-")
+    assert run[5] == f"{len(measured.rows) * 0.5:.2g} Wh"
+    assert other[5] == "-"
+    assert "saved 30 seconds together: 0.5 times as much" in " ".join(table.notes)
+    # An epoch whose energy is not known leaves the sum unknown.
+    lacking = replace(measured, rows=(cached.rows[0], *measured.rows[1:]))
+    assert cost_table([lacking]).rows[0][5] == "-"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": 10, "seconds": null}', '{"rows": "10", "seconds": 3}'])
+def test_what_is_no_report_of_a_dump_is_refused(tmp_path, text):
+    file = tmp_path / "dump.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match="kdcache dump-logits --json"):
+        read_dumps([file])
 
 
 def test_settings_that_differ_are_found(runs):
@@ -143,7 +169,9 @@ def test_numbers_that_are_not_finite_are_left_out(tmp_path):
     run = read_run(make_run(tmp_path / "run", metrics=metrics))
     assert run.values("loss") == {1: 2.5, 2: 1.25, 4: 1}
     assert run.values("val_top1") == {1: 0.25, 2: 0.625}
-    assert run.cost().seconds == 10
+    cost = cost_of_run(run)
+    assert cost is not None
+    assert cost.seconds == 10
 
 
 def test_a_run_that_has_just_begun_has_a_page(tmp_path):

@@ -29,7 +29,7 @@ MIXING_POLICY = f"""{{
 }}"""
 
 #: Columns of metrics.csv that no two runs have in common.
-OF_THE_CLOCK = {"images_per_s", "wait_share", "memory_bytes"}
+OF_THE_CLOCK = {"images_per_s", "wait_share", "memory_bytes", "energy_joules"}
 
 # A recipe whose rates suit a hundred pictures; everything else is the option of the test.
 SETTINGS = ("optimizer.lr=0.001", "schedule.warmup_epochs=0", "student.size=32", "batch_size=26")
