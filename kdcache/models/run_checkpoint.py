@@ -13,8 +13,10 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from kdcache.errors import CorruptError, RunError, reason
@@ -45,11 +47,35 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
 
 
-def write_manifest(folder: Path, step: int, epoch: int | None) -> None:
-    """Write the manifest of the files that lie in a folder."""
-    files = {file.name: _fingerprint(file) for file in sorted(folder.iterdir())}
-    manifest = {"format": _FORMAT, "step": step, "epoch": epoch, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+class ManifestWriter:
+    """Flushes and hashes the files of a new checkpoint in threads, while the next ones are written.
+
+    Use it as a context manager, which ends the threads.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """folder: the checkpoint's, in which the manifest is written."""
+        self._folder = folder
+        self._fingerprints: dict[str, Future[dict[str, Any]]] = {}
+        self._threads = ThreadPoolExecutor(3, thread_name_prefix="checkpoint")
+
+    def add(self, name: str) -> None:
+        """Take up a file that has been written whole."""
+        self._fingerprints[name] = self._threads.submit(_flush_and_fingerprint, self._folder / name)
+
+    def write(self, step: int, epoch: int | None) -> None:
+        """Write the manifest of the files that were added. Raises OSError where the disk refused one of them."""
+        files = {name: fingerprint.result() for name, fingerprint in sorted(self._fingerprints.items())}
+        manifest = {"format": _FORMAT, "step": step, "epoch": epoch, "files": files}
+        (self._folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    def __enter__(self) -> "ManifestWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._threads.shutdown()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,6 +143,13 @@ def _holds_any(folder: Path) -> bool:
         return not folder.is_dir() or any(map(FILE_NAME.fullmatch, os.listdir(folder)))
     except OSError:
         return True
+
+
+def _flush_and_fingerprint(file: Path) -> dict[str, Any]:
+    """Flush a file and return its fingerprint; neither holds the interpreter's lock."""
+    with open(file, "rb") as stream:
+        os.fsync(stream.fileno())
+    return _fingerprint(file)
 
 
 def _fingerprint(file: Path) -> dict[str, Any]:

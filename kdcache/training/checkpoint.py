@@ -19,12 +19,12 @@ from kdcache.io.reading import read_bytes
 from kdcache.models.run_checkpoint import (
     FILE_NAME,
     FOLDER_NAME,
+    ManifestWriter,
     checkpoint_folder,
     checkpoint_steps,
     read_manifest,
     require_whole,
     require_whole_weights,
-    write_manifest,
 )
 from kdcache.runtime.distributed import Distributed
 from kdcache.training.files import new_folder, remove_known, replace_file, tidy
@@ -91,15 +91,17 @@ class Checkpoints:
             RunError: the disk refuses, or the trainer's state has what a checkpoint cannot keep.
         """
         plain, tensors = flatten(dict(trainer))
-        with new_folder(self._path(step), FILE_NAME, root=self._root) as folder:
-            header = {"format": "pt", **(metadata or {})}
-            save_file({name: stored(tensor) for name, tensor in model.items()}, folder / "model.safetensors", header)
-            if ema is not None:
-                average = {name: stored(tensor) for name, tensor in ema.items()}
-                save_file(average, folder / "ema.safetensors", header)
-            save_file(tensors, folder / "trainer.safetensors", {"format": "pt"})
+        header = {"format": "pt", **(metadata or {})}
+        files = {"trainer": (tensors, {"format": "pt"}), "model": (model, header), "ema": (ema, header)}
+        with new_folder(self._path(step), FILE_NAME, root=self._root) as folder, ManifestWriter(folder) as manifest:
+            # The largest first: it is flushed and hashed while the others are written.
+            for name, (tensors_of_file, header_of_file) in files.items():
+                if tensors_of_file is not None:
+                    save_file(stored(tensors_of_file), folder / f"{name}.safetensors", header_of_file)
+                    manifest.add(f"{name}.safetensors")
             (folder / "trainer.json").write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
-            write_manifest(folder, step, epoch)
+            manifest.add("trainer.json")
+            manifest.write(step, epoch)
         self._prune(step)
         return self._path(step)
 

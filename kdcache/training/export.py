@@ -67,9 +67,9 @@ def export_model(
 
 def stored_weights(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Return a state dict as files keep it: on the CPU, floating point weights as `dtype`, counters as they are."""
-    return {
-        name: stored(tensor.to(dtype) if tensor.is_floating_point() else tensor) for name, tensor in tensors.items()
-    }
+    return stored(
+        {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    )
 
 
 def write_timm_config(folder: Path, network: Network, class_names: Sequence[str] | None) -> None:

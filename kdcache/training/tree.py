@@ -16,7 +16,8 @@ _TENSOR, _TUPLE, _ITEMS, _NUMBER = "$tensor", "$tuple", "$items", "$number"
 def flatten(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return a JSON value and the tensors it refers to, from which `unflatten` gives the same tree back.
 
-    Types survive: tuples, whole-number keys, infinities, the layout (channels last) of tensors.
+    Types survive: tuples, whole-number keys, infinities, the layout (channels last) of tensors. The tensors are
+    those of the tree, not copies; `stored` makes them ready for a file.
 
     Raises:
         RunError: something in the tree is neither plain nor a tensor.
@@ -49,7 +50,7 @@ def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
         while name in tensors:  # keys with dots in them make paths that look alike
             name += "'"
-        tensors[name] = stored(tree)
+        tensors[name] = tree.detach()
         return {_TENSOR: name, "channels_last": True} if _is_channels_last(tree) else {_TENSOR: name}
     if isinstance(tree, float) and not math.isfinite(tree):
         return {_NUMBER: repr(tree)}
@@ -71,9 +72,20 @@ def _flatten(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def stored(tensor: Tensor) -> Tensor:
-    """Return a copy for a safetensors file: on the CPU, contiguous, sharing memory with nothing."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as a safetensors file takes them: on the CPU, contiguous, sharing memory with no other of them.
+
+    What is so already is not copied, and must stay as it is until the file is written.
+    """
+    found: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        here = tensor.detach().to("cpu").contiguous()
+        if here.untyped_storage().data_ptr() in taken:
+            here = here.clone()
+        taken.add(here.untyped_storage().data_ptr())
+        found[name] = here
+    return found
 
 
 def _is_channels_last(tensor: Tensor) -> bool:

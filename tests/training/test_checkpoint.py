@@ -13,7 +13,9 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from kdcache.errors import CorruptError, RunError
+from kdcache.models import run_checkpoint
 from kdcache.models.load import load_model
+from kdcache.models.run_checkpoint import ManifestWriter
 from kdcache.models.students import StudentOptions, create_student
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.ranks import Ranks
@@ -229,22 +231,25 @@ def test_a_checkpoint_of_a_later_format_is_refused_and_not_passed_over(tmp_path)
         checkpoints.latest(pytest.fail)
 
 
-@pytest.mark.parametrize("point", ["save_file", "write_manifest"])
-def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, point):
+@pytest.mark.parametrize(
+    ("owner", "point"),
+    [(checkpoint, "save_file"), (run_checkpoint, "_flush_and_fingerprint"), (ManifestWriter, "write")],
+)
+def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch, owner, point):
     checkpoints = saved(tmp_path, 1)
     before = sorted(path.name for path in tmp_path.iterdir())
 
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, point, fail)
+    monkeypatch.setattr(owner, point, fail)
     with pytest.raises(RunError, match="No space left"):
         checkpoints.save(2, model=TENSORS, trainer={})
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def _killed_in_the_midst(folder):
-    checkpoint.write_manifest = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    ManifestWriter.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     Checkpoints(folder).save(2, model={"a": torch.ones(1)}, trainer={})
 
 
