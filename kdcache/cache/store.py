@@ -11,6 +11,7 @@
 What the bytes of a chunk and of a zarr.json are is `zarr_form`'s to say.
 """
 
+import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
@@ -43,8 +44,13 @@ from kdcache.cache.windows import read_windows, restore_windows, windows_keys, w
 from kdcache.cache.zarr_form import META, OURS, ZarrChunk, group_content, group_metadata, require_array
 from kdcache.errors import CacheError, CorruptError, UsageError
 from kdcache.io.folder_lock import is_lock_file
+from kdcache.runtime.signals import last_act
 from kdcache.targets.base import TargetCodec
 from kdcache.targets.kinds import create_codec
+
+#: The claim of the process that creates a cache, and seconds between two looks at that of another.
+_CREATION = "creation"
+_PAUSE = 0.2
 
 
 class Cache:
@@ -77,22 +83,22 @@ class Cache:
         files = files or open_files(path)
         if windows.shape != (view_set.samples,) or windows_checksum(windows) != view_set.windows:
             raise CacheError("The windows are not those of the view set.")
-        ours = {PARTIAL, "windows", "teachers"}
-        foreign = sorted(name for name in files.all_names("") - ours if not is_lock_file(name))
-        if foreign:
-            raise CacheError(
-                f"{files.locate('')} is {'a cache already' if META in foreign else 'not empty'} "
-                f"(it holds {foreign[0]}); use another folder."
-            )
+        _require_empty(files)
         files.prepare()
-        keys = write_windows(files, windows)
-        metas = cache_metadata(view_set)
-        identity = metas.pop(META)
-        for key, data in metas.items():
-            files.put(key, data)
-        files.flush([*keys, *metas])
-        if not files.put_if_absent(META, identity):
-            raise CacheError(f"Another process made a cache in {files.locate('')} meanwhile; start again.")
+        # One at a time: the bytes of another cache, written meanwhile, would lie under the identity of this one.
+        with open_claims(files) as claims, last_act(claims.close):
+            while not claims.take(_CREATION):
+                _require_empty(files)
+                time.sleep(_PAUSE)
+            _require_empty(files)
+            keys = write_windows(files, windows)
+            metas = cache_metadata(view_set)
+            identity = metas.pop(META)
+            for key, data in metas.items():
+                files.put(key, data)
+            files.flush([*keys, *metas])
+            if not files.put_if_absent(META, identity):
+                raise CacheError(f"Another process made a cache in {files.locate('')} meanwhile; start again.")
         files.tidy()
         return cls(files, view_set)
 
@@ -337,3 +343,14 @@ def _codec_of(identity: TeacherIdentity, where: str) -> TargetCodec:
         return create_codec(str(targets.pop("kind", "")), identity.num_classes, **targets)
     except UsageError as error:
         raise CacheError(f"{where} names targets that this version of kdcache does not know: {error}") from error
+
+
+def _require_empty(files: Files) -> None:
+    """Raise CacheError where a place holds a cache, or anything that a creation does not leave."""
+    ours = {PARTIAL, "windows", "teachers"}
+    foreign = sorted(name for name in files.all_names("") - ours if not is_lock_file(name))
+    if foreign:
+        raise CacheError(
+            f"{files.locate('')} is {'a cache already' if META in foreign else 'not empty'} "
+            f"(it holds {foreign[0]}); use another folder."
+        )

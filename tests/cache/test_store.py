@@ -1,6 +1,9 @@
 """Caches as a whole: making and opening them, what they belong to, and that they are plain Zarr."""
 
+import errno
+import fcntl
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +11,9 @@ import numpy as np
 import pytest
 import zarr
 
+from kdcache.cache import store
 from kdcache.cache.durable import LocalFiles
+from kdcache.cache.files import Files
 from kdcache.cache.identity import FORMAT, OLDEST_FORMAT, seal, windows_checksum
 from kdcache.cache.store import Cache
 from kdcache.cache.zarr_form import encoded_bytes
@@ -48,6 +53,49 @@ def test_many_windows_lie_in_several_chunks(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "windows/c/1").unlink()
     with pytest.raises(CorruptError, match="windows/c/1 is missing"):
         _ = Cache.open(tmp_path).windows
+
+
+def _no_locks(file: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("has_locks", [True, False], ids=["locks", "no locks"])
+def test_two_caches_that_are_created_in_one_place_do_not_mix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
+) -> None:
+    """The second begins while the first one writes; it waits, and is refused with the difference."""
+    if not has_locks:
+        monkeypatch.setattr(fcntl, "flock", _no_locks)
+    other_windows = WINDOWS[::-1].copy()
+    other = replace(VIEW_SET, windows=windows_checksum(other_windows))
+    assert other != VIEW_SET
+    has_begun, has_looked, refusals = threading.Event(), threading.Event(), []
+    write = store.write_windows
+
+    def slow(files: Files, windows: np.ndarray) -> list[str]:
+        has_begun.set()
+        assert has_looked.wait(60)
+        return write(files, windows)
+
+    def look_again(_: float) -> None:
+        has_looked.set()
+
+    def second() -> None:
+        try:
+            Cache.ensure(tmp_path, other, other_windows)
+        except IdentityError as error:
+            refusals.append(error)
+
+    monkeypatch.setattr(store, "write_windows", slow)
+    monkeypatch.setattr(store.time, "sleep", look_again)
+    first = threading.Thread(target=Cache.create, args=(tmp_path, VIEW_SET, WINDOWS))
+    first.start()
+    assert has_begun.wait(60)
+    second()
+    first.join()
+    assert [error.field for error in refusals] == ["windows"]
+    assert Cache.open(tmp_path).windows.tolist() == WINDOWS.tolist()
+    assert not list((tmp_path / ".partial").glob("*"))
 
 
 def test_one_window_is_stored_like_many(tmp_path: Path) -> None:
