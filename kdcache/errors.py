@@ -33,6 +33,7 @@ class KdcacheError(Exception):
 
     Attributes:
         exit_code: number with which the command line exits; 1, or 2 for what was asked for in a wrong way.
+        option_words: the text as the command line says it, where that of the error speaks of Python's arguments.
 
     Example:
         >>> try:
@@ -42,6 +43,7 @@ class KdcacheError(Exception):
     """
 
     exit_code = 1
+    option_words: str | None = None
 
     def __str__(self) -> str:
         """The message in one line; nothing in it can steer a terminal."""

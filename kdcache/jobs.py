@@ -40,6 +40,7 @@ from kdcache.report.charts import require_charts
 from kdcache.report.running import write_running_report
 from kdcache.runtime.arguments import require_declared, values_of, with_arguments_of
 from kdcache.runtime.progress import Progress, logged
+from kdcache.runtime.python_words import LoggedInPython, arguments_of, in_python_words
 from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull
 from kdcache.sharing.jobs import push as push
@@ -227,6 +228,9 @@ def verify(options: VerifyArguments) -> VerifyReport:
     return run_verify(VerifyOptions(options.cache, again, options.repair), options.progress)
 
 
+_EVALUATE_ARGUMENTS = arguments_of(EvaluateSettings, {"size": "image_size"})
+
+
 @overload
 def evaluate(  # type: ignore[overload-overlap] # a text is a sequence of texts, too; it is taken for one name
     model: str | Path | nn.Module,
@@ -269,6 +273,7 @@ def evaluate(
 ) -> ScoreTable: ...
 
 
+@in_python_words(_EVALUATE_ARGUMENTS)
 def evaluate(
     model: str | Path | nn.Module | Sequence[str | Path],
     data: str | Path | Sequence[str | Path],
@@ -328,6 +333,7 @@ def evaluate(
     values |= {"precision": precision, "batch_size": batch_size, "imports": imports}
     values["reference"] = None if reference is None else str(reference)
     require_declared(EvaluateSettings, values, {"size": "image_size"})
+    progress = LoggedInPython(_EVALUATE_ARGUMENTS) if progress is logged else progress
     if isinstance(model, nn.Module):
         if weights is not None:
             raise UsageError("A module has its weights: leave weights out, or give the name of a model.")

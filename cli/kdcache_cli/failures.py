@@ -28,7 +28,7 @@ def explained(command: str = "") -> Iterator[None]:
         yield
         sys.stdout.flush()
     except KdcacheError as error:
-        _stop(f"error: {error}", error.exit_code)  # whose text is printable
+        _stop(f"error: {error.option_words or error}", error.exit_code)  # whose text is printable
     except KeyboardInterrupt as interrupt:
         number = signal_of(interrupt)
         _stop(stopped(command, number), 128 + number)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_orig
 from kdcache.errors import UsageError
 from kdcache.io.plain_values import shown
 from kdcache.runtime.option import Option
+from kdcache.runtime.progress import logged
+from kdcache.runtime.python_words import LoggedInPython, arguments_of, in_python_words
 
 P = ParamSpec("P")
 O = TypeVar("O")  # noqa: E741 # of options
@@ -39,6 +41,7 @@ def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Cal
         positional: number of the first fields that may be given without their names.
     """
     hints = {name: get_args(hint) or (hint,) for name, hint in get_type_hints(options).items()}
+    arguments = arguments_of(options)  # type: ignore[arg-type] # a dataclass is called with its fields
 
     def as_declared(name: str, value: Any) -> Any:
         if isinstance(value, Path) and Path not in hints[name]:
@@ -56,8 +59,11 @@ def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Cal
         def function(*args: P.args, **kwargs: P.kwargs) -> R:
             given = signature.bind(*args, **kwargs).arguments
             values = {name: as_declared(name, value) for name, value in given.items()}
-            require_declared(options, values)
-            return job(options(**values))  # type: ignore[call-arg] # bound above
+            if "progress" in hints and values.get("progress", logged) is logged:
+                values["progress"] = LoggedInPython(arguments)
+            with in_python_words(arguments):
+                require_declared(options, values)
+                return job(options(**values))  # type: ignore[call-arg] # bound above
 
         result = get_type_hints(job)["return"]
         function.__signature__ = signature.replace(return_annotation=result)  # type: ignore[attr-defined] # as PEP 362 has it

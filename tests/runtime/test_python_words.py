@@ -3,7 +3,9 @@
 import pytest
 
 from kdcache.errors import CorruptError, UsageError
-from kdcache.runtime.python_words import in_python_words, python_words
+from kdcache.exporting.options import ExportOptions
+from kdcache.runtime.python_words import arguments_of, in_python_words, python_words
+from kdcache.training.options import TrainOptions
 
 SENTENCES = {
     "choose one with --teacher, or mix them with --teachers.": "choose one with teacher, or mix them with teachers.",
@@ -41,3 +43,23 @@ def test_errors_keep_their_kind_and_all_of_their_parts():
     assert (error.problem, error.remedy) == ("data is damaged.", "Give another cache.")
     with pytest.raises(KeyError, match="--data"):
         refuse(KeyError("--data"))
+    # The command line calls the same functions, and has its own words.
+    assert error.option_words == "--data is damaged. Give another --cache."
+
+
+@pytest.mark.parametrize(
+    ("options", "of_the_command_line", "of_python"),
+    [
+        (TrainOptions, "--set optimizer.lr= is no number.", "overrides optimizer.lr= is no number."),
+        (
+            TrainOptions,
+            "start anew with --fresh, or in another --out.",
+            "start anew with fresh=True, or in another out.",
+        ),
+        (TrainOptions, "give --teacher-weights FILE, or --decode gpu.", 'give teacher_weights=FILE, or decode="gpu".'),
+        (TrainOptions, "--import models.py and --for kd.", "imports models.py and --for kd."),
+        (ExportOptions, "leave --no-ema out: --format is onnx.", "leave ema=False out: format is onnx."),
+    ],
+)
+def test_a_job_has_the_names_of_its_own_options(options, of_the_command_line, of_python):
+    assert python_words(of_the_command_line, arguments_of(options)) == of_python
