@@ -37,6 +37,8 @@ from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.report.charts import require_charts
+from kdcache.report.report import write_evaluation as write_evaluation
+from kdcache.report.report import write_inspection as write_inspection
 from kdcache.report.running import write_running_report
 from kdcache.runtime.arguments import require_declared, values_of, with_arguments_of
 from kdcache.runtime.progress import Progress, logged

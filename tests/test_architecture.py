@@ -181,7 +181,9 @@ def test_a_command_calls_the_function_that_python_has_and_no_job_itself(command:
     jobs = {"kdcache.training.train", "kdcache.dumping.dump", "kdcache.inspection.inspect", "kdcache.inspection.verify"}
     jobs |= {"kdcache.evaluation.evaluate", "kdcache.exporting.export"}
     assert not imports_of(module) & (jobs | {"kdcache.inspection.rerun"})
-    assert [name for name, _ in calls_in(module) if name.startswith("jobs.")] == [f"jobs.{JOBS_OF[command]}"]
+    called = [name for name, _ in calls_in(module) if name.startswith("jobs.")]
+    assert called[:1] == [f"jobs.{JOBS_OF[command]}"]
+    assert all(name.startswith("jobs.write_") for name in called[1:])  # pages of what the job has returned
     assert jobs < imports_of("kdcache.jobs")  # the rule knows where the jobs are
 
 

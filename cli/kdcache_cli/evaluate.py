@@ -45,9 +45,7 @@ def _evaluate(options: EvaluateCommand) -> None:
     if not Ranks.from_environment().is_main:
         return
     if options.html is not None:
-        from kdcache.report.report import write_evaluation
-
-        write_evaluation(table, options.html, options.reference, ConsoleProgress())
+        jobs.write_evaluation(table, options.html, options.reference, ConsoleProgress())
     if options.as_json:
         print_json(table.to_json())
         return

@@ -33,9 +33,7 @@ def _inspect(options: InspectCommand) -> None:
 
     report = jobs.inspect(**values_of(InspectOptions, options), progress=ConsoleProgress())
     if options.html is not None:
-        from kdcache.report.report import write_inspection
-
-        write_inspection(report, options.html, ConsoleProgress())
+        jobs.write_inspection(report, options.html, ConsoleProgress())
     if options.as_json:
         print_json(report.to_json())
     else:

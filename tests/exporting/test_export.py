@@ -194,7 +194,7 @@ def test_torchscript_runs_without_timm_and_has_the_facts_in_it(run, images, tmp_
             ModelError,
             "no model with the layers of test_resnet: choose another format",
         ),
-        ("RUN/export", {"ema": True}, UsageError, "no checkpoints to choose from.*leave out --ema"),
+        ("RUN/export", {"ema": True}, UsageError, "no checkpoints to choose from.*leave out ema=True"),
         ("RUN@epoch=7", {}, ModelError, r"keeps no checkpoint of epoch 7; it has those of 1, 2"),
         ("RUN/nothing", {}, ModelError, "There is no run folder"),
     ],
@@ -215,7 +215,7 @@ def test_a_run_without_an_average_says_so(run, tmp_path):
     manifest = json.loads((step / "manifest.json").read_text())
     del manifest["files"]["ema.safetensors"]
     (step / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=r"keeps no moving average.*leave out --ema.*--set ema_decay"):
+    with pytest.raises(ModelError, match=r"keeps no moving average.*leave out ema=True.*--set ema_decay"):
         kdcache.export(other, ema=True, out=tmp_path / "out")
 
 
@@ -272,7 +272,7 @@ def test_a_folder_that_another_process_writes_is_left_alone(run, tmp_path):
 
 def test_the_export_that_a_training_writes_is_left_to_it(run):
     before = tree_bytes(run)
-    with pytest.raises(UsageError, match=r"what the training of this run writes itself.* give another --out"):
+    with pytest.raises(UsageError, match=r"what the training of this run writes itself.* give another out"):
         kdcache.export(run, out=run / "export")
     assert tree_bytes(run) == before
 

@@ -91,7 +91,7 @@ def test_only_the_requested_views_go_and_come(hub: Hub, source: Path, tmp_path: 
 
 def test_options_that_are_wrong_make_no_repository(hub: Hub, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for views in ("7:9", "x"):
-        with pytest.raises(UsageError, match="--views"):
+        with pytest.raises(UsageError, match=r"\bviews\b"):
             push(source, PLACE, views=views, progress=Heard())
     for place in ("hf://me/cache", "hf://datasets/cache", "s3://bucket/cache", "hf://datasets/me/../x"):
         with pytest.raises(UsageError, match="write hf://datasets/OWNER/NAME"):
