@@ -16,6 +16,18 @@ SMALLER = {
 }  # fmt: skip
 
 
+class Encoder(nn.Module):
+    """What open_clip's models are to a reader: images in, features out."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def encode_image(self, images):
+        """Return features [b, 8]."""
+        return self.body(images)
+
+
 class Classifier(nn.Module):
     """A model of the reader's own, whose logits a linear layer computes."""
 
@@ -44,7 +56,7 @@ def folder(job, tmp_path, monkeypatch):
 def test_the_page_runs_from_its_first_block_to_its_last(folder, project_root):
     page = (project_root / "docs" / "python.md").read_text(encoding="utf-8")
     assert not [printed for printed in SMALLER if printed not in page]
-    ten_lines, loop, teacher, ddp, own_loss, beyond = code_blocks(page, "python")
+    ten_lines, loop, teacher, zero_shot, ddp, own_loss, beyond = code_blocks(page, "python")
     names = {}
 
     def run(block):
@@ -60,6 +72,10 @@ def test_the_page_runs_from_its_first_block_to_its_last(folder, project_root):
     names["model"] = Classifier()
     run(teacher)
     assert dict(kdcache.open_cache("cache", data="data", teacher="clip-flowers").entries) == {"clip-flowers": 1}
+    names |= {"clip": Encoder(), "class_vectors": torch.randn(CLASSES, 8)}
+    run(zero_shot)
+    kdcache.dump_logits(names["teacher"], "data", "zero-shot", views=1, policy="crop", device="cpu", batch_size=64)
+    assert kdcache.verify("zero-shot", data="data", teacher=names["teacher"], samples=32, device="cpu").whole
     names["model"] = student
     names["loader"].set_epoch(0)
     run(ddp)
