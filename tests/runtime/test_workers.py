@@ -18,7 +18,7 @@ from kdcache.runtime.workers import in_processes
 from kdcache.runtime.progress import silent
 
 def slow(item):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: the workers share the pipe
     time.sleep(600)
 
 if __name__ == "__main__":
