@@ -85,7 +85,7 @@ def test_it_is_recorded_in_the_entry_and_in_the_run(made):
 
 def test_commands_that_do_not_find_the_model_name_the_import(job, made, unknown):
     file, weights, cache, run = made
-    again = f"was made with --import {file}, and kdcache imports nothing by itself: give it again"
+    again = f"was made with imports {file}, and kdcache imports nothing by itself: give it again"
     dump = lambda teacher, **choice: kdcache.dump_logits(teacher, job.data, cache, views=2, **HERE, **choice)  # noqa: E731
     assert f"The teacher own_net in {cache} {again}" in refusal_of(lambda: dump("own_net", weights=weights))
     assert f"The run {run} {again}" in refusal_of(lambda: dump(str(run), name="of_the_run"))
@@ -97,7 +97,7 @@ def test_commands_that_do_not_find_the_model_name_the_import(job, made, unknown)
     assert f"The run {run} {again}" in refusal_of(live)
     train = lambda out: kdcache.train("own_net", job.data, cache, out=out, recipe="fashion-mnist", **HERE)  # noqa: E731
     assert f"The run {run} {again}" in refusal_of(lambda: train(run))
-    assert "--import" not in refusal_of(lambda: train(run.parent / "another"))
+    assert "was made with" not in refusal_of(lambda: train(run.parent / "another"))
     assert f"The run {run} {again}" in refusal_of(lambda: kdcache.evaluate(run, job.data, device="cpu"))
     verify = lambda: kdcache.verify(cache, data=job.data, teacher="own_net", weights=weights, **HERE)  # noqa: E731
     assert f"The teacher own_net in the cache {again}" in refusal_of(verify)
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there_is_refused_before_anything_is_opened(tmp_path:
         lambda: kdcache.dump_logits("own_net", tmp_path, tmp_path / "c", imports=("none.py",)),
         lambda: kdcache.train("own_net", tmp_path, tmp_path / "c", imports=("none.py",)),
     ):
-        with pytest.raises(UsageError, match=r"There is no Python file none.py for --import"):
+        with pytest.raises(UsageError, match=r"There is no Python file none.py for imports:"):
             job()
 
 
