@@ -66,8 +66,8 @@ def stored_views(cache: Cache, index: Index) -> OpenViews:
     stored = cache.view_set
     if (stored.fingerprint, stored.samples) != (index.fingerprint, len(index)):
         raise IdentityError(
-            f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: there "
-            f"{format_count(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN_DIGITS]}, here "
+            f"{data_of(index)} holds other images or labels than the cache {cache.location} was made from: these are "
+            f"{format_count(len(index), 'sample')} with fingerprint {index.fingerprint[:SHOWN_DIGITS]}, the cache's "
             f"{stored.samples:,} with {stored.fingerprint[:SHOWN_DIGITS]}. {_other_data(index)}",
             field="fingerprint",
         )

@@ -156,7 +156,7 @@ def _notes(dumps: Sequence[DumpRecord], costs: Sequence[Cost], saved: Sequence[f
     if not dumps:
         notes.append(
             "What the dump cost is not known here: a block of a cache is the same bytes whenever it is made, so the "
-            "cache holds no times. `kdcache dump-logits --json > dump.json` prints them, and --dump dump.json shows "
+            "cache holds no times. kdcache dump-logits with --json > dump.json prints them, and --dump dump.json shows "
             "them."
         )
     elif saved and sum(saved) > 0:

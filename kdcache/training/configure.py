@@ -98,7 +98,9 @@ def describe_label_loss(options: TrainOptions, config: RunConfig) -> str | None:
     if config.objective.label_loss_text is None:
         return None
     origin = label_loss_origin(config.recipe, file=options.config, assignments=options.overrides)
-    line = f"The label loss is {config.objective.label_loss_text}, {origin}."
+    needs = config.objective.needs
+    alone = "" if needs.teacher or needs.history else "; without a teacher its weight is 1"
+    line = f"The label loss is {config.objective.label_loss_text}, {origin}{alone}."
     chosen = chosen_objective(config.recipe, file=options.config, assignments=options.overrides)
     names = chosen_settings(file=options.config, assignments=options.overrides)
     listed = ", ".join(
@@ -106,6 +108,6 @@ def describe_label_loss(options: TrainOptions, config: RunConfig) -> str | None:
         for name, value in baseline_settings(config.recipe, chosen).items()
         if f"objective.{name}" not in names
     )
-    if not listed or not config.objective.needs.teacher:
+    if not listed or not needs.teacher:
         return line
     return f"{line} Under this recipe {chosen} has the settings of the paper's own baseline: {listed}."
