@@ -4,6 +4,7 @@ Nothing here imports torch, so that the many processes of a check need no memory
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -55,8 +56,13 @@ class Graph:
             device_id=gpu,
             prefetch_queue_depth=IN_FLIGHT,
         )
+        #: Image files of each batch in flight, oldest first. DALI reads them where they lie: its own copy of a batch of
+        #: 256 would hold the GIL for 5 ms, in which the thread that trains can launch nothing.
+        self._fed: deque[list[np.ndarray]] = deque()
+        #: Image files of batches that were handed over while the GPU was still at them, and the event that ends that.
+        self._landing: deque[tuple[Any, list[np.ndarray]]] = deque()
         with self._pipeline:
-            encoded = fn.external_source(name="encoded", ndim=1, dtype=DALIDataType.UINT8)
+            encoded = fn.external_source(name="encoded", ndim=1, dtype=DALIDataType.UINT8, no_copy=True)
             start = fn.external_source(name="start", ndim=1, dtype=DALIDataType.INT32)
             shape = fn.external_source(name="shape", ndim=1, dtype=DALIDataType.INT32)
             if gpu is None:
@@ -82,7 +88,10 @@ class Graph:
         cubic: Bool[np.ndarray, "b"],
         flips: Bool[np.ndarray, "b"],
     ) -> None:
-        """Start a batch. Arguments are those of `RenderRequest`; `cubic` and `flips` are obeyed on a GPU only."""
+        """Start a batch. Arguments are those of `RenderRequest`; `cubic` and `flips` are obeyed on a GPU only.
+
+        The bytes of `encoded` are not copied. The graph holds them until DALI has decoded them; they must not change.
+        """
         self._feed(encoded, boxes, cubic, flips)
         self._pipeline.schedule_run()
 
@@ -93,7 +102,9 @@ class Graph:
         cubic: Bool[np.ndarray, "b"],
         flips: Bool[np.ndarray, "b"],
     ) -> None:
-        self._pipeline.feed_input("encoded", [np.frombuffer(data, np.uint8) for data in encoded])
+        files = [np.frombuffer(data, np.uint8) for data in encoded]
+        self._fed.append(files)
+        self._pipeline.feed_input("encoded", files)
         self._pipeline.feed_input("start", np.ascontiguousarray(boxes[:, :2]))
         self._pipeline.feed_input("shape", np.ascontiguousarray(boxes[:, 2:]))
         if self._on_gpu:
@@ -114,12 +125,22 @@ class Graph:
         try:
             yield parts
         finally:
-            self._pipeline.release_outputs()
+            self._release(stream)
 
     def drop(self) -> None:
         """Wait for the oldest batch in flight and drop its outputs. Raises PipelineError."""
         self._wait(None)
+        self._release(None)
+
+    def _release(self, stream: Any) -> None:
+        """Give the oldest batch's outputs back to DALI, and its image files free as soon as nothing reads them."""
         self._pipeline.release_outputs()
+        files = self._fed.popleft()
+        if stream is not None:
+            # The host has not waited for the GPU; the stream has, so what is recorded in it now comes after decoding.
+            self._landing.append((stream.record_event(), files))
+        while self._landing and self._landing[0][0].query():
+            self._landing.popleft()
 
     def _wait(self, stream: Any) -> Any:
         """The outputs of the oldest batch in flight, valid on `stream` or, without one, on the host."""
