@@ -23,6 +23,9 @@ from kdcache.views.viewset import RowIndices, RowRange, Rows, ViewSet
 #: a pixel (0.8 GB here) for each request in flight, and never gives memory back. 1,400 images of ImageNet's usual size.
 MAX_DECODED_PIXELS = 2**28
 
+#: Requests whose images are read before the renderer asks for them. 256 images of 110 KB are 28 MB.
+READ_AHEAD = 2
+
 
 @dataclass(frozen=True)
 class Views:
@@ -75,10 +78,12 @@ def _compute_views(
                     data=index.data,
                 )
 
-    # Rendering has a thread of its own while a batch is augmented and mixed, because both leave cores idle at times.
+    # Reading, rendering, and augmenting and mixing have a thread each, because all three leave cores idle at times. A
+    # disk that takes long is asked for the next requests while these are rendered.
     with (
         Augmenter(view_set.policy, renderer.threads) as augmenter,
-        closing(prefetch(renderer.stream(requests()), 1)) as rendered,
+        closing(prefetch(requests(), READ_AHEAD, "kdcache-request")) as read,
+        closing(prefetch(renderer.stream(read), 1, "kdcache-render")) as rendered,
     ):
         for pixels in rendered:
             rows, requested = in_flight.popleft()

@@ -1,5 +1,7 @@
-"""A batch of large images is rendered in parts, so that no more pixels are decoded at once than memory is for."""
+"""Views from shards: images are read ahead of the renderer, and a batch of large ones is rendered in parts."""
 
+import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +18,12 @@ from kdcache.render.base import RenderRequest
 from kdcache.render.pillow import PillowRenderer
 from kdcache.views import stream as stream_module
 from kdcache.views.policy import Policy
-from kdcache.views.stream import Views, bounded_parts, stream_views
+from kdcache.views.stream import READ_AHEAD, Views, bounded_parts, stream_views
 from kdcache.views.viewset import RowRange, ViewSet
 from support.shards import make_shards
 
 IMAGES, BATCH, SIZE = 24, 12, 16
+LIMIT = 60  # seconds; a guard against hanging
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 120))
@@ -83,3 +86,28 @@ def test_a_broken_image_of_a_later_part_is_named(tmp_path: Path, monkeypatch: py
     with pytest.raises(BrokenImageError) as refused:
         views_of(index)
     assert str(refused.value).startswith(index.describe(broken))
+
+
+def test_images_of_the_next_batches_are_read_while_one_is_rendered(index: Index) -> None:
+    """So that a disk that is slow to answer does not keep the renderer waiting. Here the renderer waits for reads."""
+    reads = threading.Semaphore(0)
+    ahead = READ_AHEAD + 1
+
+    class Reader(SampleReader):
+        def read(self, samples: np.ndarray) -> list[bytes]:
+            reads.release()
+            return super().read(samples)
+
+    class Slow(PillowRenderer):
+        def _stream(self, requests: Iterator[RenderRequest]) -> Iterator[torch.Tensor]:
+            first = next(requests)
+            self.read_meanwhile = [reads.acquire(timeout=LIMIT) for _ in range(1 + ahead)]
+            yield from super()._stream(itertools.chain([first], requests))
+
+    view_set = ViewSet(index, Policy(), 0, np.zeros(len(index), np.int32))
+    spans = [RowRange(0, start, start + 2) for start in range(0, 2 * (2 + ahead), 2)]
+    with Reader(index) as reader, Slow(size=SIZE, max_batch=2) as renderer:
+        views = list(stream_views(view_set, reader, renderer, spans))
+    assert renderer.read_meanwhile == [True] * (1 + ahead)
+    expected = np.concatenate([view_set.rows(span).samples for span in spans])
+    assert np.array_equal(np.concatenate([one.rows.samples for one in views]), expected)
