@@ -90,5 +90,6 @@ class Loader:
 
     @property
     def _largest_batch(self) -> int:
-        teacher = self.source.teacher.batch_size if isinstance(self.source, LiveTeacher) else 0
-        return max(self.schedule.batch_size, teacher)
+        """The largest number of rows that this process renders at once; the renderer reserves memory for as many."""
+        own = self.schedule.largest_share(self.ranks.world_size)
+        return max(own, self.source.teacher.batch_size) if isinstance(self.source, LiveTeacher) else own

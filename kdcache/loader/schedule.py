@@ -65,6 +65,10 @@ class Schedule:
         """Whether every epoch walks through a view of its own, row by row."""
         return self.repeats == 1 and self.epochs <= self.views
 
+    def largest_share(self, world: int) -> int:
+        """Return the largest number of rows of a step that one of `world` processes takes."""
+        return 2 * -(-(self.batch_size // 2) // world)
+
     def first_view(self, step: int) -> int:
         """Return the first view of the group that is shown in `step`; of the last step, for steps after it."""
         visit = min(step, self.steps - 1) // (self.repeats * self.steps_per_epoch)

@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from kdcache.errors import IdentityError, UsageError
 from kdcache.loader.batches import Batch
 from kdcache.loader.dataset import open_cache
+from kdcache.render.opening import open_renderer
 from kdcache.training.train import train
 from kdcache.training.trainer import Trainer
 from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, Heard, train_request
@@ -134,6 +135,21 @@ def test_two_processes_have_the_rows_of_one(dataset, whole):
                 order, own = torch.argsort(together[3]), torch.argsort(of_one.samples)
                 for part, wanted in zip(together, content(of_one), strict=True):
                     assert torch.equal(part[order], wanted[own])
+
+
+def test_a_rank_reserves_memory_for_its_own_rows_alone(dataset, monkeypatch):
+    """DALI keeps memory for as many images as the renderer was opened for."""
+    opened = []
+
+    def noted(*arguments, **choice):
+        opened.append(choice["max_batch"])
+        return open_renderer(*arguments, **choice)
+
+    monkeypatch.setattr("kdcache.loader.loader.open_renderer", noted)
+    for world_size in (1, 2, 4):
+        with make_loader(dataset, rank=world_size - 1, world_size=world_size) as loader:
+            assert len(next(iter(loader))) == BATCH // world_size
+    assert opened == [BATCH, BATCH // 2, BATCH // 4]
 
 
 def test_rank_and_world_size_come_from_the_environment(dataset, monkeypatch):

@@ -169,11 +169,19 @@ def test_ranks_share_each_batch_in_equal_parts(world):
     shares = [list(plan.batches(0, rank, world)) for rank in range(world)]
     for whole, *parts in zip(plan.batches(), *shares, strict=True):
         assert {len(part) for part in parts} == {20 // world}
+        assert plan.largest_share(world) == 20 // world
         rows = list(zip(whole.view, whole.row, strict=True))
         shared = [list(zip(part.view, part.row, strict=True)) for part in parts]
         assert sorted(chain(*shared)) == sorted(rows)
         for share in shared:
             assert share == [row for row in rows if row in share], "in the batch's order"
+
+
+@pytest.mark.parametrize("world", [1, 3, 4, 10])
+def test_the_largest_share_of_a_rank_is_known_also_where_shares_differ(world):
+    plan = schedule(samples=130, views=6, repeats=3, epochs=9)
+    shares = [len(next(plan.batches(0, rank, world))) for rank in range(world)]
+    assert plan.largest_share(world) == max(shares)
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
