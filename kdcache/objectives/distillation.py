@@ -1,6 +1,7 @@
 """The base classes of objectives with a teacher: a distillation term and a label loss, each with its weight."""
 
 import dataclasses
+import functools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ class Distillation(Objective):
     def __call__(self, inputs: LossInputs) -> Losses:
         """Compute the loss of a batch: the weighted sum of the parts that have weight."""
         parts: dict[str, Tensor] = {}
-        total = inputs.logits.new_zeros((), dtype=torch.promote_types(inputs.logits.dtype, torch.float32))
+        weighted: list[Tensor] = []
         if self._distils:
             stopped = self.kd_stop_epoch is not None and inputs.epoch >= self.kd_stop_epoch
             with torch.set_grad_enabled(torch.is_grad_enabled() and not stopped):
@@ -172,15 +173,15 @@ class Distillation(Objective):
             for name, (weight, loss) in terms.items():
                 parts[name] = loss
                 if not stopped:
-                    total = total + weight * loss
+                    weighted.append(_times(weight, loss))
         if self._has_label_loss:
             parts["label"] = self._label_loss(inputs)
-            total = total + self.label_weight * parts["label"]
+            weighted.append(_times(self.label_weight, parts["label"]))
         if self._distils:
             for name, loss in self.extras(inputs).items():
                 parts[name] = loss
-                total = total + loss
-        return Losses(total, parts)
+                weighted.append(loss)
+        return Losses(functools.reduce(torch.add, weighted), parts)
 
     @property
     def _distils(self) -> bool:
@@ -195,6 +196,10 @@ class Distillation(Objective):
         if self.label_loss == "ce":
             return cross_entropy(inputs.logits, soft)
         return binary_cross_entropy(inputs.logits, soft, sum_classes=self.bce_sum, target_thresh=self.bce_target_thresh)
+
+
+def _times(weight: float, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    return loss if weight == 1 else weight * loss
 
 
 @checked

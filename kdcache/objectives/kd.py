@@ -1,5 +1,6 @@
 """Vanilla knowledge distillation."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -30,11 +31,9 @@ def kd_by_row(
     student_logits: Float[Tensor, "b c"], teacher_log_probs: Float[Tensor, "b c"], temperature: float = 1.0
 ) -> Float[Tensor, "b"]:
     """`kd` of each row, T^2 included; its mean is `kd`."""
-    student = F.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
-    teacher = at_least_float32(teacher_log_probs.detach())
-    if temperature != 1:
-        teacher = F.log_softmax(teacher / temperature, dim=-1)
-    probs = teacher.exp()
-    # 0 log 0 is 0, but 0 * -inf is not.
-    terms = probs * (teacher.masked_fill(probs == 0, 0.0) - student)
-    return temperature**2 * terms.sum(dim=-1)
+    logits, teacher = at_least_float32(student_logits), at_least_float32(teacher_log_probs.detach())
+    if temperature != 1:  # to divide by 1 would cost two passes over all classes
+        logits, teacher = logits / temperature, F.log_softmax(teacher / temperature, dim=-1)
+    # 0 log 0 is 0, but 0 * -inf is not: the logarithm is as low as a finite number can be.
+    terms = teacher.exp() * (teacher.clamp(min=torch.finfo(teacher.dtype).min) - F.log_softmax(logits, dim=-1))
+    return terms.sum(dim=-1) if temperature == 1 else temperature**2 * terms.sum(dim=-1)

@@ -29,12 +29,14 @@ def soft_labels(
     rest = smoothing / num_classes
     peak = 1.0 - smoothing + rest
 
-    def one_hot(of: Tensor) -> Tensor:
-        flat = weight.new_full((len(of), num_classes), rest)
-        return flat.scatter_(1, of[:, None], peak)
-
+    # The few different values of a row are computed for all rows, and the classes are gone through once.
     share = torch.where(mixed, weight, 1.0)[:, None]
-    return one_hot(own) * share + one_hot(partner) * (1.0 - share)
+    others = 1.0 - share
+    own, partner = own[:, None], partner[:, None]
+    own_part, others_part, least = peak * share, peak * others, rest * share
+    soft = (least + rest * others).repeat(1, num_classes)
+    soft.scatter_(1, own, own_part + rest * others)
+    return soft.scatter_(1, partner, torch.where(partner == own, own_part, least) + others_part)
 
 
 def hard_labels(labels: Int64[Tensor, "b 2"], weight: Float[Tensor, "b"]) -> Int64[Tensor, "b"]:

@@ -306,8 +306,8 @@ def check_slice(rows: slice, length: int) -> tuple[int, int]:
 
 def check_label_range(labels: Int64[Tensor, "b 2"], num_classes: int) -> None:
     """Raise CorruptError where a label is none of the classes of stored targets."""
-    wrong = (labels >= num_classes).any(1).nonzero()
-    if len(wrong):
+    if len(labels) and int(labels.max()) >= num_classes:
+        wrong = (labels >= num_classes).any(1).nonzero()
         row = int(wrong[0])
         raise CorruptError(
             f"{len(wrong)} rows (the first is {row}) have labels that the stored targets do not know, "

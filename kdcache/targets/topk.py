@@ -84,12 +84,13 @@ class TopKTargets(Targets):
         """Return the same targets with labels: exactly those that are there and not kept must be the exceptions."""
         check_label_range(labels, self.num_classes)
         rows = self.rows()
-        expected = labels >= 0
-        for column in (0, 1):
-            expected[rows[self.class_id == labels[rows, column]], column] = False
+        # A row keeps a class at most once, so that its hits are counted without a loop over rows or columns.
+        hits = (self.class_id[:, None] == labels[rows]).to(torch.int32)
+        expected = (labels >= 0) & (hits.new_zeros(labels.shape).index_add_(0, rows, hits) == 0)
         expected[:, 1] &= labels[:, 1] != labels[:, 0]
-        wrong = (expected == self.label_prob.isnan()).any(1).nonzero()
-        if len(wrong):
+        unexpected = expected == self.label_prob.isnan()
+        if bool(unexpected.any()):
+            wrong = unexpected.any(1).nonzero()
             row = int(wrong[0])
             raise CorruptError(
                 f"{len(wrong)} rows (the first is {row}) were stored with other labels than "
@@ -143,15 +144,16 @@ class TopKTargets(Targets):
                 "are not stored. Use temperature 1, or dump full targets (--targets full)."
             )
         label = require_labels(self.label)
-        others = self.num_classes - self.offset.diff() - (~self.label_prob.isnan()).sum(1)
+        absent = self.label_prob.isnan()
+        others = self.num_classes - 2 - self.offset.diff() + absent.sum(1)
         share = (self.tail / others.clamp(min=1)).clamp(min=TINY).log()
         out = share[:, None].repeat(1, self.num_classes)
         out[self.rows(), self.class_id.long()] = self.prob.clamp(min=TINY).log()
-        for column in (0, 1):  # one after the other: both may point at one class, where the second changes nothing
-            target = label[:, column : column + 1].clamp(min=0)
-            prob = self.label_prob[:, column : column + 1]
-            log_prob = torch.where(prob.isnan(), out.gather(1, target), prob.clamp(min=TINY).log())
-            out.scatter_(1, target, log_prob)
+        log_prob = self.label_prob.clamp(min=TINY).log()
+        columns = (values.split(1, dim=1) for values in (label.clamp(min=0), absent, log_prob))
+        # One column after the other: both may point at one class, where the second changes nothing.
+        for target, is_absent, prob in zip(*columns, strict=True):
+            out.scatter_(1, target, torch.where(is_absent, out.gather(1, target), prob))
         return out
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:

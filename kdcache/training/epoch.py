@@ -8,10 +8,17 @@ from typing import Any, TypeVar
 
 import torch
 
+from kdcache.objectives.base import Losses
 from kdcache.runtime.distributed import Distributed
 from kdcache.runtime.energy import EnergyMeter
 
 B = TypeVar("B")
+
+
+@torch.no_grad()
+def loss_values(losses: Losses) -> torch.Tensor:
+    """Return the total and the parts of a step's losses [1 + parts] on their device, for `EpochLosses.add`."""
+    return torch.stack([losses.total, *losses.parts.values()])
 
 
 class EpochLosses:
@@ -26,10 +33,13 @@ class EpochLosses:
         self._sums: torch.Tensor | None = None
         self._steps = 0
 
-    def add(self, losses: Any) -> None:
-        """Add the losses of one step (`kdcache.objectives.base.Losses`)."""
-        values = torch.stack([losses.total, *losses.parts.values()]).detach().double()
-        self._sums = values if self._sums is None else self._sums.to(values.device) + values
+    def add(self, values: torch.Tensor) -> None:
+        """Add the losses of one step, which `loss_values` made of them."""
+        if self._sums is None:
+            self._sums = values.double()
+        else:
+            # In place and of two types: float32 becomes float64 without a tensor of its own.
+            self._sums = self._sums.to(values.device).add_(values)
         self._steps += 1
 
     def means(self, processes: Distributed | None = None) -> dict[str, float]:

@@ -26,7 +26,7 @@ from kdcache.runtime.energy import open_energy_meter
 from kdcache.runtime.progress import Progress, Task
 from kdcache.runtime.signals import StopRequests
 from kdcache.training.checkpoint import Checkpoint, Checkpoints
-from kdcache.training.epoch import Clock, EpochLosses, Reading
+from kdcache.training.epoch import Clock, EpochLosses, Reading, loss_values
 from kdcache.training.export import export_model
 from kdcache.training.logs import METRICS, RunLogs, open_logs
 from kdcache.training.metrics import read_metrics
@@ -173,8 +173,10 @@ class Trainer:
         losses = self.state.train_step(batch)
         if self.setup.lock is not None:
             self.setup.lock.require_held()
-        self._losses.add(losses)
-        self._recent_losses.add(losses)
+        values = loss_values(losses)
+        self._losses.add(values)
+        if self.setup.config.log_steps:
+            self._recent_losses.add(values)
         self.clock.count(self.setup.config.batch_size)
         return losses
 
