@@ -181,7 +181,8 @@ class Distillation(Objective):
             for name, loss in self.extras(inputs).items():
                 parts[name] = loss
                 weighted.append(loss)
-        return Losses(functools.reduce(torch.add, weighted), parts)
+        total = functools.reduce(torch.add, weighted)
+        return Losses(total.to(torch.promote_types(total.dtype, torch.float32)), parts)
 
     @property
     def _distils(self) -> bool:
@@ -199,6 +200,7 @@ class Distillation(Objective):
 
 
 def _times(weight: float, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    # A product with 1 would change no bit and cost two operations, one of them in the backward pass.
     return loss if weight == 1 else weight * loss
 
 

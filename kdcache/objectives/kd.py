@@ -34,6 +34,6 @@ def kd_by_row(
     logits, teacher = at_least_float32(student_logits), at_least_float32(teacher_log_probs.detach())
     if temperature != 1:  # to divide by 1 would cost two passes over all classes
         logits, teacher = logits / temperature, F.log_softmax(teacher / temperature, dim=-1)
-    # 0 log 0 is 0, but 0 * -inf is not: the logarithm is as low as a finite number can be.
+    # 0 log 0 is 0, but 0 * -inf is not: the logarithm becomes the least finite number.
     terms = teacher.exp() * (teacher.clamp(min=torch.finfo(teacher.dtype).min) - F.log_softmax(logits, dim=-1))
     return terms.sum(dim=-1) if temperature == 1 else temperature**2 * terms.sum(dim=-1)

@@ -29,7 +29,8 @@ def soft_labels(
     rest = smoothing / num_classes
     peak = 1.0 - smoothing + rest
 
-    # The few different values of a row are computed for all rows, and the classes are gone through once.
+    # A row has three different values. Two whole [b, c] tensors, multiplied and added, would give the same bits with
+    # six passes over all classes in place of one.
     share = torch.where(mixed, weight, 1.0)[:, None]
     others = 1.0 - share
     own, partner = own[:, None], partner[:, None]

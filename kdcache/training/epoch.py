@@ -17,7 +17,7 @@ B = TypeVar("B")
 
 @torch.no_grad()
 def loss_values(losses: Losses) -> torch.Tensor:
-    """Return the total and the parts of a step's losses [1 + parts] on their device, for `EpochLosses.add`."""
+    """Return the total and the parts of a step's losses [1 + parts], without gradient, on their device."""
     return torch.stack([losses.total, *losses.parts.values()])
 
 
@@ -34,11 +34,11 @@ class EpochLosses:
         self._steps = 0
 
     def add(self, values: torch.Tensor) -> None:
-        """Add the losses of one step, which `loss_values` made of them."""
+        """Add the losses [1 + parts] of one step, as `loss_values` returns them."""
         if self._sums is None:
-            self._sums = values.double()
+            self._sums = values.to(torch.float64, copy=True)  # a copy, because others may add the same values
         else:
-            # In place and of two types: float32 becomes float64 without a tensor of its own.
+            # In place: float32 values become float64 within the addition, without a tensor of their own.
             self._sums = self._sums.to(values.device).add_(values)
         self._steps += 1
 

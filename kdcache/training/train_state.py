@@ -94,7 +94,7 @@ class TrainState:
         """
         epoch = self.step // self._steps_per_epoch
         past_probs = None if self._history is None else self._history.read(epoch, batch.samples, batch.mix_weight)
-        size = len(batch) // self._accumulation
+        size, is_whole = len(batch) // self._accumulation, self._accumulation == 1
         self._optimizer.zero_grad()
         found: list[tuple[Losses, Tensor]] = []
         for part in (slice(start, start + size) for start in range(0, len(batch), size)):
@@ -102,11 +102,12 @@ class TrainState:
             # Gradients of several processes are averaged once, with those of the last part.
             with nullcontext() if is_last else getattr(self._shared, "no_sync", nullcontext)():
                 losses, logits = self._forward(
-                    batch if size == len(batch) else _rows_of(batch, part),
+                    batch if is_whole else _rows_of(batch, part),
                     None if past_probs is None else past_probs[part],
                 )
                 # Parts are equal, so the mean over the batch is the mean of the means over parts.
-                self._scaler.scale(losses.total / self._accumulation).backward()
+                share = losses.total if is_whole else losses.total / self._accumulation
+                self._scaler.scale(share).backward()
             found.append((losses, logits.detach()))
         if self._aux_module is not None:
             self._processes.average_gradients(self._aux_module)

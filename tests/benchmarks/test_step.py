@@ -67,24 +67,21 @@ def test_a_step_asks_the_device_for_nothing_whatever_its_targets(host_work: Modu
         assert host_work.host_work(codec, rows=8, classes=10, runs=1).waiting == 2
 
 
-def test_the_operations_of_a_step_do_not_creep_up(host_work: ModuleType) -> None:
-    works = {
-        name: host_work.host_work(codec, rows=8, classes=10, runs=1) for name, codec in host_work.codecs(10).items()
-    }
+def test_targets_add_few_operations_to_a_supervised_step(host_work: ModuleType) -> None:
+    """Those of the optimiser, which depend on the version of torch, are the same on both sides."""
     supervised = host_work.host_work(None, rows=8, classes=10, runs=1)
-    assert supervised.operations <= LIMITS["supervised"]
-    for name, work in works.items():
-        assert work.operations <= LIMITS[name], name
-        assert work.labelling <= LIMITS["labelling"], name
+    for name, codec in host_work.codecs(10).items():
+        work = host_work.host_work(codec, rows=8, classes=10, runs=1)
+        labelling, added = LIMITS[name]
+        assert work.labelling <= labelling, name
+        assert work.operations - supervised.operations <= added, name
 
 
-#: Operations of torch 2 that a step dispatches, and those that give targets their labels.
+#: Operations of torch that give targets their labels, and those by which a step is longer, as counted and 2 more.
 LIMITS = {
-    "supervised": 78,
-    "topk": 133,
-    "full, float32": 96,
-    "full, uint8": 101,
-    "embedding, uint8": 106,
-    "embedding, float16": 103,
-    "labelling": 25,
+    "topk": (30, 60),
+    "full, float32": (4, 25),
+    "full, uint8": (4, 30),
+    "embedding, uint8": (4, 35),
+    "embedding, float16": (4, 32),
 }

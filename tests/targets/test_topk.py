@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from kdcache.errors import CorruptError, UsageError
 from kdcache.targets.class_order import ClassOrder, class_dtype, prefix_of
 from kdcache.targets.kinds import create_codec
 from kdcache.targets.ragged import first_maxima
-from kdcache.targets.topk import TopKTargets, keep_top
+from kdcache.targets.topk import TINY, TopKTargets, keep_top
 from kdcache.targets.topk_codec import TopKCodec
 from support.targets_contract import CLASSES, TargetsContract, labels_for, random_order, teacher_log_probs
 
@@ -251,3 +252,18 @@ def test_targets_are_slim() -> None:
     kept = TopKCodec(1000).select(teacher_log_probs(64, 1000, sharpness=4), labels_for(64, 1000))
     assert isinstance(kept, TopKTargets)
     assert sum(tensor.nbytes for tensor in vars(kept).values() if isinstance(tensor, Tensor)) < 64 * 1000
+
+
+@given(cases())
+def test_log_probs_have_the_bits_of_a_table_that_is_filled_row_by_row(case: tuple[Tensor, Tensor, int, float]) -> None:
+    log_probs, labels, k, min_prob = case
+    targets = keep_top(log_probs, labels, k, min_prob)
+    expected = torch.empty_like(log_probs)
+    for row, (first, stop) in enumerate(pairwise(targets.offset.tolist())):
+        exceptions = [column for column in (0, 1) if not bool(targets.label_prob[row, column].isnan())]
+        others = max(log_probs.shape[1] - (stop - first) - len(exceptions), 1)
+        expected[row] = (targets.tail[row] / others).clamp(min=TINY).log()
+        expected[row, targets.class_id[first:stop].long()] = targets.prob[first:stop].clamp(min=TINY).log()
+        for column in exceptions:
+            expected[row, labels[row, column]] = targets.label_prob[row, column].clamp(min=TINY).log()
+    assert torch.equal(targets.log_probs(), expected)
