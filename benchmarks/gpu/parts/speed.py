@@ -1,6 +1,8 @@
-"""How fast views are made, beside a training step of the network that learns from them."""
+"""How fast views are made, beside a training step of the network that learns from them.
 
-import io
+On a GPU, work whose pixels are there is timed by CUDA events; what begins on the host is timed by its clock.
+"""
+
 import statistics
 import tempfile
 import time
@@ -13,78 +15,69 @@ import numpy as np
 import timm
 import torch
 
-from checks.report import Line, Setting, Table
+from gpu.data import photographs
+from gpu.page import Line, Table
+from gpu.setting import Setting
 from kdcache.data.index import open_index
 from kdcache.data.reader import SampleReader
-from kdcache.data.writer import NewSample, write_shards
+from kdcache.data.writer import write_shards
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.render.opening import open_renderer
-from kdcache.runtime.device import autocast, cores, resolve_precision
+from kdcache.runtime.cores import cores
+from kdcache.runtime.device import autocast, resolve_precision
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
+from kdcache.views.plan import make_plan
 from kdcache.views.policies import NAMED
 from kdcache.views.stream import stream_views
 from kdcache.views.viewset import RowRange, ViewSet
-from support.images import PHOTOGRAPHS, photograph
 
 POLICY = "a2"
-JPEG_SIZE = (500, 375)
 MOST_AUGMENTING, LEAST_LOADING = 0.05, 1.3  # of a step's time, and of its rate
 _WARM_UP = 3
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-def speed(setting: Setting) -> Table:
-    """Medians; a loader's rate is that of the whole stretch."""
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), setting) as (view_set, reader):
-        rendering = {decode: rendering_rate(setting, view_set, reader, decode) for decode in decodes(setting)}
-        augmenting = augmenting_seconds(setting, view_set, reader)
-        loading = loading_rate(setting, view_set, reader, lambda pixels: None)
-        step = Step(setting)
-        alone = step.seconds(setting.batches)
-        together = loading_rate(setting, view_set, reader, step)
+POLICIES = ("crop", "a2", "b", "three-augment")
+
+
+def speed(setting: Setting) -> Iterator[Table]:
+    """Augmentation and the step first, as they need no renderer; then decoding, then all of it."""
+    step = Step(setting)
+    alone = step.seconds(setting.batches)
     rate = setting.batch / alone
-    return Table(
-        f"Speed: batches of {setting.batch} at {setting.size}, policy {POLICY}, JPEGs of 500 x 375, "
-        f"{cores()} threads of the CPU",
-        ("what", "measured"),
-        [
-            *(
-                Line((f"decode, crop and resize, decoding on the {decode.upper()}", f"{images:,.0f} images/s"))
-                for decode, images in rendering.items()
-            ),
-            Line(
-                (f"training step of {setting.model} ({step.precision})", f"{1e3 * alone:.1f} ms: {rate:,.0f} images/s")
-            ),
-            Line(
-                (
-                    f"augment and mix (limit: {MOST_AUGMENTING:.0%} of the step)",
-                    f"{1e3 * augmenting:.2f} ms a batch: {augmenting / alone:.1%} of the step",
-                ),
-                limited(setting, augmenting / alone <= MOST_AUGMENTING),
-            ),
-            Line(
-                (
-                    f"loader alone (limit: {LEAST_LOADING} times the step's rate)",
-                    f"{loading:,.0f} images/s: {loading / rate:.2f} times",
-                ),
-                limited(setting, loading / rate >= LEAST_LOADING),
-            ),
-            Line(
-                ("loader and step together", f"{together:,.0f} images/s: {together / rate:.2f} times the step's rate")
-            ),
-            Line(("peak memory, loader and step together", step.peak_memory())),
-        ],
-    )
+    lines = [Line((f"training step of {setting.model} ({step.precision})", f"{1e3 * alone:.2f} ms", "1"))]
+    title, header = f"A step's work on batches of {setting.batch} at {setting.size}", ("what", "time", "of the step")
+    for name in POLICIES:
+        seconds = augmenting_seconds(setting, name)
+        holds = setting.limited(seconds / alone <= MOST_AUGMENTING) if name == POLICY else None
+        limit = f" (limit: {MOST_AUGMENTING:.0%})" if name == POLICY else ""
+        lines.append(
+            Line((f"augment and mix, {name}{limit}", f"{1e3 * seconds:.2f} ms", f"{seconds / alone:.1%}"), holds)
+        )
+        yield Table(title, header, tuple(lines))
+    title = f"Views a second: policy {POLICY}, JPEGs of 500 x 375, {cores()} cores"
+    header, lines = ("what", "images/s", "of the step's rate"), []
+
+    def table(what: str, images: float, holds: bool | None = None) -> Table:
+        lines.append(Line((what, f"{images:,.0f}", f"{images / rate:.2f}"), holds))
+        return Table(title, header, tuple(lines))
+
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), setting) as (view_set, reader):
+        for decode in setting.decodes:
+            for threads in thread_counts():
+                images = rendering_rate(setting, view_set, reader, decode, threads)
+                yield table(f"decode and resize on the {decode}, {threads} threads", images)
+        loading = loading_rate(setting, view_set, reader, lambda pixels: None)
+        what = f"loader alone (limit: {LEAST_LOADING} times the step's rate)"
+        yield table(what, loading, setting.limited(loading / rate >= LEAST_LOADING))
+        yield table("loader and step together", loading_rate(setting, view_set, reader, step))
+    yield Table("Memory, loader and step together", ("what", "peak"), (Line(("peak", step.peak_memory())),))
 
 
-def limited(setting: Setting, holds: bool) -> bool | None:
-    """The limits are for a GPU; elsewhere the figures are only printed."""
-    return holds if setting.device.type == "cuda" else None
-
-
-def decodes(setting: Setting) -> tuple[str, ...]:
-    return ("gpu", "cpu") if setting.device.type == "cuda" else ("cpu",)
+def thread_counts() -> list[int]:
+    """All cores, and half and a quarter of them."""
+    return sorted({max(1, cores() // part) for part in (1, 2, 4)})
 
 
 @contextmanager
@@ -96,19 +89,6 @@ def opened(folder: Path, setting: Setting) -> Iterator[tuple[ViewSet, SampleRead
         yield ViewSet(index, NAMED[POLICY], 0, np.zeros(len(index), np.int32)), reader
 
 
-def photographs(count: int) -> Iterator[NewSample]:
-    """JPEGs of 500 x 375 pixels, each another part of a photograph."""
-    draws = np.random.default_rng(0)
-    for number in range(count):
-        photo = photograph(PHOTOGRAPHS[number % len(PHOTOGRAPHS)])
-        width = int(draws.integers(200, min(photo.width, photo.height * 4 // 3)))
-        height = width * 3 // 4
-        left, top = (int(draws.integers(0, free + 1)) for free in (photo.width - width, photo.height - height))
-        file = io.BytesIO()
-        photo.crop((left, top, left + width, top + height)).resize(JPEG_SIZE).save(file, "JPEG", quality=90)
-        yield NewSample(f"{number:06d}", "jpg", file.getvalue(), number % 10)
-
-
 def row_ranges(setting: Setting, view_set: ViewSet) -> Iterator[RowRange]:
     """Batch after batch, view after view, without end."""
     view = 0
@@ -118,11 +98,13 @@ def row_ranges(setting: Setting, view_set: ViewSet) -> Iterator[RowRange]:
         view += 1
 
 
-def renderer_for(setting: Setting, decode: str = "auto") -> Renderer:
-    return open_renderer("dali", size=setting.size, max_batch=setting.batch, device=setting.device, decode=decode)
+def renderer_for(setting: Setting, decode: str, threads: int | None = None) -> Renderer:
+    return open_renderer(
+        "dali", size=setting.size, max_batch=setting.batch, threads=threads, device=setting.device, decode=decode
+    )
 
 
-def rendering_rate(setting: Setting, view_set: ViewSet, reader: SampleReader, decode: str) -> float:
+def rendering_rate(setting: Setting, view_set: ViewSet, reader: SampleReader, decode: str, threads: int) -> float:
     """Images a second from bytes in memory to pixels on the device."""
     four = []
     for row_range in islice(row_ranges(setting, view_set), 4):
@@ -130,7 +112,7 @@ def rendering_rate(setting: Setting, view_set: ViewSet, reader: SampleReader, de
         plan = rows.plan
         four.append(RenderRequest(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip))
     requests = (four[number % 4] for number in range(_WARM_UP + setting.batches))
-    with renderer_for(setting, decode) as renderer:
+    with renderer_for(setting, decode, threads) as renderer:
         return rate_of(renderer.stream(requests), setting)
 
 
@@ -141,7 +123,10 @@ def loading_rate(
     wanted = islice(row_ranges(setting, view_set), _WARM_UP + setting.batches)
 
     def used() -> Iterator[torch.Tensor]:
-        with renderer_for(setting) as renderer, closing(stream_views(view_set, reader, renderer, wanted)) as stream:
+        with (
+            renderer_for(setting, setting.decode) as renderer,
+            closing(stream_views(view_set, reader, renderer, wanted)) as stream,
+        ):
             for views in stream:
                 use(views.pixels)
                 yield views.pixels
@@ -153,32 +138,50 @@ def rate_of(batches: Iterator[torch.Tensor], setting: Setting) -> float:
     """Images a second once warm."""
     for _ in islice(batches, _WARM_UP):
         pass
-    synchronise(setting)
+    setting.synchronise()
     start = time.perf_counter()
     rows = sum(len(pixels) for pixels in batches)
-    synchronise(setting)
+    setting.synchronise()
     return rows / (time.perf_counter() - start)
 
 
-def augmenting_seconds(setting: Setting, view_set: ViewSet, reader: SampleReader) -> float:
+def augmenting_seconds(setting: Setting, name: str) -> float:
     """Median time of one batch's operations and mixing, on the device, pixels being there."""
+    policy, draws = NAMED[name], np.random.default_rng(0)
+    pixels = torch.randint(0, 256, (setting.batch, 3, setting.size, setting.size), dtype=torch.uint8)
+    pixels = pixels.to(setting.device)
+    sides = np.full(setting.batch, 400)
+    with Augmenter(policy) as augmenter:
+
+        def made() -> Callable[[], object]:
+            keys = draws.integers(0, 1 << 63, setting.batch).astype(np.uint64)
+            plan = make_plan(policy, 0, 0, keys, sides, sides)
+            return lambda: mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, policy.reference_size)
+
+        return median_seconds(setting, made)
+
+
+def median_seconds(setting: Setting, prepare: Callable[[], Callable[[], object]]) -> float:
+    """Median time of what `prepare` returns: between two CUDA events on a GPU, of the clock on a CPU.
+
+    The device is idle when a measurement begins, so that a launch that is slower than the kernels counts in full.
+    """
     seconds = []
-    with renderer_for(setting) as renderer, Augmenter(view_set.policy) as augmenter:
-        for row_range in islice(row_ranges(setting, view_set), _WARM_UP + setting.batches):
-            rows = view_set.rows(row_range)
-            plan = rows.plan
-            pixels = renderer.render(reader.read(rows.samples), plan.box, cubic=plan.cubic, flips=plan.flip)
-            synchronise(setting)
+    for _ in range(_WARM_UP + setting.batches):
+        work = prepare()
+        setting.synchronise()
+        if setting.on_gpu:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            work()
+            end.record()
+            end.synchronize()
+            seconds.append(begin.elapsed_time(end) / 1e3)
+        else:
             start = time.perf_counter()
-            mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)
-            synchronise(setting)
+            work()
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[_WARM_UP:])
-
-
-def synchronise(setting: Setting) -> None:
-    if setting.device.type == "cuda":
-        torch.cuda.synchronize(setting.device)
 
 
 class Step:
@@ -208,14 +211,7 @@ class Step:
         """Median time of a step on pixels that are there."""
         setting = self._setting
         pixels = torch.rand(setting.batch, 3, setting.size, setting.size, device=setting.device) * 255
-        seconds = []
-        for _ in range(_WARM_UP + steps):
-            synchronise(setting)
-            start = time.perf_counter()
-            self(pixels)
-            synchronise(setting)
-            seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[_WARM_UP:])
+        return median_seconds(setting, lambda: lambda: self(pixels))
 
     def peak_memory(self) -> str:
         """Of PyTorch since this was made; of everybody, DALI included, as it is now."""

@@ -1,12 +1,13 @@
 """The batched kernels on a device against Pillow's operations, and mixing and erasing against the CPU's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 
-from checks.report import Line, Setting, Table, cause
+from gpu.page import Line, Table, cause
+from gpu.setting import Setting
 from kdcache.models.network import Normaliser
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.kernels import batched
@@ -18,20 +19,25 @@ from support.kernel_checks import CHECKS
 from support.photographs import FILL, batch_as_timm_does, photographs
 
 
-def augmenting(setting: Setting) -> Table:
+def kernels(setting: Setting) -> Iterator[Table]:
     """Every value must be the same."""
     device, size = setting.device, setting.size
-    # Each operation alone, at real sizes, is most of the work; a dry run has several in a row on small images.
+    # Each operation alone, at real sizes, is most of the work; a rehearsal has several in a row on small images.
     chosen = {
         name: check for name, check in CHECKS.items() if setting.size >= 224 or not name.endswith(("-224", "-96"))
     }
-    lines = [
-        *(held(name, check, device) for name, check in chosen.items()),
-        held("mixup and cutmix", check_mix, device, size),
-        *(held(f"policy {name}, mixed", check_policy, device, name, size) for name in ("a2", "b", "three-augment")),
-        waiting(device, size),
-    ]
-    return Table("Augmenting and mixing on the device against the CPU", ("what", "every value is"), lines)
+    lines: list[Line] = []
+
+    def table(line: Line) -> Table:
+        lines.append(line)
+        return Table("Augmenting and mixing on the device against the CPU", ("what", "every value is"), tuple(lines))
+
+    for name in ("a2", "b", "three-augment"):
+        yield table(held(f"policy {name}, mixed", check_policy, device, name, size))
+    yield table(held("mixup and cutmix", check_mix, device, size))
+    yield table(waiting(device, size))
+    for name, check in chosen.items():
+        yield table(held(name, check, device))
 
 
 def held(what: str, check: Callable[..., None], *arguments: object, good: str = "the same") -> Line:
