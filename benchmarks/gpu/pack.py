@@ -218,7 +218,7 @@ def try_pack(out: Path, python: str, environment: Environment) -> str:
         PackError: an import fails, or pixels are wrong.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        site = unpack(out, Path(temporary) / "site")
+        site = unpack(out, Path(temporary) / "site", version_of(python))
         bare = link_bare(Path(temporary) / "bare", python, environment)
         variables = environment_with(site, ROOT, ROOT / "cli", ROOT / "tests")
         variables["PYTHONPATH"] += f":{bare}"

@@ -104,18 +104,26 @@ def replace_text(file: Path, text: str) -> None:
     os.replace(unfinished, file)
 
 
-def write_result(file: Path, result: Result) -> None:
-    """Keep the result of a part for a sitting that goes on later."""
-    replace_text(file, json.dumps(asdict(result), indent=1))
-
-
-def read_result(file: Path) -> Result | None:
-    """The result that `write_result` kept; None where there is none that can be read."""
+def read_tables(file: Path) -> tuple[Table, ...]:
+    """The tables that a part has written so far; none where there is no file of them."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return Result(**{**values, "tables": tables_of(values["tables"])})
+        return tables_of(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return ()
+
+
+def write_results(file: Path, results: Iterable[Result]) -> None:
+    """Keep the results of the parts for a sitting that goes on later."""
+    replace_text(file, json.dumps([asdict(result) for result in results], indent=1))
+
+
+def read_results(file: Path) -> dict[str, Result]:
+    """The results that `write_results` kept, by name; none where there is no file of them."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return {values["name"]: Result(**{**values, "tables": tables_of(values["tables"])}) for values in kept}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def markdown(heading: str, facts: Sequence[str], results: Sequence[Result]) -> str:

@@ -20,27 +20,7 @@ for folder in (HERE.parent, ROOT, ROOT / "cli", ROOT / "tests"):
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdcache's own commands set it
 
 from gpu.page import Table, replace_text, tables_to_json
-
-#: Module of `gpu.parts` and function of each part. The modules are imported where they run: some need what others try.
-FUNCTIONS = {
-    "versions": ("machine", "versions"),
-    "image": ("machine", "image"),
-    "image without virtual memory": ("machine", "image"),
-    "image decoded on the cpu": ("machine", "image"),
-    "contract": ("suites", "contract"),
-    "kernels": ("kernels", "kernels"),
-    "triton": ("suites", "triton"),
-    "decoding": ("decoding", "decoding"),
-    "jobs": ("jobs", "jobs"),
-    "waiting": ("steps", "waiting"),
-    "busy": ("steps", "busy"),
-    "speed": ("speed", "speed"),
-    "dump table": ("suites", "dump_table"),
-    "step table": ("suites", "step_table"),
-    "fp16": ("jobs", "fp16"),
-    "nccl": ("nccl", "nccl"),
-    "memory": ("memory", "memory"),
-}
+from gpu.plan import BY_NAME
 
 
 def run_part(part: Callable[..., Iterator[Table]], setting: object, file: Path) -> list[Table]:
@@ -54,14 +34,15 @@ def run_part(part: Callable[..., Iterator[Table]], setting: object, file: Path) 
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=FUNCTIONS)
+    parser.add_argument("name", choices=BY_NAME)
     parser.add_argument("--tables", type=Path, required=True, help="file that the tables are written to, as JSON")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--decode", default="auto", choices=("auto", "gpu", "cpu"))
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args(arguments)
-    module, function = FUNCTIONS[asked.name]
-    part = getattr(importlib.import_module(f"gpu.parts.{module}"), function)
+    chosen = BY_NAME[asked.name]
+    # Imported only now: the part "versions" must run where the modules of other parts cannot be imported.
+    part = getattr(importlib.import_module(f"gpu.parts.{chosen.module}"), chosen.function)
     run_part(part, make_setting(asked), asked.tables)
 
 

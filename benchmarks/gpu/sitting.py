@@ -5,22 +5,21 @@
 
 It needs PyTorch, torchvision and timm. What else kdcache needs is found in the folder that the variable names: unpacked
 wheels, or the parts that `pack.py` has written, which are unpacked first. Each part runs in a process of its own under
-its own time limit. The page is written anew whenever a part begins or ends, so that there is one whatever happens: a
-part that fails, crashes or takes too long leaves what it had found, and SIGTERM ends the sitting with its page. Exits
-with 1 when something does not hold, has failed or has not run. docs/gpu.md says what each part proves.
+its own time limit. The page is written anew whenever a part begins or ends and every few seconds between, so that there
+is one whatever happens: a part that fails, crashes or takes too long leaves what it had found, and SIGTERM ends the
+sitting with its page. Exits with 1 when something does not hold, has failed or has not run. docs/gpu.md says what each
+part proves.
 """
 
 import argparse
 import contextlib
 import datetime
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -28,111 +27,23 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.insert(0, str(HERE.parent))
 
-from gpu.page import Result, markdown, read_result, replace_text, tables_of, write_result
-from gpu.unpack import PackError, environment_with, packages_folder
+from gpu.page import Result, markdown, read_results, read_tables, replace_text, write_results
+from gpu.plan import PARTS, Part
+from gpu.process import run_process
+from gpu.unpack import environment_with, is_pack
 
 #: Variable that names the folder of packages.
 PACK = "KDCACHE_GPU_PACK"
-#: Name on the page of what fails before the first part: the packages cannot be unpacked.
-_PACKAGES = "packages"
+#: The part that unpacks the packages where a pack is given, and the seconds that it may take.
+_PACKAGES, _UNPACKING = "packages", 120.0
 #: Seconds that are left at the end for the page.
 _RESERVE = 3.0
-#: Seconds that a process gets between SIGTERM and SIGKILL.
-_GRACE = 2.0
-#: The end of a process's output that stands on the page where it failed.
-_TAIL = 600
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the sitting.
-
-    Attributes:
-        name: name of the part; its function is `parts` of `gpu.part`.
-        limit: seconds that it may take.
-        variables: variables of its process.
-        decode: what `--decode` says in this part and, if this holds, in those after it; None leaves it.
-        only_after: name of a part that must have failed; this one is left out otherwise.
-    """
-
-    name: str
-    limit: float
-    variables: Mapping[str, str] | None = None
-    decode: str | None = None
-    only_after: str | None = None
-
-
-#: In the order of what they prove: a later part means little where an earlier one fails.
-PARTS = (
-    Part("versions", 45),
-    Part("image", 45),
-    Part("image without virtual memory", 45, {"DALI_USE_VMM": "0"}, None, "image"),
-    Part("image decoded on the cpu", 45, None, "cpu", "image without virtual memory"),
-    Part("contract", 100),
-    Part("kernels", 100),
-    Part("triton", 60),
-    Part("decoding", 60),
-    Part("jobs", 150),
-    Part("waiting", 60),
-    Part("busy", 60),
-    Part("speed", 100),
-    Part("dump table", 90),
-    Part("step table", 120),
-    Part("fp16", 45),
-    Part("nccl", 45),
-    Part("memory", 60),
-)
+#: Seconds that a whole sitting may take on a GPU, and how many times as long it and each part may take on a CPU.
+_LIMIT, _PATIENCE_ON_CPU = 720.0, 10.0
 
 
 class Stopped(BaseException):
     """A signal asked the sitting to end."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a process ended: its exit code, None where it ran out of time, and the end of what it printed."""
-
-    code: int | None
-    tail: str
-
-    def describe(self, limit: float) -> str:
-        """Why the process failed, in one line."""
-        if self.code is None:
-            return f"it did not end within {limit:.0f} s"
-        if self.code < 0:
-            with contextlib.suppress(ValueError):
-                return f"it was ended by {signal.Signals(-self.code).name}. {self._last}"
-        return f"it ended with {self.code}. {self._last}"
-
-    @property
-    def _last(self) -> str:
-        return " ".join(self.tail.replace("|", "/").split())[-_TAIL:]
-
-
-def run_process(command: Sequence[str], variables: Mapping[str, str], limit: float, log: Path) -> Ending:
-    """Run a command for at most `limit` seconds, in a group of processes of its own, all of which end with it."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env=dict(variables), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-        code: int | None = None
-        try:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(limit)
-        finally:
-            _end_group(process)
-    return Ending(code, log.read_text(encoding="utf-8", errors="replace")[-4 * _TAIL :])
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it has started; one that cannot even be killed is left behind."""
-    for number, patience in ((signal.SIGTERM, _GRACE), (signal.SIGKILL, _GRACE)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            if number == signal.SIGKILL:
-                return
 
 
 class Sitting:
@@ -140,21 +51,21 @@ class Sitting:
 
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked = asked
+        self._out = Path(asked.out)
         self._end = time.monotonic() + asked.limit
         self._started = datetime.datetime.now(datetime.UTC)
-        self._variables = environment_with(None, HERE.parent, ROOT, ROOT / "cli", ROOT / "tests")
+        self._variables = variables_with(None)
         self._decode = "auto"
-        self._results: dict[str, Result] = {}
-        for folder in ("results", "logs"):
-            (asked.out / folder).mkdir(parents=True, exist_ok=True)
-        for part in PARTS:
-            kept = read_result(self._file(part)) if asked.resume else None
-            self._results[part.name] = kept or Result(part.name, "not run")
+        self._out.mkdir(parents=True, exist_ok=True)
+        kept = read_results(self._out / "results.json") if asked.resume else {}
+        self._results = {part.name: kept.get(part.name, Result(part.name, "not run")) for part in PARTS}
+        if not asked.resume:
+            self._log.unlink(missing_ok=True)
 
     @property
     def page(self) -> Path:
         """File of the page."""
-        return Path(self._asked.out) / "page.md"
+        return self._out / "page.md"
 
     @property
     def results(self) -> list[Result]:
@@ -165,27 +76,36 @@ class Sitting:
     def run(self) -> bool:
         """Run the parts; return whether everything holds. The page is there in any case."""
         try:
-            self._bring_packages()
-            for part in PARTS:
-                if self._is_due(part):
-                    self._run(part)
-                self._go_on_after(part)
-        except PackError as error:
-            self._results = {_PACKAGES: Result(_PACKAGES, "failed", cause=str(error))} | self._results
+            if self._has_packages():
+                for part in PARTS:
+                    if self._is_due(part):
+                        self._run_part(part)
+                    self._go_on_after(part)
         except Stopped as stop:
-            self._results = {
-                name: replace(result, state="stopped", cause=str(stop)) if result.state == "running" else result
-                for name, result in self._results.items()
-            }
+            for result in self.results:
+                if result.state == "running":
+                    self._note(replace(result, state="stopped", cause=str(stop)))
         self._write_page()
         return all(result.holds for result in self.results)
 
-    def _bring_packages(self) -> None:
-        given = os.environ.get(PACK)
-        if given:
-            self._write_page()
-            packages = packages_folder(Path(given), Path(self._asked.out) / "packages")
-            self._variables = environment_with(packages, HERE.parent, ROOT, ROOT / "cli", ROOT / "tests")
+    def _has_packages(self) -> bool:
+        """Find the packages, which are unpacked if they are a pack; return whether they are there."""
+        if not (given := os.environ.get(PACK)):
+            return True
+        folder = Path(given).resolve()
+        self._results = {_PACKAGES: Result(_PACKAGES, "not run")} | self._results
+        if not folder.is_dir():
+            self._note(Result(_PACKAGES, "failed", cause=f"{PACK} names {given}, which is no folder"))
+            return False
+        if is_pack(folder):
+            site = Path(self._asked.packages)
+            command = [sys.executable, str(HERE / "unpack.py"), str(folder), str(site)]
+            self._run(_PACKAGES, command, self._variables, _UNPACKING)
+            folder = site
+        else:
+            self._note(Result(_PACKAGES, "done"))
+        self._variables = variables_with(folder)
+        return self._results[_PACKAGES].holds
 
     def _counts(self, part: Part) -> bool:
         """Whether a part stands on the page: chosen or run before, and not in the place of one that holds."""
@@ -204,73 +124,105 @@ class Sitting:
     def _go_on_after(self, part: Part) -> None:
         """Where a part that stands in for another one holds, the later ones run as it did."""
         result = self._results[part.name]
-        if part.only_after is not None and result.state == "done" and result.holds:
-            self._variables |= dict(part.variables or {})
+        if part.only_after is not None and self._counts(part) and result.state == "done" and result.holds:
+            self._variables |= part.variables
             self._decode = part.decode or self._decode
 
-    def _run(self, part: Part) -> None:
-        limit = min(part.limit * self._asked.patience, self._end - _RESERVE - time.monotonic())
-        if limit <= 0:
-            return self._note(Result(part.name, "not run", cause="the time of the sitting had ended"))
-        self._note(Result(part.name, "running"))
-        found, log = (Path(self._asked.out) / "results" / f"{part.name}.tables.json", self._log(part))
-        found.unlink(missing_ok=True)
-        command = [sys.executable, str(HERE / "part.py"), part.name, "--tables", str(found)]
+    def _run_part(self, part: Part) -> None:
+        command = [sys.executable, str(HERE / "part.py"), part.name, "--tables", str(self._found)]
         command += ["--device", self._asked.device, "--decode", part.decode or self._decode]
         command += ["--tiny"] if self._asked.tiny else []
+        self._run(part.name, command, {**self._variables, **part.variables}, part.limit)
+
+    def _run(self, name: str, command: Sequence[str], variables: Mapping[str, str], limit: float) -> None:
+        """Run the process of a part, and note what it has found and how it has ended."""
         start = time.monotonic()
-        variables = {**self._variables, **(part.variables or {})}
-        result = Result(part.name, "running")
+        limit = min(limit * self._asked.patience, self._end - _RESERVE - start)
+        if limit <= 0:
+            return self._note(Result(name, "not run", cause="the time of the sitting had ended"))
+        self._found.unlink(missing_ok=True)
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"\n== {name} ==\n")
+
+        def now(result: Result) -> Result:
+            return replace(result, seconds=time.monotonic() - start, tables=read_tables(self._found))
+
+        result = Result(name, "running")
+        self._note(result)
         try:
-            ending = run_process(command, variables, limit, log)
+            ending = run_process(command, dict(variables), limit, self._log, lambda: self._note(now(result)))
             if ending.code == 0:
                 result = replace(result, state="done")
             else:
-                state = "out of time" if ending.code is None else "failed"
-                result = replace(result, state=state, cause=ending.describe(limit))  # type: ignore[arg-type]
+                why = ending.describe(limit)
+                result = replace(result, state="out of time" if ending.code is None else "failed", cause=why)
         except OSError as error:
             result = replace(result, state="failed", cause=f"no process can be started: {error}")
         finally:
-            with contextlib.suppress(OSError, ValueError):
-                result = replace(result, tables=tables_of(json.loads(found.read_text(encoding="utf-8"))))
-            self._note(replace(result, seconds=time.monotonic() - start))
+            self._note(now(result))
+            self._found.unlink(missing_ok=True)
 
     def _note(self, result: Result) -> None:
+        """Keep the result of a part, and write the page."""
         self._results[result.name] = result
-        write_result(self._file(result), result)
+        write_results(self._out / "results.json", self._results.values())
         self._write_page()
-        print(f"{result.name}: {result.state}, {result.seconds:.0f} s. {result.cause}".rstrip(), flush=True)
+        if result.state != "running":
+            print(f"{result.name}: {result.state}, {result.seconds:.0f} s. {result.cause}".rstrip(), flush=True)
 
-    def _file(self, part: Part | Result) -> Path:
-        return Path(self._asked.out) / "results" / f"{part.name}.json"
+    @property
+    def _found(self) -> Path:
+        """File of the tables of the part that runs."""
+        return self._out / "running.json"
 
-    def _log(self, part: Part) -> Path:
-        return Path(self._asked.out) / "logs" / f"{part.name}.txt"
+    @property
+    def _log(self) -> Path:
+        """File of what the parts print."""
+        return self._out / "log.txt"
 
     def _write_page(self) -> None:
         is_gpu = not self._asked.device.startswith("cpu")
         facts = [
             f"begun {self._started:%Y-%m-%d %H:%M} UTC, at most {self._asked.limit:.0f} s",
-            f"device {self._asked.device}, decode {self._decode}, packages {os.environ.get(PACK) or 'as installed'}",
+            f"device {self._asked.device}, decode {self._decode}, packages "
+            + ("as installed" if not os.environ.get(PACK) else f"of the folder in {PACK}"),
         ]
         facts += ["tiny: these figures say nothing about speed"] if self._asked.tiny else []
         heading = "One sitting on a GPU" if is_gpu else "A rehearsal of the sitting, without a GPU"
         replace_text(self.page, markdown(heading, facts, self.results))
 
 
+def variables_with(packages: Path | None) -> dict[str, str]:
+    """The variables of a part's process: it finds this checkout, its tests' support, and the packages."""
+    return environment_with(packages, HERE.parent, ROOT, ROOT / "cli", ROOT / "tests")
+
+
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [part.name for part in PARTS]
+    names, build = [part.name for part in PARTS], ROOT / "build"
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu for a rehearsal")
     parser.add_argument("--tiny", action="store_true", help="small images, few of them, and small networks")
-    parser.add_argument("--limit", type=float, default=720, metavar="SECONDS", help="time of the whole sitting")
+    parser.add_argument(
+        "--limit", type=float, metavar="SECONDS", help=f"time of the whole sitting; default {_LIMIT:.0f} on a GPU"
+    )
     parser.add_argument("--only", choices=names, nargs="+", default=names, metavar="PART", help=", ".join(names))
     parser.add_argument("--resume", action="store_true", help="keep what lies in --out; run what is not done")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-sitting", help="folder of page.md and logs")
-    parser.add_argument("--patience", type=float, default=1, metavar="X", help="each part's limit is X times as long")
+    parser.add_argument("--out", type=Path, default=build / "gpu-sitting", help="folder of the page and the log")
+    parser.add_argument(
+        "--packages", type=Path, default=build / "gpu-packages", help="folder that packs are unpacked to"
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="X",
+        help=f"each part's limit is X times as long; default 1, and {_PATIENCE_ON_CPU:.0f} on a CPU",
+    )
     asked = parser.parse_args(arguments)
-    asked.out = asked.out.resolve()
+    patience = _PATIENCE_ON_CPU if asked.device.startswith("cpu") else 1.0
+    asked.limit = _LIMIT * patience if asked.limit is None else asked.limit
+    asked.patience = patience if asked.patience is None else asked.patience
+    asked.out, asked.packages = asked.out.resolve(), asked.packages.resolve()
     return asked
 
 

@@ -1,6 +1,9 @@
 """What `pack.py` writes: numbered parts of one archive and a list of their sums.
 
-Only the standard library is imported here: it runs before the packages are there.
+    python benchmarks/gpu/unpack.py PACK FOLDER
+
+unpacks them; `sitting.py` does so by itself. Only the standard library is imported here: it runs before the packages
+are there.
 """
 
 import hashlib
@@ -8,7 +11,9 @@ import io
 import json
 import os
 import shutil
+import sys
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +21,8 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 #: File in an unpacked folder that holds the SHA-256 sum of the archive that it came from.
 STAMP = ".archive-sha256"
+#: Version of the interpreter that runs this.
+THIS_PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 _CHUNK = 1 << 20
 
 
@@ -57,29 +64,34 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Read the manifest of a folder of parts."""
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return cls(values["python"], tuple(values["packages"]), tuple(Part(**part) for part in values["parts"]))
+        """Read the manifest of a folder of parts. Raises PackError where it cannot be read."""
+        try:
+            values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            return cls(values["python"], tuple(values["packages"]), tuple(Part(**part) for part in values["parts"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PackError(f"{folder / MANIFEST} is not as pack.py wrote it ({error}): bring it again.") from error
 
 
-def packages_folder(given: Path, folder: Path) -> Path:
-    """Return a folder of unpacked packages: `given` itself, or `folder`, into which the parts in `given` are unpacked.
-
-    Raises:
-        PackError: `given` is no folder, or its parts are not whole.
-    """
-    if not given.is_dir():
-        raise PackError(f"There is no folder {given}: name one of unpacked wheels, or one that pack.py has written.")
-    return unpack(given, folder) if (given / MANIFEST).exists() else given
+def is_pack(folder: Path) -> bool:
+    """Whether a folder holds what `pack.py` writes, rather than unpacked packages."""
+    return (folder / MANIFEST).exists()
 
 
-def unpack(parts: Path, folder: Path) -> Path:
+def unpack(parts: Path, folder: Path, python: str = THIS_PYTHON) -> Path:
     """Join the parts of a pack and unpack them into `folder`, unless they lie there already; return `folder`.
 
+    Args:
+        python: version of the interpreter that is to import them, such as "3.12".
+
     Raises:
-        PackError: a part is missing or damaged.
+        PackError: a part is missing or damaged, or the packages are built for another version of Python.
     """
     manifest = Manifest.read(parts)
+    if manifest.python != python:
+        raise PackError(
+            f"{parts} was packed for Python {manifest.python}, and this is {python}, which cannot import its compiled "
+            f"modules. Pack again with `pack.py --python` and an interpreter of version {python}."
+        )
     if (folder / STAMP).exists() and (folder / STAMP).read_text(encoding="utf-8") == manifest.sha256:
         return folder
     require_whole(parts, manifest)
@@ -88,8 +100,11 @@ def unpack(parts: Path, folder: Path) -> Path:
         shutil.rmtree(old, ignore_errors=True)
     unfinished.mkdir(parents=True)
     joined = _Joined([parts / part.name for part in manifest.parts])
-    with tarfile.open(fileobj=io.BufferedReader(joined, _CHUNK), mode="r|gz") as archive:
-        archive.extractall(unfinished, filter="data")
+    try:
+        with tarfile.open(fileobj=io.BufferedReader(joined, _CHUNK), mode="r|gz") as archive:
+            archive.extractall(unfinished, filter="data")
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise PackError(f"{parts} cannot be unpacked into {folder}: {error}.") from error
     (unfinished / STAMP).write_text(manifest.sha256, encoding="utf-8")
     unfinished.rename(folder)
     return folder
@@ -144,3 +159,19 @@ def environment_with(packages: Path | None, *folders: Path) -> dict[str, str]:
     paths = [str(folder) for folder in (*folders, *([] if packages is None else [packages]))]
     paths += [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def main() -> int:
+    if len(sys.argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        unpack(Path(sys.argv[1]), Path(sys.argv[2]))
+    except PackError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,7 +85,7 @@ def verified(place: Workplace) -> str:
 def trained(place: Workplace, precision: str, steps: int) -> str:
     """Train from the cache; the loss must be a number, and lower at the end than at the beginning of a real run."""
     epochs = max(2, steps // place.steps_per_epoch)
-    report = place.train("run", precision=precision, epochs=epochs, val=True)
+    report = place.train("run", precision=precision, epochs=epochs)
     losses = [float(row["loss"] or math.nan) for row in read_metrics(report.folder / METRICS)]
     if not all(map(math.isfinite, losses)):
         raise ArithmeticError(f"losses of the epochs: {losses}")

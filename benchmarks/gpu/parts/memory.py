@@ -1,6 +1,7 @@
 """Memory over time, with batches of large images: it must not grow once it has been taken."""
 
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def device_bytes(setting: Setting) -> int:
 def host_bytes() -> int:
     """Resident bytes of this process."""
     fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
-    return int(fields[1]) * 4096
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def described(setting: Setting, taken: tuple[int, int]) -> tuple[str, str]:

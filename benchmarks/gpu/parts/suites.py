@@ -21,17 +21,14 @@ RENDERERS = ("TestPillow", "TestDaliDecodingOnTheCpu", "TestDaliDecodingOnTheGpu
 
 
 def contract(setting: Setting) -> Iterator[Table]:
-    """The renderers' whole contract: order, last partial batch, broken images, rebuilding; class by class."""
+    """The renderers' whole contract: order, last partial batch, broken images, rebuilding; class by class.
+
+    Without a GPU its tests skip themselves, which shows that they can be collected.
+    """
     title, header = f"The renderers' contract ({CONTRACT})", ("renderer", "tests that passed")
-    if not setting.on_gpu:
-        yield Table(title, header, (Line(("all", "left out: they need a GPU")),))
-        return
     lines: list[Line] = []
     for name in RENDERERS:
-        if name.endswith("OnTheGpu") and "gpu" not in setting.decodes:
-            lines.append(Line((name, "left out: decoding on the GPU does not work here"), False))
-        else:
-            lines += run_tests(f"{CONTRACT}::{name}", name, setting)
+        lines += run_tests(f"{CONTRACT}::{name}", name, setting)
         yield Table(title, header, tuple(lines))
 
 
@@ -58,17 +55,22 @@ def run_tests(tests: str, name: str, setting: Setting) -> list[Line]:
         options = ["-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml"), f"--rootdir={ROOT}"]
         command = [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", str(ROOT / tests)]
         folders = (ROOT, ROOT / "cli", ROOT / "tests")
-        code = subprocess.run(command, env=environment_with(None, *folders), cwd=ROOT, check=False).returncode
+        # Plugins that the machine happens to have may not fit the version of pytest that was packed.
+        variables = environment_with(None, *folders) | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        code = subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
         if not report.exists():
             return [Line((name, f"pytest ended with {code}"), False)]
         cases = list(ElementTree.parse(report).iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = sum(case.find("skipped") is not None for case in cases)
     passed = len(cases) - len(failed) - skipped
+    found = f"{passed} of {len(cases)}" + (f", {skipped} were skipped" if skipped else "")
+    if not setting.on_gpu and cases and skipped == len(cases):
+        return [Line((name, found))]
     # What is skipped on a GPU has not been proved there.
     all_pass = passed == len(cases) if setting.on_gpu else not failed
     return [
-        Line((name, f"{passed} of {len(cases)}"), all_pass and passed > 0),
+        Line((name, found), all_pass and passed > 0),
         *(Line((f"`{case.get('name')}`", "failed"), False) for case in failed),
     ]
 
