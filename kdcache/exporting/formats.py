@@ -12,7 +12,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ class _Torchvision(Format):
 
     def write(self, folder: Path, network: Network, dtype: torch.dtype) -> Runner:
         weights = stored_weights(network.module.state_dict(), dtype)
-        torch.save(weights, folder / "model.pth")
+        _put(folder / "model.pth", partial(torch.save, weights))
         with torch.random.fork_rng(devices=[]):
             theirs = torchvision.models.get_model(network.card.architecture, num_classes=network.card.num_classes)
         return _loaded(theirs, weights)
@@ -163,7 +165,8 @@ class _TorchScript(Format):
         facts = json.dumps(network.card.to_metadata(), indent=1)
         with _of_library(network, "a TorchScript program"):
             program = torch.jit.trace(_Float32Interface(network.module, dtype), _noise(network, 2), check_trace=False)
-            torch.jit.save(program, str(file), _extra_files={"card.json": facts})
+        _put(file, partial(torch.jit.save, program, _extra_files={"card.json": facts}))
+        with _of_library(network, "a TorchScript program"):
             loaded = torch.jit.load(str(file), map_location="cpu")
         return _inference(loaded)
 
@@ -221,6 +224,17 @@ class _Float32Interface(nn.Module):
 def _noise(network: Network, images: int) -> Float[Tensor, "b c h w"]:
     """Return normalised images of noise, the same at each call."""
     return torch.randn(images, *network.card.input_size, generator=torch.Generator().manual_seed(images))
+
+
+def _put(file: Path, save: Callable[[BytesIO], object]) -> None:
+    """Write a file that torch's serialiser makes, and raise OSError where the disk refuses.
+
+    The serialiser does not write to the disk itself: on one that is full it raises a RuntimeError without the cause, or
+    aborts the process in its destructor (PyTorch 2.12).
+    """
+    buffer = BytesIO()
+    save(buffer)
+    file.write_bytes(buffer.getbuffer())
 
 
 def _loaded(module: nn.Module, weights: dict[str, Tensor]) -> Runner:

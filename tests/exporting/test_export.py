@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import kdcache
 from kdcache.errors import FolderHeldError, ModelError, RunError, UsageError
-from kdcache.exporting.formats import TORCHVISION_MODELS
+from kdcache.exporting.formats import FORMATS, TORCHVISION_MODELS
 from kdcache.io import folder_lock
 from kdcache.models.load import load_model
 from kdcache.models.students import StudentOptions, create_student
@@ -27,6 +27,7 @@ from kdcache.runtime.progress import silent
 from kdcache.training.export import export_model
 from kdcache.training.train import train
 from kdcache_cli.main import app
+from support.small_disk import LimitedFiles
 from support.small_job import CLASSES, SIZE, train_request, tree_bytes
 
 
@@ -261,6 +262,22 @@ def test_what_stood_in_the_folder_is_replaced_as_a_whole_or_stays(run, tmp_path,
     with pytest.raises(RunError, match=r"holds notes\.txt.* move it elsewhere"):
         kdcache.export(run, out=out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk_ends_every_format_with_a_sentence_and_leaves_what_was_there(format, run, resnet, tmp_path):
+    """Also in the midst of what a library writes, of which torch's would abort the process."""
+    given, out = resnet if format == "torchvision" else run, tmp_path / "out"
+    report = kdcache.export(given, format=format, out=out)
+    before = tree_bytes(out)
+    for room in (0, 4096, min(size for size in report.files.values() if size > 4096) - 1):
+        with (
+            LimitedFiles(tmp_path).full(left=room),
+            pytest.raises(RunError, match=rf"Cannot write {out}: {LimitedFiles.cause}.*{LimitedFiles.remedy}"),
+        ):
+            kdcache.export(given, format=format, out=out)
+        assert tree_bytes(out) == before
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_folder_that_another_process_writes_is_left_alone(run, tmp_path):
