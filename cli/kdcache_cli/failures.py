@@ -45,7 +45,7 @@ def explained(command: str = "") -> Iterator[None]:
 def stopped(command: str, number: int) -> str:
     """Return the message for a command that a signal ended."""
     by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
-    kept = "go on" if command in _GO_ON else "begin anew"
+    kept = "go on" if command in _GO_ON or command.startswith("import ") else "begin anew"
     return f"stopped{by}; run the same command again to {kept}"
 
 

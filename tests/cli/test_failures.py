@@ -34,7 +34,7 @@ def test_an_error_on_purpose_is_printed_as_it_is_and_gives_its_exit_code(
 
 @pytest.mark.parametrize(
     ("command", "kept"),
-    [("train", "go on"), ("cache copy", "go on"), ("cache push", "go on"), ("cache verify", "begin anew")],
+    [("train", "go on"), ("cache copy", "go on"), ("import folder", "go on"), ("cache verify", "begin anew")],
 )
 def test_a_command_that_is_stopped_says_whether_it_goes_on(command: str, kept: str) -> None:
     assert stopped(command, signal.SIGTERM) == f"stopped by SIGTERM; run the same command again to {kept}"
