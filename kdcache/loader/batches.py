@@ -90,8 +90,10 @@ class Batch:
             [b, c], float32, on the device of the labels; each row sums to 1.
 
         Raises:
-            UsageError: a row has no label, or a label is not among the classes.
+            UsageError: a row has no label, a label is not among the classes, or smoothing lies outside of 0..1.
         """
+        if not 0 <= smoothing <= 1:
+            raise UsageError(f"smoothing is {smoothing}: give a share from 0 to 1.")
         self._require_labels(num_classes)
         return soft_labels(self.labels, self.mix_weight, num_classes, smoothing)
 

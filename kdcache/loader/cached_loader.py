@@ -3,12 +3,14 @@
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kdcache.errors import IdentityError, UsageError
+from kdcache.io.plain_values import shown
 from kdcache.loader.batches import Batch
 from kdcache.loader.loader import Loader
 from kdcache.runtime.python_words import in_python_words
@@ -97,13 +99,14 @@ class CachedLoader:
         Raises:
             UsageError: there is no such epoch.
         """
-        if not 0 <= epoch < self._loader.schedule.epochs:
+        if not isinstance(epoch, Integral) or not 0 <= epoch < self._loader.schedule.epochs:
             raise UsageError(
-                f"set_epoch was given {epoch}, and this loader has epochs 0 to {self._loader.schedule.epochs - 1}."
+                f"set_epoch was given {shown(epoch)}, and this loader has epochs 0 to "
+                f"{self._loader.schedule.epochs - 1}."
             )
         self._iteration = None
         if self.epoch != epoch:
-            self._step, self._resumes_mid_epoch = epoch * len(self), True
+            self._step, self._resumes_mid_epoch = int(epoch) * len(self), True
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate over the batches of one epoch, or over the rest of it where a position was restored.
@@ -168,6 +171,8 @@ class CachedLoader:
                 names.
             UsageError: the state is none of a loader, or lies behind the last step, or the cache has fewer views now.
         """
+        if not isinstance(state, Mapping):
+            raise UsageError(f"This is no state of a loader: {shown(state)}. Give what state_dict returned.")
         names = {"step", "views", *self._identity}
         if set(state) != names or not all(isinstance(state[name], int) for name in ("step", "views")):
             raise UsageError(f"This is no state of a loader: it has {sorted(state)} and not {sorted(names)}.")

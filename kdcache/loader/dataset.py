@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
+from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -13,6 +16,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import UsageError
 from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SIZE
+from kdcache.io.plain_values import shown
 from kdcache.loader.cached_loader import CachedLoader
 from kdcache.loader.cached_teachers import (
     CachedTeachers,
@@ -136,10 +140,10 @@ class CachedDataset:
             ...         for batch in loader:
             ...             loss = train_step(batch.images, batch.targets.log_probs())
         """
-        _require_number("batch_size", batch_size, 2, MAX_BATCH)
-        _require_number("epochs", epochs, 1, MAX_EPOCHS)
+        batch_size = _whole_number("batch_size", batch_size, 2, MAX_BATCH)
+        epochs = _whole_number("epochs", epochs, 1, MAX_EPOCHS)
         size = self.policy.reference_size if image_size is None else image_size
-        _require_number("image_size", size, 1, MAX_SIZE)
+        size = _whole_number("image_size", size, 1, MAX_SIZE)
         ranks = _ranks(rank, world_size)
         require_whole_pairs(batch_size, ranks.world_size)
         view_set = self.views.view_set
@@ -154,7 +158,7 @@ class CachedDataset:
                 seed=view_set.seed,
             )
         )
-        _require_number("start_step", start_step, 0, schedule.steps)
+        start_step = _whole_number("start_step", start_step, 0, schedule.steps)
         resolved_device = resolve_device(str(device))
         warn_of_other_renderer(self.teachers.entries, renderer, decode, resolved_device, self.num_views, self.progress)
         log_repeated_views(epochs, self.num_views, schedule.repeats, self.teachers, self.progress)
@@ -230,28 +234,30 @@ def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int
     usable = stored.usable_views(repeats)
     if wanted is None:
         return usable
-    if not 1 <= wanted <= usable or wanted % repeats:
+    if not _is_whole(wanted) or not 1 <= wanted <= usable or wanted % repeats:
         groups = f", a multiple of {repeats}" if repeats > 1 else ""
         raise UsageError(
-            f"views is {wanted}, and {format_count(usable, 'view')} can be used: give a number from 1 to "
+            f"views is {shown(wanted)}, and {format_count(usable, 'view')} can be used: give a number from 1 to "
             f"{usable}{groups}."
         )
-    return wanted
+    return int(wanted)
 
 
 def _mixture_text(teachers: Mapping[str, int | float]) -> str:
     """Return the mixture as `parse_teachers` reads it from the command line."""
+    if not isinstance(teachers, Mapping):
+        raise UsageError(f"teachers is {shown(teachers)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
     if not teachers:
         raise UsageError("teachers names no entry of the cache: give each a weight, such as {'a': 0.7, 'b': 0.3}.")
     for name, weight in teachers.items():
-        if "=" in name or "," in name:
+        if not isinstance(name, str) or "=" in name or "," in name:
             raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
-        if not 0 < weight < float("inf"):
+        if not isinstance(weight, Real) or not 0 < weight < float("inf"):
             raise UsageError(
                 f"teachers gives {name} the weight {weight!r}: give each name a finite weight above 0, such as "
                 "{'a': 0.7, 'b': 0.3}."
             )
-    return ",".join(f"{name}={weight!r}" for name, weight in teachers.items())
+    return ",".join(f"{name}={float(weight)!r}" for name, weight in teachers.items())
 
 
 def _ranks(rank: int | None, world_size: int | None) -> Ranks:
@@ -259,21 +265,37 @@ def _ranks(rank: int | None, world_size: int | None) -> Ranks:
     if (rank is None) != (world_size is None):
         raise UsageError("rank and world_size belong together: give both, or none of them.")
     if rank is not None and world_size is not None:
-        _require_number("world_size", world_size, 1, MAX_BATCH)
-        _require_number("rank", rank, 0, world_size - 1)
-        return Ranks(rank, world_size)
+        world_size = _whole_number("world_size", world_size, 1, MAX_BATCH)
+        return Ranks(_whole_number("rank", rank, 0, world_size - 1), world_size)
     if distributed.is_available() and distributed.is_initialized():
         return Ranks(distributed.get_rank(), distributed.get_world_size())
     return Ranks.from_environment()
 
 
 def _normaliser(mean: Sequence[float] | None, std: Sequence[float] | None) -> Normaliser:
-    mean, std = IMAGENET_DEFAULT_MEAN if mean is None else mean, IMAGENET_DEFAULT_STD if std is None else std
-    if len(mean) != 3 or len(std) != 3 or not all(part > 0 for part in std):
-        raise UsageError(f"mean is {mean} and std {std}: give one number for each of three channels, std above 0.")
-    return Normaliser(mean, std)
+    means = _of_channels("mean", IMAGENET_DEFAULT_MEAN if mean is None else mean)
+    stds = _of_channels("std", IMAGENET_DEFAULT_STD if std is None else std)
+    if not all(part > 0 for part in stds):
+        raise UsageError(f"std is {shown(std)}: give one number for each of three channels, each std above 0.")
+    return Normaliser(means, stds)
 
 
-def _require_number(name: str, value: int, least: int, most: int) -> None:
-    if not least <= value <= most:
-        raise UsageError(f"{name} is {value}: give a whole number from {least:,} to {most:,}.")
+def _of_channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(map(float, values))
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != 3 or not all(map(isfinite, found)):
+        raise UsageError(f"{name} is {shown(values)}: give one number for each of three channels.")
+    return found
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _whole_number(name: str, value: Any, least: int, most: int) -> int:
+    """Return a whole number of any kind as Python's own, as NumPy's are refused in a checkpoint of weights alone."""
+    if not _is_whole(value) or not least <= value <= most:
+        raise UsageError(f"{name} is {shown(value)}: give a whole number from {least:,} to {most:,}.")
+    return int(value)

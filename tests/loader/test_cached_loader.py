@@ -5,6 +5,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -211,6 +212,9 @@ def test_a_batch_knows_its_keys_and_its_soft_labels(dataset, whole):
     assert torch.allclose(batch.soft_labels(CLASSES, smoothing=0.4).min(1).values, torch.tensor(0.1))
     with pytest.raises(UsageError, match="not among the 2 classes"):
         batch.soft_labels(2)
+    for smoothing in (-0.1, 1.5):
+        with pytest.raises(UsageError, match="give a share from 0 to 1"):
+            batch.soft_labels(CLASSES, smoothing=smoothing)
 
 
 def test_a_batch_moves_to_another_device(whole):
@@ -264,6 +268,17 @@ REFUSED = {
         UsageError,
         "no teacher 'a,b'",
     ),
+    "no weights": (
+        lambda job, tmp: open_cache(job.cache, data=job.data, teachers=f"{MODEL}=1"),
+        UsageError,
+        "give names with weights, such as {'a'",
+    ),
+    "a weight in quotes": (
+        lambda job, tmp: open_cache(job.cache, data=job.data, teachers={MODEL: "1"}),
+        UsageError,
+        "finite weight above 0",
+    ),
+    "part of a view": (lambda job, tmp: open_cache(job.cache, data=job.data, views=2.0), UsageError, "views is 2.0"),
     "too many views": (lambda job, tmp: open_cache(job.cache, data=job.data, views=11), UsageError, "from 1 to 10"),
 }
 
@@ -298,6 +313,15 @@ def test_other_data_are_refused_by_name(job, tmp_path):
         ({"renderer": "none"}, "no renderer 'none'"),
         ({"device": "tpu"}, "no device called 'tpu'"),
         ({"std": (1.0, 1.0, 0.0)}, "std above 0"),
+        ({"mean": 0.5}, "mean is 0.5: give one number for each of three channels"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean is .*nan.*: give one number for each"),
+        ({"std": "abc"}, "std is 'abc': give one number for each"),
+        ({"batch_size": 24.0}, "batch_size is 24.0: give a whole number"),
+        ({"batch_size": "24"}, "batch_size is '24': give a whole number"),
+        ({"epochs": 1.5}, "epochs is 1.5: give a whole number"),
+        ({"image_size": (3, 32, 32)}, r"image_size is .*32.*: give a whole number"),
+        ({"rank": "0", "world_size": 2}, "rank is '0': give a whole number"),
+        ({"start_step": 0.5}, "start_step is 0.5: give a whole number"),
     ],
 )
 def test_a_loader_that_makes_no_sense_is_refused(dataset, choice, message):
@@ -305,14 +329,28 @@ def test_a_loader_that_makes_no_sense_is_refused(dataset, choice, message):
         make_loader(dataset, **choice)
 
 
+def test_whole_numbers_of_numpy_leave_a_state_of_plain_numbers(dataset, whole):
+    settings = {"batch_size": np.int64(BATCH), "epochs": np.int32(EPOCHS), "start_step": np.int64(1)}
+    with make_loader(dataset, **settings) as loader:
+        loader.set_epoch(np.int64(1))
+        next(iter(loader))
+        state = loader.state_dict()
+    assert {type(value) for value in state.values()} == {int, str}
+    with make_loader(dataset) as loader:
+        loader.load_state_dict(state)
+        require_equal([next(iter(loader))], whole[1][1:2])
+
+
 def test_an_epoch_or_a_state_that_makes_no_sense_is_refused(dataset):
     with make_loader(dataset) as loader:
         state = loader.state_dict()
-        for epoch in (-1, EPOCHS):
+        for epoch in (-1, EPOCHS, 1.5, "1"):
             with pytest.raises(UsageError, match="epochs 0 to 2"):
                 loader.set_epoch(epoch)
         with pytest.raises(UsageError, match="no state of a loader"):
             loader.load_state_dict({"step": 1})
+        with pytest.raises(UsageError, match=r"no state of a loader: None\. Give what state_dict returned"):
+            loader.load_state_dict(None)
         with pytest.raises(UsageError, match="give as many epochs"):
             loader.load_state_dict({**state, "step": 10_000})
     with make_loader(dataset, batch_size=26) as other, pytest.raises(IdentityError, match="another batch_size"):
