@@ -54,7 +54,10 @@ def as_dumped(index: Index, request: DumpOptions) -> Tensor:
     cache = Cache.open(request.cache)
     (name,) = cache.names()
     entry = cache.entry(name)
-    blocks = [entry.read_block(0, block).log_probs(entry.identity.num_classes) for block in range(entry.layout.blocks)]
+    blocks = [
+        entry.read_block(0, block).log_probs(num_classes=entry.identity.num_classes)
+        for block in range(entry.layout.blocks)
+    ]
     rows = torch.from_numpy(np.argsort(stored_views(cache, index).view_set.order(0)))
     return torch.cat(blocks)[rows]
 

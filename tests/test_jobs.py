@@ -112,7 +112,7 @@ def test_a_dump_and_what_its_cache_holds(job, tmp_path):
     assert again.whole
     dataset = kdcache.open_cache(cache, data=job.data)
     with dataset.loader(batch_size=16, epochs=1, image_size=SIZE, device="cpu", renderer="pillow") as loader:
-        assert next(iter(loader)).targets.log_probs(CLASSES).shape == (16, CLASSES)
+        assert next(iter(loader)).targets.log_probs(num_classes=CLASSES).shape == (16, CLASSES)
 
 
 def test_what_makes_no_sense_is_refused(job):

@@ -66,7 +66,7 @@ def coded(outputs: TeacherOutputs, name: str, kind: str, order: ClassOrder | Non
         tables, parameters = {"head": head.table}, parameters | {"num_features": features.shape[1]}
     codec = create_codec(kind, full.shape[1], tables, **parameters)
     packed = codec.encode(codec.select(full, outputs.labels, features), rows)
-    rebuilt = codec.decode(packed, rows).with_labels(outputs.labels).log_probs(full.shape[1])
+    rebuilt = codec.decode(packed, rows).with_labels(outputs.labels).log_probs(num_classes=full.shape[1])
     chunks = {array: ZarrChunk(spec).encode(packed[array]) for array, spec in codec.arrays(rows).items()}
     stored = {f"{array}/0": Stored.of(data) for array, data in chunks.items()}
     record = BlockRecord(stored, PROVENANCE, block_id=BLOCK_ID)

@@ -235,7 +235,7 @@ def _(targets: EmbeddingTargets, num_classes: int) -> None:
 def _check_log_probs(targets: Targets, num_classes: int) -> None:
     rows = max(1, _TOGETHER // num_classes)
     for start in range(0, len(targets), rows):
-        _check_sums(targets[start : start + rows].log_probs(num_classes))
+        _check_sums(targets[start : start + rows].log_probs(num_classes=num_classes))
 
 
 def _check_sums(log_probs: torch.Tensor) -> None:

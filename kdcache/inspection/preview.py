@@ -194,7 +194,7 @@ def _likeliest_classes(index: Index, entry: Entry, column: _View, rows: Rows) ->
         labels = torch.from_numpy(rows.labels[place : place + 1])
         targets = entry.read_chunk(view, chunk)[at : at + 1]
         targets = targets.with_labels(labels if own_labels else torch.full_like(labels, -1))
-        found[place] = _likeliest(targets.log_probs(entry.codec.num_classes)[0].exp().numpy(), names)
+        found[place] = _likeliest(targets.log_probs(num_classes=entry.codec.num_classes)[0].exp().numpy(), names)
     return found
 
 

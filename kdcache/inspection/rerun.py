@@ -236,7 +236,7 @@ def rerun(
             output = again.log_probs.cpu()
             labels = teacher_labels(views, entry.identity.label_space)
             try:
-                found = targets.with_labels(labels).log_probs(output.shape[1])
+                found = targets.with_labels(labels).log_probs(num_classes=output.shape[1])
             except CorruptError as error:
                 block = row_range.start // entry.layout.block_rows
                 misfits.setdefault((row_range.view, block), _misfit(entry, row_range.view, block, error))

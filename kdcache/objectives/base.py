@@ -24,7 +24,7 @@ MapShape = tuple[int, int, int]
 class TeacherTargets(Protocol):
     """A teacher's targets for the rows of a batch, as `kdcache.targets` has them."""
 
-    def log_probs(self, num_classes: int, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log-probabilities on the device that the targets are on; always finite."""
 
     def features(self) -> Float[Tensor, "b d"]:
@@ -98,7 +98,7 @@ class LossInputs:
     @property
     def teacher_log_probs(self) -> Float[Tensor, "b c"]:
         """The teacher's log-probabilities of every class. Raises UsageError where there is no teacher."""
-        return self.required_targets.log_probs(self.logits.shape[1])
+        return self.required_targets.log_probs(num_classes=self.logits.shape[1])
 
 
 class Losses(NamedTuple):

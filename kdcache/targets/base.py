@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, ModelError, UsageError
+from kdcache.runtime.python_words import in_python_words
 
 T = TypeVar("T", bound="Targets")
 
@@ -109,15 +110,15 @@ class Targets(ABC):
         """Concatenate targets (at least one), in this order."""
 
     @abstractmethod
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log-probabilities of every class, float32, built where the targets lie; always finite.
 
         Args:
             num_classes: number of classes that the caller expects; None for that of the targets.
             temperature: T > 0.
 
-        Raises UsageError where the targets cannot give them at this temperature or number of classes, or need
-        labels first.
+        Both go by their names, so that neither is taken for the other. Raises UsageError where the targets cannot give
+        them at this temperature or number of classes, or need labels first.
         """
 
     @abstractmethod
@@ -127,6 +128,7 @@ class Targets(ABC):
         Raises UsageError where the targets have no labels yet.
         """
 
+    @in_python_words()
     def features(self) -> Float[Tensor, "b d"]:
         """Return what entered the teacher's classifier, float32. Raises UsageError where it was not kept."""
         raise UsageError(
@@ -134,6 +136,7 @@ class Targets(ABC):
             "or train with --online-teacher."
         )
 
+    @in_python_words()
     def maps(self) -> list[Float[Tensor, "b _c _h _w"]]:
         """Return the teacher's feature maps, float32, from fine to coarse. Raises UsageError where there are none."""
         raise UsageError(
@@ -335,3 +338,9 @@ def check_classes(stored: int, wanted: int | None) -> None:
             f"The teacher's targets have {stored} classes, and {wanted} were asked for. "
             "Train a student of as many classes, or use another teacher's targets."
         )
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise UsageError for a temperature that no probabilities have."""
+    if not 0 < temperature < float("inf"):
+        raise UsageError(f"temperature is {temperature:g}: give a number above 0.")

@@ -22,6 +22,7 @@ from kdcache.targets.base import (
     TargetCodec,
     Targets,
     check_classes,
+    check_temperature,
 )
 from kdcache.targets.head import LARGEST, Head
 from kdcache.targets.rows import RowTargets
@@ -55,9 +56,10 @@ class EmbeddingTargets(RowTargets):
             return self.code.float()
         return self.scale[:, :1] + self.code * self.scale[:, 1:]
 
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return log_softmax(logits / temperature), the logits computed anew from the features."""
         check_classes(len(self.head.table), num_classes)
+        check_temperature(temperature)
         return self.head.log_probs(self.features(), temperature)
 
 

@@ -14,7 +14,7 @@ def coded(
 ) -> Float[Tensor, "b c"]:
     """Return the log-probabilities after selection, encoding, decoding and rebuilding; on the host."""
     encoded = codec.encode(codec.select(log_probs, labels, features), len(log_probs))
-    return codec.decode(encoded, len(log_probs)).with_labels(labels.cpu()).log_probs(log_probs.shape[1])
+    return codec.decode(encoded, len(log_probs)).with_labels(labels.cpu()).log_probs(num_classes=log_probs.shape[1])
 
 
 def divergence(log_probs: Float[Tensor, "b c"], stored: Float[Tensor, "b c"]) -> Float[Tensor, "b"]:

@@ -17,6 +17,7 @@ from kdcache.targets.base import (
     TargetCodec,
     Targets,
     check_classes,
+    check_temperature,
 )
 from kdcache.targets.rows import RowTargets
 
@@ -50,9 +51,10 @@ class FullTargets(RowTargets):
         """The stored values bit for bit, or what the codes stand for, shifted such that each row sums to 1."""
         return self.stored if self.scale is None else torch.log_softmax(self._decoded, 1)
 
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return `log_prob`, or log_softmax(log_prob / temperature)."""
         check_classes(self.stored.shape[1], num_classes)
+        check_temperature(temperature)
         if temperature == 1.0:
             return self.log_prob
         return torch.log_softmax(self._decoded / temperature, 1)

@@ -63,9 +63,9 @@ class LiveTargets(Targets):
             tuple(torch.cat(level) for level in zip(*(part.levels for part in parts), strict=True)),
         )
 
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log-probabilities of `targets`."""
-        return self.targets.log_probs(num_classes, temperature=temperature)
+        return self.targets.log_probs(num_classes=num_classes, temperature=temperature)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Return the log-probabilities of the labels, of `targets`."""

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kdcache.errors import UsageError
+from kdcache.runtime.python_words import in_python_words
 from kdcache.runtime.transfer import to_device
-from kdcache.targets.base import Capabilities, Targets
+from kdcache.targets.base import Capabilities, Targets, check_temperature
 from kdcache.targets.full import FullCodec
 
 
@@ -44,22 +45,25 @@ class MixedTargets(Targets):
         columns = zip(*(mixed.parts for mixed in parts), strict=True)
         return cls(tuple(type(column[0]).concat(column) for column in columns), parts[0].shares)
 
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log of the weighted sum of probabilities; at another temperature, log_softmax(that / temperature).
 
         Raises UsageError where one of the parts cannot give them.
         """
-        mixed = self._mix([part.log_probs(num_classes) for part in self.parts])
+        check_temperature(temperature)
+        mixed = self._mix([part.log_probs(num_classes=num_classes) for part in self.parts])
         if temperature == 1.0:
             return mixed
         for part in self.parts:
-            part[:1].log_probs(num_classes, temperature=temperature)  # refuses where classes are not all stored
+            # Refuses where classes are not all stored.
+            part[:1].log_probs(num_classes=num_classes, temperature=temperature)
         return torch.log_softmax(mixed / temperature, 1)
 
     def label_log_prob(self) -> Float[Tensor, "b 2"]:
         """Return log-probabilities of a row's own label and of its partner's; NaN where there is no such label."""
         return self._mix([part.label_log_prob() for part in self.parts])
 
+    @in_python_words()
     def features(self) -> Float[Tensor, "b d"]:
         """Raise UsageError: the features of several teachers cannot be mixed."""
         raise UsageError(

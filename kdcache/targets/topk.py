@@ -13,12 +13,14 @@ from jaxtyping import Bool, Float, Float32, Int32, Int64
 from torch import Tensor
 
 from kdcache.errors import CorruptError, UsageError
+from kdcache.runtime.python_words import in_python_words
 from kdcache.runtime.transfer import to_device
 from kdcache.targets.base import (
     Targets,
     check_classes,
     check_label_range,
     check_slice,
+    check_temperature,
     concat_labels,
     require_labels,
 )
@@ -131,13 +133,15 @@ class TopKTargets(Targets):
         numbers = torch.arange(len(self), device=self.offset.device)
         return numbers.repeat_interleave(self.offset.diff(), output_size=len(self.class_id))
 
-    def log_probs(self, num_classes: int | None = None, *, temperature: float = 1.0) -> Float[Tensor, "b c"]:
+    @in_python_words()
+    def log_probs(self, *, num_classes: int | None = None, temperature: float = 1.0) -> Float[Tensor, "b c"]:
         """Return the log-probabilities of kept classes and exceptions, and the tail in equal parts over all others.
 
         None is below log(TINY). Raises UsageError at another temperature than 1: the order within the tail, which a
         temperature would lift, is not stored.
         """
         check_classes(self.num_classes, num_classes)
+        check_temperature(temperature)
         if temperature != 1.0:
             raise UsageError(
                 f"Top-k targets cannot give probabilities at temperature {temperature:g}: the classes in the tail "

@@ -71,11 +71,11 @@ def test_of_a_file_the_chunk_is_read_that_is_asked_for(tmp_path: Path) -> None:
         entry = Cache.open(tmp_path).entry("teacher")
         (file,) = entry.block_files(0, 1)
         record, path = entry.record(0, 1), tmp_path / file.key
-        expected = entry.read_chunk(0, 6).log_probs(CLASSES)
+        expected = entry.read_chunk(0, 6).log_probs(num_classes=CLASSES)
         start, length = file.start("log_prob/6", record.chunks), record.chunks["log_prob/6"].length
         data = path.read_bytes()
         path.write_bytes(bytes(start) + data[start : start + length])
-        assert torch.equal(entry.read_chunk(0, 6).log_probs(CLASSES), expected)
+        assert torch.equal(entry.read_chunk(0, 6).log_probs(num_classes=CLASSES), expected)
         for chunk in (4, 5, 7):
             with pytest.raises(CorruptError, match="Array 'log_prob' of teacher 'teacher', view 0, block 1"):
                 entry.read_chunk(0, chunk)

@@ -53,7 +53,7 @@ def test_what_was_written_is_read(tmp_path: Path, codec: TargetCodec) -> None:
             expected = codec.decode(codec.encode(targets, 4), stop - start)
             assert same(entry.read_block(view, block), expected)
             if codec is FULL:
-                assert torch.equal(entry.read_block(view, block).log_probs(12), said(view, start, stop))
+                assert torch.equal(entry.read_block(view, block).log_probs(num_classes=12), said(view, start, stop))
         assert entry.record(view, 1).provenance == PROVENANCE
 
 

@@ -174,7 +174,7 @@ def test_the_page_is_enough_to_read_full(
 ) -> None:
     monkeypatch.setattr(TargetCodec, "chunk_rows", lambda self, block_rows: chunk_rows)
     entry = fill(open_entry(tmp_path, create_codec("full", CLASSES, dtype=dtype)))
-    expected = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(3)])
+    expected = torch.cat([entry.read_block(1, block).log_probs(num_classes=CLASSES) for block in range(3)])
     assert Reader(tmp_path, "teacher").full(1) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_the_page_is_enough_to_read_embedding(tmp_path: Path, dtype: str) -> Non
     expected = EmbeddingTargets.concat([entry.read_block(1, block) for block in range(3)])  # type: ignore[list-item]
     features, log_probs = Reader(tmp_path, "teacher").embedding(1, 4.0)
     assert features == pytest.approx(expected.features().numpy(), abs=1e-5)
-    assert log_probs == pytest.approx(expected.log_probs(CLASSES, temperature=4.0).numpy(), abs=1e-5)
+    assert log_probs == pytest.approx(expected.log_probs(num_classes=CLASSES, temperature=4.0).numpy(), abs=1e-5)
 
 
 def test_the_example_of_the_page() -> None:

@@ -43,7 +43,7 @@ def test_many_classes_are_written_read_verified_and_inspected(tmp_path: Path) ->
     assert same(found, expected)
     assert int(found.class_id.max()) > 2**15
     assert torch.equal(found.class_id.sort().values, kept.class_id.sort().values)
-    found.with_labels(labels_for(SAMPLES, CLASSES)).log_probs(CLASSES)
+    found.with_labels(labels_for(SAMPLES, CLASSES)).log_probs(num_classes=CLASSES)
     (teacher,) = report.teachers
     assert teacher.statistics is not None
     assert teacher.statistics.looked_at == SAMPLES

@@ -26,7 +26,9 @@ ORDER = f"teachers/{MODEL}/order/c/0/0"
 def test_the_order_is_learned_from_the_first_views_and_the_classifier(job, tmp_path):
     dump(dump_request(job.data, tmp_path / "full", job.weights, job.policy, views=1))
     stored = Cache.open(tmp_path / "full").entry(MODEL)
-    said = torch.cat([stored.read_block(0, block).log_probs(CLASSES) for block in range(stored.layout.blocks)])
+    said = torch.cat(
+        [stored.read_block(0, block).log_probs(num_classes=CLASSES) for block in range(stored.layout.blocks)]
+    )
     codec = create_codec("topk", CLASSES, k=CLASSES)
     head = load_teacher(MODEL, job.weights, device=torch.device("cpu"), precision="fp32", batch_size=16).class_vectors
     assert head is not None
@@ -180,7 +182,9 @@ def test_full_targets_in_8_bits_are_close(job, tmp_path):
         dump(dump_request(job.data, cache, job.weights, job.policy, views=1, dtype=dtype))
         assert not (cache / ORDER).exists()
         entry = Cache.open(cache).entry(MODEL)
-        said.append(torch.cat([entry.read_block(0, b).log_probs(CLASSES) for b in range(entry.layout.blocks)]))
+        said.append(
+            torch.cat([entry.read_block(0, b).log_probs(num_classes=CLASSES) for b in range(entry.layout.blocks)])
+        )
     exact, coded = said
     assert len(exact) == SAMPLES
     assert not torch.equal(exact, coded)

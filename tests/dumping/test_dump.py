@@ -53,7 +53,9 @@ def test_the_cache_holds_the_teachers_own_targets(job):
     network = load_model(MODEL, job.weights)
     module = network.module.eval()
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (network.card.mean, network.card.std))
-    stored = torch.cat([entry.read_block(1, block).log_probs(CLASSES) for block in range(entry.layout.blocks)])
+    stored = torch.cat(
+        [entry.read_block(1, block).log_probs(num_classes=CLASSES) for block in range(entry.layout.blocks)]
+    )
     with (
         open_renderer("dali", size=32, max_batch=SAMPLES) as renderer,
         closing(SampleReader(index)) as reader,
@@ -271,8 +273,8 @@ def test_each_block_records_what_its_coding_loses(job, tmp_path):
     for block in range(entry.layout.blocks):
         start, stop = entry.layout.block_range(block)
         labels = torch.from_numpy(view_set.rows(RowRange(1, start, stop)).labels)
-        said = full.read_block(1, block).log_probs(CLASSES)[:16].double()
-        stored = entry.read_block(1, block).with_labels(labels).log_probs(CLASSES)[:16].double()
+        said = full.read_block(1, block).log_probs(num_classes=CLASSES)[:16].double()
+        stored = entry.read_block(1, block).with_labels(labels).log_probs(num_classes=CLASSES)[:16].double()
         assert entry.record(1, block).kl == pytest.approx(float((said.exp() * (said - stored)).sum(1).mean()), rel=0.01)
         assert entry.record(1, block).kl > 0
         assert full.record(1, block).kl == 0

@@ -107,7 +107,7 @@ def test_a_student_learns_from_it(job, dumped):
     with dataset.loader(batch_size=16, epochs=1, image_size=32, device="cpu", renderer="pillow") as loader:
         batch = next(iter(loader))
     assert batch.targets.features().shape == (16, 8)
-    assert torch.isfinite(batch.targets.log_probs(CLASSES)).all()
+    assert torch.isfinite(batch.targets.log_probs(num_classes=CLASSES)).all()
 
 
 def test_the_command_line_says_by_name_what_it_lacks(job, dumped):

@@ -64,7 +64,9 @@ def test_a_dump_of_it_holds_the_targets_to_what_evaluate_shows(job, tmp_path, re
     in_shards = np.lexsort((index.offset, index.shard))
     row_of = np.argsort(stored_views(cache, index).view_set.order(0))[in_shards]
     entry = cache.entry(MODEL)
-    stored = torch.cat([entry.read_block(0, block).log_probs(CLASSES) for block in range(entry.layout.blocks)])
+    stored = torch.cat(
+        [entry.read_block(0, block).log_probs(num_classes=CLASSES) for block in range(entry.layout.blocks)]
+    )
     assert torch.allclose(stored[row_of], expected, atol=1e-5)  # batches differ, and with them last bits
     assert expected.std(0).min() > 1e-3, "the outputs must differ, or any order of rows would pass"
 

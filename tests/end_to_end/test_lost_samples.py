@@ -75,7 +75,7 @@ def stored_log_probs(cache, view):
     rows = np.arange(entry.layout.samples)
     with closing(stream_targets(entry, [(np.full_like(rows, view), rows)])) as stream:
         (targets,) = stream
-    return targets.log_probs(CLASSES)
+    return targets.log_probs(num_classes=CLASSES)
 
 
 def test_what_was_dumped_before_stays_as_it_was(story):

@@ -68,7 +68,7 @@ def test_a_student_gets_the_weighted_mean_of_what_was_stored(job, cache):
     def said(teacher=None, teachers=None):
         stored = open_cached_teachers(Cache.open(cache), teacher, teachers)
         batches = cached_batches(steps, open_stream, 4, stored, opened.view_set)
-        return [batch.targets.log_probs(CLASSES) for batch in batches]
+        return [batch.targets.log_probs(num_classes=CLASSES) for batch in batches]
 
     both = said(teachers=f"{MODEL}=1,other=3")
     assert len(both) == 2 * (SAMPLES // 26)

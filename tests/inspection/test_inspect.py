@@ -116,7 +116,7 @@ def stored(codec: TopKCodec | FullCodec, rows: int) -> tuple[Targets, torch.Tens
     """Targets as they come out of a cache, and as they are rebuilt with their labels."""
     said, labels = teacher_log_probs(rows, codec.num_classes), labels_for(rows, codec.num_classes)
     targets = codec.decode(codec.encode(codec.select(said, labels), rows), rows)
-    return targets, targets.with_labels(labels).log_probs(codec.num_classes).double()
+    return targets, targets.with_labels(labels).log_probs(num_classes=codec.num_classes).double()
 
 
 @pytest.mark.parametrize("codec", [TOPK, FULL, TopKCodec(12, k=1, min_prob=0.0), TopKCodec(12, k=12, min_prob=0.0)])
@@ -141,7 +141,7 @@ def test_what_the_tail_hides_is_bounded() -> None:
     nobody = torch.full((500, 2), -1)
     kept_targets = codec.select(said, nobody)
     statistics = compute_statistics(kept_targets)
-    divergence = (said.double().exp() * (said.double() - kept_targets.log_probs(12).double())).sum(1)
+    divergence = (said.double().exp() * (said.double() - kept_targets.log_probs(num_classes=12).double())).sum(1)
     assert bool((divergence <= statistics.hidden + 1e-6).all())
     assert float(divergence.mean()) > 0.05 * float(statistics.hidden.mean()), "a bound that says nothing"
 
@@ -154,7 +154,9 @@ def test_labels_tell_top1_and_confusions(job) -> None:
     for view in range(10):
         rows = view_set.rows(RowRange(view, 0, SAMPLES))
         main = np.where(rows.weight >= 0.5, rows.labels[:, 0], rows.labels[:, 1])
-        first = torch.cat([entry.read_block(view, b).log_probs(CLASSES) for b in range(entry.layout.blocks)]).argmax(1)
+        first = torch.cat(
+            [entry.read_block(view, b).log_probs(num_classes=CLASSES) for b in range(entry.layout.blocks)]
+        ).argmax(1)
         right += int((first.numpy() == main).sum())
         np.add.at(wrong, (main, first.numpy()), 1)
         np.add.at(labelled, main, 1)
@@ -191,7 +193,9 @@ def test_without_labels_the_classes_that_are_close_are_told(job) -> None:
     tops = Counter()
     for view in range(10):
         for block in range(entry.layout.blocks):
-            tops.update(map(tuple, entry.read_block(view, block).log_probs(CLASSES).topk(2).indices.tolist()))
+            tops.update(
+                map(tuple, entry.read_block(view, block).log_probs(num_classes=CLASSES).topk(2).indices.tolist())
+            )
     ((pair, count),) = tops.most_common(1)
     worst = report.teachers[0].statistics.pairs[0]
     assert (worst.classes, worst.names, worst.within) == (pair, None, None)

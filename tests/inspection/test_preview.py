@@ -163,7 +163,9 @@ def test_the_targets_of_a_cache_stand_under_its_views(job, request_: PreviewOpti
     for view in range(10):
         row = int(np.flatnonzero(view_set.order(view) == view_set.order(0)[0])[0])
         chunk, at = divmod(row, entry.layout.chunk_rows)
-        probabilities_of_rows.append(entry.read_chunk(view, chunk)[at : at + 1].log_probs(CLASSES)[0].exp().numpy())
+        probabilities_of_rows.append(
+            entry.read_chunk(view, chunk)[at : at + 1].log_probs(num_classes=CLASSES)[0].exp().numpy()
+        )
     shown = [words for _, words in page.figures if not words[0].startswith("with ")][1:]
     assert len(shown) == 11
     for probabilities, words in zip(probabilities_of_rows, shown, strict=False):

@@ -232,7 +232,7 @@ def test_a_single_answer_that_is_another_is_told_where_the_mean_is_not(job, tmp_
     path = tmp_path / "cache"
     dump(dump_request(job.data, path, job.weights, job.policy, renderer="pillow"))
     entry = Cache.open(path, read_only=False).entry(MODEL)
-    said, provenance = entry.read_block(0, 1).log_probs(CLASSES), entry.record(0, 1).provenance
+    said, provenance = entry.read_block(0, 1).log_probs(num_classes=CLASSES), entry.record(0, 1).provenance
     said[5] = torch.tensor([9.0, 0.0, 0.0, 0.0]).log_softmax(0)
     entry.drop_record(0, 1)
     entry.write_block(0, 1, entry.codec.select(said, torch.full((len(said), 2), -1)), provenance)

@@ -43,7 +43,7 @@ def open_files() -> set[str]:
 
 
 def content(batch: Batch) -> list[torch.Tensor]:
-    return [batch.images, batch.labels, batch.mix_weight, batch.samples, batch.targets.log_probs(CLASSES)]
+    return [batch.images, batch.labels, batch.mix_weight, batch.samples, batch.targets.log_probs(num_classes=CLASSES)]
 
 
 def require_equal(found: list[Batch], wanted: list[Batch]) -> None:

@@ -24,7 +24,7 @@ class FixedTargets(Targets):
     entered: Tensor | None = None
     levels: tuple[Tensor, ...] = ()
 
-    def log_probs(self, num_classes, *, temperature=1.0):
+    def log_probs(self, *, num_classes, temperature=1.0):
         assert num_classes == self.values.shape[1]
         assert temperature == 1.0
         return self.values

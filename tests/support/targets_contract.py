@@ -77,7 +77,7 @@ class TargetsContract:
 
     def test_log_probs_are_a_finite_distribution(self, kept: Targets) -> None:
         for targets in (kept, self.stored(kept, labels_for(40))):
-            log_probs = targets.log_probs(CLASSES)
+            log_probs = targets.log_probs(num_classes=CLASSES)
             assert log_probs.shape == (40, CLASSES)
             assert log_probs.dtype == torch.float32
             assert bool(log_probs.isfinite().all())
@@ -89,8 +89,8 @@ class TargetsContract:
         certain[0, 3] = given
         labels = torch.tensor([[3, 4]])
         kept = self.select(torch.log_softmax(certain, 1), labels)
-        assert bool(kept.log_probs(CLASSES).isfinite().all())
-        assert bool(self.stored(kept, labels).log_probs(CLASSES).isfinite().all())
+        assert bool(kept.log_probs(num_classes=CLASSES).isfinite().all())
+        assert bool(self.stored(kept, labels).log_probs(num_classes=CLASSES).isfinite().all())
 
     def test_the_labels_have_the_teachers_probability(self, kept: Targets) -> None:
         labels = labels_for(40)
@@ -102,7 +102,7 @@ class TargetsContract:
     def test_labels_and_log_probs_agree(self, kept: Targets) -> None:
         labels = labels_for(40)
         for targets in (kept, self.stored(kept, labels)):
-            found = targets.log_probs(CLASSES).gather(1, labels.clamp(min=0))
+            found = targets.log_probs(num_classes=CLASSES).gather(1, labels.clamp(min=0))
             assert torch.equal(found[labels >= 0], targets.label_log_prob()[labels >= 0])
 
     def test_a_row_is_kept_alike_in_any_batch(self, kept: Targets) -> None:
@@ -113,8 +113,8 @@ class TargetsContract:
         assert same(type(kept).concat(parts), kept)
 
     def test_slices_and_their_concatenation(self, kept: Targets) -> None:
-        whole = kept.log_probs(CLASSES)
-        assert self.alike(kept[7:19].log_probs(CLASSES), whole[7:19])
+        whole = kept.log_probs(num_classes=CLASSES)
+        assert self.alike(kept[7:19].log_probs(num_classes=CLASSES), whole[7:19])
         assert self.alike(kept[7:19][2:].label_log_prob(), kept.label_log_prob()[9:19])
         assert len(kept[9:9]) == 0
         assert same(type(kept).concat([kept[:9], kept[9:9], kept[9:]]), kept)
@@ -190,7 +190,7 @@ class TargetsContract:
         """Another temperature asks for every class."""
         stored, told = self.stored(kept, labels_for(40)), self.codec.capabilities
         asked = {
-            "every_class": lambda: stored.log_probs(CLASSES, temperature=4.0),
+            "every_class": lambda: stored.log_probs(num_classes=CLASSES, temperature=4.0),
             "features": stored.features,
             "maps": stored.maps,
         }
@@ -198,6 +198,25 @@ class TargetsContract:
             with nullcontext() if getattr(told, name) else pytest.raises(UsageError):
                 ask()
         assert told.description == f"{self.codec.kind} targets"
+
+    def test_numbers_go_by_their_names_and_temperatures_are_above_0(self, kept: Targets) -> None:
+        """So that log_probs(4) is neither taken for a temperature nor for a number of classes."""
+        with pytest.raises(TypeError):
+            kept.log_probs(CLASSES)
+        for temperature in (0.0, -1.0, torch.nan, torch.inf):
+            with pytest.raises(UsageError, match="give a number above 0"):
+                kept.log_probs(temperature=temperature)
+
+    def test_what_they_cannot_give_is_refused_in_words_of_python(self, kept: Targets) -> None:
+        """A loop of one's own asks them; the command line has its own words of the same error."""
+        told = self.codec.capabilities
+        asked = {"every_class": lambda: kept.log_probs(temperature=4.0), "features": kept.features, "maps": kept.maps}
+        for name, ask in asked.items():
+            if not getattr(told, name):
+                with pytest.raises(UsageError) as refused:
+                    ask()
+                assert "--" not in str(refused.value)
+                assert "--" in refused.value.option_words
 
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 3.0])
     def test_what_is_no_log_probability_is_refused(self, bad: float) -> None:
@@ -214,4 +233,4 @@ class TargetsContract:
 
     def test_the_wrong_number_of_classes_is_refused_on_reading(self, kept: Targets) -> None:
         with pytest.raises(UsageError, match="13 were asked for"):
-            kept.log_probs(CLASSES + 1)
+            kept.log_probs(num_classes=CLASSES + 1)

@@ -55,8 +55,8 @@ class EmbeddingContract(TargetsContract):
     @pytest.mark.parametrize("temperature", [0.5, 4.0, 20.0])
     def test_any_temperature_is_as_good_as_one(self, kept: Targets, temperature: float) -> None:
         exact = torch.log_softmax(teacher_log_probs(40) / temperature, 1)
-        assert torch.allclose(kept.log_probs(CLASSES, temperature=temperature), exact, atol=1e-5)
-        stored = self.stored(kept, labels_for(40)).log_probs(CLASSES, temperature=temperature)
+        assert torch.allclose(kept.log_probs(num_classes=CLASSES, temperature=temperature), exact, atol=1e-5)
+        stored = self.stored(kept, labels_for(40)).log_probs(num_classes=CLASSES, temperature=temperature)
         assert divergence(exact, stored).mean().item() < 5e-4
 
     def test_without_its_classifier_nothing_is_read(self, kept: Targets) -> None:

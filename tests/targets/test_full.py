@@ -22,14 +22,14 @@ class TestEightBits(TargetsContract):
 def test_the_bits_come_back() -> None:
     codec, said, labels = FullCodec(CLASSES), teacher_log_probs(50), labels_for(50)
     stored = codec.decode(codec.encode(codec.select(said, labels), 64), 50).with_labels(labels)
-    assert torch.equal(stored.log_probs(CLASSES).view(torch.int32), said.view(torch.int32))
+    assert torch.equal(stored.log_probs(num_classes=CLASSES).view(torch.int32), said.view(torch.int32))
 
 
 def rebuilt_in_8_bits(log_prob: torch.Tensor) -> torch.Tensor:
     rows, classes = log_prob.shape
     codec = create_codec("full", classes, dtype="uint8")
     kept = codec.select(log_prob, torch.full((rows, 2), -1))
-    return codec.decode(codec.encode(kept, rows), rows).log_probs(classes)
+    return codec.decode(codec.encode(kept, rows), rows).log_probs(num_classes=classes)
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.5, 3.0, 20.0, 400.0])
@@ -58,7 +58,9 @@ def test_ranges_that_are_never_written_are_refused(wrong: tuple[float, float]) -
 def test_a_temperature_is_applied_to_the_whole_answer() -> None:
     logits = torch.randn(8, CLASSES, generator=torch.Generator().manual_seed(0))
     kept = FullCodec(CLASSES).select(torch.log_softmax(logits, 1), labels_for(8))
-    assert torch.allclose(kept.log_probs(CLASSES, temperature=4.0), torch.log_softmax(logits / 4, 1), atol=1e-6)
+    assert torch.allclose(
+        kept.log_probs(num_classes=CLASSES, temperature=4.0), torch.log_softmax(logits / 4, 1), atol=1e-6
+    )
 
 
 def test_chunks_of_many_classes_have_few_rows() -> None:

@@ -25,7 +25,7 @@ def live(features: bool = True, maps: bool = True) -> LiveTargets:
 def test_everything_goes_with_its_row(rows: slice | Tensor, features: bool) -> None:
     whole = live(features)
     part: Targets = whole[rows] if isinstance(rows, slice) else whole.take(rows)
-    assert torch.equal(part.log_probs(CLASSES), whole.log_probs(CLASSES)[rows])
+    assert torch.equal(part.log_probs(num_classes=CLASSES), whole.log_probs(num_classes=CLASSES)[rows])
     assert torch.equal(part.label_log_prob().nan_to_num(), whole.label_log_prob()[rows].nan_to_num())
     if features:
         assert torch.equal(part.features(), whole.features()[rows])
@@ -39,7 +39,9 @@ def test_parts_make_a_whole(features: bool, maps: bool) -> None:
     whole = live(features, maps)
     joined = LiveTargets.concat([whole[:3], whole[3:3], whole[3:]]).to("cpu")
     assert same(joined.targets, whole.targets)
-    assert torch.equal(joined.log_probs(CLASSES, temperature=2.0), whole.log_probs(CLASSES, temperature=2.0))
+    assert torch.equal(
+        joined.log_probs(num_classes=CLASSES, temperature=2.0), whole.log_probs(num_classes=CLASSES, temperature=2.0)
+    )
     if features:
         assert torch.equal(joined.features(), whole.features())
     if maps:
@@ -47,7 +49,7 @@ def test_parts_make_a_whole(features: bool, maps: bool) -> None:
 
 
 def test_what_was_not_asked_for_is_refused() -> None:
-    with pytest.raises(UsageError, match="--targets embedding"):
+    with pytest.raises(UsageError, match='targets="embedding"'):
         live(features=False).features()
-    with pytest.raises(UsageError, match="--online-teacher"):
+    with pytest.raises(UsageError, match=r"kdcache.train\(online_teacher=...\)"):
         live(maps=False).maps()

@@ -43,7 +43,7 @@ def loss_and_bytes(teacher: Outputs, order: np.ndarray | None = None, **paramete
     tables = None if order is None else {"order": order}
     codec = create_codec("topk", CLASSES, tables, **parameters)
     kept = codec.select(full, labels)
-    rebuilt = codec.decode(codec.encode(kept, 4096), ROWS).with_labels(labels).log_probs(CLASSES)
+    rebuilt = codec.decode(codec.encode(kept, 4096), ROWS).with_labels(labels).log_probs(num_classes=CLASSES)
     assert torch.allclose(rebuilt.double().exp().sum(1), torch.ones(ROWS, dtype=torch.float64), atol=1e-5)
     kl = (full.exp() * (full - rebuilt)).sum(1).mean().item()
     return kl, sum(encoded_bytes(codec, kept).values()) / ROWS
@@ -98,6 +98,6 @@ def test_a_fixed_k_is_what_a_fixed_k_is(teacher: Outputs) -> None:
 def test_eight_bits_of_level_lose_nothing_that_matters(teacher: Outputs) -> None:
     full, labels = teacher
     kept = create_codec("topk", CLASSES).select(full, labels)
-    unquantised = (full.exp() * (full - kept.log_probs(CLASSES))).sum(1).mean().item()
+    unquantised = (full.exp() * (full - kept.log_probs(num_classes=CLASSES))).sum(1).mean().item()
     assert loss_and_bytes(teacher, bits=8)[0] < unquantised + 1e-4
     assert loss_and_bytes(teacher, bits=5)[0] < unquantised + 3e-3

@@ -79,7 +79,7 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, int, float]:
 def test_it_keeps_what_the_slow_way_keeps(case: tuple[Tensor, Tensor, int, float]) -> None:
     log_probs, labels, k, min_prob = case
     targets = keep_top(log_probs, labels, k, min_prob)
-    rebuilt = targets.log_probs(log_probs.shape[1]).exp()
+    rebuilt = targets.log_probs(num_classes=log_probs.shape[1]).exp()
     for row in range(len(log_probs)):
         expected = by_hand(log_probs[row].tolist(), labels[row].tolist(), k, min_prob)
         one = targets[row : row + 1]
@@ -94,7 +94,7 @@ def test_all_classes_of_a_fixed_k_are_the_exact_answer(seed: int, sharpness: flo
     teacher = teacher_log_probs(6, seed=seed, sharpness=sharpness)
     student = teacher_log_probs(6, seed=seed + 1)
     kept = TopKCodec(CLASSES, k=CLASSES, min_prob=0.0).select(teacher, labels_for(6, seed=seed))
-    rebuilt = kept.log_probs(CLASSES)
+    rebuilt = kept.log_probs(num_classes=CLASSES)
 
     def kl(of: Tensor) -> Tensor:
         return (of.double().exp() * (of.double() - student.double())).sum(1)
@@ -112,13 +112,13 @@ def test_a_row_with_nothing_over_the_threshold_keeps_its_first_class() -> None:
     kept = codec.select(torch.full((1, CLASSES), 1 / CLASSES).log(), labels)
     assert kept.class_id.tolist() == [0]
     stored = codec.decode(codec.encode(kept, 2), 1).with_labels(labels)
-    assert stored.log_probs(CLASSES).exp()[0].tolist() == pytest.approx([1 / CLASSES] * CLASSES, abs=4e-3)
+    assert stored.log_probs(num_classes=CLASSES).exp()[0].tolist() == pytest.approx([1 / CLASSES] * CLASSES, abs=4e-3)
 
 
 def test_another_temperature_is_refused_with_the_remedy() -> None:
     kept = TopKCodec(CLASSES).select(teacher_log_probs(2), labels_for(2))
-    with pytest.raises(UsageError, match="--targets full"):
-        kept.log_probs(CLASSES, temperature=2.0)
+    with pytest.raises(UsageError, match='targets="full"'):
+        kept.log_probs(num_classes=CLASSES, temperature=2.0)
 
 
 def test_labels_below_everything_stored_keep_their_probability() -> None:
