@@ -1,15 +1,20 @@
 """The memory of self-distillation: what was said of a sample a round ago, and nothing else."""
 
 import errno
+import mmap
 import os
+import threading
 
 import pytest
 import torch
 
 from kdcache.errors import RunError
-from kdcache.training.prediction_history import PredictionHistory
+from kdcache.runtime.transfer import HostCopies
+from kdcache.training import prediction_history
+from kdcache.training.prediction_history import _MAX_UNWRITTEN, PredictionHistory
 
 SAMPLES, CLASSES = 6, 3
+LIMIT = 60  # seconds; a guard against hanging
 
 
 @pytest.fixture
@@ -131,6 +136,7 @@ def test_processes_share_it(history_of, tmp_path):
     one, other = history_of(), history_of(is_main=False)
     one.write(0, WHO[:2], logits(0, 2))
     other.write(0, WHO[2:], logits(1, 2))
+    one.flush(0), other.flush(0)  # as before the barrier of a round
     expected = torch.cat([logits(0, 2), logits(1, 2)]).softmax(1)
     for history in (one, other):
         torch.testing.assert_close(history.read(1, WHO, ALONE), expected, rtol=1e-3, atol=1e-6)
@@ -167,3 +173,126 @@ def test_certainty_survives_half_precision(history_of):
     certain = torch.tensor([[300.0, -300.0, 0.0]])
     history.write(0, WHO[:1], certain)
     assert history.read(1, WHO[:1], torch.ones(1)).tolist() == [[1.0, 0.0, 0.0]]
+
+
+class Device:
+    """A device whose results are on the host when `come` is set."""
+
+    def __init__(self):
+        self.come, self.copied, self.asked = threading.Event(), threading.Semaphore(0), 0
+
+    def copy_to_host(self, tensors):
+        self.asked += 1
+        self.copied.release()
+        return HostCopies(tuple(tensors), self)
+
+    def synchronize(self):
+        assert self.come.wait(LIMIT)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    one = Device()
+    monkeypatch.setattr(prediction_history, "copy_to_host", one.copy_to_host)
+    return one
+
+
+def test_nobody_waits_for_the_device_but_the_thread_that_writes(history_of, device):
+    history = history_of()
+    history.write(0, WHO, logits(0))
+    device.come.set()
+    history.flush(0)
+    torch.testing.assert_close(history_of().read(1, WHO, ALONE), logits(0).softmax(1), rtol=1e-3, atol=1e-6)
+
+
+def test_a_few_batches_may_wait_to_be_written_and_no_more(history_of, device):
+    asked = []
+
+    def synchronize():
+        for _ in range(_MAX_UNWRITTEN + 1):
+            assert device.copied.acquire(timeout=LIMIT)
+        asked.append(device.asked)
+        device.synchronize = lambda: None
+
+    device.synchronize = synchronize
+    history = history_of()
+    for step in range(3 * _MAX_UNWRITTEN):
+        history.write(0, WHO, logits(step))
+    assert asked == [_MAX_UNWRITTEN + 1]
+    torch.testing.assert_close(history.read(1, WHO, ALONE), logits(step).softmax(1), rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_is_written_though_its_history_is_gone(history_of, device):
+    """Its file stays open until then: its number may be that of another file afterwards."""
+    history = history_of()
+    history.write(0, WHO, logits(0))
+    pending = history._unwritten[0]
+    del history
+    device.come.set()
+    pending.result(LIMIT)
+    torch.testing.assert_close(history_of().read(1, WHO, ALONE), logits(0).softmax(1), rtol=1e-3, atol=1e-6)
+
+
+def test_a_disk_that_is_full_in_mid_round_is_an_error_by_the_next_checkpoint(history_of, device, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    history = history_of()
+    history.write(0, WHO, logits(0))
+    device.come.set()
+    with pytest.raises(RunError, match="make room"):
+        history.flush(0)
+
+
+def test_neighbours_are_written_at_once_and_of_a_sample_the_last_row_stays(history_of, monkeypatch):
+    write, written = os.pwrite, []
+
+    def noted(file, data, start):
+        written.append((start, len(data)))
+        return write(file, data, start)
+
+    monkeypatch.setattr(os, "pwrite", noted)
+    history = history_of()
+    history.write(0, torch.tensor([5, 0, 4, 3]), logits(0))
+    history.flush(0)
+    row = CLASSES * 2
+    assert written == [(0, row), (3 * row, 3 * row)]
+    history.write(0, torch.tensor([1, 2, 1, 0]), logits(1))
+    expected = logits(1).softmax(1)[[3, 2, 1]]
+    torch.testing.assert_close(history.read(1, torch.tensor([0, 1, 2]), ALONE[:3]), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_disk_is_asked_for_all_rows_of_a_batch_before_one_is_read(tmp_path, monkeypatch):
+    samples, classes, asked = 64, 3000, []
+
+    class Map(mmap.mmap):
+        def madvise(self, option, start, length):
+            assert option == mmap.MADV_WILLNEED
+            asked.append((start, start + length))
+            return super().madvise(option, start, length)
+
+    monkeypatch.setattr(mmap, "mmap", Map)
+    history = PredictionHistory(
+        tmp_path / "past", samples=samples, num_classes=classes, epochs_per_round=1, is_main=True, warn=print
+    )
+    whole = torch.randn(samples, classes, generator=torch.Generator().manual_seed(0))
+    history.write(0, torch.arange(samples), whole)
+    wanted = torch.tensor([7, 8, 63, 0, 40, 7])
+    found = history.read(1, wanted, torch.ones(len(wanted)))
+    torch.testing.assert_close(found, whole.softmax(1)[wanted], rtol=1e-3, atol=1e-6)
+    bytes_of = 2 * classes
+    for sample in wanted.tolist():
+        begin, end = sample * bytes_of, (sample + 1) * bytes_of
+        assert any(start <= begin and end <= stop for start, stop in asked), f"sample {sample} was not asked for"
+    assert len(asked) == 4, "7 and 8 are neighbours"
+    assert sum(stop - start for start, stop in asked) < 5 * bytes_of + 4 * mmap.PAGESIZE
+
+
+def test_rows_that_are_not_mixed_are_the_same_to_the_bit_beside_mixed_ones(history_of):
+    history = history_of()
+    history.write(0, WHO, logits(0))
+    alone = history.read(1, WHO, ALONE)
+    kept = logits(0).softmax(1).half().float()
+    assert torch.equal(alone, kept / kept.sum(dim=1, keepdim=True))
+    assert torch.equal(history.read(1, WHO[:3], ALONE[:3]), alone[:3])
