@@ -32,7 +32,7 @@ from packaging.markers import Environment, default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from gpu.unpack import MANIFEST, Manifest, PackError, Part, environment_with, sha256_of, unpack
+from gpu.unpack import MANIFEST, Manifest, PackError, Part, environment_with, place_of, sha256_of, unpack
 
 #: What the machine has.
 THERE = ("torch", "torchvision", "timm")
@@ -123,7 +123,7 @@ def unpack_wheels(wheels: Iterable[Path], folder: Path, python: str) -> None:
     for wheel in wheels:
         with zipfile.ZipFile(wheel) as opened:
             for member in opened.infolist():
-                name = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", member.filename)
+                name = place_of(member.filename)
                 if member.is_dir() or ".data/" in name or is_unused(name, python):
                     continue
                 place = folder / name

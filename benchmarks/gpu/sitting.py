@@ -36,6 +36,8 @@ from gpu.unpack import environment_with, is_pack
 PACK = "KDCACHE_GPU_PACK"
 #: The part that unpacks the packages where a pack is given, and the seconds that it may take.
 _PACKAGES, _UNPACKING = "packages", 120.0
+#: Script of a part's process.
+_SCRIPT = HERE / "part.py"
 #: Seconds that are left at the end for the page.
 _RESERVE = 3.0
 #: Seconds that a whole sitting may take on a GPU, and how many times as long it and each part may take on a CPU.
@@ -129,7 +131,7 @@ class Sitting:
             self._decode = part.decode or self._decode
 
     def _run_part(self, part: Part) -> None:
-        command = [sys.executable, str(HERE / "part.py"), part.name, "--tables", str(self._found)]
+        command = [sys.executable, str(_SCRIPT), part.name, "--tables", str(self._found)]
         command += ["--device", self._asked.device, "--decode", part.decode or self._decode]
         command += ["--tiny"] if self._asked.tiny else []
         self._run(part.name, command, {**self._variables, **part.variables}, part.limit)

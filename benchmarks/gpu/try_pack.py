@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gpu.unpack import place_of
+
 #: Mean difference from Pillow, in levels of 0..255, up to which DALI decodes and resizes as it should.
 MAX_DIFFERENCE = 0.5
 
@@ -19,7 +23,7 @@ def modules_of(distribution: metadata.Distribution, site: Path) -> Iterator[str]
     """Yield the modules at the top of a package, and those one below where packages share a folder, such as nvidia."""
     tops = set()
     for file in distribution.files or ():
-        path = Path(file)
+        path = Path(place_of(str(file)))
         if path.suffix == ".py" and ".." not in path.parts and (site / path).exists():
             head = path.parts[0]
             if len(path.parts) == 1:
@@ -34,12 +38,19 @@ def modules_of(distribution: metadata.Distribution, site: Path) -> Iterator[str]
 
 
 def import_all(site: Path) -> tuple[int, int]:
-    """Import every package of the folder; return their number and that of their modules."""
+    """Import every package of the folder; return their number and that of their modules.
+
+    Raises:
+        SystemExit: a package cannot be imported, or is imported from elsewhere.
+    """
     packages = modules = 0
     for distribution in metadata.distributions(path=[str(site)]):
         packages += 1
         for name in modules_of(distribution, site):
-            module = importlib.import_module(name)
+            try:
+                module = importlib.import_module(name)
+            except Exception as error:  # whatever a package's first line may raise
+                raise SystemExit(f"{name} of {distribution.name} cannot be imported: {error!r}") from error
             place = Path(module.__file__ or "")
             if not place.is_relative_to(site):
                 raise SystemExit(f"{name} of {distribution.name} was imported from {place}, not from {site}")

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -70,6 +71,11 @@ class Manifest:
             return cls(values["python"], tuple(values["packages"]), tuple(Part(**part) for part in values["parts"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PackError(f"{folder / MANIFEST} is not as pack.py wrote it ({error}): bring it again.") from error
+
+
+def place_of(name: str) -> str:
+    """Where a file of a wheel lies once it is unpacked: what the wheel keeps for a library's folder lies there."""
+    return re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", name)
 
 
 def is_pack(folder: Path) -> bool:

@@ -78,7 +78,7 @@ def test_a_place_to_decode_that_is_not_there_is_refused(name: str, decode: str, 
 def test_what_is_decoded_on_the_cpu_goes_to_a_gpu_from_pinned_memory_and_nobody_waits(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a GPU, torch is watched instead; `benchmarks/gpu_checks.py` sees it happen on one."""
+    """Without a GPU, torch is watched instead; `benchmarks/gpu/sitting.py` sees it happen on one."""
     allocate, pinned, copies = torch.empty, [], []
 
     def empty(*shape: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
