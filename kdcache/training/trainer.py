@@ -76,8 +76,7 @@ class Trainer:
         self.stop = AgreedStop(requests, processes)
         self.evaluation: Evaluation | None = None
         self._raw: Evaluation | None = None
-        ranks = processes.ranks
-        self.clock = Clock(open_energy_meter(processes.device, counts_processors=ranks.local_rank == 0))
+        self.clock = Clock(open_energy_meter(processes.device, counts_processors=processes.ranks.local_rank == 0))
         config = setup.config
         self._losses, self._recent_losses = (EpochLosses(config.objective.parts) for _ in range(2))
         self._epoch_start = self._row_start = Reading()
