@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdcache.runtime.option import Option
-from kdcache_cli.console import print_json, print_lines
+from kdcache_cli.console import print_json, print_lines, print_table
 from kdcache_cli.declared import typer_option
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def policies(
         print_lines(_every_field(*load_with_base(policy)))
         return
     shown = {name: f"{name} (default)" if name == DEFAULT else name for name in NAMED}
-    width = max(map(len, shown.values()))
-    print_lines([f"{'policy':{width}}  where it comes from, and the fields in which it differs from crop"])
+    rows = []
     for name, named in NAMED.items():
-        print_lines([f"{shown[name]:{width}}  {ORIGIN[name]}", f"{'':{width}}  {_fields(named.to_json())}"])
+        rows += [(shown[name], ORIGIN[name]), ("", _fields(named.to_json()))]
+    print_table(("policy", "where it comes from, and the fields in which it differs from crop"), rows)
 
 
 def _every_field(policy: "Policy", base: str) -> list[str]:
