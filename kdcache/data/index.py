@@ -26,6 +26,7 @@ from kdcache.data.shards import CLASSES, expand_data, folders_with_shards, hidde
 from kdcache.errors import DataError
 from kdcache.io.json_format import parse_json
 from kdcache.io.reading import read_bytes
+from kdcache.runtime.formatting import format_count
 from kdcache.runtime.progress import Progress, logged
 from kdcache.runtime.workers import in_processes, workers_for
 
@@ -206,7 +207,7 @@ def _build(data: str | Path, unlabelled: bool, workers: int | None, progress: Pr
         raise DataError(f"The index {place} changed while it was being opened. Run the command again.")
     _report_passed_over(data, progress)
     _warn_of_labels(index, progress)
-    progress.say(f"indexed {len(index)} samples in {len(shards)} shards: {place}")
+    progress.say(f"indexed {format_count(len(index), 'sample')} in {format_count(len(shards), 'shard')}: {place}")
     return replace(index, opened_as=str(data))
 
 

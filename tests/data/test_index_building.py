@@ -130,6 +130,12 @@ def test_worker_processes_find_the_same(tmp_path: Path) -> None:
     assert listener.lines == [f"indexed 12 samples in 6 shards: {there.path}"]
 
 
+def test_one_sample_in_one_shard_is_counted_as_one(tmp_path: Path) -> None:
+    listener = Listener()
+    built = build_index(make_shards(tmp_path, images=1, size=(8, 8), shards=1), workers=1, progress=listener)
+    assert listener.lines == [f"indexed 1 sample in 1 shard: {built.path}"]
+
+
 def test_what_is_passed_over_is_told_in_a_line_when_the_index_is_built(shards: Path) -> None:
     for number, path in enumerate(sorted(shards.glob("*.tar"))):
         with tarfile.open(path, "a") as tar:
