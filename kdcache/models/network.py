@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdcache.errors import ModelError
 from kdcache.models.card import ModelCard
 
 #: The share of red, green and blue in the luminance of ITU-R BT.601, as in Pillow's mode "L", which rounds it.
@@ -69,9 +70,20 @@ class Network:
         return found if isinstance(found, nn.Module) else None
 
     def compute_logits(self, inputs: Float[Tensor, "b _ s s"]) -> Float[Tensor, "b c"]:
-        """Return the logits of normalised images: the output of the module, or its `logits`, as Hugging Face's have."""
+        """Return the logits of normalised images: the output of the module, or its `logits`, as Hugging Face's have.
+
+        Raises:
+            ModelError: the output is no logit for each class and image.
+        """
         output = self.module(inputs)
         logits: Tensor = output if isinstance(output, Tensor) else output.logits
+        wanted = (len(inputs), self.card.num_classes)
+        if tuple(logits.shape) != wanted:
+            raise ModelError(
+                f"{self.card.architecture} gives {len(inputs)} images an output of shape {list(logits.shape)}, and not "
+                f"one logit for each of {self.card.num_classes:,} classes {list(wanted)}, so that its answers cannot "
+                "be told apart: wrap it in a module that returns these, whatever the number of images is."
+            )
         return logits
 
     @cached_property

@@ -120,6 +120,27 @@ def test_what_is_no_teacher_or_cannot_be_told_from_others_is_refused(module, mes
         run(own_teacher(module, head=None))
 
 
+class OfOneImage(ZeroShot):
+    """Its output is right for one image, by which a module is tried out, and not for a batch."""
+
+    def forward(self, images):
+        return super().forward(images).reshape(1, -1)
+
+
+class AveragedInBatches(ZeroShot):
+    def forward(self, images):
+        logits = super().forward(images)
+        return logits if len(logits) == 1 else logits.mean(1)
+
+
+@pytest.mark.parametrize(("module", "shape"), [(OfOneImage(), r"\[1, 16\]"), (AveragedInBatches(), r"\[4\]")])
+def test_an_output_that_is_none_for_a_batch_is_refused(module, shape):
+    teacher = run(own_teacher(module, head=None))
+    message = rf"gives 4 images an output of shape {shape}, and not one logit for each of 4 classes \[4, 4\]"
+    with pytest.raises(ModelError, match=message):
+        teacher.compute_output(torch.zeros(4, 3, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
