@@ -245,6 +245,7 @@ def score_predictions(
         top5=mean_or_nan(is_among_top(found.top, found.labels, 5)),
         loss=-mean_or_nan(found.label_log_prob),
         correct=correct,
+        num_classes=num_classes,
         data=data,
         lost=len(index.lost),
         invalid=found.invalid,
@@ -319,7 +320,8 @@ def _with_header(cells: list[list[str]]) -> list[tuple[list[str], list[str]]]:
 
 
 def _cells(row: Scores, has_real: bool, is_compared: bool) -> list[str]:
-    cells = [row.model, row.data, f"{row.samples:,}", _percent(row.top1), _percent(row.top5)]
+    top5 = _percent(row.top5) if row.tells_top5 else "-"
+    cells = [row.model, row.data, f"{row.samples:,}", _percent(row.top1), top5]
     cells += [_number(row.loss), _percent(row.ece), _number(row.aurc)]
     if has_real:
         cells.append("-" if row.real is None else _percent(row.real))

@@ -52,6 +52,7 @@ class Evaluation:
         top1, top5: share of the images whose label is the likeliest class, or among the five likeliest.
         loss: mean cross entropy in nats.
         correct: whether the likeliest class is the label, for each sample of the index; False for a lost one.
+        num_classes: number of the model's classes.
     """
 
     model: str
@@ -60,6 +61,17 @@ class Evaluation:
     top5: float
     loss: float
     correct: Bool[np.ndarray, "n"]
+    num_classes: int
+
+    @property
+    def tells_top5(self) -> bool:
+        """Whether the five likeliest classes are not simply all of them, so that top-5 says something."""
+        return self.num_classes > 5
+
+    @property
+    def accuracies(self) -> str:
+        """Top-1, and top-5 where it says something, as text."""
+        return f"top-1 {self.top1:.2%}" + (f", top-5 {self.top5:.2%}" if self.tells_top5 else "")
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain values, without those of single samples."""
@@ -67,10 +79,7 @@ class Evaluation:
 
     def lines(self) -> list[str]:
         """Return the score as a plain line."""
-        return [
-            f"{self.model}: top-1 {self.top1:.2%}, top-5 {self.top5:.2%}, loss {self.loss:.4f} "
-            f"on {self.samples:,} images"
-        ]
+        return [f"{self.model}: {self.accuracies}, loss {self.loss:.4f} on {self.samples:,} images"]
 
 
 def score(network: Network, index: Index, computing: Computing, *, name: str) -> Evaluation:
@@ -111,7 +120,8 @@ def score(network: Network, index: Index, computing: Computing, *, name: str) ->
             processes.all_reduce_sum(torch.from_numpy(part.view(np.uint8))).numpy() > 0 for part in (correct, top5)
         )
     count = len(index) - len(index.lost)
-    return Evaluation(name, count, float(correct.sum()) / count, float(top5.sum()) / count, loss / count, correct)
+    top1, in_top5 = float(correct.sum()) / count, float(top5.sum()) / count
+    return Evaluation(name, count, top1, in_top5, loss / count, correct, network.card.num_classes)
 
 
 def try_scoring(network: Network, index: Index, computing: Computing) -> None:
@@ -168,7 +178,7 @@ def logits_in_batches(
         for samples, pixels in batches:
             with torch.inference_mode():
                 with autocast(computing.precision, computing.device):
-                    logits = network.module(network.normalise(pixels.to(computing.device).float()))
+                    logits = network.compute_logits(network.normalise(pixels.to(computing.device).float()))
                 logits = logits.float()
             yield samples, logits
 

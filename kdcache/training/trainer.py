@@ -327,8 +327,8 @@ class Trainer:
             if self._raw is not None:
                 values |= dict(zip(_RAW_SCORES, (self._raw.top1, self._raw.top5, self._raw.loss), strict=True))
             self.progress.say(
-                f"Epoch {self.epoch}: top-1 {evaluation.top1:.2%}, top-5 {evaluation.top5:.2%}, loss "
-                f"{evaluation.loss:.4f} on {evaluation.samples:,} images of --val."
+                f"Epoch {self.epoch}: {evaluation.accuracies}, loss {evaluation.loss:.4f} on {evaluation.samples:,} "
+                "images of --val."
             )
         with self.stop.requests.saving():
             if self._logs is not None:

@@ -22,7 +22,7 @@ COPIED = CopyReport("a", "b", ("t",), 3, 4, 1000, problems=("A block is damaged.
 
 
 def trained(folder: Path) -> TrainReport:
-    score = Evaluation("student", 10, 0.5, 0.75, 1.25, correct=np.ones(10, bool))
+    score = Evaluation("student", 10, 0.5, 0.75, 1.25, correct=np.ones(10, bool), num_classes=10)
     return TrainReport(folder, 3, 30, 0.5, 100.0, score)
 
 
