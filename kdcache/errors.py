@@ -65,6 +65,8 @@ class UsageError(KdcacheError):
 class ConfigError(KdcacheError):
     """A recipe, policy or setting that cannot be read or has an unknown key."""
 
+    exit_code = 2
+
 
 class DeviceError(KdcacheError):
     """A device or backend that was asked for and is not there."""

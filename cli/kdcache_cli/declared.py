@@ -29,9 +29,20 @@ def typer_option(name: str, option: Option, is_flag: bool = False) -> Any:
         settings["show_default"] = option.default_text
     if option.names is not None:
         settings["autocompletion"] = completer(option.names)
+    if option.names == "setting":
+        settings["callback"] = _require_assignments
     if option.is_argument:
         return typer.Argument(**settings)
     return typer.Option(option.flag or f"--{name.replace('_', '-')}", **settings)
+
+
+def _require_assignments(value: list[str] | None) -> list[str] | None:
+    """Refuse `--set NAME VALUE` by its own name, before VALUE is refused as one argument too many."""
+    from kdcache.training.settings import split_assignment
+
+    for assignment in value or ():
+        split_assignment(assignment)
+    return value
 
 
 def command_from(options: type[T], run: Callable[[T], None], doc: str) -> Callable[..., None]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from kdcache.errors import ConfigError, reason
 from kdcache.io.checked import Setting, checked, read
-from kdcache.io.plain_values import FormatError
+from kdcache.io.plain_values import FormatError, shown
 from kdcache.io.reading import read_bytes
 from kdcache.io.yaml_format import dump_yaml, parse_yaml
 from kdcache.objectives.distillation import LABEL_LOSS_SETTINGS
@@ -17,7 +17,7 @@ from kdcache.objectives.vanilla import VanillaKD
 from kdcache.training.files import replace_file
 from kdcache.training.recipes import baseline_settings, recipe_settings
 from kdcache.training.sections import RunSettings
-from kdcache.training.settings import nested, overlay, to_plain
+from kdcache.training.settings import nested, overlay, split_assignment, to_plain
 
 
 @checked
@@ -165,13 +165,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 
 def _assigned(assignment: str) -> dict[str, Any]:
-    name, equals, text = assignment.partition("=")
-    if not (name.strip() and equals):
-        raise ConfigError(f"{assignment!r} sets nothing: write NAME=VALUE, such as optimizer.lr=0.001.")
+    name, text = split_assignment(assignment)
     try:
         value = parse_yaml(text)
     except FormatError as error:
         raise ConfigError(
-            f"The value of {name.strip()} cannot be read as YAML, {text!r:.60}: {error}. Correct it, or quote it."
+            f"The value of {name} cannot be read as YAML, {shown(text)}: {error}. Correct it, or quote it."
         ) from error
-    return nested(name.strip(), value)
+    return nested(name, value)

@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from kdcache.errors import ConfigError, reason
+from kdcache.errors import ConfigError, RunError, reason
 from kdcache.io.atomic import replace_file
 from kdcache.io.failures import cannot_write
 from kdcache.io.plain_values import FormatError
@@ -154,7 +154,8 @@ def copy_recipe(name: str, file: Path) -> None:
     """Write a recipe's text to a new file.
 
     Raises:
-        ConfigError: no such recipe; or the file is there already, could not be given as a recipe, or cannot be written.
+        ConfigError: no such recipe; or the file is there already, or could not be given as a recipe.
+        RunError: the file cannot be written.
     """
     text = recipe_text(name)
     if file.suffix not in _SUFFIXES:
@@ -164,7 +165,7 @@ def copy_recipe(name: str, file: Path) -> None:
     try:
         replace_file(file.parent, file.name, text.encode())
     except OSError as error:
-        raise ConfigError(cannot_write(file, error, "Nothing was written")) from error
+        raise RunError(cannot_write(file, error, "Nothing was written")) from error
 
 
 def recipe_differences(first: str, second: str) -> tuple[tuple[str, Any, Any], ...]:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from kdcache.errors import UsageError
+
 
 def to_plain(value: Any) -> Any:
     """Return `value` as YAML and JSON can write it: dataclasses as mappings, tuples as lists."""
@@ -31,6 +33,18 @@ def nested(name: str, value: Any) -> dict[str, Any]:
     for part in reversed(name.split(".")):
         value = {part: value}
     return value
+
+
+def split_assignment(assignment: str) -> tuple[str, str]:
+    """Return the dotted name and the text of the value of a NAME=VALUE. Raises UsageError where it is none."""
+    name, equals, text = assignment.partition("=")
+    if not (name.strip() and equals):
+        lacks = "no name before its equals sign" if equals else "no equals sign"
+        raise UsageError(
+            f"--set {assignment} has {lacks}, so that it sets nothing: write NAME=VALUE without spaces, such as --set "
+            "optimizer.lr=0.001."
+        )
+    return name.strip(), text
 
 
 def differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, Any]]:

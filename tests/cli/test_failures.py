@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from kdcache.errors import DataError, KdcacheError, UsageError
 from kdcache_cli.failures import explained, stopped
+from kdcache_cli.main import app
 from support.command_line import kdcache
 from support.shards import make_shards
 
@@ -78,6 +80,26 @@ def test_a_wrong_option_exits_with_2_and_names_it() -> None:
     assert done.returncode == 2
     assert "--unlabeled" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (
+            ("--set", "optimizer.lr", "0.1"),
+            "--set optimizer.lr has no equals sign, so that it sets nothing: write NAME=",
+        ),
+        (("--set", "=3"), "--set =3 has no name before its equals sign, so that it sets nothing: write NAME=VALUE"),
+        (("--set", "optimizer.lr=[1"), "The value of optimizer.lr cannot be read as YAML, '[1': "),
+        (("--set", "optimiser.lr=1"), "There is no setting optimiser. The nearest: optimizer.lr, "),
+        (("--recipe", "a3"), "There is no recipe 'a3'"),
+    ],
+)
+def test_settings_that_make_no_sense_exit_with_2_and_say_what_to_write(words: tuple[str, ...], cause: str) -> None:
+    done = CliRunner().invoke(app, ["train", "--student", "test_resnet", "--supervised", *words])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {cause}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_wrong_choice_is_refused_in_plain_words() -> None:

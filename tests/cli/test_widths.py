@@ -75,6 +75,7 @@ def scores(model: str, top1: float, compared: bool) -> Scores:
         top5=0.951,
         loss=0.8123,
         correct=np.ones(2, bool),
+        num_classes=1000,
         data="data/imagenet-val",
         lost=0,
         invalid=0,
@@ -116,6 +117,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         ("train", "train --help"),
         ("inspect", "inspect cache"),
         ("evaluate", "evaluate a b --data d"),
+        ("policies", "policies"),
     ],
 )
 def test_a_terminal_shows_what_was_looked_at(

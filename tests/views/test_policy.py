@@ -300,7 +300,7 @@ def test_a_file_without_a_base_is_compared_with_crop(tmp_path):
 def test_the_command_refuses_a_file_that_is_no_policy(tmp_path):
     (tmp_path / "own.yaml").write_text("base: a2\nmixip: 0.2\n")
     refused = kdcache("policies", tmp_path / "own.yaml")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr == f"error: In {tmp_path}/own.yaml, policy.mixip is no field. Did you mean mixup?\n"
     assert not refused.stdout
 
