@@ -7,8 +7,14 @@ measurement is a process of its own on one core, which opens that index, reads t
 thing; a figure is the median of the runs. CPU time is of all threads. Memory is the highest of the process, less what
 it had before: the columns are mapped files, whose pages the system shares between processes and takes back at need.
 
+An epoch is planned in steps of 4,096 rows for all processes: which samples each of its own rows shows, and how they
+are augmented. It is done as the first of 1, 8 and 64 processes would, one of which runs. Targets are `topk` rows of
+1,000 classes, read, checked and decoded in the order of the view.
+
 It needs Linux. `docs/speed.md` has what it printed.
 """
+
+from __future__ import annotations
 
 import argparse
 import os
@@ -18,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,17 +34,25 @@ from kdcache.cache.identity import ViewSetIdentity, windows_checksum
 from kdcache.cache.layout import default_block_rows
 from kdcache.data.columns import COLUMNS, KEY_START, Source, save
 from kdcache.data.index import Index, load_index
-from kdcache.data.index_writer import seal
+from kdcache.data.index_writer import IndexWriter, seal
 from kdcache.data.order import derive_windows
+from kdcache.data.scan import ShardTable
 from kdcache.loader.schedule import Schedule
 from kdcache.views.policy import Policy
 from kdcache.views.viewset import ViewSet
+
+if TYPE_CHECKING:
+    from kdcache.cache.entry import Entry
 
 SAMPLES = (1_000_000, 4_000_000, 14_000_000)
 SAMPLES_A_SHARD, CLASSES = 1000, 21841
 KEY_LENGTH = 12
 PIECE = 1 << 20
 SEED, GROUP = 0, 5
+#: Rows of a step of all processes.
+BATCH = 4096
+#: Different rows of targets, which are written over and over, and their classes.
+DISTINCT, TARGET_CLASSES = 2048, 1000
 
 
 def write_index(folder: Path, samples: int) -> None:
@@ -90,6 +106,90 @@ def windows_of(index: Index) -> np.ndarray:
     return derive_windows(np.asarray(index.shard), np.asarray(index.label), len(index.shards)).ids
 
 
+def index_built(index: Index) -> Callable[[], object]:
+    """The index out of what was found in the shards, whose keys this makes meanwhile, at some cost."""
+    folder, samples = index.path.parent, len(index)
+    source, powers = source_of(folder), 10 ** np.arange(KEY_LENGTH - 1, -1, -1)
+    same = {name: np.full(SAMPLES_A_SHARD, 500) for name in ("offset", "length", "height", "width", "label")}
+
+    def table(first: int) -> ShardTable:
+        numbers = np.arange(first, min(first + SAMPLES_A_SHARD, samples))
+        keys = (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8).tobytes()
+        rest = {name: column[: len(numbers)] for name, column in same.items()}
+        return ShardTable(keys, np.full(len(numbers), KEY_LENGTH), **rest)
+
+    def build() -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as built:
+            writer = IndexWriter(Path(built), source)
+            for shard, first in enumerate(range(0, samples, SAMPLES_A_SHARD)):
+                writer.add(shard, table(first))
+            writer.finish()
+
+    return build
+
+
+def index_opened(index: Index) -> Callable[[], object]:
+    """The index found and opened again, its shards listed and compared with those that it was built from."""
+    folder = index.path.parent
+    return lambda: load_index(folder / "index", source_of(folder))
+
+
+def epoch_planned(index: Index, processes: int) -> Callable[[], object]:
+    """The rows of each step of an epoch that the first of some processes takes, and their augmentations."""
+    view_set = ViewSet(index, Policy(), SEED, windows_of(index))
+    view_set.order(0)  # which is measured by itself
+    schedule = Schedule(len(index), 1, 1, BATCH, 1, default_block_rows(len(index)), SEED)
+
+    def plan() -> None:
+        for rows in schedule.batches(0, 0, processes):
+            view_set.rows(rows)
+
+    return plan
+
+
+def targets_read(index: Index) -> Callable[[], object]:
+    """The targets of a view, batch by batch."""
+    from kdcache.cache.stream import stream_targets
+
+    samples = len(index)
+    entry = entry_with_targets(index.path.parent / "targets", samples)
+    schedule = Schedule(samples, 1, 1, BATCH, 1, default_block_rows(samples), SEED)
+
+    def read() -> None:
+        for _ in stream_targets(entry, ((rows.view, rows.row) for rows in schedule.batches())):
+            pass
+
+    return read
+
+
+def entry_with_targets(folder: Path, samples: int) -> Entry:
+    """The entry of a teacher with one view of `samples` rows, which the first call writes."""
+    import torch
+
+    from kdcache.cache.identity import TeacherIdentity
+    from kdcache.cache.store import Cache
+    from kdcache.targets.topk_codec import TopKCodec
+
+    if folder.exists():
+        return Cache.open(folder).entry("teacher")
+    codec, windows = TopKCodec(TARGET_CLASSES), np.zeros(samples, np.int32)
+    block_rows = default_block_rows(samples)
+    view_set = ViewSetIdentity("0" * 64, samples, windows_checksum(windows), {}, SEED, block_rows)
+    half = (0.5,) * 3
+    teacher = TeacherIdentity(
+        "teacher", "none", "0", half, half, 224, "fp32", BATCH, codec.identity(), codec.num_classes
+    )
+    entry = Cache.create(folder, view_set, windows).add_teacher(teacher, codec)
+    logits = torch.randn(DISTINCT, TARGET_CLASSES, generator=torch.Generator().manual_seed(SEED)) * 3
+    targets = codec.select(torch.log_softmax(logits, 1), torch.full((DISTINCT, 2), -1))
+    for block, first in enumerate(range(0, samples, block_rows)):
+        rows, writer = min(block_rows, samples - first), entry.open_block(0, block)
+        for start in range(0, rows, DISTINCT):
+            writer.append(targets[: min(DISTINCT, rows - start)])
+        writer.finish({})
+    return entry
+
+
 def order_of_a_view(index: Index) -> Callable[[], object]:
     """The samples in the order of a view, in windows of 64 shards."""
     view_set = ViewSet(index, Policy(), SEED, windows_of(index))
@@ -132,11 +232,15 @@ def windows_read(index: Index) -> Callable[[], object]:
 
 
 MEASUREMENTS: dict[str, Callable[[Index], Callable[[], object]]] = {
+    "index built": index_built,
+    "index opened": index_opened,
     "order of a view": order_of_a_view,
     "order of a view, one window": order_in_one_window,
     "order of a view seen again": order_seen_again,
     "windows made": windows,
     "windows read": windows_read,
+    **{f"epoch planned, process 1 of {count}": partial(epoch_planned, processes=count) for count in (1, 8, 64)},
+    "targets of a view": targets_read,
 }
 
 
@@ -158,6 +262,7 @@ def memory(name: str) -> float:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=SAMPLES, help="of the data sets")
     parser.add_argument("--runs", type=int, default=3, help="of each measurement")
