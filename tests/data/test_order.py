@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,21 @@ def test_orders_are_those_that_caches_were_made_with():
     for pairs, cycle in ((25_000, 0), (25_000, 1), (24_999, 2)):
         found[f"{pairs} pairs, cycle {cycle}"] = digest(reused_pairs(pairs, 4096, 256, 5, 3, cycle))
     assert found == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize("windows", [1, 40, None])
+def test_an_order_takes_no_more_memory_than_itself(windows):
+    """Beside the mapped columns; one more column of 14 million samples would be 112 MB. None: pairs seen again."""
+    count = 1 << 20
+    keys, ids = keys_of(count), (np.arange(count) * (windows or 1) // count).astype(np.int32)
+    tracemalloc.start()
+    try:
+        found = reused_pairs(count, 4096, 256, 5, 3, 1) if windows is None else order(keys, ids, 0, 3)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == count
+    assert peak < 8 * count + (4 << 20)
 
 
 def test_groups_and_seeds_have_different_orders():
