@@ -15,7 +15,7 @@ from kdcache.data.index import Index
 from kdcache.errors import CorruptError, UsageError
 from kdcache.loader.cached_teachers import CachedTeachers
 from kdcache.loader.following import AwaitedBlocks
-from kdcache.loader.live_teacher import LiveTeacher
+from kdcache.loader.live_teacher import LiveTeacher, OutputChecks
 from kdcache.loader.schedule import Schedule
 from kdcache.loader.teacher_views import batches_covering, teacher_labels
 from kdcache.objectives.labels import soft_labels
@@ -286,11 +286,12 @@ def _in_dump_batches(
     ):
         computed = zip(_dump_batches(steps, len(view_set), live), teacher_stream, strict=True)
         kept: list[_BufferedBatch] = []
+        checks = OutputChecks()
         for step in map(_row_range, steps):
             kept = [batch for batch in kept if batch.rows.view == step.view and batch.rows.stop > step.start]
             while not kept or kept[-1].rows.stop < step.stop:
                 rows, views = next(computed)
-                kept.append(_BufferedBatch(rows, views.pixels, live.compute_targets(views)))
+                kept.append(_BufferedBatch(rows, views.pixels, live.compute_targets(views, checks)))
             parts = [(batch, _overlap(batch.rows, step)) for batch in kept]
             parts = [(batch, rows) for batch, rows in parts if rows.start < rows.stop]
             targets = type(kept[0].targets).concat([batch.targets[rows] for batch, rows in parts])
@@ -300,6 +301,7 @@ def _in_dump_batches(
             else:
                 student_views = next(student_stream)
             yield _batch_of(student_views, targets)
+        checks.finish()
 
 
 def _in_own_batches(
@@ -310,10 +312,12 @@ def _in_own_batches(
         closing(open_stream(steps.preparing(view_set), live.teacher.size)) as teacher_stream,
         closing(open_stream(() if is_rendered_once else steps, size)) as student_stream,
     ):
+        checks = OutputChecks()
         for views in teacher_stream:
-            targets = live.compute_targets(views)
+            targets = live.compute_targets(views, checks)
             student_views = views if is_rendered_once else next(student_stream)
             yield _batch_of(student_views, targets)
+        checks.finish()
 
 
 def _row_range(rows: RowIndices) -> RowRange:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
 
 from kdcache.cache.identity import TeacherIdentity, require_same
 from kdcache.cache.store import Cache
@@ -16,8 +18,9 @@ from kdcache.models.teacher_module import TeacherModule, run_as_teacher
 from kdcache.models.teachers import Teacher, describe_compiled, load_teacher
 from kdcache.objectives.settings import Layers
 from kdcache.runtime.progress import Progress
-from kdcache.targets.base import Capabilities, TargetCodec, Targets
-from kdcache.targets.full import FullCodec
+from kdcache.runtime.transfer import HostCopies, copy_to_host, to_device
+from kdcache.targets.base import Capabilities, Targets, are_log_probs
+from kdcache.targets.full import FullCodec, FullTargets
 from kdcache.targets.live import LIVE_CAPABILITIES, LiveTargets
 from kdcache.views.stream import Views
 
@@ -48,7 +51,7 @@ class LiveTeacher:
 
     Attributes:
         teacher: teacher that runs.
-        codec: codec `full`, so that live targets pass through the same form as stored ones.
+        codec: codec `full`, whose targets the live ones are, without their way to the host and back.
         label_space: "teacher" where labels are the teacher's classes, "none" where they are others.
         block_rows: number of rows of a block of the view set; batches do not cross a block.
         features: whether targets hold the inputs of the teacher's classifier.
@@ -56,7 +59,7 @@ class LiveTeacher:
     """
 
     teacher: Teacher
-    codec: TargetCodec
+    codec: FullCodec
     label_space: str
     block_rows: int
     features: bool = False
@@ -67,11 +70,63 @@ class LiveTeacher:
         """What the targets can give to an objective."""
         return LIVE_CAPABILITIES
 
-    def compute_targets(self, views: Views) -> Targets:
-        """Compute targets of a batch of views as `dump-logits` would keep them, with features and maps if requested."""
+    def compute_targets(self, views: Views, checks: "OutputChecks") -> Targets:
+        """Compute targets of a batch of views as `dump-logits` would keep them, with features and maps if requested.
+
+        They stay on the teacher's device, and the host does not wait for them.
+
+        Args:
+            views: one batch of views.
+            checks: checks of the batches before, which gets that of this one.
+
+        Raises:
+            ModelError: the output of this batch or of the one before is no log-probabilities, or of other classes.
+            UsageError: a label of one of them is not among the classes.
+        """
         output = self.teacher.compute_output(views.pixels, features=self.features, maps=self.layers)
-        kept = self.codec.select(output.log_probs, teacher_labels(views, self.label_space))
+        labels = teacher_labels(views, self.label_space)
+        checks.add(_OutputCheck(self.codec, output.log_probs, labels, copy_to_host([are_log_probs(output.log_probs)])))
+        kept = FullTargets(output.log_probs, to_device(labels, output.log_probs.device))
         return LiveTargets(kept, output.features, output.maps) if self.features or output.maps else kept
+
+
+@dataclass(frozen=True, eq=False)
+class _OutputCheck:
+    """The check of one batch's output, which a device may still be computing."""
+
+    codec: FullCodec
+    log_probs: Float[Tensor, "b c"]
+    labels: Int64[Tensor, "b 2"]
+    copies: HostCopies
+
+    def require(self) -> None:
+        """Wait for the check, and raise what `TargetCodec.check_outputs` raises."""
+        (is_sound,) = self.copies.wait()
+        self.codec.check_outputs(self.log_probs, self.labels, is_sound)
+
+
+class OutputChecks:
+    """The checks of a teacher's outputs: each is looked at as soon as it is there, at the latest a batch later.
+
+    So the device has its next batch before the host asks about one. On the CPU each is looked at at once.
+    """
+
+    def __init__(self) -> None:
+        self._last: _OutputCheck | None = None
+
+    def add(self, check: _OutputCheck) -> None:
+        """Look at the check of the batch before; at `check` as well if it is there already."""
+        self.finish()
+        if check.copies.are_there:
+            check.require()
+        else:
+            self._last = check
+
+    def finish(self) -> None:
+        """Look at the check of the last batch, if that was not done yet."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.require()
 
 
 def open_live_teacher(

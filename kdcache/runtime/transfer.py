@@ -33,6 +33,11 @@ class HostCopies:
     _tensors: tuple[Tensor, ...]
     _end: Any = None
 
+    @property
+    def are_there(self) -> bool:
+        """Whether `wait` returns at once."""
+        return self._end is None or bool(self._end.query())
+
     def wait(self) -> tuple[Tensor, ...]:
         """Return the tensors, after one wait for one event; without a wait if they were on the host before."""
         if self._end is not None:

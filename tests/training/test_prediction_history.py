@@ -212,6 +212,7 @@ def test_a_few_batches_may_wait_to_be_written_and_no_more(history_of, device):
         for _ in range(_MAX_UNWRITTEN + 1):
             assert device.copied.acquire(timeout=LIMIT)
         asked.append(device.asked)
+        assert not device.copied.acquire(timeout=0.5), "one more was begun while none was written"
         device.synchronize = lambda: None
 
     device.synchronize = synchronize
