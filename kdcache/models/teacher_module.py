@@ -4,12 +4,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from kdcache.cache.identity import TEACHER_NAME
 from kdcache.errors import ModelError, reason
+from kdcache.io.plain_values import shown
 from kdcache.models.card import ModelCard
 from kdcache.models.names import module_architecture
 from kdcache.models.network import Network
@@ -69,6 +71,14 @@ class TeacherModule:
                     f"{text!r} cannot be the {what} of a teacher: use letters, digits, '.', '_' and '-' (100 at most), "
                     "beginning with a letter or digit."
                 )
+        if not isinstance(self.module, nn.Module):
+            raise ModelError(
+                f"The teacher {self.name} is of type {type(self.module).__name__}, and a torch.nn.Module is needed, "
+                "whose state dict tells it from others: put it into one."
+            )
+        for what, value in (("image_size", self.image_size), ("num_classes", self.num_classes)):
+            if not isinstance(value, Integral):
+                raise ModelError(f"{what} of the teacher {self.name} is {shown(value)}: give a whole number.")
         if self.head is not None and all(part is not self.head for part in self.module.modules()):
             raise ModelError(
                 f"The head of the teacher {self.name} is not a part of its module, so that its inputs are never seen: "

@@ -148,6 +148,8 @@ def test_an_output_that_is_none_for_a_batch_is_refused(module, shape):
         ({"version": "1@2"}, "'1@2' cannot be the version of a teacher"),
         ({"mean": [0.5]}, "preprocessing as was given for own .*3 channels, 1 means"),
         ({"std": [0.2, 0.2, 0.0]}, "preprocessing as was given for own .*and std"),
+        ({"image_size": (32, 32)}, r"image_size of the teacher own is \(32, 32\): give a whole number"),
+        ({"num_classes": "4"}, "num_classes of the teacher own is '4': give a whole number"),
         ({"image_size": 0}, "preprocessing as was given for own .*input_size is"),
         ({"num_classes": 0}, "preprocessing as was given for own .*num_classes is 0"),
         ({"class_names": ["a", "b"]}, "has 4 classes and 2 class_names"),
@@ -157,6 +159,11 @@ def test_an_output_that_is_none_for_a_batch_is_refused(module, shape):
 def test_values_that_no_teacher_has_are_refused_where_they_are_given(choice, message):
     with pytest.raises(ModelError, match=message):
         own_teacher(ZeroShot(), **choice)
+
+
+def test_a_function_is_no_module():
+    with pytest.raises(ModelError, match=r"own is of type function, and a torch.nn.Module is needed"):
+        own_teacher(lambda images: images)
 
 
 def test_a_head_that_does_not_compute_the_logits_is_refused():
