@@ -37,7 +37,8 @@ class Batch:
     """The rows of one training step of this process, b in number: images, labels and the teacher's targets.
 
     Rows 2j and 2j+1 are a pair: each was mixed with the other. The rows of a batch may be shuffled for the model, and
-    a batch may be cut between pairs; the objectives "cc" and "crd" want the rows in the loader's order.
+    a batch may be cut between pairs, both with `take`; the objectives "cc" and "crd" want the rows in the loader's
+    order.
 
     Attributes:
         images: pixels [b, 3, s, s], or [b, 1, s, s] for a grey student, float32, mixed and normalised with the mean and
@@ -78,6 +79,28 @@ class Batch:
     def __len__(self) -> int:
         """Number of rows b."""
         return len(self.samples)
+
+    def __repr__(self) -> str:
+        """Name what it holds, in a line: no pixels."""
+        images = f"images {list(self.images.shape)} on {self.images.device}"
+        targets = "no targets" if self.targets is None else type(self.targets).__name__
+        return f"Batch({len(self)} rows, {images}, {targets})"
+
+    def take(self, rows: Int64[Tensor, " n"]) -> "Batch":
+        """Return the batch of the rows at these positions, n in number and in this order, on any device.
+
+        Example:
+            >>> first_half = batch.take(torch.arange(len(batch) // 2))
+        """
+        here = rows.to(self.images.device)
+        return replace(
+            self,
+            images=self.images[here],
+            labels=self.labels[here],
+            mix_weight=self.mix_weight[here],
+            samples=self.samples[rows.to(self.samples.device)],
+            targets=None if self.targets is None else self.targets.take(here),
+        )
 
     def soft_labels(self, num_classes: int, smoothing: float = 0.0) -> Float32[Tensor, "b c"]:
         """Return the mixed labels as probabilities: mix_weight y + (1 - mix_weight) y', as timm's mixup has them.

@@ -71,8 +71,10 @@ class ObjectiveModule(nn.Module):
             Scalars: "loss", then each part before its weight, such as "kd" and "label".
 
         Raises:
-            UsageError: something that the objective needs is not there, such as the student's features.
+            UsageError: something that the objective needs is not there, such as the student's features; or the outputs
+                are no logits, or of other rows than the batch.
         """
+        _require_outputs(student_outputs, batch)
         losses = self.objective(
             loss_inputs(student_outputs, batch, aux_module=self.aux_module, epoch=epoch, epochs=epochs)
         )
@@ -97,6 +99,21 @@ class ObjectiveModule(nn.Module):
         parameter = next(self.parameters(), None)
         if parameter is not None:
             Distributed(Ranks(*place_among_ranks()), parameter.device).average_gradients(self)
+
+
+def _require_outputs(student_outputs: object, batch: Batch) -> None:
+    """Raise UsageError unless the outputs are logits, or have them, one row for each of the batch."""
+    if not isinstance(student_outputs, Tensor | StudentOutputs):
+        raise UsageError(
+            f"The student's outputs are of type {type(student_outputs).__name__}, and an objective takes logits "
+            "[b, c]: give these, such as outputs.logits, or kdcache.StudentOutputs(logits, features)."
+        )
+    logits = student_outputs if isinstance(student_outputs, Tensor) else student_outputs.logits
+    if logits.ndim != 2 or len(logits) != len(batch):
+        raise UsageError(
+            f"The student's logits have the shape {list(logits.shape)}, and the batch {len(batch)} rows: give logits "
+            "[b, c] of all its images, and of a part of them the batch that batch.take(rows) returns."
+        )
 
 
 @in_python_words()

@@ -217,6 +217,18 @@ def test_a_batch_knows_its_keys_and_its_soft_labels(dataset, whole):
             batch.soft_labels(CLASSES, smoothing=smoothing)
 
 
+def test_rows_of_a_batch_are_taken_together(whole):
+    batch, rows = whole[0][0], torch.tensor([5, 4, 0])
+    taken = batch.take(rows)
+    assert all(torch.equal(part, all_of[rows]) for part, all_of in zip(content(taken), content(batch), strict=True))
+    assert taken.keys == tuple(batch.keys[row] for row in rows)
+    assert len(taken) == len(taken.targets) == 3
+
+
+def test_a_batch_is_printed_in_a_line(whole):
+    assert repr(whole[0][0]) == f"Batch({BATCH} rows, images [{BATCH}, 3, {SIZE}, {SIZE}] on cpu, FullTargets)"
+
+
 def test_a_batch_moves_to_another_device(whole):
     moved = whole[0][0].to("meta")
     assert {moved.images.device.type, moved.labels.device.type, moved.mix_weight.device.type} == {"meta"}

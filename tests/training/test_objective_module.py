@@ -64,6 +64,17 @@ def test_losses_have_names_and_settings_lie_over_those_of_the_name(dataset):
     assert logits.grad.abs().sum() > 0
 
 
+def test_outputs_that_are_no_logits_of_the_batch_are_refused(dataset):
+    batch, logits = first_batch(dataset), torch.randn(BATCH, CLASSES)
+    objective = create_objective("kd", dataset=dataset)
+    with pytest.raises(UsageError, match=r"of type tuple, and an objective takes logits \[b, c\]"):
+        objective((logits,), batch, epoch=0, epochs=1)
+    with pytest.raises(UsageError, match=rf"shape \[12, {CLASSES}\], and the batch {BATCH} rows"):
+        objective(logits[:12], batch, epoch=0, epochs=1)
+    half = batch.take(torch.arange(12))
+    assert objective(logits[:12], half, epoch=0, epochs=1)["loss"].isfinite()
+
+
 def test_the_epoch_counts(dataset):
     batch, logits = first_batch(dataset), torch.randn(BATCH, CLASSES)
     objective = create_objective("kd", kd_stop_epoch=1, label_loss="ce", label_weight=1.0)
