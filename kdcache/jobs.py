@@ -3,7 +3,7 @@
 What can be asked for is declared once, in the options of each job; these functions take the same names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from kdcache.inspection.options import VerifySettings
 from kdcache.inspection.rerun import RerunOptions
 from kdcache.inspection.verify import VerifyOptions
 from kdcache.inspection.verify import verify as run_verify
+from kdcache.loader.dataset import mixture_text
 from kdcache.models.teacher_module import TeacherModule, restored_afterwards
 from kdcache.report.charts import require_charts
 from kdcache.report.report import write_evaluation as write_evaluation
@@ -54,8 +55,9 @@ from kdcache.training.train import train as run_train
 
 @dataclass(frozen=True)
 class TrainArguments(TrainOptions):
-    """The options of a training, and where its messages go."""
+    """The options of a training, with teachers by name as `open_cache` takes them, and where its messages go."""
 
+    teachers: str | Mapping[str, int | float] | None = None  # type: ignore[assignment] # of Python alone
     progress: Progress = logged
 
 
@@ -63,19 +65,21 @@ class TrainArguments(TrainOptions):
 def train(options: TrainArguments) -> TrainReport:
     """Train a student from a cache, from labels alone or with the teacher live, as `kdcache train` does.
 
-    Arguments are the options of the command, in its words; `overrides` are those of `--set`. A run that was stopped
-    goes on where its last checkpoint was made. Under torchrun every process calls it. Messages go to `progress`, by
-    default to the logger `kdcache`. Sizes are in pixels a side. With `dry_run` nothing is trained or written.
+    Arguments are the options of the command, in its words; `overrides` is a list of those of `--set`, and `teachers`
+    may also have weights by name, as `open_cache` takes them. A run that was stopped goes on where its last checkpoint
+    was made. Under torchrun every process calls it. Messages go to `progress`, by default to the logger `kdcache`.
+    Sizes are in pixels a side. With `dry_run` nothing is trained or written.
 
     Returns:
-        The report: run folder, epochs and steps done, mean loss of the last epoch, images per second, evaluation; of a
-        dry run, `report.plan`: settings, steps, learning rates and memory of cache reading.
+        The report: `report.folder`, `report.epochs` and `report.steps` done, `report.loss` (mean of the last epoch),
+        `report.images_per_s`, `report.evaluation` (`top1`, `top5` and `loss` on `val`); of a dry run `report.plan`:
+        settings, steps, learning rates and memory. `report.lines()` is what the command prints.
 
     Raises:
         KdcacheError: what does not belong together, before the first step; names it, and what to do.
 
     Example:
-        >>> report = kdcache.train("resnet50", "data", "cache", val="val", epochs=100, out="runs/first")
+        >>> report = kdcache.train("resnet50", "data", "cache", val="val", epochs=100, overrides=["student.size=160"])
         >>> report.evaluation.top1
         0.781
     """
@@ -83,7 +87,9 @@ def train(options: TrainArguments) -> TrainReport:
     if options.report:
         require_charts()  # before anything is trained
         after_epoch = partial(write_running_report, progress=options.progress)
-    return run_train(TrainOptions(**values_of(TrainOptions, options)), options.progress, after_epoch=after_epoch)
+    mixture = options.teachers if isinstance(options.teachers, str | None) else mixture_text(options.teachers)
+    values = values_of(TrainOptions, options) | {"teachers": mixture}
+    return run_train(TrainOptions(**values), options.progress, after_epoch=after_epoch)
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def dump_logits(options: DumpArguments) -> DumpReport:
     where it was. Messages go to `progress`, by default to the logger `kdcache`.
 
     Returns:
-        The report: samples, views, blocks written, bytes for each view of a sample, images per second.
+        The report: `report.samples`, `report.views`, `report.written` of `report.blocks`, `report.bytes_per_view` of a
+        sample, `report.images_per_s`, `report.top1` of the teacher. `report.lines()` is what the command prints.
 
     Raises:
         UsageError: a module that is no `TeacherModule`, or options that make no sense.
@@ -196,7 +203,8 @@ def verify(options: VerifyArguments) -> VerifyReport:
         progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:
-        The report; `report.whole` tells whether nothing was found, `report.lines()` what.
+        The report; `report.whole` tells whether nothing was found, `report.lines()` what. With a teacher,
+        `report.comparison` has its agreement with the cache: `top1`, and `kl` in nats.
 
     Raises:
         CacheError: there is no cache.
@@ -315,8 +323,9 @@ def evaluate(
         progress: receives the messages; by default Python's logger `kdcache` does.
 
     Returns:
-        The scores of one model, among them `top1`, `top5` and `loss`, the mean cross-entropy in nats; of a list of
-        models a table, whose `rows` are such scores.
+        The scores of one model, among them `top1`, `top5` and `loss`, the mean cross-entropy in nats; `lines()` has
+        them as text. Of a list of models a table, whose `rows` are such scores, and `cells()` the rows of text that the
+        command prints.
 
     Raises:
         ModelError: no such model, or weights that do not fit it.

@@ -42,7 +42,8 @@ def test_a_job_takes_what_its_options_have(function, options):
     assert list(taken) == [*declared, "progress"]
     assert all(taken[name].default == declared[name].default for name in declared)
     types = get_type_hints(options)  # without what only the command line needs
-    others = set(declared) - {"teacher"} if function == "dump_logits" else declared  # which may be a module
+    # A teacher may be a module, and teachers weights by name.
+    others = set(declared) - {"dump_logits": {"teacher"}, "train": {"teachers"}}.get(function, set())
     assert all(taken[name].annotation == types[name] for name in others)
     named = [name for name, each in taken.items() if each.kind is each.KEYWORD_ONLY]
     assert named == list(taken)[1 if function == "inspect" else 3 :]
@@ -93,6 +94,8 @@ def test_a_module_is_evaluated_as_the_same_model_by_name(job, run):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = kdcache.evaluate(model, job.data)
     assert (found.samples, found.top1, found.loss) == (SAMPLES, run.evaluation.top1, pytest.approx(run.evaluation.loss))
+    assert repr(found).startswith(f"Scores(model='{MODEL}', samples={SAMPLES}, top1=")
+    assert "array" not in repr(found) + repr(run)  # each sample's in a line that is printed
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
@@ -113,6 +116,28 @@ def test_a_dump_and_what_its_cache_holds(job, tmp_path):
     dataset = kdcache.open_cache(cache, data=job.data)
     with dataset.loader(batch_size=16, epochs=1, image_size=SIZE, device="cpu", renderer="pillow") as loader:
         assert next(iter(loader)).targets.log_probs(num_classes=CLASSES).shape == (16, CLASSES)
+
+
+def test_teachers_have_their_weights_by_name_or_as_the_command_has_them(job, tmp_path):
+    settings = {"recipe": "fashion-mnist", "overrides": list(SETTINGS), "out": tmp_path / "run", "dry_run": True}
+    by_name, by_text = (
+        kdcache.train(MODEL, job.data, job.cache, teachers=teachers, device="cpu", **settings)
+        for teachers in ({MODEL: 2}, f"{MODEL}=2.0")
+    )
+    assert by_name.plan.to_json() == by_text.plan.to_json()
+    with pytest.raises(UsageError, match="give names with weights"):
+        kdcache.train(MODEL, job.data, job.cache, teachers=[MODEL], device="cpu", **settings)
+
+
+def test_a_text_is_no_list_of_texts(job, tmp_path):
+    for choice in ({"overrides": "batch_size=26"}, {"imports": "own.py"}, {"log": "wandb"}):
+        ((name, value),) = choice.items()
+        with pytest.raises(UsageError, match=rf"{name} is '{value}': give a list of texts, such as \['{value}'\]"):
+            kdcache.train(MODEL, job.data, job.cache, out=tmp_path / "run", **choice)
+    with pytest.raises(UsageError, match=r"overrides is \{'batch_size': 26\}: give a list of texts"):
+        kdcache.train(MODEL, job.data, job.cache, out=tmp_path / "run", overrides={"batch_size": 26})
+    with pytest.raises(UsageError, match=r"imports is 'own\.py': give a list of texts"):
+        kdcache.evaluate(MODEL, job.data, imports="own.py")
 
 
 def test_what_makes_no_sense_is_refused(job):

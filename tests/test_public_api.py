@@ -1,6 +1,7 @@
 """The public names: which they are, that they are imported lazily, and that each is documented with an example."""
 
 import ast
+import dataclasses
 import importlib.util
 import inspect
 import os
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -97,6 +98,20 @@ def test_each_function_tells_its_arguments_and_errors(name):
         hint = hints.get(parameter.name)
         is_option = any(isinstance(part, Option) for part in getattr(hint, "__metadata__", ()))
         assert is_option or re.search(rf"\b{parameter.name}\b", text), f"{parameter.name} is not described"
+
+
+REPORTS = ["dump_logits", "evaluate", "export", "inspect", "pull", "push", "train", "verify", "write_card"]
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_what_a_report_is_said_to_have_it_has(name):
+    """Each `report.NAME`, or NAME of a call's result, in a docstring; so nobody has to guess what a report has."""
+    function = getattr(kdcache, name)
+    result = inspect.signature(function).return_annotation
+    (report, *_) = get_args(result) or [result]
+    told = set(re.findall(r"(?:report|\))\.(\w+)", inspect.getdoc(function)))
+    assert told
+    assert told <= {field.name for field in dataclasses.fields(report)} | set(dir(report))
 
 
 def described_parts(name):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -79,12 +79,12 @@ class Scores(Evaluation):
     data: str
     lost: int
     invalid: int
-    reliability: Reliability
+    reliability: Reliability = field(repr=False)
     aurc: float
-    class_accuracy: Float[np.ndarray, "c"]
-    class_counts: Int64[np.ndarray, "c"]
-    class_names: tuple[str, ...] | None = None
-    confused: tuple[Confusion, ...] = ()
+    class_accuracy: Float[np.ndarray, "c"] = field(repr=False)
+    class_counts: Int64[np.ndarray, "c"] = field(repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, repr=False)
+    confused: tuple[Confusion, ...] = field(default=(), repr=False)
     real: float | None = None
     real_samples: int | None = None
     comparison: Comparison | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class Evaluation:
     top1: float
     top5: float
     loss: float
-    correct: Bool[np.ndarray, "n"]
+    correct: Bool[np.ndarray, "n"] = field(repr=False)  # of a million samples, which nobody wants to see printed
     num_classes: int
 
     @property

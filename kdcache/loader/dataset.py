@@ -215,7 +215,7 @@ def open_cache(
             "another."
         )
     opened_cache = Cache.open(str(cache))
-    mixture = None if teachers is None else _mixture_text(teachers)
+    mixture = None if teachers is None else mixture_text(teachers)
     stored = open_cached_teachers(opened_cache, teacher, mixture)
     for warning in (mixture and describe_scaled_weights(mixture), opened_cache.format_warning):
         if warning:
@@ -243,8 +243,12 @@ def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int
     return int(wanted)
 
 
-def _mixture_text(teachers: Mapping[str, int | float]) -> str:
-    """Return the mixture as `parse_teachers` reads it from the command line."""
+def mixture_text(teachers: Mapping[str, int | float]) -> str:
+    """Return weights by name as `parse_teachers` reads them from the command line.
+
+    Raises:
+        UsageError: what is given are no names with weights above 0.
+    """
     if not isinstance(teachers, Mapping):
         raise UsageError(f"teachers is {shown(teachers)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
     if not teachers:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
@@ -44,6 +44,8 @@ def with_arguments_of(options: Callable[P, O], positional: int) -> Callable[[Cal
     arguments = arguments_of(options)  # type: ignore[arg-type] # a dataclass is called with its fields
 
     def as_declared(name: str, value: Any) -> Any:
+        if isinstance(value, list | tuple) and Ellipsis in hints[name]:  # of tuple[str, ...]
+            return tuple(str(part) if isinstance(part, Path) else part for part in value)
         if isinstance(value, Path) and Path not in hints[name]:
             return str(value)
         return Path(value) if isinstance(value, str) and Path in hints[name] else value
@@ -102,6 +104,9 @@ def _require(name: str, value: Any, kind: Any, option: Option) -> None:
     kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     if all(each in _NAMES for each in kinds) and not any(_is_of(value, each) for each in kinds):
         raise UsageError(f"{name} is {shown(value)}: give {' or '.join(_NAMES[each] for each in kinds)}.")
+    if get_origin(kind) is tuple and not _is_list_of_texts(value):
+        first = shown(str(value)) if isinstance(value, str | Path) else "'...'"
+        raise UsageError(f"{name} is {shown(value)}: give a list of texts, such as [{first}].")
     if option.choices and value is not None and value not in option.choices:
         raise UsageError(f"{name} is {shown(value)}: give {', '.join(option.choices[:-1])} or {option.choices[-1]}.")
     if not isinstance(value, Real):
@@ -117,6 +122,12 @@ def _require(name: str, value: Any, kind: Any, option: Option) -> None:
             if limit is not None
         ]
         raise UsageError(f"{name} is {shown(value)}: give {' and '.join(limits)}.")
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    """Return whether a value is no text itself, which is a sequence of its letters."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return is_list and all(isinstance(part, str | Path) for part in value)
 
 
 def _is_of(value: Any, kind: type) -> bool:
