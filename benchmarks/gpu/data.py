@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -101,7 +102,7 @@ class Workplace:
 
     def train(self, out: str, *, precision: str, epochs: int, mode: str = "cache") -> TrainReport:
         """Train the student: from the cache, "supervised", or with the teacher "live"."""
-        source: dict[str, object] = {"cache": str(self.folder / "cache")}
+        source: dict[str, Any] = {"cache": str(self.folder / "cache")}
         if mode == "supervised":
             source = {"supervised": True}
         elif mode == "live":

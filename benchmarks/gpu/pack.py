@@ -21,8 +21,10 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from importlib import metadata
 from pathlib import Path
+from typing import Any, BinaryIO
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -66,11 +68,13 @@ def environment_of(python: str) -> Environment:
 
 def requirements_of(name: str, extras: frozenset[str], environment: Environment) -> set[tuple[str, frozenset[str]]]:
     """Return what an installed package asks for: names, and their extras."""
-    found = set()
+    found: set[tuple[str, frozenset[str]]] = set()
     for text in metadata.requires(name) or ():
         need = Requirement(text)
-        markers = ({**environment, "extra": extra} for extra in (extras or {""}))
-        if need.marker is None or any(need.marker.evaluate(dict(each)) for each in markers):
+        markers: list[dict[str, str | AbstractSet[str]]] = [
+            {**dict[str, Any](environment), "extra": extra} for extra in (extras or {""})
+        ]
+        if need.marker is None or any(need.marker.evaluate(each) for each in markers):
             found.add((canonicalize_name(need.name), frozenset(need.extras)))
     return found
 
@@ -155,7 +159,7 @@ class _Parts:
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder, self._size, self._free = folder, size, 0
-        self._file = None
+        self._file: BinaryIO | None = None
         self.parts: list[Part] = []
 
     def write(self, data: bytes) -> int:

@@ -43,7 +43,7 @@ class Setting:
         return cls(
             device,
             decode,
-            **small,  # type: ignore[arg-type]
+            **small,
             model="test_resnet",
             teacher="test_resnet",
             large=(400, 300),

@@ -99,7 +99,8 @@ class CachedLoader:
         Raises:
             UsageError: there is no such epoch.
         """
-        if not isinstance(epoch, Integral) or not 0 <= epoch < self._loader.schedule.epochs:
+        given: Any = epoch  # a caller without types may give anything
+        if not isinstance(given, Integral) or not 0 <= epoch < self._loader.schedule.epochs:
             raise UsageError(
                 f"set_epoch was given {shown(epoch)}, and this loader has epochs 0 to "
                 f"{self._loader.schedule.epochs - 1}."

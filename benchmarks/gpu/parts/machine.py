@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from gpu.page import Line, Table, cause
@@ -24,7 +25,7 @@ def versions(device: str) -> Iterator[Table]:
         Line(("system", f"{platform.platform()}, {os.cpu_count()} CPUs")),
         Line(("driver", driver())),
     ]
-    found: list[tuple[str, Callable[[], str], bool]] = [(name, lambda n=name: version(n), True) for name in MODULES]
+    found: list[tuple[str, Callable[[], str], bool]] = [(name, partial(version, name), True) for name in MODULES]
     if device != "cpu":
         found += [("CUDA of PyTorch", cuda, True), ("GPU", lambda: gpu(device), True)]
         found += [("a product on the GPU", lambda: product(device), True)]

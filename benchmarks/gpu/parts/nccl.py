@@ -55,7 +55,7 @@ def checks(processes: OneRank, setting: Setting) -> dict[str, Callable[[], None]
     def step() -> None:
         network = timm.create_model(setting.model, num_classes=10).to(device)
         if setting.on_gpu:
-            network = processes.sync_batch_norm(network)  # type: ignore[assignment]
+            network = processes.sync_batch_norm(network)
         module = processes.wrap_ddp(network)
         images = torch.rand(setting.batch, 3, setting.size, setting.size, device=device)
         module(images).logsumexp(1).mean().backward()

@@ -191,7 +191,8 @@ class Step:
         self._setting = setting
         device = setting.device
         self.precision = resolve_precision("auto", device)
-        self._model = timm.create_model(setting.model, num_classes=1000).to(device, memory_format=torch.channels_last)
+        model = timm.create_model(setting.model, num_classes=1000)
+        self._model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._model.train()
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01, momentum=0.9)
         self._mean, self._std = (torch.tensor(part, device=device).view(1, 3, 1, 1) for part in (_MEAN, _STD))

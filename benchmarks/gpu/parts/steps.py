@@ -105,7 +105,8 @@ def around(
 
     The context is entered before the first of them and left behind the last one, in the thread that makes the calls.
     """
-    method, count, held = getattr(owner, name), 0, None
+    method, count = getattr(owner, name), 0
+    held: Any = None
 
     def call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         nonlocal count, held
