@@ -148,8 +148,12 @@ def write_config(config: RunConfig, file: Path) -> None:
 
 
 def read_config(file: Path) -> RunConfig:
-    """Read the configuration that `write_config` wrote. Raises ConfigError where it cannot be read."""
-    return read(RunConfig, _read_yaml(file))
+    """Read the configuration that `write_config` wrote. Raises ConfigError, with the file, where it cannot be read."""
+    values = _read_yaml(file)
+    try:
+        return read(RunConfig, values)
+    except ConfigError as error:
+        raise ConfigError(f"In {file}: {error}") from error
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

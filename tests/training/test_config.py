@@ -301,6 +301,12 @@ def test_a_missing_setting_is_named(tmp_path):
         load_config(str(tmp_path / "short.yaml"))
 
 
+def test_a_run_whose_settings_are_damaged_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text("batch_size: 8\n")
+    with pytest.raises(ConfigError, match=rf"In {tmp_path}/config\.yaml: .*student is missing"):
+        read_config(tmp_path / "config.yaml")
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_what_is_written_reads_back_equal(tmp_path, recipe):
     config = load_config(recipe, assignments=["optimizer.betas=[0.8, 0.99]", "student.kwargs={a: [1, null]}"])
