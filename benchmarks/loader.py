@@ -1,13 +1,17 @@
-"""Views a second on the CPU: kdcache's whole path beside timm's `create_loader`, same files, same settings, same cores.
+"""Views a second on the CPU: kdcache's whole path beside other loaders, same images, same settings, same cores.
 
     python benchmarks/loader.py [--views N] [--runs N] [--workers N]
+    python benchmarks/loader.py --crops     # without RandAugment and mixing
 
-Random resized crops of photographs to 224 pixels, flip, RandAugment `rand-m7-mstd0.5-inc1`, mixup 0.1 or cutmix 1.0,
-normalised float32 batches. Each run is a process of its own, and the contestants take turns. All of them make batches
-ahead, so the clock starts when as many have been taken as may have been made ahead, and stops while they go on making
-more: what is measured is what was made meanwhile. A run that would measure fewer than three times as many is refused.
+Beside timm's `create_loader` stand webdataset with Pillow, torchvision's v2 transforms and a pipeline that is all
+DALI's (`loaders/rivals.py` says how they differ). Random resized crops of photographs to 224 pixels, flip, RandAugment
+`rand-m7-mstd0.5-inc1`, mixup 0.1 or cutmix 1.0, normalised float32 batches. Each run is a process of its own, and the
+contestants take turns. All of them make batches ahead, so the clock starts when as many have been taken as may have
+been made ahead, and stops while they go on making more: what is measured is what was made meanwhile. A run that would
+measure fewer than three times as many is refused.
 Prints a Markdown table: the median of the runs, their spread, and how many views a second of CPU time made, which other
-programs on the machine disturb less. Needs Linux and scikit-image.
+programs on the machine disturb less, each also as a multiple of the faster of timm's two loaders, with the least and
+the most of the runs, and of DALI's own pipeline. Needs Linux, scikit-image, webdataset, torchvision and DALI.
 """
 
 import argparse
@@ -17,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -25,8 +29,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdcache's own commands
 
 import numpy as np
 import skimage.data
-import timm.data
+import timm
 import torch
+from loaders.rivals import MEAN, STD, Settings, of_dali_reader, of_timm, of_torchvision, of_webdataset
 from PIL import Image
 
 from kdcache.data.importers.folder import import_folder
@@ -40,7 +45,6 @@ from kdcache.views.viewset import RowRange, ViewSet
 
 SIZE, BATCH = 224, 128
 RAND_AUGMENT, MIXUP, CUTMIX = "rand-m7-mstd0.5-inc1", 0.1, 1.0
-MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 PHOTOGRAPHS = ("astronaut", "coffee", "rocket", "immunohistochemistry", "retina", "hubble_deep_field")
 HEIGHT, WIDTH, QUALITY, CLASSES = 375, 500, 90, 8
 #: Batches that kdcache makes ahead: in the renderer, behind it, and those that wait for the consumer.
@@ -55,7 +59,11 @@ CONTESTANTS = {
     "kdcache-pillow": "kdcache, Pillow",
     "timm-pair": "timm, mixing in pairs as kdcache",
     "timm-batch": "timm, one mixing weight a batch (its default)",
+    "webdataset": "webdataset, Pillow with timm's transforms",
+    "torchvision": "torchvision v2 on tensors",
+    "dali-reader": "DALI's own pipeline",
 }
+DALI_ITSELF = "dali-reader"
 
 
 def write_photographs(folder: Path, images: int) -> None:
@@ -79,42 +87,21 @@ def made_ahead(workers: int) -> int:
     return max(AHEAD, AHEAD_OF_WORKER * workers + 1)
 
 
-def of_kdcache(folder: Path, renderer_name: str, workers: int) -> Iterator[torch.Tensor]:
+def of_kdcache(asked: Settings, renderer_name: str) -> Iterator[torch.Tensor]:
     """Batches of views as a student is fed them, without end."""
-    index = open_index(folder / "shards")
-    policy = Policy(auto_augment=RAND_AUGMENT, mixup=MIXUP, cutmix=CUTMIX)
+    index = open_index(asked.folder / "shards")
+    policy = Policy(auto_augment=asked.auto_augment or "", mixup=asked.mixup, cutmix=asked.cutmix)
     view_set = ViewSet(index, policy, 0, np.zeros(len(index), np.int32))
-    rows = len(index) // BATCH * BATCH
-    row_ranges = (RowRange(row // rows, row % rows, row % rows + BATCH) for row in count(0, BATCH))
+    size = asked.batch
+    rows = len(index) // size * size
+    row_ranges = (RowRange(row // rows, row % rows, row % rows + size) for row in count(0, size))
     normalise = Normaliser(MEAN, STD)
-    with SampleReader(index) as reader, open_renderer(renderer_name, size=SIZE, max_batch=BATCH, threads=workers) as it:
+    with (
+        SampleReader(index) as reader,
+        open_renderer(renderer_name, size=asked.size, max_batch=asked.batch, threads=asked.workers) as it,
+    ):
         for made in stream_views(view_set, reader, it, row_ranges):
             yield normalise(made.pixels)
-
-
-def of_timm(folder: Path, mode: str, workers: int) -> Iterator[torch.Tensor]:
-    """Batches as timm's training script makes them, with its prefetcher, without end."""
-    images = timm.data.create_dataset("", root=str(folder / "tree"), is_training=True)
-    mixup = timm.data.FastCollateMixup(
-        mixup_alpha=MIXUP, cutmix_alpha=CUTMIX, mode=mode, label_smoothing=0.0, num_classes=CLASSES
-    )
-    loader = timm.data.create_loader(
-        images,
-        input_size=(3, SIZE, SIZE),
-        batch_size=BATCH,
-        is_training=True,
-        auto_augment=RAND_AUGMENT,
-        interpolation="bilinear",
-        mean=MEAN,
-        std=STD,
-        num_workers=workers,
-        collate_fn=mixup,
-        device=torch.device("cpu"),
-        use_multi_epochs_loader=True,  # workers go on from one epoch to the next, as kdcache does
-    )
-    while True:
-        for pixels, _ in loader:
-            yield pixels
 
 
 def cpu_seconds() -> float:
@@ -143,11 +130,19 @@ def measure(batches: Iterable[torch.Tensor], warm_up: int, measured: int) -> tup
     raise SystemExit("there were fewer batches than asked for")
 
 
-def run(contestant: str, folder: Path, views: int, workers: int) -> None:
+def batches_of(contestant: str, asked: Settings) -> Iterator[torch.Tensor]:
+    """Batches of one contestant, without end."""
+    side, _, kind = contestant.partition("-")
+    if side in ("kdcache", "timm"):
+        return (of_kdcache if side == "kdcache" else of_timm)(asked, kind)
+    return {"webdataset": of_webdataset, "torchvision": of_torchvision, DALI_ITSELF: of_dali_reader}[contestant](asked)
+
+
+def run(contestant: str, folder: Path, views: int, workers: int, crops: bool) -> None:
     """One run, in this process: prints its two numbers."""
     torch.set_num_threads(workers)
-    side, _, kind = contestant.partition("-")
-    batches = (of_kdcache if side == "kdcache" else of_timm)(folder, kind, workers)
+    augmented = (None, 0.0, 0.0) if crops else (RAND_AUGMENT, MIXUP, CUTMIX)
+    batches = batches_of(contestant, Settings(folder, SIZE, BATCH, workers, CLASSES, *augmented))
     warm_up = made_ahead(workers)
     print(*measure(batches, warm_up, views // BATCH - warm_up))
     sys.stdout.flush()
@@ -161,6 +156,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="of each contestant")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes or threads")
     parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=list(CONTESTANTS), help="these contestants")
+    parser.add_argument("--crops", action="store_true", help="crops and flips alone")
     parser.add_argument("--run", nargs=2, metavar=("CONTESTANT", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     warm_up, batches = made_ahead(asked.workers), asked.views // BATCH
@@ -173,7 +169,7 @@ def main() -> None:
     if asked.images < BATCH:
         parser.error(f"--images {asked.images} does not make a batch: give at least {BATCH}")
     if asked.run:
-        run(asked.run[0], Path(asked.run[1]), asked.views, asked.workers)
+        run(asked.run[0], Path(asked.run[1]), asked.views, asked.workers, asked.crops)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_photographs(folder / "tree", asked.images)
@@ -186,18 +182,34 @@ def main() -> None:
         for _ in range(asked.runs):
             for name in asked.only:
                 command = [sys.executable, __file__, "--run", name, temporary]
-                command += ["--views", str(asked.views), "--workers", str(asked.workers)]
+                command += ["--views", str(asked.views), "--workers", str(asked.workers), *["--crops"] * asked.crops]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 wall, cpu = map(float, done.stdout.split()[-2:])
                 results[name].append((wall, cpu))
-    rivals = [statistics.median(wall for wall, _ in runs) for name, runs in results.items() if name.startswith("timm")]
-    print("\n| loader | views/s | least to most | views/CPU s | against the fastest timm |\n|---|---:|---:|---:|---:|")
+    print("", *table(results), sep="\n")
+
+
+def table(results: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
+    """Yield the lines of the table; results are views a second and views a second of CPU time, run by run."""
+    timms = {name: statistics.median(wall for wall, _ in runs) for name, runs in results.items() if "timm" in name}
+    bases = [results.get(max(timms, key=timms.__getitem__, default="")), results.get(DALI_ITSELF)]
+    ratios = "/ timm | / timm, CPU s | / DALI's own | / DALI's own, CPU s"
+    yield f"| loader | views/s | least to most | views/CPU s | {ratios} |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for name, runs in results.items():
         walls = [wall for wall, _ in runs]
         wall, cpu = statistics.median(walls), statistics.median(cpu for _, cpu in runs)
-        ratio = f"{wall / max(rivals):.2f}" if rivals else ""
+        found = [_ratio(runs, base, place) for base in bases for place in (0, 1)]
         spread = f"{min(walls):.0f} to {max(walls):.0f}"
-        print(f"| {CONTESTANTS[name]} | {wall:.0f} | {spread} | {cpu:.0f} | {ratio} |")
+        yield f"| {CONTESTANTS[name]} | {wall:.0f} | {spread} | {cpu:.0f} | {' | '.join(found)} |"
+
+
+def _ratio(runs: Sequence[tuple[float, float]], base: Sequence[tuple[float, float]] | None, place: int) -> str:
+    """Return the multiple of a base run by run: the median, the least and the most; nothing without a base."""
+    if base is None:
+        return ""
+    found = [mine[place] / other[place] for mine, other in zip(runs, base, strict=True)]
+    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
 if __name__ == "__main__":

@@ -68,7 +68,35 @@ def test_the_loader_benchmark_says_how_many_batches_it_measures(
     said = capsys.readouterr().out
     assert "28 batches of 128 measured a run, behind 8" in said
     assert len(commands) == len(loader.CONTESTANTS)
-    assert said.count("| 100 | 100 to 100 | 50 | 1.00 |") == len(commands)
+    same = " | ".join(["1.00 (1.00 to 1.00)"] * 4)
+    assert said.count(f"| 100 | 100 to 100 | 50 | {same} |") == len(commands)
+
+
+def test_ratios_of_loaders_are_of_one_run_and_to_the_faster_of_timms_two(script) -> None:
+    loader = script("loader")
+    results = {"kdcache-dali": [(3, 8), (4, 8)], "timm-pair": [(1, 9), (1, 9)], "timm-batch": [(2, 4), (4, 2)]}
+    ours, slower, faster = list(loader.table(results))[2:]
+    assert ours.endswith("| 1.25 (1.00 to 1.50) | 3.00 (2.00 to 4.00) |  |  |")
+    assert slower.endswith("| 0.38 (0.25 to 0.50) | 3.38 (2.25 to 4.50) |  |  |")
+    assert "1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00)" in faster
+
+
+@pytest.mark.parametrize("crops", [False, True])
+@pytest.mark.parametrize("name", ["kdcache-pillow", "timm-pair", "webdataset", "torchvision", "dali-reader"])
+def test_every_loader_makes_normalised_batches_of_other_views_each_epoch(
+    script, name: str, crops: bool, tmp_path: Path
+) -> None:
+    loader = script("loader")
+    loader.write_photographs(tmp_path / "tree", 8)
+    loader.import_folder(tmp_path / "tree", tmp_path / "shards")
+    augmented = (None, 0.0, 0.0) if crops else (loader.RAND_AUGMENT, loader.MIXUP, loader.CUTMIX)
+    batches = loader.batches_of(name, loader.Settings(tmp_path, 32, 4, 1, loader.CLASSES, *augmented))
+    taken = [next(batches).clone() for _ in range(5)]
+    for batch in taken:
+        assert (batch.shape, batch.dtype) == ((4, 3, 32, 32), torch.float32)
+        assert -2.2 < batch.min() < batch.max() < 2.7
+    assert len({batch.double().sum().item() for batch in taken}) == len(taken)
+    batches.close()
 
 
 def test_the_pixels_table_has_a_row_for_each_filter(script, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
