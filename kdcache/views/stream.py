@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcache.data.reader import SampleReader
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.runtime.prefetch import prefetch
+from kdcache.runtime.side_stream import Launched, SideStream
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
 from kdcache.views.viewset import RowIndices, RowRange, Rows, ViewSet
@@ -40,6 +41,9 @@ def stream_views(
 ) -> Generator[Views, None, None]:
     """Stream the views of wanted rows, in order, on the renderer's device.
 
+    On a GPU they are computed in streams of their own, for which torch's current stream of the consumer's thread waits
+    batch by batch.
+
     Args:
         view_set: view set that the rows belong to.
         reader: reader of the samples' encoded images.
@@ -51,12 +55,13 @@ def stream_views(
         BrokenImageError: a sample cannot be decoded; the message names its key, shard and byte offset.
     """
     with closing(prefetch(_compute_views(view_set, reader, renderer, wanted), depth)) as views:
-        yield from views
+        for launched in views:
+            yield launched.take()
 
 
 def _compute_views(
     view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[RowRange | RowIndices]
-) -> Generator[Views, None, None]:
+) -> Generator[Launched[Views], None, None]:
     #: Rows whose rendering has been asked for and has not come back yet, and the number of requests for them.
     in_flight: deque[tuple[Rows, int]] = deque()
     index = view_set.index
@@ -78,20 +83,29 @@ def _compute_views(
                     data=index.data,
                 )
 
+    # Two streams: in one, mixing a batch would wait until the next one is decoded.
+    rendering, mixing = SideStream(renderer.device), SideStream(renderer.device)
+
+    def render(read: Iterable[RenderRequest]) -> Iterator[Launched[Tensor]]:
+        with rendering.entered():
+            for pixels in renderer.stream(read):
+                yield rendering.launched(pixels, (pixels,))
+
     # Reading, rendering, and augmenting and mixing have a thread each, because all three leave cores idle at times. A
     # disk that takes long is asked for the next requests while these are rendered.
     with (
         Augmenter(view_set.policy, renderer.threads) as augmenter,
         closing(prefetch(requests(), READ_AHEAD, "kdcache-request")) as read,
-        closing(prefetch(renderer.stream(read), 1, "kdcache-render")) as rendered,
+        closing(prefetch(render(read), 1, "kdcache-render")) as rendered,
+        mixing.entered(),
     ):
-        for pixels in rendered:
+        for first in rendered:
             rows, requested = in_flight.popleft()
-            plan = rows.plan
+            plan, pixels = rows.plan, first.take()
             if requested > 1:
-                pixels = torch.cat([pixels, *islice(rendered, requested - 1)])
+                pixels = torch.cat([pixels, *(part.take() for part in islice(rendered, requested - 1))])
             mixed = mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)
-            yield Views(rows, mixed)
+            yield mixing.launched(Views(rows, mixed), (mixed,))
 
 
 def bounded_parts(pixels: Int64[np.ndarray, " b"], limit: int) -> list[slice]:
