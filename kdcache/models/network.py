@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kdcache.errors import ModelError
 from kdcache.models.card import ModelCard
+from kdcache.runtime.reused_memory import ReusedMemory
 
 #: The share of red, green and blue in the luminance of ITU-R BT.601, as in Pillow's mode "L", which rounds it.
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -36,6 +37,7 @@ class Normaliser:
             for parts in (mean, std)
         )
         self._there: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._memory = ReusedMemory()
 
     def __call__(self, pixels: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k h w"]:
         """Return the normalised pixels; the argument stays as it is."""
@@ -45,7 +47,10 @@ class Normaliser:
         if place not in self._there:
             self._there[place] = self._mean.to(*place), self._std.to(*place)
         mean, std = self._there[place]
-        return (pixels - mean).div_(std)  # in place: a fresh batch costs more than the arithmetic
+        if pixels.requires_grad:
+            return (pixels - mean).div_(std)
+        # In place, and in the memory of an earlier batch: a fresh one costs more than the arithmetic.
+        return torch.sub(pixels, mean, out=self._memory.empty_like(pixels, pixels.dtype)).div_(std)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 from kdcache.errors import DeviceError, UsageError
 from kdcache.render.encoded import DATA
 from kdcache.runtime.device import share_of_cores
+from kdcache.runtime.reused_memory import ReusedMemory
 
 RENDERERS = ("dali", "pillow")
 DECODES = ("auto", "cpu", "gpu")
@@ -115,6 +116,7 @@ class Renderer(ABC):
         self.decode = self._choose_decode(decode)
         self._streaming = False
         self._closed = False
+        self._memory = ReusedMemory()
         self._open()
 
     def _choose_decode(self, decode: str) -> Literal["cpu", "gpu"]:
@@ -212,7 +214,9 @@ class Renderer(ABC):
     def _allocate(self, count: int) -> UInt8[Tensor, "b 3 s s"]:
         """Memory of the CPU for finished pixels; it is pinned if they are copied to a GPU."""
         shape = (count, 3, self.size, self.size)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        if self.device.type == "cuda":
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        return self._memory.empty(shape, torch.uint8)
 
     def _to_device(self, pixels: UInt8[Tensor, "b 3 s s"]) -> UInt8[Tensor, "b 3 s s"]:
         """Copy memory from `_allocate` to the device; only later computations there wait for the copy."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcache.data.reader import SampleReader
 from kdcache.render.base import Renderer, RenderRequest
 from kdcache.runtime.prefetch import prefetch
+from kdcache.runtime.reused_memory import ReusedMemory
 from kdcache.runtime.side_stream import Launched, SideStream
 from kdcache.views.pixels.augment import Augmenter
 from kdcache.views.pixels.mix import mix
@@ -65,6 +66,7 @@ def _compute_views(
     #: Rows whose rendering has been asked for and has not come back yet, and the number of requests for them.
     in_flight: deque[tuple[Rows, int]] = deque()
     index = view_set.index
+    memory = ReusedMemory()
 
     def requests() -> Iterator[RenderRequest]:
         for where in wanted:
@@ -104,7 +106,8 @@ def _compute_views(
             plan, pixels = rows.plan, first.take()
             if requested > 1:
                 pixels = torch.cat([pixels, *(part.take() for part in islice(rendered, requested - 1))])
-            mixed = mix(augmenter.apply(pixels, plan), plan.weight, plan.cut, view_set.policy.reference_size)
+            augmented = augmenter.apply(pixels, plan)
+            mixed = mix(augmented, plan.weight, plan.cut, view_set.policy.reference_size, memory)
             yield mixing.launched(Views(rows, mixed), (mixed,))
 
 

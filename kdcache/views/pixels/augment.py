@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int32, UInt8
 from torch import Tensor
 
 from kdcache.runtime.device import cores
+from kdcache.runtime.reused_memory import ReusedMemory
 from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Operation
 from kdcache.views.pixels.erase import erase
@@ -40,6 +40,7 @@ class Augmenter:
         red, green, blue = (round(shade) for shade in policy.fill)
         self._fill = (red, green, blue)
         self._nearest = policy.warp_interpolation == "nearest"
+        self._memory = ReusedMemory()
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="kdcache-augment")
 
     def __enter__(self) -> "Augmenter":
@@ -76,7 +77,7 @@ class Augmenter:
         return batched.operate(pixels, plan, self._fill, self._nearest)
 
     def _operate_in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:
-        out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+        out = self._memory.empty(pixels.shape, pixels.dtype)
         source, target = pixels.numpy(), out.numpy()
 
         def work(rows: range) -> None:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float32, Int32, UInt8
 from torch import Tensor
 
+from kdcache.runtime.reused_memory import ReusedMemory
 from kdcache.runtime.transfer import array_to_device
 from kdcache.views.pixels.scale import rescale
 
@@ -19,6 +20,7 @@ def mix(
     weight: Float32[np.ndarray, "pairs"],
     cut: Int32[np.ndarray, "pairs 4"],
     reference_size: int,
+    memory: ReusedMemory | None = None,
 ) -> Float32[Tensor, "b c s s"]:
     """Mix rows 2j and 2j+1 with each other as the plan says; values in 0..255 stay in that range.
 
@@ -30,10 +32,15 @@ def mix(
         weight: `Plan.weight`.
         cut: `Plan.cut`.
         reference_size: pixels a side to which `cut` refers; boxes are scaled to the size of `pixels` and rounded.
+        memory: memory for results on the CPU; None: each has memory of its own.
     """
     cuts = cut[:, 2] > cut[:, 0]
     box = rescale(cut, pixels.shape[-1], reference_size)
-    return (_mix_by_pair if pixels.device.type == "cpu" else _mix_batch)(pixels, weight, cuts, box)
+    if pixels.device.type != "cpu":
+        return _mix_batch(pixels, weight, cuts, box)
+    out = (memory or ReusedMemory()).empty(pixels.shape, torch.float32)
+    _mix_by_pair(pixels, weight, cuts, box, out)
+    return out
 
 
 def _mix_by_pair(
@@ -41,9 +48,9 @@ def _mix_by_pair(
     weight: Float32[np.ndarray, "pairs"],
     cuts: Bool[np.ndarray, "pairs"],
     box: Int32[np.ndarray, "pairs 4"],
-) -> Float32[Tensor, "b c s s"]:
-    """Mix pair by pair, so that memory larger than the processor's cache is read once and written once."""
-    out = torch.empty_like(pixels, dtype=torch.float32)
+    out: Float32[Tensor, "b c s s"],
+) -> None:
+    """Mix pair by pair into `out`, so that memory larger than the processor's cache is read once and written once."""
     plans = zip(weight.tolist(), (1 - weight).tolist(), cuts.tolist(), box.tolist(), strict=True)
     for pair, (kept, given, cut, (top, left, bottom, right)) in enumerate(plans):
         before, after = pixels[2 * pair : 2 * pair + 2], out[2 * pair : 2 * pair + 2]
@@ -56,7 +63,6 @@ def _mix_by_pair(
         if cut:
             after[:, :, top:bottom, left:right] = before[:, :, top:bottom, left:right].flip(0)
     out[2 * len(weight) :] = pixels[2 * len(weight) :]
-    return out
 
 
 def _mix_batch(
