@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
 from kdcache.views.operations import WARPS, Operation
 from kdcache.views.pixels.kernels import pillow
@@ -27,6 +30,40 @@ def test_interpolation_and_fill_are_heeded(op):
     linear, cubic = (pillow.operate(image, op, argument, cubic, FILL) for cubic in (False, True))
     assert not torch.equal(to_tensor(linear), to_tensor(cubic))
     assert (np.asarray(linear) == FILL).all(-1).any()
+
+
+SLIDES = [op for op in WARPS if op != Operation.ROTATE]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    op=st.sampled_from(SLIDES),
+    argument=st.one_of(
+        st.floats(-1.5, 1.5, width=32),
+        st.floats(-(2.0**-20), 2.0**-20, width=32),  # too fine for whole rows at a time
+        st.integers(-64, 64).map(lambda numerator: numerator / 62),  # moves by halves and by whole pixels
+        st.sampled_from([0.0, 1e6, -1e6]),
+    ),
+    cubic=st.booleans(),
+    nearest=st.booleans(),
+    noise=st.booleans(),
+)
+def test_any_shear_and_translation_is_timms(op, argument, cubic, nearest, noise):
+    image = to_image(photographs(31)[2])
+    if noise:  # whose interpolation goes beyond 0..255
+        image = Image.fromarray(np.random.default_rng(0).choice(np.array([0, 1, 254, 255], np.uint8), (31, 31, 3)))
+    got = pillow.operate(image, op, argument, cubic, FILL, nearest)
+    assert np.array_equal(np.asarray(got), np.asarray(as_timm_does(image, op, argument, cubic, nearest)))
+
+
+@pytest.mark.parametrize("op", SLIDES, ids=lambda op: op.name)
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (5, 3), (40, 17), (17, 130)])
+def test_shears_and_translations_of_any_size_are_timms(op, size):
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8))
+    for argument in op.spec.samples:
+        for cubic in (False, True):
+            got = pillow.operate(image, op, argument, cubic, FILL)
+            assert np.array_equal(np.asarray(got), np.asarray(as_timm_does(image, op, argument, cubic)))
 
 
 def test_zero_bits_are_black():

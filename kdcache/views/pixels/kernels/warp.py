@@ -15,6 +15,7 @@ from torch import Tensor
 from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Colour
 from kdcache.views.pixels.kernels.binding import AffineWarp, Kernels
+from kdcache.views.pixels.kernels.slide import along_columns, along_rows, shear, translate
 
 
 def warp(
@@ -144,8 +145,12 @@ def _take(
 #: Kernels by the name of their operation.
 KERNELS = {
     "ROTATE": Kernels(pillow=timm_operations.rotate, batched=AffineWarp(_rotate)),
-    "SHEAR_X": Kernels(pillow=timm_operations.shear_x, batched=AffineWarp(_shear_x)),
-    "SHEAR_Y": Kernels(pillow=timm_operations.shear_y, batched=AffineWarp(_shear_y)),
-    "TRANSLATE_X": Kernels(pillow=timm_operations.translate_x_rel, batched=AffineWarp(_translate_x)),
-    "TRANSLATE_Y": Kernels(pillow=timm_operations.translate_y_rel, batched=AffineWarp(_translate_y)),
+    "SHEAR_X": Kernels(pillow=along_rows(timm_operations.shear_x, shear), batched=AffineWarp(_shear_x)),
+    "SHEAR_Y": Kernels(pillow=along_columns(timm_operations.shear_y, shear), batched=AffineWarp(_shear_y)),
+    "TRANSLATE_X": Kernels(
+        pillow=along_rows(timm_operations.translate_x_rel, translate), batched=AffineWarp(_translate_x)
+    ),
+    "TRANSLATE_Y": Kernels(
+        pillow=along_columns(timm_operations.translate_y_rel, translate), batched=AffineWarp(_translate_y)
+    ),
 }
