@@ -1,6 +1,7 @@
 """What holds for every test: no network, no setting of the user's, threads shared fairly, the same examples in CI."""
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,10 @@ share_threads(os.environ, len(os.sched_getaffinity(0)))  # before torch is impor
 
 # Every annotated shape in kdcache is checked while the tests run: a false annotation fails them.
 check_shapes_of("kdcache")
+
+# Modules are compiled once: many tests start processes, and each would compile all of them again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # No test may reach a model hub; a name without local weights must fail at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
