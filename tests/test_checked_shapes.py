@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from jaxtyping import TypeCheckError
+from beartype.roar import BeartypeCallHintViolation
 
 from kdcache.targets.ragged import row_sums
 from support.checked_shapes import check_shapes_of
@@ -76,7 +76,7 @@ def test_shapes_and_dtypes_that_are_false_fail(module: ModuleType) -> None:
         lambda: module.rows([row(3, "float64")]),
         lambda: module.rows([row(3)]),
     ):
-        with pytest.raises(TypeCheckError):
+        with pytest.raises(BeartypeCallHintViolation):
             call()
 
 
@@ -90,5 +90,5 @@ def test_a_package_that_is_there_already_is_refused() -> None:
 
 
 def test_the_functions_of_kdcache_are_checked() -> None:
-    with pytest.raises(TypeCheckError):
+    with pytest.raises(BeartypeCallHintViolation):
         row_sums(row(3), row(1))

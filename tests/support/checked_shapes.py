@@ -2,13 +2,17 @@
 
 jaxtyping's own import hook puts its checks around every function of a package, whether arrays go through it or not, and
 each of those calls binds its arguments twice: the suite took three times as long. Here a function (or a dataclass) is
-checked where one of its annotations speaks of an array; mypy checks the others without running them.
+checked where one of its annotations speaks of an array; mypy checks the others without running them. Nor is jaxtyping's
+decorator used where no dimension is computed from an argument: it binds the arguments itself and has them checked
+before the call and again with its result. It gives the context in which names of dimensions hold, and beartype looks
+at each value once.
 """
 
 import ast
 import dataclasses
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
@@ -25,10 +29,27 @@ def checked(target: Any) -> Any:
     """A function or class with its arrays checked; itself where no annotation speaks of one."""
     if isinstance(target, type):
         fields = dataclasses.fields(target) if dataclasses.is_dataclass(target) else ()
-        annotations = [field.type for field in fields]
-    else:
-        annotations = list(target.__annotations__.values())
-    return jaxtyped(target, typechecker=beartype) if any(map(_of_arrays, annotations)) else target
+        if any(_of_arrays(field.type) for field in fields):
+            target.__init__ = _checked(target.__init__)  # type: ignore[misc]
+        return target
+    return _checked(target) if any(map(_of_arrays, target.__annotations__.values())) else target
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    annotations = function.__annotations__
+    if any(map(_of_values, annotations.values())):
+        return jaxtyped(function, typechecker=beartype)  # type: ignore[no-any-return]
+    # What is written as text may not be there yet, as a class within itself.
+    function.__annotations__ = {name: Any if isinstance(hint, str) else hint for name, hint in annotations.items()}
+    body = beartype(function)
+    function.__annotations__ = annotations
+
+    @functools.wraps(function)
+    def in_context(*arguments: Any, **choice: Any) -> Any:
+        with jaxtyped("context"):
+            return body(*arguments, **choice)
+
+    return in_context
 
 
 def check_shapes_of(package: str) -> None:
@@ -42,6 +63,13 @@ def _of_arrays(annotation: Any) -> bool:
     if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
         return True
     return any(map(_of_arrays, get_args(annotation)))
+
+
+def _of_values(annotation: Any) -> bool:
+    """Whether a dimension is computed from an argument's value, as in "n {count}"."""
+    if isinstance(annotation, type) and issubclass(annotation, AbstractArray):
+        return "{" in annotation.dim_str
+    return any(map(_of_values, get_args(annotation)))
 
 
 class _Decorate(ast.NodeTransformer):
