@@ -136,7 +136,13 @@ def test_an_index_goes_to_the_first_place_that_can_be_written(tmp_path: Path, mo
     assert "XDG_CACHE_HOME" in (index.remedy or "")
 
 
-def test_a_cache_is_there_or_can_be_made(tmp_path: Path) -> None:
+def test_a_cache_is_looked_at_by_another_process(tmp_path: Path) -> None:
+    open_entry(tmp_path / "cache")
+    there, room = look_at_cache(str(tmp_path / "cache"), LIMIT)
+    assert (there.state, room.subject) == ("ok", "cache's disk")
+
+
+def test_a_cache_is_there_or_can_be_made(tmp_path: Path, in_this_process: None) -> None:
     open_entry(tmp_path / "cache")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.txt").touch()
@@ -200,7 +206,7 @@ def test_a_bucket_that_cannot_be_written_serves_students_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def denied(*arguments: object, **options: object) -> None:
-        raise PermissionDeniedError("Client error with status 403 Forbidden: Access Denied")
+        raise PermissionDeniedError("Server returned non-2xx status code: 403 Forbidden: Access Denied")
 
     Cache.create(f"{s3}/held", VIEW_SET, WINDOWS)
     monkeypatch.setattr(obstore, "put", denied)
