@@ -6,10 +6,7 @@ import json
 import os
 import signal
 import statistics
-import subprocess
-import sys
 import threading
-import time
 from contextlib import nullcontext
 
 import pytest
@@ -26,6 +23,7 @@ from kdcache.training.config import read_config
 from kdcache.training.prediction_history import PredictionHistory
 from kdcache.training.train import train
 from kdcache.views.viewset import ViewSet
+from support.forked import run_command, started_command
 from support.small_job import (
     CLASSES,
     MIXING_POLICY,
@@ -131,20 +129,15 @@ def test_a_killed_training_ends_with_the_same_student(job, trained, tmp_path):
     out, _ = trained
     run = tmp_path / "run"
     arguments = [
-        sys.executable, "-m", "kdcache_cli", "train", "--student", MODEL, "--data", job.data, "--val", job.data,
-        "--cache", str(job.cache), "--recipe", "fashion-mnist", "--epochs", "3", "--out", str(run), "--device", "cpu",
+        "train", "--student", MODEL, "--data", job.data, "--val", job.data, "--cache", str(job.cache),
+        "--recipe", "fashion-mnist", "--epochs", "3", "--out", str(run), "--device", "cpu",
         *(part for setting in SETTINGS for part in ("--set", setting)),
     ]  # fmt: skip
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if list((run / "checkpoints").glob("step-*")):
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.002)
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
-    done = subprocess.run(arguments, capture_output=True, check=False, text=True)
+    with started_command(arguments) as running:
+        running.wait_for(lambda: bool(list((run / "checkpoints").glob("step-*"))))
+        running.signal(signal.SIGKILL)
+        assert running.ended(60).returncode == -signal.SIGKILL, "the run ended before it could be killed"
+    done = run_command(arguments, None, dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert "Going on from step" in done.stderr
     ours, theirs = weights_of(run), weights_of(out)
