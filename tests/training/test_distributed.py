@@ -18,7 +18,7 @@ from kdcache.errors import UsageError
 from kdcache.evaluation.evaluate import EvaluateOptions, evaluate
 from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.train import train
-from support.forked import run_ranks
+from support.forked import run_ranks, started_ranks
 from support.small_job import MODEL, train_request
 
 EPOCHS = 3
@@ -121,7 +121,7 @@ def workers_of(launcher):
     return ranks
 
 
-def kill_job(launcher):
+def kill_launched(launcher):
     """Kill torchrun and its ranks, and return when they are gone: each rank has a process group of its own."""
     ranks = [os.pidfd_open(pid) for pid in workers_of(launcher).values()] if launcher.poll() is None else []
     for rank in ranks:
@@ -136,52 +136,61 @@ def kill_job(launcher):
 def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     options = ("--set", "student.drop_path=0.3")  # each process's random state matters
     run(command(job, tmp_path / "whole", *options), 2)
-    launched = subprocess.Popen(
-        torchrun(command(job, tmp_path / "killed", *options)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
     checkpoints = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*/manifest.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    kill_job(launched)
+    with started_ranks(command(job, tmp_path / "killed", *options), 2) as ranks:
+        ranks[0].wait_for(lambda: bool(list(checkpoints.glob("step-*/manifest.json"))))
+        for rank in ranks:
+            rank.signal(signal.SIGKILL)
+        assert [rank.ended().returncode for rank in ranks] == [-signal.SIGKILL] * 2
     assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
     run(command(job, tmp_path / "killed", *options), 2)
     whole, killed = student(tmp_path / "whole"), student(tmp_path / "killed")
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
-@pytest.mark.parametrize(
-    ("reached", "number"),
-    [("rank 1 alone", signal.SIGUSR1), ("rank 1 alone", signal.SIGHUP), ("torchrun", signal.SIGTERM)],
-)
-def test_a_team_that_a_signal_reaches_stops_at_one_step_and_goes_on_there(reached, number, job, tmp_path):
+def endless(job, out):
+    return command(job, out, "--supervised", "--set", "views.policy=fashion-mnist", "--epochs", "100000")
+
+
+def require_saved_together(out, said):
+    """Both processes have stopped at the one step that is saved."""
+    assert re.search(r"Saved after step \d+ of", said)
+    (step,) = Checkpoints(out / "checkpoints").steps()
+    assert f"Saved after step {step:,} of" in said
+    assert len(Checkpoints(out / "checkpoints").load(step).trainer["random"]) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_a_team_of_which_a_signal_reaches_one_stops_at_one_step(number, job, tmp_path):
     """Whoever gets the signal, all processes save together and exit as it says."""
-    options = ("--supervised", "--set", "views.policy=fashion-mnist", "--epochs", "100000")
-    arguments = torchrun(command(job, tmp_path / "run", *options))
+    with started_ranks(endless(job, tmp_path / "run"), 2) as ranks:
+        ranks[0].wait_for(lambda: "Train test_vit" in ranks[0].err.read_text())
+        ranks[1].signal(number)
+        ended = [rank.ended(120) for rank in ranks]
+    said = "".join(rank.stderr for rank in ended)
+    assert [rank.returncode for rank in ended] == [128 + number] * 2, said
+    assert said.count(f"stopped by {number.name}; run the same command again to go on") == 2, said
+    require_saved_together(tmp_path / "run", said)
+
+
+def test_a_team_that_is_told_by_torchrun_stops_at_one_step(job, tmp_path):
+    """The real launcher, with processes that it starts itself."""
     log = (tmp_path / "log").open("w+")
-    former = signal.signal(number, signal.SIG_DFL)  # where `nohup` runs the tests, the ranks would ignore SIGHUP, too
-    try:
-        launched = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
-    finally:
-        signal.signal(number, former)
+    arguments = torchrun(endless(job, tmp_path / "run"))
+    launched = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
     try:
         deadline = time.monotonic() + 240
         while "Train test_vit" not in (tmp_path / "log").read_text():
             assert launched.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.kill(workers_of(launched)[1] if reached == "rank 1 alone" else launched.pid, number)
+        launched.terminate()
         assert launched.wait(120) == 1, "torchrun's own exit code"
     finally:
-        kill_job(launched)
+        kill_launched(launched)
     said = (tmp_path / "log").read_text()
-    assert said.count(f"stopped by {number.name}; run the same command again to go on") == 2, said
-    assert re.search(r"Saved after step \d+ of", said)
-    assert f"exitcode  : {128 + number}" in said or reached == "torchrun"
-    (step,) = Checkpoints(tmp_path / "run" / "checkpoints").steps()
-    assert f"Saved after step {step:,} of" in said
-    assert len(Checkpoints(tmp_path / "run" / "checkpoints").load(step).trainer["random"]) == 2
+    assert said.count("stopped by SIGTERM; run the same command again to go on") == 2, said
+    require_saved_together(tmp_path / "run", said)
 
 
 def test_a_batch_that_cannot_be_shared_in_pairs_is_refused(job, tmp_path):
