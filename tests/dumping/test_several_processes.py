@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ from kdcache.cache.store import Cache
 from kdcache.dumping import waiting, worker
 from kdcache.dumping.dump import dump
 from kdcache.dumping.options import DumpOptions
+from support.forked import run_ranks
 from support.processes import rows_in, start_dump
 from support.small_job import MODEL, SAMPLES, Heard, dump_request, tree_bytes
 
@@ -39,19 +38,19 @@ def alone(job, tmp_path_factory) -> dict[str, bytes]:
 
 def test_ranks_make_the_bytes_that_one_process_makes(job, alone, tmp_path):
     arguments = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone",
-        "-m", "kdcache_cli", "dump-logits", "--teacher", MODEL, "--data", job.data, "--cache", str(tmp_path / "cache"),
+        "dump-logits", "--teacher", MODEL, "--data", job.data, "--cache", str(tmp_path / "cache"),
         "--weights", str(job.weights), "--policy", job.policy, "--views", str(VIEWS), "--batch-size", "16",
         "--device", "cpu", "--renderer", "pillow",
     ]  # fmt: skip
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    ranks = run_ranks(arguments, 2)
+    assert not any(rank.returncode for rank in ranks), "\n".join(rank.stderr for rank in ranks)
     assert tree_bytes(tmp_path / "cache") == alone
     blocks = Cache.open(tmp_path / "cache").entry(MODEL).layout.blocks * VIEWS
-    (report,) = done.stdout.splitlines()
+    (report,) = ranks[0].stdout.splitlines()
+    assert not ranks[1].stdout, "rank 0 alone reports"
     assert f"{blocks} of {blocks} blocks written by this run" in report
-    assert done.stderr.count("Opening the data") == 1, "rank 0 alone tells the progress"
-    told = re.findall(r"over 131 samples x 4 views: [\d,]+ images in ", done.stderr)
+    assert ["Opening the data" in rank.stderr for rank in ranks] == [True, False], "rank 0 alone tells the progress"
+    told = re.findall(r"over 131 samples x 4 views: [\d,]+ images in ", "".join(rank.stderr for rank in ranks))
     assert len(told) <= 1, "and counts the images, unless the others had made all of them when it came"
 
 
