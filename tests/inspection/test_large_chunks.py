@@ -1,7 +1,6 @@
 """Looking at targets takes little memory, however many lie in a chunk."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from kdcache.cache.store import Cache
 from kdcache.targets.base import MAX_CHUNK_BYTES, TargetCodec, Targets
 from kdcache.targets.full import FullCodec, FullTargets
 from kdcache.targets.topk_codec import TopKCodec
+from support.forked import run_program
 from support.small_cache import VIEW_SET, identity_of
 
 CLASSES = 1000
@@ -64,12 +64,8 @@ def test_large_chunks_are_looked_at_in_parts(tmp_path: Path, made, large: int, m
         assert entry.layout.chunk_rows == rows
         nobody: Targets = FullTargets(torch.zeros(1, 1).expand(rows, 1), None)  # what was packed is fabricated
         entry.write_block(0, 0, nobody, {})
-    measured = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (tmp_path / "measure.py").write_text(MEASURE, encoding="utf-8")
+    measured = run_program(["measure.py", "small", "large"], tmp_path, dict(os.environ))
     assert measured.returncode == 0, measured.stderr
     assert float(measured.stdout) < MOST
 
