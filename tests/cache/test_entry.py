@@ -76,15 +76,17 @@ def test_large_arrays_are_compressed_at_the_same_time_to_the_same_bytes(
     assert tree(tmp_path / "together") == tree(tmp_path / "one by one")
 
 
-@pytest.mark.parametrize("cuts", [[], [1], [3], [1, 2, 3], [0, 2, 2]])
 @pytest.mark.usefixtures("file_rows")
-def test_a_block_may_come_in_any_pieces(tmp_path: Path, cuts: list[int]) -> None:
-    for name, places in (("whole", []), ("pieces", cuts)):
-        writer = open_entry(tmp_path / name).open_block(0, 1)
-        for start, stop in zip([0, *places], [*places, 4], strict=True):
+def test_a_block_may_come_in_any_pieces(tmp_path: Path) -> None:
+    written = []
+    for cuts in ([], [1], [3], [1, 2, 3], [0, 2, 2]):
+        path = tmp_path / str(cuts)
+        writer = open_entry(path).open_block(0, 1)
+        for start, stop in zip([0, *cuts], [*cuts, 4], strict=True):
             writer.append(kept(TOPK, 0, 4 + start, 4 + stop))
         writer.finish(PROVENANCE)
-    assert tree(tmp_path / "whole") == tree(tmp_path / "pieces")
+        written.append(tree(path))
+    assert written == [written[0]] * 5
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2])
