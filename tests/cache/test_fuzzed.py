@@ -27,7 +27,7 @@ from support.small_cache import CLASSES, EMBEDDING, FULL, TOPK, fill, open_entry
 
 SEEDS = 4
 #: Cases of each seed; more are tried where somebody has the time (CONTRIBUTING.md).
-CASES = int(os.environ.get("KDCACHE_TEST_FUZZ_CASES", "120"))
+CASES = int(os.environ.get("KDCACHE_TEST_FUZZ_CASES", "60"))
 
 #: Values that stand where another was: of a wrong type, absurdly large, or of the kind that breaks a parser.
 STRANGE: tuple[Any, ...] = (
