@@ -24,6 +24,7 @@ from kdcache.models.card import ModelCard
 from kdcache.models.network import Network
 from kdcache.models.teachers import Teacher, TeacherOutput
 from kdcache.targets.base import ArraySpec, TargetCodec
+from kdcache.targets.error import coded
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import RowRange
 from support.instants import (
@@ -81,10 +82,11 @@ class Counting(Teacher):
 
 
 class Remembered:
-    """Makes views and the bytes of chunks once: hundreds of starts ask for the same."""
+    """Makes views, losses and the bytes of chunks once: hundreds of starts ask for the same."""
 
     def __init__(self) -> None:
         self._views: dict[RowRange, Views] = {}
+        self._coded: dict[tuple[bytes, bytes], Tensor] = {}
         self._chunks: dict[tuple[ArraySpec, bytes], bytes] = {}
 
     def stream(self, *sources: Any) -> Generator[Views, None, None]:
@@ -93,6 +95,12 @@ class Remembered:
             if row_range not in self._views:
                 (self._views[row_range],) = stream_views(*sources, [row_range])
             yield self._views[row_range]
+
+    def coded(self, codec: TargetCodec, log_probs: Tensor, labels: Tensor, *features: Any) -> Tensor:
+        key = log_probs.numpy().tobytes(), labels.numpy().tobytes()
+        if key not in self._coded:
+            self._coded[key] = coded(codec, log_probs, labels, *features)
+        return self._coded[key]
 
     def encode(self, codec: ZarrChunk, values: np.ndarray) -> bytes:
         key = codec.spec, values.tobytes()
@@ -118,6 +126,7 @@ class Small:
         """Dumps meanwhile remember what was made for others; none of them has a thread of its own for its images."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("kdcache.dumping.worker.stream_views", self.remembered.stream)
+            patch.setattr("kdcache.dumping.pipeline.coded", self.remembered.coded)
             patch.setattr(ZarrChunk, "encode", lambda codec, values: self.remembered.encode(codec, values))
             yield
 
