@@ -1,4 +1,4 @@
-"""The benchmark of reading targets runs for kinds of targets in both orders."""
+"""The benchmark of reading targets runs in both orders."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def test_reading_is_measured_in_both_orders(project_root: Path) -> None:
             "--rate",
             "1e6",
             "--only",
-            "uint8",
+            "16, uint8",
         ],
         cwd=project_root,
         capture_output=True,
@@ -29,8 +29,8 @@ def test_reading_is_measured_in_both_orders(project_root: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()[2:]]
     kinds = [row[0].split(",")[0].split(" of ")[0] for row in rows]
-    assert kinds == ["full", "full", "embedding", "embedding"]
-    assert [row[2] for row in rows] == ["as it lies", "seen again"] * 2
+    assert kinds == ["embedding", "embedding"]
+    assert [row[2] for row in rows] == ["as it lies", "seen again"]
     for waits, cpu, memory in (row[3:] for row in rows):
         assert float(waits.rstrip("% ")) > 0
         assert float(cpu) > 0
