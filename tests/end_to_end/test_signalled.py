@@ -24,7 +24,7 @@ def test_a_dump_ends_in_the_midst_of_a_slow_batch_and_gives_its_claims_back(lock
     with started_command(arguments, before=slow_teacher if locks else slow_teacher_without_locks) as running:
         running.wait_for(lambda: running.out.exists() and running.out.read_text() == READY)
         assert list(cache.glob(".partial/claim-*")), "nothing was claimed"
-        running.signal(signal.SIGTERM)
+        running.send(signal.SIGTERM)
         done = running.ended(60)
     err = done.stderr
     assert done.returncode == 143, err
@@ -49,7 +49,7 @@ def test_a_training_ends_by_the_signal_of_a_scheduler_and_not_by_a_closed_termin
     ]  # fmt: skip
     with started_command(arguments, before=closed_terminal, ignored=[signal.SIGHUP]) as running:
         running.wait_for(lambda: running.out.exists() and running.out.read_text() == READY)
-        running.signal(signal.SIGUSR1)
+        running.send(signal.SIGUSR1)
         done = running.ended(120)
     err = done.stderr
     assert done.returncode == 138, err

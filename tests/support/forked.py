@@ -58,7 +58,7 @@ class Running:
     out: Path
     err: Path
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)

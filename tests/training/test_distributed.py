@@ -140,7 +140,7 @@ def test_a_killed_team_ends_with_the_same_student(job, tmp_path):
     with started_ranks(command(job, tmp_path / "killed", *options), 2) as ranks:
         ranks[0].wait_for(lambda: bool(list(checkpoints.glob("step-*/manifest.json"))))
         for rank in ranks:
-            rank.signal(signal.SIGKILL)
+            rank.send(signal.SIGKILL)
         assert [rank.ended().returncode for rank in ranks] == [-signal.SIGKILL] * 2
     assert not (tmp_path / "killed" / "export").exists(), "it was killed too late for this test"
     run(command(job, tmp_path / "killed", *options), 2)
@@ -165,7 +165,7 @@ def test_a_team_of_which_a_signal_reaches_one_stops_at_one_step(number, job, tmp
     """Whoever gets the signal, all processes save together and exit as it says."""
     with started_ranks(endless(job, tmp_path / "run"), 2) as ranks:
         ranks[0].wait_for(lambda: "Train test_vit" in ranks[0].err.read_text())
-        ranks[1].signal(number)
+        ranks[1].send(number)
         ended = [rank.ended(120) for rank in ranks]
     said = "".join(rank.stderr for rank in ended)
     assert [rank.returncode for rank in ended] == [128 + number] * 2, said

@@ -135,7 +135,7 @@ def test_a_killed_training_ends_with_the_same_student(job, trained, tmp_path):
     ]  # fmt: skip
     with started_command(arguments) as running:
         running.wait_for(lambda: bool(list((run / "checkpoints").glob("step-*"))))
-        running.signal(signal.SIGKILL)
+        running.send(signal.SIGKILL)
         assert running.ended(60).returncode == -signal.SIGKILL, "the run ended before it could be killed"
     done = run_command(arguments, None, dict(os.environ))
     assert done.returncode == 0, done.stderr
