@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Annotated, Any, overload
 
 from torch import nn
 
@@ -48,7 +48,7 @@ from kdcache.sharing.export import push_export, require_model_name
 from kdcache.sharing.jobs import pull as pull
 from kdcache.sharing.jobs import push as push
 from kdcache.sharing.jobs import write_card as write_card
-from kdcache.training.options import TrainOptions
+from kdcache.training.options import TEACHERS, TrainOptions
 from kdcache.training.train import TrainReport
 from kdcache.training.train import train as run_train
 
@@ -57,7 +57,7 @@ from kdcache.training.train import train as run_train
 class TrainArguments(TrainOptions):
     """The options of a training, with teachers by name as `open_cache` takes them, and where its messages go."""
 
-    teachers: str | Mapping[str, int | float] | None = None  # type: ignore[assignment] # of Python alone
+    teachers: Annotated[str | Mapping[str, int | float] | None, TEACHERS] = None  # type: ignore[assignment]
     progress: Progress = logged
 
 

@@ -249,19 +249,20 @@ def mixture_text(teachers: Mapping[str, int | float]) -> str:
     Raises:
         UsageError: what is given are no names with weights above 0.
     """
-    if not isinstance(teachers, Mapping):
-        raise UsageError(f"teachers is {shown(teachers)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
-    if not teachers:
+    given: Any = teachers  # a caller without types may give anything
+    if not isinstance(given, Mapping):
+        raise UsageError(f"teachers is {shown(given)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
+    if not given:
         raise UsageError("teachers names no entry of the cache: give each a weight, such as {'a': 0.7, 'b': 0.3}.")
-    for name, weight in teachers.items():
+    for name, weight in given.items():
         if not isinstance(name, str) or "=" in name or "," in name:
             raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
-        if not isinstance(weight, Real) or not 0 < weight < float("inf"):
+        if not isinstance(weight, Real) or not 0 < float(weight) < float("inf"):
             raise UsageError(
                 f"teachers gives {name} the weight {weight!r}: give each name a finite weight above 0, such as "
                 "{'a': 0.7, 'b': 0.3}."
             )
-    return ",".join(f"{name}={float(weight)!r}" for name, weight in teachers.items())
+    return ",".join(f"{name}={float(weight)!r}" for name, weight in given.items())
 
 
 def _ranks(rank: int | None, world_size: int | None) -> Ranks:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,8 @@ class TeacherModule:
                 f"The teacher {self.name} is of type {type(self.module).__name__}, and a torch.nn.Module is needed, "
                 "whose state dict tells it from others: put it into one."
             )
-        for what, value in (("image_size", self.image_size), ("num_classes", self.num_classes)):
+        sizes: dict[str, Any] = {"image_size": self.image_size, "num_classes": self.num_classes}
+        for what, value in sizes.items():
             if not isinstance(value, Integral):
                 raise ModelError(f"{what} of the teacher {self.name} is {shown(value)}: give a whole number.")
         if self.head is not None and all(part is not self.head for part in self.module.modules()):

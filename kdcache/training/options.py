@@ -22,6 +22,16 @@ from kdcache.training.sections import RunSettings, ScheduleConfig, StudentConfig
 
 Mode = Literal["cache", "live", "supervised"]
 
+#: Of the command and of `kdcache.train`, which takes weights by name as well.
+TEACHERS = Option(
+    "Teachers of the cache whose weighted mean is learned, such as a=0.7,b=0.3; names without weights have "
+    "equal weights.",
+    metavar="A=W,B=W",
+    default_text="none",
+    group=TARGETS,
+    names="entry",
+)
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -119,17 +129,7 @@ class TrainOptions:
             names="entry",
         ),
     ] = None
-    teachers: Annotated[
-        str | None,
-        Option(
-            "Teachers of the cache whose weighted mean is learned, such as a=0.7,b=0.3; names without weights have "
-            "equal weights.",
-            metavar="A=W,B=W",
-            default_text="none",
-            group=TARGETS,
-            names="entry",
-        ),
-    ] = None
+    teachers: Annotated[str | None, TEACHERS] = None
     online_teacher: Annotated[
         str | None,
         Option(
