@@ -126,7 +126,7 @@ class CachedDataset:
                 torch.distributed where it is initialised, or else of the environment variables RANK and WORLD_SIZE,
                 or else a single process.
             renderer: "dali" or "pillow".
-            decode: device that decodes images: "auto", "cpu" or "gpu".
+            decode: device that decodes images: "auto", "cpu", "gpu" or "hardware".
             start_step: number of steps, counted from the start of epoch 0, after which to begin.
 
         Raises:

@@ -30,7 +30,7 @@ class Loader:
         source: entries of a cache, or a live teacher, that targets come from; None for labels alone.
         image_size: size of the student's images, in pixels a side.
         renderer: "dali" or "pillow".
-        decode: device that decodes images: "auto", "cpu" or "gpu".
+        decode: device that decodes images: "auto", "cpu", "gpu" or "hardware".
         device: device of images and targets.
         ranks: rank of this process, whose share of each step is loaded, and number of processes.
         normalise: normalisation of images in 0..255 for the student; None leaves them in 0..255.

@@ -23,7 +23,10 @@ from kdcache.runtime.device import share_of_cores
 from kdcache.runtime.reused_memory import ReusedMemory
 
 RENDERERS = ("dali", "pillow")
-DECODES = ("auto", "cpu", "gpu")
+DECODES = ("auto", "cpu", "gpu", "hardware")
+
+#: Where a renderer decodes: "gpu" is by kernels on its cores, "hardware" by the decoder of JPEGs that some GPUs have.
+Decoder = Literal["cpu", "gpu", "hardware"]
 
 
 def describe_position(position: int) -> str:
@@ -85,7 +88,7 @@ class Renderer(ABC):
         max_batch: largest number of images in a request.
         threads: number of threads that decode.
         device: device of the results; pixels that are computed on the CPU are copied there.
-        decode: place where images are decoded, "cpu" or "gpu".
+        decode: place where images are decoded, "cpu", "gpu" or "hardware".
     """
 
     name: ClassVar[str]
@@ -119,24 +122,24 @@ class Renderer(ABC):
         self._memory = ReusedMemory()
         self._open()
 
-    def _choose_decode(self, decode: str) -> Literal["cpu", "gpu"]:
+    def _choose_decode(self, decode: str) -> Decoder:
         """Where to decode, for one of `DECODES`. Raises DeviceError or UsageError for what is not possible."""
         match decode:
             case "auto":
                 return "gpu" if self.decodes_on_gpu and self.device.type == "cuda" else "cpu"
             case "cpu":
                 return "cpu"
-            case "gpu" if not self.decodes_on_gpu:
+            case "gpu" | "hardware" if not self.decodes_on_gpu:
                 raise DeviceError(
                     f"The renderer {self.name} decodes on the CPU alone: use --decode cpu, or --renderer dali."
                 )
-            case "gpu" if self.device.type != "cuda":
+            case "gpu" | "hardware" if self.device.type != "cuda":
                 raise DeviceError(
                     f"Images cannot be decoded on the GPU for pixels on the device {self.device}: use --decode cpu, or "
                     "--device cuda where there is a GPU."
                 )
-            case "gpu":
-                return "gpu"
+            case "gpu" | "hardware":
+                return decode
         raise UsageError(f"There is no place to decode called {decode!r}; use {', '.join(DECODES)}.")
 
     def stream(self, requests: Iterable[RenderRequest]) -> Iterator[UInt8[Tensor, "b 3 s s"]]:

@@ -44,12 +44,12 @@ class DaliRenderer(Renderer):
         self._graph = self._open_graph()
 
     def _open_graph(self) -> Graph:
-        gpu = (self.device.index or 0) if self.decode == "gpu" else None
-        return Graph(self.size, self.max_batch, self.threads, gpu)
+        gpu = None if self.decode == "cpu" else self.device.index or 0
+        return Graph(self.size, self.max_batch, self.threads, gpu, in_hardware=self.decode == "hardware")
 
     def _collect(self, request: RenderRequest) -> UInt8[Tensor, "b 3 s s"]:
         """Wait for `request`, the oldest in flight, and copy its pixels out of memory that DALI uses again."""
-        if self.decode == "gpu":
+        if self.decode != "cpu":
             # Only torch's current stream waits for DALI, and the copy is ordered in it.
             with self._graph.outputs(torch.cuda.current_stream(self.device)) as output:
                 return from_dlpack(output.as_tensor()).clone()
@@ -177,9 +177,9 @@ def broken_for_dali(name: str, error: PipelineError, data: str, decode: str) -> 
         name: name of the image.
         error: failure of DALI at this image alone.
         data: shards of the image, as a command takes them.
-        decode: place where DALI decodes, "cpu" or "gpu".
+        decode: place where DALI decodes, "cpu", "gpu" or "hardware".
     """
-    if decode != "gpu":
+    if decode == "cpu":
         return broken_image(name, describe_refusal(error), data, ", or use --renderer pillow")
     return BrokenImageError(
         f"{name} cannot be decoded: {describe_refusal(error)}. On the CPU DALI has other decoders: use --decode cpu, "

@@ -40,7 +40,7 @@ class Graph:
     After a PipelineError it cannot be used any more.
     """
 
-    def __init__(self, size: int, max_batch: int, threads: int, gpu: int | None) -> None:
+    def __init__(self, size: int, max_batch: int, threads: int, gpu: int | None, *, in_hardware: bool = False) -> None:
         """Build the pipeline.
 
         Args:
@@ -48,6 +48,7 @@ class Graph:
             max_batch: largest number of images in a batch.
             threads: number of DALI's threads on the CPU.
             gpu: number of the GPU that decodes, crops, resizes and flips; None only decodes and crops, on the CPU.
+            in_hardware: whether that GPU's decoder of JPEGs, if it has one, decodes those that it can.
         """
         self._on_gpu = gpu is not None
         self._pipeline = Pipeline(
@@ -68,7 +69,7 @@ class Graph:
             if gpu is None:
                 self._pipeline.set_outputs(_decode_on_cpu(encoded, start, shape))
             else:
-                self._pipeline.set_outputs(_resize_on_gpu(_decode_on_gpu(encoded, start, shape), size))
+                self._pipeline.set_outputs(_resize_on_gpu(_decode_on_gpu(encoded, start, shape, in_hardware), size))
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -166,11 +167,13 @@ def _decode_on_cpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
     )
 
 
-def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataNode:
+def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode, in_hardware: bool) -> DataNode:
     """Decode whole images, then cut out the parts.
 
-    nvJPEG before 13.3 has wrong pixels at the edges of a region that it decodes with fancy upsampling. The hardware
-    decoder is not used: it upsamples in another way, and which images it gets depends on the batch.
+    nvJPEG before 13.3 has wrong pixels at the edges of a region that it decodes with fancy upsampling.
+
+    The hardware decoder takes the Huffman decoding off the CPU, and may upsample chroma in another way. So all JPEGs
+    that it can decode go there, or none: with a share between, an image's pixels would depend on its place in a batch.
     """
     whole = fn.decoders.image(
         encoded,
@@ -178,7 +181,7 @@ def _decode_on_gpu(encoded: DataNode, start: DataNode, shape: DataNode) -> DataN
         output_type=DALIImageType.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,
-        hw_decoder_load=0.0,
+        hw_decoder_load=1.0 if in_hardware else 0.0,
     )
     return fn.slice(whole, start=start, shape=shape, axis_names="HW")
 

@@ -23,8 +23,8 @@ def open_renderer(
         max_batch: largest number of images in a request.
         threads: number of threads that decode; None for as many as the process has cores.
         device: device of the results.
-        decode: place where images are decoded, "cpu" or "gpu"; "auto" is the GPU if `device` is one and the renderer
-            can decode there.
+        decode: place where images are decoded, "cpu", "gpu" or "hardware", a GPU's decoder of JPEGs; "auto" is "gpu"
+            if `device` is one and the renderer can decode there.
 
     Raises:
         UsageError: there is no renderer of that name.

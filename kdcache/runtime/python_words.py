@@ -39,7 +39,7 @@ LOOP_ARGUMENTS: Mapping[str, Argument] = {
     "batch-size": Argument("batch_size"),
     "cache": Argument("cache"),
     "data": Argument("data"),
-    "decode": Argument("decode", choices=("auto", "cpu", "gpu")),
+    "decode": Argument("decode", choices=("auto", "cpu", "gpu", "hardware")),
     "device": Argument("device", choices=("auto", "cpu", "cuda")),
     "precision": Argument("precision", choices=("auto", "fp32", "bf16", "fp16")),
     "renderer": Argument("renderer", choices=("dali", "pillow")),

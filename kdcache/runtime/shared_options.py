@@ -8,7 +8,7 @@ from kdcache.io.limits import MAX_SEED
 from kdcache.runtime.option import COMPUTING, MODEL, Option
 
 RendererName = Literal["dali", "pillow"]
-Decode = Literal["auto", "cpu", "gpu"]
+Decode = Literal["auto", "cpu", "gpu", "hardware"]
 Precision = Literal["fp32", "bf16", "fp16"]
 
 DEFAULT_DATA = "./data"
@@ -46,7 +46,8 @@ RENDERER = Option(
 )
 Renderer = Annotated[str, RENDERER]
 DECODE = Option(
-    "Device that decodes, crops and resizes; auto is the GPU if DALI renders for one, else the CPU.",
+    "Device that decodes, crops and resizes; auto is the GPU if DALI renders for one, else the CPU. With hardware, "
+    "the decoder of JPEGs that some GPUs have beside their cores.",
     flag="--decode",
     choices=get_args(Decode),
     group=COMPUTING,

@@ -66,7 +66,9 @@ def test_without_a_gpu_images_are_decoded_on_the_cpu_and_the_version_says_so(nam
     [
         ("dali", "gpu", DeviceError, "pixels on the device cpu: use --decode cpu, or --device cuda"),
         ("pillow", "gpu", DeviceError, "pillow decodes on the CPU alone: use --decode cpu, or --renderer dali"),
-        ("dali", "tpu", UsageError, "no place to decode called 'tpu'; use auto, cpu, gpu"),
+        ("dali", "hardware", DeviceError, "pixels on the device cpu: use --decode cpu, or --device cuda"),
+        ("pillow", "hardware", DeviceError, "pillow decodes on the CPU alone: use --decode cpu, or --renderer dali"),
+        ("dali", "tpu", UsageError, "no place to decode called 'tpu'; use auto, cpu, gpu, hardware"),
     ],
 )
 def test_a_place_to_decode_that_is_not_there_is_refused(name: str, decode: str, error: type, message: str) -> None:

@@ -147,7 +147,10 @@ def random_crops(
     return RenderRequest([encoded[i // each] for i in range(count)], plan.box, cubic=plan.cubic, flips=plan.flip)
 
 
-@pytest.mark.parametrize(("decode", "advice"), [("cpu", "or use --renderer pillow"), ("gpu", "use --decode cpu")])
+@pytest.mark.parametrize(
+    ("decode", "advice"),
+    [("cpu", "or use --renderer pillow"), ("gpu", "use --decode cpu"), ("hardware", "use --decode cpu")],
+)
 def test_an_error_about_an_image_offers_another_decoder(decode: str, advice: str) -> None:
     from kdcache.render.dali import broken_for_dali
     from kdcache.render.dali_graph import PipelineError

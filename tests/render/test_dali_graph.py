@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from support.image_files import FORMATS
 
@@ -119,3 +120,36 @@ def test_files_of_a_batch_that_a_gpu_is_still_decoding_are_held_until_its_event_
     stream.events[0].has_come = stream.events[1].has_come = True
     let_go_of_last(one)
     assert freed == {0, 1}
+
+
+@pytest.mark.parametrize(("in_hardware", "share"), [(True, 1.0), (False, 0.0)])
+def test_all_jpegs_go_to_the_hardware_decoder_or_none(
+    in_hardware: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a share between, an image's pixels would depend on its place in the batch. A GPU is not needed to ask."""
+    from kdcache.render import dali_graph
+
+    image, asked = dali_graph.fn.decoders.image, []
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        asked.append((options["device"], options["hw_decoder_load"], options["jpeg_fancy_upsampling"]))
+        return image(*arguments, **options)
+
+    monkeypatch.setattr(dali_graph.fn.decoders, "image", noted)
+    monkeypatch.setattr(dali_graph.Graph, "_warm_up", lambda graph: None)
+    dali_graph.Graph(8, BATCH, 2, 0, in_hardware=in_hardware)
+    assert asked == [("mixed", share, True)]
+
+
+@pytest.mark.parametrize(("decode", "place"), [("auto", "gpu"), ("gpu", "gpu"), ("hardware", "hardware")])
+def test_the_hardware_decoder_is_asked_for_by_name_and_has_a_provenance_of_its_own(
+    decode: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdcache.render import dali
+
+    opened = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(dali, "Graph", lambda *arguments, in_hardware: opened.append((arguments[-1], in_hardware)))
+    with dali.DaliRenderer(size=8, max_batch=2, threads=1, device="cuda:1", decode=decode) as renderer:
+        assert renderer.version == f"dali {dali.VERSION} {place}"
+    assert opened == [(1, place == "hardware")]

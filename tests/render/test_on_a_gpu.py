@@ -38,6 +38,14 @@ class TestDaliDecodingOnTheGpu(OnAGpu):
             self.rendered(renderer, odd)
 
 
+class TestDaliDecodingInHardware(OnAGpu):
+    """Where a GPU has no such decoder, its cores decode."""
+
+    name = "dali"
+    decode = "hardware"
+    decoding_error = 2.0  # as without fancy upsampling; not measured yet
+
+
 class TestDaliDecodingOnTheCpu(OnAGpu):
     name = "dali"
 
