@@ -36,13 +36,14 @@ def typer_option(name: str, option: Option, is_flag: bool = False) -> Any:
     return typer.Option(option.flag or f"--{name.replace('_', '-')}", **settings)
 
 
-def _require_assignments(value: list[str] | None) -> list[str] | None:
+def _require_assignments(value: list[str] | None) -> list[str]:
     """Refuse `--set NAME VALUE` by its own name, before VALUE is refused as one argument too many."""
     from kdcache.training.settings import split_assignment
 
-    for assignment in value or ():
+    given = value or []
+    for assignment in given:
         split_assignment(assignment)
-    return value
+    return given
 
 
 def command_from(options: type[T], run: Callable[[T], None], doc: str) -> Callable[..., None]:

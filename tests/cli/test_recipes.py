@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from kdcache.errors import ConfigError
+from kdcache.errors import ConfigError, RunError
 from kdcache.training.recipes import copy_recipe, read_recipe, recipe_differences, recipe_text
 from kdcache_cli.main import app
 
@@ -40,7 +40,7 @@ def test_a_copy_that_could_not_be_used_or_written_is_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"ends in \.yaml"):
         copy_recipe("a2", tmp_path / "own.txt")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"Cannot write .*own\.yaml: Not a directory"):
+    with pytest.raises(RunError, match=r"Cannot write .*own\.yaml: Not a directory"):
         copy_recipe("a2", tmp_path / "file" / "own.yaml")
     with pytest.raises(ConfigError, match="There is no recipe 'a3': use a"):
         copy_recipe("a3", tmp_path / "own.yaml")
