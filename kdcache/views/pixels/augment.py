@@ -12,6 +12,7 @@ from kdcache.runtime.reused_memory import ReusedMemory
 from kdcache.runtime.transfer import array_to_device
 from kdcache.views.operations import Operation
 from kdcache.views.pixels.erase import erase
+from kdcache.views.pixels.fused.launch import runs_on
 from kdcache.views.pixels.kernels import batched, pillow
 from kdcache.views.pixels.scale import rescale
 from kdcache.views.plan import Plan
@@ -23,9 +24,9 @@ _PIECES_PER_THREAD = 4
 
 
 class Augmenter:
-    """Applies plans of one policy to pixels, with Pillow in threads on the CPU and with torch on another device.
+    """Applies plans of one policy to pixels: with Pillow in threads on the CPU, elsewhere with Triton or with torch.
 
-    Both give the same pixels. It holds threads: use it as a context manager, or `close` it.
+    All give the same pixels. It holds threads: use it as a context manager, or `close` it.
     """
 
     def __init__(self, policy: Policy, threads: int | None = None) -> None:
@@ -74,6 +75,11 @@ class Augmenter:
             return pixels
         if pixels.device.type == "cpu":
             return self._operate_in_threads(pixels, plan)
+        if runs_on(pixels.device):
+            # Late: Triton is not installed everywhere, and takes a second to import.
+            from kdcache.views.pixels.fused import operate as fused
+
+            return fused.operate(pixels, plan, self._fill, self._nearest)
         return batched.operate(pixels, plan, self._fill, self._nearest)
 
     def _operate_in_threads(self, pixels: UInt8[Tensor, "b 3 s s"], plan: Plan) -> UInt8[Tensor, "b 3 s s"]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kdcache.random.philox import Stream
 from kdcache.runtime.transfer import array_to_device
+from kdcache.views.pixels.fused.launch import runs_on
 from kdcache.views.pixels.noise import normals, philox
 from kdcache.views.pixels.scale import rescale
 from kdcache.views.policy import Policy
@@ -40,6 +41,11 @@ def erase(
     there = (scaled[:, :, 2] > scaled[:, :, 0]) & (scaled[:, :, 3] > scaled[:, :, 1])
     if not there.any():
         return pixels
+    if runs_on(pixels.device):
+        # Late: Triton is not installed everywhere, and takes a second to import.
+        from kdcache.views.pixels.fused.erasing import erase_boxes
+
+        return erase_boxes(pixels, scaled.astype(np.int32), noise, policy)
     device = pixels.device
     mean, deviation = (array_to_device(np.array(c, np.float64), device) for c in (policy.fill, policy.erase_std))
     out = pixels.to(torch.float32).contiguous()

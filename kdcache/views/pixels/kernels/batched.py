@@ -37,15 +37,15 @@ _VALUES_PER_CALL = 1 << 23
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Some rows of a column of the plan that one kernel serves."""
+class Group:
+    """Some rows of a column of the plan that one kernel serves: their operations, arguments and the colour of fill."""
 
     op: UInt8[np.ndarray, "n"]
     magnitude: Float32[np.ndarray, "n"]
     fill: Colour
 
 
-_GroupKernel = Callable[[UInt8[Tensor, "n 3 s s"], _Group], UInt8[Tensor, "n 3 s s"]]
+_GroupKernel = Callable[[UInt8[Tensor, "n 3 s s"], Group], UInt8[Tensor, "n 3 s s"]]
 
 
 def operate(
@@ -75,14 +75,14 @@ def _operate(
 ) -> None:
     """Apply one operation to each image, in place."""
     rows_per_call = max(1, _VALUES_PER_CALL // pixels[0].numel())
-    for kernel, rows in _group_rows(op, cubic, nearest):
+    for kernel, rows in group_rows(op, cubic, nearest):
         for start in range(0, len(rows), rows_per_call):
             part = rows[start : start + rows_per_call]
             where = array_to_device(part, pixels.device)
-            pixels[where] = kernel(pixels[where], _Group(op[part], magnitude[part], fill))
+            pixels[where] = kernel(pixels[where], Group(op[part], magnitude[part], fill))
 
 
-def _group_rows(
+def group_rows(
     op: UInt8[np.ndarray, "b"], cubic: Bool[np.ndarray, "b"], nearest: bool
 ) -> Iterator[tuple[_GroupKernel, Int64[np.ndarray, "rows"]]]:
     """The kernels that a column needs, each with its rows; rows of the identity are in no group."""
@@ -99,7 +99,7 @@ def _group_rows(
             yield kernel, rows
 
 
-def _tables(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+def _tables(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor, "n 3 s s"]:
     """Replace values by tables: each image by its own, fixed or measured, and all images in one pass."""
     fixed = np.empty((len(group.op), 256), np.uint8)
     for code, table in _FIXED_TABLES.items():
@@ -116,19 +116,19 @@ def _tables(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n
     return look_up(tables, pixels)
 
 
-def _nearest_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
-    return warp_nearest(pixels, _matrices(group, pixels.shape[-1]), group.fill)
+def _nearest_warp(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp_nearest(pixels, matrices_of(group, pixels.shape[-1]), group.fill)
 
 
-def _linear_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
-    return warp(pixels, _matrices(group, pixels.shape[-1]), False, group.fill)
+def _linear_warp(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp(pixels, matrices_of(group, pixels.shape[-1]), False, group.fill)
 
 
-def _cubic_warp(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
-    return warp(pixels, _matrices(group, pixels.shape[-1]), True, group.fill)
+def _cubic_warp(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor, "n 3 s s"]:
+    return warp(pixels, matrices_of(group, pixels.shape[-1]), True, group.fill)
 
 
-def _matrices(group: _Group, size: int) -> Float64[np.ndarray, "n 6"]:
+def matrices_of(group: Group, size: int) -> Float64[np.ndarray, "n 6"]:
     """The matrix of each image's own warp, as `AffineWarp` defines it."""
     matrices = np.empty((len(group.op), 6))
     for code, kernel in _WARPS.items():
@@ -138,6 +138,6 @@ def _matrices(group: _Group, size: int) -> Float64[np.ndarray, "n 6"]:
     return matrices
 
 
-def _whole_images(pixels: UInt8[Tensor, "n 3 s s"], group: _Group) -> UInt8[Tensor, "n 3 s s"]:
+def _whole_images(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor, "n 3 s s"]:
     """Apply the one operation of a group whose kernel is of the kind `WholeImages`."""
     return _WHOLE_IMAGES[Operation(int(group.op[0]))].compute(pixels, group.magnitude)

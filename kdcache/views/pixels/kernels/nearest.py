@@ -4,9 +4,11 @@ Shears and rotations step through the source in 16.16 fixed point, translations 
 whole source coordinates, found on the host in a few numbers an image and copied from on the device.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from kdcache.runtime.transfer import array_to_device
@@ -36,25 +38,46 @@ def warp_nearest(
     return out
 
 
+@dataclass(frozen=True)
+class NearestSteps:
+    """Where the pixels of n images come from.
+
+    Attributes:
+        fixed: a..f of each image in 16.16 fixed point, with c and f for the centre of the first pixel.
+        straight: whether an image is neither sheared nor turned, so that `columns` and `rows` are obeyed instead.
+        columns: source column of each column; it may lie outside.
+        rows: source row of each row.
+    """
+
+    fixed: Int64[np.ndarray, "n 6"]
+    straight: Bool[np.ndarray, "n"]
+    columns: Int64[np.ndarray, "n s"]
+    rows: Int64[np.ndarray, "n s"]
+
+
+def steps_of_nearest(matrix: Float64[np.ndarray, "n 6"], size: int) -> NearestSteps:
+    """Compute on the host where the pixels of images of `size` pixels a side come from."""
+    a, b, c, d, e, f = matrix.T
+    return NearestSteps(
+        fixed=_fixed(np.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)),
+        straight=(b == 0) & (d == 0),
+        columns=_accumulate(c + a * 0.5, a, size),
+        rows=_accumulate(f + e * 0.5, e, size),
+    )
+
+
 def _sources(
     matrix: Float64[np.ndarray, "n 6"], size: int, device: torch.device
 ) -> tuple[Int64[Tensor, "n s s"], Int64[Tensor, "n s s"]]:
     """The column and the row of each pixel in the source, whole numbers that may lie outside."""
-    a, b, c, d, e, f = matrix.T
-    steps = array_to_device(
-        _fixed(np.stack([a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5], axis=1)), device
-    )
+    steps = steps_of_nearest(matrix, size)
     across = torch.arange(size, device=device)
     down = across[:, None]
-    a_, b_, c_, d_, e_, f_ = steps[:, :, None, None].unbind(1)
-    x, y = (c_ + across * a_ + down * b_) >> 16, (f_ + across * d_ + down * e_) >> 16
-    straight = (b == 0) & (d == 0)
-    columns, rows = (
-        array_to_device(_accumulate(c + a * 0.5, a, size), device),
-        array_to_device(_accumulate(f + e * 0.5, e, size), device),
-    )
-    unturned = array_to_device(straight, device)[:, None, None]
-    return torch.where(unturned, columns[:, None, :], x), torch.where(unturned, rows[:, :, None], y)
+    a, b, c, d, e, f = array_to_device(steps.fixed, device)[:, :, None, None].unbind(1)
+    x, y = (c + across * a + down * b) >> 16, (f + across * d + down * e) >> 16
+    straight = array_to_device(steps.straight, device)[:, None, None]
+    columns, rows = array_to_device(steps.columns, device), array_to_device(steps.rows, device)
+    return torch.where(straight, columns[:, None, :], x), torch.where(straight, rows[:, :, None], y)
 
 
 def _fixed(values: Float64[np.ndarray, "n 6"]) -> Int64[np.ndarray, "n 6"]:
