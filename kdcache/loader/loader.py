@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -16,6 +17,8 @@ from kdcache.models.network import Normaliser
 from kdcache.render.opening import open_renderer
 from kdcache.runtime.ranks import Ranks
 from kdcache.views.orders import OrdersAhead
+from kdcache.views.pixels.fused.launch import runs_on
+from kdcache.views.pixels.normalisation import Normalisation
 from kdcache.views.stream import Views, stream_views
 from kdcache.views.viewset import RowIndices, RowRange, ViewSet
 
@@ -70,7 +73,8 @@ class Loader:
             nullcontext() if awaited is None else closing(awaited),
         ):
             for batch in batches:
-                images = batch.images if self.normalise is None else self.normalise(batch.images)
+                later = None if self._normalisation is not None else self.normalise
+                images = batch.images if later is None else later(batch.images)
                 yield replace(batch, images=images, index=view_set.index)
 
     def _from_source(
@@ -80,13 +84,23 @@ class Loader:
             with open_renderer(
                 self.renderer, size=image_size, max_batch=self._largest_batch, device=self.device, decode=self.decode
             ) as renderer:
-                yield from stream_views(view_set, reader, renderer, wanted)
+                yield from stream_views(view_set, reader, renderer, wanted, normalisation=self._normalisation)
 
         if isinstance(self.source, CachedTeachers):
             return cached_batches(steps, open_stream, self.image_size, self.source, view_set, awaited)
         if isinstance(self.source, LiveTeacher):
             return live_batches(steps, open_stream, self.image_size, self.source, view_set)
         return supervised_batches(steps, open_stream, self.image_size, view_set)
+
+    @cached_property
+    def _normalisation(self) -> Normalisation | None:
+        """The normalisation that is computed together with mixing; None where it comes afterwards.
+
+        A live teacher sees the pixels before, and the images of a grey student are made of three channels.
+        """
+        if self.normalise is None or isinstance(self.source, LiveTeacher) or not runs_on(self.device):
+            return None
+        return None if self.normalise.is_grey else Normalisation(self.normalise.mean, self.normalise.std)
 
     @property
     def _largest_batch(self) -> int:

@@ -31,7 +31,8 @@ class Normaliser:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """`mean`, `std`: mean and standard deviation of each channel of the model's images, for pixels in 0..1."""
-        self._is_grey = len(mean) == 1
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.is_grey = len(mean) == 1
         self._mean, self._std = (
             torch.tensor([255.0 * part for part in parts], dtype=torch.float64).view(1, -1, 1, 1)
             for parts in (mean, std)
@@ -41,7 +42,7 @@ class Normaliser:
 
     def __call__(self, pixels: Float[Tensor, "b _c h w"]) -> Float[Tensor, "b _k h w"]:
         """Return the normalised pixels; the argument stays as it is."""
-        if self._is_grey and pixels.shape[1] == 3:
+        if self.is_grey and pixels.shape[1] == 3:
             pixels = luminance(pixels)
         place = pixels.device, pixels.dtype
         if place not in self._there:

@@ -18,7 +18,8 @@ from kdcache.runtime.prefetch import prefetch
 from kdcache.runtime.reused_memory import ReusedMemory
 from kdcache.runtime.side_stream import Launched, SideStream
 from kdcache.views.pixels.augment import Augmenter
-from kdcache.views.pixels.mix import mix
+from kdcache.views.pixels.mix import mix, mix_and_normalise
+from kdcache.views.pixels.normalisation import Normalisation
 from kdcache.views.viewset import RowIndices, RowRange, Rows, ViewSet
 
 #: Pixels that the images of one request may have together, before they are cropped. DALI holds all of them, three bytes
@@ -31,14 +32,22 @@ READ_AHEAD = 2
 
 @dataclass(frozen=True)
 class Views:
-    """Rows with their pixels, mixed and in 0..255. Each model normalises them with its own mean and std."""
+    """Rows with their pixels, mixed and in 0..255, or normalised where `stream_views` was asked for it.
+
+    In 0..255, each model normalises them with its own mean and std.
+    """
 
     rows: Rows
     pixels: Float32[Tensor, "b 3 s s"]
 
 
 def stream_views(
-    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[RowRange | RowIndices], depth: int = 2
+    view_set: ViewSet,
+    reader: SampleReader,
+    renderer: Renderer,
+    wanted: Iterable[RowRange | RowIndices],
+    depth: int = 2,
+    normalisation: Normalisation | None = None,
 ) -> Generator[Views, None, None]:
     """Stream the views of wanted rows, in order, on the renderer's device.
 
@@ -51,17 +60,22 @@ def stream_views(
         renderer: renderer of the wanted image size.
         wanted: rows of each batch.
         depth: number of batches that are computed ahead of the consumer.
+        normalisation: normalisation of the one model that sees the views; None leaves pixels in 0..255.
 
     Raises:
         BrokenImageError: a sample cannot be decoded; the message names its key, shard and byte offset.
     """
-    with closing(prefetch(_compute_views(view_set, reader, renderer, wanted), depth)) as views:
+    with closing(prefetch(_compute_views(view_set, reader, renderer, wanted, normalisation), depth)) as views:
         for launched in views:
             yield launched.take()
 
 
 def _compute_views(
-    view_set: ViewSet, reader: SampleReader, renderer: Renderer, wanted: Iterable[RowRange | RowIndices]
+    view_set: ViewSet,
+    reader: SampleReader,
+    renderer: Renderer,
+    wanted: Iterable[RowRange | RowIndices],
+    normalisation: Normalisation | None,
 ) -> Generator[Launched[Views], None, None]:
     #: Rows whose rendering has been asked for and has not come back yet, and the number of requests for them.
     in_flight: deque[tuple[Rows, int]] = deque()
@@ -106,8 +120,11 @@ def _compute_views(
             plan, pixels = rows.plan, first.take()
             if requested > 1:
                 pixels = torch.cat([pixels, *(part.take() for part in islice(rendered, requested - 1))])
-            augmented = augmenter.apply(pixels, plan)
-            mixed = mix(augmented, plan.weight, plan.cut, view_set.policy.reference_size, memory)
+            augmented, reference_size = augmenter.apply(pixels, plan), view_set.policy.reference_size
+            if normalisation is None:
+                mixed = mix(augmented, plan.weight, plan.cut, reference_size, memory)
+            else:
+                mixed = mix_and_normalise(augmented, plan.weight, plan.cut, reference_size, normalisation)
             yield mixing.launched(Views(rows, mixed), (mixed,))
 
 

@@ -17,6 +17,7 @@ from kdcache.loader.dataset import open_cache
 from kdcache.render.opening import open_renderer
 from kdcache.training.train import train
 from kdcache.training.trainer import Trainer
+from kdcache.views.pixels.mix import mix_and_normalise
 from support.small_job import CLASSES, MODEL, SAMPLES, SIZE, Heard, train_request
 
 BATCH, VIEWS, EPOCHS = 24, 2, 3
@@ -57,6 +58,24 @@ def whole(dataset):
     """The batches of each epoch, from one loader."""
     with make_loader(dataset) as loader:
         return [list(loader) for _ in range(EPOCHS)]
+
+
+def test_normalising_together_with_mixing_gives_the_same_images(dataset, monkeypatch):
+    """As on a GPU with Triton, where one launch does both; here PyTorch's kernels do."""
+    scale = {"mean": (0.4, 0.5, 0.3), "std": (0.2, 0.25, 0.3)}
+    with make_loader(dataset, epochs=1, **scale) as loader:
+        wanted = list(loader)
+    together = []
+
+    def recorded(*given):
+        together.append(given)
+        return mix_and_normalise(*given)
+
+    monkeypatch.setattr("kdcache.loader.loader.runs_on", lambda device: True)
+    monkeypatch.setattr("kdcache.views.stream.mix_and_normalise", recorded)
+    with make_loader(dataset, epochs=1, **scale) as loader:
+        require_equal(list(loader), wanted)
+    assert len(together) >= len(wanted)
 
 
 def test_the_batches_are_those_of_kdcache_train(job, dataset, tmp_path):
