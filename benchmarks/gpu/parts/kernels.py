@@ -10,6 +10,7 @@ from gpu.page import Line, Table, cause
 from gpu.setting import Setting
 from kdcache.models.network import Normaliser
 from kdcache.views.pixels.augment import Augmenter
+from kdcache.views.pixels.fused.launch import runs_on
 from kdcache.views.pixels.kernels import batched
 from kdcache.views.pixels.mix import mix
 from kdcache.views.plan import Plan, make_plan
@@ -38,6 +39,19 @@ def kernels(setting: Setting) -> Iterator[Table]:
     yield table(waiting(device, size))
     for name, check in chosen.items():
         yield table(held(name, check, device))
+    for line in by_triton(device):
+        yield table(line)
+
+
+def by_triton(device: torch.device) -> list[Line]:
+    """Triton's kernels against torch's; a dry run leaves them to the tests, which have Triton's interpreter."""
+    if device.type != "cuda":
+        return [Line(("Triton's kernels", "left out: they need a GPU"))]
+    if not runs_on(device):
+        return [Line(("Triton's kernels", "Triton cannot launch here: a warning above says why"), False)]
+    from support.triton_checks import CHECKS as OF_TRITON
+
+    return [held(f"Triton: {name}", check, device) for name, check in OF_TRITON.items()]
 
 
 def held(what: str, check: Callable[..., None], *arguments: object, good: str = "the same") -> Line:
