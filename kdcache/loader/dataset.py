@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ from kdcache.cache.store import Cache
 from kdcache.data.index import Index, open_index
 from kdcache.errors import UsageError
 from kdcache.io.limits import MAX_BATCH, MAX_EPOCHS, MAX_SIZE
-from kdcache.io.plain_values import shown
+from kdcache.io.plain_values import is_whole, shown
 from kdcache.loader.cached_loader import CachedLoader
 from kdcache.loader.cached_teachers import (
     CachedTeachers,
@@ -234,7 +234,7 @@ def _view_count(stored: CachedTeachers, repeats: int, wanted: int | None) -> int
     usable = stored.usable_views(repeats)
     if wanted is None:
         return usable
-    if not _is_whole(wanted) or not 1 <= wanted <= usable or wanted % repeats:
+    if not is_whole(wanted) or not 1 <= wanted <= usable or wanted % repeats:
         groups = f", a multiple of {repeats}" if repeats > 1 else ""
         raise UsageError(
             f"views is {shown(wanted)}, and {format_count(usable, 'view')} can be used: give a number from 1 to "
@@ -249,11 +249,11 @@ def mixture_text(teachers: Mapping[str, int | float]) -> str:
     Raises:
         UsageError: what is given are no names with weights above 0.
     """
-    given: Any = teachers  # a caller without types may give anything
-    if not isinstance(given, Mapping):
-        raise UsageError(f"teachers is {shown(given)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
-    if not given:
+    if not isinstance(teachers, Mapping):
+        raise UsageError(f"teachers is {shown(teachers)}: give names with weights, such as {{'a': 0.7, 'b': 0.3}}.")
+    if not teachers:
         raise UsageError("teachers names no entry of the cache: give each a weight, such as {'a': 0.7, 'b': 0.3}.")
+    given: Mapping[Any, Any] = teachers
     for name, weight in given.items():
         if not isinstance(name, str) or "=" in name or "," in name:
             raise UsageError(f"There is no teacher {name!r}: the names of a cache's entries hold no '=' and no ','.")
@@ -262,7 +262,7 @@ def mixture_text(teachers: Mapping[str, int | float]) -> str:
                 f"teachers gives {name} the weight {weight!r}: give each name a finite weight above 0, such as "
                 "{'a': 0.7, 'b': 0.3}."
             )
-    return ",".join(f"{name}={float(weight)!r}" for name, weight in given.items())
+    return ",".join(f"{name}={float(weight)!r}" for name, weight in teachers.items())
 
 
 def _ranks(rank: int | None, world_size: int | None) -> Ranks:
@@ -295,12 +295,8 @@ def _of_channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def _whole_number(name: str, value: Any, least: int, most: int) -> int:
     """Return a whole number of any kind as Python's own, as NumPy's are refused in a checkpoint of weights alone."""
-    if not _is_whole(value) or not least <= value <= most:
+    if not is_whole(value) or not least <= value <= most:
         raise UsageError(f"{name} is {shown(value)}: give a whole number from {least:,} to {most:,}.")
     return int(value)

@@ -4,15 +4,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from itertools import chain
-from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kdcache.cache.identity import TEACHER_NAME
 from kdcache.errors import ModelError, reason
-from kdcache.io.plain_values import shown
+from kdcache.io.plain_values import is_whole, shown
 from kdcache.models.card import ModelCard
 from kdcache.models.names import module_architecture
 from kdcache.models.network import Network
@@ -77,9 +75,8 @@ class TeacherModule:
                 f"The teacher {self.name} is of type {type(self.module).__name__}, and a torch.nn.Module is needed, "
                 "whose state dict tells it from others: put it into one."
             )
-        sizes: dict[str, Any] = {"image_size": self.image_size, "num_classes": self.num_classes}
-        for what, value in sizes.items():
-            if not isinstance(value, Integral):
+        for what, value in (("image_size", self.image_size), ("num_classes", self.num_classes)):
+            if not is_whole(value):
                 raise ModelError(f"{what} of the teacher {self.name} is {shown(value)}: give a whole number.")
         if self.head is not None and all(part is not self.head for part in self.module.modules()):
             raise ModelError(
