@@ -15,6 +15,7 @@ from support.checked_shapes import check_shapes_of
 
 MODULE = '''"""A module with shapes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,14 @@ def rows(values: list[Row]) -> Row:
         return row[:1]
 
     return inner(values[0])
+
+
+def pieces(row: Row) -> Iterator[Row]:
+    yield row
+
+
+def count(row: Row) -> int:
+    return len([piece for piece in pieces(row[:1])])
 '''
 
 
@@ -65,6 +74,7 @@ def row(length: int, dtype: str = "float32") -> np.ndarray:
 def test_shapes_that_are_true_pass(module: ModuleType) -> None:
     assert module.Pair.twice(row(3)).both(row(3)).shape == (3, 2)
     assert module.rows([row(1)]).shape == (1,)
+    assert module.count(row(3)) == 1, "a generator has dimensions of its own"
 
 
 def test_shapes_and_dtypes_that_are_false_fail(module: ModuleType) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from kdcache.errors import UsageError
+from kdcache.errors import ConfigError
 
 
 def to_plain(value: Any) -> Any:
@@ -36,11 +36,11 @@ def nested(name: str, value: Any) -> dict[str, Any]:
 
 
 def split_assignment(assignment: str) -> tuple[str, str]:
-    """Return the dotted name and the text of the value of a NAME=VALUE. Raises UsageError where it is none."""
+    """Return the dotted name and the text of the value of a NAME=VALUE. Raises ConfigError where it is none."""
     name, equals, text = assignment.partition("=")
     if not (name.strip() and equals):
         lacks = "no name before its equals sign" if equals else "no equals sign"
-        raise UsageError(
+        raise ConfigError(
             f"--set {assignment} has {lacks}, so that it sets nothing: write NAME=VALUE without spaces, such as --set "
             "optimizer.lr=0.001."
         )

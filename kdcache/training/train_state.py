@@ -244,7 +244,16 @@ def _compiled(module: nn.Module, config: RunConfig) -> nn.Module:
             f"compile is set, and the objective {config.objective.name} reads features within the student, which a "
             "compiled model does not show: leave compile out, or choose another objective."
         )
+    if config.grad_checkpointing and config.compile == "eager" and any(map(_counts_batches, module.modules())):
+        raise ConfigError(
+            f"compile is eager, and {config.student.name} has batch norm, whose counts this backend changes twice "
+            "under grad_checkpointing, so that PyTorch finds no gradient: use inductor or aot_eager, or leave one out."
+        )
     return torch.compile(module, backend=config.compile)  # type: ignore[return-value] # a module of a module
+
+
+def _counts_batches(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None
 
 
 def _with_student(spec: LossSpec, student: nn.Module, config: RunConfig) -> LossSpec:

@@ -11,6 +11,7 @@ at each value once.
 import ast
 import dataclasses
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
@@ -37,7 +38,8 @@ def checked(target: Any) -> Any:
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     annotations = function.__annotations__
-    if any(map(_of_values, annotations.values())):
+    # What beartype makes of a generator checks its arguments at the first item, when the context would be another one.
+    if any(map(_of_values, annotations.values())) or inspect.isgeneratorfunction(function):
         return jaxtyped(function, typechecker=beartype)  # type: ignore[no-any-return]
     # What is written as text may not be there yet, as a class within itself.
     function.__annotations__ = {name: Any if isinstance(hint, str) else hint for name, hint in annotations.items()}

@@ -174,6 +174,8 @@ def test_what_a_student_cannot_be_made_into_is_refused():
         state_for("grad_checkpointing=true", model="selecsls42")
     with pytest.raises(ConfigError, match=r"compile is 'nosuch', which is no backend .* inductor"):
         state_for("compile=nosuch")
+    with pytest.raises(ConfigError, match="compile is eager, and test_resnet has batch norm"):
+        state_for("compile=eager", "grad_checkpointing=true", model="test_resnet")
     with pytest.raises(ConfigError, match="compile is set, and the objective ipwd reads features"):
         state_for("compile=eager", name="ipwd", model="test_resnet")
 
