@@ -46,12 +46,12 @@ class KdcacheError(Exception):
     option_words: str | None = None
 
     def __str__(self) -> str:
-        """The message in one line; nothing in it can steer a terminal."""
+        """Return the message in one line; nothing in it can steer a terminal."""
         return printable(super().__str__())
 
 
 def reason(error: BaseException) -> str:
-    """The first line of somebody else's error, to be quoted in one of ours."""
+    """Return the first line of somebody else's error, to be quoted in one of ours."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(":.") if lines else type(error).__name__
 
@@ -156,7 +156,7 @@ _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 
 
 def printable(text: str) -> str:
-    r"""The text in one line, with every character escaped that would not be seen as itself.
+    r"""Return the text in one line, with every character escaped that would not be seen as itself.
 
     Escaped, as Python writes them (`\n`, `\x1b`, `\u202e`), are control characters (C0, C1, DEL), those that turn the
     direction of writing, invisible and unassigned ones, separators of lines and paragraphs, spaces other than " ",
@@ -170,7 +170,7 @@ def printable(text: str) -> str:
 
 
 def printable_excerpt(text: str, length: int, default: str) -> str:
-    """The beginning of a text, as `printable` shows it: at most `length` characters; `default` where it is empty."""
+    """Return the beginning of a text as `printable` shows it: at most `length` characters, or `default` for none."""
     return printable(text[:length])[:length] or default
 
 

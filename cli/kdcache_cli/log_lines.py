@@ -49,7 +49,7 @@ def set_level(level: int) -> None:
 
 
 def is_quiet() -> bool:
-    """Whether only warnings are to be shown."""
+    """Return whether only warnings are to be shown."""
     return _logger.level > logging.INFO
 
 

@@ -241,7 +241,7 @@ class LocalFiles(Files):
 
 @contextmanager
 def _left_over(place: Location) -> Iterator[bool]:
-    """Whether the process that wrote a partial file is dead, as far as its lock tells.
+    """Yield whether the process that wrote a partial file is dead, as far as its lock tells.
 
     The lock is held meanwhile, so that nobody can come to hold a file that is about to be removed.
     """

@@ -278,7 +278,7 @@ def _lost_tables(cache: Cache, name: str) -> list[Finding]:
 
 
 def _check_metadata(cache: Cache, expected: dict[str, bytes]) -> Iterator[Finding]:
-    """All of these follow from the identities, so that they can be written again, whatever became of them."""
+    """Check what follows from the identities, and so can be written again, whatever became of it."""
     again = "--repair writes it again."
     for key, data in expected.items():
         where = cache.files.locate(key)

@@ -149,7 +149,7 @@ def _look(folder: Path, source: Source, faults: Faults, workers: int | None, pro
 
 
 def _by_place(source: Source) -> Callable[[BadSample], tuple[int, int]]:
-    """The order of samples by shard and offset; those of shards that are gone come first."""
+    """Return the order of samples by shard and offset; those of shards that are gone come first."""
     number = {shard: place for place, shard in enumerate(source.paths)}
     return lambda sample: (number.get(sample.shard, -1), sample.offset)
 
@@ -214,7 +214,7 @@ def _warn_of_whole_ones(found: _Found, index: Index, progress: Progress) -> None
 
 
 def _knows(former: Former | None, bad: Sequence[BadSample]) -> bool:
-    """Whether a check has already left out all of these samples, or marked them as lost."""
+    """Return whether a check has already left out all of these samples, or marked them as lost."""
     if former is None or not (former.loaded.left_out or len(former.loaded.lost)):
         return False
     present = np.delete(former.loaded.columns["key_hash"], former.loaded.lost)

@@ -38,7 +38,7 @@ _ORIENTATION = 274
 
 
 def open_image(stream: BufferedIOBase, *, every_format: bool = False) -> ImageFile:
-    """An image file whose header has been read and whose pixels have not, of one of the formats in `IMAGE_EXTENSIONS`.
+    """Open an image file of a format in `IMAGE_EXTENSIONS`; its header has been read, and its pixels have not.
 
     every_format: take every other format that Pillow knows as well.
 

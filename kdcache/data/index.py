@@ -81,7 +81,7 @@ class Index:
         return len(self.key_hash)
 
     def key(self, sample: int) -> str:
-        """The key of a sample."""
+        """Return the key of a sample."""
         return self.key_bytes[self.key_start[sample] : self.key_start[sample + 1]].tobytes().decode()
 
     def describe(self, sample: int) -> str:
@@ -108,7 +108,7 @@ class Index:
 
 
 def key_hash(key: str) -> int:
-    """The 64-bit BLAKE2b hash of the key's UTF-8 bytes, read as a little-endian number."""
+    """Return the 64-bit BLAKE2b hash of the key's UTF-8 bytes, read as a little-endian number."""
     encoded = key.encode()
     return int.from_bytes(hash_keys(encoded, np.array([len(encoded)])), "little")
 
@@ -258,7 +258,7 @@ def _open_part(folder: Path, meta: dict[str, Any]) -> Index:
 
 
 def load_index(place: Path, source: Source) -> Index | None:
-    """The index in the folder `place`, if it is whole and of this source.
+    """Return the index in the folder `place`, if it is whole and of this source.
 
     Raises DataError when the names of the classes cannot be read or do not fit.
     """
@@ -289,7 +289,7 @@ def load_index(place: Path, source: Source) -> Index | None:
 
 
 def _misplaced_number(class_names: tuple[str, ...]) -> int | None:
-    """The first label whose class has another number for its name, where all names are 0 to n - 1 in another order."""
+    """Return the first label whose class is named by another number, where names are 0 to n - 1 in another order."""
     if not all(name.isascii() and name.isdecimal() for name in class_names):
         return None
     numbers = [int(name) for name in class_names if len(name) < _LONGEST_NUMBER]

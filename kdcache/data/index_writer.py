@@ -19,7 +19,7 @@ _SPOOLED: dict[str, np.dtype] = {**COLUMNS, "key_length": KEY_START, "key_bytes"
 
 
 def hash_keys(keys: bytes, lengths: np.ndarray) -> bytes:
-    """The 64-bit BLAKE2b hashes, one after the other, of keys that lie one after the other."""
+    """Return the 64-bit BLAKE2b hashes, one after the other, of keys that lie one after the other."""
     ends = np.cumsum(lengths).tolist()
     starts = [0, *ends][:-1]
     return b"".join(

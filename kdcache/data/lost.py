@@ -32,7 +32,7 @@ class Former:
     shards: tuple[str, ...]
 
     def key(self, row: int) -> str:
-        """The key of a sample."""
+        """Return the key of a sample."""
         start, end = self.loaded.columns["key_start"][row : row + 2]
         return self.loaded.columns["key_bytes"][start:end].tobytes().decode()
 

@@ -15,7 +15,7 @@ _METADATA = re.compile(r"__[^/]*__($|/)")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """The key and the extension, in lower case, of a tar member, as webdataset splits them; None: not a component.
+    """Return a tar member's key and its extension in lower case, as webdataset splits them; None: not a component.
 
     The key ends at the first dot of the base name. Members named `__x__`, or in a folder so named, are metadata.
     Differing from webdataset, a base name that begins with a dot has no key.
@@ -35,16 +35,16 @@ def why_no_component(name: str) -> str:
 
 
 def is_set_aside(name: str) -> bool:
-    """Whether a member's name shows that it belongs to no sample: hidden files and metadata."""
+    """Return whether a member's name shows that it belongs to no sample: hidden files and metadata."""
     return split_name(name) is None and why_no_component(name) != NO_EXTENSION
 
 
 def has_no_key(name: str) -> bool:
-    """Whether a base name is nothing but the extension of an image or of a label, such as `n01440764/.jpg`."""
+    """Return whether a base name is nothing but the extension of an image or of a label, such as `n01440764/.jpg`."""
     base = name.rpartition("/")[2].lower()
     return base.startswith(".") and base[1:] in (*IMAGE_EXTENSIONS, LABEL) and not _METADATA.match(name)
 
 
 def has_inner_dot(extension: str) -> bool:
-    """Whether a component's extension is that of an image or a label behind another dot, such as `001.jpg`."""
+    """Return whether a component's extension is that of an image or a label behind another dot, such as `001.jpg`."""
     return "." in extension and extension.rpartition(".")[2] in (*IMAGE_EXTENSIONS, LABEL)

@@ -22,7 +22,7 @@ def order(
     group: int,
     pause: Callable[[], None] = nothing,
 ) -> Int64[np.ndarray, "n"]:
-    """The samples of a group of views in their order: row p is sample `order[p]`.
+    """Return the samples of a group of views in their order: row p is sample `order[p]`.
 
     Sorted by (the window's rank in this group, a 64-bit Philox word of the sample, key hash): windows follow each
     other in random order, samples are shuffled inside theirs. Takes 8 bytes a sample, which are the result.
@@ -55,7 +55,7 @@ def reused_pairs(
     cycle: int,
     pause: Callable[[], None] = nothing,
 ) -> Int64[np.ndarray, "pairs"]:
-    """The pairs of a group of views in the order in which a training sees them for the `cycle`-th time.
+    """Return the pairs of a group of views in the order in which a training sees them for the `cycle`-th time.
 
     The first time (cycle 0) they come as they lie. Later they come so that a group brings other batches each time, and
     is still read nearly as it lies, a few small parts at once:
@@ -140,7 +140,7 @@ def derive_windows(shard: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"],
 def _label_distances(
     ids: Int32[np.ndarray, "n"], label: Int32[np.ndarray, "n"], count: int
 ) -> tuple[Float64[np.ndarray, "count"], Float64[np.ndarray, "count"]]:
-    """The total variation distance of each window's labels from those of all, and what sampling alone gives.
+    """Return the total variation distance of each window's labels from those of all, and what sampling alone gives.
 
     Counts come from one sort of (window, label) in place, and are laid out for one window at a time: a table of 10,000
     windows and 20,000 classes would take more memory than the samples.

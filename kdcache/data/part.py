@@ -20,7 +20,7 @@ from kdcache.runtime.progress import Progress, logged
 
 
 def part_of(label: Int32[np.ndarray, " n"], fraction: float, stratified: bool) -> Int64[np.ndarray, " m"]:
-    """The rows of a part: the first of all, or of each label, in the order of key hashes, which is a random one.
+    """Return the rows of a part: the first of all, or of each label, in the order of key hashes, which is a random one.
 
     So a part depends on the keys alone (and the labels, if stratified), and a smaller one lies within a larger one.
 

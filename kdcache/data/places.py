@@ -18,17 +18,17 @@ _FILES = re.compile(r"[a-z_]+\.(npy|spool)|(index|classes)\.json|whole|replaced"
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a shard, a folder or DATA is named by a URL such as `s3://bucket/train`."""
+    """Return whether a shard, a folder or DATA is named by a URL such as `s3://bucket/train`."""
     return "://" in str(place)
 
 
 def is_pattern(data: str | Path) -> bool:
-    """Whether webdataset expands DATA to other names."""
+    """Return whether webdataset expands DATA to other names."""
     return any(mark in str(data) for mark in ("{", "::", "$"))
 
 
 def is_folder(data: str | Path) -> bool:
-    """Whether DATA is a folder. A URL is judged by its name, because object stores have no folders."""
+    """Return whether DATA is a folder. A URL is judged by its name, because object stores have no folders."""
     if is_url(data):
         return not is_pattern(data) and not str(data).endswith(".tar")
     return os.path.isdir(data)

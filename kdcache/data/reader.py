@@ -36,7 +36,7 @@ MOST_OPEN = 64
 
 @lru_cache(maxsize=4)
 def grey_image(height: int, width: int) -> bytes:
-    """A PNG file of these sides that stands in the place of a lost sample's image, so that rows keep their places.
+    """Return a PNG file of these sides that stands in for a lost sample's image, so that rows keep their places.
 
     A dump makes targets of it that are never read: trainings pass over its pair.
     """
@@ -60,7 +60,7 @@ class SampleReader:
         self._files = _OpenFiles(index.shards, open_files or max(1, min(MOST_OPEN, open_files_limit() // 8)))
 
     def read(self, samples: Int64[np.ndarray, " b"]) -> list[bytes]:
-        """The image files of these samples (numbers in the index), in the order given; a grey one for a lost sample.
+        """Return the image files of samples (numbers in the index), in the order given; a grey one for a lost sample.
 
         They are read in `AT_ONCE` parts at the same time, within each of which the shards are read front to back.
         Raises DataError when a shard is gone, cannot be read, or is shorter than it was when the index was made, and

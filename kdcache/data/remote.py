@@ -39,7 +39,7 @@ _NEAR = 1 << 20
 
 
 def names_in(folder: str) -> list[str]:
-    """The names of the objects directly under a URL, sorted. Raises DataError when it cannot be listed.
+    """Return the names of the objects directly under a URL, sorted. Raises DataError when it cannot be listed.
 
     A listing may be one of before: several are taken, and what not all of them have is looked at.
     """
@@ -76,7 +76,7 @@ def states_of(urls: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def read_if_there(url: str) -> bytes | None:
-    """The bytes of a small object, None where there is none to be seen.
+    """Return the bytes of a small object, None where there is none to be seen.
 
     Raises DataError when it cannot be read, or has more bytes than a file of text may have, of which none is read then.
     Two reads have to agree, because no checksum of the bytes is known.
@@ -107,7 +107,7 @@ def _require_small(url: str, size: int) -> None:
 
 
 def read_again(shard: str, read: Callable[[], T], accept: Callable[[T], bool] = lambda found: True) -> T:
-    """What `read` makes of a shard; of one in an object store, made again where it is doubtful.
+    """Return what `read` makes of a shard; of one in an object store, made again where it is doubtful.
 
     What came over a network may have been altered on the way, once; so it is fetched again before a shard or an image
     is called damaged.
@@ -144,7 +144,7 @@ class RemoteFile(ShardFile):
         return wanted
 
     def _from(self, offset: int) -> memoryview:
-        """The bytes from `offset` to the end of a window: at least one."""
+        """Return the bytes from `offset` to the end of a window: at least one."""
         for start, window in self._windows:
             if start <= offset < start + len(window):
                 return window[offset - start :]
@@ -264,7 +264,7 @@ def _look_at(store: "ObjectStore", url: str) -> "ObjectState":
 
 
 def _read_range(store: "ObjectStore", url: str, offset: int, length: int) -> bytes:
-    """The bytes, fewer where the object ends before. Raises DataError where it is not there or cannot be read."""
+    """Return the bytes, fewer where the object ends before. Raises DataError where it cannot be read."""
     with _reading(url):
         found = store.confirmed(
             _name(url),
@@ -286,7 +286,7 @@ def _is_there(found: object) -> bool:
 
 
 def _is_doubtful(error: BaseException) -> bool:
-    """Whether an error may come from bytes that were altered on the way, and not from a request that failed."""
+    """Return whether an error may come from bytes that were altered on the way, and not from a request that failed."""
     return isinstance(error, DataError) and not isinstance(error, UnreachableDataError)
 
 

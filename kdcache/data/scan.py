@@ -73,7 +73,7 @@ class ShardTable:
 
 
 def scan_shard(shard: str, unlabelled: bool, pass_over: bool = False, data: str = "DATA") -> ShardTable:
-    """The table of the samples in the tar at `shard`.
+    """Return the table of the samples in the tar at `shard`.
 
     A sample is all members with its key, wherever in the shard they lie: all images may come before all labels.
 

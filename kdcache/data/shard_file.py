@@ -16,7 +16,7 @@ class ShardFile(ABC):
         """Fill the buffer with the bytes from `offset` on; return their number, smaller only at the end."""
 
     def read(self, length: int, offset: int) -> bytes:
-        """The `length` bytes from `offset` on, fewer at the end."""
+        """Return the `length` bytes from `offset` on, fewer at the end."""
         buffer = bytearray(max(0, min(length, self.size - offset)))
         return bytes(memoryview(buffer)[: self.read_into(memoryview(buffer), offset)])
 

@@ -83,7 +83,7 @@ def _exists(path: str) -> bool:
 
 
 def _look_for(path: str) -> bool:
-    """Whether a path exists. Raises DataError if a folder above it cannot be read."""
+    """Return whether a path exists. Raises DataError if a folder above it cannot be read."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def _in_folder(data: str | Path) -> tuple[str, ...]:
 
 
 def hidden_shards(data: str | Path) -> list[str]:
-    """The names of tars in the folder DATA that begin with a dot, which are no shards; none where DATA is a pattern.
+    """Return the names of tars in the folder DATA that begin with a dot and so are no shards; none for a pattern.
 
     The shell's `*.tar` passes over them as well. macOS writes them (`._a.tar`) where a disk keeps no notes on files.
     """
@@ -182,7 +182,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 @contextmanager
 def open_shard(shard: str, end: int | None = None) -> Iterator[ShardFile]:
-    """A shard, to be read by position. Raises DataError when it cannot be opened or, within the block, read.
+    """Open a shard, to be read by position. Raises DataError when it cannot be opened or, within the block, read.
 
     end: the byte before which reading will stop, so that nothing behind it is fetched in advance; None for the last.
     """
@@ -197,7 +197,7 @@ def open_shard(shard: str, end: int | None = None) -> Iterator[ShardFile]:
 
 
 def unreadable(shard: str, error: OSError) -> DataError:
-    """The error for a shard on a file system that cannot be opened or read."""
+    """Return the error for a shard on a file system that cannot be opened or read."""
     if error.errno == errno.EMFILE:
         return DataError(
             f"The shard {shard} cannot be opened: this process has as many files open as it may, "

@@ -30,7 +30,7 @@ def sorted_numbers(
     word_bits: int = 64,
     pause: Callable[[], None] = nothing,
 ) -> Int64[np.ndarray, "count"]:
-    """The numbers 0..count-1 sorted by (rank, word, number).
+    """Return the numbers 0..count-1 sorted by (rank, word, number).
 
     A key holds the rank, as many of the word's upper bits as there is room for, and the number. Neighbours that are
     equal in the first two (one pair in 100,000 numbers, for 14 million) are sorted by the whole word afterwards.

@@ -66,7 +66,7 @@ def members(path: str, file: ShardFile) -> Generator[Member, None, int]:
 
 
 def _archive(path: str, file: ShardFile, start: int) -> Generator[Member, None, int]:
-    """The members of the archive that begins at byte `start`; returns where its end-of-archive mark begins."""
+    """Yield the members of the archive that begins at byte `start`; return where its end-of-archive mark begins."""
     end = start  # of the members so far
     linked: dict[str, Member] | None = None  # every earlier file by name, once there is a hard link
     try:

@@ -152,7 +152,7 @@ def prepare(folder: Folder, keep: Collection[str] = (), lines: str = "") -> None
 
 @contextmanager
 def open_tar(place: Location) -> Iterator["TarWriter"]:
-    """A tar whose bytes depend on what is written to it alone; it is on the disk when the block ends."""
+    """Open a new tar, whose bytes depend on what is written alone; it is on the disk when the block ends."""
     from webdataset.writer import TarWriter  # imports torch
 
     with os.fdopen(Disk().create(place), "wb") as stream:

@@ -64,7 +64,7 @@ def compute_on_gpus() -> dict[str, Any]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of PyTorch, DALI or their libraries means that a GPU's memory is full.
+    """Return whether an error of PyTorch, DALI or their libraries means that a GPU's memory is full.
 
     Where others have filled a GPU not even a context or a library's own buffers fit, and each says so in its own words.
     """

@@ -27,7 +27,7 @@ def folder(path: str) -> dict[str, Any]:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path exists; raises OSError if that cannot be determined."""
+    """Return whether a path exists; raises OSError if that cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):  # the latter's file is found further up

@@ -70,7 +70,7 @@ def start_entry(
 
 
 def wants_order(codec: TargetCodec) -> bool:
-    """Whether a codec needs an order of classes and has none.
+    """Return whether a codec needs an order of classes and has none.
 
     Two classes need no order, and for more than about 250,000 the table would exceed the limit of a cache.
     """

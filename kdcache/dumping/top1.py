@@ -35,7 +35,7 @@ class Top1:
 
 
 def near_chance(right: int, seen: int, num_classes: int) -> bool:
-    """Whether accuracy is within a tenth of the way from chance to 100 %, with 95 % confidence.
+    """Return whether accuracy is within a tenth of the way from chance to 100 %, with 95 % confidence.
 
     The upper end of the confidence interval must lie there, so that a few images give no false alarm.
     """

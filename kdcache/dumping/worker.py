@@ -143,7 +143,7 @@ class MissingBlocks:
         return sum(self._rows_of(block) for blocks in self._missing.values() for block in blocks)
 
     def has(self, view: int, block: int) -> bool:
-        """Whether a block was missing at the last check."""
+        """Return whether a block was missing at the last check."""
         return block in self._missing[view]
 
     def look_at_others(self) -> None:

@@ -220,7 +220,7 @@ class _Examination:
                     yield found
 
     def _identified(self, files: Files, key: str, teacher: str | None = None) -> bool:
-        """Whether an identity can be read, after a repair if necessary."""
+        """Return whether an identity can be read, after a repair if necessary."""
         finding = check_identity(files, key, teacher, search=self.repairs.files is not None)
         if finding is None:
             return True

@@ -181,7 +181,7 @@ def _remove_known(place: Location, key: str, known: re.Pattern[str], disk: Disk)
 
 
 def _is_folder(place: Location) -> bool:
-    """Whether a link leads to a folder."""
+    """Return whether a link leads to a folder."""
     try:
         return stat.S_ISDIR(os.stat(place.name, dir_fd=place.folder.descriptor).st_mode)
     except OSError:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence for the end of a message, with a space before it: the nearest of `known`, else all of them.
+    """Return a sentence for the end of a message, with a space before it: the nearest of `known`, else all of them.
 
     Capitals are like small letters.
     """

@@ -70,7 +70,7 @@ Tell = Callable[[str], None]
 
 
 def is_lock_file(name: str) -> bool:
-    """Whether a file of this name is the lock of the folder that it lies in, or was to become it."""
+    """Return whether a file of this name is the lock of the folder that it lies in, or was to become it."""
     return name.startswith(OWNER_FILE)
 
 
@@ -198,7 +198,7 @@ class FolderLock:
         self._remove_folders()
 
     def _take(self) -> int:
-        """The descriptor of the lock file once it is this process's."""
+        """Return the descriptor of the lock file once it is this process's."""
         watch = _Watch(self._request)
         while True:
             try:
@@ -268,7 +268,7 @@ class FolderLock:
         return None
 
     def _has_settled(self) -> bool:
-        """Whether this process's record is still in place after others that wrote at the same time."""
+        """Return whether this process's record is still in place after others that wrote at the same time."""
         time.sleep(SETTLING_TIME)
         return self._is_ours()
 

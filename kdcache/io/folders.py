@@ -66,17 +66,17 @@ class Folder:
         return None
 
     def holds_link(self, name: str) -> bool:
-        """Whether an entry is a symbolic link."""
+        """Return whether an entry is a symbolic link."""
         status = self.stat(name)
         return status is not None and stat.S_ISLNK(status.st_mode)
 
     def holds_file(self, name: str) -> bool:
-        """Whether an entry is a regular file, and no link to one."""
+        """Return whether an entry is a regular file, and no link to one."""
         status = self.stat(name)
         return status is not None and stat.S_ISREG(status.st_mode)
 
     def holds_folder(self, name: str) -> bool:
-        """Whether an entry is a folder, and no link to one."""
+        """Return whether an entry is a folder, and no link to one."""
         status = self.stat(name)
         return status is not None and stat.S_ISDIR(status.st_mode)
 

@@ -59,11 +59,11 @@ class LockFile:
         return Owner.from_record(self.content)
 
     def same_as(self, other: "LockFile") -> bool:
-        """Whether nothing has changed between two checks."""
+        """Return whether nothing has changed between two checks."""
         return (self.content, _version(self.about)) == (other.content, _version(other.about))
 
     def verdict(self) -> Verdict:
-        """Whether the folder is held; `kdcache.io.folder_lock` has the rules."""
+        """Return whether the folder is held; `kdcache.io.folder_lock` has the rules."""
         owner = self.owner
         if owner is None:  # being written just now, or cut short
             return "free" if self.locked and self.local else "unknown"
@@ -131,7 +131,7 @@ def _foreign(path: Path, found: str) -> FolderHeldError:
 
 
 def try_flock(file: int) -> bool | None:
-    """Whether the lock of a file could be taken; None if its file system has no locks."""
+    """Return whether the lock of a file could be taken; None if its file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -140,7 +140,7 @@ def try_flock(file: int) -> bool | None:
 
 
 def is_at(file: int, path: Path) -> bool:
-    """Whether an open file is the one at a path."""
+    """Return whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), os.lstat(path))
     except FileNotFoundError:

@@ -101,7 +101,7 @@ class Owner:
         return f"process {self.pid} on {host} ({command}, since {since})"
 
     def life(self) -> Life:
-        """Whether the process still runs, by its number, which is valid only within its own PID namespace."""
+        """Return whether the process still runs, by its number, which is valid only within its own PID namespace."""
         if not self.shares_kernel() or not self.pid_namespace or self.pid_namespace != _pid_namespace():
             return "unknown"
         try:
@@ -116,16 +116,16 @@ class Owner:
         return "alive" if started == self.started or not self.started else "dead"
 
     def shares_kernel(self) -> bool:
-        """Whether the process ran on the same kernel as this one, also in another container."""
+        """Return whether the process ran on the same kernel as this one, also in another container."""
         return bool(self.boot) and self.boot == _boot_id()
 
     def shares_host_name(self) -> bool:
-        """Whether the process ran on a machine of this name."""
+        """Return whether the process ran on a machine of this name."""
         return self.host == _host()
 
 
 def is_local(path: Path) -> bool:
-    """Whether a path lies on a file system, judged by its type, that no other machine can write to.
+    """Return whether a path lies on a file system, judged by its type, that no other machine can write to.
 
     False if the type is not known.
     """

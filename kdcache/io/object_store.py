@@ -232,7 +232,7 @@ class ObjectStore:
         return self._ask("Writing", key, put) or (former and self._holds(key, data))
 
     def _holds(self, key: str, data: bytes) -> bool:
-        """Whether an object has these bytes; of one of another size, nothing is read."""
+        """Return whether an object has these bytes; of one of another size, nothing is read."""
 
         def check_size(size: int) -> None:
             if size != len(data):
@@ -378,12 +378,12 @@ def _status(error: BaseException) -> int | None:
 
 
 def _is_missing(error: BaseException) -> bool:
-    """Whether there is no such object or bucket; for a listed bucket, only the text shows it."""
+    """Return whether there is no such object or bucket; for a listed bucket, only the text shows it."""
     return isinstance(error, MISSING) or _status(error) == 404
 
 
 def _may_be_behind(error: BaseException) -> bool:
-    """Whether an error may mean that a range begins after the end of its object."""
+    """Return whether an error may mean that a range begins after the end of its object."""
     status = _status(error)
     return status == 416 or (status is None and not isinstance(error, MISSING) and "HTTP error" not in str(error))
 

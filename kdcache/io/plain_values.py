@@ -78,7 +78,7 @@ def is_whole(value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it: no more than its beginning."""
+    """Return a value as a message quotes it: no more than its beginning."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of over 4,300 digits

@@ -132,7 +132,7 @@ class Contrast(nn.Module):
 
 
 def nce(log_probs: Float[Tensor, "b n"], samples: int) -> Float[Tensor, "b"]:
-    """Each row's loss of telling its own sample from noise, as `Contrast` has it.
+    """Return each row's loss of telling its own sample from noise, as `Contrast` has it.
 
     Args:
         log_probs: log P of the own sample in column 0, of the negatives in the others; need not be below 0.

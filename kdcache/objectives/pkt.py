@@ -38,7 +38,7 @@ def pkt(student: Float[Tensor, "b s"], teacher: Float[Tensor, "b t"]) -> Float[T
 
 
 def _neighbours(rows: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
-    """Each row's distribution over all rows; a rounded cosine may lie below -1."""
+    """Return each row's distribution over all rows; a rounded cosine may lie below -1."""
     directions = unit(rows)
     likeness = ((directions @ directions.T + 1.0) / 2.0).clamp_min(0.0)
     return likeness / likeness.sum(dim=1, keepdim=True).clamp_min(_FLOOR)

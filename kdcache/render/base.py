@@ -30,7 +30,7 @@ Decoder = Literal["cpu", "gpu", "hardware"]
 
 
 def describe_position(position: int) -> str:
-    """The name of an image in an error if nothing but its place in the batch is known."""
+    """Return the name of an image in an error if nothing but its place in the batch is known."""
     return f"image {position} of the batch"
 
 

@@ -130,7 +130,7 @@ class DaliRenderer(Renderer):
         ) from error
 
     def _refusal(self, request: RenderRequest, error: PipelineError) -> KdcacheError:
-        """The error for a request that Pillow renders and DALI does not; it names the image that DALI refuses."""
+        """Return the error for a request that Pillow renders and DALI does not, with the image that DALI refuses."""
         self._graph = self._open_graph()
         for position, data in enumerate(request.encoded):
             one = slice(position, position + 1)
@@ -171,7 +171,7 @@ class DaliRenderer(Renderer):
 
 
 def broken_for_dali(name: str, error: PipelineError, data: str, decode: str) -> BrokenImageError:
-    """The error for an image that DALI refuses and Pillow decodes.
+    """Return the error for an image that DALI refuses and Pillow decodes.
 
     Args:
         name: name of the image.

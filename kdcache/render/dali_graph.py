@@ -30,7 +30,7 @@ class PipelineError(Exception):
 
 
 def describe_refusal(error: PipelineError) -> str:
-    """The clause that tells why DALI cannot decode an image that Pillow can."""
+    """Return the clause that tells why DALI cannot decode an image that Pillow can."""
     return f"DALI cannot decode its data ({error}), though Pillow can"
 
 
@@ -114,7 +114,7 @@ class Graph:
 
     @contextmanager
     def outputs(self, stream: Any = None) -> Iterator[Any]:
-        """The outputs of the oldest batch in flight, which are valid within the `with` block.
+        """Wait for the outputs of the oldest batch in flight, which are valid within the `with` block.
 
         Args:
             stream: CUDA stream, such as torch's, that waits for the outputs; None waits for them here.
@@ -144,7 +144,7 @@ class Graph:
             self._landing.popleft()
 
     def _wait(self, stream: Any) -> Any:
-        """The outputs of the oldest batch in flight, valid on `stream` or, without one, on the host."""
+        """Return the outputs of the oldest batch in flight, valid on `stream` or, without one, on the host."""
         try:
             (pixels,) = self._pipeline.share_outputs(cuda_stream=stream)
         except Exception as error:  # of the type that its C++ exception has in Python

@@ -36,7 +36,7 @@ DATA = "DATA"
 
 
 def broken_image(name: str, reason: object, data: str = DATA, otherwise: str = "") -> BrokenImageError:
-    """The error for an image that cannot be decoded.
+    """Return the error for an image that cannot be decoded.
 
     Args:
         name: name of the image.
@@ -48,7 +48,7 @@ def broken_image(name: str, reason: object, data: str = DATA, otherwise: str = "
 
 
 def kind_of(encoded: bytes) -> Kind:
-    """The format of an image by its first bytes; names and extensions are not trusted."""
+    """Return the format of an image by its first bytes; names and extensions are not trusted."""
     if encoded.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     return "png" if encoded.startswith(PNG_SIGNATURE) else "other"
@@ -72,7 +72,7 @@ def check_whole(encoded: bytes) -> None:
 
 
 def _jpeg_headers(encoded: bytes) -> Iterator[tuple[int, int, int]]:
-    """The marker, the start and the end of each segment of a JPEG, up to the header of its first scan."""
+    """Yield the marker, the start and the end of each segment of a JPEG, up to the header of its first scan."""
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
@@ -88,7 +88,7 @@ def _jpeg_headers(encoded: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg_end_follows_scan(encoded: bytes) -> bool:
-    """Whether an end marker follows the first scan; an earlier one belongs to an embedded thumbnail."""
+    """Return whether an end marker follows the first scan; an earlier one belongs to an embedded thumbnail."""
     for marker, _, end in _jpeg_headers(encoded):
         if marker == _JPEG_SCAN:
             # Entropy-coded data never hold 0xFF followed by anything but 0 or a restart marker.
@@ -97,7 +97,7 @@ def _jpeg_end_follows_scan(encoded: bytes) -> bool:
 
 
 def _is_plain_jpeg(encoded: bytes) -> bool:
-    """Whether the frame of a JPEG is baseline or progressive, of 8 bits, and of one or three channels.
+    """Return whether the frame of a JPEG is baseline or progressive, of 8 bits, and of one or three channels.
 
     Decoders disagree about which JPEGs of four channels are inverted, and not all of them know arithmetic coding.
     """
@@ -108,7 +108,7 @@ def _is_plain_jpeg(encoded: bytes) -> bool:
 
 
 def is_plain(encoded: bytes) -> bool:
-    """Whether all decoders make the same 8-bit RGB of an image: a common JPEG, or a PNG of up to 8 bits a channel."""
+    """Return whether all decoders make the same 8-bit RGB: of a common JPEG, or a PNG of up to 8 bits a channel."""
     match kind_of(encoded):
         case "jpeg":
             return _is_plain_jpeg(encoded)

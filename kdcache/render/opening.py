@@ -35,7 +35,7 @@ def open_renderer(
 
 
 def renderer_version(name: str, *, device: torch.device | str = "cpu", decode: str = "auto") -> str:
-    """The `Renderer.version` of a renderer.
+    """Return the `Renderer.version` of a renderer.
 
     The renderer is opened for a moment. So a renderer that cannot work here is found before anything else is done.
 
@@ -47,7 +47,7 @@ def renderer_version(name: str, *, device: torch.device | str = "cpu", decode: s
 
 
 def _renderer_class(name: str) -> type[Renderer]:
-    """The class of a renderer. It alone is imported, because DALI exists for Linux only."""
+    """Return the class of a renderer. It alone is imported, because DALI exists for Linux only."""
     match name:
         case "pillow":
             from kdcache.render.pillow import PillowRenderer

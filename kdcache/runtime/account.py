@@ -56,7 +56,7 @@ def complete_environment(environment: MutableMapping[str, str], user: int, folde
 
 
 def _asks_the_database(environment: MutableMapping[str, str]) -> bool:
-    """Whether the user database must be read, which may be remote."""
+    """Return whether the user database must be read, which may be remote."""
     return not environment.get("HOME") or not any(environment.get(name) for name in _NAMES)
 
 
@@ -68,7 +68,7 @@ def _entry(user: int) -> pwd.struct_passwd | None:
 
 
 def _can_be_written(path: Path) -> bool:
-    """Whether a folder can be written, or created in the nearest existing one above it."""
+    """Return whether a folder can be written, or created in the nearest existing one above it."""
     while not os.path.lexists(path):
         if path == path.parent:
             return False

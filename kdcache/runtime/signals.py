@@ -168,7 +168,7 @@ def _owner(handlers: dict[signal.Signals, Any]) -> StopRequests | None:
 
 
 def _redelivering(requests: StopRequests, hook: Callable[[Any], object]) -> Callable[[Any], object]:
-    """A hook for exceptions that Python cannot raise: an interrupt that hits a destructor would be lost.
+    """Return a hook for exceptions that Python cannot raise: an interrupt that hits a destructor would be lost.
 
     A timer delivers it again, because the hook itself still runs within the destructor.
     """

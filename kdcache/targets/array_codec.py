@@ -34,11 +34,11 @@ class SqrtLevels:
         return ((np.sqrt(np.float64(self.floor)) + steps * self.step) ** 2).astype(np.float32)
 
     def place(self, prob: Float32[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        """Each probability counted in levels from the floor: its level is the whole part."""
+        """Return each probability counted in levels from the floor: its level is the whole part."""
         return (np.sqrt(prob.astype(np.float64)) - np.sqrt(np.float64(self.floor))) / self.step
 
     def encode(self, prob: Float32[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
-        """The level of each probability; those outside [floor, 1] get the nearest."""
+        """Return the level of each probability; those outside [floor, 1] get the nearest."""
         return np.clip(np.floor(self.place(prob)), 0, 2**self.bits - 1).astype(np.uint8)
 
     def encode_to_sum(
@@ -48,7 +48,7 @@ class SqrtLevels:
         wanted: Float[np.ndarray, " b"],
         tolerance: Float[np.ndarray, " b"],
     ) -> UInt8[np.ndarray, " n"]:
-        """The levels of ragged rows, such that what is read of a row sums to `wanted` within `tolerance`.
+        """Return the levels of ragged rows, such that what is read of a row sums to `wanted` within `tolerance`.
 
         Where rounding to the nearest misses that, entries of the row go to the next level on the other side, those
         first that lie closest to it. It stays missed where no entry can move any more.
@@ -73,7 +73,7 @@ class SqrtLevels:
         return level
 
     def decode(self, level: UInt8[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-        """The probability of each level. The levels must be below 2**bits."""
+        """Return the probability of each level. The levels must be below 2**bits."""
         return self.middles[level]
 
 
@@ -91,7 +91,7 @@ def encode_label(prob: Float32[np.ndarray, "b 2"]) -> UInt16[np.ndarray, "b 2"]:
 
 
 def decode_label(code: UInt16[np.ndarray, "b 2"]) -> Float32[np.ndarray, "b 2"]:
-    """The inverse of `encode_label`."""
+    """Return the inverse of `encode_label`."""
     prob = np.full(code.shape, np.nan, np.float32)
     there = code.nonzero()  # few
     prob[there] = np.exp(-(code[there].astype(np.float64) - 1) * (LABEL_RANGE / 65534))

@@ -26,7 +26,7 @@ def prefix_of(num_classes: int) -> int:
 
 
 def class_dtype(num_classes: int) -> str:
-    """The smallest unsigned type that holds every class."""
+    """Return the smallest unsigned type that holds every class."""
     return np.min_scalar_type(max(num_classes - 1, 0)).name
 
 
@@ -58,7 +58,7 @@ class ClassOrder:
         return hashlib.blake2b(table.tobytes(), digest_size=16).hexdigest()
 
     def names(self, top: Integer[np.ndarray, " n"], class_id: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """The name of each class beside a most probable class (never the same one), int32."""
+        """Return the name of each class beside a most probable class (never the same one), int32."""
         found = np.empty(len(class_id), np.int32)
         for start in range(0, len(class_id), _SLICE):
             part = slice(start, start + _SLICE)
@@ -68,7 +68,7 @@ class ClassOrder:
         return found
 
     def classes(self, top: Integer[np.ndarray, " n"], name: Integer[np.ndarray, " n"]) -> Integer[np.ndarray, " n"]:
-        """The inverse of `names`; it must be below `prefix_of(C)` + C."""
+        """Return the inverse of `names`; it must be below `prefix_of(C)` + C."""
         prefix = self.table.shape[1]
         place = top * prefix + name
         found = self.table.ravel().take(place, mode="clip").astype(np.int32)

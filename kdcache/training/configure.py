@@ -22,7 +22,7 @@ from kdcache.training.recipes import DEFAULT_RECIPE, baseline_settings
 
 
 def configure(options: TrainOptions, mode: Mode, device: torch.device) -> tuple[RunConfig, set[str]]:
-    """The settings without what the views decide, and the names of those that the user gave."""
+    """Return the settings without what the views decide, and the names of those that the user gave."""
     settings = _settings_of(options)
     _refuse_options_without_meaning(options, settings)
     config = load_config(
@@ -86,12 +86,12 @@ def _refuse_options_without_meaning(options: TrainOptions, settings: dict[str, A
 
 
 def _option(name: str) -> str:
-    """The option of a setting of the objective: "--kd-stop-epoch"."""
+    """Return the option of a setting of the objective: "--kd-stop-epoch"."""
     return f"--{name.removeprefix('objective.').replace('_', '-')}"
 
 
 def describe_label_loss(options: TrainOptions, config: RunConfig) -> str | None:
-    """Which label loss a configuration has, and why, as a line; None where the objective does not choose one.
+    """Return which label loss a configuration has, and why, as a line; None where the objective does not choose one.
 
     Where the recipe has settings for an objective of another name than its own, the line tells these, too.
     """

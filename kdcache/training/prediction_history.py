@@ -203,7 +203,7 @@ class PredictionHistory:
 
 
 def _name(number: int) -> str:
-    """The file of a round."""
+    """Return the file of a round."""
     return f"round-{number:08d}.f16"
 
 

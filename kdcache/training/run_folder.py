@@ -154,11 +154,11 @@ class RunFolder:
         return not fresh
 
     def is_run(self) -> bool:
-        """Whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
+        """Return whether a run was begun here; a folder with a `config.yaml` of somebody else's is none."""
         return all((self.path / name).is_file() for name in (CONFIG, IDENTITY, _WINDOWS))
 
     def _is_former_run(self) -> bool:
-        """Whether a run of an earlier version is here, whose files had other names."""
+        """Return whether a run of an earlier version is here, whose files had other names."""
         return not self.is_run() and all((self.path / name).is_file() for name in (CONFIG, "belongs.json", _WINDOWS))
 
     def stored_config(self) -> RunConfig | None:

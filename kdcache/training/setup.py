@@ -245,7 +245,7 @@ def _index(data: str, options: TrainOptions, progress: Progress) -> Index:
 
 
 def _open_views(options: TrainOptions, config: RunConfig, files: _Files, folder: Path, progress: Progress) -> OpenViews:
-    """The views of the cache, or of the training's own where there is none, and what is known of lost samples."""
+    """Return the views of the cache, or the training's own where there is none, and what is known of lost samples."""
     if files.cache is not None:
         return with_lost_of(stored_views(files.cache, files.index), files.cache)
     windows = stored_windows(folder, options.fresh)
@@ -299,7 +299,7 @@ def _check_classes(config: RunConfig, files: _Files, live: LiveTeacher | None, n
 
 
 def _invocation(options: TrainOptions, cache: Cache | None, device: torch.device) -> dict[str, Any]:
-    """What a run records of its command: places and machine. A resumed run may differ in all of it."""
+    """Return what a run records of its command: places and machine. A resumed run may differ in all of it."""
     return {
         "data": options.data,
         "val": options.val,
@@ -341,7 +341,7 @@ def _warnings(options: TrainOptions, cache: Cache | None) -> list[str]:
 
 
 def _stored(options: TrainOptions, cache: Cache, config: RunConfig) -> CachedTeachers:
-    """The entries that were asked for, whose kind of targets serves the objective."""
+    """Return the entries that were asked for, whose kind of targets serves the objective."""
     stored = open_cached_teachers(cache, options.teacher, options.teachers)
     needs = config.objective.needs
     if needs.teacher_features:

@@ -70,7 +70,7 @@ def with_view_count(
     *,
     follows: bool = False,
 ) -> RunConfig:
-    """The configuration with the number of views written out: whole groups of them, fixed when a run begins.
+    """Return the configuration with the number of views written out: whole groups of them, fixed when a run begins.
 
     follows: whether the views need not be in the cache yet. Then there are as many as epochs, where no number is set.
     """

@@ -265,7 +265,7 @@ class Operation(IntEnum):
 
 
 def _levels_by_name() -> dict[str, tuple[Operation, Levels]]:
-    """Each of timm's names, with its operation and levels. Raises ValueError for a table that contradicts itself."""
+    """Return timm's names, with operation and levels of each. Raises ValueError for a table that contradicts itself."""
     found: dict[str, tuple[Operation, Levels]] = {}
     for operation in Operation:
         spec = operation.spec

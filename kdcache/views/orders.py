@@ -52,7 +52,7 @@ class OrdersAhead:
         return forked
 
     def get(self, number: int) -> Order:
-        """The order of `number`, which is computed here unless it is held or a thread computes it already.
+        """Return the order of `number`, which is computed here unless it is held or a thread computes it already.
 
         After `close`, and when another thread calls it meanwhile, this is an error: nobody needs the order any more.
         """

@@ -59,7 +59,7 @@ class Plan:
         return len(self.flip)
 
     def shown_box(self) -> Int32[np.ndarray, "b 4"]:
-        """The part of each image that is seen, in source pixels, to about a pixel: top, left, height, width."""
+        """Return the part of each image that is seen, in source pixels, to about a pixel: top, left, height, width."""
         if self.crop_pct is None:
             return self.box
         top, left, height, width = self.box.T
@@ -67,7 +67,7 @@ class Plan:
         return np.stack([top + (height - side) // 2, left + (width - side) // 2, side, side], axis=1)
 
     def row_weight(self) -> Float32[np.ndarray, "b"]:
-        """The share of itself that each row keeps: the weight of its pair, and 1 for an odd last row."""
+        """Return the share of itself that each row keeps: the weight of its pair, and 1 for an odd last row."""
         weight = np.ones(len(self), np.float32)
         paired = 2 * len(self.weight)
         weight[:paired] = np.repeat(self.weight, 2)
@@ -137,7 +137,7 @@ def _draw_operations(
 
 
 def describe_crop(plan: Plan, row: int) -> str:
-    """The part of the source image that a row shows: "crop 210 x 180 at row 12, column 40, flipped"."""
+    """Return the part of the source image that a row shows: "crop 210 x 180 at row 12, column 40, flipped"."""
     top, left, height, width = plan.shown_box()[row].tolist()
     about = "" if plan.crop_pct is None else "about "
     flipped = ", flipped" if plan.flip[row] else ""
@@ -145,7 +145,7 @@ def describe_crop(plan: Plan, row: int) -> str:
 
 
 def describe_changes(plan: Plan, row: int) -> tuple[str, ...]:
-    """What is done to a row's crop, in order: its shift, its operations with their arguments, its erased boxes."""
+    """Return what is done to a row's crop, in order: shift, operations with their arguments, erased boxes."""
     down, right = plan.shift[row].tolist()
     ways = (down, "down", "up"), (right, "right", "left")
     moves = [f"{abs(by)} {positive if by > 0 else negative}" for by, positive, negative in ways if by]
@@ -164,7 +164,7 @@ def describe_changes(plan: Plan, row: int) -> tuple[str, ...]:
 
 
 def describe_mixing(plan: Plan, pair: int) -> str:
-    """How the rows of a pair are mixed; both rows keep the same share of themselves."""
+    """Return how the rows of a pair are mixed; both rows keep the same share of themselves."""
     weight, (top, left, bottom, right) = float(plan.weight[pair]), plan.cut[pair].tolist()
     if bottom > top:
         return f"cutmix: {bottom - top} x {right - left} swapped at row {top}, column {left}; keeps {weight:.1%}"

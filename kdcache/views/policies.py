@@ -70,7 +70,7 @@ _PLAIN = "crop"
 
 
 def describe_policy(policy: Policy, seed: int) -> str:
-    """The text that describes a policy: its name if it has one, else its own fields, and the seed of its views."""
+    """Return the text that describes a policy: its name if it has one, else its fields, and the seed of its views."""
     text = policy_name(policy) or ", ".join(f"{name} {value}" for name, value in policy.to_json().items())
     if is_centre(policy):
         text = f"{CENTRE} with crop_pct {policy.crop_pct:g}, {policy.interpolation}"
@@ -78,7 +78,7 @@ def describe_policy(policy: Policy, seed: int) -> str:
 
 
 def is_centre(policy: Policy) -> bool:
-    """Whether a policy is `centre`, with any crop_pct and with either filter."""
+    """Return whether a policy is `centre`, with any crop_pct and with either filter."""
     named = NAMED[CENTRE]
     return (
         policy.interpolation in FILTERS
@@ -87,7 +87,7 @@ def is_centre(policy: Policy) -> bool:
 
 
 def policy_name(policy: Policy) -> str | None:
-    """The name of a policy, or None if it has none."""
+    """Return the name of a policy, or None if it has none."""
     return next((name for name, named in NAMED.items() if named == policy), None)
 
 
@@ -132,7 +132,7 @@ def load_with_base(name_or_file: str) -> tuple[Policy, str]:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    """The fields in a policy file. Raises ConfigError."""
+    """Return the fields in a policy file. Raises ConfigError."""
     try:
         data = read_bytes(path)
         values = parse_json(data) if path.suffix == ".json" else parse_yaml(data)

@@ -248,7 +248,7 @@ class Policy:
         return _mixes(vars(self))
 
     def to_json(self) -> dict[str, Any]:
-        """The canonical form of the policy: the fields that differ from their defaults, as plain JSON values."""
+        """Return the canonical form of the policy: the fields that differ from their defaults, as plain JSON values."""
         out: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)

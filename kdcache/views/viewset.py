@@ -42,7 +42,7 @@ class RowIndices:
 
     @classmethod
     def of(cls, row_range: RowRange) -> "RowIndices":
-        """The rows of a range, one by one."""
+        """Return the rows of a range, one by one."""
         row = np.arange(row_range.start, row_range.stop, dtype=np.int64)
         return cls(np.full_like(row, row_range.view), row)
 
@@ -96,7 +96,7 @@ class ViewSet:
         return len(self.index)
 
     def order(self, view: int) -> Int64[np.ndarray, "n"]:
-        """The samples in the order of `view`, which the views of its group share."""
+        """Return the samples in the order of `view`, which the views of its group share."""
         return self._orders.get(view // self.policy.repeats)
 
     def with_own_orders(self) -> "ViewSet":
@@ -120,7 +120,7 @@ class ViewSet:
         return order(np.asarray(self.index.key_hash), self.windows, self.seed, group, pause)
 
     def rows(self, where: RowRange | RowIndices) -> Rows:
-        """The samples, the plan and the labels of some rows.
+        """Return the samples, the plan and the labels of some rows.
 
         Raises:
             ValueError: a range splits a pair or leaves the view.
@@ -166,7 +166,7 @@ class ViewSet:
         return RowIndices(indices.view, np.stack([2 * pair, 2 * pair + 1], axis=1).reshape(-1))
 
     def holds_lost(self, samples: Int64[np.ndarray, "b"]) -> Bool[np.ndarray, "b"]:
-        """Whether each row belongs to a pair that holds a lost sample.
+        """Return whether each row belongs to a pair that holds a lost sample.
 
         Args:
             samples: positions of the rows' samples, given pair by pair; an odd last row is a pair by itself.
@@ -177,7 +177,7 @@ class ViewSet:
         return lost
 
     def _find_replacement_pairs(self, group: int) -> tuple[Int64[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
-        """The pairs of a group of views that hold a lost sample, ascending, and the replacement of each.
+        """Return the pairs of a group of views that hold a lost sample, ascending, and the replacement of each.
 
         Raises:
             DataError: every pair holds a lost sample.
@@ -196,7 +196,7 @@ class ViewSet:
         return found, whole[following % len(whole)]
 
     def _rows_of(self, row_range: RowRange) -> RowIndices:
-        """The rows of a range. Raises ValueError where it splits a pair or leaves the view."""
+        """Return the rows of a range. Raises ValueError where it splits a pair or leaves the view."""
         _, start, stop = row_range
         if start % 2 or (stop % 2 and stop != len(self)) or not 0 <= start <= stop <= len(self):
             raise ValueError(f"{row_range} splits a pair or leaves the view's {len(self)} rows")

@@ -39,7 +39,7 @@ _PREFIXES = {"train": "train", "test": "t10k"}
 
 
 def fashion_mnist_sources() -> dict[str, Traversable]:
-    """The folders from which the set can be had here, best first: "debian" (if installed) and "sample"."""
+    """Return the folders from which the set can be had here, best first: "debian" (if installed) and "sample"."""
     sources: dict[str, Traversable] = {"debian": DEBIAN} if (DEBIAN / "train-images-idx3-ubyte.gz").is_file() else {}
     return {**sources, SAMPLE: files("kdcache.data") / "sample"}
 

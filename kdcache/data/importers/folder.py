@@ -58,7 +58,7 @@ def import_folder(
 
 
 def keys_of(paths: Iterable[str]) -> dict[str, str]:
-    """A key for each path: the path without its extension, in which nothing has a meaning to webdataset.
+    """Return a key for each path: the path without its extension, in which nothing has a meaning to webdataset.
 
     Dots, percent signs and a first underscore become %2E, %25 and %5F. Where paths differ in the extension alone,
     each keeps it after a percent sign (a.jpg and a.png: a%jpg and a%png). No two paths share a key.

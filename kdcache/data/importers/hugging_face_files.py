@@ -136,5 +136,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _is_name(name: object) -> bool:
-    """Whether this is the name of an entry in a folder, and leads nowhere else."""
+    """Return whether this is the name of an entry in a folder, and leads nowhere else."""
     return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name and "\0" not in name

@@ -124,7 +124,7 @@ class _Seen:
         self._enter("", False)
 
     def walk(self, folder: str, tree: ImageTree, linked: bool = False) -> Iterator[str]:
-        """The paths of the images in a folder of the tree and below it; notes in `tree` what else is there."""
+        """Yield the paths of the images in a folder of the tree and below it; note in `tree` what else is there."""
         linked = linked or os.path.islink(self._src / folder)
         self._enter(folder, linked)
         for entry in _entries(self._src / folder):
@@ -148,7 +148,7 @@ class _Seen:
                 tree.others.append(path)
 
     def reached_again(self, paths: dict[str, int]) -> list[tuple[str, str]]:
-        """The pairs of these paths that are one file, because a link leads to it."""
+        """Return the pairs of these paths that are one file, because a link leads to it."""
         if not self._has_links:
             return []  # and nobody waits for a million files to be looked at
         first: dict[tuple[int, int], str] = {}
@@ -174,7 +174,7 @@ class _Seen:
 
 
 def _is_same(entry: os.DirEntry[str], folder: Path) -> bool:
-    """Whether an entry is this very folder."""
+    """Return whether an entry is this very folder."""
     return entry.is_dir() and folder.exists() and os.path.samefile(entry.path, folder)
 
 

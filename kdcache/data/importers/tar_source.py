@@ -64,7 +64,7 @@ class Part(ShardFile):
 
 
 def unreadable(path: str | os.PathLike[str], error: OSError) -> DataError:
-    """The error for a source that cannot be read."""
+    """Return the error for a source that cannot be read."""
     return DataError(
         cannot_read(os.fspath(path), error, "Check the path and its permissions, and run the import again.")
     )

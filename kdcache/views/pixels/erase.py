@@ -77,7 +77,7 @@ def _addresses(noise: UInt64[np.ndarray, "n"], number: int) -> np.ndarray:
 
 
 def _pixels_inside(boxes: np.ndarray, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All pixels inside the boxes, int64 [pixels]: the box of each, and its place in the image, counted row by row."""
+    """Return the pixels inside the boxes, int64 [pixels]: the box of each, and its place, counted row by row."""
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     count = height * width
     # The host computes their number itself: asking the device would mean waiting for it.

@@ -41,7 +41,7 @@ def normals(bits: Int64[Tensor, "n 4"]) -> Float32[Tensor, "n 4"]:
 
 
 def _product(multiplier: int, factor: Int64[Tensor, "n"]) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"]]:
-    """The upper and the lower 32 bits of a 64-bit product, by halves, so that no signed integer overflows."""
+    """Return the upper and the lower 32 bits of a 64-bit product, by halves, so that no signed integer overflows."""
     upper, lower = (multiplier >> 16) * factor, (multiplier & 0xFFFF) * factor
     high = (upper + (lower >> 16)) >> 16
     low = (((upper & 0xFFFF) << 16) + lower) & _LOW32
@@ -58,7 +58,7 @@ def _polynomial(x: Float64[Tensor, "*n"], coefficients: tuple[float, ...]) -> Fl
 
 
 def _log_of_unit(bits: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
-    """The logarithm of (w + 1/2) / 2**32, which is never 0.
+    """Return the logarithm of (w + 1/2) / 2**32, which is never 0.
 
     It is log(2**k m) = k log 2 + 2 atanh((m - 1) / (m + 1)), with m from 0.5 to 1.
     """
@@ -72,7 +72,7 @@ def _log_of_unit(bits: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
 
 
 def _cos_sin(bits: Int64[Tensor, "*n"]) -> tuple[Float64[Tensor, "*n"], Float64[Tensor, "*n"]]:
-    """The cosine and the sine of w / 2**32 of a turn: the nearest quarter, and a rest of up to an eighth of a turn."""
+    """Return the cosine and the sine of w / 2**32 of a turn, from the nearest quarter and a rest of at most an eighth."""
     quarter = (bits + (1 << 29)) >> 30
     angle = (bits - (quarter << 30)).to(torch.float64) * (2.0 * math.pi * 2.0**-32)
     square = angle * angle

@@ -158,13 +158,13 @@ def parse_auto_augment(config: str, reference_size: int) -> Scheme:
 
 
 def _steps_of(sequences: _Sequences) -> tuple[list[tuple[str, float, int]], tuple[tuple[int, ...], ...]]:
-    """All different steps of some sequences, and the sequences as positions among the steps."""
+    """Return all different steps of some sequences, and the sequences as positions among the steps."""
     steps = list(dict.fromkeys(step for sequence in sequences for step in sequence))
     return steps, tuple(tuple(steps.index(step) for step in sequence) for sequence in sequences)
 
 
 def _level_std(config: str, sections: list[str]) -> float:
-    """The standard deviation of levels that the section mstd gives, 0 without it. Raises ConfigError."""
+    """Return the standard deviation of levels that the section mstd gives, 0 without it. Raises ConfigError."""
     if not sections:
         return 0.0
     number = sections[0].removeprefix("mstd")
@@ -180,7 +180,7 @@ def _level_std(config: str, sections: list[str]) -> float:
 
 
 def _torchvision(name: str, level: int, reference_size: int) -> tuple[Operation, Levels]:
-    """What torchvision's `AutoAugment._augmentation_space` holds for an operation at one of its levels.
+    """Return what torchvision's `AutoAugment._augmentation_space` holds for an operation at one of its levels.
 
     Returns: the operation, and levels whose argument at level 10 is torchvision's argument.
     """
@@ -204,7 +204,7 @@ def _torchvision(name: str, level: int, reference_size: int) -> tuple[Operation,
 
 
 def _linspace(last: float, level: int) -> float:
-    """The entry `level` of `torch.linspace(0, last, 10)`: in single precision, counted from the nearer end."""
+    """Return the entry `level` of `torch.linspace(0, last, 10)`: in single precision, counted from the nearer end."""
     end = np.float32(last)
     step = end / np.float32(_LAST_LEVEL)
     return float(step * np.float32(level) if 2 * level <= _LAST_LEVEL else end - step * np.float32(_LAST_LEVEL - level))

@@ -88,7 +88,7 @@ def parse_rand_augment(config: str) -> Scheme:
 
 
 def _read(config: str, section: str) -> tuple[str, Any]:
-    """The key and the value of a section. Raises ConfigError."""
+    """Return the key and the value of a section. Raises ConfigError."""
     if section.startswith("t"):
         if section[1:] not in _SETS:
             hint = did_you_mean(section, [f"t{name}" for name in _SETS])

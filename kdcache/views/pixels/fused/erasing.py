@@ -96,7 +96,7 @@ def _polynomial(
 
 @triton.jit
 def _log_of_unit(bits):
-    """The logarithm of (bits + 1/2) / 2**32."""
+    """Return the logarithm of (bits + 1/2) / 2**32."""
     number = ((bits.to(tl.float64) + 0.5) * _UNIT).to(tl.int64, bitcast=True)
     exponent = ((number >> 52) & _EXPONENT) - _BIAS
     mantissa = ((number & _MANTISSA) | _HALF).to(tl.float64, bitcast=True)
@@ -111,7 +111,7 @@ def _log_of_unit(bits):
 
 @triton.jit
 def _cos_sin(bits):
-    """The cosine and the sine of bits / 2**32 of a turn."""
+    """Return the cosine and the sine of bits / 2**32 of a turn."""
     quarter = (bits + (1 << 29)) >> 30
     angle = (bits - (quarter << 30)).to(tl.float64) * _TURN
     square = angle * angle

@@ -67,7 +67,7 @@ def _change_values(source: UInt8[Tensor, "_r 3 s s"], target: UInt8[Tensor, "_t 
 
 
 def _tables(source: UInt8[Tensor, "_r 3 s s"], step: Step) -> UInt8[Tensor, "n 3 256"]:
-    """The tables of the step's images: those that the argument decides from the host, the others measured."""
+    """Return the tables of the step's images: those that the argument decides from the host, the others measured."""
     fixed = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(step.op), 256)).copy()
     for op, kernel in _FIXED_TABLES.items():
         chosen = step.op == op

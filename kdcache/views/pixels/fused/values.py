@@ -106,7 +106,7 @@ def _blend(low, high, factor):
 
 @triton.jit
 def _smoothed(plane, place, valid, size):
-    """The mean of nine with the centre counted five times; a border pixel stays."""
+    """Return the mean of nine with the centre counted five times; a border pixel stays."""
     row = place // size
     column = place % size
     inner = valid & (row > 0) & (row < size - 1) & (column > 0) & (column < size - 1)
@@ -241,7 +241,7 @@ def _to_hsv(red, green, blue):
 
 @triton.jit
 def _of_sector(sector, height, falling, low, rising):
-    """What a sector shows as red; green and blue follow two and four sectors behind."""
+    """Return what a sector shows as red; green and blue follow two and four sectors behind."""
     second = tl.where(sector == 1, falling, tl.where(sector == 4, rising, low))
     return tl.where((sector == 0) | (sector == 5), height, second)
 

@@ -74,7 +74,7 @@ def _packed(fill: Colour) -> int:
 
 @triton.jit
 def _clamped(place, size):
-    """A coordinate past an edge becomes that edge."""
+    """Return coordinates, those past an edge as that edge."""
     return tl.minimum(tl.maximum(place, 0), size - 1)
 
 

@@ -85,7 +85,7 @@ def _operate(
 def group_rows(
     op: UInt8[np.ndarray, "b"], cubic: Bool[np.ndarray, "b"], nearest: bool
 ) -> Iterator[tuple[_GroupKernel, Int64[np.ndarray, "rows"]]]:
-    """The kernels that a column needs, each with its rows; rows of the identity are in no group."""
+    """Yield the kernels that a column needs, each with its rows; rows of the identity are in no group."""
     warped = np.isin(op, WARPS)
     for kernel, mask in (
         (_tables, np.isin(op, TABLED)),
@@ -129,7 +129,7 @@ def _cubic_warp(pixels: UInt8[Tensor, "n 3 s s"], group: Group) -> UInt8[Tensor,
 
 
 def matrices_of(group: Group, size: int) -> Float64[np.ndarray, "n 6"]:
-    """The matrix of each image's own warp, as `AffineWarp` defines it."""
+    """Return the matrix of each image's own warp, as `AffineWarp` defines it."""
     matrices = np.empty((len(group.op), 6))
     for code, kernel in _WARPS.items():
         rows = np.flatnonzero(group.op == code)

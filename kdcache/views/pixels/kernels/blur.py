@@ -49,7 +49,7 @@ def smooth(pixels: UInt8[Tensor, "n 3 s s"]) -> UInt8[Tensor, "n 3 s s"]:
 
 
 def _weights(radius: Float32[np.ndarray, "n"]) -> Int32[np.ndarray, "n taps"]:
-    """The weights of the neighbours at distance 0, 1, ... in each image's box, in 1/2**24.
+    """Return the weights of the neighbours at distance 0, 1, ... in each image's box, in 1/2**24.
 
     The box has a fractional length: full weight inside, less at both ends. Types are those of the C code, where
     `float` rounds.

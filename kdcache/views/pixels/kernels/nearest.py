@@ -69,7 +69,7 @@ def steps_of_nearest(matrix: Float64[np.ndarray, "n 6"], size: int) -> NearestSt
 def _sources(
     matrix: Float64[np.ndarray, "n 6"], size: int, device: torch.device
 ) -> tuple[Int64[Tensor, "n s s"], Int64[Tensor, "n s s"]]:
-    """The column and the row of each pixel in the source, whole numbers that may lie outside."""
+    """Return the column and the row of each pixel in the source, whole numbers that may lie outside."""
     steps = steps_of_nearest(matrix, size)
     across = torch.arange(size, device=device)
     down = across[:, None]

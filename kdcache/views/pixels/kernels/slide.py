@@ -56,12 +56,12 @@ def along_columns(
 
 
 def shear(share: float, width: int, height: int) -> Float64[np.ndarray, "h"]:
-    """The distance of each row of a shear: `share` pixels for each pixel downwards, at the rows' centres."""
+    """Return the distance of each row of a shear: `share` pixels for each pixel downwards, at the rows' centres."""
     return share * (np.arange(height) + 0.5)
 
 
 def translate(share: float, width: int, height: int) -> Float64[np.ndarray, "h"]:
-    """The distance of each row of a translation: a share of the width."""
+    """Return the distance of each row of a translation: a share of the width."""
     return np.full(height, share * width)
 
 

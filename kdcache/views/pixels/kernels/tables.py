@@ -72,7 +72,7 @@ def _brightness(factor: Float32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n 256"]:
 
 
 def _histogram(pixels: UInt8[Tensor, "n 3 s s"]) -> Int64[Tensor, "n 3 256"]:
-    """How often each value stands in each channel."""
+    """Return how often each value stands in each channel."""
     planes = pixels.flatten(0, 1).flatten(1).to(torch.int64)
     starts = 256 * torch.arange(len(planes), device=pixels.device)
     counts = torch.zeros(256 * len(planes), dtype=torch.int64, device=pixels.device)
@@ -81,7 +81,7 @@ def _histogram(pixels: UInt8[Tensor, "n 3 s s"]) -> Int64[Tensor, "n 3 256"]:
 
 
 def _values(like: Tensor) -> Int64[Tensor, "256"]:
-    """The values 0..255 on the device of `like`."""
+    """Return the values 0..255 on the device of `like`."""
     return torch.arange(256, device=like.device)
 
 

@@ -71,7 +71,7 @@ def _rotate(degrees: Float64[np.ndarray, "n"], size: int) -> Float64[np.ndarray,
 
 
 def _rotation(degrees: float, centre: float) -> list[float]:
-    """The matrix of Pillow's Image.rotate, step by step: its angle, its 15 decimals, its order of additions."""
+    """Return the matrix of Pillow's Image.rotate, step by step: its angle, its 15 decimals, its order of additions."""
     # A number at a time, with the C library: NumPy's cosine and rounding differ in the last bit for one angle in ten.
     angle = -math.radians(degrees % 360.0)
     cos, sin, minus_sin = (round(part, 15) for part in (math.cos(angle), math.sin(angle), -math.sin(angle)))
@@ -81,7 +81,7 @@ def _rotation(degrees: float, centre: float) -> list[float]:
 
 
 def _sources(matrix: Float64[Tensor, "n 6"], size: int) -> tuple[Float64[Tensor, "n s s"], Float64[Tensor, "n s s"]]:
-    """The place in the source of each pixel's centre: x and y."""
+    """Return the place in the source of each pixel's centre: x and y."""
     centres = torch.arange(size, device=matrix.device, dtype=torch.float64) + 0.5
     a, b, c, d, e, f = matrix[:, :, None, None].unbind(1)
     across, down = centres, centres[:, None]
@@ -136,7 +136,7 @@ def _neighbours(first: Float64[Tensor, "n s s"], start: int, count: int, size: i
 def _take(
     pixels: UInt8[Tensor, "n 3 s s"], row: Int64[Tensor, "n s s"], column: Int64[Tensor, "n s s"]
 ) -> Float64[Tensor, "n 3 s s"]:
-    """The values at whole coordinates, as numbers of double precision."""
+    """Return the values at whole coordinates, as numbers of double precision."""
     size = pixels.shape[-1]
     places = (row * size + column).flatten(1)[:, None].expand(-1, 3, -1)
     return pixels.flatten(2).gather(2, places).view_as(pixels).to(torch.float64)
