@@ -136,5 +136,5 @@ def test_on_the_cpu_every_batch_is_checked_before_a_student_sees_it(
 
 def test_on_the_cpu_targets_are_the_output_itself() -> None:
     targets = live(SOUND).compute_targets(views(), OutputChecks())
-    assert targets.log_probs(CLASSES) is SOUND
+    assert targets.log_probs(num_classes=CLASSES) is SOUND
     assert torch.equal(targets.label_log_prob(), SOUND[:, [1, 1]])

@@ -72,7 +72,7 @@ def _log_of_unit(bits: Int64[Tensor, "*n"]) -> Float64[Tensor, "*n"]:
 
 
 def _cos_sin(bits: Int64[Tensor, "*n"]) -> tuple[Float64[Tensor, "*n"], Float64[Tensor, "*n"]]:
-    """Return the cosine and the sine of w / 2**32 of a turn, from the nearest quarter and a rest of at most an eighth."""
+    """Return cosine and sine of w / 2**32 of a turn, from the nearest quarter and a rest of an eighth or less."""
     quarter = (bits + (1 << 29)) >> 30
     angle = (bits - (quarter << 30)).to(torch.float64) * (2.0 * math.pi * 2.0**-32)
     square = angle * angle
