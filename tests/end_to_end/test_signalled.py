@@ -7,7 +7,14 @@ import pytest
 from kdcache.cache.store import Cache
 from kdcache.dumping.dump import dump
 from kdcache.training.checkpoint import Checkpoints
-from support.commands_to_stop import READY, closed_terminal, slow_teacher, slow_teacher_without_locks
+from support.commands_to_stop import (
+    READY,
+    closed_terminal,
+    slow_save,
+    slow_teacher,
+    slow_teacher_without_locks,
+    stuck_evaluation,
+)
 from support.forked import started_command
 from support.small_job import MODEL, SETTINGS, dump_request
 
@@ -60,45 +67,20 @@ def test_a_training_ends_by_the_signal_of_a_scheduler_and_not_by_a_closed_termin
     assert "Traceback" not in err
 
 
-#: Evaluation takes minutes, in an operation that no Python handler can interrupt.
-STUCK_EVALUATION = """
-import hashlib
-from kdcache.training import trainer
-
-def score(*arguments, **choice):
-    print("ready", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
-
-trainer.score = score
-"""
-#: A checkpoint takes longer than any other work is given after a signal.
-SLOW_SAVE = """
-import time
-from kdcache.runtime.signals import END_SECONDS
-from kdcache.training.checkpoint import Checkpoints
-save = Checkpoints.save
-
-def slow(*arguments, **choice):
-    print("ready", flush=True)
-    time.sleep(2 * END_SECONDS)
-    return save(*arguments, **choice)
-
-Checkpoints.save = slow
-"""
-
-
-@pytest.mark.parametrize("code", [STUCK_EVALUATION, SLOW_SAVE], ids=["evaluation", "saving"])
-def test_a_training_that_a_container_stops_has_the_epoch_whatever_it_is_doing(code, job, tmp_path):
+@pytest.mark.parametrize("before", [stuck_evaluation, slow_save])
+def test_a_training_that_a_container_stops_has_the_epoch_whatever_it_is_doing(before, job, tmp_path):
     """The evaluation is not waited for, a checkpoint that is being saved is."""
     run = tmp_path / "run"
-    with started(
-        code, "train", "--student", MODEL, "--data", job.data, "--cache", job.cache, "--val", job.data, "--recipe",
+    arguments = [
+        "train", "--student", MODEL, "--data", job.data, "--cache", job.cache, "--val", job.data, "--recipe",
         "fashion-mnist", "--epochs", "2", "--out", run, "--device", "cpu", "--renderer", "pillow",
         *(part for setting in SETTINGS for part in ("--set", setting)),
-    ) as process:  # fmt: skip
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=120)
-    assert process.returncode == 143, err
-    assert err.endswith("stopped by SIGTERM; run the same command again to go on\n")
-    assert "Traceback" not in err
+    ]  # fmt: skip
+    with started_command(arguments, before=before) as running:
+        running.wait_for(lambda: running.out.exists() and running.out.read_text() == READY)
+        running.send(signal.SIGTERM)
+        done = running.ended(120)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.endswith("stopped by SIGTERM; run the same command again to go on\n")
+    assert "Traceback" not in done.stderr
     assert Checkpoints(run / "checkpoints").steps() == [5]

@@ -4,9 +4,13 @@ import fcntl
 import hashlib
 import os
 import signal
+import time
 from typing import Any
 
 from kdcache.models.teachers import Teacher
+from kdcache.runtime.signals import END_SECONDS
+from kdcache.training import trainer
+from kdcache.training.checkpoint import Checkpoints
 from kdcache.training.trainer import Trainer
 
 READY = "ready\n"
@@ -49,3 +53,25 @@ def closed_terminal() -> None:
         return losses
 
     Trainer.train_step = told  # type: ignore[method-assign]
+
+
+def stuck_evaluation() -> None:
+    """Evaluation takes minutes, in an operation that no Python handler can interrupt."""
+
+    def score(*arguments: Any, **choice: Any) -> None:
+        print(READY, end="", flush=True)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+    trainer.score = score  # type: ignore[assignment]
+
+
+def slow_save() -> None:
+    """A checkpoint takes longer than any other work is given after a signal."""
+    save = Checkpoints.save
+
+    def slow(*arguments: Any, **choice: Any) -> Any:
+        print(READY, end="", flush=True)
+        time.sleep(2 * END_SECONDS)
+        return save(*arguments, **choice)
+
+    Checkpoints.save = slow  # type: ignore[method-assign]
