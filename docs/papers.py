@@ -301,8 +301,9 @@ def _table(plans: list[Planned], every: tuple[Planned, ...]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|---|---|"
     for plan in plans:
         row = plan.row
-        told = " ".join([plan.recipe, *(word for word in plan.options if word != f"objective.name={row.objective}")])
-        told = told.replace("--set --set", "--set").removesuffix(" --set")
+        pairs = zip(plan.options[::2], plan.options[1::2], strict=True)
+        further = (f"{option} {value}" for option, value in pairs if value != f"objective.name={row.objective}")
+        told = " ".join([plan.recipe, *further])
         cells = [row.teacher, row.student, row.objective, told]
         cells += [f"{plan.config.schedule.epochs:,}", _figure(row), *map(_hours, hours(plan))]
         yield f"| {' | '.join(cells)} |"
