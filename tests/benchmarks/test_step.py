@@ -68,7 +68,7 @@ def test_a_step_asks_the_device_for_nothing_whatever_its_targets(host_work: Modu
 
 
 def test_targets_add_few_operations_to_a_supervised_step(host_work: ModuleType) -> None:
-    """Those of the optimiser, which depend on the version of torch, are the same on both sides."""
+    """The optimiser's own operations depend on the version of torch; they are in both counts, and so cancel out."""
     supervised = host_work.host_work(None, rows=8, classes=10, runs=1)
     for name, codec in host_work.codecs(10).items():
         work = host_work.host_work(codec, rows=8, classes=10, runs=1)

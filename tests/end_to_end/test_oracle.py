@@ -36,7 +36,7 @@ def test_the_losses_from_the_cache_are_those_of_the_live_teacher(job, from_cache
 
 
 def first_loss(job, out):
-    """Of a short run with the live teacher."""
+    """Return the first loss of a run of one epoch with the live teacher."""
     return losses_of(live(job, out, epochs=1))[0]
 
 

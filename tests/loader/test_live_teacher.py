@@ -1,5 +1,8 @@
-"""What a live teacher computes stays on its device, and the host does not wait for it. Without a GPU, a device without
-memory stands for one: whoever asks it for a value gets an error."""
+"""What a live teacher computes stays on its device, and the host does not wait for it.
+
+These tests need no GPU. Where the host must not wait for a device, they use PyTorch's device `meta`, whose
+tensors have no values: code that reads one fails.
+"""
 
 from typing import Any
 from unittest.mock import Mock

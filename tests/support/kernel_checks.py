@@ -101,4 +101,4 @@ CHECKS: dict[str, Callable[[torch.device], None]] = {
     "noise": check_noise,
     **{f"erase-{mode}": partial(check_erase, mode=mode) for mode in ERASE_MODES},
 }
-"""All of them by name."""
+"""The checks of this module by name."""

@@ -136,7 +136,7 @@ CHECKS: dict[str, Callable[[torch.device], None]] = {
     "mix-one-row": partial(check_mix, floats=False, normalisation=None, rows=1),
     **{f"erase-{mode}": partial(check_erase, mode=mode) for mode in ERASE_MODES},
 }
-"""All of them by name."""
+"""The checks of this module by name."""
 
 
 def result_of(check: Callable[[torch.device], None], device: torch.device) -> str:
